@@ -1,0 +1,275 @@
+"""Ray, and the two things clipline builds on it: the bounded shard loop and the line from worker to driver.
+
+:func:`run_shards` is how every shard-to-shard stage works: committed shards are skipped, a bounded number is in
+flight, a failed one is retried if its error is worth it, a stuck one is cancelled at its deadline.
+:class:`Reporter` carries events from any process of the cluster to the driver and the wish to stop back.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from infra.context import Context, Event, ShardOutput
+from infra.errors import CliplineError, DeadlineError, StageFailed, TransientError
+from infra.manifest import ShardRecord
+
+if TYPE_CHECKING:
+    from infra.storage import Store
+
+__all__ = ["Limits", "Reporter", "backoff", "connect", "is_transient", "mailbox", "original", "run_shards"]
+
+log = logging.getLogger(__name__)
+
+ShardWork = Callable[[Any, ShardOutput], ShardRecord]
+
+
+@contextmanager
+def connect(cpus: int | None = None) -> Iterator[None]:
+    """Join the cluster at ``RAY_ADDRESS``, or start one on this machine for the duration of the block."""
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    address = os.environ.get("RAY_ADDRESS")
+    # Ray announces the token it made for a local cluster as a warning; it is what we want, so nobody needs to read it.
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": "clipline"}
+    if address:
+        ray.init(address=address, **quiet)
+    else:
+        ray.init(num_cpus=cpus, include_dashboard=False, **quiet)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def backoff(attempt: int) -> float:
+    """Seconds to wait before attempt ``attempt`` (2, 3, ...): doubling from one second to a minute, fully jittered."""
+    return random.uniform(0.5, 1.0) * min(60.0, 2.0 ** (attempt - 2))
+
+
+def original(error: BaseException) -> BaseException:
+    """The exception the task itself raised, freed of Ray's wrapping."""
+    cause = getattr(error, "cause", None)
+    return original(cause) if isinstance(cause, BaseException) else error
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether trying again may help: our TransientError, a lost worker or node, the network."""
+    import ray.exceptions as rex
+
+    lost = (rex.WorkerCrashedError, rex.NodeDiedError, rex.OutOfMemoryError, rex.ObjectLostError, rex.RayActorError)
+    return isinstance(original(error), (TransientError, ConnectionError, TimeoutError, *lost))
+
+
+# --- the shard loop ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How a shard loop may use the cluster. None of this can change a result."""
+
+    cpus: float = 1.0  # of one shard's task
+    in_flight: int | None = None  # None: as many as the cluster's CPUs take
+    attempts: int = 3  # per shard
+    deadline_s: float | None = None  # per attempt of a shard
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One attempt at one shard; ``at`` is when it may start, then when it started (monotonic seconds)."""
+
+    shard: str
+    spec: Any
+    attempt: int = 1
+    at: float = 0.0
+
+
+def run_shards(
+    context: Context,
+    shards: Iterable[tuple[str, Any]],
+    work: ShardWork,
+    limits: Limits | None = None,
+    on_done: Callable[[ShardRecord], None] | None = None,
+) -> list[ShardRecord]:
+    """Run ``work(spec, output)`` for each ``(name, spec)`` as Ray tasks; the records in the order of ``shards``.
+
+    ``work`` writes its files through ``output`` and returns ``output.commit(...)``. It must be deterministic, so that
+    a shard done twice (a worker presumed dead that was not) leaves the same bytes.
+
+    Raises StageFailed naming the shard when its attempts are used up, the shard's own error at once if it is not
+    transient, and Preempted when the run was asked to stop.
+    """
+    import ray
+
+    limits = limits or Limits()
+    shards = list(shards)
+    records = context.ledger.read()
+    waiting = deque(_Job(name, spec) for name, spec in shards if name not in records)
+    flying: dict[Any, _Job] = {}
+    slots = limits.in_flight or max(1, int(_cluster_cpus() / max(limits.cpus, 0.01)))
+    task = ray.remote(_shard_task).options(num_cpus=limits.cpus, max_retries=0, scheduling_strategy="SPREAD")
+
+    def progress() -> None:
+        context.progress(len(shards) - len(waiting) - len(flying), len(shards))
+
+    progress()
+    try:
+        while waiting or flying:
+            context.check()
+            now = time.monotonic()
+            for _ in range(len(waiting)):
+                job = waiting.popleft()
+                if len(flying) < slots and job.at <= now:
+                    flying[task.remote(work, job.spec, context.store, job.shard)] = replace(job, at=now)
+                else:
+                    waiting.append(job)
+            if not flying:  # every job left is waiting out its backoff
+                time.sleep(0.1)
+                continue
+            done, _ = ray.wait(list(flying), num_returns=1, timeout=0.2)
+            for ref in done:
+                job = flying.pop(ref)
+                try:
+                    record = ShardRecord.model_validate_json(ray.get(ref))
+                except Exception as error:  # noqa: BLE001 - work may raise anything; _retry re-raises what is not transient
+                    waiting.append(_retry(context, job, error, limits))
+                    continue
+                records[job.shard] = record
+                if on_done:
+                    on_done(record)
+                progress()
+            for ref, job in list(flying.items()):
+                if limits.deadline_s is not None and time.monotonic() - job.at > limits.deadline_s:
+                    del flying[ref]
+                    ray.cancel(ref, force=True)
+                    late = DeadlineError(f"shard {job.shard} ran past {limits.deadline_s:g} s")
+                    waiting.append(_retry(context, job, late, limits))
+    finally:
+        for ref in flying:
+            ray.cancel(ref, force=True)
+    return [records[name] for name, _ in shards]
+
+
+def _cluster_cpus() -> float:
+    import ray
+
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return resources.get("CPU", 1.0)
+
+
+def _retry(context: Context, job: _Job, error: Exception, limits: Limits) -> _Job:
+    """The next attempt at ``job``, or the error that ends the stage."""
+    cause = original(error)
+    if not is_transient(error):
+        raise cause
+    if job.attempt >= limits.attempts:
+        raise StageFailed(
+            f"shard {job.shard} of {context.stage} failed {job.attempt} times",
+            found=f"{type(cause).__name__}: {cause}",
+            fix="run again to continue: the other shards are kept",
+        ) from cause
+    wait = backoff(job.attempt + 1)
+    context.emit("shard_retry", shard=job.shard, attempt=job.attempt, error=repr(cause), wait_s=wait)
+    return replace(job, attempt=job.attempt + 1, at=time.monotonic() + wait)
+
+
+def _shard_task(work: ShardWork, spec: object, store: Store, shard: str) -> str:
+    record = work(spec, ShardOutput(store, shard))
+    if not isinstance(record, ShardRecord):
+        raise CliplineError(f"the work on shard {shard} committed nothing", expected="return output.commit(...)")
+    return record.model_dump_json()
+
+
+# --- the line between workers and driver ------------------------------------------------------------------------------
+
+
+class _Mailbox:
+    """Runs as a Ray actor beside the driver."""
+
+    def __init__(self) -> None:
+        self._events: list[Event] = []
+        self._stop = False
+
+    def post(self, events: list[Event]) -> bool:
+        self._events.extend(events)
+        return self._stop
+
+    def take(self) -> list[Event]:
+        events, self._events = self._events, []
+        return events
+
+    def stop(self) -> None:
+        self._stop = True
+
+
+def mailbox() -> Any:  # noqa: ANN401 - Ray's actor handles are untyped
+    """A new mailbox actor on this node: ``post``, ``take``, ``stop``."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(_Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
+
+
+class Reporter:
+    """Sends events to a mailbox in the background and learns from its answers whether to stop. Pickles to workers."""
+
+    INTERVAL_S = 0.5
+
+    def __init__(self, mailbox: Any) -> None:  # noqa: ANN401
+        self._mailbox = mailbox
+        self._lock = threading.Lock()
+        self._flushing = threading.Lock()
+        self._pending: list[Event] = []
+        self._stop = False
+        self._thread: threading.Thread | None = None
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Reporter, (self._mailbox,))
+
+    def emit(self, event: Event) -> None:
+        with self._lock:
+            self._pending.append(event)
+            self._start()
+
+    def stopping(self) -> bool:
+        with self._lock:
+            self._start()
+        return self._stop
+
+    def flush(self) -> None:
+        """Send what is pending and wait until it has arrived."""
+        import ray
+
+        with self._flushing:  # keeps events in order when a caller and the thread flush at once
+            with self._lock:
+                events, self._pending = self._pending, []
+            self._stop = bool(ray.get(self._mailbox.post.remote(events)))
+
+    def _start(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="clipline-reporter", daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
+        import ray
+
+        while True:
+            time.sleep(self.INTERVAL_S)
+            try:
+                self.flush()
+            except ray.exceptions.RayError:
+                # The driver is gone or going; Ray ends this process soon, and there is nobody left to tell.
+                return

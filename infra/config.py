@@ -1,0 +1,103 @@
+"""Configuration of a stage: frozen, strict about names, and sure of what makes up its identity.
+
+A field decides the result unless it is marked :data:`Runtime` (workers, timeouts, retries, addresses);
+only deciding fields enter a fingerprint, so moving a run to another machine never invalidates it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from typing import Annotated, Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from infra.errors import ConfigError
+
+__all__ = ["Config", "Runtime", "canonical_json", "digest"]
+
+
+class _RuntimeMark:
+    """Marks a field that cannot change the result."""
+
+
+T = TypeVar("T")
+Runtime = Annotated[T, _RuntimeMark()]
+
+
+def canonical_json(value: object) -> bytes:
+    """One byte string per JSON value: sorted keys, no spaces, UTF-8, no NaN (RFC 8785 in spirit)."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def digest(value: object) -> str:
+    """sha256 of :func:`canonical_json`, 64 hex digits."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+class Config(BaseModel):
+    """Base of every stage's configuration.
+
+    ``code_version`` is the stage's declared code version: raise it when the same configuration gives another result.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    code_version: ClassVar[int] = 1
+
+    def __init__(self, **values: Any) -> None:  # noqa: ANN401 - pydantic validates
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"])
+            raise ConfigError(
+                f"{type(self).__module__}.{type(self).__qualname__}.{field} is not valid",
+                expected=first["msg"],
+                found=repr(first["input"])[:200],
+            ) from None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown(cls, values: Any) -> Any:  # noqa: ANN401 - before validation it can be anything
+        if isinstance(values, dict):
+            for name in values:
+                if name not in cls.model_fields:
+                    close = difflib.get_close_matches(str(name), cls.model_fields, n=1)
+                    raise ConfigError(
+                        f"{cls.__module__}.{cls.__qualname__} has no field {name!r}",
+                        expected=", ".join(cls.model_fields),
+                        fix=f"did you mean {close[0]!r}?" if close else "",
+                    )
+        return values
+
+    def identity(self) -> dict[str, Any]:
+        """The deciding fields as plain JSON values; nested configurations likewise."""
+        return {
+            name: _plain(getattr(self, name))
+            for name, field in type(self).model_fields.items()
+            if not any(isinstance(mark, _RuntimeMark) for mark in field.metadata)
+        }
+
+    def replace(self, **changes: Any) -> Config:  # noqa: ANN401
+        """A copy with ``changes`` applied and validated anew."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        return type(self)(**{**values, **changes})
+
+
+def _plain(value: object) -> Any:  # noqa: ANN401 - JSON has no tighter type
+    if isinstance(value, Config):
+        return value.identity()
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted(_plain(item) for item in value)
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    raise ConfigError(
+        f"a configuration value of type {type(value).__name__} has no canonical JSON form", found=repr(value)
+    )

@@ -1,0 +1,101 @@
+"""Names and types that cross stage borders: column schemas, statuses, and the reasons rows are dropped for.
+
+Functions rather than constants where pyarrow is needed, so that planning never loads it.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["Drop", "Status", "images_schema", "pairs_schema"]
+
+
+class Status(StrEnum):
+    """img2dataset's statuses of a downloaded row."""
+
+    SUCCESS = "success"
+    FAILED_TO_DOWNLOAD = "failed_to_download"
+    FAILED_TO_RESIZE = "failed_to_resize"
+
+
+class Drop(StrEnum):
+    """Why a row went no further. One vocabulary for every funnel, gallery and test."""
+
+    # crawl: a URL that was due
+    ROBOTS = "robots_disallowed"
+    HTTP_ERROR = "http_error"  # 4xx and 5xx after retries
+    NOT_HTML = "not_html"
+    TOO_LARGE = "too_large"
+    TIMEOUT = "timeout"
+    CONNECTION = "connection_failed"
+    REFUSED = "refused_address"  # scheme, private address, redirect loop
+    OFF_SITE = "off_site_redirect"
+    BUDGET = "over_budget"
+    OPT_OUT = "opt_out"  # X-Robots-Tag, meta robots, TDM reservation; also of images
+    # extract: a candidate image on a page
+    NO_TEXT = "no_text"
+    BAD_URL = "bad_url"
+    TRACKING_PIXEL = "tracking_pixel"
+    DUPLICATE_PAIR = "duplicate_pair"
+    # download: beside the above
+    NOT_AN_IMAGE = "not_an_image"
+    DECODE = "decode_failed"
+    TOO_SMALL = "image_too_small"
+    ASPECT = "aspect_ratio_too_large"
+    AREA = "image_area_too_large"
+    TRUNCATED = "truncated"
+    # filter
+    TEXT_LENGTH = "text_length"
+    TEXT_WORDS = "text_words"
+    TEXT_JUNK = "text_junk"
+    LANGUAGE = "language"
+    IMAGE_SIDE = "image_side"
+    IMAGE_ASPECT = "image_aspect"
+    # dedup
+    DUPLICATE_BYTES = "duplicate_bytes"
+    NEAR_DUPLICATE = "near_duplicate"
+    # balance
+    NO_MATCH = "no_metadata_match"
+    BALANCED_AWAY = "balanced_away"
+
+
+def pairs_schema() -> pa.Schema:
+    """A row per (image, text, source). ``uid``: 32 hex digits, stable across runs."""
+    import pyarrow as pa
+
+    text = pa.string()
+    return pa.schema(
+        [
+            pa.field("uid", text, nullable=False),
+            pa.field("url", text, nullable=False),
+            pa.field("caption", text, nullable=False),
+            ("page_url", text),
+            ("source", text),  # alt | title | figcaption | og
+            ("language", text),  # of the page, BCP 47, as declared
+            ("license", text),  # rel=license link of the page
+        ]
+    )
+
+
+def images_schema(pairs: pa.Schema) -> pa.Schema:
+    """img2dataset's output columns: the input's, then what became of the row. ``sha256`` is of the bytes served."""
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            *pairs,
+            ("key", pa.string()),
+            ("status", pa.string()),
+            ("error_message", pa.string()),
+            ("width", pa.int32()),
+            ("height", pa.int32()),
+            ("original_width", pa.int32()),
+            ("original_height", pa.int32()),
+            ("exif", pa.string()),
+            ("sha256", pa.string()),
+        ]
+    )

@@ -1,0 +1,330 @@
+"""One small storage layer: the same six verbs on a local folder and on an object store.
+
+A :class:`Store` is a folder, named by a path or an fsspec URL (``s3://bucket/prefix``). Whatever is written appears
+whole or not at all: temp file, fsync and rename locally; one conditional or multipart put on object stores.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import secrets
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, BinaryIO
+
+from infra.errors import StorageError
+
+__all__ = ["LocalStore", "ObjectStore", "Publication", "Store", "open_store"]
+
+_TEMP_PREFIX = ".tmp-"
+
+
+class Publication(io.RawIOBase):
+    """A sequential binary writer that knows how many bytes passed and their sha256."""
+
+    def __init__(self, sink: IO[bytes]) -> None:
+        self._sink, self._hash, self.size = sink, hashlib.sha256(), 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any, /) -> int:  # noqa: ANN401 - the buffer protocol has no name in 3.11
+        self._sink.write(data)
+        self._hash.update(data)
+        count = len(memoryview(data).cast("B")) if not isinstance(data, bytes) else len(data)
+        self.size += count
+        return count
+
+    def tell(self) -> int:
+        return self.size
+
+    def flush(self) -> None:
+        self._sink.flush()
+
+    @property
+    def sha256(self) -> str:
+        return self._hash.hexdigest()
+
+
+class Store(ABC):
+    """A folder. Paths are relative, with forward slashes, and never leave it."""
+
+    url: str
+
+    @abstractmethod
+    def child(self, path: str) -> Store:
+        """The folder ``path`` below this one; it need not exist."""
+
+    @abstractmethod
+    def read(self, path: str) -> bytes:
+        """The whole file. Raises FileNotFoundError."""
+
+    @abstractmethod
+    def open(self, path: str) -> BinaryIO:
+        """The file for sequential reading. Raises FileNotFoundError."""
+
+    @abstractmethod
+    def publish(self, path: str) -> Any:  # noqa: ANN401 - a context manager of Publication
+        """Context manager giving a :class:`Publication`; the file appears when the block ends without an error."""
+
+    @abstractmethod
+    def create(self, path: str, data: bytes) -> bool:
+        """Write ``path`` only if it does not exist, decided atomically; False if it does."""
+
+    @abstractmethod
+    def append(self, path: str, data: bytes) -> None:
+        """Add to the end of ``path`` (object stores: as a numbered part; :meth:`read_appended` joins them)."""
+
+    @abstractmethod
+    def read_appended(self, path: str) -> bytes:
+        """All that was appended to ``path``; empty if nothing was."""
+
+    @abstractmethod
+    def paths(self, prefix: str = "") -> list[str]:
+        """Every file below the folder ``prefix``, recursively, as sorted paths relative to this store."""
+
+    @abstractmethod
+    def folders(self, prefix: str = "") -> list[str]:
+        """Names of the folders directly below ``prefix``, sorted."""
+
+    @abstractmethod
+    def exists(self, path: str) -> bool: ...
+
+    @abstractmethod
+    def size(self, path: str) -> int:
+        """Bytes in ``path``. Raises FileNotFoundError."""
+
+    @abstractmethod
+    def delete(self, path: str) -> None:
+        """Remove a file or a whole folder; no error if it is not there."""
+
+    @abstractmethod
+    def fetch(self, path: str, to: Path) -> Path:
+        """A local path holding ``path``'s bytes: the file itself if it is local, else a copy below ``to``."""
+
+    def write(self, path: str, data: bytes) -> None:
+        """Replace ``path`` by ``data``, atomically."""
+        with self.publish(path) as out:
+            out.write(data)
+
+    def put(self, path: str, local: Path) -> None:
+        """Publish a local file as ``path``."""
+        with local.open("rb") as source, self.publish(path) as out:
+            shutil.copyfileobj(source, out, 1 << 20)
+
+    def digest(self, path: str) -> str:
+        """sha256 of the file, hex."""
+        sha256 = hashlib.sha256()
+        with self.open(path) as file:
+            while block := file.read(1 << 20):
+                sha256.update(block)
+        return sha256.hexdigest()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.url!r})"
+
+
+def _clean(path: str) -> str:
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    if ".." in parts or path.startswith("/"):
+        raise StorageError(f"{path!r} leaves its store", expected="a relative path without '..'")
+    return "/".join(parts)
+
+
+class LocalStore(Store):
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root).absolute()
+        self.url = str(self.root)
+
+    def path(self, path: str) -> Path:
+        return self.root / _clean(path)
+
+    def child(self, path: str) -> LocalStore:
+        return LocalStore(self.path(path))
+
+    def read(self, path: str) -> bytes:
+        return self.path(path).read_bytes()
+
+    def open(self, path: str) -> BinaryIO:
+        return self.path(path).open("rb")
+
+    @contextmanager
+    def publish(self, path: str) -> Iterator[Publication]:
+        target = self.path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temp = target.parent / f"{_TEMP_PREFIX}{target.name}.{secrets.token_hex(4)}"
+        try:
+            with temp.open("xb") as sink:
+                yield Publication(sink)
+                sink.flush()
+                os.fsync(sink.fileno())
+            temp.replace(target)
+        except BaseException:
+            temp.unlink(missing_ok=True)
+            raise
+        _sync_folder(target.parent)
+
+    def create(self, path: str, data: bytes) -> bool:
+        target = self.path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temp = target.parent / f"{_TEMP_PREFIX}{target.name}.{secrets.token_hex(4)}"
+        try:
+            with temp.open("xb") as sink:
+                sink.write(data)
+                sink.flush()
+                os.fsync(sink.fileno())
+            # link() fails if the name exists, so content and name appear in one step.
+            os.link(temp, target)
+        except FileExistsError:
+            return False
+        finally:
+            temp.unlink(missing_ok=True)
+        _sync_folder(target.parent)
+        return True
+
+    def append(self, path: str, data: bytes) -> None:
+        target = self.path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("ab") as sink:
+            sink.write(data)
+
+    def read_appended(self, path: str) -> bytes:
+        target = self.path(path)
+        return target.read_bytes() if target.exists() else b""
+
+    def paths(self, prefix: str = "") -> list[str]:
+        base = self.path(prefix)
+        if not base.is_dir():
+            return []
+        return sorted(
+            item.relative_to(self.root).as_posix()
+            for item in base.rglob("*")
+            if item.is_file() and not item.name.startswith(_TEMP_PREFIX)
+        )
+
+    def folders(self, prefix: str = "") -> list[str]:
+        base = self.path(prefix)
+        return sorted(item.name for item in base.iterdir() if item.is_dir()) if base.is_dir() else []
+
+    def exists(self, path: str) -> bool:
+        return self.path(path).exists()
+
+    def size(self, path: str) -> int:
+        return self.path(path).stat().st_size
+
+    def delete(self, path: str) -> None:
+        target = self.path(path)
+        if target.is_dir():
+            shutil.rmtree(target)
+        else:
+            target.unlink(missing_ok=True)
+
+    def fetch(self, path: str, to: Path) -> Path:
+        if not self.path(path).exists():
+            raise FileNotFoundError(self.path(path))
+        return self.path(path)
+
+
+def _sync_folder(folder: Path) -> None:
+    # Without this a rename may be lost on power failure although the file's bytes are safe.
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+class ObjectStore(Store):
+    """Any fsspec filesystem that can create exclusively (s3fs, gcsfs, memory)."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self._connect()
+
+    def _connect(self) -> None:
+        import fsspec
+
+        self._fs, self._base = fsspec.core.url_to_fs(self.url)
+        self._fs.use_listings_cache = False
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (ObjectStore, (self.url,))
+
+    def _at(self, path: str) -> str:
+        clean = _clean(path)
+        return f"{self._base}/{clean}" if clean else str(self._base)
+
+    def child(self, path: str) -> ObjectStore:
+        return ObjectStore(f"{self.url}/{_clean(path)}")
+
+    def read(self, path: str) -> bytes:
+        return bytes(self._fs.cat_file(self._at(path)))
+
+    def open(self, path: str) -> BinaryIO:
+        handle: BinaryIO = self._fs.open(self._at(path), "rb")
+        return handle
+
+    @contextmanager
+    def publish(self, path: str) -> Iterator[Publication]:
+        # Staged locally: an object appears only with its last byte, and a failed write leaves no part uploads behind.
+        import tempfile
+
+        with tempfile.NamedTemporaryFile() as sink:
+            yield Publication(sink)
+            sink.flush()
+            self._fs.put_file(sink.name, self._at(path))
+
+    def create(self, path: str, data: bytes) -> bool:
+        try:
+            self._fs.pipe_file(self._at(path), data, mode="create")
+        except FileExistsError:
+            return False
+        return True
+
+    def append(self, path: str, data: bytes) -> None:
+        number = len(self.paths(path))
+        while not self.create(f"{path}/{number:08d}", data):
+            number += 1
+
+    def read_appended(self, path: str) -> bytes:
+        return b"".join(self.read(part) for part in self.paths(path))
+
+    def paths(self, prefix: str = "") -> list[str]:
+        start = len(str(self._base)) + 1
+        return sorted(name[start:] for name in self._fs.find(self._at(prefix), refresh=True))
+
+    def folders(self, prefix: str = "") -> list[str]:
+        depth = len(_clean(prefix).split("/")) if prefix else 0
+        return sorted({parts[depth] for name in self.paths(prefix) if len(parts := name.split("/")) > depth + 1})
+
+    def exists(self, path: str) -> bool:
+        return bool(self._fs.exists(self._at(path)))
+
+    def size(self, path: str) -> int:
+        return int(self._fs.size(self._at(path)))
+
+    def delete(self, path: str) -> None:
+        if self.paths(path) or self.exists(path):
+            self._fs.rm(self._at(path), recursive=True)
+
+    def fetch(self, path: str, to: Path) -> Path:
+        target = to / hashlib.sha256(f"{self.url}/{path}".encode()).hexdigest()[:16] / Path(path).name
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            partial = target.with_name(f"{_TEMP_PREFIX}{secrets.token_hex(4)}")
+            self._fs.get_file(self._at(path), str(partial))
+            partial.replace(target)
+        return target
+
+
+def open_store(url: str | Path) -> Store:
+    """The store at a local path, a ``file://`` URL or any fsspec URL."""
+    text = str(url)
+    if text.startswith("file://"):
+        text = text.removeprefix("file://")
+    return ObjectStore(text) if "://" in text else LocalStore(text)

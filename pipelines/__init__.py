@@ -1,0 +1,1 @@
+"""The data's way: crawl -> extract -> download -> filter -> dedup -> balance -> shard. One module a stage."""

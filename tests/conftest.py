@@ -1,0 +1,19 @@
+"""Shared fixtures. Ray is started once for the whole session, only if a test asks for it."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two torch threads on two busy cores run slower than one
+os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+
+
+@pytest.fixture(scope="session")
+def ray_cluster():
+    """A local Ray cluster of two CPUs."""
+    from infra import cluster
+
+    with cluster.connect(cpus=2):
+        yield

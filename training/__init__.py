@@ -1,0 +1,1 @@
+"""Contrastive pretraining: model, loss, data, loop, checkpoint; Ray Train launches it."""

@@ -1,0 +1,86 @@
+"""A stage is a plain function and a frozen configuration; a workflow is the stages that lead to a result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from infra.config import Config
+from infra.context import Context
+from infra.errors import UsageError
+from infra.manifest import Artifact, Manifest, fingerprint
+
+__all__ = ["Inputs", "Run", "Stage", "Workflow"]
+
+Inputs = Mapping[str, Artifact]
+Run = Callable[[Any, Inputs, Context], Manifest]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """``run(config, inputs, context) -> Manifest``, with the stages its inputs come from.
+
+    ``retries`` and ``timeout_s`` (of one attempt, seconds) say how hard to try; they cannot change the result.
+    """
+
+    name: str
+    run: Run
+    config: Config
+    inputs: Mapping[str, Stage] = field(default_factory=dict)
+    retries: int = 2
+    timeout_s: float | None = None
+
+    @cached_property
+    def _fingerprint(self) -> tuple[str, dict[str, Any]]:
+        inputs = {name: stage.digest for name, stage in sorted(self.inputs.items())}
+        return fingerprint(self.name, self.config.code_version, self.config.identity(), inputs)
+
+    @property
+    def digest(self) -> str:
+        """The fingerprint: what decides the result, as 64 hex digits. Paths, hosts, resources and times never enter."""
+        return self._fingerprint[0]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return self._fingerprint[1]
+
+    @property
+    def folder(self) -> str:
+        """Where the artifact lies below the root."""
+        return f"artifacts/{self.name}/{self.digest[:16]}"
+
+
+@dataclass(frozen=True)
+class Workflow:
+    """The stages of a recipe in the order a reader meets them, and what must be up while they run."""
+
+    name: str
+    stages: tuple[Stage, ...]
+    services: tuple[Callable[[], AbstractContextManager[Any]], ...] = ()
+
+    def __post_init__(self) -> None:
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) != len(names):
+            raise UsageError(f"workflow {self.name} has two stages of the same name", found=", ".join(names))
+        seen: set[int] = set()
+        for stage in self.stages:
+            for name, source in stage.inputs.items():
+                if id(source) not in seen:
+                    raise UsageError(
+                        f"input {name!r} of stage {stage.name} is not an earlier stage of workflow {self.name}",
+                        expected="stages listed in the order of their inputs",
+                        found=source.name,
+                    )
+            seen.add(id(stage))
+
+    def __iter__(self) -> Iterator[Stage]:
+        return iter(self.stages)
+
+    def __getitem__(self, name: str) -> Stage:
+        for stage in self.stages:
+            if stage.name == name:
+                return stage
+        raise UsageError(f"workflow {self.name} has no stage {name!r}", expected=", ".join(s.name for s in self.stages))
