@@ -1,0 +1,92 @@
+"""What a site says about the use of what it serves, and whether that forbids ours.
+
+A site speaks through ``X-Robots-Tag`` headers, through robots ``<meta>`` tags, through the W3C's TDM reservation and,
+for its robots.txt, by naming the crawlers that feed AI models. What is said to any such crawler is taken as said to us.
+
+All of it comes down to a set of *directives*; the three constants say which of them forbid what.
+A directive with a date (``unavailable_after``) is not evaluated: the result would depend on the day of the run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+__all__ = ["AI_AGENTS", "IMAGE", "LINKS", "PAGE", "from_headers", "from_metas", "refusal"]
+
+PAGE = frozenset({"noai", "noml", "noindex", "none", "tdm-reservation"})
+"""Directives that forbid the use of the thing itself that they come with, a page or an image."""
+IMAGE = PAGE | {"noimageai", "noimageindex"}
+"""Directives that forbid the use of an image: served with it, or said by the page that shows it."""
+LINKS = frozenset({"nofollow", "none"})
+"""Directives that forbid following a page's links."""
+
+AI_AGENTS = frozenset(
+    {
+        "ai2bot",
+        "amazonbot",
+        "anthropic-ai",
+        "applebot-extended",
+        "bytespider",
+        "ccbot",
+        "claudebot",
+        "cohere-training-data-crawler",
+        "google-extended",
+        "gptbot",
+        "img2dataset",
+        "meta-externalagent",
+    }
+)
+"""Names, in lower case, under which sites address crawlers that collect training data."""
+
+_SCOPE = re.compile(r"\s*([a-z*][a-z0-9_.*-]*)\s*:(.*)", re.IGNORECASE | re.DOTALL)
+_VALUED = frozenset(
+    {"max-snippet", "max-image-preview", "max-video-preview", "unavailable_after", "indexifembedded", "tdm-reservation"}
+)
+
+
+def _directives(value: str, agents: frozenset[str]) -> Iterable[str]:
+    """The directives of one header value that are addressed to everybody or to one of ``agents``.
+
+    Grammar: ``[agent:] directive[: value], ...``. An agent's name holds until the next one, because proxies join
+    several headers with commas; a directive that takes a value is not an agent.
+    """
+    ours = True
+    for part in value.split(","):
+        if (scope := _SCOPE.fullmatch(part)) and scope[1].lower() not in _VALUED:
+            ours = scope[1].lower() in agents or scope[1] == "*"
+            part = scope[2]
+        name, _, setting = (text.strip().lower() for text in part.partition(":"))
+        if ours and name and (name != "tdm-reservation" or setting.strip("\"'") == "1"):
+            yield name
+
+
+def from_headers(headers: Iterable[tuple[str, str]], agent: str) -> frozenset[str]:
+    """The directives of a response's headers that are addressed to ``agent``, to AI crawlers or to everybody."""
+    agents = AI_AGENTS | {agent.lower()}
+    found: set[str] = set()
+    for name, value in headers:
+        match name.lower():
+            case "x-robots-tag":
+                found.update(_directives(value, agents))
+            case "tdm-reservation" if value.strip().strip("\"'") == "1":
+                found.add("tdm-reservation")
+    return frozenset(found)
+
+
+def from_metas(metas: Iterable[tuple[str, str]], agent: str) -> frozenset[str]:
+    """The same of a page's ``<meta name content>`` tags."""
+    agents = AI_AGENTS | {agent.lower(), "robots"}
+    found: set[str] = set()
+    for name, content in metas:
+        name = name.strip().lower()
+        if name in agents:
+            found.update(text for part in content.split(",") if (text := part.strip().lower()))
+        elif name == "tdm-reservation" and content.strip() == "1":
+            found.add("tdm-reservation")
+    return frozenset(found)
+
+
+def refusal(directives: frozenset[str], forbidding: frozenset[str]) -> str:
+    """The directives that forbid, as text for the record; empty if none does."""
+    return ", ".join(sorted(directives & forbidding))

@@ -1,0 +1,68 @@
+"""URLs as browsers read them: one canonical spelling per address, and the reasons to refuse one.
+
+Parsing follows the WHATWG standard (the ada library), since that is what the pages we read were written for, and since
+a guard is only as good as its parser: ``http://0x7f.1/`` and ``http://2130706433/`` come out as ``127.0.0.1``.
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from urllib.parse import urlsplit
+
+from ada_url import URL
+
+__all__ = ["MAX_LENGTH", "BadUrlError", "canonical", "host_of", "matches", "origin_of", "without_parameters"]
+
+MAX_LENGTH = 4096  # characters; far above what servers accept in practice
+
+
+class BadUrlError(ValueError):
+    """Not an address we would ever ask: the message says why, without quoting the URL."""
+
+
+def canonical(url: str, base: str | None = None) -> str:
+    """The canonical absolute form of ``url``, relative to ``base``, without fragment.
+
+    Lower-case ASCII host (IDNA), no default port, no dot segments, percent-encoding where needed. Only http and https,
+    no user part, at most :data:`MAX_LENGTH` characters. Raises BadUrlError.
+    """
+    if len(url) > MAX_LENGTH:
+        raise BadUrlError("over-long URL")
+    try:
+        parsed = URL(url, base) if base else URL(url)
+    except ValueError:
+        raise BadUrlError("not a URL") from None
+    if parsed.protocol not in ("http:", "https:"):
+        raise BadUrlError(f"scheme {parsed.protocol[:20]} is not http or https")
+    if parsed.username or parsed.password:
+        raise BadUrlError("URL with a user part")
+    href = str(parsed.href).partition("#")[0]
+    if len(href) > MAX_LENGTH:
+        raise BadUrlError("over-long URL")
+    return href
+
+
+def host_of(url: str) -> str:
+    """The host of a canonical URL, without port (an IPv6 address without brackets)."""
+    return urlsplit(url).hostname or ""
+
+
+def origin_of(url: str) -> str:
+    """``scheme://host[:port]`` of a canonical URL."""
+    return url[: url.index("/", url.index("://") + 3)]
+
+
+def matches(host: str, pattern: str) -> bool:
+    """Whether ``host`` fits a shell-style pattern such as ``*.example``."""
+    return fnmatchcase(host, pattern.lower())
+
+
+def without_parameters(url: str, patterns: tuple[str, ...]) -> str:
+    """A canonical URL without the query parameters whose names fit one of ``patterns``; the rest keeps its order."""
+    path, question, query = url.partition("?")
+    if not question:
+        return url
+    kept = [
+        part for part in query.split("&") if not any(fnmatchcase(part.partition("=")[0], name) for name in patterns)
+    ]
+    return f"{path}?{'&'.join(kept)}" if any(kept) else path
