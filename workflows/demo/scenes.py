@@ -235,7 +235,9 @@ def _backdrop(scene: Scene, draw: np.random.Generator) -> NDArray[np.uint8]:
     across, down = draw.uniform(-26, 26, 2)
     steps = np.linspace(-1, 1, _CLOUDS)
     light = across * steps[None, :] + down * steps[:, None] + draw.uniform(-34, 34, (_CLOUDS, _CLOUDS))
-    backdrop: NDArray[np.uint8] = np.clip(np.array(_TINT[scene.background]) + light[..., None], 60, 250).astype(np.uint8)
+    backdrop: NDArray[np.uint8] = np.clip(np.array(_TINT[scene.background]) + light[..., None], 60, 250).astype(
+        np.uint8
+    )
     return backdrop
 
 

@@ -1,0 +1,298 @@
+"""The embedded web as a real HTTP server: many hosts on one loopback port, told apart by the Host header.
+
+Every answer is a pure function of the address: no state, no clock, no chance, so any order of requests, any number of
+retries and any restart see the same web. :func:`serve` runs it as a process of its own for as long as a recipe needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from infra.errors import CliplineError
+
+if TYPE_CHECKING:
+    from aiohttp import web as http
+
+    from workflows.demo.plan import Page, Picture, Web
+
+__all__ = ["Reply", "answer", "serve"]
+
+Headers = tuple[tuple[str, str], ...]
+
+_PATIENCE_S = 60.0  # after which a slow answer ends, should anybody still listen
+_START_S = 30.0
+
+
+@contextmanager
+def serve(scenes: int, port: int = 0) -> Iterator[str]:
+    """The web of ``scenes`` good pictures on ``127.0.0.1:port`` (0: any free one); yields "127.0.0.1:port".
+
+    The server ends with the block, and with this process however that ends: it watches a pipe to it.
+    Raises CliplineError if the port is taken.
+    """
+    command = [sys.executable, "-m", "workflows.demo.site", "--scenes", str(scenes), "--port", str(port)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdin is not None and process.stdout is not None
+    try:
+        ready = process.stdout.readline().split()
+        if ready[:1] != ["ready"]:
+            raise CliplineError(
+                f"the embedded web site cannot listen on port {port}",
+                found=" ".join(ready) or "the server ended without a word",
+                fix="give the recipe another port",
+            )
+        yield ready[1]
+    finally:
+        process.stdin.close()
+        process.wait(timeout=_START_S)
+        process.stdout.close()
+
+
+# --- what an address answers ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An HTTP answer. ``cut``: the body ends here although Content-Length says more; ``slow``: it never quite comes."""
+
+    body: bytes = b""
+    type: str = "text/html; charset=utf-8"
+    status: int = 200
+    headers: Headers = ()
+    cut: bool = False
+    slow: bool = False
+
+
+_ROBOTS = {
+    "gallery.example": "User-agent: *\nDisallow: /private/\nCrawl-delay: 0\nSitemap: http://gallery.example/sitemap.xml\n",
+    "cdn.example": "User-agent: *\nDisallow: /private/\n\nUser-agent: GPTBot\nDisallow: /untrained/\n",
+    "closed.example": "User-agent: *\nDisallow: /\n",
+    "shop.example": "User-agent: *\nDisallow:\n",
+}
+
+
+def answer(web: Web, url: str) -> Reply:
+    """What ``http://host/path?query`` answers."""
+    from workflows.demo.plan import SMALL
+
+    host, _, path = url.removeprefix("http://").partition("/")
+    if path == "robots.txt":
+        return _robots(host)
+    if (page := web.page(url)) is not None:
+        return _page(page)
+    if (picture := web.pictures.get(url)) is not None:
+        return _picture(picture)
+    for ending in ("!", SMALL):
+        if url.endswith(ending) and (picture := web.pictures.get(url.removesuffix(ending))) is not None:
+            return _file(picture if ending == "!" else replace(picture, kind="good", width=60, height=60))
+    return Reply(b"<h1>Not found</h1>", status=404)
+
+
+def _robots(host: str) -> Reply:
+    if host == "down.example":
+        return Reply(b"", "text/plain", 503)
+    rules = _ROBOTS.get(host)
+    return Reply(rules.encode(), "text/plain") if rules else Reply(b"", status=404)
+
+
+def _redirect(url: str, status: int = 302) -> Reply:
+    return Reply(status=status, headers=(("Location", url),))
+
+
+def _page(page: Page) -> Reply:
+    from workflows.demo.pages import html
+
+    match page.kind:
+        case "missing":
+            return Reply(b"<h1>Not found</h1>", status=404)
+        case "gone":
+            return Reply(b"<h1>Gone</h1>", status=410)
+        case "broken":
+            return Reply(b"<h1>Internal error</h1>", status=500)
+        case "moved":
+            return _redirect(f"{page.url}/here", 301)
+        case "loop":
+            return _redirect(page.url)
+        case "inside":
+            return _redirect("http://169.254.169.254/latest/meta-data/")
+        case "scheme":
+            return _redirect("file:///etc/passwd")
+        case "away":
+            return _redirect("http://elsewhere.example/")
+        case "pdf":
+            return Reply(b"%PDF-1.7\n%%EOF\n", "application/pdf")
+        case "json":
+            return Reply(b'{"items": []}', "application/json")
+        case "jpeg":
+            return Reply(b"\xff\xd8\xff\xd9", "image/jpeg")
+        case "endless":
+            return Reply(_endless(), headers=(("Content-Encoding", "gzip"),))
+        case "empty":
+            return Reply(b"")
+        case "cut":
+            return Reply(html(page), cut=True)
+        case "slow":
+            return Reply(html(page), slow=True)
+    headers: dict[str, Headers] = {
+        "noai-header": (("X-Robots-Tag", "otherbot: nofollow"), ("X-Robots-Tag", "max-image-preview:large, noai")),
+        "tdm-header": (("TDM-Reservation", "1"), ("TDM-Policy", "http://gallery.example/policy.json")),
+    }
+    charset, declared = page.charset
+    kind = f"text/html; charset={charset}" if declared == "header" else "text/html"
+    return Reply(html(page), kind, headers=headers.get(page.kind, ()))
+
+
+def _endless() -> bytes:
+    """32 MiB of nothing to see, in 32 kB."""
+    squeeze = zlib.compressobj(9, wbits=31)
+    return squeeze.compress(b"<p>" * ((32 << 20) // 3)) + squeeze.flush()
+
+
+def _picture(picture: Picture) -> Reply:
+    from workflows.demo.pictures import PIXEL
+
+    match picture.kind:
+        case "missing":
+            return Reply(b"<h1>Not found</h1>", status=404)
+        case "gone":
+            return Reply(b"<h1>Gone</h1>", status=410)
+        case "broken":
+            return Reply(b"<h1>Internal error</h1>", status=500)
+        case "html":
+            return Reply(b"<!doctype html><p>Please sign in to see this picture.", "image/jpeg")
+        case "vector":
+            return Reply(b'<svg xmlns="http://www.w3.org/2000/svg"><circle r="9"/></svg>', "image/svg+xml")
+        case "pixel":
+            return Reply(PIXEL, "image/gif")
+        case "moved":
+            return _redirect(f"{picture.url}!")
+        case "loop":
+            return _redirect(picture.url)
+        case "inside":
+            return _redirect("http://127.0.0.1:9/camera.jpg")
+        case "scheme":
+            return _redirect("file:///etc/hostname")
+        case "cut":
+            return _file(picture, cut=True)
+        case "slow":
+            return _file(picture, slow=True)
+    return _file(picture)
+
+
+_TAGS: dict[str, Headers] = {
+    "noai": (("X-Robots-Tag", "max-image-preview:large, noai"),),
+    "noimageai": (("X-Robots-Tag", "noimageai"),),
+    "tdm": (("TDM-Reservation", "1"),),
+    "index-ok": (("X-Robots-Tag", "otherbot: noai"), ("X-Robots-Tag", "max-image-preview: large")),
+}
+
+
+def _file(picture: Picture, *, cut: bool = False, slow: bool = False) -> Reply:
+    from workflows.demo.pictures import draw
+
+    kind = "application/octet-stream" if picture.kind == "untyped" else f"image/{picture.format}"
+    return Reply(draw(picture), kind, headers=_TAGS.get(picture.kind, ()), cut=cut, slow=slow)
+
+
+# --- the server process -----------------------------------------------------------------------------------------------
+
+
+async def _run(web: Web, port: int) -> None:
+    """Serve until stdin closes, which it does when the process that started us ends."""
+    from aiohttp import web as http
+
+    async def handle(request: http.BaseRequest) -> http.StreamResponse:
+        return await _send(request, answer(web, f"http://{request.host}{request.raw_path}"))
+
+    try:
+        listener = await _listen(port)
+    except OSError as error:
+        sys.stdout.write(f"{error.strerror}\n")
+        return
+    runner = http.ServerRunner(http.Server(handle, access_log=None), shutdown_timeout=0)
+    await runner.setup()
+    await http.SockSite(runner, listener).start()
+    sys.stdout.write(f"ready 127.0.0.1:{listener.getsockname()[1]}\n")
+    sys.stdout.flush()
+    try:
+        await _until_stdin_closes()
+    finally:
+        await runner.cleanup()
+
+
+async def _listen(port: int) -> socket.socket:
+    for _ in range(20):
+        try:
+            return socket.create_server(("127.0.0.1", port), backlog=512)
+        except OSError:
+            # The server of a recipe that was just killed needs a moment to notice.
+            await asyncio.sleep(0.1)
+    return socket.create_server(("127.0.0.1", port), backlog=512)
+
+
+async def _send(request: http.BaseRequest, reply: Reply) -> http.StreamResponse:
+    from aiohttp import web as http
+
+    # A fixed Date: the pages kept as WARC hold the headers, and equal runs must keep equal bytes.
+    headers = [
+        ("Content-Type", reply.type),
+        ("Date", "Thu, 01 Jan 2026 00:00:00 GMT"),
+        ("Server", "example"),
+        *reply.headers,
+    ]
+    if not (reply.cut or reply.slow):
+        return http.Response(status=reply.status, headers=headers, body=reply.body)
+    response = http.StreamResponse(status=reply.status, headers=headers)
+    response.content_length = len(reply.body)
+    await response.prepare(request)
+    await response.write(reply.body[: len(reply.body) // 2])
+    if reply.slow:
+        await asyncio.sleep(_PATIENCE_S)
+    if request.transport:
+        request.transport.close()
+    return response
+
+
+async def _until_stdin_closes() -> None:
+    loop = asyncio.get_running_loop()
+    closed = asyncio.Event()
+
+    def watch() -> None:
+        while os.read(0, 1024):
+            pass
+        loop.call_soon_threadsafe(closed.set)
+
+    threading.Thread(target=watch, name="watch-stdin", daemon=True).start()
+    await closed.wait()
+
+
+def main() -> None:
+    """``python -m workflows.demo.site``: serve until stdin closes."""
+    from workflows.demo.plan import build
+
+    parser = argparse.ArgumentParser(description="Serve the embedded web on loopback until stdin closes.")
+    parser.add_argument("--scenes", type=int, default=2000, help="how many different good pictures it holds")
+    parser.add_argument("--port", type=int, default=0, help="port on 127.0.0.1; 0 takes any free one")
+    options = parser.parse_args()
+    # The process that started us decides when to stop; an interrupt meant for it reaches the whole terminal group.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    import cv2
+
+    cv2.setNumThreads(1)
+    asyncio.run(_run(build(options.scenes), options.port))
+
+
+if __name__ == "__main__":
+    main()
