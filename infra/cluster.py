@@ -45,7 +45,12 @@ def connect(cpus: int | None = None) -> Iterator[None]:
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": "clipline"}
     if address:
-        ray.init(address=address, **quiet)
+        try:
+            ray.init(address=address, **quiet)
+        except ConnectionError as error:
+            raise CliplineError(
+                f"no Ray cluster answers at {address}", found=str(error), fix="unset RAY_ADDRESS to start one here"
+            ) from error
     else:
         ray.init(num_cpus=cpus, include_dashboard=False, **quiet)
     try:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from infra.errors import ConfigError
 
-__all__ = ["Config", "Runtime", "canonical_json", "digest"]
+__all__ = ["Config", "Runtime", "canonical_json", "digest", "flatten"]
 
 
 class _RuntimeMark:
@@ -34,6 +34,14 @@ def canonical_json(value: object) -> bytes:
 def digest(value: object) -> str:
     """sha256 of :func:`canonical_json`, 64 hex digits."""
     return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def flatten(value: object, prefix: str = "") -> dict[str, object]:
+    """Nested dictionaries as one, keys joined by dots: ``{"a": {"b": 1}}`` -> ``{"a.b": 1}``."""
+    if isinstance(value, dict) and value:
+        parts = (flatten(item, f"{prefix}.{key}" if prefix else str(key)) for key, item in value.items())
+        return {key: item for part in parts for key, item in part.items()}
+    return {prefix: value} if prefix else {}
 
 
 class Config(BaseModel):

@@ -78,11 +78,11 @@ class Store(ABC):
 
     @abstractmethod
     def append(self, path: str, data: bytes) -> None:
-        """Add to the end of ``path`` (object stores: as a numbered part; :meth:`read_appended` joins them)."""
+        """Add whole lines to the end of ``path`` (object stores: as a numbered part)."""
 
     @abstractmethod
-    def read_appended(self, path: str) -> bytes:
-        """All that was appended to ``path``; empty if nothing was."""
+    def read_appended(self, path: str, start: int = 0) -> tuple[bytes, int]:
+        """The whole lines appended to ``path`` since position ``start``, and the position after them."""
 
     @abstractmethod
     def paths(self, prefix: str = "") -> list[str]:
@@ -193,9 +193,15 @@ class LocalStore(Store):
         with target.open("ab") as sink:
             sink.write(data)
 
-    def read_appended(self, path: str) -> bytes:
+    def read_appended(self, path: str, start: int = 0) -> tuple[bytes, int]:
         target = self.path(path)
-        return target.read_bytes() if target.exists() else b""
+        if not target.exists():
+            return b"", start
+        with target.open("rb") as source:
+            source.seek(start)
+            data = source.read()
+        whole = data[: data.rfind(b"\n") + 1]  # another thread may be in the middle of a line
+        return whole, start + len(whole)
 
     def paths(self, prefix: str = "") -> list[str]:
         base = self.path(prefix)
@@ -291,8 +297,9 @@ class ObjectStore(Store):
         while not self.create(f"{path}/{number:08d}", data):
             number += 1
 
-    def read_appended(self, path: str) -> bytes:
-        return b"".join(self.read(part) for part in self.paths(path))
+    def read_appended(self, path: str, start: int = 0) -> tuple[bytes, int]:
+        parts = self.paths(path)
+        return b"".join(self.read(part) for part in parts[start:]), len(parts)
 
     def paths(self, prefix: str = "") -> list[str]:
         start = len(str(self._base)) + 1

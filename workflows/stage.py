@@ -13,13 +13,13 @@ from infra.context import Context
 from infra.errors import UsageError
 from infra.manifest import Artifact, Manifest, fingerprint
 
-__all__ = ["Inputs", "Run", "Stage", "Workflow"]
+__all__ = ["Check", "Gate", "Inputs", "Run", "Stage", "Workflow"]
 
 Inputs = Mapping[str, Artifact]
 Run = Callable[[Any, Inputs, Context], Manifest]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Stage:
     """``run(config, inputs, context) -> Manifest``, with the stages its inputs come from.
 
@@ -54,12 +54,48 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Check:
+    """One condition of a gate and how it went."""
+
+    metric: str
+    at_least: float
+    found: float | None
+
+    @property
+    def passed(self) -> bool:
+        return self.found is not None and self.found >= self.at_least
+
+
+@dataclass(frozen=True)
+class Gate:
+    """When a model is good enough to be registered in MLflow, and as what.
+
+    ``at_least``: ``{"stage.metric": bound}``. The model of stage ``model`` then becomes a version of the registered
+    model ``name`` and gets ``alias``.
+    """
+
+    model: str
+    name: str
+    at_least: Mapping[str, float]
+    alias: str = "champion"
+
+    def check(self, manifests: Mapping[str, Manifest]) -> list[Check]:
+        checks = []
+        for key, bound in self.at_least.items():
+            stage, _, metric = key.partition(".")
+            found = manifests[stage].metrics.get(metric) if stage in manifests else None
+            checks.append(Check(key, bound, found))
+        return checks
+
+
+@dataclass(frozen=True)
 class Workflow:
     """The stages of a recipe in the order a reader meets them, and what must be up while they run."""
 
     name: str
     stages: tuple[Stage, ...]
     services: tuple[Callable[[], AbstractContextManager[Any]], ...] = ()
+    gate: Gate | None = None
 
     def __post_init__(self) -> None:
         names = [stage.name for stage in self.stages]

@@ -1,0 +1,114 @@
+"""What a person sees while a run goes on: a live table on a terminal, plain lines anywhere else. Goes to stderr."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from infra.context import Event
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+__all__ = ["Watcher", "seconds"]
+
+_EVERY_S = 10.0  # between plain progress lines of one stage
+
+
+def seconds(value: float) -> str:
+    """A duration for people: ``4.2 s``, ``3 min 05 s``, ``2 h 07 min``."""
+    if value < 60:
+        return f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+class Watcher:
+    """Listens to a run's events. Use within :meth:`live`."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._said: dict[str, float] = {}
+
+    @contextmanager
+    def live(self) -> Iterator[Watcher]:
+        if not self._console.is_terminal:
+            yield self
+            return
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = ("  {task.description:<12}", BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, TextColumn("{task.fields[note]}"), console=self._console, transient=True) as progress:
+            self._progress = progress
+            yield self
+        self._progress = None
+
+    def __call__(self, events: list[Event]) -> None:
+        for event in events:
+            if handle := getattr(self, f"_on_{event['event']}", None):
+                handle(event)
+
+    def _say(self, stage: str, text: str, style: str = "") -> None:
+        self._console.print(f"  {stage:<12}{text}", style=style, highlight=False, markup=False, soft_wrap=True)
+
+    def _on_stage_cached(self, event: Event) -> None:
+        self._say(event["stage"], "cached", "dim")
+
+    def _on_stage_started(self, event: Event) -> None:
+        attempt = f" (attempt {event['attempt']})" if event["attempt"] > 1 else ""
+        if self._progress is not None:
+            self._tasks[event["stage"]] = self._progress.add_task(event["stage"], total=None, note="")
+        if self._progress is None or attempt:
+            self._say(event["stage"], f"started{attempt}: {'; '.join(event['why'])}")
+
+    def _on_progress(self, event: Event) -> None:
+        stage, done, total = event["stage"], event["done"], event["total"]
+        standard = ("event", "stage", "time", "done", "total")
+        note = "  ".join(f"{key} {_number(value)}" for key, value in event.items() if key not in standard)
+        if self._progress is not None and stage in self._tasks:
+            self._progress.update(self._tasks[stage], completed=done, total=total, note=note)
+        elif self._progress is None and time.monotonic() - self._said.get(stage, 0.0) > _EVERY_S:
+            self._said[stage] = time.monotonic()
+            self._say(stage, f"{done}/{total}  {note}" if total else f"{done}  {note}")
+
+    def _on_shard_retry(self, event: Event) -> None:
+        self._say(event["stage"], f"shard {event['shard']} is tried again: {event['error']}", "yellow")
+
+    def _on_log(self, event: Event) -> None:
+        if event["level"] in ("WARNING", "ERROR", "CRITICAL"):
+            self._say(event["stage"], event["message"], "yellow")
+
+    def _on_stage_finished(self, event: Event) -> None:
+        self._drop(event["stage"])
+        self._say(event["stage"], f"done in {seconds(event['seconds'])}{_result(event)}", "green")
+
+    def _on_stage_failed(self, event: Event) -> None:
+        self._drop(event["stage"])
+        if event.get("preempted"):
+            self._say(event["stage"], "stopped; what is committed is kept", "yellow")
+        else:
+            again = "; trying again" if event.get("will_retry") else ""
+            self._say(event["stage"], f"failed: {event['error']}{again}", "red")
+
+    def _drop(self, stage: str) -> None:
+        if self._progress is not None and stage in self._tasks:
+            self._progress.remove_task(self._tasks.pop(stage))
+
+
+def _result(event: Event) -> str:
+    funnel: dict[str, Any] | None = event.get("funnel")
+    if funnel:
+        return f": {funnel['kept']:,} of {funnel['entered']:,} {funnel['unit']} kept"
+    shown = [f"{key} {_number(value)}" for key, value in event.get("metrics", {}).items() if "_" not in key][:4]
+    return f": {', '.join(shown)}" if shown else ""
+
+
+def _number(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return str(value)

@@ -1,0 +1,158 @@
+"""Finding a recipe, turning its dials, and setting fields of its stages.
+
+A recipe is any Python file with ``def workflow(...) -> Workflow``; its keyword arguments are its dials. ``--set
+dial=value`` turns one, ``--set stage.field=value`` sets a field of a stage's configuration, nested ones too.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import inspect
+import json
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from infra.config import Config
+from infra.errors import ConfigError, UsageError
+from workflows.stage import Stage, Workflow
+
+__all__ = ["Dial", "Recipe", "built_in", "load"]
+
+_FOLDER = Path(__file__).parent / "recipes"
+
+
+@dataclass(frozen=True)
+class Dial:
+    name: str
+    default: Any
+    annotation: str
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe's file and its ``workflow`` function."""
+
+    path: Path
+    function: Callable[..., Workflow]
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+    @property
+    def summary(self) -> str:
+        module = inspect.getmodule(self.function)
+        return (inspect.getdoc(module) or "").partition("\n")[0]
+
+    @property
+    def dials(self) -> list[Dial]:
+        return [
+            Dial(name, None if p.default is p.empty else p.default, str(p.annotation))
+            for name, p in inspect.signature(self.function).parameters.items()
+        ]
+
+    def build(self, settings: Iterable[str] = ()) -> Workflow:
+        """The workflow with ``settings`` (``dial=value``, ``stage.field=value``) applied.
+
+        Values are read as JSON, else as text. Raises UsageError or ConfigError for names and values that do not fit.
+        """
+        dials: dict[str, Any] = {}
+        fields: dict[str, dict[str, Any]] = {}
+        for setting in settings:
+            key, equals, text = setting.partition("=")
+            if not equals:
+                raise UsageError(f"--set {setting} has no value", expected="dial=value or stage.field=value")
+            stage, dot, field = key.strip().partition(".")
+            if dot:
+                fields.setdefault(stage, {})[field] = _value(text)
+            else:
+                dials[stage] = _value(text)
+        known = [dial.name for dial in self.dials]
+        for name in dials:
+            if name not in known:
+                raise UsageError(f"recipe {self.name} has no dial {name!r}", **_hint(name, known))
+        missing = [p.name for p in inspect.signature(self.function).parameters.values() if p.default is p.empty]
+        if absent := [name for name in missing if name not in dials]:
+            raise UsageError(
+                f"recipe {self.name} needs a value for {', '.join(absent)}", fix=f"--set {absent[0]}=VALUE"
+            )
+        workflow = self.function(**dials)
+        if not isinstance(workflow, Workflow):
+            raise UsageError(f"{self.path}: workflow() returned {type(workflow).__name__}", expected="a Workflow")
+        return _with_fields(workflow, fields) if fields else workflow
+
+
+def built_in() -> list[str]:
+    """Names of the recipes that come with clipline."""
+    return sorted(path.stem for path in _FOLDER.glob("*.py") if not path.stem.startswith("_"))
+
+
+def load(name: str) -> Recipe:
+    """A recipe by the name of a built-in one or by the path of a file. Raises UsageError."""
+    path = _FOLDER / f"{name}.py" if name in built_in() else Path(name)
+    if not path.is_file():
+        raise UsageError(
+            f"there is no recipe {name!r}",
+            expected=f"a file, or one of {', '.join(built_in())}",
+            **_hint(name, built_in(), only_fix=True),
+        )
+    module = _import(path.resolve())
+    function = getattr(module, "workflow", None)
+    if not callable(function):
+        raise UsageError(f"{path} is not a recipe", expected="a function workflow(...) returning a Workflow")
+    return Recipe(path.resolve(), function)
+
+
+def _import(path: Path) -> ModuleType:
+    if path.parent == _FOLDER:
+        return importlib.import_module(f"workflows.recipes.{path.stem}")
+    spec = importlib.util.spec_from_file_location(f"clipline_recipe_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{path} is not a Python file", expected="a file ending in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _value(text: str) -> Any:  # noqa: ANN401 - JSON
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _hint(name: str, known: list[str], *, only_fix: bool = False) -> dict[str, str]:
+    close = difflib.get_close_matches(name, known, n=1)
+    fix = {"fix": f"did you mean {close[0]!r}?"} if close else {}
+    return fix if only_fix else {"expected": ", ".join(known) or "none: it has no dials", **fix}
+
+
+def _with_fields(workflow: Workflow, fields: dict[str, dict[str, Any]]) -> Workflow:
+    names = [stage.name for stage in workflow]
+    for name in fields:
+        if name not in names:
+            raise UsageError(f"workflow {workflow.name} has no stage {name!r}", **_hint(name, names))
+    rebuilt: dict[str, Stage] = {}
+    for stage in workflow:
+        config = stage.config
+        for field, value in fields.get(stage.name, {}).items():
+            config = _set(config, field.split("."), value)
+        inputs = {name: rebuilt[source.name] for name, source in stage.inputs.items()}
+        rebuilt[stage.name] = replace(stage, config=config, inputs=inputs)
+    return replace(workflow, stages=tuple(rebuilt.values()))
+
+
+def _set(config: Config, path: list[str], value: object) -> Config:
+    name, *rest = path
+    if rest:
+        inner = getattr(config, name, None)
+        if not isinstance(inner, Config):
+            raise ConfigError(f"{type(config).__module__}.Config.{name} has no fields", found=".".join(path))
+        value = _set(inner, rest, value)
+    return config.replace(**{name: value})

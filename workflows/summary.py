@@ -1,0 +1,87 @@
+"""How a run ends on the terminal: the funnel, the metrics with their intervals, and where to see more."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from infra.manifest import MANIFEST, Artifact, Manifest
+from infra.storage import Store
+from workflows.runs import RunRecord, run_states
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from infra.tracking import Address
+
+__all__ = ["report_files", "show", "show_address"]
+
+
+def show(record: RunRecord, root: Store, out: Console, *, as_json: bool) -> None:
+    """Print funnel and metrics of every finished stage of the run."""
+    manifests = [
+        Artifact.load(root.child(stage.folder)).manifest
+        for stage in record.stages
+        if root.exists(f"{stage.folder}/{MANIFEST}")
+    ]
+    if as_json:
+        rows = {
+            m.stage: {"funnel": m.funnel.model_dump() if m.funnel else None, "metrics": m.metrics} for m in manifests
+        }
+        sys.stdout.write(json.dumps({"run": record.run, "stages": rows}, indent=2) + "\n")
+        return
+    from rich import box
+    from rich.table import Table
+
+    funnel = Table("stage", "unit", box=box.SIMPLE_HEAD, title="Funnel", title_justify="left")
+    for name in ("entered", "kept"):
+        funnel.add_column(name, justify="right")
+    funnel.add_column("dropped")
+    for manifest in manifests:
+        if manifest.funnel:
+            drops = sorted(manifest.funnel.dropped.items(), key=lambda item: -item[1])
+            reasons = ", ".join(f"{reason} {count:,}" for reason, count in drops if count)
+            counts = (f"{manifest.funnel.entered:,}", f"{manifest.funnel.kept:,}")
+            funnel.add_row(manifest.stage, manifest.funnel.unit, *counts, reasons)
+    metrics = Table("stage", "metric", box=box.SIMPLE_HEAD, title="Metrics", title_justify="left")
+    metrics.add_column("value", justify="right")
+    metrics.add_column("95% interval", justify="right")
+    for manifest in manifests:
+        for name, value, interval in _intervals(manifest):
+            metrics.add_row(manifest.stage, name, f"{value:.3f}", interval)
+    for table in (funnel, metrics):
+        if table.row_count:
+            out.print(table)
+
+
+def _intervals(manifest: Manifest) -> Iterator[tuple[str, float, str]]:
+    """Metrics that have bounds beside them (``acc1``, ``acc1_low``, ``acc1_high``), with the bounds."""
+    for name, value in manifest.metrics.items():
+        low, high = manifest.metrics.get(f"{name}_low"), manifest.metrics.get(f"{name}_high")
+        if low is not None and high is not None:
+            yield name, value, f"{low:.3f} - {high:.3f}"
+
+
+def show_address(address: Address, page: str | None, out: Console) -> None:
+    """The command that opens MLflow, then, as the last line, the address of the run."""
+    if address.ui_command:
+        out.print(f"See it in MLflow:  {address.ui_command}", soft_wrap=True)
+    if page:
+        out.print(page, style="bold", soft_wrap=True)
+
+
+def report_files(root: Store, record: RunRecord) -> Iterator[tuple[str, bytes]]:
+    """The run's report and the picture of its funnel, by file name."""
+    from workflows import report
+
+    views = []
+    for state in run_states(root, record):
+        folder = root.child(state.folder)
+        artifact = Artifact.load(folder) if state.state == "done" else None
+        manifest = artifact.manifest if artifact else None
+        views.append(report.StageView(state.name, manifest, artifact, state.seconds, state.attempts, state.state))
+    yield "report.html", report.render(report.Report(record.run, record.recipe, views)).encode()
+    if any(view.manifest and view.manifest.funnel for view in views):
+        yield "funnel.png", report.funnel_png(views)
