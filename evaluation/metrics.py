@@ -1,0 +1,220 @@
+"""Zero-shot classification and retrieval metrics as pure functions of features; the N x M score matrix never exists.
+
+Each evaluator first ranks (one pass over chunks of the score matrix), then yields ``(name, value)`` under
+CLIP_benchmark's names, and gives the same numbers for any set of resamples at once, which is what the bootstrap needs.
+
+**Ties.** Classes: the first in the list wins, as numpy's and scikit-learn's argmax have it. Retrieval: web captions
+repeat word for word, so ties are the rule, and an order among equals would be an accident of the sort. A query's
+recall is its *expectation over random orders of equals*: between g strictly better wrong answers, t equal wrong and p
+equal right ones, the chance that a right one is among the first K. Without ties this is the usual 0 or 1, and a model
+that gives all pairs one score gets exactly what guessing gets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["Classified", "Retrieved", "classify", "confusion_matrix", "ensemble", "retrieve", "tie_recall", "top_k"]
+
+_CELLS = 1 << 22  # of a score chunk: 16 MiB in float32
+
+
+def _chunk(columns: int) -> int:
+    return max(1, _CELLS // max(1, columns))
+
+
+def ensemble(prompts: NDArray[np.float32], classes: int) -> NDArray[np.float32]:
+    """One classifier row per class from its prompts: mean of unit vectors, made a unit vector (Radford et al., 2021).
+
+    ``prompts``: (classes * templates, d), unit rows, a class's templates side by side. -> (classes, d).
+    """
+    import numpy as np
+
+    mean = prompts.reshape(classes, -1, prompts.shape[-1]).mean(axis=1)
+    unit: NDArray[np.float32] = mean / np.linalg.norm(mean, axis=1, keepdims=True)
+    return unit
+
+
+def top_k(scores: NDArray[Any], k: int) -> NDArray[np.int64]:
+    """Columns of the ``k`` highest scores of each row, best first, equals in column order. (n, m) -> (n, min(k, m))."""
+    import numpy as np
+
+    return np.argsort(-scores, axis=1, kind="stable")[:, :k]
+
+
+# --- classification ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Classified:
+    """What became of each of N images over C classes."""
+
+    labels: NDArray[np.int64]  # (N,)
+    predicted: NDArray[np.int64]  # (N,)
+    rank: NDArray[np.int64]  # (N,) of the true class, 0 = first
+    classes: int
+
+    def names(self) -> tuple[str, ...]:
+        """``acc5`` says nothing below five classes and is left out there."""
+        return ("acc1", "acc5", "mean_per_class_recall") if self.classes >= 5 else ("acc1", "mean_per_class_recall")
+
+    def resampled(self, index: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The metrics, in the order of :meth:`names`, of each row of image indices: (b, n) -> (b, m).
+
+        Mean per-class recall is over the classes a resample holds (scikit-learn's ``balanced_accuracy_score``).
+        """
+        import numpy as np
+
+        rows = len(index)
+        first = self.rank[index] == 0
+        cell = (np.arange(rows)[:, None] * self.classes + self.labels[index]).ravel()
+        size = rows * self.classes
+        images = np.bincount(cell, minlength=size).reshape(rows, -1)
+        right = np.bincount(cell, weights=first.ravel(), minlength=size).reshape(rows, -1)
+        recall = np.divide(right, images, out=np.zeros_like(right), where=images > 0)
+        columns = [first.mean(axis=1), recall.sum(axis=1) / (images > 0).sum(axis=1)]
+        if self.classes >= 5:
+            columns.insert(1, (self.rank[index] < 5).mean(axis=1))
+        return np.stack(columns, axis=1)
+
+    def metrics(self) -> Iterator[tuple[str, float]]:
+        import numpy as np
+
+        yield from zip(self.names(), self.resampled(np.arange(len(self.labels))[None])[0].tolist(), strict=True)
+
+
+def classify(images: NDArray[np.float32], classifier: NDArray[np.float32], labels: Sequence[int]) -> Classified:
+    """Rank the classes for every image. ``images`` (N, d), ``classifier`` (C, d), unit rows; labels in [0, C)."""
+    import numpy as np
+
+    truth = np.asarray(labels, dtype=np.int64)
+    predicted, rank = np.empty_like(truth), np.empty_like(truth)
+    columns = np.arange(len(classifier))
+    for start in range(0, len(images), step := _chunk(len(classifier))):
+        part = slice(start, start + step)
+        scores = images[part] @ classifier.T
+        label = truth[part, None]
+        own = np.take_along_axis(scores, label, axis=1)
+        predicted[part] = scores.argmax(axis=1)
+        rank[part] = ((scores > own) | ((scores == own) & (columns < label))).sum(axis=1)
+    return Classified(truth, predicted, rank, len(classifier))
+
+
+def confusion_matrix(classified: Classified) -> NDArray[np.int64]:
+    """(C, C) counts: rows the true class, columns the predicted one."""
+    import numpy as np
+
+    cells = classified.labels * classified.classes + classified.predicted
+    size = classified.classes
+    return np.bincount(cells, minlength=size * size).reshape(size, size)
+
+
+# --- retrieval --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Retrieved:
+    """Where the right answers stand for N image queries and T text queries (see the module docstring for g, t, p).
+
+    ``image_of`` is the image of each text, ascending: the texts of an image lie side by side.
+    """
+
+    image_of: NDArray[np.int64]  # (T,)
+    image_better: NDArray[np.int64]  # (N,) g: wrong texts above the best right one
+    image_equal: NDArray[np.int64]  # (N,) t: wrong texts level with it
+    image_right: NDArray[np.int64]  # (N,) p: right texts level with it
+    text_better: NDArray[np.int64]  # (T,) wrong images above the right one
+    text_equal: NDArray[np.int64]  # (T,) wrong images level with it
+
+    def image_recall(self, k: int) -> NDArray[np.float64]:
+        """(T,) recall at ``k`` of the image each text asks for: CLIP_benchmark's ``image_retrieval_recall@k``."""
+        import numpy as np
+
+        return tie_recall(self.text_better, self.text_equal, np.ones_like(self.text_equal), k)
+
+    def text_recall(self, k: int) -> NDArray[np.float64]:
+        """(N,) recall at ``k`` of any text of each image: ``text_retrieval_recall@k``."""
+        return tie_recall(self.image_better, self.image_equal, self.image_right, k)
+
+    @staticmethod
+    def names(ks: Sequence[int]) -> tuple[str, ...]:
+        directions = ("image_retrieval_recall", "text_retrieval_recall")
+        return (*(f"{name}@{k}" for name in directions for k in ks), *(f"mean_recall@{k}" for k in ks))
+
+    def resampled(self, index: NDArray[np.int64], ks: Sequence[int]) -> NDArray[np.float64]:
+        """The metrics of :meth:`names` for each row of image indices, an image's texts with it: (b, n) -> (b, m).
+
+        The gallery stays whole: queries are resampled, not what they search. ``mean_recall@k`` is the mean of both
+        directions, the main number of DataComp's retrieval sets.
+        """
+        import numpy as np
+
+        texts = np.bincount(self.image_of, minlength=len(self.image_better))
+        total = texts[index].sum(axis=1)
+        found = [np.bincount(self.image_of, weights=self.image_recall(k), minlength=len(texts)) for k in ks]
+        image = np.stack([hits[index].sum(axis=1) / total for hits in found], axis=1)
+        text = np.stack([self.text_recall(k)[index].mean(axis=1) for k in ks], axis=1)
+        return np.concatenate([image, text, (image + text) / 2], axis=1)
+
+    def metrics(self, ks: Sequence[int]) -> Iterator[tuple[str, float]]:
+        import numpy as np
+
+        everything = np.arange(len(self.image_better))[None]
+        yield from zip(self.names(ks), self.resampled(everything, ks)[0].tolist(), strict=True)
+
+
+def tie_recall(
+    better: NDArray[np.int64], equal: NDArray[np.int64], right: NDArray[np.int64], k: int
+) -> NDArray[np.float64]:
+    """Chance that one of ``right`` answers is in the first ``k`` when they are shuffled with ``equal`` wrong ones
+    below ``better`` wrong ones: one minus the hypergeometric chance of drawing wrong ones only."""
+    import numpy as np
+
+    missed = np.ones(len(better))
+    for drawn in range(k):
+        # The place `better + drawn`, if it is among the first k, goes to a wrong one again.
+        wrong = np.maximum(equal - drawn, 0) / np.maximum(equal + right - drawn, 1)
+        missed = np.where(better + drawn < k, missed * wrong, missed)
+    return 1.0 - missed
+
+
+def retrieve(
+    images: NDArray[np.float32], texts: NDArray[np.float32], text_of: Sequence[int], image_of: Sequence[int]
+) -> Retrieved:
+    """Rank all texts for every image and all images for every text.
+
+    ``images`` (N, d) and ``texts`` (U, d) of unit rows, each wording encoded once, so that equal captions score equal
+    to the last bit. Caption i has the wording ``text_of[i]`` and belongs to image ``image_of[i]``; captions come in
+    the order of their images, and every image has one at least.
+    """
+    import numpy as np
+
+    wording, owner = np.asarray(text_of, dtype=np.int64), np.asarray(image_of, dtype=np.int64)
+    first = np.searchsorted(owner, np.arange(len(images) + 1))  # the captions of image i: first[i] .. first[i + 1]
+
+    image_side = np.empty((3, len(images)), dtype=np.int64)
+    for start in range(0, len(images), step := _chunk(len(owner))):
+        stop = min(start + step, len(images))
+        scores = (images[start:stop] @ texts.T)[:, wording]
+        mine = slice(first[start], first[stop])
+        row, offsets = owner[mine] - start, first[start:stop] - first[start]
+        own = scores[row, np.arange(mine.start, mine.stop)]
+        best = np.maximum.reduceat(own, offsets)
+        right = np.add.reduceat((own == best[row]).astype(np.int64), offsets)
+        level = (scores == best[:, None]).sum(axis=1)
+        image_side[:, start:stop] = (scores > best[:, None]).sum(axis=1), level - right, right
+
+    text_side = np.empty((2, len(owner)), dtype=np.int64)
+    for start in range(0, len(owner), step := _chunk(len(images))):
+        part = slice(start, start + step)
+        scores = texts[wording[part]] @ images.T
+        own = np.take_along_axis(scores, owner[part, None], axis=1)
+        text_side[:, part] = (scores > own).sum(axis=1), (scores == own).sum(axis=1) - 1
+
+    return Retrieved(owner, *image_side, *text_side)

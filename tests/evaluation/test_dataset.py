@@ -1,0 +1,95 @@
+"""The layout's reader against webdataset, and what it refuses."""
+
+from __future__ import annotations
+
+import io
+import zlib
+from contextlib import ExitStack
+
+import pytest
+import webdataset
+from evaluation_samples import picture, tar, write_artifact
+from PIL import Image
+
+from evaluation.dataset import EvalSet, decode_image
+from infra.errors import ConfigError, DataError
+
+
+def test_reads_what_webdataset_reads(seen):
+    examples = EvalSet.open(seen, "seen", "test")
+    assert examples.classes[:2] == ("red circle", "blue circle")
+    assert examples.templates == ("a photo of a {c}.", "a drawing of the {c}")
+    urls = [seen.url(f"data/seen/test/{shard}.tar") for shard in range(2)]
+    with ExitStack() as stack:  # webdataset leaves files it opens itself to the garbage collector
+        sources = [{"url": url, "stream": stack.enter_context(open(url, "rb"))} for url in urls]
+        pipeline = webdataset.DataPipeline(
+            lambda: iter(sources),
+            webdataset.tariterators.tar_file_expander,
+            webdataset.tariterators.group_by_keys,
+            webdataset.decode("pil"),
+            webdataset.to_tuple("__key__", "png", "cls"),
+        )
+        theirs = list(pipeline)
+    ours = [(sample.key, sample.image.tobytes(), sample.label) for sample in examples]
+    assert ours == [(key, image.convert("RGB").tobytes(), label) for key, image, label in theirs]
+    assert len(ours) == 24
+
+
+def test_reads_captions_and_single_images(holdout):
+    examples = EvalSet.open(holdout, "holdout", "test")
+    samples = list(examples)
+    assert examples.retrieval
+    assert samples[2].captions == ("a $10 heart", "a $10 heart number 2", "something")
+    picked = examples.images([17, 3, 3])
+    assert {place: image.tobytes() for place, image in picked.items()} == {
+        place: samples[place].image.tobytes() for place in (3, 17)
+    }
+
+
+def test_names_the_sets_there_are(seen):
+    with pytest.raises(ConfigError) as caught:
+        EvalSet.open(seen, "seem", "test")
+    assert "test sets seen" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ([("a.png", picture(0))], "no valid label"),
+        ([("a.png", picture(0)), ("a.cls", b"2")], "no valid label"),
+        ([("a.png", picture(0)), ("a.cls", b"-1")], "no valid label"),
+        ([("a.cls", b"1")], "has no image"),
+        ([("a.png", picture(0)[:200]), ("a.cls", b"1")], "cannot be decoded"),
+    ],
+)
+def test_a_bad_sample_is_an_error(tmp_path, members, message):
+    files = {"data/x/classnames.txt": b"a\nb\n", "data/x/test/nshards.txt": b"1", "data/x/test/0.tar": tar(members)}
+    with pytest.raises(DataError, match=message):
+        list(EvalSet.open(write_artifact(tmp_path, files), "x", "test"))
+
+
+def test_a_multilabel_set_is_refused(tmp_path):
+    files = {"data/x/dataset_type.txt": b"multilabel\n", "data/x/test/nshards.txt": b"1"}
+    with pytest.raises(DataError, match="cannot score"):
+        EvalSet.open(write_artifact(tmp_path, files), "x", "test")
+
+
+def test_only_known_formats_are_decoded():
+    for kind in ("GIF", "BMP", "TIFF"):
+        with pytest.raises(DataError, match="cannot be decoded"):
+            decode_image(picture(0, kind=kind), "x")
+    assert decode_image(picture(0, kind="WEBP"), "x").mode == "RGB"
+
+
+def test_a_picture_is_measured_before_it_is_decoded():
+    header = (30000).to_bytes(4, "big") * 2 + bytes([8, 2, 0, 0, 0])
+    chunk = b"IHDR" + header
+    bomb = b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")
+    with pytest.raises(DataError, match=r"too large|cannot be decoded"):
+        decode_image(bomb, "x")
+
+
+def test_palette_and_alpha_become_rgb():
+    buffer = io.BytesIO()
+    Image.new("RGBA", (4, 4), (255, 0, 0, 0)).save(buffer, "PNG")
+    assert decode_image(buffer.getvalue(), "x").getpixel((0, 0)) == (255, 0, 0)

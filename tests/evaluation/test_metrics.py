@@ -1,0 +1,147 @@
+"""Metrics against brute force, scikit-learn, torch's top-k and simulation."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
+
+from evaluation import metrics
+
+
+def unit(random: np.random.Generator, *shape: int) -> np.ndarray:
+    vectors = random.standard_normal(shape).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+@pytest.fixture(params=[1 << 22, 7], ids=["one chunk", "tiny chunks"])
+def chunked(request, monkeypatch):
+    monkeypatch.setattr(metrics, "_CELLS", request.param)
+
+
+def test_ensemble_is_open_clips_classifier():
+    random = np.random.default_rng(0)
+    prompts = unit(random, 5 * 3, 8)
+    expected = torch.tensor(prompts).reshape(5, 3, 8).mean(1)
+    expected = expected / expected.norm(dim=1, keepdim=True)
+    np.testing.assert_allclose(metrics.ensemble(prompts, 5), expected.numpy(), atol=1e-7)
+
+
+def test_top_k_orders_and_breaks_ties_by_column():
+    scores = np.array([[1.0, 3.0, 3.0, 2.0], [0.0, 0.0, 0.0, 0.0]])
+    assert metrics.top_k(scores, 3).tolist() == [[1, 2, 3], [0, 1, 2]]
+    assert metrics.top_k(scores, 9).shape == (2, 4)
+
+
+@pytest.mark.parametrize("classes", [3, 9])
+def test_classification_against_torch_and_sklearn(chunked, classes):
+    random = np.random.default_rng(1)
+    images, classifier = unit(random, 200, 6), unit(random, classes, 6)
+    labels = random.integers(0, classes, 200)
+    classified = metrics.classify(images, classifier, labels.tolist())
+    scores = torch.tensor(images) @ torch.tensor(classifier).T
+
+    top = scores.topk(min(5, classes), dim=1).indices.numpy()
+    found = dict(classified.metrics())
+    assert found["acc1"] == pytest.approx((top[:, 0] == labels).mean())
+    if classes >= 5:
+        assert found["acc5"] == pytest.approx((top == labels[:, None]).any(axis=1).mean())
+    else:
+        assert "acc5" not in found
+    assert found["mean_per_class_recall"] == pytest.approx(balanced_accuracy_score(labels, top[:, 0]))
+    assert (classified.predicted == top[:, 0]).all()
+    matrix = metrics.confusion_matrix(classified)
+    assert (matrix == sklearn_confusion_matrix(labels, top[:, 0], labels=range(classes))).all()
+
+
+def test_mean_per_class_recall_passes_over_absent_classes():
+    labels, predicted = [0, 0, 3, 3, 3], np.array([0, 1, 3, 3, 2])
+    classified = metrics.classify(np.eye(6, dtype=np.float32)[predicted], np.eye(6, dtype=np.float32), labels)
+    assert dict(classified.metrics())["mean_per_class_recall"] == pytest.approx((1 / 2 + 2 / 3) / 2)
+
+
+def test_a_tie_between_classes_goes_to_the_first():
+    same = np.ones((3, 4), dtype=np.float32) / 2
+    classified = metrics.classify(same[:2], same, [0, 1])
+    assert classified.predicted.tolist() == [0, 0]
+    assert classified.rank.tolist() == [0, 1]
+
+
+def test_resampled_is_the_metric_of_the_resample():
+    random = np.random.default_rng(2)
+    images, classifier = unit(random, 40, 6), unit(random, 7, 6)
+    labels = random.integers(0, 7, 40)
+    classified = metrics.classify(images, classifier, labels.tolist())
+    index = random.integers(0, 40, (5, 40))
+    for row, values in zip(index, classified.resampled(index), strict=True):
+        alone = metrics.classify(images[row], classifier, labels[row].tolist())
+        np.testing.assert_allclose(values, [value for _, value in alone.metrics()])
+
+
+def clip_benchmark_recall(scores: np.ndarray, positive: np.ndarray, k: int) -> float:
+    """The definition: the share of rows with a positive pair among the top k columns."""
+    top = np.argsort(-scores, axis=1)[:, :k]
+    return float(np.take_along_axis(positive, top, axis=1).any(axis=1).mean())
+
+
+def retrieval_set(random: np.random.Generator, images: int = 30):
+    image_of = np.repeat(np.arange(images), random.integers(1, 6, images))
+    return unit(random, images, 5), unit(random, len(image_of), 5), image_of
+
+
+def test_retrieval_without_ties_is_clip_benchmarks(chunked):
+    images, texts, image_of = retrieval_set(np.random.default_rng(3))
+    retrieved = metrics.retrieve(images, texts, range(len(texts)), image_of.tolist())
+    found = dict(retrieved.metrics((1, 5, 10)))
+    scores = texts @ images.T
+    positive = image_of[:, None] == np.arange(len(images))
+    for k in (1, 5, 10):
+        image, text = clip_benchmark_recall(scores, positive, k), clip_benchmark_recall(scores.T, positive.T, k)
+        assert found[f"image_retrieval_recall@{k}"] == pytest.approx(image)
+        assert found[f"text_retrieval_recall@{k}"] == pytest.approx(text)
+        assert found[f"mean_recall@{k}"] == pytest.approx((image + text) / 2)
+
+
+def test_equal_captions_score_the_mean_over_all_orders(chunked):
+    """Six captions in two wordings: every order of equals, enumerated."""
+    images = np.eye(3, dtype=np.float32)
+    texts = np.array([[0.8, 0.6, 0.0], [0.6, 0.0, 0.8]], dtype=np.float32)
+    text_of, image_of = [0, 1, 0, 0, 1, 1], [0, 0, 1, 1, 2, 2]
+    retrieved = metrics.retrieve(images, texts, text_of, image_of)
+    scores = images @ texts[text_of].T
+    for k in (1, 2, 3, 6):
+        expected = np.zeros(3)
+        orders = list(itertools.permutations(range(6)))
+        for order in orders:
+            ranked = [sorted(order, key=lambda caption, row=row: -row[caption])[:k] for row in scores]
+            expected += [any(image_of[caption] == image for caption in top) for image, top in enumerate(ranked)]
+        np.testing.assert_allclose(retrieved.text_recall(k), expected / len(orders))
+
+
+def test_one_score_for_all_pairs_is_guessing():
+    images, texts = np.ones((8, 4), dtype=np.float32) / 2, np.ones((1, 4), dtype=np.float32) / 2
+    found = dict(metrics.retrieve(images, texts, [0] * 8, list(range(8))).metrics((1, 4)))
+    assert found["image_retrieval_recall@1"] == found["text_retrieval_recall@1"] == pytest.approx(1 / 8)
+    assert found["image_retrieval_recall@4"] == found["text_retrieval_recall@4"] == pytest.approx(1 / 2)
+
+
+def test_more_answers_asked_for_than_there_are():
+    images, texts, image_of = retrieval_set(np.random.default_rng(4), images=3)
+    found = dict(metrics.retrieve(images, texts, range(len(texts)), image_of.tolist()).metrics((50,)))
+    assert set(found.values()) == {1.0}
+
+
+def test_retrieval_resamples_images_with_their_captions():
+    random = np.random.default_rng(5)
+    images, texts, image_of = retrieval_set(random)
+    retrieved = metrics.retrieve(images, texts, range(len(texts)), image_of.tolist())
+    by_text, by_image = retrieved.image_recall(1), retrieved.text_recall(1)
+    index = random.integers(0, 30, (4, 30))
+    for row, values in zip(index, retrieved.resampled(index, (1,)), strict=True):
+        captions = np.concatenate([np.flatnonzero(image_of == image) for image in row])
+        image, text = by_text[captions].mean(), by_image[row].mean()
+        np.testing.assert_allclose(values, [image, text, (image + text) / 2])

@@ -1,0 +1,106 @@
+"""Our encoder against open_clip used directly, on a tiny random model in open_clip's folder layout."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image
+
+from infra.encoder import OpenClipEncoder, load_encoder
+from infra.errors import DataError
+from infra.manifest import Artifact, File, Manifest
+from infra.storage import open_store
+
+CONFIG = {
+    "embed_dim": 24,
+    "vision_cfg": {"image_size": 48, "layers": 2, "width": 64, "head_width": 32, "patch_size": 16},
+    "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+}
+TEXTS = ["a red circle", "", "a very long caption " * 20, "два слова", "blue star"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    torch.manual_seed(1)
+    folder = tmp_path_factory.mktemp("model") / "data"
+    folder.mkdir()
+    config = {"model_cfg": CONFIG, "preprocess_cfg": {"mean": [0.4, 0.5, 0.6], "resize_mode": "squash"}}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    safetensors.torch.save_file(open_clip.CLIP(**CONFIG).state_dict(), folder / "open_clip_model.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def images() -> list[Image.Image]:
+    random = np.random.default_rng(0)
+    sizes = [(48, 48), (100, 30), (17, 64), (200, 200), (48, 47)]
+    return [Image.fromarray(random.integers(0, 256, (h, w, 3), dtype=np.uint8)) for w, h in sizes]
+
+
+def test_is_open_clip_to_the_bit(folder, images):
+    model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
+    model.eval()
+    with torch.no_grad():
+        expected_images = model.encode_image(torch.stack([preprocess(image) for image in images]), normalize=True)
+        expected_texts = model.encode_text(tokenizer(TEXTS), normalize=True)
+    encoder = load_encoder(folder)
+    assert (encoder.encode_images(images) == expected_images.numpy()).all()
+    assert (encoder.encode_texts(TEXTS) == expected_texts.numpy()).all()
+    assert encoder.logit_scale == pytest.approx(float(model.logit_scale.detach().exp()))
+
+
+def test_batches_and_repeats_change_nothing(folder, images):
+    whole, pieces = load_encoder(folder), load_encoder(folder, batch_size=2)
+    np.testing.assert_allclose(pieces.encode_images(images), whole.encode_images(images), atol=1e-6)
+    assert (whole.encode_texts(TEXTS) == whole.encode_texts(TEXTS)).all()
+    assert whole.encode_images([]).shape == whole.encode_texts([]).shape == (0, 24)
+
+
+def test_bf16_gives_unit_vectors_near_fp32(folder, images):
+    full, half = (
+        load_encoder(folder).encode_images(images),
+        load_encoder(folder, precision="bf16").encode_images(images),
+    )
+    assert half.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(half, axis=1), 1, atol=1e-6)
+    assert ((full * half).sum(axis=1) > 0.99).all()
+
+
+@pytest.mark.parametrize("scheme", ["local", "memory"])
+def test_loads_a_train_artifact_from_any_store(folder, scheme, tmp_path):
+    store = open_store(tmp_path / "artifact" if scheme == "local" else "memory://encoder-test/artifact")
+    files = [path.name for path in folder.iterdir()]
+    for name in files:
+        store.write(f"data/{name}", (folder / name).read_bytes())
+    store.write("data/checkpoint.pt", b"training state that must not be taken for weights")
+    listed = [File(path=f"data/{name}", bytes=1, sha256="") for name in [*files, "checkpoint.pt"]]
+    artifact = Artifact(store, Manifest(stage="train", digest="b" * 64, identity={}, files=listed))
+    encoder = load_encoder(artifact)
+    assert encoder.name == "train/bbbbbbbbbbbb"
+    assert (encoder.encode_texts(TEXTS) == load_encoder(folder).encode_texts(TEXTS)).all()
+
+
+def test_missing_weights_are_an_error_not_random_ones(folder, tmp_path):
+    (tmp_path / "open_clip_config.json").write_bytes((folder / "open_clip_config.json").read_bytes())
+    with pytest.raises(DataError, match="not a model in open_clip's layout"):
+        load_encoder(tmp_path)
+
+
+def test_weights_of_another_shape_are_an_error(folder, tmp_path):
+    config = {"model_cfg": {**CONFIG, "embed_dim": 8}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    (tmp_path / "open_clip_model.safetensors").write_bytes((folder / "open_clip_model.safetensors").read_bytes())
+    with pytest.raises(DataError, match="cannot be used"):
+        load_encoder(tmp_path)
+
+
+def test_a_named_model_needs_weights():
+    with pytest.raises(DataError, match="cannot be used"):
+        OpenClipEncoder("RN50")
