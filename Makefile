@@ -1,0 +1,49 @@
+# Every target makes what it needs (a virtual environment with the tested versions) and is quick the second time.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help demo test check bench ui format lock clean
+
+help: ## show this
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+
+demo: $(READY) ## from a web site to an evaluated model, about three minutes
+	$(BIN)/clipline run quickstart
+
+test: $(READY) ## run the tests
+	$(BIN)/pytest
+
+check: $(READY) ## lint, types, layers
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(READY) ## measure ours against the peers
+	$(BIN)/pytest -s -m slow tests/benchmarks
+
+ui: $(READY) ## open MLflow on the runs made here
+	$(BIN)/mlflow server --backend-store-uri sqlite:///$(CURDIR)/.clipline/mlflow.db --workers 1 --port 5000
+
+format: $(READY) ## format the code
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+lock: $(READY) ## write constraints.txt anew from pyproject.toml, keeping what is pinned there
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --group dev --all-extras --no-annotate --no-header \
+		--constraint constraints.txt --no-emit-index-url pyproject.toml --output-file $(VENV)/constraints.txt
+	(echo "# The versions clipline is tested with. Made by: make lock"; cat $(VENV)/constraints.txt) > constraints.txt
+
+clean: ## remove the environment (results stay)
+	rm -rf $(VENV)
+
+# uv installs the 7 GB of wheels in well under a minute where pip takes several. The stamp is written last, so an
+# interrupted installation is repeated.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.6'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --group dev --editable '.[s3]'
+	touch $@
