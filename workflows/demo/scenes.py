@@ -177,14 +177,14 @@ _PAINT = {  # the colour itself, and the tone its stripes, dots and checks alter
     "black": ((16, 16, 18), (214, 214, 214)),
 }
 _TINT = {  # all of low saturation, so that no background is mistaken for a colour above
-    "cream": (226, 213, 184),
+    "cream": (228, 212, 170),
     "grey": (172, 172, 172),
-    "sage": (170, 186, 164),
-    "slate": (126, 138, 152),
-    "rose": (214, 184, 180),
+    "sage": (148, 188, 138),
+    "slate": (112, 134, 162),
+    "rose": (220, 178, 176),
 }
 _RADIUS = {"small": 0.15, "medium": 0.21, "large": 0.30}  # of the side
-_MARGIN = 0.04  # of the side, kept free around the shape
+_MARGIN = 0.05  # of the side, kept free around the shape
 _CLOUDS = 7  # cells a side of the coarse grid a background is blown up from
 
 
@@ -200,9 +200,10 @@ def render(scene: Scene, side: int) -> NDArray[np.uint8]:
     radius = _RADIUS[scene.size] * side
     room = 0.5 * side - radius - _MARGIN * side
     row, column = divmod(POSITIONS.index(scene.position), 3)
-    # Neighbouring places stay 0.5 * room apart however both are shifted.
+    # Less half a pixel, since a pixel's number is that of its centre.
     x, y = (
-        0.5 * side + room * (0.85 * (place - 1) + 0.13 * by) for place, by in zip((column, row), shift, strict=True)
+        0.5 * side - 0.5 + room * (0.85 * (place - 1) + 0.13 * by)
+        for place, by in zip((column, row), shift, strict=True)
     )
 
     angle = np.float32(np.radians(14.0 * tilt))
@@ -279,10 +280,10 @@ def _outline(shape: str) -> NDArray[np.float32]:
         case "square":
             points = 0.86 * np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)])
         case "triangle":
-            points = np.array([(0, -0.95), (1.05, 0.85), (-1.05, 0.85)])
+            points = np.array([(0, -1), (0.97, 0.77), (-0.97, 0.77)])
         case "star":
             spikes = np.arange(10) * np.pi / 5
-            reach = np.where(np.arange(10) % 2 == 0, 1.12, 0.46)
+            reach = np.where(np.arange(10) % 2 == 0, 1.06, 0.45)
             points = np.stack([np.sin(spikes) * reach, -np.cos(spikes) * reach], axis=1)
         case "cross":
             arm, end = 0.34, 1.0
@@ -293,5 +294,5 @@ def _outline(shape: str) -> NDArray[np.float32]:
         case "heart":
             across = 16 * np.sin(around) ** 3
             up = 13 * np.cos(around) - 5 * np.cos(2 * around) - 2 * np.cos(3 * around) - np.cos(4 * around)
-            points = np.stack([across, -up - 2.5], axis=1) / 15.5
+            points = np.stack([across, -up - 2.5], axis=1) / 16.5
     return points.astype(np.float32)

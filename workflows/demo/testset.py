@@ -1,0 +1,100 @@
+"""Labelled test sets of scenes the embedded site never shows, in CLIP_benchmark's WebDataset layout.
+
+- ``seen``: new pictures of the thirty pairs of colour and shape that training pictures show
+- ``unseen``: pictures of the other six, to be told from all thirty-six: does the model compose what it learned?
+- ``captions``: retrieval, five captions a picture that name every attribute, no two pictures alike in all of them
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import count, islice
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from infra.config import Config as BaseConfig
+from infra.context import Context
+from infra.manifest import Artifact, Manifest
+from workflows.demo.plan import TEST_SEEDS
+from workflows.demo.scenes import COMBINATIONS, SEEN, UNSEEN, Scene, compose, full_captions, label, name
+
+if TYPE_CHECKING:
+    from infra.context import Output
+
+__all__ = ["TEMPLATES", "Config", "distinct", "examples", "run"]
+
+TEMPLATES = (
+    "a {c}",
+    "a picture of a {c}",
+    "this is a {c}",
+    "a drawing of one {c}",
+    "a small {c} on a grey background",
+    "a large {c} in the middle",
+    "a {c} on a cream background",
+)
+
+
+class Config(BaseConfig):
+    seen_per_class: int = Field(20, gt=0, description="test pictures of each class that training shows")
+    unseen_per_class: int = Field(40, gt=0, description="test pictures of each class that training never shows")
+    captioned: int = Field(200, gt=0, description="pictures of the retrieval set")
+    image_size: int = Field(128, ge=32, description="side of a picture, pixels")
+
+
+def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Manifest:
+    """Write the three sets; takes seconds, so there is nothing to resume."""
+    names = {"seen": SEEN, "unseen": COMBINATIONS}
+    scenes = {
+        "seen": examples(SEEN, config.seen_per_class, TEST_SEEDS),
+        "unseen": examples(UNSEEN, config.unseen_per_class, 2 * TEST_SEEDS),
+    }
+    for set_name, classes in names.items():
+        classnames = [name(*pair) for pair in classes]
+        context.output.write(f"data/{set_name}/classnames.txt", _lines(classnames))
+        context.output.write(f"data/{set_name}/zeroshot_classification_templates.txt", _lines(TEMPLATES))
+        samples = ((scene, "cls", str(classnames.index(label(scene))).encode()) for scene in scenes[set_name])
+        _write(context.output, set_name, samples, len(scenes[set_name]), config.image_size)
+        context.check()
+    context.output.write("data/captions/dataset_type.txt", b"retrieval\n")
+    captioned = distinct(config.captioned, 3 * TEST_SEEDS)
+    samples = ((scene, "txt", "\n".join(full_captions(scene)).encode()) for scene in captioned)
+    _write(context.output, "captions", samples, len(captioned), config.image_size)
+    counts = {set_name: len(found) for set_name, found in {**scenes, "captions": captioned}.items()}
+    return context.finish(facts={"images": counts})
+
+
+def examples(classes: tuple[tuple[str, str], ...], per_class: int, first_seed: int) -> list[Scene]:
+    """``per_class`` scenes of each class, the classes taking turns, so that any leading part is balanced too."""
+    return [compose(first_seed + n, (classes[n % len(classes)],)) for n in range(per_class * len(classes))]
+
+
+def distinct(number: int, first_seed: int) -> list[Scene]:
+    """``number`` scenes no two of which share all six attributes: every full caption has one right picture."""
+
+    def fresh() -> Iterator[Scene]:
+        taken = set()
+        for scene in (compose(seed) for seed in count(first_seed)):
+            attributes = (scene.shape, scene.colour, scene.size, scene.texture, scene.position, scene.background)
+            if attributes not in taken:
+                taken.add(attributes)
+                yield scene
+
+    return list(islice(fresh(), number))
+
+
+def _write(output: Output, set_name: str, samples: Iterable[tuple[Scene, str, bytes]], total: int, side: int) -> None:
+    """One shard of a set: image and label, or image and captions."""
+    from infra.shards import TarWriter
+    from workflows.demo.pictures import encode
+    from workflows.demo.scenes import render
+
+    output.write(f"data/{set_name}/test/nshards.txt", b"1\n")
+    with output.open(f"data/{set_name}/test/0.tar", rows=total) as sink, TarWriter(sink) as tar:
+        for number, (scene, extension, data) in enumerate(samples):
+            tar.add(f"{number:06d}.{extension}", data)
+            tar.add(f"{number:06d}.jpg", encode(render(scene, side), "jpeg"))
+
+
+def _lines(texts: Iterable[str]) -> bytes:
+    return "".join(f"{text}\n" for text in texts).encode()
