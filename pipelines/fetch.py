@@ -14,7 +14,7 @@ import random
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from types import TracebackType
@@ -216,22 +216,30 @@ class Fetcher:
                 raise FetchError(Drop.OPT_OUT, why)
         return response
 
+    def redirect(self, response: Response) -> str:
+        """Where a redirect leads, checked like any address we are given. Raises FetchError."""
+        target = response.header("Location")
+        if not target:
+            raise FetchError(Drop.HTTP_ERROR, "redirect without a location")
+        target = self._checked(target, base=response.url)
+        if target == response.url or target in response.redirects:
+            raise FetchError(Drop.REFUSED, "redirect loop")
+        return target
+
     # --- from an address to its answer ---
 
     async def _chase(self, url: str, kind: Kind | Literal["robots"], follow: bool) -> Response:
         """Follow redirects by hand, so that each address on the way is checked like the first."""
-        passed: list[str] = []
+        passed: tuple[str, ...] = ()
         url = self._checked(url)
         while True:
             if kind != "robots":
                 await self._ask(url)
-            response = await self._retry(url, kind)
+            response = replace(await self._retry(url, kind), redirects=passed)
             if not (follow and response.is_redirect):
-                return Response(url, response.status, response.headers, response.body, tuple(passed))
-            passed.append(url)
-            url = self._checked(response.header("Location"), base=url)
-            if url in passed:
-                raise FetchError(Drop.REFUSED, "redirect loop")
+                return response
+            passed = (*passed, url)
+            url = self.redirect(response)
             if len(passed) > self.web.max_redirects:
                 raise FetchError(Drop.REFUSED, f"more than {self.web.max_redirects} redirects")
             if kind != "robots" and self._admit and not self._admit(url):
@@ -242,8 +250,6 @@ class Fetcher:
         from pipelines.urls import BadUrlError, canonical, host_of
 
         where = "redirect to " if base else ""
-        if base and not url:
-            raise FetchError(Drop.HTTP_ERROR, "redirect without a location")
         try:
             url = canonical(url, base)
             self._guard.check_literal(host_of(url))

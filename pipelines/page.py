@@ -1,0 +1,147 @@
+"""An HTML page as its readers need it: text decoded as browsers do, base address, links, and what it says of itself.
+
+Shared by crawl (links) and extract (pictures), so that both see the same page.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from dataclasses import dataclass
+from functools import cached_property
+
+from selectolax.lexbor import LexborHTMLParser, LexborNode
+
+from pipelines.optout import from_headers, from_metas
+from pipelines.urls import BadUrlError, canonical
+
+__all__ = ["Html", "decode"]
+
+# Labels that mean another encoding than Python's codec of that name (WHATWG Encoding, "names and labels").
+_SUPERSETS = {
+    "ascii": "cp1252",
+    "iso8859-1": "cp1252",
+    "iso8859-9": "cp1254",
+    "iso8859-11": "cp874",
+    "tis-620": "cp874",
+    "gb2312": "gb18030",
+    "gbk": "gb18030",
+    "shift_jis": "cp932",
+    "euc_kr": "cp949",
+    "big5": "big5hkscs",
+}
+_SEVEN_BIT = frozenset({"iso2022_jp", "hz", "utf-16", "utf-16-le", "utf-16-be"})  # valid UTF-8 can be these, too
+_CHARSET = re.compile(rb"""<meta\b[^>]{0,500}?\bcharset\s*=\s*["']?\s*([a-z0-9_.:+-]{1,40})""", re.IGNORECASE)
+_HEADER_CHARSET = re.compile(r"""charset\s*=\s*["']?\s*([a-z0-9_.:+-]{1,40})""", re.IGNORECASE)
+_REFRESH = re.compile(r"""^\s*[\d.]*\s*[;,]\s*(?:url\s*=\s*)?["']?([^"'\s]+)""", re.IGNORECASE)
+_BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
+
+
+def decode(body: bytes, content_type: str) -> str:
+    """The page's text: by byte order mark, as UTF-8 if it is that, as declared by header or ``<meta>``, as cp1252.
+
+    What is valid UTF-8 beyond ASCII is UTF-8, whatever is declared: other encodings practically never look so.
+    """
+    for mark, name in _BOMS:
+        if body.startswith(mark):
+            return body[len(mark) :].decode(name, "replace")
+    declared = _codec(_HEADER_CHARSET.search(content_type))
+    if declared not in _SEVEN_BIT:
+        try:
+            return body.decode()
+        except UnicodeDecodeError:
+            pass
+    if declared is None and (found := _CHARSET.search(body[:4096])):
+        declared = _codec(found)
+        if declared is not None and declared.startswith("utf-16"):
+            declared = "utf-8"  # the declaration was readable as ASCII, so it lies
+    return body.decode(declared or "cp1252", "replace")
+
+
+def _codec(found: re.Match[str] | re.Match[bytes] | None) -> str | None:
+    """The Python codec for a declared charset; None for an unknown one."""
+    if found is None:
+        return None
+    label = found[1] if isinstance(found[1], str) else found[1].decode("ascii")
+    try:
+        info = codecs.lookup(label)
+    except LookupError:
+        return None
+    # Python also knows codecs that are no charsets (rot13, zip).
+    return _SUPERSETS.get(info.name, info.name) if info._is_text_encoding else None
+
+
+@dataclass(frozen=True)
+class Html:
+    """A parsed page. ``url`` is canonical; ``headers`` are the response's."""
+
+    url: str
+    headers: list[tuple[str, str]]
+    tree: LexborHTMLParser
+
+    @classmethod
+    def parse(cls, url: str, headers: list[tuple[str, str]], body: bytes) -> Html:
+        kind = next((value for name, value in headers if name.lower() == "content-type"), "")
+        return cls(url, headers, LexborHTMLParser(decode(body, kind)))
+
+    @cached_property
+    def base(self) -> str:
+        """What relative addresses are relative to."""
+        for node in self.tree.css("base[href]"):
+            try:
+                return canonical(attribute(node, "href"), self.url)
+            except BadUrlError:
+                break
+        return self.url
+
+    @cached_property
+    def metas(self) -> list[tuple[str, str]]:
+        """(name or property in lower case, content) of every such ``<meta>``, in order."""
+        found = []
+        for node in self.tree.css("meta[content]"):
+            attributes = node.attributes
+            if name := attributes.get("property") or attributes.get("name"):
+                found.append((name.strip().lower(), attributes.get("content") or ""))
+        return found
+
+    def directives(self, agent: str) -> frozenset[str]:
+        """What the page says of its use, in headers and in ``<meta>`` tags; see :mod:`pipelines.optout`."""
+        return from_headers(self.headers, agent) | from_metas(self.metas, agent)
+
+    @cached_property
+    def language(self) -> str:
+        """The declared language of the page (BCP 47, as written); empty if none."""
+        root = self.tree.css_first("html")
+        declared = (attribute(root, "lang") or attribute(root, "xml:lang")) if root is not None else ""
+        if not declared:
+            declared = next((value for name, value in self.headers if name.lower() == "content-language"), "")
+        return declared.split(",")[0].strip()[:35]
+
+    def links(self) -> list[str]:
+        """The distinct canonical addresses the page leads to, in order, without those marked ``nofollow``."""
+        found: dict[str, None] = {}
+        for node in self.tree.css("a[href], area[href], iframe[src], frame[src]"):
+            attributes = node.attributes
+            if "nofollow" in (attributes.get("rel") or "").lower():
+                continue
+            target = attributes.get("href") if node.tag in ("a", "area") else attributes.get("src")
+            self._add(found, target or "")
+        for node in self.tree.css("meta[http-equiv]"):
+            if attribute(node, "http-equiv").strip().lower() == "refresh" and (
+                refresh := _REFRESH.match(attribute(node, "content"))
+            ):
+                self._add(found, refresh[1])
+        return list(found)
+
+    def _add(self, found: dict[str, None], target: str) -> None:
+        if target.startswith("#"):
+            return
+        try:
+            found[canonical(target, self.base)] = None
+        except BadUrlError:
+            return
+
+
+def attribute(node: LexborNode, name: str) -> str:
+    """An attribute's text; empty if it is missing or has none."""
+    return node.attributes.get(name) or ""
