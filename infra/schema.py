@@ -34,6 +34,7 @@ class Drop(StrEnum):
     CONNECTION = "connection_failed"
     REFUSED = "refused_address"  # scheme, private address, redirect loop
     OFF_SITE = "off_site_redirect"
+    REDIRECT = "redirected"  # its target took its place among the URLs due
     BUDGET = "over_budget"
     OPT_OUT = "opt_out"  # X-Robots-Tag, meta robots, TDM reservation; also of images
     # extract: a candidate image on a page
