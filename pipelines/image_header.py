@@ -1,0 +1,140 @@
+"""What an image says of itself, read from its first bytes before anything is decoded.
+
+A 40-byte WebP can claim 16,384 x 16,384 pixels, so size and shape are judged here, in plain Python that allocates
+nothing. The format is recognised by magic bytes; file names and Content-Type lie.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+__all__ = ["FORMATS", "Header", "read_header"]
+
+FORMATS = ("jpeg", "png", "webp", "gif", "bmp")
+"""The formats accepted. SVG, TIFF, PSD, PDF and the like are refused: their decoders are programs in disguise."""
+
+_JPEG_STANDALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
+_JPEG_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+_ORIENTATION = 0x0112
+
+
+@dataclass(frozen=True)
+class Header:
+    """``width`` and ``height`` in pixels as stored. ``exif`` is the TIFF block of the Exif data, empty if none."""
+
+    format: str
+    width: int
+    height: int
+    exif: bytes = b""
+
+    @property
+    def orientation(self) -> int:
+        """The Exif orientation, 1 (upright) to 8; 1 when absent or absurd."""
+        order = {b"II*\0": "<", b"MM\0*": ">"}.get(self.exif[:4])
+        if order is None:
+            return 1
+        try:
+            (start,) = struct.unpack_from(f"{order}I", self.exif, 4)
+            (count,) = struct.unpack_from(f"{order}H", self.exif, start)
+            for entry in range(count):
+                tag, _, _, value = struct.unpack_from(f"{order}HHIH", self.exif, start + 2 + 12 * entry)
+                if tag == _ORIENTATION:
+                    return value if 1 <= value <= 8 else 1
+        except struct.error:
+            pass  # a directory that points outside its block says nothing
+        return 1
+
+    @property
+    def turned(self) -> bool:
+        """Whether it is shown with width and height exchanged."""
+        return self.orientation >= 5
+
+
+def read_header(data: bytes) -> Header | None:
+    """The header of an image file; None if these bytes are none of :data:`FORMATS` or stop short of its size."""
+    try:
+        header = _read(data)
+    except (struct.error, IndexError):
+        return None
+    return header if header and header.width > 0 and header.height > 0 else None
+
+
+def _read(data: bytes) -> Header | None:
+    if data[:3] == b"\xff\xd8\xff":
+        return _jpeg(data)
+    if data[:8] == b"\x89PNG\r\n\x1a\n" and data[12:16] == b"IHDR":
+        width, height = struct.unpack_from(">II", data, 16)
+        return Header("png", width, height, _png_exif(data))
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return _webp(data)
+    if data[:6] in (b"GIF87a", b"GIF89a"):
+        return Header("gif", *struct.unpack_from("<HH", data, 6))
+    if data[:2] == b"BM":
+        return _bmp(data)
+    return None
+
+
+def _jpeg(data: bytes) -> Header | None:
+    exif, at = b"", 2
+    while True:
+        if data[at] != 0xFF:
+            return None
+        while data[at] == 0xFF:  # markers may be padded with any number of 0xFF
+            at += 1
+        marker, at = data[at], at + 1
+        if marker in _JPEG_STANDALONE:
+            continue
+        (length,) = struct.unpack_from(">H", data, at)
+        if marker in _JPEG_FRAME:
+            height, width = struct.unpack_from(">HH", data, at + 3)
+            return Header("jpeg", width, height, exif)
+        if marker == 0xE1 and not exif and data[at + 2 : at + 8] == b"Exif\0\0":
+            exif = data[at + 8 : at + length]
+        if length < 2 or marker in (0xD9, 0xDA):  # the picture would start before its size was given
+            return None
+        at += length
+
+
+def _png_exif(data: bytes) -> bytes:
+    for kind, start, length in _chunks(data, 8, png=True):
+        if kind == b"eXIf":
+            return data[start : start + length]
+        if kind == b"IDAT":
+            break
+    return b""
+
+
+def _webp(data: bytes) -> Header | None:
+    kind, body = data[12:16], data[20:]
+    if kind == b"VP8 " and body[3:6] == b"\x9d\x01\x2a":
+        width, height = struct.unpack_from("<HH", body, 6)
+        return Header("webp", width & 0x3FFF, height & 0x3FFF)
+    if kind == b"VP8L" and body[0] == 0x2F:
+        (bits,) = struct.unpack_from("<I", body, 1)
+        return Header("webp", (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1)
+    if kind == b"VP8X":
+        width, height = (int.from_bytes(body[at : at + 3], "little") + 1 for at in (4, 7))
+        exif = next((data[at : at + size] for name, at, size in _chunks(data, 12, png=False) if name == b"EXIF"), b"")
+        return Header("webp", width, height, exif.removeprefix(b"Exif\0\0"))
+    return None
+
+
+def _bmp(data: bytes) -> Header | None:
+    (size,) = struct.unpack_from("<I", data, 14)
+    if size == 12:  # OS/2
+        return Header("bmp", *struct.unpack_from("<HH", data, 18))
+    width, height = struct.unpack_from("<ii", data, 18)
+    return Header("bmp", width, abs(height))  # negative: stored top down
+
+
+def _chunks(data: bytes, at: int, *, png: bool) -> Iterator[tuple[bytes, int, int]]:
+    """Name, start and length of each chunk: PNG's have a checksum behind, RIFF's are padded to even length."""
+    while at + 8 <= len(data):
+        if png:
+            length, name = struct.unpack_from(">I4s", data, at)
+        else:
+            name, length = struct.unpack_from("<4sI", data, at)
+        yield name, at + 8, length
+        at += 8 + length + (4 if png else length % 2)

@@ -1,0 +1,134 @@
+"""Reading and writing the tables that stages hand to one another: pairs, images, and selections of images.
+
+A *selection* is what filter, dedup and balance leave: per shard the rows kept and the rows dropped with a ``reason``.
+Images are not copied; ``shard`` and ``key`` say where in the download artifact a row's image lies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from infra.errors import DataError
+from infra.manifest import Artifact, File, Funnel
+from infra.shards import shard_name
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from infra.context import Output
+    from infra.storage import Store
+
+__all__ = [
+    "Slice",
+    "cut",
+    "funnel",
+    "image_shards",
+    "kept_files",
+    "read_slices",
+    "read_table",
+    "selected",
+    "selection_columns",
+    "selection_shards",
+    "write_selection",
+]
+
+selection_columns = (
+    *("uid", "key", "shard", "url", "caption", "page_url", "source", "license"),
+    *("width", "height", "original_width", "original_height", "sha256"),
+)
+"""Columns every selection has; a stage may add its own behind them."""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """``rows`` rows of the Parquet file ``path`` from row ``start`` on."""
+
+    path: str
+    start: int
+    rows: int
+
+
+def kept_files(artifact: Artifact) -> list[File]:
+    """The Parquet files of an artifact that hold rows to go on with, in order."""
+    return [file for file in artifact.files("data/", ".parquet") if not file.path.startswith("data/dropped")]
+
+
+def cut(files: Iterable[File], rows: int) -> Iterator[tuple[Slice, ...]]:
+    """The rows of ``files``, in order, in lots of ``rows``; the last may be smaller."""
+    lot: list[Slice] = []
+    room = rows
+    for file in files:
+        start, left = 0, file.rows or 0
+        while left:
+            take = min(left, room)
+            lot.append(Slice(file.path, start, take))
+            start, left, room = start + take, left - take, room - take
+            if not room:
+                yield tuple(lot)
+                lot, room = [], rows
+    if lot:
+        yield tuple(lot)
+
+
+def read_table(store: Store, path: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """A Parquet file of ``store``, or some of its columns."""
+    import pyarrow.parquet as pq
+
+    with store.open(path) as source:
+        return pq.read_table(source, columns=columns)
+
+
+def read_slices(store: Store, slices: Iterable[Slice]) -> pa.Table:
+    import pyarrow as pa
+
+    return pa.concat_tables([read_table(store, part.path).slice(part.start, part.rows) for part in slices])
+
+
+def image_shards(images: Artifact) -> list[tuple[int, str]]:
+    """Number and Parquet path of each shard of an artifact in img2dataset's layout."""
+    return [(_number(file, ""), file.path) for file in images.files("data/", ".parquet")]
+
+
+def selection_shards(selection: Artifact) -> list[tuple[int, str]]:
+    """Number and path of each file of kept rows of a selection."""
+    return [(_number(file, "kept-"), file.path) for file in selection.files("data/kept-", ".parquet")]
+
+
+def write_selection(output: Output, shard: int, rows: pa.Table, reasons: Sequence[str | None]) -> Funnel:
+    """Write the kept (reason None) and the dropped ``rows`` of a shard; their funnel, in images."""
+    import pyarrow as pa
+
+    reason = pa.array(reasons, pa.string())
+    kept = rows.filter(reason.is_null())
+    dropped = rows.append_column("reason", reason).filter(reason.is_valid())
+    output.write_table(f"data/kept-{shard_name(shard)}.parquet", kept)
+    output.write_table(f"data/dropped-{shard_name(shard)}.parquet", dropped)
+    return funnel("images", reasons)
+
+
+def funnel(unit: str, reasons: Sequence[str | None]) -> Funnel:
+    """The account of rows that were kept (None) or dropped for a reason."""
+    names = sorted({str(reason) for reason in reasons if reason is not None})
+    counts = {name: sum(reason == name for reason in reasons) for name in names}
+    return Funnel(unit=unit, entered=len(reasons), kept=len(reasons) - sum(counts.values()), dropped=counts)
+
+
+def selected(rows: pa.Table, shard: int) -> pa.Table:
+    """The columns of a selection from the rows of an image shard, successes only."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    rows = rows.filter(pc.equal(rows["status"], "success"))
+    columns: dict[str, Any] = {name: rows[name] for name in rows.column_names}
+    columns["shard"] = pa.repeat(pa.scalar(shard, pa.int32()), rows.num_rows)
+    absent = pa.nulls(rows.num_rows, pa.string())
+    return pa.table({name: columns.get(name, absent) for name in selection_columns})
+
+
+def _number(file: File, prefix: str) -> int:
+    name = file.path.removeprefix("data/").removeprefix(prefix).removesuffix(".parquet")
+    if not name.isdigit():
+        raise DataError(f"{file.path} is not a shard", expected=f"data/{prefix}00000.parquet and so on")
+    return int(name)

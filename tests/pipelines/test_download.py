@@ -1,0 +1,168 @@
+"""Download against a server on loopback, and its output against the readers it is written for."""
+
+import io
+import json
+import math
+import threading
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pyarrow.parquet as pq
+import pytest
+import webdataset
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from infra.errors import ConfigError
+from infra.manifest import Artifact, File
+from infra.shards import read_samples
+from pipelines.download import Config, fetch_all, run
+from pipelines.fetch import Web
+from pipelines.tables import cut
+
+
+def jpeg(width=90, height=60, colour="red") -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (width, height), colour).save(out, "JPEG")
+    return out.getvalue()
+
+
+ROUTES = {
+    "/a.jpg": (200, {}, jpeg()),
+    "/b.jpg": (200, {}, jpeg(colour="blue")),
+    "/wide.jpg": (200, {}, jpeg(width=600, height=20)),
+    "/noai.jpg": (200, {"X-Robots-Tag": "noai"}, jpeg()),
+    "/page.jpg": (200, {"Content-Type": "image/jpeg"}, b"<html>"),
+    "/half.jpg": (200, {}, jpeg(800, 800)[:5000]),
+    "/robots.txt": (200, {}, b"User-agent: *\nDisallow: /private/\n\nUser-agent: GPTBot\nDisallow: /untrained/"),
+}
+
+
+@pytest.fixture
+def site():
+    """Its port and how often each path was asked for."""
+    asked = Counter()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked[self.path] += 1
+            status, headers, body = ROUTES.get(self.path, (404, {}, b""))
+            self.send_response(status)
+            for name, value in {**headers, "Content-Length": str(len(body))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port, asked
+        server.shutdown()
+
+
+def config(port: int, **changes) -> Config:
+    web = Web(connect_to={"*.example": f"127.0.0.1:{port}"}, host_concurrency=8)
+    return Config(**{"image_size": 32, "samples_per_shard": 4, "max_aspect_ratio": 10, "web": web, **changes})
+
+
+PATHS = {
+    "a.jpg": None,
+    "missing.jpg": ("failed_to_download", "HTTP Error 404: Not Found", "http_error"),
+    "b.jpg": None,
+    "noai.jpg": ("failed_to_download", "Use of image disallowed by X-Robots-Tag directive", "opt_out"),
+    "private/a.jpg": ("failed_to_download", "robots_disallowed: robots.txt", "robots_disallowed"),
+    "untrained/a.jpg": ("failed_to_download", "opt_out: robots.txt: gptbot", "opt_out"),
+    "page.jpg": ("failed_to_resize", "Image decoding error", "not_an_image"),
+    "half.jpg": ("failed_to_resize", "Image decoding error", "truncated"),
+    "wide.jpg": ("failed_to_resize", "aspect ratio too large", "aspect_ratio_too_large"),
+}
+ROWS = [(f"http://img.example/{path}", f"caption of {path}") for path in PATHS] + [
+    ("http://img.example/a.jpg", "again ä")
+]
+
+
+async def test_every_url_once_and_in_order(site):
+    port, asked = site
+    urls = [f"http://img.example/{path}" for path in ("b.jpg", "a.jpg", "b.jpg", "missing.jpg", "b.jpg")]
+    outcomes = await fetch_all(urls, config(port))
+    assert [outcome.sha256 for outcome in outcomes[:2]] == [outcomes[2].sha256, outcomes[1].sha256]
+    assert [outcome.reason for outcome in outcomes] == [None, None, None, "http_error", None]
+    assert asked["/b.jpg"] == 1
+
+
+@pytest.fixture
+def downloaded(ray_cluster, site, pairs_artifact, finished):
+    return finished(run, config(site[0]), {"pairs": pairs_artifact(ROWS)})
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # webdataset leaves files open
+def test_the_stage(downloaded, site, pairs_artifact, finished, img2dataset, tmp_path):
+    """One run, seen through everybody's eyes."""
+    folder = tmp_path / "stage0/data"
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        f"{shard:05d}{end}" for shard in range(3) for end in (".tar", ".parquet", "_stats.json")
+    )
+
+    # every attempted row, in order, with what became of it
+    rows = [row for shard in range(3) for row in pq.read_table(folder / f"{shard:05d}.parquet").to_pylist()]
+    assert [(row["url"], row["caption"]) for row in rows] == ROWS
+    for row in rows:
+        expected = PATHS[row["url"].removeprefix("http://img.example/")]
+        assert (row["status"], row["error_message"], row["reason"]) == (expected or ("success", None, None))
+        if expected is None:
+            assert (row["width"], row["height"], row["original_width"], row["original_height"]) == (48, 32, 90, 60)
+    assert downloaded.manifest.funnel.kept == 3
+    assert downloaded.manifest.funnel.entered == 10
+
+    # img2dataset: its columns in its order, its keys, its statistics, its rule for what is done
+    assert pq.read_schema(folder / "00000.parquet").names[7:] == [
+        *("key", "status", "error_message", "width", "height", "original_width", "original_height", "exif", "sha256"),
+        "reason",  # ours
+    ]
+    assert [row["key"] for row in rows] == [
+        img2dataset.downloader.compute_key(index % 4, index // 4, math.ceil(math.log10(4)), 5) for index in range(10)
+    ]
+    done = {int(path.name.split("_")[0]) for path in folder.glob("*.json")}
+    assert done == {0, 1, 2}
+    stats = json.loads((folder / "00000_stats.json").read_text())
+    assert stats["status_dict"]["HTTP Error 404: Not Found"] == 1
+    assert stats["successes"] == 2
+
+    # webdataset, and our own reader: the successes, in order
+    tars = [str(folder / f"{shard:05d}.tar") for shard in range(3)]
+    theirs = [
+        (sample["__key__"], sample["txt"], sample["jpg"].shape, sample["json"]["sha256"])
+        for sample in webdataset.WebDataset(tars, shardshuffle=False).decode("rgb8")
+    ]
+    good = [row for row in rows if row["status"] == "success"]
+    assert theirs == [(row["key"], row["caption"], (32, 48, 3), row["sha256"]) for row in good]
+    with open(tars[0], "rb") as tar:
+        assert [sorted(sample) for sample in read_samples(tar)] == [["__key__", "jpg", "json", "txt"]] * 2
+
+    # the same again is the same, byte for byte
+    again = finished(run, config(site[0]), {"pairs": Artifact(tmp_path / "pairs", pairs_artifact(ROWS).manifest)})
+    assert again.manifest == downloaded.manifest
+
+
+@given(st.lists(st.integers(0, 7), max_size=8), st.integers(1, 9))
+def test_cut_loses_nothing(sizes, lot):
+    files = [File(path=str(index), bytes=0, sha256="", rows=size) for index, size in enumerate(sizes)]
+    rows = [(str(index), row) for index, size in enumerate(sizes) for row in range(size)]
+    lots = [[(part.path, part.start + at) for part in parts for at in range(part.rows)] for parts in cut(files, lot)]
+    assert [row for part in lots for row in part] == rows
+    assert all(len(part) == lot for part in lots[:-1])
+    assert all(lots)
+
+
+def test_png_quality_is_its_compression():
+    with pytest.raises(ConfigError, match="encode"):
+        Config(encode_format="png")
+    assert Config(encode_format="png", encode_quality=9).encode_quality == 9
+
+
+def test_how_fast_never_enters_the_identity():
+    fast = Config(rows_in_flight=1, resize_threads=7, web=Web(concurrency=1, deadline_s=1))
+    assert fast.identity() == Config().identity()
