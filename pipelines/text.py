@@ -1,0 +1,55 @@
+"""Captions as text: what a reader would see, in one spelling."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from functools import lru_cache
+from typing import Any
+
+__all__ = ["clean", "has_words", "shorten"]
+
+# Characters without a shape of their own. ZWJ and ZWNJ stay: Persian, Indic scripts and emoji need them.
+_INVISIBLE = re.compile(
+    "[\u00ad\u061c\u180e\u200b\u200e\u200f"  # soft hyphen, marks, zero-width space
+    "\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff"  # bidi embeddings and isolates, joiners, byte order mark
+    "\ufff9-\ufffb\ufffe\uffff\ue000-\uf8ff\ud800-\udfff]"  # annotations, non-characters, private use, surrogates
+)
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+
+
+def clean(text: str) -> str:
+    """``text`` in NFC without invisible and control characters, white space collapsed, mojibake mended.
+
+    Entities are the HTML parser's business; what was escaped twice is unescaped here.
+    """
+    if not text.isascii() or "&" in text:
+        import ftfy
+
+        text = ftfy.fix_text(text, _ftfy())
+        text = _INVISIBLE.sub("", unicodedata.normalize("NFC", text))
+    return " ".join(_CONTROL.sub(" ", text).split())
+
+
+@lru_cache(maxsize=1)
+def _ftfy() -> Any:  # noqa: ANN401 - ftfy loads late
+    import ftfy
+
+    # Mends encodings only; quotes, ligatures and wide characters are the author's.
+    return ftfy.TextFixerConfig(
+        uncurl_quotes=False, fix_latin_ligatures=False, fix_character_width=False, normalization=None
+    )
+
+
+def has_words(text: str) -> bool:
+    """Whether there is a letter or digit in it."""
+    return any(character.isalnum() for character in text)
+
+
+def shorten(text: str, length: int) -> str:
+    """``text`` cut to at most ``length`` characters, between words if there is a gap in the last fifth."""
+    if len(text) <= length:
+        return text
+    cut = text[:length]
+    space = cut.rfind(" ", length - length // 5)
+    return cut[:space] if space > 0 and text[length] != " " else cut.rstrip()
