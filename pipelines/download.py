@@ -106,15 +106,9 @@ class _Counter:
 def _finish(records: list[ShardRecord], context: Context) -> Manifest:
     from pipelines import gallery
 
-    first = records[: gallery.LOOK_AT]
-    rows = gallery.draw(
-        selected(read_table(context.store, f"data/{one.shard}.parquet"), int(one.shard)) for one in first
-    )
-    if rows:
-        notes = [f"{row['original_width']} x {row['original_height']}" for row in rows]
-        images = gallery.images_of(context.store, rows)
-        captions = [row["caption"] for row in rows]
-        context.figure("downloaded", gallery.montage("Downloaded", list(map(gallery.Tile, images, captions, notes))))
+    first = [record.shard for record in records[: gallery.LOOK_AT]]
+    rows = [selected(read_table(context.store, f"data/{name}.parquet"), int(name)) for name in first]
+    gallery.figure(context, context.store, "downloaded", rows)
     total = sum((record.funnel for record in records if record.funnel), funnel("pairs", []))
     share = total.kept / total.entered if total.entered else 0.0
     facts = {"bytes": sum(record.facts["bytes"] for record in records)}

@@ -9,13 +9,16 @@ import heapq
 import importlib.util
 import io
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from infra.context import Context
+from infra.manifest import ShardRecord
 from infra.shards import IMAGE_EXTENSIONS, index_tar, shard_name, split_name
+from pipelines.tables import read_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
 
     from infra.storage import Store
 
-__all__ = ["COUNT", "LOOK_AT", "Tile", "draw", "images_of", "montage"]
+__all__ = ["COUNT", "LOOK_AT", "Tile", "draw", "figure", "images_of", "montage", "of_selection"]
 
 COUNT = 12
 """Samples in a gallery."""
@@ -58,6 +61,39 @@ def draw(tables: Iterable[pa.Table], count: int = COUNT) -> list[dict[str, Any]]
 
 def _rank(name: str) -> bytes:
     return blake2b(name.encode(), digest_size=8).digest()
+
+
+def figure(
+    context: Context,
+    images: Store,
+    name: str,
+    tables: Iterable[pa.Table],
+    note: Callable[[Mapping[str, Any]], str] | None = None,
+) -> None:
+    """The figure ``name`` of samples from ``tables``, if they hold any; ``images`` is the download artifact's store."""
+    if rows := draw(tables):
+        note = note or size_of
+        tiles = [
+            Tile(image, row["caption"], note(row)) for image, row in zip(images_of(images, rows), rows, strict=True)
+        ]
+        context.figure(name, montage(name.replace("_", " ").capitalize(), tiles))
+
+
+def size_of(row: Mapping[str, Any]) -> str:
+    return f"{row['original_width']} x {row['original_height']}"
+
+
+def of_selection(context: Context, images: Store, records: Sequence[ShardRecord]) -> None:
+    """Figures ``kept`` and ``dropped_{reason}`` of the selection a stage has just written."""
+    import pyarrow.compute as pc
+
+    names = [record.shard for record in records[:LOOK_AT]]
+    figure(context, images, "kept", [read_table(context.store, f"data/kept-{name}.parquet") for name in names])
+    dropped = [read_table(context.store, f"data/dropped-{name}.parquet") for name in names]
+    for reason in sorted({reason for table in dropped for reason in table["reason"].unique().to_pylist()}):
+        figure(
+            context, images, f"dropped_{reason}", [table.filter(pc.equal(table["reason"], reason)) for table in dropped]
+        )
 
 
 def images_of(store: Store, rows: Sequence[Mapping[str, Any]]) -> list[bytes | None]:
