@@ -16,10 +16,14 @@ from urllib.parse import quote
 
 from workflows.demo.scenes import Scene, captions, compose, label
 
-__all__ = ["MAX_DEPTH", "SEEDS", "SMALL", "TEST_SEEDS", "Page", "Picture", "Shown", "Web", "build"]
+__all__ = ["HOSTS", "MAX_DEPTH", "SEEDS", "SMALL", "TEST_SEEDS", "Page", "Picture", "Shown", "Web", "build"]
 
 SEEDS = ("http://gallery.example/", "http://shop.example/", "http://blog.example/", "http://museum.example/")
-MAX_DEPTH = 10  # links from a seed; only the calendar goes deeper, without end
+HOSTS = (
+    *("gallery.example", "shop.example", "blog.example", "museum.example"),
+    *("closed.example", "down.example", "untrained.example"),
+)
+MAX_DEPTH = 8  # links from a seed; only the calendar goes deeper, without end
 SMALL = "&small=1"  # added to a shop picture's address: the same at 60 pixels a side
 TEST_SEEDS = 1_000_000  # scenes from here on never appear on the site
 
@@ -59,7 +63,7 @@ class Page:
     charset: tuple[str, str] = ("utf-8", "header")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Web:
     """The whole plan. ``scenes``: how many different good pictures it holds."""
 
@@ -85,6 +89,7 @@ TWISTS = {
     "untyped": 2.0,  # declared as application/octet-stream
     "index-ok": 2.0,  # X-Robots-Tag that forbids nothing we do
 }
+ALTERED = ("rotated", "progressive", "cmyk", "palette", "alpha")  # of these, those that change the file
 # Answers that end a picture's way at its download. Per hundred good pictures; at least one each.
 BAD_ANSWERS = {
     "missing": 2.0,  # 404
@@ -110,7 +115,7 @@ BAD_ANSWERS = {
 }
 # Texts and measures that end a pair's way at the filter. Per hundred good pictures; at least one each.
 BAD_SIZES = {"thumbnail": 2.0, "panorama": 1.0}  # 48 pixels a side; four times as wide as high
-BAD_TEXTS = {"junk": 4.0, "short": 3.0, "long": 1.0, "foreign": 5.0}
+BAD_TEXTS = {"junk": 4.0, "word": 1.5, "short": 2.0, "long": 1.0, "foreign": 4.0, "unspaced": 1.0}
 # Appearances that end at extraction, and copies that end at deduplication.
 BAD_MARKUP = {"bare": 4.0, "pixel": 4.0, "inline": 1.0, "script": 0.5, "twice": 2.0}
 COPIES = {"copy": 5.0, "twin": 5.0}  # the same bytes elsewhere; the same picture smaller and in another format
@@ -129,7 +134,8 @@ JUNK = (
     "spacer",
     "loading...",
 )
-SHORT = ("red circle", "star", "a heart", "blue", "two crosses")
+WORD = ("star", "blue", "heart", "red")  # of fewer than six characters
+SHORT = ("red circle", "green star", "two crosses", "yellow", "purple hearts")
 FOREIGN = (
     "ein roter Kreis auf einem grauen Hintergrund",
     "Das Bild zeigt einen kleinen gelben Stern oben links",
@@ -140,9 +146,6 @@ FOREIGN = (
     "un cerchio rosso su uno sfondo grigio nella parte alta",
     "красный круг на сером фоне в левом углу",
     "большая синяя звезда в центре картины",
-    "灰色背景上的一个红色圆圈",
-    "左上角有一颗黄色的小星星",
-    "灰色の背景に赤い丸が描かれています",
     "회색 배경에 그려진 빨간 원",
     "دائرة حمراء كبيرة على خلفية رمادية",
     "κόκκινος κύκλος σε γκρι φόντο",
@@ -150,9 +153,24 @@ FOREIGN = (
     "um pequeno círculo vermelho no meio da página",
     "mały czerwony krąg na szarym tle w rogu obrazu",
 )
+UNSPACED = (  # in scripts that put no spaces between words
+    "灰色背景上的一个红色圆圈",
+    "左上角有一颗黄色的小星星",
+    "灰色の背景に赤い丸が描かれています",
+    "วงกลมสีแดงบนพื้นหลังสีเทา",
+)
 _RAMBLE = (
     "and then we walked on along the river and talked about the weather, the price of bread and the people we had met "
 )
+
+_TEXTS = {
+    "junk": JUNK,
+    "word": WORD,
+    "short": SHORT,
+    "long": ((_RAMBLE * 14).strip(),),
+    "foreign": FOREIGN,
+    "unspaced": UNSPACED,
+}
 
 # Pages that are no content pages: path on the gallery's host -> kind.
 ODD_PAGES = {
@@ -169,7 +187,7 @@ ODD_PAGES = {
     "/partner": "away",
     "/catalogue.pdf": "pdf",
     "/feed.json": "json",
-    "/picture.jpg": "jpeg",
+    "/poster": "jpeg",
     "/endless": "endless",  # far too long a page, compressed to little
     "/cut": "cut",
     "/slow": "slow",
@@ -182,6 +200,7 @@ ODD_PAGES = {
 }
 CLOSED = ("http://closed.example/", "http://closed.example/attic")  # robots.txt disallows all
 DOWN = ("http://down.example/",)  # robots.txt answers 503: whoever cannot read the rules must stay out
+UNTRAINED = ("http://untrained.example/",)  # robots.txt disallows all to crawlers for AI
 AWAY = "http://elsewhere.example/"  # not ours to crawl
 CALENDAR = "http://gallery.example/calendar/"
 
@@ -191,9 +210,9 @@ _SIDES = (112, 112, 128, 128, 128, 160, 160, 192, 192, 224, 256, 256, 320, 400)
 _PER_PAGE = 10
 _PER_SECTION = 5
 _MARKUP = {  # how each host shows a good picture
-    "gallery.example": ("alt", "alt", "figure", "both"),
+    "gallery.example": ("alt", "figure", "alt", "figure", "both"),
     "shop.example": ("alt", "lazy", "srcset", "picture"),
-    "blog.example": ("figure", "both", "alt", "title"),
+    "blog.example": ("figure", "both", "alt", "title", "og"),
     "museum.example": ("alt", "title", "alt"),
 }
 _CHARSETS = (("iso-8859-1", "meta"), ("utf-16", "bom"), ("shift_jis", "header"), ("windows-1251", "header"))
@@ -235,9 +254,8 @@ def _deck(scenes: int) -> Iterator[_Card]:
     number = scenes
     for kind, per_hundred in {**BAD_ANSWERS, **BAD_SIZES, **BAD_TEXTS, **BAD_MARKUP}.items():
         for turn in range(_count(per_hundred, scenes)):
-            text = {"junk": JUNK, "short": SHORT, "foreign": FOREIGN}.get(kind)
-            words = text[turn % len(text)] if text else _RAMBLE * 8 if kind == "long" else None
-            yield _Card(number, kind, compose(number), words)
+            texts = _TEXTS.get(kind)
+            yield _Card(number, kind, compose(number), texts[turn % len(texts)] if texts else None)
             number += 1
     for kind, per_hundred in COPIES.items():
         for turn in range(_count(per_hundred, scenes)):
@@ -302,7 +320,9 @@ def _show(card: _Card, host: str, ending: str = "") -> Shown:
     if card.text is not None:
         markup = "alt" if markup == "both" else markup
         words, ending = [card.text], ""
-    sources = {"both": ("alt", "figcaption"), "figure": ("figcaption",), "title": ("title",)}.get(markup, ("alt",))
+    sources = {"both": ("alt", "figcaption"), "figure": ("figcaption",), "title": ("title",), "og": ("og",)}.get(
+        markup, ("alt",)
+    )
     texts = tuple((source, text + ending) for source, text in zip(sources, words, strict=False))
     return Shown(picture, markup, texts, card.kind)
 
@@ -312,7 +332,7 @@ def _host(host: str, hands: list[list[_Card]]) -> Iterator[Page]:
     root = f"http://{host}/"
     sections = [hands[start : start + _PER_SECTION] for start in range(0, len(hands), _PER_SECTION)]
     odd = tuple(f"{root}{path[1:]}" for path in ODD_PAGES if path != "/moved/here")
-    more = (*odd, *CLOSED, *DOWN, AWAY, f"{CALENDAR}2001-01") if root == SEEDS[0] else ()
+    more = (*odd, *CLOSED, *DOWN, *UNTRAINED, AWAY, f"{CALENDAR}2001-01") if root == SEEDS[0] else ()
     yield Page(root, "index", f"Welcome to {host}", (), (*(_section(host, n) for n in range(len(sections))), *more))
     for number, section in enumerate(sections):
         address = _section(host, number)
@@ -346,7 +366,7 @@ def _odd_pages() -> Iterator[Page]:
         number += len(hand)
         shown = tuple(_show(card, "gallery.example") for card in hand) if kind in _WITH_PICTURES else ()
         yield Page(f"http://gallery.example{path}", kind, kind.capitalize(), shown, (SEEDS[0],))
-    for url in (*CLOSED, *DOWN, AWAY):
+    for url in (*CLOSED, *DOWN, *UNTRAINED, AWAY):
         yield Page(url, "good", "Elsewhere")
 
 

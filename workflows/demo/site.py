@@ -78,6 +78,7 @@ class Reply:
 _ROBOTS = {
     "gallery.example": "User-agent: *\nDisallow: /private/\nCrawl-delay: 0\nSitemap: http://gallery.example/sitemap.xml\n",
     "cdn.example": "User-agent: *\nDisallow: /private/\n\nUser-agent: GPTBot\nDisallow: /untrained/\n",
+    "untrained.example": "User-agent: GPTBot\nUser-agent: CCBot\nDisallow: /\n",
     "closed.example": "User-agent: *\nDisallow: /\n",
     "shop.example": "User-agent: *\nDisallow:\n",
 }
@@ -210,7 +211,7 @@ def _file(picture: Picture, *, cut: bool = False, slow: bool = False) -> Reply:
 
 
 async def _run(web: Web, port: int) -> None:
-    """Serve until stdin closes, which it does when the process that started us ends."""
+    """Serve for ever."""
     from aiohttp import web as http
 
     async def handle(request: http.BaseRequest) -> http.StreamResponse:
@@ -226,10 +227,7 @@ async def _run(web: Web, port: int) -> None:
     await http.SockSite(runner, listener).start()
     sys.stdout.write(f"ready 127.0.0.1:{listener.getsockname()[1]}\n")
     sys.stdout.flush()
-    try:
-        await _until_stdin_closes()
-    finally:
-        await runner.cleanup()
+    await asyncio.Event().wait()
 
 
 async def _listen(port: int) -> socket.socket:
@@ -265,17 +263,11 @@ async def _send(request: http.BaseRequest, reply: Reply) -> http.StreamResponse:
     return response
 
 
-async def _until_stdin_closes() -> None:
-    loop = asyncio.get_running_loop()
-    closed = asyncio.Event()
-
-    def watch() -> None:
-        while os.read(0, 1024):
-            pass
-        loop.call_soon_threadsafe(closed.set)
-
-    threading.Thread(target=watch, name="watch-stdin", daemon=True).start()
-    await closed.wait()
+def _end_with_stdin() -> None:
+    """End this process, whatever it is at, when stdin closes: there is no state to save."""
+    while os.read(0, 1024):
+        pass
+    os._exit(0)
 
 
 def main() -> None:
@@ -288,6 +280,7 @@ def main() -> None:
     options = parser.parse_args()
     # The process that started us decides when to stop; an interrupt meant for it reaches the whole terminal group.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_stdin, daemon=True).start()
     import cv2
 
     cv2.setNumThreads(1)
