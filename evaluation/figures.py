@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.gridspec import GridSpec
     from numpy.typing import NDArray
     from PIL.Image import Image
 
@@ -113,10 +114,17 @@ def confusion(matrix: NDArray[np.int64], classes: Sequence[str]) -> bytes:
         spine.set_visible(False)
     subset = "" if len(shown) == len(matrix) else f"; the {len(shown)} of {len(matrix)} classes with the most errors"
     axes.set_title(f"{errors.sum()} of {matrix.sum()} images misplaced{subset}", fontsize=10, color=_INK, loc="left")
-    bar = figure.colorbar(picture, ax=axes, fraction=0.03, pad=0.02, ticks=np.sqrt([0, 0.04, 0.25, 0.5, 1]))
+    bar = figure.colorbar(picture, ax=axes, fraction=0.03, pad=0.02, aspect=30, ticks=np.sqrt([0, 0.04, 0.25, 0.5, 1]))
     bar.ax.set_yticklabels(["0", "4 %", "25 %", "50 %", "100 %"], fontsize=7)
     bar.outline.set_visible(False)
     return _png(figure)
+
+
+def _grid(width: float, height: float, title: str, rows: int, columns: int, **spacing: Any) -> tuple[Figure, GridSpec]:
+    """A figure of so many inches with its title above a grid that fills it."""
+    figure = _figure(width, height)
+    figure.text(0, 1, title, fontsize=10, color=_INK, ha="left", va="top")
+    return figure, figure.add_gridspec(rows, columns, left=0, right=1, bottom=0, top=1 - 0.42 / height, **spacing)
 
 
 def _show(axes: Axes, image: Image, colour: str | None) -> None:
@@ -135,16 +143,16 @@ def predictions(items: Sequence[Prediction], title: str) -> bytes:
     """A grid of images, each with its true class and the top classes as bars of probability."""
     columns = min(6, max(1, len(items)))
     rows = math.ceil(len(items) / columns)
-    figure = _figure(1.9 * columns, 2.75 * rows + 0.4)
-    grid = figure.add_gridspec(rows * 2, columns, height_ratios=[1.8, 0.75] * rows, hspace=0.28, wspace=0.22)
-    figure.suptitle(title, fontsize=10, color=_INK, x=0.125, ha="left", y=0.9 + 0.07 / max(rows, 1))
+    figure, grid = _grid(1.65 * columns, 2.5 * rows + 0.42, title, rows, columns, hspace=0.16, wspace=0.16)
     for place, item in enumerate(items):
         row, column = divmod(place, columns)
         right = bool(item.top) and item.top[0][0] == item.truth
-        above = figure.add_subplot(grid[2 * row, column])
+        cell = grid[row, column].subgridspec(2, 1, height_ratios=[1.9, 0.8], hspace=0.05)
+        above = figure.add_subplot(cell[0])
+        above.set_anchor("S")
         _show(above, item.image, _RIGHT if right else _WRONG)
         above.set_title(_wrap(item.truth, 24, 1), fontsize=8, color=_INK, pad=4)
-        below = figure.add_subplot(grid[2 * row + 1, column])
+        below = figure.add_subplot(cell[1])
         below.set_axis_off()
         below.set_xlim(0, 1)
         below.set_ylim(2.6, -0.6)
@@ -160,9 +168,9 @@ def predictions(items: Sequence[Prediction], title: str) -> bytes:
 def text_to_image(queries: Sequence[Query], title: str) -> bytes:
     """A row per caption with the images it retrieves, best first; the frame says which is its own."""
     columns = max((len(query.answers) for query in queries), default=1)
-    figure = _figure(2.6 + 1.35 * columns, 1.5 * len(queries) + 0.5)
-    grid = figure.add_gridspec(len(queries), columns + 1, width_ratios=[1.9] + [1] * columns, hspace=0.22, wspace=0.1)
-    figure.suptitle(title, fontsize=10, color=_INK, x=0.125, ha="left", y=0.9 + 0.3 / (1.5 * len(queries) + 0.5))
+    size = (2.4 + 1.35 * columns, 1.5 * len(queries) + 0.42)
+    widths = [1.8] + [1] * columns
+    figure, grid = _grid(*size, title, len(queries), columns + 1, width_ratios=widths, hspace=0.2, wspace=0.08)
     for row, query in enumerate(queries):
         words = figure.add_subplot(grid[row, 0])
         words.set_axis_off()
@@ -183,9 +191,9 @@ def image_to_text(queries: Sequence[Query], title: str) -> bytes:
     """A row per image with the captions it retrieves, best first; a mark says which are its own."""
     columns = 2 if len(queries) > 1 else 1
     rows = math.ceil(len(queries) / columns)
-    figure = _figure(5.6 * columns, 1.55 * rows + 0.5)
-    grid = figure.add_gridspec(rows, columns * 2, width_ratios=[1, 2.9] * columns, hspace=0.15, wspace=0.06)
-    figure.suptitle(title, fontsize=10, color=_INK, x=0.125, ha="left", y=0.9 + 0.3 / (1.55 * rows + 0.5))
+    size = (5.4 * columns, 1.5 * rows + 0.42)
+    widths = [1, 2.9] * columns
+    figure, grid = _grid(*size, title, rows, columns * 2, width_ratios=widths, hspace=0.12, wspace=0.05)
     for place, query in enumerate(queries):
         row, column = divmod(place, columns)
         _show(figure.add_subplot(grid[row, 2 * column]), query.query, None)
