@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from infra.config import flatten
+from infra.config import canonical_json, flatten
 from infra.context import Event
 from infra.errors import redact
 from infra.manifest import Artifact
@@ -173,8 +173,19 @@ class _Projection:
                 points[event["stage"]] += self._new_points(event)
             elif handle := getattr(self, f"_on_{event['event']}", None):
                 self._log_points(points)
-                handle(event)
+                self._handle(handle, event)
         self._log_points(points)
+
+    def _handle(self, handle: Callable[[Event], None], event: Event) -> None:
+        """Apply one event; one that MLflow will never accept is reported and passed over, or it would block the rest."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            handle(event)
+        except MlflowException as error:
+            if error.error_code not in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INVALID_STATE"):
+                raise
+            log.warning("MLflow refuses %s of %s: %s", event["event"], event.get("stage", "the run"), error)
 
     # --- curves
 
@@ -302,7 +313,7 @@ class _Projection:
     def _log_params(self, run: str, params: dict[str, Any]) -> None:
         from mlflow.entities import Param
 
-        items = [Param(key, str(value)[:6000]) for key, value in flatten(params).items()]
+        items = [Param(key, _text(value)[:6000]) for key, value in flatten(params).items()]
         for start in range(0, len(items), 100):
             self._client.log_batch(run, params=items[start : start + 100])
 
@@ -361,6 +372,11 @@ class _Projection:
         self._client.log_model_artifacts(model.model_id, str(folder))
         self._client.finalize_logged_model(model.model_id, "READY")
         self._state.models[stage] = model.model_id
+
+
+def _text(value: object) -> str:
+    """A parameter's value; the same for the same value, since MLflow refuses to change one."""
+    return canonical_json(value).decode() if isinstance(value, (dict, list, tuple)) else str(value)
 
 
 def _funnel_metrics(artifact: Artifact) -> dict[str, float]:
