@@ -120,7 +120,14 @@ def confusion(matrix: NDArray[np.int64], classes: Sequence[str]) -> bytes:
     return _png(figure)
 
 
-def _grid(width: float, height: float, title: str, rows: int, columns: int, **spacing: Any) -> tuple[Figure, GridSpec]:
+def _grid(
+    width: float,
+    height: float,
+    title: str,
+    rows: int,
+    columns: int,
+    **spacing: Any,  # noqa: ANN401 - GridSpec's
+) -> tuple[Figure, GridSpec]:
     """A figure of so many inches with its title above a grid that fills it."""
     figure = _figure(width, height)
     figure.text(0, 1, title, fontsize=10, color=_INK, ha="left", va="top")

@@ -22,7 +22,6 @@ from infra.errors import redact
 from infra.manifest import Artifact, Manifest
 from workflows import charts
 
-
 __all__ = ["Report", "StageView", "funnel_png", "funnel_svg", "render"]
 
 _HISTORY = "data/history.jsonl"
