@@ -44,6 +44,7 @@ _LAZY = (
 _LAZY_SETS = ("srcset", "data-srcset", "data-lazy-srcset", "data-original-set")
 _READABLE = frozenset({"", "image/jpeg", "image/jpg", "image/png", "image/webp", "image/gif"})
 _STYLE_PIXEL = re.compile(r"(?:^|[;\s])(width|height)\s*:\s*[01](?:px)?\s*(?:!important)?\s*(?:;|$)", re.IGNORECASE)
+_MAX_CLIMB = 30  # elements between an image and its figure; a page may nest a million
 _MAX_RAW = 200  # characters of a bad address worth keeping
 
 
@@ -63,7 +64,7 @@ def candidates(html: Html, sources: tuple[Source, ...], max_length: int) -> Iter
         attributes = node.attributes
         texts = {
             "alt": attributes.get("alt"),
-            "figcaption": captions.get(node.mem_id),
+            "figcaption": _caption(node, captions),
             "title": attributes.get("title"),
         }
         given = [(source, texts[source]) for source in sources if source in texts]
@@ -92,36 +93,49 @@ def _of_image(
 
 
 def _captions(html: Html) -> dict[int, str]:
-    """The caption of each image in a figure, by node; of nested figures the innermost counts."""
+    """The caption of each figure that has one, by node."""
     found: dict[int, str] = {}
+    claimed: set[int] = set()
     for group, caption_in in _CAPTIONED:
-        for figure in html.tree.css(group):
-            caption = figure.css_first(caption_in)
+        for figure in reversed(html.tree.css(group)):  # inner figures before those around them
+            caption = next((node for node in figure.css(caption_in) if node.mem_id not in claimed), None)
             if caption is None:
                 continue
+            claimed.add(caption.mem_id)
             # Words of two blocks must not run together, those of inline markup must not fall apart.
             blocks = caption.css_first("br, p, div, li") is not None
-            text = caption.text(separator=" " if blocks else "")
-            for image in figure.css("img"):
-                found[image.mem_id] = text
+            found[figure.mem_id] = caption.text(separator=" " if blocks else "")
     return found
+
+
+def _caption(node: LexborNode, captions: Mapping[int, str]) -> str | None:
+    """The caption of the nearest figure around an image that has one."""
+    around = node.parent if captions else None
+    for _ in range(_MAX_CLIMB):
+        if around is None:
+            break
+        if (caption := captions.get(around.mem_id)) is not None:
+            return caption
+        around = around.parent
+    return None
 
 
 def _address(node: LexborNode, attributes: Mapping[str, str | None]) -> str:
     """The image's best address as it is written; empty if it has none."""
     offers: list[tuple[str, float, float]] = []  # address, width, density
     for name in _LAZY_SETS:
-        offers += parse_srcset(attributes.get(name) or "")
+        if given := attributes.get(name):
+            offers += parse_srcset(given)
     parent = node.parent
     if parent is not None and parent.tag == "picture":
         for source in parent.css("source"):
-            given = source.attributes
-            if (given.get("type") or "").strip().lower() not in _READABLE:
+            of_source = source.attributes
+            if (of_source.get("type") or "").strip().lower() not in _READABLE:
                 continue
             for name in _LAZY_SETS:
-                for address, width, density in parse_srcset(given.get(name) or ""):
+                for address, width, density in parse_srcset(of_source.get(name) or ""):
                     # A source for some screens only is the same picture cut differently, unless its width says it all.
-                    offers.append((address, width, 0.0 if given.get("media") else density))
+                    offers.append((address, width, 0.0 if of_source.get("media") else density))
     offers = [offer for offer in offers if not offer[0].startswith("data:")]
     widest = max(offers, key=lambda offer: offer[1], default=None)
     if widest and widest[1] > 0:
@@ -130,8 +144,9 @@ def _address(node: LexborNode, attributes: Mapping[str, str | None]) -> str:
     if densest and densest[2] > 1:
         return densest[0]
     for name in _LAZY:
-        if (lazy := (attributes.get(name) or "").strip()) and not lazy.startswith(("data:", "{", "[")):
-            return lazy
+        given = (attributes.get(name) or "").strip()
+        if given and not given.startswith(("data:", "{", "[")):
+            return given
     source_address = (attributes.get("src") or "").strip()
     if (not source_address or source_address.startswith("data:")) and densest:
         return densest[0]

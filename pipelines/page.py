@@ -31,6 +31,8 @@ _SUPERSETS = {
     "big5": "big5hkscs",
 }
 _SEVEN_BIT = frozenset({"iso2022_jp", "hz", "utf-16", "utf-16-le", "utf-16-be"})  # valid UTF-8 can be these, too
+_MULTIBYTE = frozenset({"gb18030", "big5hkscs", "cp932", "cp949", "euc_jp"})
+_ENOUGH = 8  # bytes: one character of these in eight looks like UTF-8, four in a row do not
 _CHARSET = re.compile(rb"""<meta\b[^>]{0,500}?\bcharset\s*=\s*["']?\s*([a-z0-9_.:+-]{1,40})""", re.IGNORECASE)
 _HEADER_CHARSET = re.compile(r"""charset\s*=\s*["']?\s*([a-z0-9_.:+-]{1,40})""", re.IGNORECASE)
 _REFRESH = re.compile(r"""^\s*[\d.]*\s*[;,]\s*(?:url\s*=\s*)?["']?([^"'\s]+)""", re.IGNORECASE)
@@ -40,21 +42,25 @@ _BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs
 def decode(body: bytes, content_type: str) -> str:
     """The page's text: by byte order mark, as UTF-8 if it is that, as declared by header or ``<meta>``, as cp1252.
 
-    What is valid UTF-8 beyond ASCII is UTF-8, whatever is declared: other encodings practically never look so.
+    What is valid UTF-8 beyond ASCII is UTF-8, whatever is declared: other encodings practically never look so, except
+    a few characters of East Asian ones.
     """
     for mark, name in _BOMS:
         if body.startswith(mark):
             return body[len(mark) :].decode(name, "replace")
     declared = _codec(_HEADER_CHARSET.search(content_type))
-    if declared not in _SEVEN_BIT:
-        try:
-            return body.decode()
-        except UnicodeDecodeError:
-            pass
     if declared is None and (found := _CHARSET.search(body[:4096])):
         declared = _codec(found)
         if declared is not None and declared.startswith("utf-16"):
             declared = "utf-8"  # the declaration was readable as ASCII, so it lies
+    if declared not in _SEVEN_BIT:
+        try:
+            text = body.decode()
+        except UnicodeDecodeError:
+            pass
+        else:
+            if declared not in _MULTIBYTE or text.isascii() or len(body) - len(text) >= _ENOUGH:
+                return text
     return body.decode(declared or "cp1252", "replace")
 
 

@@ -37,7 +37,12 @@ def _ftfy() -> Any:  # noqa: ANN401 - ftfy loads late
 
     # Mends encodings only; quotes, ligatures and wide characters are the author's.
     return ftfy.TextFixerConfig(
-        uncurl_quotes=False, fix_latin_ligatures=False, fix_character_width=False, normalization=None
+        uncurl_quotes=False,
+        fix_latin_ligatures=False,
+        fix_character_width=False,
+        remove_terminal_escapes=False,
+        remove_control_chars=False,
+        normalization=None,
     )
 
 

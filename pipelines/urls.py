@@ -29,14 +29,13 @@ def canonical(url: str, base: str | None = None) -> str:
     if len(url) > MAX_LENGTH:
         raise BadUrlError("over-long URL")
     try:
-        parsed = URL(url, base) if base else URL(url)
+        href = str(URL(url, base).href if base else URL(url).href).partition("#")[0]
     except ValueError:
         raise BadUrlError("not a URL") from None
-    if parsed.protocol not in ("http:", "https:"):
-        raise BadUrlError(f"scheme {parsed.protocol[:20]} is not http or https")
-    if parsed.username or parsed.password:
+    if not href.startswith(("http://", "https://")):
+        raise BadUrlError(f"scheme {href.partition(':')[0][:20]}: is not http or https")
+    if "@" in href.split("/", 3)[2]:
         raise BadUrlError("URL with a user part")
-    href = str(parsed.href).partition("#")[0]
     if len(href) > MAX_LENGTH:
         raise BadUrlError("over-long URL")
     return href

@@ -105,9 +105,10 @@ class Reader:
 
     def __iter__(self) -> Iterator[Page]:
         start: int | None = 0
+        counted = False
         while start is not None:
             last = start
-            fresh = False
+            read_some = False
             self._file.seek(start)
             try:
                 # Offsets are relative to where the stream stood when it was handed over.
@@ -115,14 +116,15 @@ class Reader:
                     _Window(self._file, start), record_types=WarcRecordType.response, auto_decode="all"
                 ):
                     last = start + record.stream_pos
-                    fresh = True
+                    read_some = True
                     page = self._page(record)
                     if page is not None:
                         yield page
                 return
             except (OSError, ValueError):
-                # Met once behind the last good record and, if its own start looks sound, once more there.
-                self.damaged += fresh or start == 0
+                # A damaged record is met behind the last good one and, if its start looks sound, once more there.
+                self.damaged += read_some or not counted
+                counted = read_some
             start = _next_record(self._file, last + 1)
 
     def _page(self, record: WarcRecord) -> Page | None:

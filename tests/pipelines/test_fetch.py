@@ -1,7 +1,6 @@
 """The guarded fetch against real servers on loopback, each behaving as badly as one can."""
 
 import asyncio
-import contextlib
 import gzip
 import ipaddress
 import socket
@@ -10,6 +9,7 @@ from collections import Counter
 
 import brotli
 import pytest
+from loopback import Site, answer
 
 from infra.schema import Drop
 from pipelines.coding import CodingError, OversizeError, decoder
@@ -18,69 +18,6 @@ from pipelines.guard import Guard, is_public
 from pipelines.optout import IMAGE, LINKS, PAGE, from_headers, from_metas, refusal
 from pipelines.robots import Rules
 from pipelines.urls import BadUrlError, canonical, matches, origin_of, without_parameters
-
-# --- a server that says exactly what a test wants said ---
-
-
-def answer(body=b"<p>hello", status="200 OK", **headers):
-    """The bytes of an answer; ``X_Robots_Tag="noai"`` becomes a header, and a list several of them."""
-    lines = [f"HTTP/1.1 {status}"]
-    headers = {"Content_Type": "text/html", "Content_Length": str(len(body)), **headers}
-    for name, values in headers.items():
-        for value in values if isinstance(values, list) else [values]:
-            if value is not None:
-                lines.append(f"{name.replace('_', '-')}: {value}")
-    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
-
-
-NOT_FOUND = answer(b"", "404 Not Found")
-
-
-class Site:
-    """Serves ``routes[path]``: bytes, a list of bytes taken in turn, or a coroutine function of the writer.
-
-    Paths may be prefixed by a host. ``asked`` holds what was requested, ``host path`` in order.
-    """
-
-    def __init__(self, routes):
-        self.routes = routes
-        self.asked = []
-        self.heads = []
-        self.open = self.most_open = 0
-
-    async def __aenter__(self):
-        self.server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = self.server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *_):
-        self.server.close()
-
-    async def _serve(self, reader, writer):
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            while True:
-                first = await reader.readexactly(1)
-                if first == b"\x16":  # a TLS greeting
-                    break
-                head = (first + await reader.readuntil(b"\r\n\r\n")).decode()
-                path = head.split(" ")[1]
-                host = next(line[6:] for line in head.split("\r\n") if line.lower().startswith("host: "))
-                self.asked.append(f"{host}{path}")
-                self.heads.append(head)
-                self.open += 1
-                self.most_open = max(self.most_open, self.open)
-                try:
-                    route = self.routes.get(f"{host}{path}", self.routes.get(path, NOT_FOUND))
-                    if isinstance(route, list):
-                        route = route.pop(0) if len(route) > 1 else route[0]
-                    if callable(route):
-                        await route(writer)
-                        break
-                    writer.write(route)
-                    await writer.drain()
-                finally:
-                    self.open -= 1
-        writer.close()
 
 
 def web(site, **changes):

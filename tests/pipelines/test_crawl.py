@@ -1,0 +1,231 @@
+"""The crawl: what belongs to it, how it is dealt out, what it keeps, and that it continues where it was."""
+
+import io
+from collections import Counter
+
+import pyarrow.parquet as pq
+import pytest
+from fastwarc.warc import ArchiveIterator
+from hypothesis import given
+from hypothesis import strategies as st
+from loopback import answer, serving
+from warcio.archiveiterator import ArchiveIterator as WarcioIterator
+
+from infra.context import Context, ShardOutput
+from infra.errors import ConfigError
+from pipelines import crawl
+from pipelines.crawl import Config, Due, Frontier, Scope, deal
+from pipelines.crawl_shard import Shard, work
+from pipelines.fetch import Web
+from pipelines.page import Html
+from pipelines.urls import host_of
+from pipelines.warc import Reader, Writer
+
+DATE = "2026-01-01T00:00:00Z"
+
+
+def links(*targets, head=""):
+    anchors = "".join(f'<a href="{target}">x</a>' for target in targets)
+    return answer(f"<head>{head}</head>{anchors}".encode())
+
+
+def moved(target):
+    return answer(b"", "301 Moved", Location=target)
+
+
+SITE = {
+    "a.example/": links(
+        "/1", "1#top", "/2?utm_source=x", "http://b.example/", "http://off.example/", "/i.png", "/gone"
+    ),
+    "a.example/1": links("/", "/3", "/robbed", "/pdf"),
+    "a.example/2": links("/nofollow", "/old", "/away", "/self", "/r0", "/taken"),
+    "a.example/3": links("/4"),
+    "a.example/4": links("/5"),
+    "a.example/5": links(),
+    "a.example/nofollow": links("/hidden", head='<meta name="robots" content="nofollow">'),
+    "a.example/old": moved("/new"),
+    "a.example/new": links(),
+    "a.example/away": moved("http://off.example/"),
+    "a.example/self": moved("/self"),
+    **{f"a.example/r{n}": moved(f"/r{n + 1}") for n in range(9)},
+    "a.example/taken": answer(X_Robots_Tag="noai"),
+    "a.example/robots.txt": answer(b"User-agent: *\nDisallow: /robbed"),
+    "a.example/pdf": answer(b"%PDF", Content_Type="application/pdf"),
+    "b.example/": links("http://a.example/1", "/deep"),
+    "b.example/deep": links("/deeper"),
+    "b.example/deeper": links("/deepest"),
+    "b.example/deepest": links(),
+}
+FATES = {
+    **dict.fromkeys(["/", "/1", "/2", "/3", "/4", "/nofollow", "/new"], None),
+    "/gone": "http_error",
+    "/robbed": "robots_disallowed",
+    "/pdf": "not_html",
+    "/old": "redirected",
+    "/away": "off_site_redirect",
+    "/self": "refused_address",
+    "/taken": "opt_out",
+    **{f"/r{n}": "redirected" for n in range(5)},
+    "/r5": "refused_address",
+    "/5": "over_budget",
+}
+
+
+def config(site=None, **changes):
+    reach = {"connect_to": {"*.example": f"127.0.0.1:{site.port}"}} if site else {}
+    web = Web(**reach, retries=0, host_concurrency=8)
+    return Config(**{"seeds": ["http://a.example", "http://b.example"], "warc_date": DATE, "web": web, **changes})
+
+
+def outcomes(folder):
+    found = {}
+    for path in sorted((folder / "data").glob("*.urls.parquet")) + sorted((folder / "data").glob("unvisited.parquet")):
+        for row in pq.read_table(path).to_pylist():
+            assert row["url"] not in found
+            found[row["url"]] = row["reason"]
+    return found
+
+
+# --- the parts ---
+
+
+def test_scope():
+    scope = Scope(Config(seeds=["http://www.a.example/x"], include=["/x", "/y"], exclude=["logout"]))
+    assert scope.outside("http://a.example/x") == scope.outside("http://www.a.example/y") == ""
+    assert scope.outside("http://b.example/x") == "off_site"
+    assert scope.outside("http://a.example/x.JPG?size=3") == "image"
+    assert scope.outside("http://a.example/z") == "not_included"
+    assert scope.outside("http://a.example/x/logout") == "excluded"
+    wide = Scope(Config(seeds=["http://a.example/"], allowed_hosts=["*.b.example"]))
+    assert wide.outside("http://c.b.example/") == ""
+    assert wide.outside("http://a.example/") == "off_site"
+
+
+def test_config_refuses_what_is_no_address_pattern_or_instant():
+    for wrong in ({"seeds": ["ftp://a.example/"]}, {"seeds": []}, {"exclude": ["("]}, {"warc_date": "yesterday"}):
+        with pytest.raises(ConfigError):
+            Config(**{"seeds": ["http://a.example/"], **wrong})
+    assert Config(seeds=["HTTP://A.example", "http://a.example/#x"]).seeds == ("http://a.example/",)
+
+
+def test_frontier_is_first_come_first_served_within_budgets():
+    frontier = Frontier(max_depth=1)
+    urls = [f"http://{host}.example/{n}" for n in range(4) for host in "ab"]
+    assert len(frontier.add(Due(url, 0) for url in urls)) == 8
+    assert frontier.add([Due(urls[0], 1), Due("http://a.example/deep", 2)]) == [Due("http://a.example/deep", 2)]
+    assert [due.url for due in frontier.take(5, 2)] == urls[:4]
+    assert [due.url for due in frontier.take(3, 9)] == urls[4:7]
+    assert [(due.url, why) for due, why in frontier.left()] == [(urls[7], "pages"), ("http://a.example/deep", "depth")]
+
+
+@given(st.lists(st.integers(0, 9), max_size=60), st.integers(1, 20))
+def test_deal_loses_nothing_and_never_splits_a_host(hosts, size):
+    due = [Due(f"http://h{host}.example/{n}", 0) for n, host in enumerate(hosts)]
+    shards = deal(due, size)
+    assert sorted(row for shard in shards for row in shard) == list(enumerate(due))
+    homes = [{host_of(one.url) for _, one in shard} for shard in shards]
+    assert sum(map(len, homes)) == len(set().union(*homes))
+    assert all(homes)
+
+
+def test_links_of_a_page():
+    page = Html.parse(
+        "http://a.example/x/y",
+        [],
+        b"""<base href="/z/"><a href=" 1 ">a</a><a href="?q">b</a><area href="1#f"><a href="#top">t</a>
+        <a href="mailto:a@b">m</a><a rel="x NoFollow" href="2">n</a><iframe src="//b.example/3"></iframe><a>no</a>
+        <meta http-equiv="Refresh" content="5; URL='4'">""",
+    )
+    assert page.links() == [
+        *("http://a.example/z/1", "http://a.example/z/?q", "http://b.example/3", "http://a.example/z/4"),
+    ]
+
+
+# --- a shard ---
+
+
+def test_a_shard_keeps_pages_that_two_readers_read(tmp_path):
+    routes = {
+        "/": answer("<p>grüße".encode(), X_Odd=["1", "2"], Date="Thu, 01 Jan 1970 00:00:00 GMT"),
+        "/x?y=1": links("/"),
+    }
+    with serving(routes) as site:
+        rows = [
+            (0, Due("http://a.example/", 0)),
+            (1, Due("http://a.example/none", 0)),
+            (2, Due("http://a.example/x?y=1", 0)),
+        ]
+        for folder in ("one", "two"):
+            output = ShardOutput(Context(tmp_path / folder).store, "0000-000")
+            record = work(Shard("0000-000", rows, config(site)), output)
+    assert record.funnel.model_dump() == {"unit": "pages", "entered": 3, "kept": 2, "dropped": {"http_error": 1}}
+    data = (tmp_path / "one/data/0000-000.warc.gz").read_bytes()
+    assert data == (tmp_path / "two/data/0000-000.warc.gz").read_bytes()
+
+    records = [
+        (r.rec_type, r.rec_headers, r.http_headers, r.content_stream().read()) for r in WarcioIterator(io.BytesIO(data))
+    ]
+    assert [kind for kind, *_ in records] == ["warcinfo", "response", "request", "response", "request"]
+    _, about, http, body = records[1]
+    assert body.decode() == "<p>grüße"
+    assert about.get_header("WARC-Target-URI") == "http://a.example/"
+    assert about.get_header("WARC-Date") == DATE
+    assert http.get_header("Date") == "Thu, 01 Jan 2026 00:00:00 GMT"
+    assert [value for name, value in http.headers if name == "X-Odd"] == ["1", "2"]
+    assert records[2][1].get_header("WARC-Concurrent-To") == about.get_header("WARC-Record-ID")
+    assert records[4][2].protocol == "GET" and "/x?y=1" in records[4][2].statusline
+    assert len({about.get_header("WARC-Record-ID") for _, about, *_ in records}) == 5
+    assert all(r.verify_block_digest() for r in ArchiveIterator(io.BytesIO(data), parse_http=False))
+    assert [page.url for page in Reader(io.BytesIO(data), 1 << 20)] == ["http://a.example/", "http://a.example/x?y=1"]
+
+
+def test_a_header_cannot_forge_a_record():
+    sink = io.BytesIO()
+    warc = Writer(sink, "x.warc.gz", DATE, {})
+    warc.page(
+        "http://a.example/", DATE, 299, [("X-A", "1\r\nX-B: 2\r\n\r\nWARC/1.1"), ("Content-Encoding", "gzip")], b"b", []
+    )
+    response = list(WarcioIterator(io.BytesIO(sink.getvalue())))[1]
+    assert response.http_headers.headers == [
+        *(("X-A", "1 X-B: 2 WARC/1.1"), ("X-Crawl-Content-Encoding", "gzip"), ("Content-Length", "1")),
+    ]
+
+
+# --- the whole ---
+
+
+def test_a_crawl_accounts_for_every_url_and_continues_after_a_crash(ray_cluster, tmp_path):
+    with serving(SITE) as site:
+        settings = config(site, max_depth=4, shard_urls=4)
+        first = crawl.run(settings, {}, Context(tmp_path / "one"))
+        asked = Counter(site.asked)
+
+        # As if the driver had died in round 2: what is committed stays, the rest is done again to the same bytes.
+        context = Context(tmp_path / "two")
+        crawl.run(settings, {}, context)
+        for sidecar in (tmp_path / "two/ledger").glob("000[2-9]*"):
+            sidecar.unlink()
+        (tmp_path / "two/ledger/0001-update.json").unlink()
+        site.asked.clear()
+        second = crawl.run(settings, {}, Context(tmp_path / "two"))
+    assert set(asked.values()) - {1} <= {2, 3, 4, 5, 6}  # robots.txt once per round and host, pages once
+    assert all(count == 1 for url, count in asked.items() if not url.endswith("robots.txt"))
+    assert "a.example/1" not in site.asked and "a.example/4" in site.asked
+    assert second.to_bytes() == first.to_bytes()
+
+    found = outcomes(tmp_path / "one")
+    fates = {f"http://a.example{path}": fate for path, fate in FATES.items()}
+    fates |= dict.fromkeys(f"http://b.example/{path}" for path in ("", "deep", "deeper", "deepest"))
+    assert found == fates
+    assert first.funnel.kept == sum(fate is None for fate in fates.values())
+    assert first.funnel.dropped == Counter(fate for fate in fates.values() if fate)
+    assert first.facts == {"links_outside": {"image": 1, "off_site": 1}}
+
+
+def test_the_page_budget_is_exact(ray_cluster, tmp_path):
+    with serving(SITE) as site:
+        manifest = crawl.run(config(site, max_pages=6, round_urls=4), {}, Context(tmp_path))
+    assert manifest.funnel.kept == 6
+    assert manifest.funnel.dropped["over_budget"] == sum(
+        reason == "over_budget" for reason in outcomes(tmp_path).values()
+    )
