@@ -9,9 +9,11 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from typing import Annotated, Any, ClassVar, TypeVar
+import math
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from infra.errors import ConfigError
 
@@ -53,31 +55,21 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
     code_version: ClassVar[int] = 1
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:  # noqa: ANN401 - pydantic's signature
+        """Refuse, when the class is defined, what would make two different configurations look the same."""
+        for name, field in cls.model_fields.items():
+            if any(isinstance(mark, _RuntimeMark) for mark in _marks_inside(field.annotation)):
+                raise TypeError(f"{cls.__qualname__}.{name}: Runtime goes outermost, as in Runtime[int | None]")
+            choices = _configs_in(field.annotation)
+            if len(choices) > 1 and not set.intersection(*(_literals(choice) for choice in choices)):
+                raise TypeError(f"{cls.__qualname__}.{name}: configurations to choose from need a discriminator field")
+
     def __init__(self, **values: Any) -> None:  # noqa: ANN401 - pydantic validates
         try:
             super().__init__(**values)
         except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(str(part) for part in first["loc"])
-            raise ConfigError(
-                f"{type(self).__module__}.{type(self).__qualname__}.{field} is not valid",
-                expected=first["msg"],
-                found=repr(first["input"])[:200],
-            ) from None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_unknown(cls, values: Any) -> Any:  # noqa: ANN401 - before validation it can be anything
-        if isinstance(values, dict):
-            for name in values:
-                if name not in cls.model_fields:
-                    close = difflib.get_close_matches(str(name), cls.model_fields, n=1)
-                    raise ConfigError(
-                        f"{cls.__module__}.{cls.__qualname__} has no field {name!r}",
-                        expected=", ".join(cls.model_fields),
-                        fix=f"did you mean {close[0]!r}?" if close else "",
-                    )
-        return values
+            raise _explain(type(self), error) from None
 
     def identity(self) -> dict[str, Any]:
         """The deciding fields as plain JSON values; nested configurations likewise."""
@@ -93,6 +85,33 @@ class Config(BaseModel):
         return type(self)(**{**values, **changes})
 
 
+def _explain(cls: type[Config], error: ValidationError) -> ConfigError:
+    first = error.errors()[0]
+    name, field = f"{cls.__module__}.{cls.__qualname__}", ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(field, cls.model_fields, n=1)
+        fix = f"did you mean {close[0]!r}?" if close else ""
+        return ConfigError(f"{name} has no field {field!r}", expected=", ".join(cls.model_fields), fix=fix)
+    return ConfigError(f"{name}.{field} is not valid", expected=first["msg"], found=repr(first["input"])[:200])
+
+
+def _configs_in(annotation: object) -> set[type[Config]]:
+    """The configuration classes an annotation names."""
+    if isinstance(annotation, type) and issubclass(annotation, Config):
+        return {annotation}
+    return set[type[Config]]().union(*(_configs_in(part) for part in get_args(annotation)))
+
+
+def _literals(config: type[Config]) -> set[str]:
+    return {name for name, field in config.model_fields.items() if get_origin(field.annotation) is Literal}
+
+
+def _marks_inside(annotation: object) -> Iterator[object]:
+    yield from getattr(annotation, "__metadata__", ())
+    for part in get_args(annotation):
+        yield from _marks_inside(part)
+
+
 def _plain(value: object) -> Any:  # noqa: ANN401 - JSON has no tighter type
     if isinstance(value, Config):
         return value.identity()
@@ -103,8 +122,8 @@ def _plain(value: object) -> Any:  # noqa: ANN401 - JSON has no tighter type
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     if isinstance(value, (set, frozenset)):
-        return sorted(_plain(item) for item in value)
-    if value is None or isinstance(value, (str, int, float, bool)):
+        return sorted((_plain(item) for item in value), key=canonical_json)
+    if value is None or isinstance(value, (str, int)) or (isinstance(value, float) and math.isfinite(value)):
         return value
     raise ConfigError(
         f"a configuration value of type {type(value).__name__} has no canonical JSON form", found=repr(value)

@@ -18,7 +18,7 @@ Each says what was expected, what was found and what to do, and carries the exit
 from __future__ import annotations
 
 import re
-from typing import ClassVar
+from typing import Any, ClassVar
 
 __all__ = [
     "CliplineError",
@@ -33,6 +33,7 @@ __all__ = [
     "TransientError",
     "UsageError",
     "redact",
+    "redact_values",
 ]
 
 
@@ -101,12 +102,50 @@ class Preempted(CliplineError):
     exit_code = 75
 
 
-_USERINFO = re.compile(r"(?<=://)[^/@\s]+@")
-_SECRET = re.compile(
-    r"(?i)\b([\w-]*(?:password|passwd|secret|token|api[_-]?key|signature|credential)[\w-]*)([=:]\s*)[^\s&\"',;]+"
+# --- secrets ----------------------------------------------------------------------------------------------------------
+
+_USERINFO = re.compile(r"(?<=://)[^/?#\s\"'<>]*@")
+_KEY = (
+    r"(?:[\w-]*(?:password|passwd|passphrase|secret|token|signature|credentials?|authorization"
+    r"|(?:api|access|account|private|secret|signing)[_-]?key)|sig)"
+)
+_NAMED = re.compile(rf"(?i){_KEY}")
+_ASSIGNED = re.compile(
+    rf"(?i)(?<![\w-])(?P<key>{_KEY}(?:\\*[\"'])?[ \t]*[=:][ \t]*)"
+    r"(?:(?P<quote>\\*[\"']).*?(?:(?<!\\)(?P=quote)|$)|(?:(?:bearer|basic)[ \t]+)?[^\s&;\"'<>]+)",
+    re.MULTILINE,
+)
+_SHAPED = re.compile(  # credentials one can tell by their look: AWS, GitHub, Hugging Face, OpenAI, JWT, bearer headers
+    r"\b(?:(?:AKIA|ASIA)[0-9A-Z]{16}|gh[pousr]_\w{20,}|github_pat_\w{20,}|hf_\w{20,}|sk-[\w-]{20,}"
+    r"|eyJ[\w-]{8,}\.[\w-]+\.[\w-]*|(?<=[Bb]earer )[\w.~+/=-]{16,})"
 )
 
 
 def redact(text: str) -> str:
-    """``text`` without the user part of URLs and without values of keys that name a secret."""
-    return _SECRET.sub(r"\1\2***", _USERINFO.sub("***@", text))
+    """``text`` without the user part of URLs, values of keys that name a secret, and what looks like a credential."""
+    text = _USERINFO.sub("***@", text)
+    text = _ASSIGNED.sub(lambda match: f"{match['key']}{match['quote'] or ''}***{match['quote'] or ''}", text)
+    return _SHAPED.sub("***", text)
+
+
+def redact_values(value: Any) -> Any:  # noqa: ANN401 - JSON has no tighter type
+    """A JSON value with every text in it redacted, and every text below a key that names a secret masked whole.
+
+    Redacting before serializing keeps JSON valid, which redacting its text cannot promise.
+    """
+    if isinstance(value, dict):
+        return {
+            redact(str(key)): _masked(item) if _NAMED.fullmatch(str(key)) else redact_values(item)
+            for key, item in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return [redact_values(item) for item in value]
+    return redact(value) if isinstance(value, str) else value
+
+
+def _masked(value: Any) -> Any:  # noqa: ANN401
+    if isinstance(value, dict):
+        return {key: _masked(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_masked(item) for item in value]
+    return "***" if isinstance(value, str) and value else value

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from infra.context import Event
-from infra.errors import redact
+from infra.errors import redact_values
 from infra.storage import Store
 
 __all__ = ["Journal"]
@@ -28,7 +28,7 @@ class Journal:
         """Add events; values that look like secrets are masked."""
         if events:
             # A newline first: a line cut short by a crash must not swallow the next one.
-            lines = "".join(f"\n{redact(json.dumps(event, default=str))}" for event in events)
+            lines = "".join(f"\n{json.dumps(redact_values(event), default=_text)}" for event in events)
             self._store.append(self.PATH, lines.encode() + b"\n")
 
     def read(self, start: int = 0) -> tuple[list[Event], int]:
@@ -37,11 +37,17 @@ class Journal:
         return list(_events(data)), position
 
 
+def _text(value: object) -> Any:  # noqa: ANN401 - JSON
+    """What stands for a value JSON has no form for, such as a numpy number or a path."""
+    item = getattr(value, "item", None)
+    return item() if callable(item) and getattr(value, "shape", None) == () else redact_values(str(value))
+
+
 def _events(data: bytes) -> Iterator[Event]:
     for line in data.splitlines():
         try:
             event: Any = json.loads(line) if line else None
         except ValueError:  # cut short by a crash
             continue
-        if isinstance(event, dict):
+        if isinstance(event, dict) and "event" in event:
             yield event

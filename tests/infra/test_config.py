@@ -1,0 +1,219 @@
+"""A configuration refuses what it does not know, and its identity is exactly what decides the result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import pickle
+import subprocess
+import sys
+from enum import StrEnum
+from typing import Annotated, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import Field, ValidationError
+
+from infra.config import Config, Runtime, canonical_json, digest, flatten
+from infra.errors import ConfigError
+
+
+class Mode(StrEnum):
+    BORDER = "border"
+    CROP = "crop"
+
+
+class Web(Config):
+    agent: str = Field("clipline", description="name sent")
+    timeout_s: Runtime[float] = Field(10.0, description="seconds")
+
+
+class Words(Config):
+    rule: Literal["words"] = "words"
+    least: int = 2
+
+
+class Chars(Config):
+    rule: Literal["chars"] = "chars"
+    least: int = 2
+    threads: Runtime[int] = 1
+
+
+class Example(Config):
+    size: int = Field(256, gt=0, description="pixels")
+    mode: Mode = Mode.BORDER
+    web: Web = Web()
+    rules: tuple[Annotated[Words | Chars, Field(discriminator="rule")], ...] = (Words(),)
+    hosts: frozenset[str] = frozenset({"b", "a", "c"})
+    extra: dict[str, Web] = Field(default_factory=dict)
+    workers: Runtime[int | None] = Field(None, description="processes")
+
+
+# --- refusing
+
+
+def test_an_unknown_field_is_refused_with_a_suggestion():
+    with pytest.raises(ConfigError) as caught:
+        Example(sise=3)
+    assert "Example has no field 'sise'" in caught.value.message
+    assert caught.value.fix == "did you mean 'size'?"
+    assert "workers" in caught.value.expected
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"web": {"agnt": "x"}}, "Web has no field 'agnt'"),
+        ({"rules": [{"rule": "chars", "leest": 3}]}, "Chars has no field 'leest'"),
+        ({"extra": {"a": {"timeout": 3}}}, "Web has no field 'timeout'"),
+    ],
+)
+def test_an_unknown_nested_field_is_refused_by_the_class_it_is_meant_for(values, words):
+    with pytest.raises(ConfigError, match=words) as caught:
+        Example(**values)
+    assert "did you mean" in caught.value.fix
+
+
+def test_a_wrong_value_is_shown_with_what_was_expected():
+    with pytest.raises(ConfigError) as caught:
+        Example(size=-1)
+    assert (caught.value.expected, caught.value.found) == ("Input should be greater than 0", "-1")
+    assert caught.value.message.endswith("Example.size is not valid")
+    with pytest.raises(ConfigError, match=r"Example\.rules\.0 is not valid"):
+        Example(rules=[{"rule": "colour"}])
+
+
+def test_a_configuration_cannot_be_changed():
+    config = Example()
+    with pytest.raises(ValidationError, match="frozen"):
+        config.size = 3
+
+
+def test_replace_validates_and_leaves_the_original_alone():
+    config = Example(size=3, web=Web(agent="me"))
+    assert config.replace(size=4) == Example(size=4, web=Web(agent="me"))
+    assert config.size == 3
+    with pytest.raises(ConfigError, match="size"):
+        config.replace(size=0)
+    with pytest.raises(ConfigError, match="no field 'colour'"):
+        config.replace(colour="red")
+
+
+def test_what_would_make_two_configurations_look_the_same_is_refused_when_the_class_is_made():
+    with pytest.raises(TypeError, match=r"Runtime\[int | None\]"):
+        type("Inner", (Config,), {"__annotations__": {"workers": Runtime[int] | None}, "workers": None})
+    plain = type("Plain", (Config,), {"__annotations__": {"least": int}, "least": 2})
+    with pytest.raises(TypeError, match="discriminator"):
+        type("Either", (Config,), {"__annotations__": {"rule": plain | Web}, "rule": Web()})
+
+
+# --- identity
+
+
+def test_runtime_fields_do_not_enter_the_identity_at_any_depth():
+    fast = Example(workers=64, web=Web(timeout_s=1), rules=(Chars(threads=8),), extra={"a": Web(timeout_s=2)})
+    slow = Example(rules=(Chars(),), extra={"a": Web()})
+    assert fast.identity() == slow.identity()
+    assert "workers" not in fast.identity()
+    assert fast.identity()["web"] == {"agent": "clipline"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"size": 255},
+        {"mode": "crop"},
+        {"web": Web(agent="other")},
+        {"rules": (Chars(),)},  # same fields, same values, another class
+        {"rules": (Words(), Words())},
+        {"hosts": {"a"}},
+        {"extra": {"a": Web()}},
+    ],
+    ids=str,
+)
+def test_every_deciding_field_enters_the_identity(change):
+    assert digest(Example(**change).identity()) != digest(Example().identity())
+
+
+def test_an_identity_is_plain_json():
+    identity = Example(extra={"a": Web()}).identity()
+    assert json.loads(canonical_json(identity)) == identity
+    assert identity["hosts"] == ["a", "b", "c"]
+
+
+def test_the_same_values_given_in_other_forms_have_the_same_identity():
+    given_as_json = Example(**json.loads('{"size": 256, "mode": "border", "hosts": ["c", "a", "b"], "web": {}}'))
+    assert given_as_json.identity() == Example().identity()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, b"bytes", object()], ids=repr)
+def test_a_value_without_a_canonical_form_is_refused(value):
+    class Odd(Config):
+        thing: object = None
+
+    with pytest.raises(ConfigError, match="canonical"):
+        Odd(thing=value).identity()
+
+
+def test_a_configuration_pickles():
+    config = Example(size=3, rules=(Chars(threads=2),), workers=4)
+    assert pickle.loads(pickle.dumps(config)) == config
+
+
+def test_the_digest_is_the_same_in_every_process():
+    code = "from test_config import Example, digest; print(digest(Example(extra={'z': {}, 'a': {}}).identity()))"
+    here = digest(Example(extra={"a": Web(), "z": Web()}).identity())
+    for seed in ("0", "1", "random"):
+        paths = os.pathsep.join([os.path.dirname(__file__), *filter(None, sys.path)])
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": paths}
+        out = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        assert out.stdout.strip() == here
+
+
+def test_the_digest_of_a_known_value_never_changes():
+    """Every artifact on every disk is named by it."""
+    assert canonical_json({"b": [1, 2.5, None, True], "a": "ä€"}) == '{"a":"ä€","b":[1,2.5,null,true]}'.encode()
+    assert digest({"a": 1}) == hashlib.sha256(b'{"a":1}').hexdigest()
+    assert digest(Example().identity()) == "71615b8ac5f72267d645213505d574b504e1ce61b6e107f2e1c2b8405f20985a"
+
+
+# --- canonical JSON and flatten
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(JSON)
+def test_canonical_json_says_the_whole_value_and_nothing_of_its_order(value):
+    assert json.loads(canonical_json(value)) == value
+    assert canonical_json(_reversed(value)) == canonical_json(value)
+
+
+def _reversed(value):
+    if isinstance(value, dict):
+        return {key: _reversed(value[key]) for key in reversed(list(value))}
+    return [_reversed(item) for item in value] if isinstance(value, list) else value
+
+
+NAMES = st.text(st.characters(exclude_characters=".", exclude_categories=["Cs"]), min_size=1)
+
+
+@given(st.recursive(st.integers() | st.just({}), lambda inner: st.dictionaries(NAMES, inner, max_size=3)))
+def test_flatten_keeps_every_leaf(value):
+    def put(flat):
+        nested = {}
+        for key, leaf in flat.items():
+            *path, last = key.split(".")
+            here = nested
+            for part in path:
+                here = here.setdefault(part, {})
+            here[last] = leaf
+        return nested
+
+    assert put(flatten(value)) == (value if isinstance(value, dict) else {})
