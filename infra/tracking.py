@@ -177,7 +177,7 @@ class _Projection:
         self._log_points(points)
 
     def _handle(self, handle: Callable[[Event], None], event: Event) -> None:
-        """Apply one event; one that MLflow will never accept is reported and passed over, or it would block the rest."""
+        """Apply one event; one that MLflow never will accept is reported and passed over."""
         from mlflow.exceptions import MlflowException
 
         try:
