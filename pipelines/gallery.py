@@ -8,8 +8,7 @@ from __future__ import annotations
 import heapq
 import importlib.util
 import io
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
@@ -17,8 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from infra.context import Context
 from infra.manifest import ShardRecord
-from infra.shards import IMAGE_EXTENSIONS, index_tar, shard_name, split_name
-from pipelines.tables import read_table
+from pipelines.tables import read_images, read_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,7 +26,7 @@ if TYPE_CHECKING:
 
     from infra.storage import Store
 
-__all__ = ["COUNT", "LOOK_AT", "Tile", "draw", "figure", "images_of", "montage", "of_selection"]
+__all__ = ["COUNT", "LOOK_AT", "Tile", "draw", "figure", "montage", "of_selection", "show"]
 
 COUNT = 12
 """Samples in a gallery."""
@@ -41,9 +39,9 @@ _PAPER, _INK, _SOFT, _MAT = "#ffffff", "#1f2328", "#6e7781", "#f3f4f6"
 
 
 class Tile(NamedTuple):
-    """``image`` encoded, None if there is none; ``note`` in small grey letters: a number, a reason."""
+    """``image`` encoded; ``note`` in small grey letters: a number, a reason."""
 
-    image: bytes | None
+    image: bytes
     caption: str
     note: str = ""
 
@@ -63,24 +61,18 @@ def _rank(name: str) -> bytes:
     return blake2b(name.encode(), digest_size=8).digest()
 
 
-def figure(
-    context: Context,
-    images: Store,
-    name: str,
-    tables: Iterable[pa.Table],
-    note: Callable[[Mapping[str, Any]], str] | None = None,
-) -> None:
+def figure(context: Context, images: Store, name: str, tables: Iterable[pa.Table]) -> None:
     """The figure ``name`` of samples from ``tables``, if they hold any; ``images`` is the download artifact's store."""
     if rows := draw(tables):
-        note = note or size_of
-        tiles = [
-            Tile(image, row["caption"], note(row)) for image, row in zip(images_of(images, rows), rows, strict=True)
-        ]
-        context.figure(name, montage(name.replace("_", " ").capitalize(), tiles))
+        show(context, images, name, rows)
 
 
-def size_of(row: Mapping[str, Any]) -> str:
-    return f"{row['original_width']} x {row['original_height']}"
+def show(context: Context, images: Store, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """The figure ``name`` of just these rows."""
+    sizes = [f"{row['original_width']} x {row['original_height']}" for row in rows]
+    captions = [row["caption"] for row in rows]
+    tiles = list(map(Tile, read_images(images, rows), captions, sizes))
+    context.figure(name, montage(name.replace("_", " ").capitalize(), tiles))
 
 
 def of_selection(context: Context, images: Store, records: Sequence[ShardRecord]) -> None:
@@ -96,25 +88,6 @@ def of_selection(context: Context, images: Store, records: Sequence[ShardRecord]
         )
 
 
-def images_of(store: Store, rows: Sequence[Mapping[str, Any]]) -> list[bytes | None]:
-    """The encoded image of each row, found by its ``shard`` and ``key`` in an artifact of img2dataset's layout."""
-    wanted: dict[int, set[str]] = defaultdict(set)
-    for row in rows:
-        wanted[row["shard"]].add(row["key"])
-    found: dict[str, bytes] = {}
-    for shard, keys in sorted(wanted.items()):
-        with store.open(f"data/{shard_name(shard)}.tar") as source:
-            for name, offset, size in index_tar(source):
-                parts = split_name(name)
-                if parts and parts[0] in keys and parts[1] in IMAGE_EXTENSIONS:
-                    source.seek(offset)
-                    found[parts[0]] = source.read(size)
-                    source.seek(offset)  # index_tar goes on from where its member's data starts
-                    if keys <= found.keys():
-                        break
-    return [found.get(row["key"]) for row in rows]
-
-
 def montage(title: str, tiles: Sequence[Tile]) -> bytes:
     """The tiles in rows of four under a title, as PNG."""
     from PIL import Image, ImageDraw
@@ -128,9 +101,8 @@ def montage(title: str, tiles: Sequence[Tile]) -> bytes:
     for index, tile in enumerate(tiles):
         left, top = _GAP + index % _COLUMNS * cell[0], 56 + index // _COLUMNS * cell[1]
         pen.rectangle((left, top, left + _SIDE - 1, top + _SIDE - 1), _MAT)
-        if tile.image is not None:
-            picture = _thumbnail(tile.image)
-            page.paste(picture, (left + (_SIDE - picture.width) // 2, top + (_SIDE - picture.height) // 2))
+        picture = _thumbnail(tile.image)
+        page.paste(picture, (left + (_SIDE - picture.width) // 2, top + (_SIDE - picture.height) // 2))
         font = _font(14)
         lines = _wrapped(pen, tile.caption, font)
         for line, text in enumerate(lines):

@@ -6,13 +6,14 @@ Images are not copied; ``shard`` and ``key`` say where in the download artifact 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from infra.errors import DataError
 from infra.manifest import Artifact, File, Funnel
-from infra.shards import shard_name
+from infra.shards import IMAGE_EXTENSIONS, index_tar, shard_name, split_name
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -23,9 +24,11 @@ if TYPE_CHECKING:
 __all__ = [
     "Slice",
     "cut",
+    "find_images",
     "funnel",
     "image_shards",
     "kept_files",
+    "read_images",
     "read_slices",
     "read_table",
     "selected",
@@ -96,13 +99,20 @@ def selection_shards(selection: Artifact) -> list[tuple[int, str]]:
     return [(_number(file, "kept-"), file.path) for file in selection.files("data/kept-", ".parquet")]
 
 
-def write_selection(output: Output, shard: int, rows: pa.Table, reasons: Sequence[str | None]) -> Funnel:
-    """Write the kept (reason None) and the dropped ``rows`` of a shard; their funnel, in images."""
+def write_selection(
+    output: Output, shard: int, rows: pa.Table, reasons: Sequence[str | None], notes: Mapping[str, Any] | None = None
+) -> Funnel:
+    """Write the kept (reason None) and the dropped ``rows`` of a shard; their funnel, in images.
+
+    ``notes`` are further columns for the dropped rows.
+    """
     import pyarrow as pa
 
     reason = pa.array(reasons, pa.string())
     kept = rows.filter(reason.is_null())
-    dropped = rows.append_column("reason", reason).filter(reason.is_valid())
+    for name, values in {"reason": reason, **(notes or {})}.items():
+        rows = rows.append_column(name, values)
+    dropped = rows.filter(reason.is_valid())
     output.write_table(f"data/kept-{shard_name(shard)}.parquet", kept)
     output.write_table(f"data/dropped-{shard_name(shard)}.parquet", dropped)
     return funnel("images", reasons)
@@ -125,6 +135,39 @@ def selected(rows: pa.Table, shard: int) -> pa.Table:
     columns["shard"] = pa.repeat(pa.scalar(shard, pa.int32()), rows.num_rows)
     absent = pa.nulls(rows.num_rows, pa.string())
     return pa.table({name: columns.get(name, absent) for name in selection_columns})
+
+
+def read_images(images: Store, rows: Sequence[Mapping[str, Any]]) -> list[bytes]:
+    """The encoded image of each row, found by its ``shard`` and ``key`` in an artifact of img2dataset's layout.
+
+    Raises DataError if one is not there.
+    """
+    wanted: dict[int, set[str]] = defaultdict(set)
+    for row in rows:
+        wanted[row["shard"]].add(row["key"])
+    found: dict[str, bytes] = {}
+    for shard, keys in sorted(wanted.items()):
+        with images.open(f"data/{shard_name(shard)}.tar") as tar:
+            places = find_images(tar, keys)
+            for key in sorted(places, key=places.__getitem__):
+                offset, size, _ = places[key]
+                tar.seek(offset)
+                found[key] = tar.read(size)
+    return [found[row["key"]] for row in rows]
+
+
+def find_images(tar: BinaryIO, keys: Collection[str]) -> dict[str, tuple[int, int, str]]:
+    """Offset, size in bytes and extension of the image of each of ``keys``. Raises DataError if one is not there."""
+    found = {}
+    for name, offset, size in index_tar(tar):
+        parts = split_name(name)
+        if parts and parts[0] in keys and parts[1] in IMAGE_EXTENSIONS:
+            found[parts[0]] = (offset, size, parts[1])
+            if len(found) == len(keys):
+                break
+    if missing := sorted(set(keys) - found.keys()):
+        raise DataError("a selected image is not in its shard", found=f"no image for key {missing[0]}")
+    return found
 
 
 def _number(file: File, prefix: str) -> int:
