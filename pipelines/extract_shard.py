@@ -81,9 +81,9 @@ def find_candidates(shard: Pages, output: ShardOutput) -> ShardRecord:
         with pq.ParquetWriter(sink, schema, compression="lz4") as table:
             rows: list[dict[str, Any]] = []
             for page in reader:
-                pages += 1
                 try:
                     rows += page_rows(page, shard.config)
+                    pages += 1
                 except BadUrlError:
                     unaddressed += 1
                 if len(rows) >= _FLUSH_ROWS:

@@ -196,7 +196,7 @@ def test_a_header_cannot_forge_a_record():
 
 def test_a_crawl_accounts_for_every_url_and_continues_after_a_crash(ray_cluster, tmp_path):
     with serving(SITE) as site:
-        settings = config(site, max_depth=4, shard_urls=4)
+        settings = config(site, max_depth=3, shard_urls=4)
         first = crawl.run(settings, {}, Context(tmp_path / "one"))
         asked = Counter(site.asked)
 
@@ -208,7 +208,6 @@ def test_a_crawl_accounts_for_every_url_and_continues_after_a_crash(ray_cluster,
         (tmp_path / "two/ledger/0001-update.json").unlink()
         site.asked.clear()
         second = crawl.run(settings, {}, Context(tmp_path / "two"))
-    assert set(asked.values()) - {1} <= {2, 3, 4, 5, 6}  # robots.txt once per round and host, pages once
     assert all(count == 1 for url, count in asked.items() if not url.endswith("robots.txt"))
     assert "a.example/1" not in site.asked and "a.example/4" in site.asked
     assert second.to_bytes() == first.to_bytes()
