@@ -7,7 +7,7 @@ import tarfile
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_expander
 
@@ -44,6 +44,7 @@ NAMES = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_
 )
 
 
+@settings(deadline=None)
 @given(st.dictionaries(NAMES, st.binary(max_size=1200), max_size=5))
 def test_what_is_written_is_read_by_us_and_by_tarfile(members):
     data = tar_of(members)
@@ -114,6 +115,7 @@ def test_members_are_capped_before_they_are_read():
         next(read_tar(io.BytesIO(header.tobuf())))
 
 
+@settings(deadline=None)
 @given(st.text(st.sampled_from("ab./"), min_size=1, max_size=12))
 def test_the_key_rule_is_webdatasets(name):
     key, extension = base_plus_ext(name)
