@@ -1,6 +1,8 @@
 """The crawl: what belongs to it, how it is dealt out, what it keeps, and that it continues where it was."""
 
 import io
+import subprocess
+import sys
 from collections import Counter
 
 import pyarrow.parquet as pq
@@ -228,3 +230,14 @@ def test_the_page_budget_is_exact(ray_cluster, tmp_path):
     assert manifest.funnel.dropped["over_budget"] == sum(
         reason == "over_budget" for reason in outcomes(tmp_path).values()
     )
+
+
+def test_planning_a_crawl_loads_nothing_heavy():
+    code = (
+        "import sys; from pipelines import crawl, extract, fetch;"
+        "crawl.Config(seeds=['http://a.example/']).identity(); extract.Config().identity();"
+        "heavy = {'aiohttp', 'pyarrow', 'numpy', 'ray', 'selectolax', 'fastwarc', 'warcio', 'ftfy', 'protego'};"
+        "sys.exit(', '.join(sorted(heavy & sys.modules.keys())) or None)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
