@@ -10,8 +10,8 @@ import pytest
 
 from infra.context import Context
 from infra.manifest import MANIFEST, Artifact
-from pipelines import crawl, download, extract, fetch, filter, rules
-from workflows.demo import plan, site, truth
+from pipelines import balance, crawl, dedup, download, extract, fetch, filter, rules
+from workflows.demo import plan, scenes, site, truth
 
 SCENES = 60
 
@@ -115,3 +115,32 @@ def test_filter(filtered, web):
     kept = [{**row, "reason": None} for row in tables(filtered, "kept-")]
     assert outcomes([*kept, *tables(filtered, "dropped-")]) == expected(web, "filter")
     assert filtered.manifest.funnel == truth.funnels(web)["filter"]
+
+
+@pytest.fixture(scope="module")
+def deduplicated(folder, downloaded, filtered):
+    return finish(folder, "dedup", dedup.run, dedup.Config(), {"images": downloaded, "selection": filtered})
+
+
+def test_dedup(deduplicated, web):
+    """Of each scene one row stays, of the largest file; which of several like it is the stage's own choice."""
+    rows = [row for row in truth.rows(web) if row.stage in ("", "dedup", "balance")]
+    scene_of = {row.url: row.scene for row in rows}
+    file_of = {row.url: row.file for row in rows}
+    kept, dropped = tables(deduplicated, "kept-"), tables(deduplicated, "dropped-")
+    assert deduplicated.manifest.funnel == truth.funnels(web)["dedup"]
+    assert sorted(scene_of[row["url"]] for row in kept) == sorted({row.scene for row in rows})
+    originals = {row["uid"]: row for row in kept}
+    for row in dropped:
+        original = originals[row["duplicate_of"]]
+        assert scene_of[original["url"]] == scene_of[row["url"]]
+        assert original["original_width"] >= row["original_width"]
+        if row["reason"] == "near_duplicate":
+            assert file_of[original["url"]] != file_of[row["url"]]
+
+
+def test_balance(folder, deduplicated, web):
+    config = balance.Config(metadata=(*scenes.SHAPES, *scenes.COLOURS))
+    balanced = finish(folder, "balance", balance.run, config, {"selection": deduplicated})
+    assert balanced.manifest.funnel == truth.funnels(web)["balance"]
+    assert {row["caption"] for row in tables(balanced, "dropped-")} <= set(plan.VAGUE)

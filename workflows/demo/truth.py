@@ -73,8 +73,9 @@ SHOWN: dict[str, tuple[str, Drop]] = {
     "short": ("filter", Drop.TEXT_WORDS),
     "unspaced": ("filter", Drop.TEXT_WORDS),  # what has no spaces counts as one word
     "foreign": ("filter", Drop.LANGUAGE),
+    "vague": ("balance", Drop.NO_MATCH),
 }
-STAGES = ("extract", "download", "filter", "dedup")
+STAGES = ("extract", "download", "filter", "dedup", "balance")
 
 
 @dataclass(frozen=True)
@@ -160,25 +161,28 @@ def _without_copies(found: list[Row]) -> Iterator[Row]:
     files: set[str] = set()
     scenes: set[int] = set()
     for row in found:
-        if row.stage:
+        if STAGES.index(row.stage or "balance") < STAGES.index("dedup"):
             yield row
-        elif row.file in files:
+            continue
+        if row.file in files:
             yield replace(row, stage="dedup", reason=Drop.DUPLICATE_BYTES)
         elif row.scene in scenes:
             yield replace(row, stage="dedup", reason=Drop.NEAR_DUPLICATE)
         else:
             yield row
-        if not row.stage:
-            files.add(row.file)
-            scenes.add(row.scene)
+        files.add(row.file)
+        scenes.add(row.scene)
 
 
 def funnels(web: Web) -> dict[str, Funnel]:
-    """The funnel of each stage from crawl to dedup, in the units the stages count."""
+    """The funnel of each stage from crawl to balance, in the units the stages count.
+
+    Balance's as far as the captions decide: what is thinned out, being drawn by lot, is counted as kept.
+    """
     pages = crawled(web)
     result = {"crawl": _funnel("pages", pages.values())}
     left = rows(web)
-    for stage, unit in zip(STAGES, ("candidates", "pairs", "images", "images"), strict=True):
+    for stage, unit in zip(STAGES, ("candidates", "pairs", "images", "images", "images"), strict=True):
         result[stage] = _funnel(unit, (row.reason if row.stage == stage else None for row in left))
         left = tuple(row for row in left if row.stage != stage)
     return result
