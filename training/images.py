@@ -30,9 +30,11 @@ def decode(data: bytes, min_side: int) -> NDArray[np.uint8]:
     if simplejpeg.is_jpeg(data) and simplejpeg.decode_jpeg_header(data)[2] not in ("CMYK", "YCCK"):
         rgb: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "RGB", min_height=min_side, min_width=min_side)
         return rgb
-    bgr = (
-        cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if data else None
-    )
+    try:
+        encoded = np.frombuffer(data, np.uint8)
+        bgr = cv2.imdecode(encoded, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error as error:  # of empty data, or a picture beyond OpenCV's limit on pixels
+        raise ValueError(f"OpenCV cannot decode it: {error.err}") from error
     if bgr is None:
         raise ValueError("not an image OpenCV can decode")
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)

@@ -77,7 +77,7 @@ def train(config: Config, shards: Shards, context: Context, world: World) -> Non
         state = State(**saved["state"])
         loader.corrupt.update(state.corrupt)
 
-    model: nn.Module = DistributedDataParallel(objective, broadcast_buffers=False) if world.size > 1 else objective
+    model: nn.Module = DistributedDataParallel(objective) if world.size > 1 else objective
     amp = torch.autocast(world.device.type, torch.bfloat16, enabled=config.precision == "amp_bf16")
     meter = Meter(context, world, total)
     pending: list[torch.Tensor] = []  # this rank's losses that the others have not heard of

@@ -1,0 +1,190 @@
+"""The plan, the index and the pixels."""
+
+import io
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from infra.errors import DataError
+from infra.shards import read_samples
+from infra.storage import LocalStore
+from training.data import Loader, Samples, Shards, order
+from training.images import decode, draw_crop, resize
+from training.world import World
+
+SIDE = (16, 16)
+
+
+def tokenize(text):
+    return np.frombuffer(text.encode().ljust(16), np.uint8).astype(np.int64)
+
+
+def config(**changes):
+    values = {
+        "batch_size": 8,
+        "seed": 3,
+        "crop_scale": (0.5, 1.0),
+        "crop_ratio": (0.75, 4 / 3),
+        "loader_threads": 2,
+        "max_corrupt": 5,
+    }
+    return SimpleNamespace(**{**values, **changes})
+
+
+def samples(folder, **changes):
+    store = LocalStore(folder)
+    shards = Shards(store, [path for path in store.paths() if path.endswith(".tar")])
+    return Samples(shards, World(), tokenize=tokenize, min_side=16, **changes)
+
+
+def load(source, start, stop, size=1, **changes):
+    """The batches of all ranks put together: images and captions."""
+    loaders = [Loader(source, config(**changes), World(rank=rank, size=size), SIDE) for rank in range(size)]
+    parts = zip(*[loader.batches(start, stop) for loader in loaders], strict=True)
+    batches = [
+        (np.concatenate([image.numpy() for image, _ in ranks]), np.concatenate([text.numpy() for _, text in ranks]))
+        for ranks in parts
+    ]
+    return batches, [loader.corrupt for loader in loaders]
+
+
+def test_the_index_finds_what_a_reader_finds(shards):
+    source = samples(shards)
+    expected = []
+    for path in sorted(shards.rglob("*.tar")):
+        with path.open("rb") as tar:
+            expected += list(read_samples(tar))
+    assert len(source) == len(expected) == 40
+    for number, sample in enumerate(expected):
+        image, tokens = source[number]
+        data = next(sample[extension] for extension in ("png", "jpg", "webp") if extension in sample)
+        assert (image == decode(data, 16)).all()
+        assert (tokens == tokenize(sample["txt"].decode())).all()
+
+
+def test_an_epoch_sees_every_sample_once_and_epochs_differ():
+    assert sorted(order(0, 0, 100)) == list(range(100))
+    assert list(order(0, 0, 100)) != list(order(0, 1, 100)) != list(order(1, 1, 100))
+    assert list(order(0, 0, 100)) == list(order(0, 0, 100))
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_the_number_of_ranks_threads_and_the_cache_change_nothing(shards, size):
+    expected, _ = load(samples(shards), 0, 96)
+    found, _ = load(samples(shards, cache_bytes=20_000), 0, 96, size=size, loader_threads=3)
+    assert len(expected) == 12
+    for a, b in zip(expected, found, strict=True):
+        assert (a[0] == b[0]).all()
+        assert (a[1] == b[1]).all()
+
+
+def test_it_starts_anywhere(shards):
+    source = samples(shards)
+    whole, tail = load(source, 0, 96)[0], load(source, 56, 96)[0]
+    assert len(tail) == 5
+    for a, b in zip(whole[7:], tail, strict=True):
+        assert (a[0] == b[0]).all()
+
+
+def test_crops_differ_between_epochs(shards):
+    batches, _ = load(samples(shards), 0, 80)
+    first, second = (np.concatenate([image for image, _ in part]) for part in (batches[:5], batches[5:]))
+    same = np.argsort(order(3, 0, 40)), np.argsort(order(3, 1, 40))
+    assert (first[same[0]] != second[same[1]]).any(axis=(1, 2, 3)).all()
+
+
+def test_corrupt_samples_are_replaced_by_the_next_and_counted(make_shards, tmp_path):
+    source = samples(make_shards(tmp_path, damaged=(7, 8, 20)))
+    expected, corrupt = load(source, 0, 80)
+    assert corrupt == [{7, 8, 20}]
+    captions = np.concatenate([text for _, text in expected[:5]])
+    replacement = {7: 9, 8: 9, 20: 21}
+    wanted = [source[replacement.get(number, number)][1] for number in order(3, 0, 40).tolist()]
+    assert (captions == np.stack(wanted)).all()
+    found, corrupt = load(source, 0, 80, size=2)
+    assert set().union(*corrupt) == {7, 8, 20}
+    for a, b in zip(expected, found, strict=True):
+        assert (a[0] == b[0]).all()
+
+
+def test_too_many_corrupt_samples_are_an_error_that_names_one(make_shards, tmp_path):
+    source = samples(make_shards(tmp_path, damaged=tuple(range(6))))
+    with pytest.raises(DataError, match="too many samples") as error:
+        load(source, 0, 80)
+    assert "00000.tar" in error.value.found
+
+
+def test_samples_without_a_caption_are_counted(make_shards, tmp_path):
+    source = samples(make_shards(tmp_path, bare=4))
+    assert (len(source), source.incomplete) == (40, 4)
+
+
+def test_no_shards_is_an_error(tmp_path):
+    with pytest.raises(DataError, match="no shards"):
+        samples(tmp_path)
+
+
+# --- pixels -----------------------------------------------------------------------------------------------------------
+
+
+def smooth(side):
+    y, x = np.mgrid[0:side, 0:side] / side
+    return np.stack([255 * x, 255 * y, 127 + 120 * np.sin(6 * x + 4 * y)], axis=2).astype(np.uint8)
+
+
+@pytest.mark.parametrize(("form", "extra"), [("PNG", {}), ("WEBP", {"lossless": True}), ("JPEG", {"quality": 95})])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_decoding_agrees_with_pillow(form, mode, extra):
+    if mode == "CMYK" and form != "JPEG":
+        pytest.skip("only JPEG knows it")
+    data = io.BytesIO()
+    Image.fromarray(smooth(64)).convert(mode).save(data, form, **extra)
+    found = decode(data.getvalue(), 64)
+    with Image.open(data) as image:
+        expected = np.asarray(image.convert("RGB"))
+    # Pillow inverts Adobe's CMYK without a profile, OpenCV does the same up to rounding.
+    assert np.abs(found.astype(int) - expected).mean() < (4 if mode == "CMYK" else 1)
+
+
+def test_orientation_tags_are_ignored_as_open_clip_does():
+    image = Image.fromarray(smooth(32)[:, :20])
+    image.getexif()[0x0112] = 6
+    for form in ("JPEG", "PNG"):
+        data = io.BytesIO()
+        image.save(data, form, exif=image.getexif())
+        assert decode(data.getvalue(), 20).shape[:2] == (32, 20)
+
+
+def test_a_large_jpeg_is_decoded_smaller_but_never_too_small():
+    data = io.BytesIO()
+    Image.fromarray(smooth(256)).save(data, "JPEG", quality=95)
+    small = decode(data.getvalue(), 60)
+    assert 60 <= small.shape[0] <= 70
+    out = np.empty((60, 60, 3), np.uint8)
+    resize(small, out)
+    expected = np.asarray(Image.fromarray(smooth(256)).resize((60, 60), Image.Resampling.BOX))
+    assert np.abs(out.astype(int) - expected).mean() < 2
+
+
+@pytest.mark.parametrize("data", [b"", b"GIF89a", b"\xff\xd8\xff\xe0 not a jpeg"])
+def test_damage_is_a_value_error(data):
+    with pytest.raises(ValueError):
+        decode(data, 16)
+
+
+def test_crops_follow_torchvisions_distribution():
+    import torch
+    from torchvision.transforms import RandomResizedCrop
+
+    scale, ratio, shape = (0.3, 1.0), (0.75, 4 / 3), (40, 60, 3)
+    torch.manual_seed(0)
+    image = torch.empty(3, 40, 60)
+    theirs = np.array([RandomResizedCrop.get_params(image, scale, ratio) for _ in range(4000)], float)
+    ours = np.array([draw_crop(np.random.default_rng(n), shape, scale, ratio) for n in range(4000)], float)
+    assert (ours[:, 0] + ours[:, 2]).max() <= 40
+    assert (ours[:, 1] + ours[:, 3]).max() <= 60
+    error = np.sqrt(ours.var(axis=0) / 4000 + theirs.var(axis=0) / 4000)
+    assert (np.abs(ours.mean(axis=0) - theirs.mean(axis=0)) < 4 * error).all()
+    assert np.abs(ours.std(axis=0) / theirs.std(axis=0) - 1).max() < 0.06

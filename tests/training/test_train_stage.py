@@ -1,0 +1,74 @@
+"""The stage under Ray Train, with workers that really die."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from infra.context import Context
+from infra.errors import ConfigError, DataError
+from infra.manifest import Artifact, File, Manifest
+from training import train
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # raised inside Ray
+
+
+def artifact(folder: Path) -> Artifact:
+    paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.tar"))
+    files = [File(path=path, bytes=(folder / path).stat().st_size, sha256="") for path in paths]
+    return Artifact(str(folder), Manifest(stage="shard", digest="0" * 64, identity={}, files=files))
+
+
+def config(**changes) -> train.Config:
+    from conftest import MODEL
+
+    values = {"model": MODEL, "batch_size": 8, "samples": 160, "lr": 1e-3, "log_every": 40, "checkpoint_every": 40}
+    return train.Config(**{**values, **changes})
+
+
+def test_a_killed_worker_changes_nothing(ray_cluster, shards, tmp_path):
+    died = tmp_path / "died"
+
+    def dies_once(event):  # local, so that it travels to the workers by value
+        if event["event"] == "metrics" and event["step"] >= 80 and not died.exists():
+            died.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    manifests = []
+    for name, emit in [("calm", None), ("killed", dies_once)]:
+        context = Context(tmp_path / name, stage="train", emit=emit)
+        manifests.append(train.run(config(workers=2), {"shards": artifact(shards)}, context).to_bytes())
+    assert died.exists()
+    assert manifests[0] == manifests[1]
+    manifest = Manifest.from_bytes(manifests[0])
+    assert {file.path for file in manifest.files} == {
+        "data/checkpoint.pt",
+        "data/history.jsonl",
+        "data/open_clip_config.json",
+        "data/open_clip_model.safetensors",
+        "figures/training.png",
+    }
+    assert manifest.facts["samples"] == 160
+    assert (
+        manifest.metrics["loss"]
+        == json.loads((tmp_path / "calm/data/history.jsonl").read_text().splitlines()[-1])["loss"]
+    )
+    assert not (tmp_path / "killed/checkpoints").exists()
+
+
+def test_an_error_that_a_restart_cannot_help_surfaces_as_itself(ray_cluster, make_shards, tmp_path):
+    damaged = make_shards(tmp_path / "shards", damaged=tuple(range(30)))
+    with pytest.raises(DataError, match="too many samples"):
+        train.run(config(max_corrupt=3), {"shards": artifact(damaged)}, Context(tmp_path / "out"))
+
+
+def test_workers_that_do_not_fit_are_refused(ray_cluster, shards, tmp_path):
+    with pytest.raises(ConfigError, match="do not fit"):
+        train.run(config(workers=8), {"shards": artifact(shards)}, Context(tmp_path))
+
+
+def test_a_batch_must_divide_among_the_workers():
+    with pytest.raises(ConfigError, match="evenly"):
+        config(workers=3)
