@@ -1,0 +1,173 @@
+"""The embedded web: as planned, the same bytes always, and gone when whoever started it is."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import urljoin, urlsplit
+
+import cv2
+import numpy as np
+import pytest
+
+from infra.errors import CliplineError
+from workflows.demo import pictures, plan, site
+
+SCENES = 60
+
+
+@pytest.fixture(scope="module")
+def web():
+    return plan.build(SCENES)
+
+
+@pytest.fixture(scope="module")
+def address():
+    with site.serve(SCENES) as address:
+        yield address
+
+
+def get(address, url):
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(address, timeout=20)
+    try:
+        connection.request(
+            "GET", parts.path + (f"?{parts.query}" if parts.query else ""), headers={"Host": parts.netloc}
+        )
+        response = connection.getresponse()
+        return response.status, sorted(response.getheaders()), response.read()
+    finally:
+        connection.close()
+
+
+def finished(thing):
+    return thing.kind not in ("slow", "cut")
+
+
+def test_the_server_answers_what_the_plan_says_and_nothing_of_its_own(address, web):
+    urls = [*web.pages, *web.pictures]
+    for url in urls[::3]:
+        if not finished(web.pages.get(url) or web.pictures[url]):
+            continue
+        status, headers, body = get(address, url)
+        reply = site.answer(web, url)
+        assert (status, body) == (reply.status, reply.body), url
+        assert {name for name, _ in headers} <= {
+            *("Content-Type", "Content-Length", "Date", "Server", "Connection"),
+            *(name for name, _ in reply.headers),
+        }
+        assert ("Date", "Thu, 01 Jan 2026 00:00:00 GMT") in headers
+
+
+def test_another_server_gives_the_same_answers(address, web):
+    urls = [url for url in (*web.pages, *web.pictures) if finished(web.pages.get(url) or web.pictures[url])][::7]
+    with site.serve(SCENES) as other:
+        assert other != address
+        assert [get(other, url) for url in reversed(urls)] == [get(address, url) for url in urls][::-1]
+
+
+def test_a_cut_answer_ends_early(address, web):
+    url = next(picture.url for picture in web.pictures.values() if picture.kind == "cut")
+    with pytest.raises(http.client.IncompleteRead):
+        get(address, url)
+
+
+def test_the_server_ends_with_a_parent_that_is_killed():
+    code = (
+        "import sys\nfrom workflows.demo import site\n"
+        "with site.serve(20) as address:\n    print(address, flush=True)\n    sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        address = parent.stdout.readline().strip()
+        (child,) = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+        assert get(address, plan.SEEDS[0])[0] == 200
+        handle = os.pidfd_open(int(child))
+        try:
+            parent.send_signal(signal.SIGKILL)
+            assert select.select([handle], [], [], 20)[0], "the server outlived its parent"
+        finally:
+            os.close(handle)
+
+
+def test_a_port_in_use_is_said_so():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(CliplineError, match=str(port)), site.serve(SCENES, port):
+            pass
+
+
+class Hrefs(HTMLParser):
+    """A parser of another kind than the pipeline's."""
+
+    def __init__(self):
+        super().__init__()
+        self.found, self.base = [], ""
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        if tag == "base":
+            self.base = given["href"]
+        if tag == "a":
+            self.found.append(given["href"])
+
+
+def test_pages_hold_the_links_of_the_plan(web):
+    for page in web.pages.values():
+        reply = site.answer(web, page.url)
+        if reply.status == 200 and page.kind in ("index", "section", "content") and page.charset[0] == "utf-8":
+            hrefs = Hrefs()
+            hrefs.feed(reply.body.decode())
+            links = {urljoin(hrefs.base or page.url, href).partition("#")[0] for href in hrefs.found if href != "#top"}
+            assert {link for link in links if link.startswith("http")} == set(page.links)
+            assert all(web.page(link) for link in page.links)
+
+
+@pytest.mark.parametrize(("charset", "declared"), [
+    ("iso-8859-1", b"charset=iso-8859-1"), ("utf-16", b"\xff\xfe"), ("shift_jis", None), ("windows-1251", None),
+])  # fmt: skip
+def test_old_charsets_are_declared_and_decode(charset, declared):
+    web = plan.build(700)  # the museum needs four rooms for that
+    (page,) = (page for page in web.pages.values() if page.charset[0] == charset)
+    reply = site.answer(web, page.url)
+    assert declared in reply.body if declared else f"charset={charset}" in reply.type
+    text = reply.body.decode(charset)
+    assert "by Zoë" in text or "by Zo&#235;" in text
+    assert {"shift_jis": "新しい", "windows-1251": "новые", "iso-8859-1": "Café"}.get(charset, "utf") in text + "utf"
+
+
+def test_oddities_come_in_the_numbers_declared():
+    web = plan.build(1000)
+    shown = Counter(shown.kind for page in web.pages.values() if page.kind == "content" for shown in page.shown)
+    declared = {
+        **plan.TWISTS, **plan.BAD_ANSWERS, **plan.BAD_SIZES, **plan.BAD_TEXTS, **plan.VAGUE_TEXTS, **plan.BAD_MARKUP,
+        **plan.COPIES,
+    }  # fmt: skip
+    for kind, per_hundred in declared.items():
+        assert shown[kind] == max(1, round(10 * per_hundred)), kind
+    assert shown["good"] == 1000 - sum(shown[kind] for kind in plan.TWISTS)
+
+
+def test_picture_files_are_what_they_say(web):
+    """By OpenCV, which reads headers and Exif for itself: same scene, upright, of the planned size."""
+    for picture in web.pictures.values():
+        if picture.kind in ("corrupt", "stub", "bomb"):
+            continue
+        data = pictures.draw(picture)
+        assert data.startswith({"jpeg": b"\xff\xd8\xff", "png": b"\x89PNG", "webp": b"RIFF"}[picture.format])
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        assert image.shape[:2] == (picture.height, picture.width)
+        if picture.width == picture.height >= 96:
+            plain = cv2.imdecode(
+                np.frombuffer(pictures.encode(pictures.render(picture.scene, picture.width), "png"), np.uint8), 1
+            )
+            assert np.abs(image[8:-8, 8:-8].astype(int) - plain[8:-8, 8:-8]).mean() < 9, picture
