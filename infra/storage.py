@@ -1,25 +1,27 @@
-"""One small storage layer: the same six verbs on a local folder and on an object store.
+"""One small storage layer: the same few verbs on a local folder and on an object store.
 
 A :class:`Store` is a folder, named by a path or an fsspec URL (``s3://bucket/prefix``). Whatever is written appears
-whole or not at all: temp file, fsync and rename locally; one conditional or multipart put on object stores.
+whole or not at all: temp file, fsync and rename locally; one conditional or multipart put on object stores. A store
+that does not answer is a TransientError, never a file that is not there.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
 import secrets
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
-from infra.errors import StorageError
+from infra.errors import StorageError, TransientError
 
-__all__ = ["LocalStore", "ObjectStore", "Publication", "Store", "open_store"]
+__all__ = ["LocalStore", "ObjectStore", "Publication", "Store", "open_store", "unreachable"]
 
 _TEMP_PREFIX = ".tmp-"
 
@@ -36,7 +38,7 @@ class Publication(io.RawIOBase):
     def write(self, data: Any, /) -> int:  # noqa: ANN401 - the buffer protocol has no name in 3.11
         self._sink.write(data)
         self._hash.update(data)
-        count = len(memoryview(data).cast("B")) if not isinstance(data, bytes) else len(data)
+        count = memoryview(data).nbytes
         self.size += count
         return count
 
@@ -63,6 +65,10 @@ class Store(ABC):
     @abstractmethod
     def read(self, path: str) -> bytes:
         """The whole file. Raises FileNotFoundError."""
+
+    def read_all(self, paths: Sequence[str]) -> list[bytes]:
+        """The files in that order. Raises FileNotFoundError."""
+        return [self.read(path) for path in paths]
 
     @abstractmethod
     def open(self, path: str) -> BinaryIO:
@@ -160,7 +166,8 @@ class LocalStore(Store):
         temp = target.parent / f"{_TEMP_PREFIX}{target.name}.{secrets.token_hex(4)}"
         try:
             with temp.open("xb") as sink:
-                yield Publication(sink)
+                with Publication(sink) as out:
+                    yield out
                 sink.flush()
                 os.fsync(sink.fileno())
             temp.replace(target)
@@ -204,13 +211,12 @@ class LocalStore(Store):
         return whole, start + len(whole)
 
     def paths(self, prefix: str = "") -> list[str]:
-        base = self.path(prefix)
-        if not base.is_dir():
-            return []
+        start = len(self.url.rstrip("/")) + 1
         return sorted(
-            item.relative_to(self.root).as_posix()
-            for item in base.rglob("*")
-            if item.is_file() and not item.name.startswith(_TEMP_PREFIX)
+            f"{folder}/{name}"[start:]
+            for folder, _, names in os.walk(self.path(prefix))
+            for name in names
+            if not name.startswith(_TEMP_PREFIX)
         )
 
     def folders(self, prefix: str = "") -> list[str]:
@@ -250,30 +256,45 @@ class ObjectStore(Store):
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
+        self._appended: dict[str, int] = {}  # parts known to be there, by path
         self._connect()
 
     def _connect(self) -> None:
         import fsspec
 
-        self._fs, self._base = fsspec.core.url_to_fs(self.url)
-        self._fs.use_listings_cache = False
+        try:
+            # Without its cache of listings: other processes write here, and what they wrote must be seen.
+            self._fs, base = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
+        except (ImportError, ValueError) as error:  # no package, or nobody knows the protocol
+            raise StorageError(
+                f"no store can be opened at {self.url}", found=str(error), fix="for s3://: pip install 'clipline[s3]'"
+            ) from error
+        self._base = str(base)
 
     def __reduce__(self) -> tuple[object, ...]:
         return (ObjectStore, (self.url,))
 
     def _at(self, path: str) -> str:
         clean = _clean(path)
-        return f"{self._base}/{clean}" if clean else str(self._base)
+        return f"{self._base}/{clean}" if clean else self._base
 
     def child(self, path: str) -> ObjectStore:
         return ObjectStore(f"{self.url}/{_clean(path)}")
 
     def read(self, path: str) -> bytes:
-        return bytes(self._fs.cat_file(self._at(path)))
+        with _named(self.url):
+            return bytes(self._fs.cat_file(self._at(path)))
+
+    def read_all(self, paths: Sequence[str]) -> list[bytes]:
+        places = [self._at(path) for path in paths]
+        with _named(self.url):
+            found = self._fs.cat(places) if places else {}  # many at once
+        return [bytes(found[place]) for place in places]
 
     def open(self, path: str) -> BinaryIO:
-        handle: BinaryIO = self._fs.open(self._at(path), "rb")
-        return handle
+        with _named(self.url):
+            handle: BinaryIO = self._fs.open(self._at(path), "rb")
+            return handle
 
     @contextmanager
     def publish(self, path: str) -> Iterator[Publication]:
@@ -281,52 +302,104 @@ class ObjectStore(Store):
         import tempfile
 
         with tempfile.NamedTemporaryFile() as sink:
-            yield Publication(sink)
+            with Publication(sink) as out:
+                yield out
             sink.flush()
-            self._fs.put_file(sink.name, self._at(path))
+            with _named(self.url):
+                self._fs.put_file(sink.name, self._at(path))
 
     def create(self, path: str, data: bytes) -> bool:
         try:
-            self._fs.pipe_file(self._at(path), data, mode="create")
+            with _named(self.url):
+                self._fs.pipe_file(self._at(path), data, mode="create")
         except FileExistsError:
             return False
+        except (OSError, TransientError):
+            # Not every server refuses in the words s3fs knows, and an answer may be lost after the file was made.
+            if self.exists(path):
+                return self.read(path) == data
+            raise
         return True
 
     def append(self, path: str, data: bytes) -> None:
-        number = len(self.paths(path))
+        number = self._appended.get(path)
+        if number is None:
+            number = len(self.paths(path))
         while not self.create(f"{path}/{number:08d}", data):
             number += 1
+        self._appended[path] = number + 1
 
     def read_appended(self, path: str, start: int = 0) -> tuple[bytes, int]:
         parts = self.paths(path)
-        return b"".join(self.read(part) for part in parts[start:]), len(parts)
+        return b"".join(self.read_all(parts[start:])), max(start, len(parts))
 
     def paths(self, prefix: str = "") -> list[str]:
-        start = len(str(self._base)) + 1
-        return sorted(name[start:] for name in self._fs.find(self._at(prefix), refresh=True))
+        start, folder = len(self._base) + 1, f"{self._at(prefix)}/"
+        with _named(self.url):
+            return sorted(name[start:] for name in self._fs.find(folder) if name.startswith(folder))
 
     def folders(self, prefix: str = "") -> list[str]:
-        depth = len(_clean(prefix).split("/")) if prefix else 0
-        return sorted({parts[depth] for name in self.paths(prefix) if len(parts := name.split("/")) > depth + 1})
+        try:
+            with _named(self.url):
+                entries = self._fs.ls(self._at(prefix), detail=True)
+        except FileNotFoundError:
+            return []
+        return sorted(item["name"].rstrip("/").rpartition("/")[2] for item in entries if item["type"] == "directory")
 
     def exists(self, path: str) -> bool:
-        return bool(self._fs.exists(self._at(path)))
+        try:
+            with _named(self.url):  # not the filesystem's own exists(): some take an outage for an absence
+                self._fs.info(self._at(path))
+        except FileNotFoundError:
+            return False
+        return True
 
     def size(self, path: str) -> int:
-        return int(self._fs.size(self._at(path)))
+        with _named(self.url):
+            return int(self._fs.size(self._at(path)))
 
     def delete(self, path: str) -> None:
-        if self.paths(path) or self.exists(path):
-            self._fs.rm(self._at(path), recursive=True)
+        self._appended.clear()
+        if self.exists(path):
+            with _named(self.url):
+                self._fs.rm(self._at(path), recursive=True)
 
     def fetch(self, path: str, to: Path) -> Path:
-        target = to / hashlib.sha256(f"{self.url}/{path}".encode()).hexdigest()[:16] / Path(path).name
-        if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            partial = target.with_name(f"{_TEMP_PREFIX}{secrets.token_hex(4)}")
-            self._fs.get_file(self._at(path), str(partial))
-            partial.replace(target)
+        with _named(self.url):
+            version = self._fs.ukey(self._at(path))  # of the object, so that one replaced since is not taken for it
+            target = to / hashlib.sha256(f"{self.url}/{path} {version}".encode()).hexdigest()[:16] / Path(path).name
+            if not target.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                partial = target.with_name(f"{_TEMP_PREFIX}{secrets.token_hex(4)}")
+                self._fs.get_file(self._at(path), str(partial))
+                partial.replace(target)
         return target
+
+
+_BUSY = {errno.EBUSY, errno.EIO, getattr(errno, "EREMOTEIO", errno.EIO)}
+_BACKENDS = {"aiobotocore", "aiohttp", "botocore", "gcsfs", "google", "urllib3"}
+
+
+def unreachable(error: BaseException) -> bool:
+    """Whether the error says that a store did not answer or was too busy. Most of the backends' are no OSError."""
+    if isinstance(error, OSError):
+        return isinstance(error, (ConnectionError, TimeoutError)) or error.errno in _BUSY
+    return type(error).__module__.partition(".")[0] in _BACKENDS and "Credentials" not in type(error).__name__
+
+
+@contextmanager
+def _named(url: str) -> Iterator[None]:
+    """Give a backend's failures the names the rest of clipline knows."""
+    try:
+        yield
+    except Exception as error:
+        if unreachable(error):
+            raise TransientError(f"{url} does not answer", found=f"{type(error).__name__}: {error}") from error
+        if "Credentials" in type(error).__name__:
+            raise StorageError(
+                f"no credentials for {url}", found=str(error), fix="set AWS_ACCESS_KEY_ID ..."
+            ) from error
+        raise
 
 
 def open_store(url: str | Path) -> Store:
