@@ -52,7 +52,8 @@ def connect(cpus: int | None = None) -> Iterator[None]:
                 f"no Ray cluster answers at {address}", found=str(error), fix="unset RAY_ADDRESS to start one here"
             ) from error
     else:
-        ray.init(num_cpus=cpus, include_dashboard=False, **quiet)
+        # "local": without it Ray would join whatever cluster somebody else started on this machine
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
     try:
         yield
     finally:
@@ -86,6 +87,7 @@ class Limits:
     """How a shard loop may use the cluster. None of this can change a result."""
 
     cpus: float = 1.0  # of one shard's task
+    gpus: float = 0.0
     in_flight: int | None = None  # None: as many as the cluster's CPUs take
     attempts: int = 3  # per shard
     deadline_s: float | None = None  # per attempt of a shard
@@ -120,11 +122,11 @@ def run_shards(
 
     limits = limits or Limits()
     shards = list(shards)
-    records = context.ledger.read()
+    records = context.ledger.read([name for name, _ in shards])
     waiting = deque(_Job(name, spec) for name, spec in shards if name not in records)
     flying: dict[Any, _Job] = {}
     slots = limits.in_flight or max(1, int(_cluster_cpus() / max(limits.cpus, 0.01)))
-    task = ray.remote(_shard_task).options(num_cpus=limits.cpus, max_retries=0, scheduling_strategy="SPREAD")
+    task = ray.remote(_shard_task).options(num_cpus=limits.cpus, num_gpus=limits.gpus, max_retries=0, scheduling_strategy="SPREAD")
 
     def progress() -> None:
         context.progress(len(shards) - len(waiting) - len(flying), len(shards))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,7 +32,12 @@ class Output:
 
     @contextmanager
     def open(self, path: str, rows: int | None = None) -> Iterator[Any]:
-        """A binary writer for ``path`` (relative to the artifact, e.g. ``data/00000.tar``), published on success."""
+        """A binary writer for ``path`` (relative to the artifact, e.g. ``data/00000.tar``), published on success.
+
+        Raises DataError for a path written before: the rows written first would be lost.
+        """
+        if any(file.path == path for file in self.files):
+            raise DataError(f"{path} was written already", fix="give every file its own name")
         with self.store.publish(path) as out:
             yield out
         self.files.append(File(path=path, bytes=out.size, sha256=out.sha256, rows=rows))
@@ -73,9 +78,12 @@ class Ledger:
     def path(shard: str) -> str:
         return f"ledger/{shard}.json"
 
-    def read(self) -> dict[str, ShardRecord]:
-        """Every committed shard by name."""
-        records = (ShardRecord.model_validate_json(self.store.read(path)) for path in self.store.paths("ledger"))
+    def read(self, shards: Iterable[str] | None = None) -> dict[str, ShardRecord]:
+        """The committed ones among ``shards`` (default: all there are), by name."""
+        paths = self.store.paths("ledger")
+        if shards is not None:
+            paths = sorted({self.path(shard) for shard in shards} & set(paths))
+        records = (ShardRecord.model_validate_json(self.store.read(path)) for path in paths)
         return {record.shard: record for record in records}
 
 
@@ -110,10 +118,12 @@ class Context:
 
     def metrics(self, values: dict[str, float], step: int) -> None:
         """One point of each named curve; ``step`` is a count that never repeats, such as samples seen."""
-        self.emit("metrics", values=values, step=step)
+        self.emit("metrics", values={name: float(value) for name, value in values.items()}, step=int(step))
 
     def figure(self, name: str, png: bytes) -> None:
-        """A picture people look at: kept in the artifact as ``figures/{name}.png`` and shown in MLflow and report."""
+        """A picture people look at: kept in the artifact as ``figures/{name}.png`` and shown in MLflow and report.
+        Drawn again it replaces the one before."""
+        self.output.files = [file for file in self.output.files if file.path != f"figures/{name}.png"]
         self.output.write(f"figures/{name}.png", png)
 
     @property
