@@ -126,7 +126,9 @@ def run_shards(
     waiting = deque(_Job(name, spec) for name, spec in shards if name not in records)
     flying: dict[Any, _Job] = {}
     slots = limits.in_flight or max(1, int(_cluster_cpus() / max(limits.cpus, 0.01)))
-    task = ray.remote(_shard_task).options(num_cpus=limits.cpus, num_gpus=limits.gpus, max_retries=0, scheduling_strategy="SPREAD")
+    task = ray.remote(_shard_task).options(
+        num_cpus=limits.cpus, num_gpus=limits.gpus, max_retries=0, scheduling_strategy="SPREAD"
+    )
 
     def progress() -> None:
         context.progress(len(shards) - len(waiting) - len(flying), len(shards))

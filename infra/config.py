@@ -79,7 +79,7 @@ class Config(BaseModel):
             if not any(isinstance(mark, _RuntimeMark) for mark in field.metadata)
         }
 
-    def replace(self, **changes: Any) -> Config:  # noqa: ANN401
+    def replace(self, **changes: Any) -> Self:  # noqa: ANN401
         """A copy with ``changes`` applied and validated anew."""
         values = {name: getattr(self, name) for name in type(self).model_fields}
         return type(self)(**{**values, **changes})
