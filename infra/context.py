@@ -83,7 +83,8 @@ class Ledger:
         paths = self.store.paths("ledger")
         if shards is not None:
             paths = sorted({self.path(shard) for shard in shards} & set(paths))
-        records = (ShardRecord.model_validate_json(self.store.read(path)) for path in paths)
+        found = zip(paths, self.store.read_all(paths), strict=True)
+        records = [ShardRecord.from_bytes(data, f"{self.store.url}/{path}") for path, data in found]
         return {record.shard: record for record in records}
 
 

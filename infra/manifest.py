@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, model_validator
 
 from infra.config import canonical_json, digest
 from infra.errors import DataError
@@ -25,6 +25,19 @@ MANIFEST = "manifest.json"
 
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def from_bytes(cls, data: bytes, place: str = "") -> Self:
+        """Raises DataError, naming ``place``, if ``data`` is not such a record."""
+        try:
+            return cls.model_validate_json(data)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            raise DataError(
+                f"{place or 'this'} is not a {cls.__name__.lower()} this version of clipline can read",
+                found=f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}",
+                fix="if it was made by another version use that one, else remove it and run again",
+            ) from None
 
 
 class File(_Record):
@@ -40,9 +53,9 @@ class Funnel(_Record):
     """What a stage did to its rows: every row that entered is kept or dropped for a named reason."""
 
     unit: str
-    entered: int
-    kept: int
-    dropped: dict[str, int] = Field(default_factory=dict)
+    entered: NonNegativeInt
+    kept: NonNegativeInt
+    dropped: dict[str, NonNegativeInt] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _nothing_is_lost(self) -> Funnel:
@@ -55,6 +68,8 @@ class Funnel(_Record):
         return self
 
     def __add__(self, other: Funnel) -> Funnel:
+        if self.unit != other.unit:
+            raise DataError("funnels of different units cannot be added", found=f"{self.unit} and {other.unit}")
         reasons = sorted({*self.dropped, *other.dropped})
         return Funnel(
             unit=self.unit,
@@ -81,7 +96,7 @@ class Manifest(_Record):
     content digest of each input manifest.
     """
 
-    format: int = 1
+    format: Literal[1] = 1
     stage: str
     digest: str
     identity: dict[str, Any]
@@ -93,10 +108,6 @@ class Manifest(_Record):
 
     def to_bytes(self) -> bytes:
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, indent=1, ensure_ascii=False).encode() + b"\n"
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> Manifest:
-        return cls.model_validate_json(data)
 
     @property
     def content_digest(self) -> str:
@@ -119,7 +130,7 @@ class Artifact:
     def load(cls, folder: str | Store) -> Artifact:
         """Open a finished artifact. Raises FileNotFoundError if it has no manifest."""
         store = folder if isinstance(folder, Store) else open_store(folder)
-        return cls(store, Manifest.from_bytes(store.read(MANIFEST)))
+        return cls(store, Manifest.from_bytes(store.read(MANIFEST), f"{store.url}/{MANIFEST}"))
 
     def files(self, prefix: str = "", suffix: str = "") -> list[File]:
         """The files whose path starts and ends so, in manifest order."""
