@@ -1,5 +1,6 @@
 """Download against a server on loopback, and its output against the readers it is written for."""
 
+import gc
 import io
 import json
 import math
@@ -137,6 +138,7 @@ def test_the_stage(downloaded, site, pairs_artifact, finished, img2dataset, tmp_
         (sample["__key__"], sample["txt"], sample["jpg"].shape, sample["json"]["sha256"])
         for sample in webdataset.WebDataset(tars, shardshuffle=False).decode("rgb8")
     ]
+    gc.collect()  # here, where the files webdataset leaves open are forgiven
     good = [row for row in rows if row["status"] == "success"]
     assert theirs == [(row["key"], row["caption"], (32, 48, 3), row["sha256"]) for row in good]
     with open(tars[0], "rb") as tar:
