@@ -1,7 +1,9 @@
-"""The real stages on the real (embedded) web: every page and every picture ends exactly where the plan says."""
+"""The quickstart's data stages on the real (embedded) web: every page and picture ends exactly where the plan says."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter, defaultdict
 
 import pyarrow as pa
@@ -10,33 +12,34 @@ import pytest
 
 from infra.context import Context
 from infra.manifest import MANIFEST, Artifact
-from pipelines import balance, crawl, dedup, download, extract, fetch, filter, rules
-from workflows.demo import plan, scenes, site, truth
+from infra.shards import read_samples
+from workflows.demo import plan, site, truth
+from workflows.recipes import quickstart
 
-SCENES = 60
+PICTURES = 60
+DATA = ("crawl", "extract", "download", "filter", "dedup", "balance", "shard")
 
 
 @pytest.fixture(scope="module")
 def web():
-    return plan.build(SCENES)
+    return plan.build(PICTURES)
 
 
 @pytest.fixture(scope="module")
-def fetcher():
-    with site.serve(SCENES) as address:
-        yield fetch.Web(connect_to={"*.example": address}, deadline_s=3, retry_s=0.05, host_concurrency=16)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("funnel")
-
-
-def finish(folder, stage, run, config, inputs):
-    context = Context(folder / stage, stage=stage)
-    manifest = run(config, inputs, context)
-    context.store.write(MANIFEST, manifest.to_bytes())
-    return Artifact.load(context.store)
+def artifacts(ray_cluster, tmp_path_factory):
+    """Each data stage of the recipe, run one after the other, by name."""
+    folder = tmp_path_factory.mktemp("funnel")
+    done = {}
+    with site.serve(PICTURES) as address:
+        recipe = quickstart.workflow(pictures=PICTURES, port=int(address.rpartition(":")[2]))
+        for stage in (recipe[name] for name in DATA):
+            # Enough room for every caption: what balancing drops by lot no plan can know.
+            config = stage.config.replace(t=10_000) if stage.name == "balance" else stage.config
+            context = Context(folder / stage.name, stage=stage.name)
+            manifest = stage.run(config, {name: done[source.name] for name, source in stage.inputs.items()}, context)
+            context.store.write(MANIFEST, manifest.to_bytes())
+            done[stage.name] = Artifact.load(context.store)
+    return done
 
 
 def tables(artifact, prefix, suffix=".parquet"):
@@ -44,91 +47,66 @@ def tables(artifact, prefix, suffix=".parquet"):
     return pa.concat_tables(found).to_pylist() if found else []
 
 
-@pytest.fixture(scope="module")
-def crawled(ray_cluster, folder, fetcher):
-    config = crawl.Config(
-        seeds=plan.SEEDS, allowed_hosts=plan.HOSTS, max_depth=plan.MAX_DEPTH, max_pages=10_000, web=fetcher
-    )
-    return finish(folder, "crawl", crawl.run, config, {})
+def outcomes(rows):
+    """(page, source, text) -> reasons. Without the address, which for a bad one is kept as the page wrote it."""
+    found = defaultdict(list)
+    for row in rows:
+        found[row["page_url"], row["source"] or "", row["caption"]].append(row.get("reason"))
+    return found
 
 
-def test_crawl(crawled, web):
-    rows = [*tables(crawled, "", ".urls.parquet"), *tables(crawled, "unvisited")]
+def expected(web, stage):
+    """The same of the rows that reach ``stage``, as planned."""
+    found = defaultdict(list)
+    for row in reaching(web, stage):
+        found[row.page, row.source, row.text].append(row.reason.value if row.stage == stage else None)
+    return found
+
+
+def reaching(web, stage):
+    return [row for row in truth.rows(web) if not row.stage or DATA.index(row.stage) >= DATA.index(stage)]
+
+
+@pytest.mark.parametrize("stage", DATA[:-1])
+def test_the_funnel_is_the_planned_one(artifacts, web, stage):
+    assert artifacts[stage].manifest.funnel == truth.funnels(web)[stage]
+
+
+def test_crawl(artifacts, web):
+    rows = [*tables(artifacts["crawl"], "", ".urls.parquet"), *tables(artifacts["crawl"], "unvisited")]
     found = {row["url"]: row["reason"] for row in rows}
     assert len(found) == len(rows)
     assert found == {url: reason and reason.value for url, reason in truth.crawled(web).items()}
-    assert crawled.manifest.funnel.dropped == Counter(reason for reason in found.values() if reason)
+    assert artifacts["crawl"].manifest.funnel.dropped == Counter(reason for reason in found.values() if reason)
 
 
-@pytest.fixture(scope="module")
-def extracted(folder, crawled):
-    return finish(folder, "extract", extract.run, extract.Config(), {"pages": crawled})
-
-
-@pytest.fixture(scope="module")
-def downloaded(folder, fetcher, extracted):
-    config = download.Config(image_size=96, min_image_size=32, max_aspect_ratio=8, web=fetcher, samples_per_shard=100)
-    return finish(folder, "download", download.run, config, {"pairs": extracted})
-
-
-@pytest.fixture(scope="module")
-def filtered(folder, downloaded):
-    config = filter.Config(rules=(rules.ImageSide(min=64), *rules.BASIC[1:]))
-    return finish(folder, "filter", filter.run, config, {"images": downloaded})
-
-
-def outcomes(rows):
-    """(page, source, text) -> reasons; a bad address is kept as written, so the address is checked where it is good."""
-    found = defaultdict(list)
-    for row in rows:
-        found[row["page_url"], row["source"] or "", row["caption"]].append(row["reason"])
-    return found
-
-
-def expected(web, *stages):
-    """What the plan says of the rows that enter the first of ``stages``, as far as these stages decide."""
-    found = defaultdict(list)
-    for row in truth.rows(web):
-        if not row.stage or truth.STAGES.index(row.stage) >= truth.STAGES.index(stages[0]):
-            found[row.page, row.source, row.text].append(row.reason.value if row.stage in stages else None)
-    return found
-
-
-def test_extract(extracted, web):
-    kept = [{**row, "reason": None} for row in tables(extracted, "pairs")]
-    assert outcomes([*kept, *tables(extracted, "dropped")]) == expected(web, "extract")
+def test_extract(artifacts, web):
+    kept, dropped = tables(artifacts["extract"], "pairs"), tables(artifacts["extract"], "dropped")
+    assert outcomes([*kept, *dropped]) == expected(web, "extract")
     known = {(row.page, row.source, row.text, row.url) for row in truth.rows(web)}
     assert {(row["page_url"], row["source"], row["caption"], row["url"]) for row in kept} <= known
-    assert extracted.manifest.funnel == truth.funnels(web)["extract"]
 
 
-def test_download(downloaded, web):
-    assert outcomes(tables(downloaded, "")) == expected(web, "download")
-    assert downloaded.manifest.funnel == truth.funnels(web)["download"]
+def test_download(artifacts, web):
+    rows = tables(artifacts["download"], "")
+    assert outcomes(rows) == expected(web, "download")
     sides = {picture.url: (picture.width, picture.height) for picture in web.pictures.values()}
-    for row in tables(downloaded, ""):
+    for row in rows:
         if row["reason"] is None:
             assert (row["original_width"], row["original_height"]) == sides[row["url"]]
 
 
-def test_filter(filtered, web):
-    kept = [{**row, "reason": None} for row in tables(filtered, "kept-")]
-    assert outcomes([*kept, *tables(filtered, "dropped-")]) == expected(web, "filter")
-    assert filtered.manifest.funnel == truth.funnels(web)["filter"]
+def test_filter(artifacts, web):
+    rows = [*tables(artifacts["filter"], "kept-"), *tables(artifacts["filter"], "dropped-")]
+    assert outcomes(rows) == expected(web, "filter")
 
 
-@pytest.fixture(scope="module")
-def deduplicated(folder, downloaded, filtered):
-    return finish(folder, "dedup", dedup.run, dedup.Config(), {"images": downloaded, "selection": filtered})
-
-
-def test_dedup(deduplicated, web):
+def test_dedup(artifacts, web):
     """Of each scene one row stays, of the largest file; which of several like it is the stage's own choice."""
-    rows = [row for row in truth.rows(web) if row.stage in ("", "dedup", "balance")]
+    rows = reaching(web, "dedup")
     scene_of = {row.url: row.scene for row in rows}
     file_of = {row.url: row.file for row in rows}
-    kept, dropped = tables(deduplicated, "kept-"), tables(deduplicated, "dropped-")
-    assert deduplicated.manifest.funnel == truth.funnels(web)["dedup"]
+    kept, dropped = tables(artifacts["dedup"], "kept-"), tables(artifacts["dedup"], "dropped-")
     assert sorted(scene_of[row["url"]] for row in kept) == sorted({row.scene for row in rows})
     originals = {row["uid"]: row for row in kept}
     for row in dropped:
@@ -139,8 +117,31 @@ def test_dedup(deduplicated, web):
             assert file_of[original["url"]] != file_of[row["url"]]
 
 
-def test_balance(folder, deduplicated, web):
-    config = balance.Config(metadata=(*scenes.SHAPES, *scenes.COLOURS))
-    balanced = finish(folder, "balance", balance.run, config, {"selection": deduplicated})
-    assert balanced.manifest.funnel == truth.funnels(web)["balance"]
-    assert {row["caption"] for row in tables(balanced, "dropped-")} <= set(plan.VAGUE)
+def test_balance(artifacts):
+    assert {row["caption"] for row in tables(artifacts["balance"], "dropped-")} <= set(plan.VAGUE)
+
+
+def test_what_is_trained_on_is_one_good_caption_of_each_good_scene(artifacts, web):
+    good = {(row.url, row.text): row.scene for row in truth.rows(web) if row.stage in ("", "dedup")}
+    shards = artifacts["shard"]
+    texts = []
+    for file in shards.files("data/", ".tar"):
+        with shards.store.open(file.path) as source:
+            texts += [sample["txt"].decode() for sample in read_samples(source)]
+    assert len(texts) == len(set(good.values()))
+    assert set(texts) <= {text for _, text in good}
+
+
+def test_the_recipe_loads_nothing_heavy():
+    code = (
+        "import sys; from workflows.recipes import quickstart; quickstart.workflow(); "
+        "print(*{'ray', 'torch', 'numpy', 'cv2', 'pyarrow', 'aiohttp', 'PIL', 'mlflow'} & set(sys.modules))"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert not loaded.strip()
+
+
+def test_the_port_changes_no_fingerprint_but_the_number_of_pictures_does():
+    usual, elsewhere, larger = (quickstart.workflow(**dials) for dials in ({}, {"port": 1}, {"pictures": 3000}))
+    assert [stage.digest for stage in usual] == [stage.digest for stage in elsewhere]
+    assert usual["crawl"].digest != larger["crawl"].digest

@@ -1,0 +1,55 @@
+"""quickstart: the whole way from web pages to an evaluated CLIP model, on a web site that is part of clipline.
+
+clipline run quickstart
+"""
+
+import json
+from functools import partial
+from pathlib import Path
+
+from evaluation import retrieval, zeroshot
+from pipelines import balance, crawl, dedup, download, extract, filter, rules, shard
+from pipelines.fetch import Web
+from training import train
+from workflows.demo import plan, scenes, site, testset
+from workflows.stage import Gate, Stage, Workflow
+
+MODEL = Path(site.__file__).with_name("model.json")  # a small CLIP in open_clip's form
+
+
+def workflow(
+    pictures: int = 2000,  # different good pictures on the site; about a fifth as many pages
+    samples: int = 60_000,  # seen in training
+    workers: int = 2,
+    port: int = 8642,  # where the site listens on this machine
+) -> Workflow:
+    web = Web(connect_to={"*.example": f"127.0.0.1:{port}"}, host_concurrency=16, deadline_s=3, retry_s=0.1)
+    model = json.loads(MODEL.read_text())
+    size = model["vision_cfg"]["image_size"]
+
+    site_map = crawl.Config(
+        seeds=plan.SEEDS, allowed_hosts=plan.HOSTS, max_depth=plan.MAX_DEPTH, max_pages=pictures, web=web
+    )
+    pages = Stage("crawl", crawl.run, site_map)
+    pairs = Stage("extract", extract.run, extract.Config(), {"pages": pages})
+    fetching = download.Config(image_size=size, min_image_size=32, max_aspect_ratio=8, web=web)
+    images = Stage("download", download.run, fetching, {"pairs": pairs})
+    basic = filter.Config(rules=(rules.ImageSide(min=64), *rules.BASIC[1:]))
+    good = Stage("filter", filter.run, basic, {"images": images})
+    unique = Stage("dedup", dedup.run, dedup.Config(), {"images": images, "selection": good})
+    words = balance.Config(metadata=(*scenes.SHAPES, *scenes.COLOURS), t=pictures // 8)
+    even = Stage("balance", balance.run, words, {"selection": unique})
+    shards = Stage("shard", shard.run, shard.Config(), {"images": images, "selection": even})
+
+    learning = train.Config(model=model, samples=samples, batch_size=128, lr=1e-3, workers=workers)
+    trained = Stage("train", train.run, learning, {"shards": shards})
+
+    tests = Stage("testset", testset.run, testset.Config(image_size=size))
+    both = {"model": trained, "dataset": tests}
+    seen = Stage("zeroshot", zeroshot.run, zeroshot.Config(dataset="seen"), both)
+    unseen = Stage("unseen", zeroshot.run, zeroshot.Config(dataset="unseen"), both)
+    captions = Stage("retrieval", retrieval.run, retrieval.Config(dataset="captions"), both)
+
+    stages = (pages, pairs, images, good, unique, even, shards, trained, tests, seen, unseen, captions)
+    gate = Gate("train", "quickstart", {"zeroshot.acc1": 0.8})
+    return Workflow("quickstart", stages, services=(partial(site.serve, pictures, port),), gate=gate)
