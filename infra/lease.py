@@ -9,6 +9,7 @@ are ever compared), or when its process is provably gone from this machine.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import threading
@@ -17,10 +18,12 @@ import uuid
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from infra.errors import LeaseHeld, LeaseLost
+from infra.errors import LeaseHeld, LeaseLost, TransientError
 from infra.storage import LocalStore, Store
 
 __all__ = ["Claim", "Lease", "Owner", "current_claim"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Owner:
     id: str
     host: str
     pid: int
-    boot: str
+    boot: str  # of the kernel, and the PID namespace: a container's neighbour has other processes of the same numbers
     started: str  # of the process, in clock ticks since boot: a reused pid has another
 
     @classmethod
@@ -109,16 +112,29 @@ class Lease:
         self._done.set()
         self._thread.join()
         if not self._lost:
-            self._store.write(_path(self._number), replace(self._claim, released=True).to_bytes())
+            try:
+                self._write(replace(self._claim, released=True))
+            except (OSError, TransientError) as error:
+                log.warning("The lease on %s could not be given back and will expire: %s", self._store.url, error)
+
+    def _write(self, claim: Claim) -> None:
+        self._store.write(_path(self._number), claim.to_bytes())
 
     def _beat(self) -> None:
+        silent = False
         while not self._done.wait(self._beat_s):
+            self._claim = replace(self._claim, generation=self._claim.generation + 1)
             try:
                 self.check()
+                self._write(self._claim)
+                silent = False
             except LeaseLost:
                 return
-            self._claim = replace(self._claim, generation=self._claim.generation + 1)
-            self._store.write(_path(self._number), self._claim.to_bytes())
+            except (OSError, TransientError) as error:
+                # Not reaching the store is no proof of anything: work goes on, and check() will tell before a commit.
+                if not silent:
+                    log.warning("The lease on %s cannot be renewed; still trying: %s", self._store.url, error)
+                silent = True
 
 
 def _path(number: int) -> str:
@@ -154,7 +170,7 @@ def _wait_until_stale(store: Store, number: int, claim: Claim, ttl_s: float) -> 
 
 def _boot_id() -> str:
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
     except FileNotFoundError:  # not Linux: then staleness is decided by the TTL alone
         return ""
 
