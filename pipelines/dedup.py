@@ -128,4 +128,4 @@ def _figures(
         pairs = [
             row for dropped in drawn for row in (dropped, places.slice(originals[dropped["place"]], 1).to_pylist()[0])
         ]
-        gallery.show(context, images, f"dropped_{name}", pairs)
+        gallery.show(context, images, f"dropped_{name}", pairs, ["dropped", "kept"] * len(drawn))

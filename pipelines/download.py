@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from pipelines.images import Resized, Resizing
 
-__all__ = ["Config", "Fetched", "fetch_all", "run", "tabulate"]
+__all__ = ["Config", "Fetched", "fetch_all", "members", "run", "tabulate"]
 
 ResizeMode = Literal["no", "border", "keep_ratio", "keep_ratio_largest", "center_crop"]
 
@@ -134,7 +134,7 @@ def _work(config: Config, store: Store, spec: tuple[int, tuple[Slice, ...]], out
     rows = read_slices(store, slices)
     fetched = asyncio.run(fetch_all(rows["url"].to_pylist(), config))
     table = tabulate(rows, fetched, shard, config.samples_per_shard)
-    write_triple(output, shard, _members(table, fetched, config.encode_format), table)
+    write_triple(output, shard, members(table, fetched, config.encode_format), table)
     reasons = table["reason"].to_pylist()
     return output.commit(funnel("pairs", reasons), {"bytes": sum(outcome.size for outcome in fetched)})
 
@@ -207,7 +207,8 @@ def tabulate(rows: pa.Table, fetched: Sequence[Fetched], shard: int, samples_per
     return pa.table(columns, schema=schema.remove_metadata())
 
 
-def _members(table: pa.Table, fetched: Sequence[Fetched], extension: str) -> Iterator[tuple[str, bytes]]:
+def members(table: pa.Table, fetched: Sequence[Fetched], extension: str) -> Iterator[tuple[str, bytes]]:
+    """Name and content of what goes into the tar: image, metadata and caption of each success."""
     for row, outcome in zip(table.to_pylist(), fetched, strict=True):
         if outcome.image is not None:
             key = row["key"]

@@ -67,12 +67,17 @@ def figure(context: Context, images: Store, name: str, tables: Iterable[pa.Table
         show(context, images, name, rows)
 
 
-def show(context: Context, images: Store, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """The figure ``name`` of just these rows."""
+def show(
+    context: Context, images: Store, name: str, rows: Sequence[Mapping[str, Any]], notes: Sequence[str] = ()
+) -> None:
+    """The figure ``name`` of just these rows; ``notes`` go before the size of each original, if given."""
     sizes = [f"{row['original_width']} x {row['original_height']}" for row in rows]
-    captions = [row["caption"] for row in rows]
-    tiles = list(map(Tile, read_images(images, rows), captions, sizes))
-    context.figure(name, montage(name.replace("_", " ").capitalize(), tiles))
+    notes = [f"{note}, {size}" for note, size in zip(notes, sizes, strict=True)] if notes else sizes
+    tiles = list(map(Tile, read_images(images, rows), [row["caption"] for row in rows], notes))
+    title, _, reason = name.partition("_")
+    context.figure(
+        name, montage(f"{title.capitalize()}: {reason.replace('_', ' ')}" if reason else title.capitalize(), tiles)
+    )
 
 
 def of_selection(context: Context, images: Store, records: Sequence[ShardRecord]) -> None:

@@ -15,12 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from infra.context import ShardOutput
 from infra.errors import ConfigError
 from infra.manifest import Artifact, File
-from infra.shards import read_samples
-from pipelines.download import Config, fetch_all, run
+from infra.shards import read_samples, read_tar, write_triple
+from infra.storage import LocalStore
+from pipelines.download import Config, fetch_all, members, run, tabulate
 from pipelines.fetch import Web
-from pipelines.tables import cut
+from pipelines.tables import cut, read_slices
 
 
 def jpeg(width=90, height=60, colour="red") -> bytes:
@@ -144,9 +146,78 @@ def test_the_stage(downloaded, site, pairs_artifact, finished, img2dataset, tmp_
     with open(tars[0], "rb") as tar:
         assert [sorted(sample) for sample in read_samples(tar)] == [["__key__", "jpg", "json", "txt"]] * 2
 
-    # the same again is the same, byte for byte
+    # a stage that lost a shard does just that one again, and the same again is the same, byte for byte
+    (tmp_path / "stage0/ledger/00001.json").unlink()
+    (folder / "00001.tar").write_bytes(b"cut")
+    asked = site[1]["/a.jpg"]
+    resumed = finished(run, config(site[0]), {"pairs": pairs_artifact(ROWS)}, tmp_path / "stage0")
+    assert resumed.manifest == downloaded.manifest
+    assert not list(resumed.verify())
+    assert site[1]["/a.jpg"] == asked  # it is in the first and the last shard
     again = finished(run, config(site[0]), {"pairs": Artifact(tmp_path / "pairs", pairs_artifact(ROWS).manifest)})
     assert again.manifest == downloaded.manifest
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+async def test_img2dataset_continues_where_we_stopped(site, pairs_artifact, img2dataset, tmp_path):
+    """In a folder of ours it finds the missing shard, and fills in what we would have."""
+    from img2dataset.reader import Reader
+    from img2dataset.writer import WebDatasetSampleWriter
+
+    here = f"http://127.0.0.1:{site[0]}"
+    paths = ["a.jpg", "missing.jpg", "wide.jpg", "b.jpg", "page.jpg", "a.jpg", "b.jpg"]
+    pairs = pairs_artifact([(f"{here}/{path}", f"caption of {path}") for path in paths])
+    ours = Config(image_size=32, samples_per_shard=4, max_aspect_ratio=10, web=Web(allow_private=("127.0.0.0/8",)))
+    output = ShardOutput(LocalStore(tmp_path), "all")
+    for shard, slices in enumerate(cut(pairs.files("data/"), 4)):
+        rows = read_slices(pairs.store, slices)
+        fetched = await fetch_all(rows["url"].to_pylist(), ours)
+        table = tabulate(rows, fetched, shard, 4)
+        write_triple(output, shard, members(table, fetched, "jpg"), table)
+
+    folder = tmp_path / "data"
+    expected = pq.read_table(folder / "00001.parquet").drop_columns(["reason"])
+    samples = read_all(folder / "00001.tar")
+    for path in folder.glob("00001*"):
+        path.unlink()
+    done = {int(path.name.split("_")[0]) for path in folder.glob("*.json")}  # its main() has just this line
+    one_file = tmp_path / "pairs.parquet"  # it begins a new shard with every file
+    pq.write_table(read_slices(pairs.store, next(cut(pairs.files("data/"), 100))), one_file)
+    columns = ["uid", "page_url", "source", "language", "license"]
+    reader = Reader(str(one_file), "parquet", "url", "caption", None, None, columns, 4, done, str(tmp_path))
+    theirs = img2dataset.downloader.Downloader(
+        sample_writer_class=WebDatasetSampleWriter,
+        resizer=img2dataset.resizer.Resizer(32, "keep_ratio", True, max_aspect_ratio=10),
+        thread_count=1,
+        save_caption=True,
+        extract_exif=True,
+        output_folder=str(folder),
+        column_list=reader.column_list,
+        timeout=10,
+        number_sample_per_shard=4,
+        oom_shard_count=5,
+        compute_hash="sha256",
+        verify_hash_type=None,
+        encode_format="jpg",
+        retries=0,
+        user_agent_token=None,
+        disallowed_header_directives=None,
+    )
+    shards = list(reader)
+    assert [shard for shard, _ in shards] == [1]
+    theirs.download_shard(shards[0])
+    found = pq.read_table(folder / "00001.parquet").sort_by("key")
+    same = [name for name in expected.column_names if name != "sha256"]  # of a refused image we know it, they do not
+    assert found.select(same).to_pylist() == expected.select(same).to_pylist()
+    assert {name: found.schema.field(name).type for name in same} == {
+        name: expected.schema.field(name).type for name in same
+    }
+    assert read_all(folder / "00001.tar").keys() == samples.keys()
+
+
+def read_all(path) -> dict[str, bytes]:
+    with open(path, "rb") as tar:
+        return dict(read_tar(tar))
 
 
 @given(st.lists(st.integers(0, 7), max_size=8), st.integers(1, 9))
