@@ -99,7 +99,7 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
         chances = keep_probabilities(part, before, config.t)
         reasons = _decide(rows["uid"].to_pylist(), chances, config.seed)
         total += write_selection(context.output, shard, rows, reasons, {"keep_probability": pa.array(chances)})
-        after += _counts(part.filter(pa.array([reason is None for reason in reasons])), len(entries))
+        after += _counts(part.filter(pa.array([reason is None for reason in reasons], pa.bool_())), len(entries))
     if before.any():
         context.figure("entries", _figure(before, after, config.t))
     facts = {

@@ -149,13 +149,20 @@ def _changes(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
     for name in sorted({*old["inputs"], *new["inputs"]}):
         if old["inputs"].get(name) != new["inputs"].get(name):
             yield f"input {name} changed"
-    before, after = flatten(old["config"]), flatten(new["config"])
+    before, after = flatten(_numbered(old["config"])), flatten(_numbered(new["config"]))
     for key in sorted({*before, *after}):
         if before.get(key, _ABSENT) != after.get(key, _ABSENT):
             yield f"{key}: {_short(before.get(key, _ABSENT))} -> {_short(after.get(key, _ABSENT))}"
 
 
 _ABSENT = object()
+
+
+def _numbered(value: object) -> object:
+    """Lists of records as dictionaries by position, so that a change in one shows as that field's."""
+    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+        value = {str(index): item for index, item in enumerate(value)}
+    return {key: _numbered(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def _short(value: object) -> str:

@@ -8,6 +8,7 @@ If this process dies, Ray reaps the attempts, and the next run goes on from the 
 from __future__ import annotations
 
 import logging
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -34,6 +35,8 @@ from workflows.summary import report_files
 __all__ = ["Options", "Outcome", "run"]
 
 log = logging.getLogger(__name__)
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # Ray paints its traces
 
 Listener = Callable[[list[Event]], None]
 
@@ -327,7 +330,7 @@ class _Driver:
             stage,
             attempt=attempt.number,
             error=f"{type(cause).__name__}: {cause}",
-            trace=str(error),
+            trace=_COLOUR.sub("", str(error)),
             preempted=isinstance(cause, Preempted),
             will_retry=again,
             seconds=time.monotonic() - attempt.started,
