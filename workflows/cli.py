@@ -76,7 +76,8 @@ def _print_json(value: object) -> None:
 
 
 @app.command(
-    epilog="**Examples** · `clipline run quickstart` · `clipline run website --set seeds='[\"https://example.org/\"]'` · "
+    epilog="**Examples** · `clipline run quickstart` · "
+    "`clipline run website --set seeds='[\"https://example.org/\"]'` · "
     "`clipline run my_recipe.py --set download.image_size=224 --until filter`"
 )
 def run(
