@@ -100,12 +100,13 @@ BAD_ANSWERS = {
     "corrupt": 1.0,  # noise after a JPEG's header
     "stub": 0.5,  # half a JPEG, served as the whole
     "cut": 0.2,  # the connection ends before the body does
-    "slow": 0.1,  # a byte now and then
+    "slow": 0.1,  # half of it, and then nothing
     "loop": 0.2,
     "inside": 0.2,  # redirects to a private address
     "scheme": 0.2,  # redirects to file:///
     "noai": 1.0,
     "noimageai": 0.4,
+    "noindex": 0.4,
     "tdm": 0.4,  # TDM-Reservation: 1
     "private": 1.0,  # below a path that the image host's robots.txt disallows
     "untrained": 0.5,  # below one that it disallows to crawlers for AI

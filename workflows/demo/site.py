@@ -51,7 +51,7 @@ def serve(scenes: int, port: int = 0) -> Iterator[str]:
             raise CliplineError(
                 f"the embedded web site cannot listen on port {port}",
                 found=" ".join(ready) or "the server ended without a word",
-                fix="give the recipe another port",
+                fix="use another port, as with --set port=8643",
             )
         yield ready[1]
     finally:
@@ -195,6 +195,7 @@ def _picture(picture: Picture) -> Reply:
 _TAGS: dict[str, Headers] = {
     "noai": (("X-Robots-Tag", "max-image-preview:large, noai"),),
     "noimageai": (("X-Robots-Tag", "noimageai"),),
+    "noindex": (("X-Robots-Tag", "clipline: noindex, nofollow"),),
     "tdm": (("TDM-Reservation", "1"),),
     "index-ok": (("X-Robots-Tag", "otherbot: noai"), ("X-Robots-Tag", "max-image-preview: large")),
 }

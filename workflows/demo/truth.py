@@ -59,6 +59,7 @@ SHOWN: dict[str, tuple[str, Drop]] = {
     "scheme": ("download", Drop.REFUSED),
     "noai": ("download", Drop.OPT_OUT),
     "noimageai": ("download", Drop.OPT_OUT),
+    "noindex": ("download", Drop.OPT_OUT),
     "tdm": ("download", Drop.OPT_OUT),
     "untrained": ("download", Drop.OPT_OUT),
     "private": ("download", Drop.ROBOTS),
@@ -133,21 +134,16 @@ def rows(web: Web) -> tuple[Row, ...]:
 
 
 def _shown(page: Page, shown: Shown) -> Iterator[Row]:
-    """The rows of one appearance. What has no use of its texts is one row, with the first text there is."""
+    """The rows of one appearance, one per text; a picture without any text is a row too."""
     picture = shown.picture
     stage, reason = ("extract", Drop.OPT_OUT) if page.kind in OPTED_OUT else SHOWN.get(shown.kind, ("", None))
-    texts = shown.texts[:1] if shown.kind in ("bare", *_UNADDRESSED) else shown.texts
+    texts = (("", ""),) if shown.kind == "bare" else shown.texts
+    url = "" if shown.kind in ("inline", "script") else picture.url
     for source, text in texts:
-        if shown.kind == "bare":
-            source = text = ""
-        url = "" if shown.kind in ("inline", "script") else picture.url
         row = Row(page.url, url, source, text, picture.scene.seed, _file(picture), stage, reason)
         yield row
         if shown.markup == "twice":
             yield replace(row, stage="extract", reason=Drop.DUPLICATE_PAIR)
-
-
-_UNADDRESSED = ("pixel", "inline", "script")
 
 
 def _file(picture: Picture) -> str:
