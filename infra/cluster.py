@@ -7,6 +7,7 @@ flight, a failed one is retried if its error is worth it, a stuck one is cancell
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
 import random
@@ -19,8 +20,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from infra.context import Context, Event, ShardOutput
-from infra.errors import CliplineError, DeadlineError, StageFailed, TransientError
+from infra.errors import CliplineError, DataError, DeadlineError, StageFailed, TransientError
 from infra.manifest import ShardRecord
+from infra.storage import unreachable
 
 if TYPE_CHECKING:
     from infra.storage import Store
@@ -67,8 +69,11 @@ def backoff(attempt: int) -> float:
 
 def original(error: BaseException) -> BaseException:
     """The exception the task itself raised, freed of Ray's wrapping."""
-    cause = getattr(error, "cause", None)
-    return original(cause) if isinstance(cause, BaseException) else error
+    from ray.exceptions import RayTaskError
+
+    while isinstance(error, RayTaskError) and isinstance(error.cause, BaseException):
+        error = error.cause
+    return error
 
 
 def is_transient(error: BaseException) -> bool:
@@ -76,7 +81,8 @@ def is_transient(error: BaseException) -> bool:
     import ray.exceptions as rex
 
     lost = (rex.WorkerCrashedError, rex.NodeDiedError, rex.OutOfMemoryError, rex.ObjectLostError, rex.RayActorError)
-    return isinstance(original(error), (TransientError, ConnectionError, TimeoutError, *lost))
+    cause = original(error)
+    return isinstance(cause, (TransientError, *lost)) or unreachable(cause)
 
 
 # --- the shard loop ---------------------------------------------------------------------------------------------------
@@ -90,12 +96,12 @@ class Limits:
     gpus: float = 0.0
     in_flight: int | None = None  # None: as many as the cluster's CPUs take
     attempts: int = 3  # per shard
-    deadline_s: float | None = None  # per attempt of a shard
+    deadline_s: float | None = None  # per attempt of a shard, from when it starts to work
 
 
 @dataclass(frozen=True)
 class _Job:
-    """One attempt at one shard; ``at`` is when it may start, then when it started (monotonic seconds)."""
+    """One attempt at one shard; ``at`` is when it may start, then when it was handed to Ray (monotonic seconds)."""
 
     shard: str
     spec: Any
@@ -122,6 +128,8 @@ def run_shards(
 
     limits = limits or Limits()
     shards = list(shards)
+    if len({name for name, _ in shards}) != len(shards):
+        raise DataError(f"{context.stage} has two shards of the same name")
     records = context.ledger.read([name for name, _ in shards])
     waiting = deque(_Job(name, spec) for name, spec in shards if name not in records)
     flying: dict[Any, _Job] = {}
@@ -139,9 +147,12 @@ def run_shards(
             context.check()
             now = time.monotonic()
             for _ in range(len(waiting)):
+                if len(flying) >= slots:
+                    break
                 job = waiting.popleft()
-                if len(flying) < slots and job.at <= now:
-                    flying[task.remote(work, job.spec, context.store, job.shard)] = replace(job, at=now)
+                if job.at <= now:
+                    ref = task.remote(work, job.spec, context.store, job.shard, limits.deadline_s)
+                    flying[ref] = replace(job, at=now)
                 else:
                     waiting.append(job)
             if not flying:  # every job left is waiting out its backoff
@@ -159,12 +170,6 @@ def run_shards(
                 if on_done:
                     on_done(record)
                 progress()
-            for ref, job in list(flying.items()):
-                if limits.deadline_s is not None and time.monotonic() - job.at > limits.deadline_s:
-                    del flying[ref]
-                    ray.cancel(ref, force=True)
-                    late = DeadlineError(f"shard {job.shard} ran past {limits.deadline_s:g} s")
-                    waiting.append(_retry(context, job, late, limits))
     finally:
         for ref in flying:
             ray.cancel(ref, force=True)
@@ -180,9 +185,14 @@ def _cluster_cpus() -> float:
 
 def _retry(context: Context, job: _Job, error: Exception, limits: Limits) -> _Job:
     """The next attempt at ``job``, or the error that ends the stage."""
+    from ray.exceptions import WorkerCrashedError
+
     cause = original(error)
     if not is_transient(error):
         raise cause
+    late = limits.deadline_s is not None and time.monotonic() - job.at >= limits.deadline_s
+    if late and isinstance(cause, WorkerCrashedError):
+        cause = DeadlineError(f"shard {job.shard} ran past {limits.deadline_s:g} s")
     if job.attempt >= limits.attempts:
         raise StageFailed(
             f"shard {job.shard} of {context.stage} failed {job.attempt} times",
@@ -194,8 +204,15 @@ def _retry(context: Context, job: _Job, error: Exception, limits: Limits) -> _Jo
     return replace(job, attempt=job.attempt + 1, at=time.monotonic() + wait)
 
 
-def _shard_task(work: ShardWork, spec: object, store: Store, shard: str) -> str:
-    record = work(spec, ShardOutput(store, shard))
+def _shard_task(work: ShardWork, spec: object, store: Store, shard: str, deadline_s: float | None) -> str:
+    if deadline_s is not None:
+        # Kept here, not by the driver, which cannot tell work from waiting for a free CPU. It ends the process even if
+        # that is stuck in C code, and leaves in Ray's log of the worker where it was stuck.
+        faulthandler.dump_traceback_later(deadline_s, exit=True)
+    try:
+        record = work(spec, ShardOutput(store, shard))
+    finally:
+        faulthandler.cancel_dump_traceback_later()
     if not isinstance(record, ShardRecord):
         raise CliplineError(f"the work on shard {shard} committed nothing", expected="return output.commit(...)")
     return record.model_dump_json()
@@ -243,6 +260,7 @@ class Reporter:
         self._flushing = threading.Lock()
         self._pending: list[Event] = []
         self._stop = False
+        self._closed = threading.Event()
         self._thread: threading.Thread | None = None
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -267,6 +285,11 @@ class Reporter:
                 events, self._pending = self._pending, []
             self._stop = bool(ray.get(self._mailbox.post.remote(events)))
 
+    def close(self) -> None:
+        """Send what is pending and end the thread: a worker's process outlives what it is used for."""
+        self._closed.set()
+        self.flush()
+
     def _start(self) -> None:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="clipline-reporter", daemon=True)
@@ -275,8 +298,7 @@ class Reporter:
     def _run(self) -> None:
         import ray
 
-        while True:
-            time.sleep(self.INTERVAL_S)
+        while not self._closed.wait(self.INTERVAL_S):
             try:
                 self.flush()
             except ray.exceptions.RayError:
