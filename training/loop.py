@@ -113,7 +113,7 @@ def train(config: Config, shards: Shards, context: Context, world: World) -> Non
 
         rate = learning_rate(config, state.samples + config.batch_size / 2, total)
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["share"]
         torch.manual_seed(_step_seed(config.seed, state.samples, world.rank))
         images, texts = (part.to(world.device, non_blocking=True) for part in batch)
         with amp:
@@ -224,7 +224,7 @@ def main() -> int:
     shards = Shards(store, [path for path in store.paths() if path.endswith(".tar")])
     world = World.join()
     try:
-        if RECORD not in context.ledger.read():
+        if RECORD not in context.ledger.read([RECORD]):
             train(Config(**json.loads(arguments.config.read_text())), shards, context, world)
     except CliplineError as error:
         log.error("%s", error)

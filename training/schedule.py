@@ -28,10 +28,22 @@ def learning_rate(config: Config, samples: float, total: int) -> float:
 
 
 def adamw(model: nn.Module, config: Config) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices only: vectors and scalars are gains, biases and the logit scale."""
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
-    groups = [
-        {"params": [weight for weight in weights if weight.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [weight for weight in weights if weight.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+    """AdamW for an open_clip ``model``, or a module that holds one as ``model``.
+
+    Weight decay is for matrices only: vectors and scalars are gains, biases and the logit scale. Each group's
+    ``share`` is its part of the learning rate: ``text_lr / lr`` for the text tower, 1 for the rest.
+    """
+    text_share = 1.0 if config.text_lr is None else config.text_lr / config.lr
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            of_text = not name.removeprefix("model.").startswith(("visual.", "logit_"))
+            decay = config.weight_decay if weight.ndim >= 2 else 0.0
+            groups.setdefault((decay, text_share if of_text else 1.0), []).append(weight)
+    return torch.optim.AdamW(
+        [{"params": weights, "weight_decay": decay, "share": share} for (decay, share), weights in groups.items()],
+        lr=config.lr,
+        betas=config.betas,
+        eps=config.eps,
+        fused=True,
+    )

@@ -41,6 +41,12 @@ class Config(BaseConfig):
     samples: int | None = Field(None, ge=1, description="samples to see in all, rounded up to whole batches")
     epochs: float = Field(32.0, gt=0, description="passes over the shards, where samples is not given")
     lr: float = Field(5e-4, gt=0, description="peak learning rate")
+    text_lr: float | None = Field(
+        None,
+        gt=0,
+        description="peak learning rate of the text tower; none: lr. A small one helps where captions hold "
+        "words for things the image tower cannot see yet: a quick text tower unlearns them",
+    )
     betas: tuple[float, float] = Field((0.9, 0.98), description="AdamW's decay rates of the two moments")
     eps: float = Field(1e-6, gt=0, description="AdamW's epsilon")
     weight_decay: float = Field(0.2, ge=0, description="AdamW's, on matrices only: not on gains, biases, logit scale")
@@ -92,10 +98,10 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     from training.figures import curves
 
     shards = inputs["shards"]
-    if RECORD not in context.ledger.read():
+    if RECORD not in context.ledger.read([RECORD]):
         paths = [file.path for file in shards.files("data/train/", ".tar")]
         _launch(config, Shards(shards.store, paths), context)
-    record = context.ledger.read()[RECORD]
+    record = context.ledger.read([RECORD])[RECORD]
     history = [json.loads(line) for line in context.store.read("data/history.jsonl").splitlines()]
     context.figure("training", curves(history))
     context.store.delete("checkpoints")

@@ -39,7 +39,8 @@ def test_decay_is_for_matrices_only():
 
     model = build({**MODEL, "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8}}, 0, World()).model
     assert isinstance(model, open_clip.CLIP)
-    decayed, spared = adamw(model, train.Config(weight_decay=0.3)).param_groups
+    groups = adamw(model, train.Config(weight_decay=0.3)).param_groups
+    decayed, spared = sorted(groups, key=lambda group: -group["weight_decay"])
     assert (decayed["weight_decay"], spared["weight_decay"]) == (0.3, 0.0)
     names = {id(weight): name for name, weight in model.named_parameters()}
 
@@ -50,6 +51,26 @@ def test_decay_is_for_matrices_only():
         assert group["params"]
         for weight in group["params"]:
             assert excluded(names[id(weight)], weight) is expected, names[id(weight)]
+
+
+def test_the_text_tower_may_learn_at_its_own_rate():
+    from conftest import MODEL
+
+    from training.model import build
+    from training.objectives.infonce import InfoNCE
+    from training.world import World
+
+    model = InfoNCE(build(MODEL, 0, World()).model)
+    names = {id(weight): name for name, weight in model.named_parameters()}
+    shares = {
+        names[id(weight)]: group["share"]
+        for group in adamw(model, train.Config(lr=1e-3, text_lr=1e-4)).param_groups
+        for weight in group["params"]
+    }
+    assert set(shares) == set(names.values())
+    for name, share in shares.items():
+        image = name == "model.logit_scale" or name.startswith("model.visual.")
+        assert share == pytest.approx(1.0 if image else 0.1), name
 
 
 def test_samples_or_epochs_make_whole_batches():
