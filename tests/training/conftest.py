@@ -125,7 +125,7 @@ def _rank(rank: int, size: int, meeting: str, sender: Any, function: Callable[..
     if size > 1:
         dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size)
     sender.send(function(*arguments))
-    if size > 1:
+    if dist.is_initialized():
         dist.destroy_process_group()
 
 

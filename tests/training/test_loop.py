@@ -1,8 +1,10 @@
 """The loop: what a run ends with, however it got there."""
 
 import json
+import logging
 import os
 import signal
+import sys
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from infra.storage import LocalStore
 from training import train
 from training.checkpoint import Checkpoints
 from training.data import Shards
+from training.loop import main
 from training.loop import train as run_loop
 from training.world import World
 
@@ -198,6 +201,32 @@ def test_it_may_go_on_with_another_number_of_ranks(ranks, calm, shards, tmp_path
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-6)
     for name, value in weights(calm).items():
         assert weights(tmp_path)[name] == pytest.approx(value, abs=1e-5), name
+
+
+def command_line(arguments, terminate):
+    """The exit code of ``python -m training.loop``; with ``terminate`` it gets a SIGTERM at its first metrics."""
+
+    class Terminate(logging.Handler):
+        def emit(self, record):
+            if '"metrics"' in record.getMessage():
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    sys.argv = ["training.loop", *arguments]
+    if terminate:
+        logging.getLogger("training.loop").addHandler(Terminate())
+    return main()
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_the_command_line_stops_with_75_and_continues(ranks, calm, shards, tmp_path, size):
+    (tmp_path / "config.json").write_text(config().model_dump_json())
+    arguments = ["--config", f"{tmp_path}/config.json", "--shards", str(shards), "--output", f"{tmp_path}/out"]
+    assert ranks(size, command_line, arguments, True) == [75] * size
+    assert not (tmp_path / "out/data").exists()
+    assert ranks(size, command_line, arguments, False) == [0] * size
+    assert ranks(size, command_line, arguments, True) == [0] * size  # done: nothing to do
+    if size == 1:
+        assert content(tmp_path / "out") == content(calm)
 
 
 # --- what it refuses --------------------------------------------------------------------------------------------------
