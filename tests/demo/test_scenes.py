@@ -41,7 +41,7 @@ def test_the_shape_is_where_and_as_large_as_captions_say(position, size):
         assert (x > 0.5 + limit) == ("right" in position)
         assert (y < 0.5 - limit) == ("top" in position)
         assert (y > 0.5 + limit) == ("bottom" in position)
-        lowest, highest = {"small": (0.05, 0.08), "medium": (0.1, 0.15), "large": (0.22, 0.29)}[size]
+        lowest, highest = {"small": (0.09, 0.15), "medium": (0.17, 0.25), "large": (0.28, 0.38)}[size]
         assert lowest < mask.mean() < highest
 
 
