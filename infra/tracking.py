@@ -3,7 +3,8 @@
 The only file that imports mlflow. The journal on disk is the spool: a thread reads it from a saved position and sends
 what it finds, so an outage of the server costs a warning and some patience, never a stage, and whatever was not sent
 is sent by the next run, ``clipline resume`` or ``clipline sync``. Sending an event twice changes nothing: runs are
-found by our own tags, parameters are equal, and steps that are there already are skipped.
+found by our own tags, parameters are equal, and steps that are there already are skipped. An event MLflow will never
+accept is reported and passed over.
 """
 
 from __future__ import annotations
@@ -11,17 +12,21 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
+import shlex
+import shutil
 import tempfile
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infra.config import canonical_json, flatten
 from infra.context import Event
-from infra.errors import redact
+from infra.errors import TransientError, redact
 from infra.manifest import Artifact
 from infra.storage import LocalStore, Store
 
@@ -49,7 +54,9 @@ class Address:
     @classmethod
     def find(cls, root: Store) -> Address:
         if uri := os.environ.get("MLFLOW_TRACKING_URI"):
-            return cls(uri)
+            # MLflow would put the artifacts of a database into ./mlruns, wherever that is today.
+            beside = Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts"
+            return cls(uri, str(beside) if uri.startswith("sqlite:///") else None)
         folder = root.root if isinstance(root, LocalStore) else Path(".clipline").absolute()
         return cls(f"sqlite:///{folder}/mlflow.db", f"{folder}/mlartifacts")
 
@@ -58,17 +65,18 @@ class Address:
         """What to type to see it; None if a server already shows it."""
         if self.uri.startswith("http"):
             return None
-        return f"mlflow server --backend-store-uri {self.uri} --workers 1 --port 5000"
+        return f"mlflow server --backend-store-uri {shlex.quote(redact(self.uri))} --workers 1 --port 5000"
 
     def page(self, experiment: str, run: str) -> str:
-        base = redact(self.uri) if self.uri.startswith("http") else "http://127.0.0.1:5000"
-        return f"{base}/#/experiments/{experiment}/runs/{run}"
+        base = re.sub("(?<=://)[^/]*@", "", self.uri) if self.uri.startswith("http") else "http://127.0.0.1:5000"
+        return f"{base.rstrip('/')}/#/experiments/{experiment}/runs/{run}"
 
 
 @dataclass
 class _State:
-    """What of the journal has reached MLflow; saved in the run's folder after every batch."""
+    """What of the journal has reached MLflow, and which; saved in the run's folder after every batch."""
 
+    uri: str
     position: int = 0
     experiment: str = ""
     parent: str = ""
@@ -79,8 +87,8 @@ class _State:
 class Tracker:
     """Follows one run's journal. ``folder`` is the run's folder, ``root`` where the artifacts are.
 
-    ``read`` is :meth:`workflows.journal.Journal.read`. Errors of the server never leave the thread; ``degraded`` says
-    whether the last attempt failed, and :meth:`close` returns whether everything was sent.
+    ``read`` is :meth:`workflows.journal.Journal.read`. Errors never leave the thread; ``degraded`` says why the last
+    attempt failed (empty: it did not), and :meth:`close` returns whether everything was sent.
     """
 
     PATH = "tracking.json"
@@ -88,7 +96,7 @@ class Tracker:
 
     def __init__(self, address: Address, experiment: str, root: Store, folder: Store, read: ReadJournal) -> None:
         self._address, self._experiment, self._root, self._folder, self._read = address, experiment, root, folder, read
-        self._state = _State(**json.loads(folder.read(self.PATH))) if folder.exists(self.PATH) else _State()
+        self._state = self._saved()
         self._projection: _Projection | None = None
         self._closing = threading.Event()
         self._drained = threading.Event()
@@ -109,9 +117,16 @@ class Tracker:
         """The run's page in the MLflow UI, once it exists."""
         return self._address.page(self._state.experiment, self._state.parent) if self._state.parent else None
 
-    def _run(self) -> None:
-        from mlflow.exceptions import MlflowException
+    def _saved(self) -> _State:
+        """What was sent before; nothing, if it was sent elsewhere."""
+        uri = redact(self._address.uri)
+        if self._folder.exists(self.PATH):
+            values = json.loads(self._folder.read(self.PATH))
+            if values.get("uri") == uri:
+                return _State(**values)
+        return _State(uri)
 
+    def _run(self) -> None:
         # MLflow's own client would retry for minutes with nobody told; the journal keeps everything meanwhile.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
@@ -123,12 +138,12 @@ class Tracker:
             try:
                 more = self._send()
                 pause, self.degraded = self.INTERVAL_S, ""
-            except (MlflowException, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - whatever ails tracking, stages go on and close() tells
+                self._projection = None  # what was sent in part is looked up again
+                message = redact(str(error)) or type(error).__name__
                 if not self.degraded:
-                    log.warning(
-                        "MLflow cannot be reached; the run goes on, its journal is kept and sent later: %s", error
-                    )
-                self.degraded = redact(str(error))
+                    log.warning("MLflow cannot be reached; the run goes on, its journal is sent later: %s", message)
+                self.degraded = message
                 pause, more = min(30.0, pause * 2), True
                 if closing:
                     return
@@ -139,53 +154,60 @@ class Tracker:
 
     def _send(self) -> bool:
         """Send one batch; True if there was one."""
+        if self._projection is None:
+            self._state = self._saved()
+            self._projection = self._connect()
+            if self._state.parent and not self._projection.has(self._state.parent):  # somebody removed the database
+                self._state = _State(self._state.uri)
+                self._projection = self._connect()
         events, position = self._read(self._state.position)
         if not events:
             return False
-        if self._projection is None:
-            self._projection = _Projection(self._address, self._experiment, self._root, self._folder, self._state)
         self._projection.apply(events)
         self._state.position = position
         self._folder.write(self.PATH, json.dumps(vars(self._state)).encode())
         return True
+
+    def _connect(self) -> _Projection:
+        return _Projection(self._address, self._experiment, self._root, self._folder, self._state)
 
 
 class _Projection:
     """What each event means in MLflow."""
 
     def __init__(self, address: Address, experiment: str, root: Store, folder: Store, state: _State) -> None:
-        from mlflow import MlflowClient
-
-        if address.uri.startswith("sqlite:///"):
-            Path(address.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        self._client: MlflowClient = MlflowClient(address.uri, registry_uri=address.uri)
         self._root, self._folder, self._state = root, folder, state
         self._last_step: dict[tuple[str, str], int] = {}
+        self._client, self._uri = _client(address), address.uri
         found = self._client.get_experiment_by_name(experiment)
-        state.experiment = (
-            found.experiment_id if found else self._client.create_experiment(experiment, address.artifacts)
-        )
+        if found is None:
+            state.experiment = self._client.create_experiment(experiment, address.artifacts)
+        else:
+            state.experiment = found.experiment_id
+            if found.lifecycle_stage == "deleted":  # its name stays taken, so there is no starting anew
+                self._client.restore_experiment(found.experiment_id)
+
+    def has(self, run: str) -> bool:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.get_run(run)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return False
+        return True
 
     def apply(self, events: Iterable[Event]) -> None:
         points: dict[str, list[Metric]] = defaultdict(list)
         for event in events:
-            if event["event"] == "metrics":
-                points[event["stage"]] += self._new_points(event)
-            elif handle := getattr(self, f"_on_{event['event']}", None):
-                self._log_points(points)
-                self._handle(handle, event)
+            with _passing_over(event):
+                if event["event"] == "metrics":
+                    points[event["stage"]] += self._new_points(event)
+                elif handle := getattr(self, f"_on_{event['event']}", None):
+                    self._log_points(points)
+                    handle(event)
         self._log_points(points)
-
-    def _handle(self, handle: Callable[[Event], None], event: Event) -> None:
-        """Apply one event; one that MLflow never will accept is reported and passed over."""
-        from mlflow.exceptions import MlflowException
-
-        try:
-            handle(event)
-        except MlflowException as error:
-            if error.error_code not in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INVALID_STATE"):
-                raise
-            log.warning("MLflow refuses %s of %s: %s", event["event"], event.get("stage", "the run"), error)
 
     # --- curves
 
@@ -195,30 +217,33 @@ class _Projection:
         run, stamp = self._child(event["stage"]), int(event["time"] * 1000)
         values = {key: value for key, value in event["values"].items() if event["step"] > self._step(run, key)}
         self._last_step.update({(run, key): event["step"] for key in values})
-        return [Metric(key, float(value), stamp, event["step"]) for key, value in values.items()]
+        return [Metric(_name(key), float(value), stamp, event["step"]) for key, value in values.items()]
 
     def _step(self, run: str, key: str) -> int:
         """The last step of a curve, read once from MLflow: a resumed stage repeats steps that are there already."""
         if (run, key) not in self._last_step:
-            history = self._client.get_metric_history(run, key)
+            history = self._client.get_metric_history(run, _name(key))
             self._last_step[run, key] = max((point.step for point in history), default=-1)
         return self._last_step[run, key]
 
     def _log_points(self, points: dict[str, list[Metric]]) -> None:
-        for stage, metrics in points.items():
-            for start in range(0, len(metrics), 1000):  # the most one batch may hold
-                self._client.log_batch(self._child(stage), metrics=metrics[start : start + 1000])
-        points.clear()
+        while points:
+            stage, metrics = points.popitem()
+            with _passing_over({"event": "metrics", "stage": stage}):
+                for start in range(0, len(metrics), 1000):  # the most one batch may hold
+                    self._client.log_batch(self._child(stage), metrics=metrics[start : start + 1000])
 
     # --- events, by name
 
     def _on_run_started(self, event: Event) -> None:
-        tags = {_RUN: event["run"], "clipline.recipe": event["recipe"], "mlflow.source.name": event["recipe"]}
+        tags = {"mlflow.source.name": event["recipe"]}
         if event.get("commit"):
             tags["mlflow.source.git.commit"] = event["commit"]
         self._state.parent = self._find_or_create({_RUN: event["run"], _STAGE: ""}, event["run"], tags)
         self._client.update_run(self._state.parent, status="RUNNING")
-        self._log_params(self._state.parent, {"recipe": event["recipe"], **event.get("dials", {})})
+        # Tags, not parameters: resuming with other workers or time limits is the same run.
+        for key, value in {"recipe": event["recipe"], **event.get("dials", {})}.items():
+            self._client.set_tag(self._state.parent, f"clipline.{key}", value)
 
     def _on_stage_started(self, event: Event) -> None:
         if event.get("forced") and (old := self._state.children.pop(event["stage"], None)):
@@ -272,9 +297,11 @@ class _Projection:
         versions = self._client.search_model_versions(f"name = '{name}'")
         version = next((v.version for v in versions if v.tags.get(_STAMP) == stamp), None)
         if version is None:
-            created = self._client.create_model_version(
-                name, f"models:/{model}", self._child(event["model"]), tags={_STAMP: stamp}, model_id=model
-            )
+            # A database looks for models:/... in MLflow's global store, so that has to be this one meanwhile.
+            with _environment("MLFLOW_TRACKING_URI", self._uri):
+                created = self._client.create_model_version(
+                    name, f"models:/{model}", self._child(event["model"]), tags={_STAMP: stamp}, model_id=model
+                )
             version = created.version
         self._client.set_registered_model_alias(name, event["alias"], version)
 
@@ -313,7 +340,7 @@ class _Projection:
     def _log_params(self, run: str, params: dict[str, Any]) -> None:
         from mlflow.entities import Param
 
-        items = [Param(key, _text(value)[:6000]) for key, value in flatten(params).items()]
+        items = [Param(_name(key), _text(value)[:6000]) for key, value in flatten(params).items()]
         for start in range(0, len(items), 100):
             self._client.log_batch(run, params=items[start : start + 100])
 
@@ -324,7 +351,9 @@ class _Projection:
         fresh = {key: value for key, value in values.items() if self._step(run, key) < 0}
         self._last_step.update({(run, key): 0 for key in fresh})
         if fresh:
-            self._client.log_batch(run, metrics=[Metric(key, float(value), stamp, 0) for key, value in fresh.items()])
+            self._client.log_batch(
+                run, metrics=[Metric(_name(key), float(value), stamp, 0) for key, value in fresh.items()]
+            )
 
     def _log_inputs(self, run: str, event: Event) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -356,22 +385,70 @@ class _Projection:
 
     def _log_model(self, stage: str, artifact: Artifact, scratch: Path) -> None:
         """An artifact with an open_clip folder becomes a logged model; ``models:/...`` then loads with open_clip."""
-        import shutil
-
         parts = [f.path for f in artifact.files("data/open_clip_")]
         if not parts or stage in self._state.models:
             return
+        run, stamp = self._child(stage), artifact.manifest.digest
+        mine = f"source_run_id = '{run}' AND tags.`{_STAMP}` = '{stamp}'"
+        found = self._client.search_logged_models([self._state.experiment], mine)
+        if found:  # by an attempt that could not tell anybody
+            model = found[0]
+        else:
+            model = self._client.create_logged_model(
+                self._state.experiment, stage, source_run_id=run, tags={_STAMP: stamp}, model_type="open_clip"
+            )
         folder = scratch / "model"
         folder.mkdir()
         for path in parts:
             shutil.copy(artifact.local(path, scratch), folder)
-        tags = {_STAMP: artifact.manifest.digest}
-        model = self._client.create_logged_model(
-            self._state.experiment, stage, source_run_id=self._child(stage), tags=tags, model_type="open_clip"
-        )
         self._client.log_model_artifacts(model.model_id, str(folder))
         self._client.finalize_logged_model(model.model_id, "READY")
         self._state.models[stage] = model.model_id
+
+
+def _client(address: Address) -> MlflowClient:
+    from mlflow import MlflowClient
+
+    if not address.uri.startswith("sqlite:///"):
+        return MlflowClient(address.uri, registry_uri=address.uri)
+    Path(address.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    # A new database gets an experiment "Default", and that its artifacts' folder from here: else it is ./mlruns.
+    with _environment("_MLFLOW_SERVER_ARTIFACT_ROOT", address.artifacts or ""):
+        return MlflowClient(address.uri, registry_uri=address.uri)
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+@contextmanager
+def _passing_over(event: Event) -> Iterator[None]:
+    """Report and drop what cannot be sent however often one tries, or one such event would hold up all that follow."""
+    from mlflow.exceptions import MlflowException
+
+    never = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INVALID_STATE", "RESOURCE_DOES_NOT_EXIST")
+    try:
+        yield
+    except Exception as error:
+        may_pass = isinstance(error, (OSError, TransientError)) and not isinstance(error, FileNotFoundError)
+        if may_pass or (isinstance(error, MlflowException) and error.error_code not in never):
+            raise
+        where, what = event.get("stage", "the run"), redact(f"{type(error).__name__}: {error}")
+        log.warning("MLflow does not get the event %s of %s: %s", event["event"], where, what)
+
+
+def _name(key: str) -> str:
+    """``key`` as MLflow allows it: letters, digits and ``_-./: `` only."""
+    return re.sub(r"[^\w\-./: ]", "_", key.replace("@", "_at_"))[:250]
 
 
 def _text(value: object) -> str:
