@@ -301,7 +301,7 @@ def _picture(card: _Card, host: str) -> Picture:
         case "panorama":
             width, height = 4 * side, side
         case "twin":
-            width = height = max(96, round(0.8 * side))
+            width = height = max(96, round(0.9 * side))
             original, kind = side, "webp" if kind == "jpeg" else "jpeg"
     return Picture(_address(card, host, width, kind), card.kind, card.scene, width, height, kind, original)
 
