@@ -33,19 +33,17 @@ class Selection:
     def choose(self, workflow: Workflow) -> set[str]:
         for name in (*self.only, *self.force, *filter(None, (self.start, self.until))):
             workflow[name]  # raises UsageError for a name that is not there
-        chosen = {stage.name for stage in workflow}
+        needs: dict[str, set[str]] = {}  # of each stage: itself and everything upstream of it
+        for stage in workflow:
+            needs[stage.name] = {stage.name}.union(*(needs[source.name] for source in stage.inputs.values()))
+        chosen = set(needs)
         if self.only:
             chosen &= set(self.only)
         if self.start:
-            chosen &= {stage.name for stage in workflow if self.start in _needs(stage)}
+            chosen &= {name for name, upstream in needs.items() if self.start in upstream}
         if self.until:
-            chosen &= _needs(workflow[self.until])
+            chosen &= needs[self.until]
         return chosen
-
-
-def _needs(stage: Stage) -> set[str]:
-    """The stage and everything upstream of it."""
-    return {stage.name}.union(*(_needs(source) for source in stage.inputs.values()))
 
 
 @dataclass(frozen=True)
@@ -120,7 +118,8 @@ def _step(stage: Stage, root: Store, before: dict[str, Step], selection: Selecti
         # only when it is there, and until then its dependants are due.
         if upstream.action != "cached" or upstream.manifest is None:
             if manifest is not None:
-                why.append(f"input {name} ({source.name}) will run")
+                fate = "is left out" if upstream.action == "left" else "will run"
+                why.append(f"input {name} ({source.name}) {fate}")
         elif manifest is not None and _recorded_input(manifest, name) != upstream.manifest.content_digest:
             why.append(f"input {name} ({source.name}) was rebuilt with other content")
     done = len(folder.paths("ledger")) if manifest is None else 0

@@ -12,10 +12,12 @@ import inspect
 import json
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
 
 from infra.config import Config
 from infra.errors import ConfigError, UsageError
@@ -23,7 +25,7 @@ from workflows.stage import Stage, Workflow
 
 __all__ = ["Dial", "Recipe", "built_in", "load"]
 
-_FOLDER = Path(__file__).parent / "recipes"
+_FOLDER = Path(__file__).resolve().parent / "recipes"
 
 
 @dataclass(frozen=True)
@@ -81,10 +83,22 @@ class Recipe:
             raise UsageError(
                 f"recipe {self.name} needs a value for {', '.join(absent)}", fix=f"--set {absent[0]}=VALUE"
             )
-        workflow = self.function(**dials)
+        workflow = self.function(**{name: self._turn(name, value) for name, value in dials.items()})
         if not isinstance(workflow, Workflow):
             raise UsageError(f"{self.path}: workflow() returned {type(workflow).__name__}", expected="a Workflow")
         return _with_fields(workflow, fields) if fields else workflow
+
+    def _turn(self, name: str, value: object) -> object:
+        """A dial's value as its annotation wants it."""
+        annotation = get_type_hints(self.function).get(name, Any)
+        try:
+            return TypeAdapter(annotation).validate_python(value)
+        except ValidationError as error:
+            raise UsageError(
+                f"dial {name} of recipe {self.name} cannot be that",
+                expected=error.errors()[0]["msg"],
+                found=repr(value),
+            ) from None
 
 
 def built_in() -> list[str]:
@@ -150,9 +164,13 @@ def _with_fields(workflow: Workflow, fields: dict[str, dict[str, Any]]) -> Workf
 
 def _set(config: Config, path: list[str], value: object) -> Config:
     name, *rest = path
-    if rest:
-        inner = getattr(config, name, None)
-        if not isinstance(inner, Config):
-            raise ConfigError(f"{type(config).__module__}.Config.{name} has no fields", found=".".join(path))
+    inner = getattr(config, name, None)
+    if rest and isinstance(inner, Config):
         value = _set(inner, rest, value)
+    elif len(rest) == 1 and is_dataclass(inner) and not isinstance(inner, type):
+        value = {**asdict(inner), rest[0]: value}  # the configuration it belongs to validates it
+    elif rest and name in type(config).model_fields:
+        raise ConfigError(
+            f"{type(config).__module__}.{type(config).__qualname__}.{name} has no fields to set", found=".".join(path)
+        )
     return config.replace(**{name: value})

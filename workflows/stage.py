@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from infra.errors import UsageError
 from infra.manifest import Artifact, Manifest, fingerprint
 
 __all__ = ["Check", "Gate", "Inputs", "Run", "Stage", "Workflow"]
+
+_NAME = re.compile(r"[A-Za-z0-9][\w-]*")  # a folder, a column, and what stands before the dot in --set stage.field
 
 Inputs = Mapping[str, Artifact]
 Run = Callable[[Any, Inputs, Context], Manifest]
@@ -32,6 +35,9 @@ class Stage:
     inputs: Mapping[str, Stage] = field(default_factory=dict)
     retries: int = 2
     timeout_s: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_name("stage", self.name)
 
     @cached_property
     def _fingerprint(self) -> tuple[str, dict[str, Any]]:
@@ -98,6 +104,7 @@ class Workflow:
     gate: Gate | None = None
 
     def __post_init__(self) -> None:
+        _check_name("workflow", self.name)
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
             raise UsageError(f"workflow {self.name} has two stages of the same name", found=", ".join(names))
@@ -111,6 +118,9 @@ class Workflow:
                         found=source.name,
                     )
             seen.add(id(stage))
+        if self.gate is not None:  # a name that is wrong must not be found out after training
+            for name in (self.gate.model, *(key.partition(".")[0] for key in self.gate.at_least)):
+                self[name]
 
     def __iter__(self) -> Iterator[Stage]:
         return iter(self.stages)
@@ -120,3 +130,8 @@ class Workflow:
             if stage.name == name:
                 return stage
         raise UsageError(f"workflow {self.name} has no stage {name!r}", expected=", ".join(s.name for s in self.stages))
+
+
+def _check_name(kind: str, name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"{name!r} cannot be the name of a {kind}", expected="letters, digits, '_' and '-'")

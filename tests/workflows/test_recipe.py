@@ -1,0 +1,245 @@
+"""Recipes are found, dials turned and fields of stages set; what does not fit is told before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from infra.config import Config, Runtime
+from infra.errors import UsageError
+from infra.manifest import Manifest
+from workflows.recipe import built_in, load
+from workflows.stage import Gate, Stage, Workflow
+
+RECIPE = '''"""toy: for tests.
+
+More about it.
+"""
+from dataclasses import dataclass
+
+from infra.config import Config, Runtime
+from workflows.stage import Stage, Workflow
+
+
+@dataclass(frozen=True)
+class Limits:
+    cpus: float = 1.0
+    attempts: int = 3
+
+
+class Web(Config):
+    agent: str = "clipline"
+    timeout_s: Runtime[float] = 10.0
+
+
+class Make(Config):
+    size: int = 256
+    name: str = ""
+    hosts: tuple[str, ...] = ()
+    web: Web = Web()
+    limits: Runtime[Limits] = Limits()
+
+
+def make(config, inputs, context): ...
+
+
+def workflow(size: int = 3, hosts: list[str] | None = None, fast: bool = False, anything=None) -> Workflow:
+    first = Stage("first", make, Make(size=size, hosts=tuple(hosts or ())))
+    second = Stage("second", make, Make(name=str(fast)), {"data": first})
+    third = Stage("third", make, Make(name=repr(anything)), {"one": first, "two": second})
+    return Workflow("toy", (first, second, third))
+'''
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / "toy.py"
+    path.write_text(RECIPE)
+    return load(str(path))
+
+
+# --- finding
+
+
+def test_a_recipe_is_found_by_path(recipe, tmp_path):
+    assert (recipe.name, recipe.summary, recipe.path) == ("toy", "toy: for tests.", tmp_path / "toy.py")
+    assert [(dial.name, dial.default) for dial in recipe.dials] == [
+        ("size", 3),
+        ("hosts", None),
+        ("fast", False),
+        ("anything", None),
+    ]
+
+
+def test_a_recipe_given_relative_is_remembered_absolute(tmp_path, monkeypatch):
+    """So that resume works from another folder."""
+    (tmp_path / "toy.py").write_text(RECIPE)
+    monkeypatch.chdir(tmp_path)
+    assert load("toy.py").path == tmp_path / "toy.py"
+
+
+def test_the_built_in_recipes_load():
+    assert "quickstart" in built_in()
+    for name in built_in():
+        recipe = load(name)
+        assert recipe.name == name
+        assert recipe.summary
+    assert load("quickstart").build().name == "quickstart"
+
+
+def test_a_recipe_that_is_not_there_is_told_with_a_suggestion():
+    with pytest.raises(UsageError, match="no recipe 'quikstart'") as caught:
+        load("quikstart")
+    assert caught.value.fix == "did you mean 'quickstart'?"
+    assert "website" in caught.value.expected
+
+
+def test_what_is_no_recipe_is_told(tmp_path):
+    (tmp_path / "other.py").write_text("x = 1\n")
+    with pytest.raises(UsageError, match="not a recipe"):
+        load(str(tmp_path / "other.py"))
+    (tmp_path / "other.txt").write_text("x = 1\n")
+    with pytest.raises(UsageError, match="not a Python file"):
+        load(str(tmp_path / "other.txt"))
+    (tmp_path / "wrong.py").write_text("def workflow(): return 3\n")
+    with pytest.raises(UsageError, match="returned int"):
+        load(str(tmp_path / "wrong.py")).build()
+
+
+# --- dials
+
+
+def test_dials_are_turned(recipe):
+    workflow = recipe.build(["size=5", 'hosts=["a", "b"]', "fast=true"])
+    assert workflow["first"].config.size == 5
+    assert workflow["first"].config.hosts == ("a", "b")
+    assert workflow["second"].config.name == "True"
+    assert recipe.build().stages[0].config.size == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("3", 3), ("3.5", 3.5), ("text", "text"), ("a=b", "a=b"), ('"3"', "3"), ("null", None), ("[1]", [1]), ("", "")],
+)
+def test_values_are_json_or_else_text(recipe, text, value):
+    assert recipe.build([f"anything={text}"])["third"].config.name == repr(value)
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("size", "has no value"),
+        ("sise=3", "no dial 'sise'"),
+        ("size=big", "dial size"),
+        ("hosts=example.org", "dial hosts"),
+        ("fast=perhaps", "dial fast"),
+        ("frist.size=3", "no stage 'frist'"),
+        ("first.sise=3", "no field 'sise'"),
+        ("first.size=big", "size is not valid"),
+        ("first.size.deep=3", "has no fields to set"),
+        ("first.web.agnt=x", "no field 'agnt'"),
+        ("first.wbe.agent=x", "no field 'wbe'"),
+        ("first.limits.cpus=many", "limits"),
+        ("first.limits.cups=1", "limits"),
+    ],
+)
+def test_what_does_not_fit_is_refused(recipe, setting, words):
+    with pytest.raises(UsageError, match=words) as caught:
+        recipe.build([setting])
+    assert caught.value.exit_code == 2
+
+
+def test_a_name_that_is_nearly_right_is_suggested(recipe):
+    for setting, meant in (("sise=3", "size"), ("frist.size=3", "first"), ("first.sise=3", "size")):
+        with pytest.raises(UsageError) as caught:
+            recipe.build([setting])
+        assert caught.value.fix == f"did you mean {meant!r}?"
+
+
+def test_a_dial_without_a_default_must_be_turned(tmp_path):
+    path = tmp_path / "needy.py"
+    path.write_text(RECIPE.replace("size: int = 3,", "size: int,"))
+    with pytest.raises(UsageError, match="needs a value for size") as caught:
+        load(str(path)).build()
+    assert caught.value.fix == "--set size=VALUE"
+    assert load(str(path)).build(["size=1"])["first"].config.size == 1
+
+
+# --- fields
+
+
+def test_fields_of_stages_are_set_and_what_depends_on_them_follows(recipe):
+    plain, changed = recipe.build(), recipe.build(["second.size=9", "second.web.agent=me", "second.web.timeout_s=1"])
+    assert changed["second"].config.size == 9
+    assert changed["second"].config.web.agent == "me"
+    assert changed["second"].config.name == "False"
+    assert changed["third"].inputs == {"one": changed["first"], "two": changed["second"]}
+    assert [plain[n].digest == changed[n].digest for n in ("first", "second", "third")] == [True, False, False]
+
+
+def test_runtime_fields_can_be_set_too_and_change_no_fingerprint(recipe):
+    plain, fast = recipe.build(), recipe.build(["first.limits.cpus=4", "first.web.timeout_s=1"])
+    assert (fast["first"].config.limits.cpus, fast["first"].config.limits.attempts) == (4.0, 3)
+    assert [stage.digest for stage in fast] == [stage.digest for stage in plain]
+
+
+def test_the_last_of_two_settings_counts(recipe):
+    assert recipe.build(["first.size=1", "first.size=2"])["first"].config.size == 2
+
+
+# --- workflows
+
+
+class Nothing(Config):
+    workers: Runtime[int] = 1
+
+
+def run(config, inputs, context): ...
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "../x", "a.b", "-a", "a b", ".", "é/"])
+def test_a_name_that_cannot_be_a_folder_is_refused(name):
+    with pytest.raises(UsageError, match="cannot be the name of a stage"):
+        Stage(name, run, Nothing())
+    with pytest.raises(UsageError, match="cannot be the name of a workflow"):
+        Workflow(name, ())
+
+
+def test_a_workflow_lists_every_stage_once_and_after_its_inputs():
+    a = Stage("a", run, Nothing())
+    b = Stage("b", run, Nothing(), {"data": a})
+    with pytest.raises(UsageError, match="two stages of the same name"):
+        Workflow("w", (a, Stage("a", run, Nothing())))
+    with pytest.raises(UsageError, match="input 'data' of stage b is not an earlier stage"):
+        Workflow("w", (b, a))
+    with pytest.raises(UsageError, match="not an earlier stage"):
+        Workflow("w", (Stage("a", run, Nothing()), b))  # another stage of that name
+    with pytest.raises(UsageError, match="no stage 'c'"):
+        Workflow("w", (a, b))["c"]
+
+
+def test_a_gate_that_asks_for_what_is_not_there_is_refused_before_anything_runs():
+    stages = (Stage("train", run, Nothing()), Stage("eval", run, Nothing()))
+    Workflow("w", stages, gate=Gate("train", "model", {"eval.acc1": 0.5}))
+    for gate in (Gate("trian", "model", {}), Gate("train", "model", {"evall.acc1": 0.5})):
+        with pytest.raises(UsageError, match="no stage"):
+            Workflow("w", stages, gate=gate)
+
+
+def test_a_gate_passes_only_on_numbers_that_are_there():
+    manifests = {"eval": Manifest(stage="eval", digest="d", identity={}, metrics={"acc1": 0.5, "worst": float("nan")})}
+    gate = Gate("train", "m", {"eval.acc1": 0.5, "eval.acc5": 0.1, "eval.worst": 0.0, "other.acc1": 0.0})
+    checks = gate.check(manifests)
+    assert [(check.metric, check.passed) for check in checks] == [
+        ("eval.acc1", True),
+        ("eval.acc5", False),
+        ("eval.worst", False),
+        ("other.acc1", False),
+    ]
+
+
+def test_a_path_is_not_mistaken_for_a_built_in_recipe(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("quickstart").mkdir()
+    assert load("quickstart").path.parent.name == "recipes"
