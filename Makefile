@@ -5,6 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+# Every run starts a dozen Python processes; without compiled files each would spend seconds compiling its imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help demo test check bench ui format lock clean
 
 help: ## show this
@@ -45,5 +48,5 @@ clean: ## remove the environment (results stay)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.6'
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --group dev --editable '.[s3]'
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --group dev --editable '.[s3]'
 	touch $@

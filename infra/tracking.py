@@ -181,7 +181,9 @@ class _Projection:
         self._client, self._uri = _client(address), address.uri
         found = self._client.get_experiment_by_name(experiment)
         if found is None:
-            state.experiment = self._client.create_experiment(experiment, address.artifacts)
+            # The tag has the UI show the experiment as training, with runs and curves, not as traces of an agent.
+            kind = {"mlflow.experimentKind": "custom_model_development"}
+            state.experiment = self._client.create_experiment(experiment, address.artifacts, tags=kind)
         else:
             state.experiment = found.experiment_id
             if found.lifecycle_stage == "deleted":  # its name stays taken, so there is no starting anew
@@ -274,7 +276,7 @@ class _Projection:
         self._log_inputs(run, event)
         with tempfile.TemporaryDirectory() as scratch:
             self._log_files(run, artifact, Path(scratch))
-            self._log_model(event["stage"], artifact, Path(scratch))
+            self._log_model(event, artifact, Path(scratch))
         headline = {f"{event['stage']}.{key}": value for key, value in manifest.metrics.items()}
         if headline:
             self._log_once(self._state.parent, headline, event)
@@ -311,6 +313,8 @@ class _Projection:
             self._client.log_artifact(self._state.parent, str(local))
 
     def _on_run_finished(self, event: Event) -> None:
+        if note := event.get("note"):
+            self._client.set_tag(self._state.parent, "mlflow.note.content", note)
         status = {"done": "FINISHED", "preempted": "KILLED"}.get(event["status"], "FAILED")
         self._client.set_terminated(self._state.parent, status)
 
@@ -383,8 +387,11 @@ class _Projection:
         for file in results:
             self._client.log_artifact(run, str(artifact.local(file.path, scratch)), "results")
 
-    def _log_model(self, stage: str, artifact: Artifact, scratch: Path) -> None:
+    def _log_model(self, event: Event, artifact: Artifact, scratch: Path) -> None:
         """An artifact with an open_clip folder becomes a logged model; ``models:/...`` then loads with open_clip."""
+        from mlflow.entities import LoggedModelOutput
+
+        stage = event["stage"]
         parts = [f.path for f in artifact.files("data/open_clip_")]
         if not parts or stage in self._state.models:
             return
@@ -404,6 +411,9 @@ class _Projection:
         self._client.log_model_artifacts(model.model_id, str(folder))
         self._client.finalize_logged_model(model.model_id, "READY")
         self._state.models[stage] = model.model_id
+        for run_with_output in (run, self._state.parent):
+            self._client.log_outputs(run_with_output, [LoggedModelOutput(model.model_id, step=0)])
+        self._log_inputs(self._state.parent, event)  # the page people open names what the model was trained on
 
 
 def _client(address: Address) -> MlflowClient:

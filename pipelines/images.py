@@ -226,7 +226,7 @@ def _exif(header: Header) -> str:
     """The tags as img2dataset's JSON; ``{}`` if there are none."""
     if not header.exif:
         return "{}"
-    import exifread  # type: ignore[import-untyped]
+    import exifread
 
     try:
         tags = exifread.process_file(io.BytesIO(header.exif), details=False)

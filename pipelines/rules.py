@@ -92,7 +92,7 @@ class Language(_Rule):
 
 def language_odds(text: str, languages: tuple[str, ...]) -> float:
     """How likely the likeliest of ``languages`` is, relative to the likeliest of all: 1 if it is the winner."""
-    from py3langid import langid  # type: ignore[import-untyped]
+    from py3langid import langid
 
     ranking = langid.rank(text)
     scores = dict(ranking)

@@ -30,7 +30,7 @@ from workflows.provenance import commit, provenance
 from workflows.runs import RunRecord
 from workflows.stage import Stage
 from workflows.stop import Stop
-from workflows.summary import report_files
+from workflows.summary import note, report_files
 
 __all__ = ["Options", "Outcome", "run"]
 
@@ -94,7 +94,8 @@ def run(plan: Plan, root: Store, asked: RunRecord, options: Options, listen: Lis
         status, code = _verdict(error, stop)
         if status == "done":
             _conclude(plan, root, asked, folder, record)
-        record([_event("run_finished", run=name, status=status, exit_code=code, seconds=time.monotonic() - started)])
+        took = time.monotonic() - started
+        record([_event("run_finished", run=name, status=status, exit_code=code, seconds=took, note=note(asked, root))])
         tracked = tracker.close(timeout_s=60.0)
         if options.tracking_required and not tracked and status == "done":
             error = CliplineError("MLflow did not get everything", found=tracker.degraded, fix=f"clipline sync {name}")

@@ -16,16 +16,12 @@ if TYPE_CHECKING:
 
     from infra.tracking import Address
 
-__all__ = ["report_files", "show", "show_address"]
+__all__ = ["note", "report_files", "show", "show_address"]
 
 
 def show(record: RunRecord, root: Store, out: Console, *, as_json: bool) -> None:
     """Print funnel and metrics of every finished stage of the run."""
-    manifests = [
-        Artifact.load(root.child(stage.folder)).manifest
-        for stage in record.stages
-        if root.exists(f"{stage.folder}/{MANIFEST}")
-    ]
+    manifests = _manifests(record, root)
     if as_json:
         rows = {
             m.stage: {"funnel": m.funnel.model_dump() if m.funnel else None, "metrics": m.metrics} for m in manifests
@@ -56,12 +52,29 @@ def show(record: RunRecord, root: Store, out: Console, *, as_json: bool) -> None
             out.print(table)
 
 
+def _manifests(record: RunRecord, root: Store) -> list[Manifest]:
+    folders = [root.child(stage.folder) for stage in record.stages]
+    return [Artifact.load(folder).manifest for folder in folders if folder.exists(MANIFEST)]
+
+
 def _intervals(manifest: Manifest) -> Iterator[tuple[str, float, str]]:
     """Metrics that have bounds beside them (``acc1``, ``acc1_low``, ``acc1_high``), with the bounds."""
     for name, value in manifest.metrics.items():
         low, high = manifest.metrics.get(f"{name}_low"), manifest.metrics.get(f"{name}_high")
         if low is not None and high is not None:
             yield name, value, f"{low:.3f} - {high:.3f}"
+
+
+def note(record: RunRecord, root: Store) -> str:
+    """The run's funnel and metrics as Markdown, for its page in MLflow."""
+    funnel, metrics = ["| stage | entered | kept |", "|---|---:|---:|"], ["| metric | value | 95% |", "|---|---:|---|"]
+    for manifest in _manifests(record, root):
+        if manifest.funnel:
+            counts = f"{manifest.funnel.entered:,} {manifest.funnel.unit} | {manifest.funnel.kept:,}"
+            funnel.append(f"| {manifest.stage} | {counts} |")
+        for name, value, interval in _intervals(manifest):
+            metrics.append(f"| {manifest.stage} {name} | {value:.3f} | {interval} |")
+    return "\n".join([*funnel, "", *metrics])
 
 
 def show_address(address: Address, page: str | None, out: Console) -> None:

@@ -1,0 +1,43 @@
+"""The quickstart as a stranger meets it, small: it ends as promised, and no kill changes what it ends with."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import pytest
+
+
+def test_it_ends_with_the_funnel_the_metrics_and_the_address(demo):
+    assert "Funnel" in demo.output
+    assert "zeroshot" in demo.output
+    assert "mlflow server" in demo.output
+    assert demo.output.strip().splitlines()[-1].startswith("http://127.0.0.1:5000/#/experiments/")
+
+
+def test_every_file_is_as_its_manifest_says(demo):
+    for stage in demo.manifests():
+        assert list(demo.artifact(stage).verify()) == []
+
+
+def test_a_second_run_does_nothing_in_under_two_seconds(demo):
+    before = demo.manifests()
+    started = time.monotonic()
+    demo.run()
+    assert time.monotonic() - started < 4  # two on an idle machine; this one may be busy
+    assert demo.manifests() == before
+
+
+@pytest.mark.timeout(1500)
+def test_killed_at_random_instants_it_ends_with_the_same_manifests(demo, make_demo, tmp_path):
+    """SIGKILL to the driver, again and again, at instants drawn over the time a whole run takes."""
+    victim, draw = make_demo(tmp_path), random.Random(20260101)
+    for _ in range(4):
+        process = victim.start()
+        try:
+            process.wait(timeout=draw.uniform(6, 30))
+        except Exception:  # noqa: BLE001
+            process.kill()
+        process.communicate()
+    victim.run()
+    assert victim.manifests() == demo.manifests()
