@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,13 +25,46 @@ if TYPE_CHECKING:
     from workflows.recipe import Recipe
     from workflows.stage import Workflow
 
+DOING, LOOKING, HELPING = "Run", "Look (writes nothing)", "Help"
+
+
+def _examples(*commands: str) -> str:
+    return "\n\n".join(("**Examples**", *(f"- `{command}`" for command in commands)))
+
+
 app = typer.Typer(
     name="clipline",
     help="From web pages to an evaluated CLIP model: one recipe, one Ray cluster, one MLflow run.",
+    epilog=_examples(
+        "clipline doctor",
+        "clipline run quickstart",
+        "clipline status",
+        "clipline plan quickstart --set samples=100000",
+    )
+    + "\n\n**Exit codes** 0 done, 1 failed, 2 wrong usage or configuration, 73 another run holds a stage, "
+    "75 stopped and resumable, 130 and 143 ended by a signal.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"clipline {version('clipline')}")
+        raise typer.Exit
+
+
+@app.callback()
+def clipline(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
 
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A built-in recipe's name or a recipe file.")]
 RunName = Annotated[
@@ -65,20 +99,33 @@ def _out() -> Console:
 def _err() -> Console:
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def _print_json(value: object) -> None:
-    sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+    sys.stdout.write(json.dumps(_strict(value), indent=2, default=str) + "\n")
+
+
+def _strict(value: object) -> object:
+    """``value`` without the NaN and Infinity that Python writes and most readers of JSON refuse: they become null."""
+    if isinstance(value, dict):
+        return {key: _strict(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 # --- doing
 
 
 @app.command(
-    epilog="**Examples** · `clipline run quickstart` · "
-    "`clipline run website --set seeds='[\"https://example.org/\"]'` · "
-    "`clipline run my_recipe.py --set download.image_size=224 --until filter`"
+    rich_help_panel=DOING,
+    epilog=_examples(
+        "clipline run quickstart",
+        "clipline run website --set seeds='[\"https://example.org/\"]' --set contact=you@example.org",
+        "clipline run my_recipe.py --set download.image_size=224 --until filter",
+        "clipline run my_recipe.py --root s3://bucket/clip --wait",
+    ),
 )
 def run(
     recipe: RecipeName,
@@ -101,7 +148,7 @@ def run(
     _execute(recipe, settings or [], root, selection, cpus, wait, tracking_required, as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=DOING)
 def resume(
     name: RunName = None,
     root: Root = DEFAULT_ROOT,
@@ -110,12 +157,14 @@ def resume(
     tracking_required: Required = False,
     as_json: Json = False,
 ) -> None:
-    """Continue a run that was stopped or failed, with the settings it was started with."""
-    from workflows.plan import Selection
+    """Continue a run that was stopped or failed, as it was started: same recipe, settings and selection."""
+    from dataclasses import replace
+
     from workflows.runs import find_run
 
     record = find_run(open_store(root), name)
-    _execute(record.recipe, record.settings, root, Selection(), cpus, wait, tracking_required, as_json)
+    selection = replace(record.selection, force=())  # what was forced and has begun is due anyhow
+    _execute(record.recipe, record.settings, root, selection, cpus, wait, tracking_required, as_json)
 
 
 def _execute(
@@ -134,7 +183,7 @@ def _execute(
 
     root, err = open_store(root_url), _err()
     recipe, workflow = _load(name, settings)
-    asked = RunRecord.of(str(recipe.path) if Path(name).exists() else name, settings, workflow)
+    asked = RunRecord.of(str(recipe.path) if Path(name).exists() else name, settings, workflow, selection)
     made = make_plan(workflow, root, selection)
     if not made.to_run:  # decided before the runner, and with it Ray, is even imported
         err.print(f"{asked.run}: nothing to do, every stage is done.", style="green")
@@ -145,7 +194,7 @@ def _execute(
     from workflows.console import Watcher
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    err.print(f"[bold]{asked.run}[/bold]: {len(made.to_run)} of {len(made.steps)} stages to run, below {root.url}")
+    err.print(f"{asked.run}: {len(made.to_run)} of {len(made.steps)} stages to run, below {root.url}", markup=False)
     options = runner.Options(cpus=cpus, wait=wait, tracking_required=tracking_required)
     with Watcher(err).live() as watch:
         outcome = runner.run(made, root, asked, options, watch)
@@ -161,7 +210,7 @@ def _execute(
         summary.show_address(Address.find(root), outcome.page, _out())
 
 
-@app.command()
+@app.command(rich_help_panel=DOING)
 def sync(name: RunName = None, root: Root = DEFAULT_ROOT) -> None:
     """Send to MLflow what a run's journal holds and MLflow has not got (after an outage, say)."""
     from infra.tracking import Address, Tracker
@@ -182,7 +231,10 @@ def sync(name: RunName = None, root: Root = DEFAULT_ROOT) -> None:
 # --- looking: none of these imports Ray or torch, or writes anything
 
 
-@app.command()
+@app.command(
+    rich_help_panel=LOOKING,
+    epilog=_examples("clipline plan quickstart", "clipline plan quickstart --set download.image_size=64 --json"),
+)
 def plan(
     recipe: RecipeName,
     settings: Set = None,
@@ -229,7 +281,7 @@ def _plan_rows(made: Plan) -> list[dict[str, Any]]:
     ]
 
 
-@app.command()
+@app.command(rich_help_panel=LOOKING)
 def status(name: RunName = None, root: Root = DEFAULT_ROOT, as_json: Json = False) -> None:
     """How each stage of a run stands."""
     from workflows.console import seconds
@@ -252,7 +304,7 @@ def status(name: RunName = None, root: Root = DEFAULT_ROOT, as_json: Json = Fals
         out.print(detail, markup=False)
 
 
-@app.command("ls")
+@app.command("ls", rich_help_panel=LOOKING)
 def list_(
     stage: Annotated[str | None, typer.Argument(help="Only artifacts of this stage.")] = None,
     root: Root = DEFAULT_ROOT,
@@ -285,7 +337,7 @@ def list_(
         out.print(f"artifact  {row['name']:<26}{row['files']:>6} files {row['bytes'] / 1e6:>10.1f} MB {kept}")
 
 
-@app.command()
+@app.command(rich_help_panel=LOOKING, epilog=_examples("clipline show filter", "clipline show download/3fa9 --verify"))
 def show(
     name: Annotated[str, typer.Argument(metavar="ARTIFACT", help="`stage/digest` as `ls` prints it, or a part.")],
     root: Root = DEFAULT_ROOT,
@@ -325,10 +377,10 @@ def show(
         _err().print("every file is as the manifest says", style="green")
 
 
-@app.command()
+@app.command(rich_help_panel=LOOKING, epilog=_examples("clipline diff zeroshot/3fa9 zeroshot/81c0"))
 def diff(
-    one: Annotated[str, typer.Argument(metavar="ARTIFACT")],
-    other: Annotated[str, typer.Argument(metavar="ARTIFACT")],
+    one: Annotated[str, typer.Argument(metavar="ARTIFACT", help="`stage/digest` as `ls` prints it, or a part.")],
+    other: Annotated[str, typer.Argument(metavar="ARTIFACT", help="Likewise.")],
     root: Root = DEFAULT_ROOT,
     as_json: Json = False,
 ) -> None:
@@ -356,7 +408,7 @@ def diff(
         _err().print("no difference")
 
 
-@app.command()
+@app.command(rich_help_panel=LOOKING)
 def logs(
     name: RunName = None,
     stage: Annotated[str | None, typer.Option(help="Only this stage's.")] = None,
@@ -375,7 +427,7 @@ def logs(
         if stage and event.get("stage") != stage:
             continue
         if as_json:
-            sys.stdout.write(json.dumps(event) + "\n")
+            sys.stdout.write(json.dumps(_strict(event)) + "\n")
             continue
         if event["event"] in ("progress", "metrics"):
             continue
@@ -384,7 +436,7 @@ def logs(
         sys.stdout.write(f"{when} {event.get('stage', ''):<12} {event['event']:<15} {text}\n")
 
 
-@app.command()
+@app.command(rich_help_panel=DOING)
 def report(
     name: RunName = None,
     root: Root = DEFAULT_ROOT,
@@ -406,24 +458,25 @@ def report(
         webbrowser.open(f"file://{folder.url}/report.html")
 
 
-@app.command()
+@app.command(rich_help_panel=HELPING)
 def recipes(as_json: Json = False) -> None:
     """List the built-in recipes and their dials."""
     from workflows.recipe import built_in, load
 
     found = [load(name) for name in built_in()]
     if as_json:
-        _print_json({r.name: {"summary": r.summary, "dials": {d.name: d.default for d in r.dials}} for r in found})
+        _print_json({r.name: {"summary": r.summary, "dials": {d.name: vars(d) for d in r.dials}} for r in found})
         return
     out = _out()
     for recipe in found:
         out.print(recipe.name, style="bold", end="")
         out.print(f"  {recipe.summary}", markup=False)
         for dial in recipe.dials:
-            out.print(f"    {dial.name} = {dial.default!r}", markup=False, style="dim")
+            default = "  (needed)" if dial.needed else f" = {dial.default!r}"
+            out.print(f"    {dial.name}: {dial.annotation}{default}", markup=False, style="dim")
 
 
-@app.command()
+@app.command(rich_help_panel=HELPING)
 def doctor(root: Root = DEFAULT_ROOT) -> None:
     """Check this machine: Python, packages, the store, Ray, MLflow, GPUs, disk and memory."""
     from workflows.doctor import checks
@@ -458,10 +511,11 @@ def _artifact(root: Store, name: str) -> Any:  # noqa: ANN401 - Artifact; import
         if digest.startswith(start[:16]) and root.exists(f"artifacts/{stage}/{digest}/{MANIFEST}")
     ]
     if len(found) != 1:
+        others = [f"{stage}/{digest[:12]}" for digest in found]
         raise UsageError(
             f"{name!r} names {len(found)} artifacts",
-            expected="stage/digest as `clipline ls` prints",
-            found=", ".join(found),
+            expected="one of " + ", ".join(others or root.folders("artifacts")),
+            fix="clipline ls lists them",
         )
     return Artifact.load(root.child(f"artifacts/{stage}/{found[0]}"))
 

@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 from urllib.parse import urlsplit
 
-from infra.errors import redact
+from infra.errors import CliplineError, redact
 from infra.storage import LocalStore, Store
 from infra.tracking import Address
 
@@ -55,7 +55,7 @@ def _store(root: Store) -> Check:
         root.write(path, b"1")
         exclusive = not root.create(path, b"2") and root.read(path) == b"1"
         root.delete(path)
-    except OSError as error:
+    except (OSError, CliplineError) as error:
         return Check("store", "bad", f"{redact(root.url)}: {error}")
     if not exclusive:
         return Check("store", "bad", f"{redact(root.url)} overwrites where it should create: leases are not safe there")
@@ -65,7 +65,8 @@ def _store(root: Store) -> Check:
 def _disk(root: Store) -> Check:
     if not isinstance(root, LocalStore):
         return Check("disk", "ok", "the store is remote")
-    free = shutil.disk_usage(root.root if root.root.exists() else root.root.anchor).free
+    there = next(folder for folder in (root.root, *root.root.parents) if folder.exists())
+    free = shutil.disk_usage(there).free
     return Check("disk", "ok" if free > 5e9 else "warn", f"{free / 1e9:,.0f} GB free below {root.url}")
 
 

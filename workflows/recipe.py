@@ -33,6 +33,7 @@ class Dial:
     name: str
     default: Any
     annotation: str
+    needed: bool
 
 
 @dataclass(frozen=True)
@@ -48,13 +49,14 @@ class Recipe:
 
     @property
     def summary(self) -> str:
-        module = inspect.getmodule(self.function)
-        return (inspect.getdoc(module) or "").partition("\n")[0]
+        """The first line of the file's docstring, without the recipe's own name before a colon."""
+        first = (inspect.getdoc(inspect.getmodule(self.function)) or "").partition("\n")[0]
+        return first.removeprefix(f"{self.name}: ")
 
     @property
     def dials(self) -> list[Dial]:
         return [
-            Dial(name, None if p.default is p.empty else p.default, str(p.annotation))
+            Dial(name, None if p.default is p.empty else p.default, _type(p.annotation), p.default is p.empty)
             for name, p in inspect.signature(self.function).parameters.items()
         ]
 
@@ -74,12 +76,12 @@ class Recipe:
                 fields.setdefault(stage, {})[field] = _value(text)
             else:
                 dials[stage] = _value(text)
-        known = [dial.name for dial in self.dials]
+        turnable = self.dials
+        known = [dial.name for dial in turnable]
         for name in dials:
             if name not in known:
                 raise UsageError(f"recipe {self.name} has no dial {name!r}", **_hint(name, known))
-        missing = [p.name for p in inspect.signature(self.function).parameters.values() if p.default is p.empty]
-        if absent := [name for name in missing if name not in dials]:
+        if absent := [dial.name for dial in turnable if dial.needed and dial.name not in dials]:
             raise UsageError(
                 f"recipe {self.name} needs a value for {', '.join(absent)}", fix=f"--set {absent[0]}=VALUE"
             )
@@ -132,6 +134,12 @@ def _import(path: Path) -> ModuleType:
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
+
+
+def _type(annotation: Any) -> str:  # noqa: ANN401 - a type, its name, or inspect's word for none
+    if annotation is inspect.Parameter.empty:
+        return "any"
+    return annotation.__name__ if type(annotation) is type else str(annotation)
 
 
 def _value(text: str) -> Any:  # noqa: ANN401 - JSON

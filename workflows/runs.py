@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from infra.lease import current_claim
 from infra.manifest import MANIFEST
 from infra.storage import Store
 from workflows.journal import Journal
+from workflows.plan import Selection
 from workflows.stage import Workflow
 
 __all__ = ["RunRecord", "StageState", "find_run", "list_runs", "run_states"]
@@ -35,20 +37,26 @@ class RunRecord(BaseModel):
     run: str
     recipe: str  # path of the recipe file, or the name of a built-in one
     settings: list[str]
+    selection: Selection = Selection()
     stages: list[_Planned]
+    started: float = 0.0  # seconds since the epoch; only for people, and to list the latest last
 
     @classmethod
-    def of(cls, recipe: str, settings: Iterable[str], workflow: Workflow) -> RunRecord:
+    def of(
+        cls, recipe: str, settings: Iterable[str], workflow: Workflow, selection: Selection | None = None
+    ) -> RunRecord:
         """The run of a workflow. Its name holds a digest of all fingerprints: the same plan is always the same run."""
         name = f"{workflow.name}-{digest([stage.digest for stage in workflow])[:8]}"
         stages = [
             _Planned(name=s.name, folder=s.folder, inputs={name: source.name for name, source in s.inputs.items()})
             for s in workflow
         ]
-        return cls(run=name, recipe=recipe, settings=list(settings), stages=stages)
+        chosen = selection or Selection()
+        return cls(run=name, recipe=recipe, settings=list(settings), selection=chosen, stages=stages)
 
     def save(self, root: Store) -> None:
-        root.write(f"runs/{self.run}/run.json", self.model_dump_json(indent=1).encode())
+        started = self.model_copy(update={"started": time.time()})
+        root.write(f"runs/{self.run}/run.json", started.model_dump_json(indent=1).encode())
 
     @classmethod
     def load(cls, root: Store, run: str) -> RunRecord:
@@ -58,12 +66,7 @@ class RunRecord(BaseModel):
 def list_runs(root: Store) -> list[str]:
     """Names of the runs below ``root``, the latest started last."""
     names = [name for name in root.folders("runs") if root.exists(f"runs/{name}/run.json")]
-    return sorted(names, key=lambda name: _started(root, name))
-
-
-def _started(root: Store, run: str) -> float:
-    events, _ = Journal(root.child(f"runs/{run}")).read()
-    return max((float(event["time"]) for event in events if event["event"] == "run_started"), default=0.0)
+    return sorted(names, key=lambda name: RunRecord.load(root, name).started)
 
 
 def find_run(root: Store, name: str | None) -> RunRecord:

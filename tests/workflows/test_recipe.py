@@ -63,7 +63,7 @@ def recipe(tmp_path):
 
 
 def test_a_recipe_is_found_by_path(recipe, tmp_path):
-    assert (recipe.name, recipe.summary, recipe.path) == ("toy", "toy: for tests.", tmp_path / "toy.py")
+    assert (recipe.name, recipe.summary, recipe.path) == ("toy", "for tests.", tmp_path / "toy.py")
     assert [(dial.name, dial.default) for dial in recipe.dials] == [
         ("size", 3),
         ("hosts", None),
