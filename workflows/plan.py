@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -24,10 +24,10 @@ class Selection:
     ``force`` stages run although they are done. ``rerun_drift`` does so for stages whose source changed.
     """
 
-    only: Collection[str] = ()
+    only: Sequence[str] = ()
     start: str | None = None
     until: str | None = None
-    force: Collection[str] = ()
+    force: Sequence[str] = ()
     rerun_drift: bool = False
 
     def choose(self, workflow: Workflow) -> set[str]:
