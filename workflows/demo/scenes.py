@@ -183,7 +183,7 @@ _TINT = {  # all of low saturation, so that no background is mistaken for a colo
     "slate": (112, 134, 162),
     "rose": (220, 178, 176),
 }
-_RADIUS = {"small": 0.19, "medium": 0.25, "large": 0.33}  # of the side
+_RADIUS = {"small": 0.21, "medium": 0.28, "large": 0.35}  # of the side
 _MARGIN = 0.05  # of the side, kept free around the shape
 _CLOUDS = 7  # cells a side of the coarse grid a background is blown up from
 
