@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +16,7 @@ import typer
 
 from infra.errors import CliplineError, UsageError
 from infra.storage import Store, open_store
+from workflows.console import print_json, strict
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -100,19 +100,6 @@ def _err() -> Console:
     from rich.console import Console
 
     return Console(stderr=True, highlight=False, soft_wrap=True)
-
-
-def _print_json(value: object) -> None:
-    sys.stdout.write(json.dumps(_strict(value), indent=2, default=str) + "\n")
-
-
-def _strict(value: object) -> object:
-    """``value`` without the NaN and Infinity that Python writes and most readers of JSON refuse: they become null."""
-    if isinstance(value, dict):
-        return {key: _strict(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_strict(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 # --- doing
@@ -252,7 +239,7 @@ def plan(
     _, workflow = _load(recipe, settings or [])
     made = make_plan(workflow, open_store(root), Selection(only or (), start, until, force or (), rerun_drift))
     if as_json:
-        _print_json(_plan_rows(made))
+        print_json(_plan_rows(made))
         return
     out = _out()
     marks = {"cached": ("cached", "dim"), "run": ("will run", "bold yellow"), "left": ("left out", "dim")}
@@ -291,7 +278,7 @@ def status(name: RunName = None, root: Root = DEFAULT_ROOT, as_json: Json = Fals
     record = find_run(store, name)
     states = run_states(store, record)
     if as_json:
-        _print_json({"run": record.run, "stages": [state.as_dict() for state in states]})
+        print_json({"run": record.run, "stages": [state.as_dict() for state in states]})
         return
     out = _out()
     out.print(record.run, style="bold")
@@ -327,7 +314,7 @@ def list_(
                 artifacts.append({**row, "folder": folder.url})
     runs = [] if stage else list_runs(store)
     if as_json:
-        _print_json({"runs": runs, "artifacts": artifacts})
+        print_json({"runs": runs, "artifacts": artifacts})
         return
     out = _out()
     for run_name in runs:
@@ -348,7 +335,7 @@ def show(
     artifact = _artifact(open_store(root), name)
     manifest = artifact.manifest
     if as_json:
-        _print_json(manifest.model_dump(mode="json"))
+        print_json(manifest.model_dump(mode="json"))
     else:
         from infra.config import flatten
 
@@ -397,10 +384,10 @@ def diff(
     rows = {
         key: [side.get(key) for side in sides]
         for key in sorted({*sides[0], *sides[1]})
-        if sides[0].get(key) != sides[1].get(key)
+        if strict(sides[0].get(key)) != strict(sides[1].get(key))
     }
     if as_json:
-        _print_json(rows)
+        print_json(rows)
     elif rows:
         for key, (before, after) in rows.items():
             _out().print(f"{key}: {before} -> {after}", markup=False)
@@ -427,7 +414,7 @@ def logs(
         if stage and event.get("stage") != stage:
             continue
         if as_json:
-            sys.stdout.write(json.dumps(_strict(event)) + "\n")
+            sys.stdout.write(json.dumps(strict(event)) + "\n")
             continue
         if event["event"] in ("progress", "metrics"):
             continue
@@ -465,7 +452,7 @@ def recipes(as_json: Json = False) -> None:
 
     found = [load(name) for name in built_in()]
     if as_json:
-        _print_json({r.name: {"summary": r.summary, "dials": {d.name: vars(d) for d in r.dials}} for r in found})
+        print_json({r.name: {"summary": r.summary, "dials": {d.name: vars(d) for d in r.dials}} for r in found})
         return
     out = _out()
     for recipe in found:

@@ -1,7 +1,13 @@
-"""What a person sees while a run goes on: a live table on a terminal, plain lines anywhere else. Goes to stderr."""
+"""What a person sees while a run goes on: a live table on a terminal, plain lines anywhere else. Goes to stderr.
+
+And JSON for programs, which goes to stdout.
+"""
 
 from __future__ import annotations
 
+import json
+import math
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
-__all__ = ["Watcher", "seconds"]
+__all__ = ["Watcher", "print_json", "seconds", "strict"]
 
 _EVERY_S = 10.0  # between plain progress lines of one stage
 
@@ -24,6 +30,20 @@ def seconds(value: float) -> str:
         return f"{value:.1f} s"
     minutes, rest = divmod(round(value), 60)
     return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def print_json(value: object) -> None:
+    """``value`` on stdout, for programs."""
+    sys.stdout.write(json.dumps(strict(value), indent=2, default=str) + "\n")
+
+
+def strict(value: object) -> object:
+    """``value`` without the NaN and Infinity that Python writes and most readers of JSON refuse: they become null."""
+    if isinstance(value, dict):
+        return {key: strict(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [strict(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Watcher:

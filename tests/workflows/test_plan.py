@@ -5,16 +5,16 @@ from __future__ import annotations
 from itertools import product
 
 import pytest
+from committed import carry_out
 from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.config import Config, Runtime
-from infra.context import Context, ShardOutput
+from infra.context import ShardOutput
 from infra.errors import DataError, UsageError
 from infra.manifest import MANIFEST
 from infra.storage import LocalStore, open_store
 from workflows.plan import Selection, make_plan
-from workflows.provenance import provenance
 from workflows.stage import Stage, Workflow
 
 
@@ -65,25 +65,6 @@ SHAPES = [chain, diamond, fan]
 @pytest.fixture(params=["local", "object"])
 def root(request, tmp_path):
     return LocalStore(tmp_path / "root") if request.param == "local" else open_store(f"memory://plan-{tmp_path.name}")
-
-
-def carry_out(workflow, root, *names, content=""):
-    """Commit the artifacts of the named stages (default: all), as the runner does."""
-    for stage in workflow:
-        if names and stage.name not in names:
-            continue
-        folder = root.child(stage.folder)
-        manifests = {name: make_plan(workflow, root)[source.name].manifest for name, source in stage.inputs.items()}
-        context = Context(
-            folder,
-            stage=stage.name,
-            digest=stage.digest,
-            identity=stage.identity,
-            provenance=provenance(run, manifests),
-        )
-        folder.delete("data")
-        context.output.write("data/out", f"{stage.name}{content}".encode())
-        folder.write(MANIFEST, context.finish().to_bytes())
 
 
 def actions(plan):
