@@ -411,8 +411,10 @@ class _Projection:
         self._client.log_model_artifacts(model.model_id, str(folder))
         self._client.finalize_logged_model(model.model_id, "READY")
         self._state.models[stage] = model.model_id
-        for run_with_output in (run, self._state.parent):
-            self._client.log_outputs(run_with_output, [LoggedModelOutput(model.model_id, step=0)])
+        for page in (run, self._state.parent):
+            outputs = self._client.get_run(page).outputs
+            if outputs is None or model.model_id not in [known.model_id for known in outputs.model_outputs]:
+                self._client.log_outputs(page, [LoggedModelOutput(model.model_id, step=0)])
         self._log_inputs(self._state.parent, event)  # the page people open names what the model was trained on
 
 
