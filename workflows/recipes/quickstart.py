@@ -47,8 +47,9 @@ def workflow(
     shards = Stage("shard", shard.run, shard.Config(), {"images": images, "selection": even})
 
     learning = train.Config(
-        model=model, samples=samples, batch_size=64, lr=3e-3, warmup=samples // 10, weight_decay=0.1, grad_clip=1.0,
-        crop_scale=(0.8, 1.0), crop_ratio=(1.0, 1.0), log_every=1000, checkpoint_every=4000, workers=workers,
+        model=model, samples=samples, batch_size=64, lr=3e-3, text_lr=3e-4, warmup=samples // 10, weight_decay=0.1,
+        grad_clip=1.0, crop_scale=(0.6, 1.0), crop_ratio=(1.0, 1.0), log_every=1000, checkpoint_every=4000,
+        workers=workers,
     )  # fmt: skip
     trained = Stage("train", train.run, learning, {"shards": shards})
 
