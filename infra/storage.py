@@ -264,12 +264,18 @@ class ObjectStore(Store):
 
         try:
             # Without its cache of listings: other processes write here, and what they wrote must be seen.
-            self._fs, base = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
+            self._filesystem, base = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
         except (ImportError, ValueError) as error:  # no package, or nobody knows the protocol
             raise StorageError(
                 f"no store can be opened at {self.url}", found=str(error), fix="for s3://: pip install 'clipline[s3]'"
             ) from error
-        self._base = str(base)
+        self._base, self._pid = str(base), os.getpid()
+
+    @property
+    def _fs(self) -> Any:  # noqa: ANN401 - fsspec is untyped
+        if self._pid != os.getpid():  # a filesystem does not survive a fork, such as a data loader's
+            self._connect()
+        return self._filesystem
 
     def __reduce__(self) -> tuple[object, ...]:
         return (ObjectStore, (self.url,))

@@ -414,6 +414,20 @@ class TestObjectStore(Contract):
         with pytest.raises(OSError, match="pre-conditions"):
             store.create("not there", b"2")
 
+    def test_a_store_survives_a_fork(self, store):
+        code = """
+import os, sys
+from infra.storage import open_store
+store = open_store(sys.argv[1])
+store.write("file", b"1")
+child = os.fork()
+if child == 0:
+    os._exit(0 if store.read("file") == b"1" and store.create("of-child", b"") else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+assert store.paths() == ["file", "of-child"]
+"""
+        subprocess.run([sys.executable, "-c", code, store.url], check=True, timeout=60)
+
     def test_appending_does_not_list_what_is_there_again_and_again(self, store, monkeypatch):
         store.append("log", b"0\n")
         monkeypatch.setattr(type(store), "paths", lambda self, prefix="": pytest.fail("listed"))
