@@ -89,12 +89,12 @@ def _gpus() -> Check:
 def _reachable(name: str, address: str | None, otherwise: str) -> Check:
     if not address:
         return Check(name, "ok", otherwise)
+    if address in ("auto", "local"):  # Ray's words for the cluster of this machine
+        return Check(name, "ok", address)
     parts = urlsplit(address if "://" in address else f"tcp://{address}")
     port = parts.port or {"http": 80, "https": 443}.get(parts.scheme, 6379)
-    if parts.hostname is None:  # "auto" or "local" for Ray
-        return Check(name, "ok", address)
     try:
-        socket.create_connection((parts.hostname, port), timeout=3).close()
+        socket.create_connection((parts.hostname or "", port), timeout=3).close()
     except OSError as error:
         return Check(name, "bad", f"{redact(address)}: {error}")
     return Check(name, "ok", f"{redact(address)} answers")

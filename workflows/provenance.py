@@ -42,8 +42,9 @@ def _versions() -> dict[str, str]:
 @cache
 def commit() -> str:
     """The commit of clipline's checkout, with ``+`` if it has local changes; empty outside a checkout."""
-    here = Path(__file__).parent
+    here, name = Path(__file__).parent, Path(__file__).name
     try:
+        _git(here, "ls-files", "--error-unmatch", name)  # or else it is the checkout of whoever installed clipline
         head = _git(here, "rev-parse", "--short=12", "HEAD")
         return head + ("+" if _git(here, "status", "--porcelain", "--untracked-files=no") else "")
     except (FileNotFoundError, subprocess.CalledProcessError):
