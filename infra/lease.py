@@ -98,6 +98,11 @@ class Lease:
             if store.create(_path(number + 1), mine.to_bytes()):
                 return cls(store, number + 1, mine, beat_s)
 
+    @property
+    def lost(self) -> bool:
+        """Whether the heartbeat or a check has found that another owner took over. Costs nothing to ask."""
+        return self._lost
+
     def check(self) -> None:
         """Raises LeaseLost if another owner has taken over."""
         if self._lost or _newest_number(self._store) > self._number:

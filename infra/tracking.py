@@ -123,7 +123,7 @@ class Tracker:
         if self._folder.exists(self.PATH):
             values = json.loads(self._folder.read(self.PATH))
             if values.get("uri") == uri:
-                return _State(**values)
+                return _State(**{key: value for key, value in values.items() if key in vars(_State(uri))})
         return _State(uri)
 
     def _run(self) -> None:

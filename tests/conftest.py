@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import os
 
+import hypothesis
 import pytest
+
+# Time limits per example say more about the machine than about the code.
+hypothesis.settings.register_profile("clipline", deadline=None)
+hypothesis.settings.load_profile("clipline")
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two torch threads on two busy cores run slower than one
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from infra.errors import CliplineError, UsageError
+from infra.errors import CliplineError, UsageError, redact
 from infra.storage import Store, open_store
 from workflows.console import print_json, strict
 
@@ -181,7 +181,9 @@ def _execute(
     from workflows.console import Watcher
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    err.print(f"{asked.run}: {len(made.to_run)} of {len(made.steps)} stages to run, below {root.url}", markup=False)
+    err.print(
+        f"{asked.run}: {len(made.to_run)} of {len(made.steps)} stages to run, below {redact(root.url)}", markup=False
+    )
     options = runner.Options(cpus=cpus, wait=wait, tracking_required=tracking_required)
     with Watcher(err).live() as watch:
         outcome = runner.run(made, root, asked, options, watch)

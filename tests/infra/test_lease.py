@@ -174,6 +174,16 @@ def test_an_owner_that_lost_gives_nothing_back(tmp_path):
         old.check()
 
 
+def test_the_heartbeat_notices_a_take_over_by_itself(tmp_path):
+    store = LocalStore(tmp_path)
+    lease = Lease.acquire(store, beat_s=0.01)
+    assert not lease.lost
+    assert store.create("lease/00000002.json", Claim(replace(Owner.me(), host="other")).to_bytes())
+    lease._thread.join(30)
+    assert lease.lost
+    lease.release()
+
+
 class Outage(LocalStore):
     """A store one can switch off. ``refused`` is set when it turned somebody away, ``written`` after each write."""
 
