@@ -52,7 +52,7 @@ def run_attempt(
         return function(config, inputs, context).to_bytes()
     finally:
         root.removeHandler(handler)
-        reporter.flush()
+        reporter.close()
 
 
 class _Forward(logging.Handler):

@@ -19,10 +19,10 @@ _PACKAGES = ("clipline", "mlflow", "numpy", "open_clip_torch", "pillow", "pyarro
 
 
 def provenance(function: Callable[..., Any], inputs: Mapping[str, Manifest]) -> dict[str, Any]:
-    """Source digest, versions, commit, and the content of each input. The same code and inputs give the same answer."""
+    """Source digest, versions, and the content of each input. The same code and inputs give the same answer; the commit
+    is not in it, since a commit that touches none of the code behind a stage must not change the stage's manifest."""
     return {
         "source": source_digest(function),
-        "commit": commit(),
         "versions": _versions(),
         "inputs": {name: manifest.content_digest for name, manifest in sorted(inputs.items())},
     }

@@ -67,6 +67,7 @@ class Report:
     run_id: str
     recipe: str
     stages: Sequence[StageView]
+    commits: Sequence[str] = ()  # of clipline's code, in the order they were first run
 
 
 def render(report: Report) -> str:
@@ -94,7 +95,7 @@ def render(report: Report) -> str:
         results=results,
         times=_times(report.stages),
         versions=_versions(report.stages),
-        commits=sorted({m.provenance["commit"] for m in _manifests(report.stages) if m.provenance.get("commit")}),
+        commits=report.commits,
         stages=[_provenance(view) for view in report.stages],
     )
 

@@ -281,11 +281,6 @@ class _Driver:
             time.sleep(self.POLL_S)
             return
         done, _ = ray.wait(list(self._running), num_returns=1, timeout=self.POLL_S)
-        late = [
-            ref
-            for ref, attempt in self._running.items()
-            if attempt.stage.timeout_s is not None and time.monotonic() - attempt.started > attempt.stage.timeout_s
-        ]
         if done:
             self._listen()
         for ref in done:
@@ -296,13 +291,11 @@ class _Driver:
                 self._failed(attempt, error)
             finally:
                 attempt.lease.release()
-        for ref in late:
-            if ref in self._running:
-                attempt = self._running.pop(ref)
+        for ref, attempt in list(self._running.items()):
+            if verdict := _overdue(attempt):
+                del self._running[ref]
                 ray.cancel(ref, force=True)
-                self._failed(
-                    attempt, DeadlineError(f"stage {attempt.stage.name} ran past {attempt.stage.timeout_s:g} s")
-                )
+                self._failed(attempt, verdict)
                 attempt.lease.release()
 
     # --- ending
@@ -366,6 +359,16 @@ class _Driver:
 
     def _emit(self, kind: str, stage: Stage, **fields: Any) -> None:  # noqa: ANN401 - JSON values
         self._record([_event(kind, stage=stage.name, **fields)])
+
+
+def _overdue(attempt: _Attempt) -> CliplineError | None:
+    """Why an attempt must end now, if it must."""
+    stage = attempt.stage
+    if attempt.lease.lost:
+        return LeaseLost(f"the lease on {stage.name} was taken by another run", fix="let the other finish")
+    if stage.timeout_s is not None and time.monotonic() - attempt.started > stage.timeout_s:
+        return DeadlineError(f"stage {stage.name} ran past {stage.timeout_s:g} s")
+    return None
 
 
 def _input_folders(stage: Stage) -> dict[str, str]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from infra.manifest import MANIFEST, Artifact, Manifest
 from infra.storage import Store
+from workflows.console import print_json
+from workflows.journal import Journal
 from workflows.runs import RunRecord, run_states
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def show(record: RunRecord, root: Store, out: Console, *, as_json: bool) -> None
         rows = {
             m.stage: {"funnel": m.funnel.model_dump() if m.funnel else None, "metrics": m.metrics} for m in manifests
         }
-        sys.stdout.write(json.dumps({"run": record.run, "stages": rows}, indent=2) + "\n")
+        print_json({"run": record.run, "stages": rows})
         return
     from rich import box
     from rich.table import Table
@@ -95,6 +95,8 @@ def report_files(root: Store, record: RunRecord) -> Iterator[tuple[str, bytes]]:
         artifact = Artifact.load(folder) if state.state == "done" else None
         manifest = artifact.manifest if artifact else None
         views.append(report.StageView(state.name, manifest, artifact, state.seconds, state.attempts, state.state))
-    yield "report.html", report.render(report.Report(record.run, record.recipe, views)).encode()
+    events, _ = Journal(root.child(f"runs/{record.run}")).read()
+    commits = dict.fromkeys(event["commit"] for event in events if event.get("commit"))
+    yield "report.html", report.render(report.Report(record.run, record.recipe, views, list(commits))).encode()
     if any(view.manifest and view.manifest.funnel for view in views):
         yield "funnel.png", report.funnel_png(views)

@@ -62,7 +62,7 @@ def stage(tmp_path):
             identity={"config": config or {}, "inputs": {"pages": "cd" * 32}},
             files=listed,
             funnel=funnel,
-            provenance={"commit": "0123456789ab", "versions": {"torch": "2.6"}, "source": "ef" * 32},
+            provenance={"versions": {"torch": "2.6"}, "source": "ef" * 32},
         )
         return report.StageView(name, manifest, Artifact(folder, manifest), seconds, 1, "done")
 
@@ -104,6 +104,7 @@ def run(stage):
             ),
             report.StageView("later", None, None, None, 0, "waiting"),
         ],
+        ["0123456789ab"],
     )
 
 
