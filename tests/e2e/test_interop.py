@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 
 import pytest
 
 
+# webdataset leaves the files it read to the collector
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_webdataset_reads_the_training_shards(demo):
     import webdataset
 
@@ -16,6 +19,7 @@ def test_webdataset_reads_the_training_shards(demo):
     assert {file.path.rpartition("/")[2]: file.rows for file in tars} == sizes
     dataset = webdataset.WebDataset([artifact.url(file.path) for file in tars], shardshuffle=False)
     samples = list(dataset.decode("rgb8").to_tuple("jpg;png;webp", "txt"))
+    gc.collect()
     assert len(samples) == sum(sizes.values())
     assert all(image.ndim == 3 and caption for image, caption in samples)
 
