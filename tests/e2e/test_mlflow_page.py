@@ -56,14 +56,14 @@ def test_curves_pictures_datasets_and_parameters_are_there(client, runs):
     assert {"report.html", "funnel.png"} <= {file.path for file in client.list_artifacts(parent.info.run_id)}
 
 
-def test_the_registered_model_loads_with_open_clip(demo, client, runs, tmp_path):
+def test_the_registered_model_loads_with_open_clip(demo, client, runs, tmp_path, monkeypatch):
     import mlflow
     import open_clip
     import torch
 
     version = client.get_model_version_by_alias("quickstart", "champion")
     assert version.run_id == runs[1]["train"].info.run_id
-    mlflow.set_tracking_uri(f"sqlite:///{demo.root}/mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{demo.root}/mlflow.db")
     folder = mlflow.artifacts.download_artifacts(
         "models:/quickstart@champion", dst_path=str(tmp_path), registry_uri=f"sqlite:///{demo.root}/mlflow.db"
     )

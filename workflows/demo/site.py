@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,8 @@ Headers = tuple[tuple[str, str], ...]
 
 _PATIENCE_S = 60.0  # after which a slow answer ends, should anybody still listen
 _START_S = 30.0
+_STOP = "stop"
+_LINGER_S = 5.0
 
 
 @contextmanager
@@ -55,6 +58,7 @@ def serve(scenes: int, port: int = 0) -> Iterator[str]:
             )
         yield ready[1]
     finally:
+        process.stdin.write(_STOP)
         process.stdin.close()
         process.wait(timeout=_START_S)
         process.stdout.close()
@@ -232,12 +236,11 @@ async def _run(web: Web, port: int) -> None:
 
 
 async def _listen(port: int) -> socket.socket:
-    for _ in range(20):
+    for _ in range(int(2 * _LINGER_S / 0.1)):
         try:
             return socket.create_server(("127.0.0.1", port), backlog=512)
         except OSError:
-            # The server of a recipe that was just killed needs a moment to notice.
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.1)  # the server of a recipe that was just killed lingers
     return socket.create_server(("127.0.0.1", port), backlog=512)
 
 
@@ -265,9 +268,16 @@ async def _send(request: http.BaseRequest, reply: Reply) -> http.StreamResponse:
 
 
 def _end_with_stdin() -> None:
-    """End this process, whatever it is at, when stdin closes: there is no state to save."""
-    while os.read(0, 1024):
-        pass
+    """End this process, whatever it is at, when stdin closes: there is no state to save.
+
+    If it closes without a word, the recipe was killed. Its workers live a moment longer, and to them the web must not
+    vanish: they would put on record that it could not be reached.
+    """
+    said = b""
+    while data := os.read(0, 1024):
+        said += data
+    if said != _STOP.encode():
+        time.sleep(_LINGER_S)
     os._exit(0)
 
 

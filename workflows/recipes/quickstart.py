@@ -20,7 +20,7 @@ MODEL = Path(site.__file__).with_name("model.json")  # a small CLIP in open_clip
 
 def workflow(
     pictures: int = 2000,  # different good pictures on the site; about a fifth as many pages
-    samples: int = 60_000,  # seen in training
+    samples: int = 48_000,  # seen in training
     workers: int = 2,
     port: int = 8642,  # where the site listens on this machine
     gate: float = 0.8,  # zero-shot accuracy from which the model is registered
@@ -36,7 +36,7 @@ def workflow(
     )  # fmt: skip
     pages = Stage("crawl", crawl.run, crawling)
     pairs = Stage("extract", extract.run, extract.Config(), {"pages": pages})
-    fetching = download.Config(image_size=size, min_image_size=32, max_aspect_ratio=8, web=web)
+    fetching = download.Config(image_size=2 * size, min_image_size=32, max_aspect_ratio=8, web=web)
     images = Stage("download", download.run, fetching, {"pairs": pairs})
     looks = (rules.ImageSide(min=64), rules.ImageAspect(max=3))
     says = (rules.TextJunk(), rules.TextLength(), rules.TextWords(), rules.Language(languages=("en",)))
@@ -48,8 +48,8 @@ def workflow(
 
     learning = train.Config(
         model=model, samples=samples, batch_size=64, lr=3e-3, text_lr=3e-4, warmup=samples // 10, weight_decay=0.1,
-        grad_clip=1.0, crop_scale=(0.6, 1.0), crop_ratio=(1.0, 1.0), log_every=1000, checkpoint_every=4000,
-        workers=workers,
+        grad_clip=1.0, crop_scale=(0.6, 1.0), crop_ratio=(1.0, 1.0), log_every=1000, checkpoint_every=12_000,
+        loader_threads=1, workers=workers,
     )  # fmt: skip
     trained = Stage("train", train.run, learning, {"shards": shards})
 
