@@ -33,10 +33,10 @@ def test_a_second_run_does_nothing_in_under_two_seconds(demo):
 def test_killed_at_random_instants_it_ends_with_the_same_manifests(demo, make_demo, tmp_path):
     """SIGKILL to the driver, again and again, at instants drawn over the time a whole run takes."""
     victim, draw = make_demo(tmp_path), random.Random(20260101)
-    for _ in range(5):
+    for _ in range(10):
         process = victim.start()
         try:
-            process.communicate(timeout=draw.uniform(5, 35))
+            process.communicate(timeout=draw.uniform(3, 22))
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
