@@ -474,7 +474,7 @@ def doctor(root: Root = DEFAULT_ROOT) -> None:
     for check in checks(open_store(root)):
         mark, style = {"ok": ("ok", "green"), "warn": ("note", "yellow"), "bad": ("BAD", "red")}[check.verdict]
         out.print(f"{mark:<5}", style=style, end="")
-        out.print(f"{check.name:<10}{check.detail}", markup=False)
+        out.print(f"{check.name:<17}{check.detail}", markup=False)
         bad += check.verdict == "bad"
     if bad:
         raise CliplineError(f"{bad} checks failed")
