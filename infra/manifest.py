@@ -132,6 +132,14 @@ class Artifact:
         store = folder if isinstance(folder, Store) else open_store(folder)
         return cls(store, Manifest.from_bytes(store.read(MANIFEST), f"{store.url}/{MANIFEST}"))
 
+    @classmethod
+    def find(cls, folder: str | Store) -> Artifact | None:
+        """Open the artifact at ``folder`` if it is finished."""
+        try:
+            return cls.load(folder)
+        except FileNotFoundError:
+            return None
+
     def files(self, prefix: str = "", suffix: str = "") -> list[File]:
         """The files whose path starts and ends so, in manifest order."""
         return [file for file in self.manifest.files if file.path.startswith(prefix) and file.path.endswith(suffix)]

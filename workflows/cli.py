@@ -300,20 +300,19 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """List runs and finished artifacts."""
-    from infra.manifest import MANIFEST, Artifact
+    from infra.manifest import Artifact
     from workflows.runs import list_runs
 
     store = open_store(root)
     artifacts = []
     for name in [stage] if stage else store.folders("artifacts"):
         for digest in store.folders(f"artifacts/{name}"):
-            folder = store.child(f"artifacts/{name}/{digest}")
-            if folder.exists(MANIFEST):
-                manifest = Artifact.load(folder).manifest
+            if artifact := Artifact.find(store.child(f"artifacts/{name}/{digest}")):
+                manifest = artifact.manifest
                 row: dict[str, Any] = {"name": manifest.name, "files": len(manifest.files)}
                 row["bytes"] = sum(file.bytes for file in manifest.files)
                 row["kept"] = manifest.funnel.kept if manifest.funnel else None
-                artifacts.append({**row, "folder": folder.url})
+                artifacts.append({**row, "folder": artifact.store.url})
     runs = [] if stage else list_runs(store)
     if as_json:
         print_json({"runs": runs, "artifacts": artifacts})

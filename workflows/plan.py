@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from infra.config import flatten
 from infra.errors import UsageError
-from infra.manifest import MANIFEST, Artifact, Manifest
+from infra.manifest import Artifact, Manifest
 from infra.storage import Store
 from workflows.source import source_digest
 from workflows.stage import Stage, Workflow
@@ -103,7 +103,8 @@ def make_plan(workflow: Workflow, root: Store, selection: Selection | None = Non
 
 def _step(stage: Stage, root: Store, before: dict[str, Step], selection: Selection) -> Step:
     folder = root.child(stage.folder)
-    manifest = Artifact.load(folder).manifest if folder.exists(MANIFEST) else None
+    artifact = Artifact.find(folder)
+    manifest = artifact.manifest if artifact else None
     drifted = manifest is not None and manifest.provenance.get("source") != source_digest(stage.run)
     why: list[str] = []
     if stage.name in selection.force:
@@ -136,7 +137,7 @@ def _recorded_input(manifest: Manifest, name: str) -> str | None:
 def _differences(stage: Stage, root: Store) -> list[str]:
     """How the stage differs from the most similar artifact there is."""
     folders = [root.child(f"artifacts/{stage.name}/{name}") for name in root.folders(f"artifacts/{stage.name}")]
-    others = [Artifact.load(folder).manifest for folder in folders if folder.exists(MANIFEST)]
+    others = [artifact.manifest for folder in folders if (artifact := Artifact.find(folder))]
     if not others:
         return ["not done yet"]
     return min((list(_changes(other.identity, stage.identity)) for other in others), key=len)

@@ -30,7 +30,7 @@ from workflows.provenance import commit, provenance
 from workflows.runs import RunRecord
 from workflows.stage import Stage
 from workflows.stop import Stop
-from workflows.summary import note, report_files
+from workflows.summary import manifests, note, report_files
 
 __all__ = ["Options", "Outcome", "run"]
 
@@ -117,16 +117,16 @@ def _verdict(error: BaseException | None, stop: Stop) -> tuple[str, int]:
 
 def _conclude(plan: Plan, root: Store, asked: RunRecord, folder: Store, record: Listener) -> None:
     """What a finished run adds: the gate's verdict and the report."""
-    manifests = {s.name: Artifact.load(root.child(s.folder)).manifest for s in plan.workflow if _done(root, s)}
+    done = {manifest.stage: manifest for manifest in manifests(asked, root)}
     gate = plan.workflow.gate
-    if gate is not None and gate.model in manifests:
-        checks = gate.check(manifests)
+    if gate is not None and gate.model in done:
+        checks = gate.check(done)
         record(
             [
                 _event(
                     "gate",
                     model=gate.model,
-                    digest=manifests[gate.model].digest,
+                    digest=done[gate.model].digest,
                     name=gate.name,
                     alias=gate.alias,
                     checks=[{**asdict(check), "passed": check.passed} for check in checks],
@@ -137,10 +137,6 @@ def _conclude(plan: Plan, root: Store, asked: RunRecord, folder: Store, record: 
     for path, data in report_files(root, asked):
         folder.write(path, data)
         record([_event("run_artifact", path=path)])
-
-
-def _done(root: Store, stage: Stage) -> bool:
-    return root.exists(f"{stage.folder}/{MANIFEST}")
 
 
 @dataclass

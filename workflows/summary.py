@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from infra.manifest import MANIFEST, Artifact, Manifest
+from infra.manifest import Artifact, Manifest
 from infra.storage import Store
 from workflows.console import print_json
 from workflows.journal import Journal
@@ -16,16 +16,14 @@ if TYPE_CHECKING:
 
     from infra.tracking import Address
 
-__all__ = ["note", "report_files", "show", "show_address"]
+__all__ = ["manifests", "note", "report_files", "show", "show_address"]
 
 
 def show(record: RunRecord, root: Store, out: Console, *, as_json: bool) -> None:
     """Print funnel and metrics of every finished stage of the run."""
-    manifests = _manifests(record, root)
+    done = manifests(record, root)
     if as_json:
-        rows = {
-            m.stage: {"funnel": m.funnel.model_dump() if m.funnel else None, "metrics": m.metrics} for m in manifests
-        }
+        rows = {m.stage: {"funnel": m.funnel.model_dump() if m.funnel else None, "metrics": m.metrics} for m in done}
         print_json({"run": record.run, "stages": rows})
         return
     from rich import box
@@ -35,7 +33,7 @@ def show(record: RunRecord, root: Store, out: Console, *, as_json: bool) -> None
     for name in ("entered", "kept"):
         funnel.add_column(name, justify="right")
     funnel.add_column("dropped")
-    for manifest in manifests:
+    for manifest in done:
         if manifest.funnel:
             drops = sorted(manifest.funnel.dropped.items(), key=lambda item: -item[1])
             reasons = ", ".join(f"{reason} {count:,}" for reason, count in drops if count)
@@ -44,7 +42,7 @@ def show(record: RunRecord, root: Store, out: Console, *, as_json: bool) -> None
     metrics = Table("stage", "metric", box=box.SIMPLE_HEAD, title="Metrics", title_justify="left")
     metrics.add_column("value", justify="right")
     metrics.add_column("95% interval", justify="right")
-    for manifest in manifests:
+    for manifest in done:
         for name, value, interval in _intervals(manifest):
             metrics.add_row(manifest.stage, name, f"{value:.3f}", interval)
     for table in (funnel, metrics):
@@ -52,9 +50,10 @@ def show(record: RunRecord, root: Store, out: Console, *, as_json: bool) -> None
             out.print(table)
 
 
-def _manifests(record: RunRecord, root: Store) -> list[Manifest]:
+def manifests(record: RunRecord, root: Store) -> list[Manifest]:
+    """Those of the run's finished stages, in the order of the recipe."""
     folders = [root.child(stage.folder) for stage in record.stages]
-    return [Artifact.load(folder).manifest for folder in folders if folder.exists(MANIFEST)]
+    return [artifact.manifest for folder in folders if (artifact := Artifact.find(folder))]
 
 
 def _intervals(manifest: Manifest) -> Iterator[tuple[str, float, str]]:
@@ -68,7 +67,7 @@ def _intervals(manifest: Manifest) -> Iterator[tuple[str, float, str]]:
 def note(record: RunRecord, root: Store) -> str:
     """The run's funnel and metrics as Markdown, for its page in MLflow."""
     funnel, metrics = ["| stage | entered | kept |", "|---|---:|---:|"], ["| metric | value | 95% |", "|---|---:|---|"]
-    for manifest in _manifests(record, root):
+    for manifest in manifests(record, root):
         if manifest.funnel:
             counts = f"{manifest.funnel.entered:,} {manifest.funnel.unit} | {manifest.funnel.kept:,}"
             funnel.append(f"| {manifest.stage} | {counts} |")
