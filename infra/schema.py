@@ -37,6 +37,8 @@ class Drop(StrEnum):
     REDIRECT = "redirected"  # its target took its place among the URLs due
     BUDGET = "over_budget"
     OPT_OUT = "opt_out"  # X-Robots-Tag, meta robots, TDM reservation; also of images
+    # a list: a line of it
+    MALFORMED = "malformed_row"  # not UTF-8, not JSON, too few or too many fields
     # extract: a candidate image on a page
     NO_TEXT = "no_text"
     BAD_URL = "bad_url"
@@ -49,6 +51,7 @@ class Drop(StrEnum):
     ASPECT = "aspect_ratio_too_large"
     AREA = "image_area_too_large"
     TRUNCATED = "truncated"
+    HASH_MISMATCH = "hash_mismatch"  # another picture than the list's hash says
     # filter
     TEXT_LENGTH = "text_length"
     TEXT_WORDS = "text_words"

@@ -20,7 +20,7 @@ from infra.manifest import Artifact, Manifest, ShardRecord
 from infra.schema import Drop
 from infra.shards import shard_name
 from infra.storage import Store
-from pipelines.tables import funnel, read_images, read_table, selection_shards, write_selection
+from pipelines.tables import Images, funnel, read_images, read_table, selection_shards, write_selection
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -41,7 +41,7 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     """``selection`` of ``images`` -> a selection with a column ``phash``; dropped rows with ``duplicate_of``, a uid."""
     import pyarrow as pa
 
-    images, selection = inputs["images"].store, inputs["selection"]
+    images, selection = Images.of(inputs), inputs["selection"]
     shards = selection_shards(selection)
     specs = [(shard_name(shard), (shard, path)) for shard, path in shards]
     records = run_shards(context, specs, partial(_hash, images, selection.store), config.limits)
@@ -65,7 +65,7 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     return context.finish(records, funnel=total)
 
 
-def _hash(images: Store, selection: Store, spec: tuple[int, str], output: ShardOutput) -> ShardRecord:
+def _hash(images: Images, selection: Store, spec: tuple[int, str], output: ShardOutput) -> ShardRecord:
     """``data/signatures-{shard}.parquet``: hash and thumbnail of each row of a selection's shard, in its order."""
     import pyarrow as pa
 
@@ -112,7 +112,7 @@ def decide(rows: pa.Table, signatures: pa.Table, config: Config) -> tuple[list[s
 
 
 def _figures(
-    context: Context, images: Store, rows: pa.Table, reasons: Sequence[str | None], originals: Sequence[int]
+    context: Context, images: Images, rows: pa.Table, reasons: Sequence[str | None], originals: Sequence[int]
 ) -> None:
     """Each reason's gallery shows the row dropped and, on its right, the one that stays in its place."""
     import pyarrow as pa

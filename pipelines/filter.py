@@ -18,9 +18,8 @@ from infra.config import Runtime
 from infra.context import Context, ShardOutput
 from infra.manifest import Artifact, Manifest, ShardRecord
 from infra.shards import shard_name
-from infra.storage import Store
 from pipelines.rules import BASIC, Rule
-from pipelines.tables import image_shards, read_table, selected, write_selection
+from pipelines.tables import Images, downloads, image_shards, selected, write_selection
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,19 +33,18 @@ class Config(Base):
 
 
 def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Manifest:
-    """``images`` -> a selection of them."""
+    """``images`` and retries of them -> a selection."""
     from pipelines import gallery
 
-    images = inputs["images"]
-    shards = [(shard_name(shard), (shard, path)) for shard, path in image_shards(images)]
-    records = run_shards(context, shards, partial(_work, config, images.store), config.limits)
-    gallery.of_selection(context, images.store, records)
+    images = Images.of(inputs)
+    shards = [(shard_name(shard), shard) for shard, _ in image_shards(*downloads(inputs))]
+    records = run_shards(context, shards, partial(_work, config, images), config.limits)
+    gallery.of_selection(context, images, records)
     return context.finish(records)
 
 
-def _work(config: Config, store: Store, spec: tuple[int, str], output: ShardOutput) -> ShardRecord:
-    shard, path = spec
-    rows = selected(read_table(store, path), shard)
+def _work(config: Config, images: Images, shard: int, output: ShardOutput) -> ShardRecord:
+    rows = selected(images.table(shard), shard)
     return output.commit(write_selection(output, shard, rows, judge(rows, config.rules)))
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from infra.context import Context
 from infra.manifest import ShardRecord
-from pipelines.tables import read_images, read_table
+from pipelines.tables import Images, read_images, read_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -61,26 +61,26 @@ def _rank(name: str) -> bytes:
     return blake2b(name.encode(), digest_size=8).digest()
 
 
-def figure(context: Context, images: Store, name: str, tables: Iterable[pa.Table]) -> None:
-    """The figure ``name`` of samples from ``tables``, if they hold any; ``images`` is the download artifact's store."""
+def figure(context: Context, images: Images | Store, name: str, tables: Iterable[pa.Table]) -> None:
+    """The figure ``name`` of samples from ``tables``, if they hold any."""
     if rows := draw(tables):
         show(context, images, name, rows)
 
 
 def show(
-    context: Context, images: Store, name: str, rows: Sequence[Mapping[str, Any]], notes: Sequence[str] = ()
+    context: Context, images: Images | Store, name: str, rows: Sequence[Mapping[str, Any]], notes: Sequence[str] = ()
 ) -> None:
     """The figure ``name`` of just these rows; ``notes`` go before the size of each original, if given."""
     sizes = [f"{row['original_width']} x {row['original_height']}" for row in rows]
     notes = [f"{note}, {size}" for note, size in zip(notes, sizes, strict=True)] if notes else sizes
-    tiles = list(map(Tile, read_images(images, rows), [row["caption"] for row in rows], notes))
+    tiles = list(map(Tile, read_images(images, rows), [row["caption"] or "" for row in rows], notes))
     title, _, reason = name.partition("_")
     context.figure(
         name, montage(f"{title.capitalize()}: {reason.replace('_', ' ')}" if reason else title.capitalize(), tiles)
     )
 
 
-def of_selection(context: Context, images: Store, records: Sequence[ShardRecord]) -> None:
+def of_selection(context: Context, images: Images, records: Sequence[ShardRecord]) -> None:
     """Figures ``kept`` and ``dropped_{reason}`` of the selection a stage has just written."""
     import pyarrow.compute as pc
 

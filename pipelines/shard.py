@@ -24,8 +24,7 @@ from infra.config import Runtime
 from infra.context import Context, ShardOutput
 from infra.manifest import Artifact, Funnel, Manifest, ShardRecord
 from infra.shards import TarWriter, sample_key, shard_name
-from infra.storage import Store
-from pipelines.tables import find_images, read_table, selection_shards
+from pipelines.tables import Images, find_images, read_table, selection_shards
 
 __all__ = ["Config", "Place", "Sample", "arrange", "run"]
 
@@ -41,7 +40,7 @@ class Config(Base):
 
 
 class Place(NamedTuple):
-    """Where an image's bytes lie in the download artifact."""
+    """Where an image's bytes lie in the downloads."""
 
     shard: int
     offset: int
@@ -63,7 +62,7 @@ class Sample(NamedTuple):
 
 def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Manifest:
     """``selection`` of ``images`` -> ``data/train`` and ``data/holdout``."""
-    images, selection = inputs["images"].store, inputs["selection"]
+    images, selection = Images.of(inputs), inputs["selection"]
     rows = [row for _, path in selection_shards(selection) for row in read_table(selection.store, path).to_pylist()]
     train, holdout = arrange(rows, config)
 
@@ -117,7 +116,7 @@ def _lots(samples: Sequence[Sample], size: int) -> Iterator[tuple[int, Sequence[
         yield number, samples[start : start + size]
 
 
-def _places(rows: Sequence[Row], images: Store, config: Config, context: Context) -> dict[str, Place]:
+def _places(rows: Sequence[Row], images: Images, config: Config, context: Context) -> dict[str, Place]:
     """Where each row's image lies, by key; found once per source tar, on the cluster."""
     keys: dict[int, list[str]] = defaultdict(list)
     for row in rows:
@@ -131,16 +130,18 @@ def _places(rows: Sequence[Row], images: Store, config: Config, context: Context
     }
 
 
-def _index(images: Store, spec: tuple[int, list[str]], output: ShardOutput) -> ShardRecord:
+def _index(images: Images, spec: tuple[int, list[str]], output: ShardOutput) -> ShardRecord:
     shard, keys = spec
-    with images.open(f"data/{shard_name(shard)}.tar") as tar:
+    with images.tar(shard) as tar:
         return output.commit(facts={"places": find_images(tar, set(keys))})
 
 
 # --- one shard --------------------------------------------------------------------------------------------------------
 
 
-def _write(images: Store, per_shard: int, spec: tuple[Part, int, Sequence[Sample]], output: ShardOutput) -> ShardRecord:
+def _write(
+    images: Images, per_shard: int, spec: tuple[Part, int, Sequence[Sample]], output: ShardOutput
+) -> ShardRecord:
     part, number, samples = spec
     path = f"data/train/{shard_name(number)}.tar" if part == "train" else f"data/holdout/test/{number}.tar"
     data = _read([sample.place for sample in samples], images)
@@ -154,21 +155,21 @@ def _write(images: Store, per_shard: int, spec: tuple[Part, int, Sequence[Sample
     return output.commit()
 
 
-def _read(places: Sequence[Place], images: Store) -> dict[Place, bytes]:
+def _read(places: Sequence[Place], images: Images) -> dict[Place, bytes]:
     """The images at ``places``, each source tar opened once and read front to back."""
     found = {}
     by_shard: dict[int, list[Place]] = defaultdict(list)
     for place in sorted(set(places)):
         by_shard[place.shard].append(place)
     for shard, members in by_shard.items():
-        with images.open(f"data/{shard_name(shard)}.tar") as tar:
+        with images.tar(shard) as tar:
             for place in members:
                 tar.seek(place.offset)
                 found[place] = tar.read(place.size)
     return found
 
 
-def _figures(context: Context, images: Store, parts: Mapping[Part, Sequence[Sample]]) -> None:
+def _figures(context: Context, images: Images, parts: Mapping[Part, Sequence[Sample]]) -> None:
     import pyarrow as pa
 
     from pipelines import gallery

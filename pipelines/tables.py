@@ -1,29 +1,34 @@
 """Reading and writing the tables that stages hand to one another: pairs, images, and selections of images.
 
 A *selection* is what filter, dedup and balance leave: per shard the rows kept and the rows dropped with a ``reason``.
-Images are not copied; ``shard`` and ``key`` say where in the download artifact a row's image lies.
+Images are not copied; ``shard`` and ``key`` say where in the downloads a row's image lies. There may be several: what
+failed can be tried again, and what that brings is numbered on from the first, so that a number still names one shard.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from infra.errors import DataError
 from infra.manifest import Artifact, File, Funnel
 from infra.shards import IMAGE_EXTENSIONS, index_tar, shard_name, split_name
+from infra.storage import Store
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from infra.context import Output
-    from infra.storage import Store
 
 __all__ = [
+    "Images",
     "Slice",
     "cut",
+    "downloads",
     "find_images",
     "funnel",
     "image_shards",
@@ -84,14 +89,83 @@ def read_table(store: Store, path: str, columns: Sequence[str] | None = None) ->
 
 
 def read_slices(store: Store, slices: Iterable[Slice]) -> pa.Table:
+    """The rows of ``slices``, in order; only the row groups they lie in are read, however large the file."""
     import pyarrow as pa
 
-    return pa.concat_tables([read_table(store, part.path).slice(part.start, part.rows) for part in slices])
+    return pa.concat_tables([_read_slice(store, part) for part in slices])
 
 
-def image_shards(images: Artifact) -> list[tuple[int, str]]:
-    """Number and Parquet path of each shard of an artifact in img2dataset's layout."""
-    return [(_number(file, ""), file.path) for file in images.files("data/", ".parquet")]
+def _read_slice(store: Store, part: Slice) -> pa.Table:
+    import pyarrow.parquet as pq
+
+    with store.open(part.path) as source, pq.ParquetFile(source) as file:
+        groups: list[int] = []
+        before = end = 0
+        for group in range(file.num_row_groups):
+            start, end = end, end + file.metadata.row_group(group).num_rows
+            if start < part.start + part.rows and end > part.start:
+                before = before if groups else start
+                groups.append(group)
+        return file.read_row_groups(groups).slice(part.start - before, part.rows)
+
+
+# --- images -----------------------------------------------------------------------------------------------------------
+
+
+def downloads(inputs: Mapping[str, Artifact]) -> list[Artifact]:
+    """The inputs ``images``, ``images_retry``, ...: artifacts in img2dataset's layout, by the numbers of their shards.
+
+    Raises DataError if two hold shards of the same number.
+    """
+    found = [
+        (image_shards(inputs[name]), name) for name in sorted(inputs) if name == "images" or name.startswith("images_")
+    ]
+    found.sort(key=lambda item: item[0][:1])  # one that is empty comes first, and does no harm there
+    for (before, first), (after, second) in pairwise(item for item in found if item[0]):
+        if before[-1][0] >= after[0][0]:
+            raise DataError(
+                f"{first} and {second} hold shards of the same number",
+                expected="images, and retries of them, which are numbered on",
+                found=f"{before[0][0]} to {before[-1][0]} and {after[0][0]} to {after[-1][0]}",
+            )
+    return [inputs[name] for _, name in found]
+
+
+@dataclass(frozen=True)
+class Images:
+    """Where images lie: the number of the first shard of each download and its store, in order. Small, and pickles."""
+
+    stores: tuple[tuple[int, Store], ...]
+
+    @classmethod
+    def of(cls, inputs: Mapping[str, Artifact]) -> Images:
+        """The images of all the downloads among a stage's inputs."""
+        found = [(image_shards(artifact), artifact.store) for artifact in downloads(inputs)]
+        return cls(tuple((shards[0][0], store) for shards, store in found if shards))
+
+    def store(self, shard: int) -> Store:
+        """The store that holds shard number ``shard``."""
+        place = bisect_right(self.stores, shard, key=lambda item: item[0]) - 1
+        if place < 0:
+            raise DataError(f"no download has a shard {shard_name(shard)}")
+        return self.stores[place][1]
+
+    @staticmethod
+    def path(shard: int) -> str:
+        """Where the store of a shard has its table."""
+        return f"data/{shard_name(shard)}.parquet"
+
+    def tar(self, shard: int) -> BinaryIO:
+        return self.store(shard).open(f"data/{shard_name(shard)}.tar")
+
+    def table(self, shard: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """Every attempted row of a shard."""
+        return read_table(self.store(shard), self.path(shard), columns)
+
+
+def image_shards(*images: Artifact) -> list[tuple[int, str]]:
+    """Number and Parquet path of each shard of artifacts in img2dataset's layout."""
+    return [(_number(file, ""), file.path) for artifact in images for file in artifact.files("data/", ".parquet")]
 
 
 def selection_shards(selection: Artifact) -> list[tuple[int, str]]:
@@ -137,17 +211,19 @@ def selected(rows: pa.Table, shard: int) -> pa.Table:
     return pa.table({name: columns.get(name, absent) for name in selection_columns})
 
 
-def read_images(images: Store, rows: Sequence[Mapping[str, Any]]) -> list[bytes]:
-    """The encoded image of each row, found by its ``shard`` and ``key`` in an artifact of img2dataset's layout.
+def read_images(images: Images | Store, rows: Sequence[Mapping[str, Any]]) -> list[bytes]:
+    """The encoded image of each row, found by its ``shard`` and ``key``; a store is that of a single download.
 
     Raises DataError if one is not there.
     """
+    if isinstance(images, Store):
+        images = Images(((0, images),))
     wanted: dict[int, set[str]] = defaultdict(set)
     for row in rows:
         wanted[row["shard"]].add(row["key"])
     found: dict[str, bytes] = {}
     for shard, keys in sorted(wanted.items()):
-        with images.open(f"data/{shard_name(shard)}.tar") as tar:
+        with images.tar(shard) as tar:
             places = find_images(tar, keys)
             for key in sorted(places, key=places.__getitem__):
                 offset, size, _ = places[key]
