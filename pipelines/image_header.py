@@ -17,17 +17,22 @@ FORMATS = ("jpeg", "png", "webp", "gif", "bmp")
 
 _JPEG_STANDALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
 _JPEG_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+_JPEG_PROGRESSIVE = {0xC2, 0xC6, 0xCA, 0xCE}
 _ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True)
 class Header:
-    """``width`` and ``height`` in pixels as stored. ``exif`` is the TIFF block of the Exif data, empty if none."""
+    """``width`` and ``height`` in pixels as stored. ``exif`` is the TIFF block of the Exif data, empty if none.
+
+    ``progressive``: a JPEG whose pixels are told in many passes over the picture.
+    """
 
     format: str
     width: int
     height: int
     exif: bytes = b""
+    progressive: bool = False
 
     @property
     def orientation(self) -> int:
@@ -89,7 +94,7 @@ def _jpeg(data: bytes) -> Header | None:
         (length,) = struct.unpack_from(">H", data, at)
         if marker in _JPEG_FRAME:
             height, width = struct.unpack_from(">HH", data, at + 3)
-            return Header("jpeg", width, height, exif)
+            return Header("jpeg", width, height, exif, progressive=marker in _JPEG_PROGRESSIVE)
         if marker == 0xE1 and not exif and data[at + 2 : at + 8] == b"Exif\0\0":
             exif = data[at + 8 : at + length]
         if length < 2 or marker in (0xD9, 0xDA):  # the picture would start before its size was given

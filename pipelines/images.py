@@ -3,7 +3,9 @@
 Sizes, messages and encoder settings are img2dataset's, tested against it. Different on purpose:
 
 - size, area and shape are judged from the header, before decoding
-- a JPEG is decoded at the smallest DCT scale that leaves twice the target, which costs half the time
+- a large JPEG is decoded at half, a quarter or an eighth of its size, as long as that leaves 1.75 times the target, and
+  what is between 1.75 and 3.5 times the target is shrunk in two cheap steps: half the time, at least 38 dB of likeness
+  (tests/benchmarks/download.py)
 - Exif orientation is applied, so a photo stands upright; sizes are those of the upright picture
 - 16-bit pictures are scaled to 8 bits (there they turn white)
 - a JPEG that stops in the middle is refused, not filled up with grey
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import struct
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +39,10 @@ cv2.utils.logging.setLogLevel(
     cv2.utils.logging.LOG_LEVEL_SILENT
 )  # what is wrong with an image goes into its row, not to stderr
 
-_MAX_JPEG_SCANS = 64  # a progressive JPEG has about 10; each costs a pass over all pixels
+_HEADROOM = 1.75  # times the target: a JPEG decoded at less than that loses what the eye would miss
+_MAX_SCANS = 64  # of a progressive JPEG; real ones have about 10
+_MAX_WORK = 1e9  # pixels times scans: seconds
+_FORMAT = {"jpg": "jpeg", "png": "png", "webp": "webp"}
 _ENCODER = {"jpg": cv2.IMWRITE_JPEG_QUALITY, "png": cv2.IMWRITE_PNG_COMPRESSION, "webp": cv2.IMWRITE_WEBP_QUALITY}
 
 
@@ -60,6 +66,7 @@ class Resizing:
     max_aspect_ratio: float = float("inf")
     encode_format: str = "jpg"
     encode_quality: int = 95
+    skip_reencode: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,10 +86,12 @@ def resize(data: bytes, options: Resizing) -> Resized:
     header = judge(data, options)
     width, height = _upright(header)
     target = _target(width, height, options)
-    image = decode(data, header, at_least=target or (width, height))
+    image = decode(data, header, at_least=_enough(target) if target else (width, height))
     if target:
         image = _fitted(image, target, options, shrink=_side(width, height, options) > options.image_size)
-    return Resized(_encoded(image, options), image.shape[1], image.shape[0], width, height, _exif(header))
+    if target or not (options.skip_reencode and _is_finished(data, header, options)):
+        data = _encoded(image, options)
+    return Resized(data, image.shape[1], image.shape[0], width, height, _exif(header))
 
 
 def judge(data: bytes, options: Resizing) -> Header:
@@ -103,22 +112,24 @@ def judge(data: bytes, options: Resizing) -> Header:
 def decode(data: bytes, header: Header, *, at_least: tuple[int, int]) -> Pixels:
     """Upright pixels: (height, width, 3) BGR or (height, width) grey, uint8. Raises ImageError.
 
-    A JPEG that is much larger than ``at_least`` (width, height as shown) comes out smaller, but at least twice that.
+    A JPEG of more than twice the size of ``at_least`` (width, height as shown) comes out smaller, but not below that.
     """
-    width, height = at_least
-    image = _decode_jpeg(data, 2 * width, 2 * height, header) if header.format == "jpeg" else _decode(data)
+    image = _decode_jpeg(data, at_least, header) if header.format == "jpeg" else _decode(data)
     return _turned(image, header.orientation)
 
 
-def _decode_jpeg(data: bytes, width: int, height: int, header: Header) -> Pixels:
-    if data.count(b"\xff\xda") > _MAX_JPEG_SCANS:
-        raise ImageError(Drop.DECODE)
-    if header.turned:
-        width, height = height, width
+def _decode_jpeg(data: bytes, at_least: tuple[int, int], header: Header) -> Pixels:
+    if header.progressive:
+        scans = data.count(b"\xff\xda")
+        if scans > _MAX_SCANS or scans * header.width * header.height > _MAX_WORK:
+            raise ImageError(Drop.DECODE)
+    width, height = _scaled(header, at_least)
     try:
         space = simplejpeg.decode_jpeg_header(data, strict=False)[2]
     except ValueError:
         raise ImageError(Drop.DECODE) from None
+    except KeyError:  # a subsampling it has no name for
+        return _decode(data)
     if space in ("CMYK", "YCCK"):
         return _decode(data)
     options: dict[str, Any] = {
@@ -138,6 +149,16 @@ def _decode_jpeg(data: bytes, width: int, height: int, header: Header) -> Pixels
             raise ImageError(Drop.DECODE) from None
     pixels: Pixels = image[:, :, 0] if image.shape[2] == 1 else image
     return pixels
+
+
+def _scaled(header: Header, at_least: tuple[int, int]) -> tuple[int, int]:
+    """Stored width and height to decode a JPEG at: the smallest of the scales libjpeg-turbo has vector code for."""
+    width, height = reversed(at_least) if header.turned else at_least
+    for part in (8, 4, 2):
+        scaled = -(-header.width // part), -(-header.height // part)
+        if scaled[0] >= width and scaled[1] >= height:
+            return scaled
+    return header.width, header.height
 
 
 def _decode(data: bytes) -> Pixels:
@@ -181,6 +202,16 @@ def _upright(header: Header) -> tuple[int, int]:
     return (header.height, header.width) if header.turned else (header.width, header.height)
 
 
+def _is_finished(data: bytes, header: Header, options: Resizing) -> bool:
+    """Whether the file may be kept as it came: of the wanted format, upright, without alpha."""
+    alpha = {
+        "png": data[25] & 4 or b"tRNS" in data[:4096],  # colour type of IHDR; transparency of a palette or a colour
+        "webp": (data[12:16] == b"VP8X" and data[20] & 0x10) or (data[12:16] == b"VP8L" and data[24] & 0x10),
+    }
+    wanted = header.format == _FORMAT[options.encode_format]
+    return wanted and header.orientation == 1 and not alpha.get(header.format, False)
+
+
 def _target(width: int, height: int, options: Resizing) -> tuple[int, int] | None:
     """Width and height to scale to, before any crop or border; None to leave the image as it is."""
     side = _side(width, height, options)
@@ -195,9 +226,25 @@ def _side(width: int, height: int, options: Resizing) -> int:
     return max(width, height) if options.resize_mode in ("border", "keep_ratio_largest") else min(width, height)
 
 
+def _enough(target: tuple[int, int]) -> tuple[int, int]:
+    """The size below which a picture decoded smaller would show in the result."""
+    return math.ceil(_HEADROOM * target[0]), math.ceil(_HEADROOM * target[1])
+
+
+def _shrunk(image: Pixels, target: tuple[int, int]) -> Pixels:
+    """Mean of the area below each pixel.
+
+    OpenCV is quick at that for a factor of two only, so what is near it is brought there first.
+    """
+    factor = min(image.shape[1] / target[0], image.shape[0] / target[1])
+    if _HEADROOM <= factor <= 2 * _HEADROOM:
+        image = cv2.resize(image, (2 * target[0], 2 * target[1]), interpolation=cv2.INTER_LINEAR)
+    return cv2.resize(image, target, interpolation=cv2.INTER_AREA)
+
+
 def _fitted(image: Pixels, target: tuple[int, int], options: Resizing, *, shrink: bool) -> Pixels:
     if (image.shape[1], image.shape[0]) != target:
-        image = cv2.resize(image, target, interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LANCZOS4)
+        image = _shrunk(image, target) if shrink else cv2.resize(image, target, interpolation=cv2.INTER_LANCZOS4)
     if options.resize_mode == "center_crop":
         return _cropped(image, options.image_size)
     return _padded(image, options.image_size) if options.resize_mode == "border" else image

@@ -38,7 +38,7 @@ def signature(data: bytes) -> tuple[int, bytes]:
     if header is None:
         raise DataError("a stored image is not one", found=repr(data[:16]))
     try:
-        image = decode(data, header, at_least=(32, 32))
+        image = decode(data, header, at_least=(64, 64))
     except ImageError as error:
         raise DataError("a stored image cannot be decoded", found=error.message) from None
     if image.ndim == 2:

@@ -75,8 +75,8 @@ def test_sizes_and_pixels_are_img2datasets(resizer, name, mode, only_if_bigger):
 @pytest.mark.parametrize(("form", "quality"), [("jpg", 95), ("png", 6), ("webp", 90)])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_encodings_are_img2datasets(resizer, form, quality):
-    options = Resizing(image_size=128, encode_format=form, encode_quality=quality)
-    theirs = resizer(128, "keep_ratio", True, encode_format=form, encode_quality=quality)(io.BytesIO(FILES["png"]))[0]
+    options = Resizing(image_size=256, encode_format=form, encode_quality=quality)
+    theirs = resizer(256, "keep_ratio", True, encode_format=form, encode_quality=quality)(io.BytesIO(FILES["png"]))[0]
     assert resize(FILES["png"], options).data == theirs
 
 
@@ -150,10 +150,43 @@ def test_exif_is_told():
     assert resize(FILES["png"], Resizing()).exif == "{}"
 
 
-def test_a_large_jpeg_is_decoded_small_but_never_below_twice_the_target():
+@pytest.mark.parametrize("factor", [1.3, 1.75, 1.9, 2, 2.4, 3, 3.49, 3.6, 5, 7.1, 14])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_shrinking_by_any_factor_looks_like_img2datasets(resizer, factor):
+    data = encoded(photo(round(96 * factor), round(150 * factor)), quality=90)
+    theirs = resizer(96, "keep_ratio", True)(io.BytesIO(data))[0]
+    assert psnr(pixels(resize(data, Resizing(image_size=96)).data), pixels(theirs)) > 38
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_needs_no_work_is_kept_byte_for_byte_if_asked(resizer):
+    keep = Resizing(image_size=600, skip_reencode=True)
+    theirs = resizer(600, "keep_ratio", True, skip_reencode=True)
+    assert resize(FILES["jpeg"], keep).data == FILES["jpeg"] == theirs(io.BytesIO(FILES["jpeg"]))[0]
+    for name, options in (("png", keep), ("jpeg", Resizing(image_size=100, skip_reencode=True))):
+        assert resize(FILES[name], options).data != FILES[name]
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    lying = encoded(photo(60, 40), exif=exif)
+    assert resize(lying, keep).data != lying  # to stand upright it has to be written anew
+    with pytest.raises(ImageError):
+        resize(FILES["jpeg"][:9000], keep)
+
+
+@pytest.mark.parametrize(("form", "options"), [("png", {}), ("webp", {"lossless": True}), ("webp", {"quality": 80})])
+def test_alpha_is_laid_on_white_even_if_nothing_else_needs_work(form, options):
+    keep = Resizing(image_size=600, skip_reencode=True, encode_format=form)
+    opaque, clear = encoded(photo(60, 40), form, **options), photo(60, 40)
+    clear.putalpha(0)
+    assert resize(opaque, keep).data == opaque
+    assert pixels(resize(encoded(clear, form, exact=True, **options), keep).data).min() > 250
+
+
+def test_a_large_jpeg_is_decoded_small_but_never_below_what_is_asked():
     data = encoded(photo(1600, 1200))
     header = read_header(data)
-    assert decode(data, header, at_least=(340, 256)).shape == (600, 800, 3)
+    assert decode(data, header, at_least=(340, 256)).shape == (300, 400, 3)
+    assert decode(data, header, at_least=(401, 256)).shape == (600, 800, 3)
     assert decode(data, header, at_least=(1600, 1200)).shape == (1200, 1600, 3)
 
 
