@@ -32,6 +32,7 @@ class Drop(StrEnum):
     TOO_LARGE = "too_large"
     TIMEOUT = "timeout"
     CONNECTION = "connection_failed"
+    HOST_DOWN = "host_down"  # it failed several times in a row and was left alone for a while
     REFUSED = "refused_address"  # scheme, private address, redirect loop
     OFF_SITE = "off_site_redirect"
     REDIRECT = "redirected"  # its target took its place among the URLs due

@@ -9,41 +9,30 @@ Facts about the attacks and the manners are in the modules this one is made of: 
 from __future__ import annotations
 
 import asyncio
-import errno
 import random
-import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from infra.config import Config, Runtime
 from infra.schema import Drop
 
 if TYPE_CHECKING:
-    from aiohttp import ClientResponse, ClientSession
-
-    from pipelines.guard import Guard
+    from pipelines.exchange import Client, What
+    from pipelines.hosts import Answer, Link
     from pipelines.robots import Robots
+    from pipelines.turns import Turns
 
 __all__ = ["FetchError", "Fetcher", "Kind", "Response", "Web"]
 
 Kind = Literal["page", "image"]
 
-_TRANSIENT = frozenset({408, 429, 500, 502, 503, 504, 522, 524})
 _REDIRECT = frozenset({301, 302, 303, 307, 308})
-_GRACE_S = 5.0  # before the minimum rate counts
-_HTML = ("text/html", "application/xhtml+xml")
-_ACCEPT = {
-    "page": "text/html,application/xhtml+xml;q=0.9,*/*;q=0.1",
-    "image": "image/webp,image/png,image/jpeg,image/*;q=0.8,*/*;q=0.1",
-    "robots": "text/plain,*/*;q=0.1",
-}
 
 
 class Web(Config):
@@ -61,9 +50,18 @@ class Web(Config):
     )
     max_page_bytes: int = Field(4 << 20, gt=0, description="largest page taken, bytes decoded")
     max_image_bytes: int = Field(32 << 20, gt=0, description="largest image taken, bytes decoded")
+    max_bytes_in_flight: Runtime[int] = Field(
+        256 << 20, gt=0, description="bytes of bodies a worker holds at once, from their headers until they are used"
+    )
     max_redirects: int = Field(5, ge=0, description="redirects followed from one address")
     concurrency: Runtime[int] = Field(64, gt=0, description="requests in flight per worker")
-    host_concurrency: Runtime[int] = Field(2, gt=0, description="requests in flight per host")
+    host_concurrency: Runtime[int] = Field(2, gt=0, description="requests in flight per host, of all workers together")
+    target_concurrency: Runtime[float] = Field(
+        0.0,
+        ge=0,
+        description="requests a host should have in flight on average: the pause between them becomes its latency "
+        "divided by this (AutoThrottle); 0: host_concurrency",
+    )
     delay_s: Runtime[float] = Field(0.0, ge=0, description="pause between requests to one host; Crawl-delay raises it")
     max_delay_s: Runtime[float] = Field(
         30.0, ge=0, description="longest pause a Crawl-delay or Retry-After can ask for"
@@ -73,6 +71,12 @@ class Web(Config):
     min_rate: Runtime[float] = Field(1000.0, gt=0, description="bytes per second a body must average after 5 s")
     retries: Runtime[int] = Field(2, ge=0, description="further attempts after a failure that may pass")
     retry_s: Runtime[float] = Field(1.0, ge=0, description="wait before the first retry, doubled each time, jittered")
+    breaker_failures: Runtime[int] = Field(
+        5, gt=0, description="requests in a row without any answer after which a host is left alone"
+    )
+    breaker_s: Runtime[float] = Field(
+        30.0, gt=0, description="for how long at first, doubled each time it still does not answer"
+    )
     dns_threads: Runtime[int] = Field(16, gt=0, description="look-ups at once")
     connect_to: Runtime[dict[str, str]] = Field(
         {}, description='host pattern -> "address[:port]" to connect to instead, private ones too; first match wins'
@@ -89,6 +93,12 @@ class Web(Config):
         for network in value:
             ipaddress.ip_network(network)
         return value
+
+    @model_validator(mode="after")
+    def _room(self) -> Self:
+        if self.max_bytes_in_flight < (largest := max(self.max_page_bytes, self.max_image_bytes)):
+            raise ValueError(f"max_bytes_in_flight has no room for the largest body taken, {largest} bytes")
+        return self
 
     @property
     def agent(self) -> str:
@@ -134,87 +144,52 @@ class Response:
         return self.status in _REDIRECT
 
 
-class _Host:
-    """One host's turns: so many at once, and a pause between their starts."""
-
-    def __init__(self, concurrency: int, delay_s: float) -> None:
-        self._slots = asyncio.Semaphore(concurrency)
-        self._next = 0.0
-        self.delay_s = delay_s
-
-    @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        async with self._slots:
-            now = asyncio.get_running_loop().time()
-            start = max(now, self._next)
-            self._next = start + self.delay_s
-            if start > now:
-                await asyncio.sleep(start - now)
-            yield
-
-    def pause(self, seconds: float) -> None:
-        self._next = max(self._next, asyncio.get_running_loop().time() + seconds)
-
-
 class Fetcher:
     """An async context manager around one HTTP session; use one per event loop, for many fetches at once.
 
     ``admit(url)`` says whether a redirect may lead there; one that may not ends as ``Drop.OFF_SITE``.
+    ``manners``: the books of ``pipelines.hosts.shared``, kept with all other workers; without, our own.
     """
 
-    def __init__(self, web: Web, admit: Callable[[str], bool] | None = None) -> None:
+    def __init__(self, web: Web, admit: Callable[[str], bool] | None = None, manners: Link | None = None) -> None:
         self.web = web
         self._admit = admit
-        self._hosts: dict[str, _Host] = {}
-        self._session: ClientSession
-        self._guard: Guard
+        self._manners = manners
+        self._client: Client
+        self._turns: Turns
         self._robots: Robots
-        self._slots: asyncio.Semaphore
+        self._open = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        import aiohttp
-
-        from pipelines.coding import ACCEPTED
-        from pipelines.guard import Guard
+        from pipelines.exchange import Client
+        from pipelines.hosts import Local
         from pipelines.robots import Robots
+        from pipelines.turns import Turns
 
-        self._slots = asyncio.Semaphore(self.web.concurrency)
-        self._guard = Guard(self.web.connect_to, self.web.allow_private, self.web.dns_threads)
-        self._robots = Robots(self._load_robots)
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, resolver=self._guard, ttl_dns_cache=300),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self.web.connect_s),
-            headers={"User-Agent": self.web.user_agent_header, "Accept-Encoding": ACCEPTED},
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,  # pipelines.coding does it, under a cap
-            trust_env=False,  # a proxy would resolve names behind the guard's back
-        )
+        self._client = Client(self.web)
+        self._open.push_async_callback(self._client.close)
+        self._turns = await self._open.enter_async_context(Turns(self.web, self._manners or Local(self.web)))
+        self._robots = Robots(partial(self._file, "robots"))
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self._robots.close()
-        await self._session.close()
-        await self._guard.close()
+        await self._open.aclose()
+
+    def fetch(self, url: str, kind: Kind = "page", *, follow: bool = True) -> AbstractAsyncContextManager[Response]:
+        """``async with fetcher.fetch(url) as response``: the body counts as bytes in flight until the block ends.
+
+        Raises FetchError for anything but a 2xx answer we may use, and TransientError when the stage's manners are no
+        longer kept. A page that is not HTML is refused before its body is read. Without ``follow`` a redirect is an
+        answer too. A block that fetches again while it holds a body can end up waiting for itself: do not.
+        """
+        return _Fetch(self, url, kind, follow)
 
     async def get(self, url: str, kind: Kind = "page", *, follow: bool = True) -> Response:
-        """Fetch ``url``. Raises FetchError for anything but a 2xx answer we may use.
-
-        A page that is not HTML is refused before its body is read. Without ``follow`` a redirect is an answer too.
-        """
-        from pipelines.optout import IMAGE, PAGE, from_headers, refusal
-
-        response = await self._chase(url, kind, follow)
-        if response.is_redirect and not follow:
+        """The same, with the body no longer counted."""
+        async with self.fetch(url, kind, follow=follow) as response:
             return response
-        if not 200 <= response.status < 300:
-            raise FetchError(Drop.HTTP_ERROR, str(response.status))
-        if self.web.obey_opt_out:
-            said = from_headers(response.headers, self.web.agent)
-            if why := refusal(said, IMAGE if kind == "image" else PAGE):
-                raise FetchError(Drop.OPT_OUT, why)
-        return response
 
     def redirect(self, response: Response) -> str:
         """Where a redirect leads, checked like any address we are given. Raises FetchError."""
@@ -226,23 +201,38 @@ class Fetcher:
             raise FetchError(Drop.REFUSED, "redirect loop")
         return target
 
+    def _judge(self, response: Response, kind: Kind, follow: bool) -> None:
+        """Raise FetchError if the answer is not one we may use."""
+        from pipelines.optout import IMAGE, PAGE, from_headers, refusal
+
+        if response.is_redirect and not follow:
+            return
+        if not 200 <= response.status < 300:
+            raise FetchError(Drop.HTTP_ERROR, str(response.status))
+        if self.web.obey_opt_out:
+            said = from_headers(response.headers, self.web.agent)
+            if why := refusal(said, IMAGE if kind == "image" else PAGE):
+                raise FetchError(Drop.OPT_OUT, why)
+
     # --- from an address to its answer ---
 
-    async def _chase(self, url: str, kind: Kind | Literal["robots"], follow: bool) -> Response:
+    async def _chase(self, url: str, what: What, follow: bool) -> tuple[Response, int]:
         """Follow redirects by hand, so that each address on the way is checked like the first."""
         passed: tuple[str, ...] = ()
         url = self._checked(url)
         while True:
-            if kind != "robots":
+            if what in ("page", "image"):
                 await self._ask(url)
-            response = replace(await self._retry(url, kind), redirects=passed)
+            response, held = await self._retry(url, what)
+            if passed:
+                response = replace(response, redirects=passed)
             if not (follow and response.is_redirect):
-                return response
+                return response, held
             passed = (*passed, url)
             url = self.redirect(response)
             if len(passed) > self.web.max_redirects:
                 raise FetchError(Drop.REFUSED, f"more than {self.web.max_redirects} redirects")
-            if kind != "robots" and self._admit and not self._admit(url):
+            if what in ("page", "image") and self._admit and not self._admit(url):
                 raise FetchError(Drop.OFF_SITE, url)
 
     def _checked(self, url: str, base: str | None = None) -> str:
@@ -252,20 +242,12 @@ class Fetcher:
         where = "redirect to " if base else ""
         try:
             url = canonical(url, base)
-            self._guard.check_literal(host_of(url))
+            self._client.guard.check_literal(host_of(url))
         except BadUrlError as error:
             raise FetchError(Drop.REFUSED, f"{where}{error}") from None
         except AddressRefusedError:
             raise FetchError(Drop.REFUSED, f"{where}an address that is not public") from None
         return url
-
-    def _host(self, url: str) -> _Host:
-        from pipelines.urls import host_of
-
-        name = host_of(url)
-        if name not in self._hosts:
-            self._hosts[name] = _Host(self.web.host_concurrency, self.web.delay_s)
-        return self._hosts[name]
 
     async def _ask(self, url: str) -> None:
         """Raise FetchError if the origin's robots.txt keeps us from ``url``, or cannot be had."""
@@ -280,151 +262,94 @@ class Fetcher:
             raise FetchError(error.reason, f"robots.txt: {error.detail}") from None
         if refused := rules.refusal(url, self.web.agent, as_ai=self.web.obey_opt_out):
             raise FetchError(*refused)
-        if delay := rules.crawl_delay(self.web.agent):
-            host = self._host(url)
-            host.delay_s = max(host.delay_s, min(delay, self.web.max_delay_s))
 
-    async def _load_robots(self, url: str) -> tuple[int, bytes]:
+    async def _file(self, what: What, url: str) -> Answer:
+        """A robots.txt or the like, from whichever worker was first to fetch it."""
+        return await self._turns.file(url, partial(self._load, what, url))
+
+    async def _load(self, what: What, url: str) -> Answer:
+        from pipelines.hosts import Answer
+        from pipelines.robots import Rules
+
         try:
-            response = await self._chase(url, "robots", follow=True)
+            response, held = await self._chase(url, what, follow=True)
         except FetchError as error:
             if error.reason is Drop.HTTP_ERROR and error.detail.isdigit():
-                return int(error.detail), b""
+                return Answer(int(error.detail))
             if error.reason is Drop.REFUSED:
-                return 404, b""  # redirected in circles or where we do not go: there are no rules to be had
-            raise
-        return response.status, response.body
+                return Answer(404)  # redirected in circles or where we do not go: there are no rules to be had
+            return Answer(0, reason=str(error.reason), detail=error.detail)
+        self._client.budget.give(held)
+        delay = Rules.read(response.status, response.body).crawl_delay(self.web.agent) if what == "robots" else 0.0
+        return Answer(response.status, response.body, crawl_delay_s=delay)
 
-    # --- one request ---
+    # --- one address ---
 
-    async def _retry(self, url: str, kind: Kind | Literal["robots"]) -> Response:
+    async def _retry(self, url: str, what: What) -> tuple[Response, int]:
+        from pipelines.turns import HostDownError
+        from pipelines.urls import host_of
+
+        host = host_of(url)
         wait = self.web.retry_s
+        failed: FetchError | None = None
         for left in range(self.web.retries, -1, -1):
             try:
-                return await self._request(url, kind)
+                return await self._request(url, host, what)
+            except HostDownError:
+                raise failed or FetchError(Drop.HOST_DOWN, "the host did not answer several times") from None
             except FetchError as error:
-                if error.retry_after_s is not None:
-                    self._host(url).pause(min(error.retry_after_s, self.web.max_delay_s))
-                if not error.transient or not left:
+                too_long = error.retry_after_s is not None and error.retry_after_s > self.web.max_delay_s
+                if not error.transient or not left or too_long:
                     raise
+                failed = error
             await asyncio.sleep(random.uniform(0.5, 1.0) * wait)
             wait *= 2
         raise AssertionError("unreachable")
 
-    async def _request(self, url: str, kind: Kind | Literal["robots"]) -> Response:
-        import aiohttp
-        from yarl import URL
-
-        from pipelines.guard import AddressRefusedError
-
-        async with self._host(url).turn(), self._slots:
-            try:
-                async with (
-                    asyncio.timeout(self.web.deadline_s) as limit,
-                    self._session.get(
-                        URL(url, encoded=True), headers={"Accept": _ACCEPT[kind]}, allow_redirects=False
-                    ) as reply,
-                ):
-                    return await self._answer(url, kind, reply, limit)
-            except AddressRefusedError:
-                raise FetchError(Drop.REFUSED, "an address that is not public") from None
-            except aiohttp.ServerTimeoutError:
-                raise FetchError(Drop.TIMEOUT, "no connection in time") from None
-            except TimeoutError:
-                raise FetchError(Drop.TIMEOUT, "too slow") from None
-            except aiohttp.ClientPayloadError:
-                raise FetchError(Drop.TRUNCATED, "the body ended early", transient=True) from None
-            except (aiohttp.ClientError, OSError) as error:
-                raise _connection_error(error) from None
-
-    async def _answer(
-        self, url: str, kind: Kind | Literal["robots"], reply: ClientResponse, limit: asyncio.Timeout
-    ) -> Response:
-        headers = [(_text(name), _text(value)) for name, value in reply.raw_headers]
-        response = Response(url, reply.status, headers, b"")
-        if response.is_redirect:
-            return response
-        if reply.status in _TRANSIENT:
-            after = _retry_after(response.header("Retry-After"))
-            raise FetchError(Drop.HTTP_ERROR, str(reply.status), transient=True, retry_after_s=after)
-        if not 200 <= reply.status < 300:
-            return response
-        if kind == "page" and (found := response.content_type) and found not in _HTML:
-            raise FetchError(Drop.NOT_HTML, found[:80])
-        return Response(url, reply.status, headers, await self._body(response, kind, reply, limit))
-
-    async def _body(
-        self, response: Response, kind: Kind | Literal["robots"], reply: ClientResponse, limit: asyncio.Timeout
-    ) -> bytes:
-        """The decoded body under the cap and above the minimum rate; of a robots.txt what fits under the cap."""
-        from pipelines.coding import CodingError, OversizeError, decoder
-        from pipelines.robots import MAX_BYTES
-
-        cap = {"page": self.web.max_page_bytes, "image": self.web.max_image_bytes, "robots": MAX_BYTES}[kind]
+    async def _request(self, url: str, host: str, what: What) -> tuple[Response, int]:
+        """One exchange in one turn, which tells the host's keepers how it went."""
+        turns = self._turns
+        await turns.take(host)
         clock = asyncio.get_running_loop().time
-        slowest = clock() + _GRACE_S
-        deadline = limit.when() or slowest
-        pieces: list[bytes] = []
-        wire = size = 0
+        start = clock()
+        latency: float | None = None
+        good = answered = True
+
+        def headers(status: int) -> None:
+            nonlocal latency, good
+            latency, good = clock() - start, status == 200
+
         try:
-            decode = decoder(response.header("Content-Encoding"))
-            if kind != "robots" and (reply.content_length or 0) > cap:
-                raise OversizeError(b"")
-            async for data in reply.content.iter_any():
-                wire += len(data)
-                limit.reschedule(min(deadline, slowest + wire / self.web.min_rate))
-                pieces.append(decode.feed(data, cap - size))
-                size += len(pieces[-1])
-                if wire > cap:
-                    raise OversizeError(b"")
-        except OversizeError as error:
-            if kind != "robots":
-                raise FetchError(Drop.TOO_LARGE, f"more than {cap} bytes") from None
-            pieces.append(error.fitting)
-        except CodingError as error:
-            raise FetchError(Drop.HTTP_ERROR, f"content coding: {error}") from None
-        else:
-            if wire and not decode.complete:
-                raise FetchError(Drop.TRUNCATED, "the coded body ended early", transient=True)
-        return b"".join(pieces)
+            return await self._client.request(url, what, headers)
+        except FetchError as error:
+            answered = latency is not None or error.reason not in (Drop.TIMEOUT, Drop.CONNECTION)
+            if error.retry_after_s is not None:
+                turns.pause(host, min(error.retry_after_s, self.web.max_delay_s))
+            raise
+        finally:
+            turns.give(host, latency, good=good, answered=answered)
 
 
-def _text(raw: bytes) -> str:
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        return raw.decode("latin-1")
+class _Fetch(AbstractAsyncContextManager[Response]):
+    """The block of a ``Fetcher.fetch``: written out, since a generator would double what it costs."""
 
+    __slots__ = ("_fetcher", "_follow", "_held", "_kind", "_url")
 
-def _connection_error(error: Exception) -> FetchError:
-    """What went wrong with the connection, in words that hold neither address nor port."""
-    import aiohttp
+    def __init__(self, fetcher: Fetcher, url: str, kind: Kind, follow: bool) -> None:
+        self._fetcher, self._url, self._kind, self._follow = fetcher, url, kind, follow
+        self._held = 0
 
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        again = error.os_error.errno == socket.EAI_AGAIN
-        return FetchError(Drop.CONNECTION, "the host's name does not resolve", transient=again)
-    if isinstance(error, aiohttp.ClientSSLError):
-        return FetchError(Drop.CONNECTION, "TLS failed")
-    if isinstance(error, aiohttp.InvalidURL):
-        return FetchError(Drop.REFUSED, "not a URL")
-    if isinstance(error, aiohttp.ClientResponseError):
-        return FetchError(Drop.CONNECTION, "malformed answer")
-    number = error.errno if isinstance(error, OSError) else None
-    what = errno.errorcode.get(number, "") if number else ""
-    return FetchError(Drop.CONNECTION, what or "the connection was closed", transient=True)
+    async def __aenter__(self) -> Response:
+        response, held = await self._fetcher._chase(self._url, self._kind, self._follow)
+        try:
+            self._fetcher._judge(response, self._kind, self._follow)
+        except FetchError:
+            self._fetcher._client.budget.give(held)
+            raise
+        self._held = held
+        return response
 
-
-def _retry_after(value: str) -> float | None:
-    """Seconds that a Retry-After header asks for, given as a number or as a date; None if it does not say."""
-    value = value.strip()
-    if not value:
-        return None
-    if value.isdigit():
-        return float(value)
-    try:
-        when = parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    if when.tzinfo is None:
-        when = when.replace(tzinfo=UTC)
-    return max(0.0, (when - datetime.now(UTC)).total_seconds())
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._fetcher._client.budget.give(self._held)

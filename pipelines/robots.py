@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -14,9 +13,11 @@ from pipelines.optout import AI_AGENTS
 if TYPE_CHECKING:
     from protego import Protego
 
-__all__ = ["MAX_BYTES", "Robots", "Rules"]
+    from pipelines.hosts import Answer
 
-MAX_BYTES = 500 * 1024  # what RFC 9309 asks a crawler to read at least; we parse no more
+__all__ = ["Robots", "Rules"]
+
+_MAX_PARSED = 8 << 20  # bytes of robots.txt held parsed; that takes several times their size
 
 _USER_AGENT = re.compile(rb"^\s*user-agent\s*:\s*([^\s#]+)", re.IGNORECASE | re.MULTILINE)
 
@@ -28,6 +29,7 @@ class Rules:
     parsed: Protego | None  # None: there are no rules
     agents: tuple[str, ...] = ()
     unreachable: str = ""  # why nothing may be fetched: the status the server gave instead of rules
+    size: int = 200  # bytes it was parsed from, and a little for itself
 
     @classmethod
     def read(cls, status: int, body: bytes) -> Rules:
@@ -39,7 +41,9 @@ class Rules:
         from protego import Protego
 
         named = {name.decode("latin-1").lower() for name in _USER_AGENT.findall(body)}
-        return cls(Protego.parse(body.decode("utf-8", "replace")), tuple(sorted(named & AI_AGENTS)))
+        return cls(
+            Protego.parse(body.decode("utf-8", "replace")), tuple(sorted(named & AI_AGENTS)), size=200 + len(body)
+        )
 
     def refusal(self, url: str, agent: str, *, as_ai: bool) -> tuple[Drop, str] | None:
         """Why ``agent`` may not fetch ``url``; with ``as_ai`` also what is told to AI crawlers by name counts."""
@@ -64,25 +68,26 @@ class Rules:
 
 
 class Robots:
-    """The rules of each origin. ``load(url)`` gives a robots.txt's status and body, or raises what keeps it away."""
+    """The rules of each origin, parsed once. ``load(url)`` gives a robots.txt, or what keeps it away."""
 
-    def __init__(self, load: Callable[[str], Awaitable[tuple[int, bytes]]]) -> None:
+    def __init__(self, load: Callable[[str], Awaitable[Answer]]) -> None:
         self._load = load
-        self._rules: dict[str, asyncio.Task[Rules]] = {}
+        self._rules: dict[str, Rules] = {}  # oldest first
+        self._bytes = 0
 
     async def rules(self, origin: str) -> Rules:
-        """The rules of ``scheme://host[:port]``. Raises what ``load`` raised, to everyone who asks."""
-        task = self._rules.get(origin)
-        if task is None:
-            task = self._rules[origin] = asyncio.create_task(self._read(origin))
-        # Shielded: who waits may give up, the answer is for all.
-        return await asyncio.shield(task)
+        """The rules of ``scheme://host[:port]``. Raises FetchError if there is no telling."""
+        from pipelines.fetch import FetchError
 
-    async def _read(self, origin: str) -> Rules:
-        return Rules.read(*await self._load(f"{origin}/robots.txt"))
-
-    async def close(self) -> None:
-        tasks = list(self._rules.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if known := self._rules.get(origin):
+            return known
+        answer = await self._load(f"{origin}/robots.txt")
+        if answer.reason:
+            raise FetchError(Drop(answer.reason), answer.detail)
+        if known := self._rules.get(origin):
+            return known  # somebody else was waiting, too
+        rules = self._rules[origin] = Rules.read(answer.status, answer.body)
+        self._bytes += rules.size
+        while self._bytes > _MAX_PARSED:
+            self._bytes -= self._rules.pop(next(iter(self._rules))).size
+        return rules

@@ -13,7 +13,8 @@ from loopback import Site, answer
 
 from infra.schema import Drop
 from pipelines.coding import CodingError, OversizeError, decoder
-from pipelines.fetch import Fetcher, FetchError, Web, _retry_after
+from pipelines.exchange import retry_after
+from pipelines.fetch import Fetcher, FetchError, Web
 from pipelines.guard import Guard, is_public
 from pipelines.optout import IMAGE, LINKS, PAGE, from_headers, from_metas, refusal
 from pipelines.robots import Rules
@@ -198,9 +199,9 @@ async def test_status_errors_and_what_is_tried_again():
 
 
 def test_retry_after_forms():
-    assert _retry_after("120") == 120
-    assert _retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0
-    assert _retry_after("soon") is _retry_after("") is None
+    assert retry_after("120") == 120
+    assert retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0
+    assert retry_after("soon") is retry_after("") is None
 
 
 async def test_bodies_that_are_too_large_or_bombs():
@@ -237,7 +238,7 @@ async def test_slow_servers_meet_the_deadline(monkeypatch):
 
     assert await refused({"/x": silent}, deadline_s=0.1) == (Drop.TIMEOUT, "too slow")
     assert await refused({"/x": dripping}, deadline_s=0.1) == (Drop.TIMEOUT, "too slow")
-    monkeypatch.setattr("pipelines.fetch._GRACE_S", 0.1)  # the minimum rate, long before the deadline
+    monkeypatch.setattr("pipelines.exchange._GRACE_S", 0.1)  # the minimum rate, long before the deadline
     assert await refused({"/x": dripping}, deadline_s=60.0) == (Drop.TIMEOUT, "too slow")
     never.set()
 
