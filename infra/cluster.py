@@ -14,9 +14,10 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from infra.context import Context, Event, ShardOutput
@@ -27,11 +28,12 @@ from infra.storage import unreachable
 if TYPE_CHECKING:
     from infra.storage import Store
 
-__all__ = ["Limits", "Reporter", "backoff", "connect", "is_transient", "mailbox", "original", "run_shards"]
+__all__ = ["Limits", "Reporter", "backoff", "connect", "is_transient", "mailbox", "original", "run_lots", "run_shards"]
 
 log = logging.getLogger(__name__)
 
 ShardWork = Callable[[Any, ShardOutput], ShardRecord]
+LotWork = Callable[[Sequence[tuple[Any, ShardOutput]]], Iterable[ShardRecord]]
 
 
 @contextmanager
@@ -101,12 +103,15 @@ class Limits:
 
 @dataclass(frozen=True)
 class _Job:
-    """One attempt at one shard; ``at`` is when it may start, then when it was handed to Ray (monotonic seconds)."""
+    """One attempt at a lot of shards; ``at`` is when it may start, then when it was last heard of (monotonic s)."""
 
-    shard: str
-    spec: Any
+    shards: tuple[tuple[str, Any], ...]
     attempt: int = 1
     at: float = 0.0
+
+    def without(self, shard: str) -> _Job:
+        left = tuple(one for one in self.shards if one[0] != shard)
+        return replace(self, shards=left, attempt=1, at=time.monotonic())
 
 
 def run_shards(
@@ -124,6 +129,28 @@ def run_shards(
     Raises StageFailed naming the shard when its attempts are used up, the shard's own error at once if it is not
     transient, and Preempted when the run was asked to stop.
     """
+    return run_lots(context, shards, partial(_one_by_one, work), limits, on_done, lot=1)
+
+
+def _one_by_one(work: ShardWork, lot: Sequence[tuple[Any, ShardOutput]]) -> Iterator[ShardRecord]:
+    for spec, output in lot:
+        yield work(spec, output)
+
+
+def run_lots(
+    context: Context,
+    shards: Iterable[tuple[str, Any]],
+    work: LotWork,
+    limits: Limits | None = None,
+    on_done: Callable[[ShardRecord], None] | None = None,
+    *,
+    lot: int,
+) -> list[ShardRecord]:
+    """:func:`run_shards` for work that does several shards better together than one after the other.
+
+    ``work([(spec, output), ...])`` gets ``lot`` neighbouring shards at most and yields each one's record, in any order,
+    as soon as it is committed; of a lot that fails, only what was not committed is tried again.
+    """
     import ray
 
     limits = limits or Limits()
@@ -131,17 +158,18 @@ def run_shards(
     if len({name for name, _ in shards}) != len(shards):
         raise DataError(f"{context.stage} has two shards of the same name")
     records = context.ledger.read([name for name, _ in shards])
-    waiting = deque(_Job(name, spec) for name, spec in shards if name not in records)
+    left = [(name, spec) for name, spec in shards if name not in records]
+    waiting = deque(_Job(tuple(left[start : start + lot])) for start in range(0, len(left), lot))
     flying: dict[Any, _Job] = {}
     slots = limits.in_flight or max(1, int(_cluster_cpus() / max(limits.cpus, 0.01)))
-    task = ray.remote(_shard_task).options(
-        num_cpus=limits.cpus, num_gpus=limits.gpus, max_retries=0, scheduling_strategy="SPREAD"
+    task = ray.remote(_lot_task).options(
+        num_cpus=limits.cpus,
+        num_gpus=limits.gpus,
+        num_returns="streaming",
+        max_retries=0,
+        scheduling_strategy="SPREAD",
     )
-
-    def progress() -> None:
-        context.progress(len(shards) - len(waiting) - len(flying), len(shards))
-
-    progress()
+    context.progress(len(records), len(shards))
     try:
         while waiting or flying:
             context.check()
@@ -151,28 +179,31 @@ def run_shards(
                     break
                 job = waiting.popleft()
                 if job.at <= now:
-                    ref = task.remote(work, job.spec, context.store, job.shard, limits.deadline_s)
-                    flying[ref] = replace(job, at=now)
+                    flying[task.remote(work, job.shards, context.store, limits.deadline_s)] = replace(job, at=now)
                 else:
                     waiting.append(job)
             if not flying:  # every job left is waiting out its backoff
                 time.sleep(0.1)
                 continue
             done, _ = ray.wait(list(flying), num_returns=1, timeout=0.2)
-            for ref in done:
-                job = flying.pop(ref)
+            stream: Any  # Ray's own annotations know no generators here
+            for stream in done:
+                job = flying.pop(stream)
                 try:
-                    record = ShardRecord.model_validate_json(ray.get(ref))
+                    record = ShardRecord.model_validate_json(ray.get(next(stream)))
+                except StopIteration:
+                    continue
                 except Exception as error:  # noqa: BLE001 - work may raise anything; _retry re-raises what is not transient
                     waiting.append(_retry(context, job, error, limits))
                     continue
-                records[job.shard] = record
+                flying[stream] = job.without(record.shard)
+                records[record.shard] = record
                 if on_done:
                     on_done(record)
-                progress()
+                context.progress(len(records), len(shards))
     finally:
-        for ref in flying:
-            ray.cancel(ref, force=True)
+        for stream in flying:
+            ray.cancel(stream, force=True)
     return [records[name] for name, _ in shards]
 
 
@@ -190,32 +221,47 @@ def _retry(context: Context, job: _Job, error: Exception, limits: Limits) -> _Jo
     cause = original(error)
     if not is_transient(error):
         raise cause
+    shard = job.shards[0][0]
     late = limits.deadline_s is not None and time.monotonic() - job.at >= limits.deadline_s
     if late and isinstance(cause, WorkerCrashedError):
-        cause = DeadlineError(f"shard {job.shard} ran past {limits.deadline_s:g} s")
+        cause = DeadlineError(f"shard {shard} ran past {limits.deadline_s:g} s")
     if job.attempt >= limits.attempts:
         raise StageFailed(
-            f"shard {job.shard} of {context.stage} failed {job.attempt} times",
+            f"shard {shard} of {context.stage} failed {job.attempt} times",
             found=f"{type(cause).__name__}: {cause}",
             fix="run again to continue: the other shards are kept",
         ) from cause
     wait = backoff(job.attempt + 1)
-    context.emit("shard_retry", shard=job.shard, attempt=job.attempt, error=repr(cause), wait_s=wait)
+    context.emit("shard_retry", shard=shard, attempt=job.attempt, error=repr(cause), wait_s=wait)
     return replace(job, attempt=job.attempt + 1, at=time.monotonic() + wait)
 
 
-def _shard_task(work: ShardWork, spec: object, store: Store, shard: str, deadline_s: float | None) -> str:
-    if deadline_s is not None:
-        # Kept here, not by the driver, which cannot tell work from waiting for a free CPU. It ends the process even if
-        # that is stuck in C code, and leaves in Ray's log of the worker where it was stuck.
-        faulthandler.dump_traceback_later(deadline_s, exit=True)
+def _lot_task(
+    work: LotWork, shards: Sequence[tuple[str, Any]], store: Store, deadline_s: float | None
+) -> Iterator[str]:
+    left = {name for name, _ in shards}
+    _watch(deadline_s)
     try:
-        record = work(spec, ShardOutput(store, shard))
+        for record in work([(spec, ShardOutput(store, name)) for name, spec in shards]):
+            if not isinstance(record, ShardRecord):
+                break
+            left.discard(record.shard)
+            yield record.model_dump_json()
+            _watch(deadline_s)
     finally:
         faulthandler.cancel_dump_traceback_later()
-    if not isinstance(record, ShardRecord):
-        raise CliplineError(f"the work on shard {shard} committed nothing", expected="return output.commit(...)")
-    return record.model_dump_json()
+    if left:
+        raise CliplineError(f"the work on shard {min(left)} committed nothing", expected="return output.commit(...)")
+
+
+def _watch(deadline_s: float | None) -> None:
+    """(Re)start the clock of a shard.
+
+    It is kept here, not by the driver, which cannot tell work from waiting for a free CPU. It ends the process even if
+    that is stuck in C code, and leaves in Ray's log of the worker where it was stuck.
+    """
+    if deadline_s is not None:
+        faulthandler.dump_traceback_later(deadline_s, exit=True)
 
 
 # --- the line between workers and driver ------------------------------------------------------------------------------

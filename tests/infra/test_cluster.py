@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from infra import cluster
-from infra.cluster import Limits, Reporter, backoff, is_transient, mailbox, original, run_shards
+from infra.cluster import Limits, Reporter, backoff, is_transient, mailbox, original, run_lots, run_shards
 from infra.context import Context
 from infra.errors import CliplineError, DataError, DeadlineError, LeaseHeld, Preempted, StageFailed, TransientError
 from infra.manifest import Funnel, ShardRecord
@@ -112,6 +112,19 @@ def calls(diary: Path) -> dict[str, int]:
     return {name: names.count(name) for name in sorted(set(names))}
 
 
+def stumble(diary: Path, lot) -> list[ShardRecord]:
+    """Works off a lot backwards, and dies at first when it comes to the bad one."""
+    for spec, output in reversed(lot):
+        if note(diary, spec) == 0 and spec == "bad":
+            os._exit(1)
+        yield output.commit(facts={"spec": spec, "with": [other for other, _ in lot]})
+
+
+def skip_last(lot) -> list[ShardRecord]:
+    for _, output in lot[:-1]:
+        yield output.commit()
+
+
 def named(*names: str) -> list[tuple[str, str]]:
     return [(f"shard-{name}", name) for name in names]
 
@@ -154,6 +167,28 @@ def test_two_shards_of_one_name_are_refused(context):
 def test_work_that_commits_nothing_is_an_error(context):
     with pytest.raises(CliplineError, match="committed nothing"):
         run_shards(context, named("a"), return_nothing)
+
+
+# --- lots
+
+
+def test_a_lot_is_worked_on_together(context, diary, events):
+    records = run_lots(context, named(*"abcde"), partial(stumble, diary), lot=2)
+    assert [record.facts["spec"] for record in records] == list("abcde")
+    assert [record.facts["with"] for record in records] == [["a", "b"], ["a", "b"], ["c", "d"], ["c", "d"], ["e"]]
+    assert [event["done"] for event in events if event["event"] == "progress"] == [0, 1, 2, 3, 4, 5]
+
+
+def test_of_a_lot_that_fails_only_the_rest_is_tried_again(context, diary, events):
+    records = run_lots(context, named("a", "bad", "c", "d"), partial(stumble, diary), lot=4)
+    assert calls(diary) == {"a": 1, "bad": 2, "c": 1, "d": 1}
+    assert [len(record.facts["with"]) for record in records] == [2, 2, 4, 4]
+    assert [event["attempt"] for event in events if event["event"] == "shard_retry"] == [1]
+
+
+def test_a_lot_that_leaves_a_shard_out_is_an_error(context):
+    with pytest.raises(CliplineError, match="shard-c committed nothing"):
+        run_lots(context, named("a", "b", "c"), skip_last, lot=3)
 
 
 # --- errors
