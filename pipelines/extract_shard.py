@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,17 +20,13 @@ from pipelines.candidates import candidates, license_of
 from pipelines.extract import SCRATCH, Config
 from pipelines.optout import IMAGE, refusal
 from pipelines.page import Html
+from pipelines.tables import uid
 from pipelines.urls import BadUrlError, canonical
 from pipelines.warc import Page, Reader
 
 __all__ = ["Pages", "Pairs", "find_candidates", "find_duplicates", "page_rows", "uid", "write_pairs"]
 
 _FLUSH_ROWS = 20_000
-
-
-def uid(url: str, caption: str) -> str:
-    """The id of a pair: 32 hex digits that depend on nothing but the image's address and the text."""
-    return hashlib.sha256(f"{url}\n{caption}".encode()).hexdigest()[:32]
 
 
 def _schema() -> pa.Schema:

@@ -7,6 +7,7 @@ failed can be tried again, and what that brings is numbered on from the first, s
 
 from __future__ import annotations
 
+import hashlib
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -39,6 +40,7 @@ __all__ = [
     "selected",
     "selection_columns",
     "selection_shards",
+    "uid",
     "write_selection",
 ]
 
@@ -56,6 +58,11 @@ class Slice:
     path: str
     start: int
     rows: int
+
+
+def uid(url: str, caption: str) -> str:
+    """The id of a pair: 32 hex digits that depend on nothing but the image's canonical address and the text."""
+    return hashlib.sha256(f"{url}\n{caption}".encode()).hexdigest()[:32]
 
 
 def kept_files(artifact: Artifact) -> list[File]:
