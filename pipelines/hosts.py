@@ -430,7 +430,8 @@ class Local(Link):
     async def news(self, worker: str) -> set[str]:
         bell = self._bells.setdefault(worker, asyncio.Event())
         try:
-            await asyncio.wait_for(bell.wait(), SILENCE_S)
+            async with asyncio.timeout(SILENCE_S):  # not wait_for, which can swallow a cancellation
+                await bell.wait()
         except TimeoutError:
             return set()
         bell.clear()
@@ -473,7 +474,8 @@ class _Remote(Link):
         from ray.exceptions import RayError
 
         try:
-            return await asyncio.wait_for(ref, self._PATIENCE_S)
+            async with asyncio.timeout(self._PATIENCE_S):
+                return await ref
         except (RayError, TimeoutError) as error:
             raise TransientError(
                 "the hosts' books do not answer, so nobody may ask anything", found=type(error).__name__
