@@ -14,7 +14,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,11 +28,24 @@ from infra.storage import unreachable
 if TYPE_CHECKING:
     from infra.storage import Store
 
-__all__ = ["Limits", "Reporter", "backoff", "connect", "is_transient", "mailbox", "original", "run_lots", "run_shards"]
+__all__ = [
+    "Limits",
+    "Reporter",
+    "backoff",
+    "connect",
+    "is_transient",
+    "mailbox",
+    "original",
+    "run_lots",
+    "run_shards",
+    "slots",
+]
 
 log = logging.getLogger(__name__)
 
 ShardWork = Callable[[Any, ShardOutput], ShardRecord]
+OnDone = Callable[[ShardRecord], Mapping[str, float | str] | None]
+"""Told of each shard as it is done; what it returns is shown with the progress."""
 LotWork = Callable[[Sequence[tuple[Any, ShardOutput]]], Iterable[ShardRecord]]
 
 
@@ -119,7 +132,7 @@ def run_shards(
     shards: Iterable[tuple[str, Any]],
     work: ShardWork,
     limits: Limits | None = None,
-    on_done: Callable[[ShardRecord], None] | None = None,
+    on_done: OnDone | None = None,
 ) -> list[ShardRecord]:
     """Run ``work(spec, output)`` for each ``(name, spec)`` as Ray tasks; the records in the order of ``shards``.
 
@@ -142,7 +155,7 @@ def run_lots(
     shards: Iterable[tuple[str, Any]],
     work: LotWork,
     limits: Limits | None = None,
-    on_done: Callable[[ShardRecord], None] | None = None,
+    on_done: OnDone | None = None,
     *,
     lot: int,
 ) -> list[ShardRecord]:
@@ -161,7 +174,7 @@ def run_lots(
     left = [(name, spec) for name, spec in shards if name not in records]
     waiting = deque(_Job(tuple(left[start : start + lot])) for start in range(0, len(left), lot))
     flying: dict[Any, _Job] = {}
-    slots = limits.in_flight or max(1, int(_cluster_cpus() / max(limits.cpus, 0.01)))
+    room = slots(limits)
     task = ray.remote(_lot_task).options(
         num_cpus=limits.cpus,
         num_gpus=limits.gpus,
@@ -175,7 +188,7 @@ def run_lots(
             context.check()
             now = time.monotonic()
             for _ in range(len(waiting)):
-                if len(flying) >= slots:
+                if len(flying) >= room:
                     break
                 job = waiting.popleft()
                 if job.at <= now:
@@ -198,20 +211,20 @@ def run_lots(
                     continue
                 flying[stream] = job.without(record.shard)
                 records[record.shard] = record
-                if on_done:
-                    on_done(record)
-                context.progress(len(records), len(shards))
+                numbers = on_done(record) if on_done else None
+                context.progress(len(records), len(shards), **(numbers or {}))
     finally:
         for stream in flying:
             ray.cancel(stream, force=True)
     return [records[name] for name, _ in shards]
 
 
-def _cluster_cpus() -> float:
+def slots(limits: Limits) -> int:
+    """How many tasks of a shard loop run at once."""
     import ray
 
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return resources.get("CPU", 1.0)
+    return limits.in_flight or max(1, int(resources.get("CPU", 1.0) / max(limits.cpus, 0.01)))
 
 
 def _retry(context: Context, job: _Job, error: Exception, limits: Limits) -> _Job:

@@ -113,8 +113,8 @@ class Context:
         """Send one event to the run's journal."""
         self._emit({"event": kind, "stage": self.stage, "time": time.time(), **fields})
 
-    def progress(self, done: int, total: int | None, **numbers: float) -> None:
-        """How far the stage is, in its own unit, with rates worth showing (``images_per_s=...``)."""
+    def progress(self, done: int, total: int | None, **numbers: float | str) -> None:
+        """How far the stage is, in its own unit, with what is worth showing (``images_per_s=...``)."""
         self.emit("progress", done=done, total=total, **numbers)
 
     def metrics(self, values: dict[str, float], step: int) -> None:

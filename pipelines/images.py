@@ -67,6 +67,7 @@ class Resizing:
     encode_format: str = "jpg"
     encode_quality: int = 95
     skip_reencode: bool = False
+    extract_exif: bool = True
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Resized:
     height: int
     original_width: int
     original_height: int
-    exif: str
+    exif: str | None
 
 
 def resize(data: bytes, options: Resizing) -> Resized:
@@ -91,7 +92,7 @@ def resize(data: bytes, options: Resizing) -> Resized:
         image = _fitted(image, target, options, shrink=_side(width, height, options) > options.image_size)
     if target or not (options.skip_reencode and _is_finished(data, header, options)):
         data = _encoded(image, options)
-    return Resized(data, image.shape[1], image.shape[0], width, height, _exif(header))
+    return Resized(data, image.shape[1], image.shape[0], width, height, _exif(header) if options.extract_exif else None)
 
 
 def judge(data: bytes, options: Resizing) -> Header:

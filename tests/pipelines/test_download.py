@@ -19,8 +19,10 @@ from infra.context import ShardOutput
 from infra.errors import ConfigError
 from infra.manifest import Artifact, File
 from infra.shards import read_samples, read_tar, write_triple
+from infra.spool import Spool
 from infra.storage import LocalStore
-from pipelines.download import Config, fetch_all, members, run, tabulate
+from pipelines.download import Config, run
+from pipelines.download_shard import Downloader, members, tabulate
 from pipelines.fetch import Web
 from pipelines.tables import cut, read_slices
 
@@ -87,10 +89,17 @@ ROWS = [(f"http://img.example/{path}", f"caption of {path}") for path in PATHS] 
 ]
 
 
-async def test_every_url_once_and_in_order(site):
+@pytest.fixture
+def spool():
+    with Spool() as spool:
+        yield spool
+
+
+async def test_every_url_once_and_in_order(site, spool):
     port, asked = site
     urls = [f"http://img.example/{path}" for path in ("b.jpg", "a.jpg", "b.jpg", "missing.jpg", "b.jpg")]
-    outcomes = await fetch_all(urls, config(port))
+    async with Downloader(config(port)) as downloader:
+        outcomes = [await task for task in await downloader.start(urls, spool)]
     assert [outcome.sha256 for outcome in outcomes[:2]] == [outcomes[2].sha256, outcomes[1].sha256]
     assert [outcome.reason for outcome in outcomes] == [None, None, None, "http_error", None]
     assert asked["/b.jpg"] == 1
@@ -159,7 +168,7 @@ def test_the_stage(downloaded, site, pairs_artifact, finished, img2dataset, tmp_
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-async def test_img2dataset_continues_where_we_stopped(site, pairs_artifact, img2dataset, tmp_path):
+async def test_img2dataset_continues_where_we_stopped(site, pairs_artifact, img2dataset, tmp_path, spool):
     """In a folder of ours it finds the missing shard, and fills in what we would have."""
     from img2dataset.reader import Reader
     from img2dataset.writer import WebDatasetSampleWriter
@@ -169,11 +178,12 @@ async def test_img2dataset_continues_where_we_stopped(site, pairs_artifact, img2
     pairs = pairs_artifact([(f"{here}/{path}", f"caption of {path}") for path in paths])
     ours = Config(image_size=32, samples_per_shard=4, max_aspect_ratio=10, web=Web(allow_private=("127.0.0.0/8",)))
     output = ShardOutput(LocalStore(tmp_path), "all")
-    for shard, slices in enumerate(cut(pairs.files("data/"), 4)):
-        rows = read_slices(pairs.store, slices)
-        fetched = await fetch_all(rows["url"].to_pylist(), ours)
-        table = tabulate(rows, fetched, shard, 4)
-        write_triple(output, shard, members(table, fetched, "jpg"), table)
+    async with Downloader(ours) as downloader:
+        for shard, slices in enumerate(cut(pairs.files("data/"), 4)):
+            rows = read_slices(pairs.store, slices)
+            fetched = [await task for task in await downloader.start(rows["url"].to_pylist(), spool)]
+            table = tabulate(rows, fetched, shard, ours)
+            write_triple(output, shard, members(table, fetched, spool, "jpg"), table)
 
     folder = tmp_path / "data"
     expected = pq.read_table(folder / "00001.parquet").drop_columns(["reason"])
