@@ -37,6 +37,8 @@ class Drop(StrEnum):
     OFF_SITE = "off_site_redirect"
     REDIRECT = "redirected"  # its target took its place among the URLs due
     BUDGET = "over_budget"
+    NOT_SITEMAP = "not_a_sitemap"  # of a sitemap file
+    TRAP = "crawler_trap"  # an address without end that leads to nothing new
     OPT_OUT = "opt_out"  # X-Robots-Tag, meta robots, TDM reservation; also of images
     # a list: a line of it
     MALFORMED = "malformed_row"  # not UTF-8, not JSON, too few or too many fields
@@ -79,9 +81,11 @@ def pairs_schema() -> pa.Schema:
             pa.field("url", text, nullable=False),
             pa.field("caption", text, nullable=False),
             ("page_url", text),
-            ("source", text),  # alt | title | figcaption | og
+            ("source", text),  # alt | figcaption | title | og | twitter | json-ld
             ("language", text),  # of the page, BCP 47, as declared
-            ("license", text),  # rel=license link of the page
+            ("license", text),  # address of the image's licence (JSON-LD), else of the page's (rel=license)
+            ("context", text),  # heading and paragraph next to the image, a line each, if asked for
+            ("opt_out", text),  # directives of the page that forbid the use of its images, whether obeyed or not
         ]
     )
 

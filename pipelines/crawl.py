@@ -1,69 +1,104 @@
-"""Crawl a site politely, breadth first, and keep its pages as WARC.
+"""Crawl politely, breadth first, from seeds, sitemaps or a list of pages, and keep the pages as WARC.
 
-The crawl goes in rounds, as Nutch does: *generate* takes the URLs that are due from the frontier and deals them to
-shards, all of a host to one, so that one worker keeps its manners; *fetch* gets a shard's pages; *update* merges the
-links they found into the frontier. Shards and updates are committed as they end, so a crawl that was killed goes on at
-its round, and what is fetched depends on nothing but the site and the configuration.
+The crawl goes in rounds, as Nutch does: *inject* puts what is given into the frontier; then, round by round,
+*generate* takes the URLs that are due and deals them to shards, all of a host to one, so that one worker keeps its
+manners; *fetch* gets a shard's pages; *update* merges what they link to into the frontier. The frontier is partitioned
+by host and lies on disk (pipelines.frontier); what is here holds counts. Every step of every shard and partition is
+committed as it ends, so a crawl that was killed goes on where it was, and what is fetched depends on nothing but the
+web and the configuration.
 
-Files: ``data/{round}-{part}.warc.gz`` the pages; ``.urls.parquet`` what became of each URL; ``.links.parquet`` where
-they lead; ``data/{round}-update.parquet`` the URLs new to the frontier; ``data/unvisited.parquet`` what the budgets
-left over.
+Files: ``data/{round}-{part}.warc.gz`` the pages; ``.urls.parquet`` what became of each URL; ``.sitemaps.parquet`` of
+each sitemap; ``data/unvisited-{partition}.parquet`` what the budgets left over and what is taken for a trap. What the
+frontier keeps below ``frontier/`` goes when the crawl ends.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from infra.config import Config as BaseConfig
 from infra.config import Runtime
 from infra.context import Context, ShardOutput
-from infra.manifest import Artifact, Funnel, Manifest, ShardRecord
-from infra.schema import Drop
+from infra.manifest import Artifact, Manifest, ShardRecord
 from pipelines.fetch import Web
+from pipelines.traps import Traps
 
-__all__ = ["Config", "Due", "Frontier", "Scope", "deal", "run"]
+if TYPE_CHECKING:
+    from pipelines.hosts import Link
+
+__all__ = ["Config", "Due", "run", "share"]
 
 UNIT = "pages"
+SMALL = 50_000  # URLs that are handled sooner by the driver itself than handed to Ray's workers
 
-_IMAGES = (".avif", ".bmp", ".gif", ".ico", ".jpeg", ".jpg", ".jxl", ".png", ".svg", ".tif", ".tiff", ".webp")
+_PAGES_PER_PARTITION = 20_000
 
 
 class Config(BaseConfig):
-    """What to crawl, how far, and how to behave."""
+    """What to crawl, how far, and how to behave. Of seeds, sitemaps, pages and page_lists at least one is needed."""
 
-    seeds: tuple[str, ...] = Field(..., min_length=1, description="addresses to start from")
-    allowed_hosts: tuple[str, ...] = Field(
+    seeds: tuple[str, ...] = Field((), description="addresses to start from")
+    sitemaps: tuple[str, ...] = Field(
+        (), description='addresses of sitemaps to start from; "robots": those that the seeds\' robots.txt name'
+    )
+    pages: tuple[str, ...] = Field((), description="addresses to fetch, whose links are not followed")
+    page_lists: tuple[str, ...] = Field(
         (),
-        description='hosts to stay on, as patterns like "*.example.org"; empty: the seeds\' own, with and without www.',
+        description='files of such addresses, local or remote: text, a line each; CSV or Parquet with a column "url"',
+    )
+    scope: Literal["host", "domain", "any"] = Field(
+        "host",
+        description="links followed: to the hosts of seeds and sitemaps, with and without www.; within the domains "
+        "registered to their owners; any",
+    )
+    allowed_hosts: tuple[str, ...] = Field(
+        (), description='instead of a scope, the hosts to stay on, as patterns like "*.example.org"'
     )
     include: tuple[str, ...] = Field((), description="regular expressions; a link must match one, if there are any")
     exclude: tuple[str, ...] = Field((), description="regular expressions; a link that matches one is not followed")
     ignored_parameters: tuple[str, ...] = Field(
-        ("utm_*", "fbclid", "gclid", "mc_cid", "mc_eid", "phpsessid", "jsessionid"),
+        (
+            *("utm_*", "fbclid", "gclid", "mc_cid", "mc_eid", "phpsessid", "PHPSESSID", "jsessionid", "sid"),
+            *("sessionid", "session_id", "ASPSESSIONID*", "osCsid", "zenid", "CFID", "CFTOKEN"),
+        ),
         description="query parameters, as patterns, that do not change a page and are cut off",
     )
+    traps: Traps = Field(Traps(), description="what is taken for a crawler trap")
     max_pages: int = Field(1000, gt=0, description="pages kept at most")
-    max_depth: int | None = Field(None, ge=0, description="links away from a seed at most")
-    round_urls: int = Field(2000, gt=0, description="URLs fetched in one round at most")
-    host_urls: int = Field(500, gt=0, description="of these, URLs of one host at most")
+    max_pages_per_host: int | None = Field(None, gt=0, description="pages kept of one host at most")
+    max_depth: int | None = Field(None, ge=0, description="links away from a start at most")
+    max_links: int = Field(2000, gt=0, description="links read from one page at most")
+    max_sitemaps: int = Field(1000, gt=0, description="sitemap files read from one start, indexes included")
+    max_sitemap_urls: int = Field(1_000_000, gt=0, description="addresses taken from the sitemaps of one start")
+    round_urls: int | None = Field(
+        None, gt=0, description="URLs fetched in one round at most; by default a twentieth of max_pages, at least 2000"
+    )
+    host_urls: int | None = Field(
+        None, gt=0, description="of these, URLs of one host at most; by default a quarter of round_urls"
+    )
     shard_urls: int = Field(200, gt=0, description="URLs a shard should hold; one host's are never split")
+    partitions: int | None = Field(
+        None, gt=0, le=4096, description=f"of the frontier; by default one per {_PAGES_PER_PARTITION} of max_pages"
+    )
     warc_date: str | None = Field(
         None, description="instant to record as WARC-Date and Date, as 2026-01-01T00:00:00Z, for bytes that repeat"
     )
     web: Web = Field(Web(), description="how to fetch")
     attempts: Runtime[int] = Field(3, gt=0, description="attempts per shard when a worker is lost")
 
-    @field_validator("seeds")
+    @field_validator("seeds", "sitemaps")
     @classmethod
     def _canonical(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         from pipelines.urls import canonical
 
-        return tuple(dict.fromkeys(canonical(seed) for seed in value))
+        return tuple(dict.fromkeys(url if url == "robots" else canonical(url) for url in value))
 
     @field_validator("include", "exclude")
     @classmethod
@@ -82,212 +117,195 @@ class Config(BaseConfig):
             raise ValueError("an instant like 2026-01-01T00:00:00Z")
         return value
 
+    @model_validator(mode="after")
+    def _somewhere_to_start(self) -> Self:
+        if not (self.seeds or self.sitemaps or self.pages or self.page_lists):
+            raise ValueError("somewhere to start: seeds, sitemaps, pages or page_lists")
+        if "robots" in self.seeds or ("robots" in self.sitemaps and not self.seeds):
+            raise ValueError('seeds whose robots.txt names sitemaps, if sitemaps says "robots"')
+        return self
+
+    @property
+    def round_size(self) -> int:
+        return self.round_urls or max(2000, self.max_pages // 20)
+
+    @property
+    def host_size(self) -> int:
+        return self.host_urls or max(1, self.round_size // 4)
+
+    @property
+    def partition_count(self) -> int:
+        return self.partitions or min(256, -(-self.max_pages // _PAGES_PER_PARTITION))
+
 
 class Due(NamedTuple):
-    """A URL to fetch. ``redirects``: how many led to it, one from another."""
+    """A URL to fetch. ``redirects``: how many led to it. ``listed``: asked for by name, so its links do not matter."""
 
     url: str
     depth: int
     redirects: int = 0
+    listed: bool = False
 
 
-class Scope:
-    """Which links belong to the crawl."""
+def share(ready: list[dict[int, int]], count: int) -> list[int]:
+    """How many URLs each partition may take of a round of ``count``; ``ready``: for each, how many it has by depth.
 
-    def __init__(self, config: Config) -> None:
-        from pipelines.urls import host_of
-
-        hosts = config.allowed_hosts or tuple(twin for seed in config.seeds for twin in _twins(host_of(seed)))
-        self._exact = {host for host in hosts if not set(host) & set("*?[")}
-        self._patterns = [host for host in hosts if set(host) & set("*?[")]
-        self._include = [re.compile(pattern) for pattern in config.include]
-        self._exclude = [re.compile(pattern) for pattern in config.exclude]
-
-    def outside(self, url: str) -> str:
-        """Why a canonical URL is not part of the crawl; empty if it is."""
-        from pipelines.urls import host_of, matches
-
-        host = host_of(url)
-        if host not in self._exact and not any(matches(host, pattern) for pattern in self._patterns):
-            return "off_site"
-        if url.partition("?")[0].lower().endswith(_IMAGES):
-            return "image"
-        if self._include and not any(pattern.search(url) for pattern in self._include):
-            return "not_included"
-        if any(pattern.search(url) for pattern in self._exclude):
-            return "excluded"
-        return ""
-
-
-def _twins(host: str) -> tuple[str, str]:
-    """A host with and without ``www.``: sites redirect from one to the other."""
-    bare = host.removeprefix("www.")
-    return bare, f"www.{bare}"
-
-
-class Frontier:
-    """The URLs known and those still to fetch, first found first."""
-
-    def __init__(self, max_depth: int | None) -> None:
-        self._max_depth = max_depth
-        self._seen: set[str] = set()
-        self._waiting: list[Due] = []
-        self._too_deep: list[Due] = []
-
-    def add(self, found: Iterable[Due]) -> list[Due]:
-        """Those of ``found`` that were not known yet."""
-        fresh = []
-        for due in found:
-            if due.url not in self._seen:
-                self._seen.add(due.url)
-                fresh.append(due)
-                too_deep = self._max_depth is not None and due.depth > self._max_depth
-                (self._too_deep if too_deep else self._waiting).append(due)
-        return fresh
-
-    def take(self, count: int, per_host: int) -> list[Due]:
-        """The next ``count`` URLs at most, ``per_host`` of a host at most."""
-        from pipelines.urls import host_of
-
-        taken: list[Due] = []
-        left: list[Due] = []
-        hosts: Counter[str] = Counter()
-        for due in self._waiting:
-            host = host_of(due.url)
-            if len(taken) < count and hosts[host] < per_host:
-                hosts[host] += 1
-                taken.append(due)
-            else:
-                left.append(due)
-        self._waiting = left
-        return taken
-
-    @property
-    def waiting(self) -> int:
-        return len(self._waiting)
-
-    def left(self) -> list[tuple[Due, str]]:
-        """What was never taken, and which budget it was over."""
-        return [(due, "pages") for due in self._waiting] + [(due, "depth") for due in self._too_deep]
-
-
-def deal(due: list[Due], shard_urls: int) -> list[list[tuple[int, Due]]]:
-    """Positions and URLs of each shard: every host in one of them, its turns spread over the shard.
-
-    The number of shards follows from the number of URLs, never from the machine, so that a rerun deals the same.
+    What is less deep goes first, wherever it lies; where the budget ends within a depth, each gets in proportion to
+    what it has (largest remainders), so that counts are all that needs to be known.
     """
-    from pipelines.urls import host_of
-
-    hosts: dict[str, list[tuple[int, Due]]] = {}
-    for position, one in enumerate(due):
-        hosts.setdefault(host_of(one.url), []).append((position, one))
-    shards: list[dict[str, list[tuple[int, Due]]]] = [{} for _ in range(min(len(hosts), -(-len(due) // shard_urls)))]
-    sizes = [0] * len(shards)
-    for host, rows in sorted(hosts.items(), key=lambda item: (-len(item[1]), item[0])):
-        smallest = sizes.index(min(sizes))
-        shards[smallest][host] = rows
-        sizes[smallest] += len(rows)
-    return [_interleave(list(shard.values())) for shard in shards]
-
-
-def _interleave(queues: list[list[tuple[int, Due]]]) -> list[tuple[int, Due]]:
-    """The first of each queue, then the second of each, and so on: a slow host holds up nobody but itself."""
-    rows = [(turn, position, due) for queue in queues for turn, (position, due) in enumerate(queue)]
-    return [(position, due) for _, position, due in sorted(rows)]
+    shares = [0] * len(ready)
+    for depth in sorted(set().union(*ready)):
+        here = [one.get(depth, 0) for one in ready]
+        total = sum(here)
+        if total > count:
+            floors = [one * count // total for one in here]
+            rest = sorted(range(len(here)), key=lambda index: (-(here[index] * count % total), index))
+            for index in rest[: count - sum(floors)]:
+                floors[index] += 1
+            here = floors
+        shares = [one + more for one, more in zip(shares, here, strict=True)]
+        count -= sum(here)
+    return shares
 
 
 def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Manifest:
-    """No inputs. Funnel: distinct URLs on the site -> pages kept."""
-    from pipelines.crawl_shard import read_links
-
-    frontier = Frontier(config.max_depth)
-    frontier.add(Due(seed, 0) for seed in config.seeds)
-    committed = context.ledger.read()
-    records: list[ShardRecord] = []
-    kept = rounds = 0
-    while kept < config.max_pages:
-        due = frontier.take(min(config.round_urls, config.max_pages - kept), config.host_urls)
-        if not due:
-            break
-        done = _fetch(config, context, rounds, due, committed)
-        records += done
-        kept += sum(record.funnel.kept for record in done if record.funnel)
-        name = f"{rounds:04d}-update"
-        if name not in committed:
-            links = [link for record in done for link in read_links(context.store, record)]
-            committed[name] = _commit_update(context, name, frontier, links)
-        else:
-            frontier.add(_read_update(context, committed[name]))
-        records.append(committed[name])
-        rounds += 1
-        context.progress(kept, min(config.max_pages, kept + frontier.waiting), rounds=rounds)
-    return _finish(context, frontier, records, rounds)
+    """No inputs. Funnel: distinct URLs found on the site, or listed -> pages kept."""
+    with ExitStack() as stack:
+        crawl = _Crawl(config, context, stack)
+        crawl.inject()
+        crawl.update()
+        while crawl.kept < config.max_pages and crawl.generate():
+            crawl.fetch()
+            crawl.update()
+        return crawl.finish()
 
 
-def _fetch(
-    config: Config, context: Context, number: int, due: list[Due], committed: dict[str, ShardRecord]
-) -> list[ShardRecord]:
-    from infra.cluster import Limits, run_shards
-    from pipelines.crawl_shard import Shard, work
+class _Crawl:
+    """A crawl under way: where it stands in counts, and its steps. A step that is committed only gives its counts."""
 
-    shards = [
-        (name := f"{number:04d}-{part:03d}", Shard(name, rows, config))
-        for part, rows in enumerate(deal(due, config.shard_urls))
-    ]
-    if all(name in committed for name, _ in shards):
-        return [committed[name] for name, _ in shards]
-    return run_shards(context, shards, work, Limits(attempts=config.attempts))
+    def __init__(self, config: Config, context: Context, stack: ExitStack) -> None:
+        self.config, self.context, self._stack = config, context, stack
+        self.kept = 0
+        self.generation = 0  # of the frontier: as many as there were rounds, and one for what was injected
+        self._partitions = range(config.partition_count)
+        self._ready: list[dict[int, int]] = []
+        self._rows = 0  # URLs in the frontier
+        self._dealt: list[list[int]] = [[] for _ in self._partitions]  # URLs in each shard of each partition
+        self._fetched: list[ShardRecord] = []  # in this round
+        self._records: list[ShardRecord] = []
+        self._committed = context.ledger.read()
 
+    @cached_property
+    def manners(self) -> Link:
+        """The books of pipelines.hosts, opened when the first request is due: a crawl that is done needs none."""
+        from pipelines import hosts
 
-def _commit_update(context: Context, name: str, frontier: Frontier, links: list[tuple[int, Due]]) -> ShardRecord:
-    """Merge a round's links in the order of the pages they are on, and keep the new ones."""
-    import pyarrow as pa
+        return self._stack.enter_context(hosts.shared(self.config.web))
 
-    links.sort(key=lambda link: link[0])  # stable: links of one page stay in its order
-    fresh = frontier.add(due for _, due in links)
-    output = ShardOutput(context.store, name)
-    columns = {
-        "url": pa.array([due.url for due in fresh], pa.string()),
-        "depth": pa.array([due.depth for due in fresh], pa.int32()),
-        "redirects": pa.array([due.redirects for due in fresh], pa.int32()),
-    }
-    output.write_table(f"data/{name}.parquet", pa.table(columns))
-    return output.commit()
+    def inject(self) -> None:
+        from pipelines.crawl_sources import inject, sources
 
+        near, far = sources(self.config)
+        self._fetched = self._do(near, inject, small=True) + self._do(far, inject, polite=True)
+        self._records += self._fetched
 
-def _read_update(context: Context, record: ShardRecord) -> list[Due]:
-    import pyarrow.parquet as pq
+    def generate(self) -> bool:
+        """Deal the next round; False if there is nothing to fetch."""
+        from pipelines.frontier import Generate, generate
 
-    with context.store.open(record.files[0].path) as source:
-        table = pq.read_table(source)
-    return [Due(*row) for row in zip(*(column.to_pylist() for column in table.columns), strict=True)]
+        counts = share(self._ready, min(self.config.round_size, self.config.max_pages - self.kept))
+        if not any(counts):
+            return False
+        specs = {
+            self._name(f"due-{partition:03d}"): Generate(
+                self.generation, partition, count, sum(counts[:partition]), self.config
+            )
+            for partition, count in enumerate(counts)
+        }
+        records = self._do(specs, generate, small=self._rows <= SMALL)
+        self._dealt = [record.facts["shards"] for record in records]
+        return True
 
+    def fetch(self) -> None:
+        from pipelines.crawl_shard import DueShard, fetch
 
-def _finish(context: Context, frontier: Frontier, records: list[ShardRecord], rounds: int) -> Manifest:
-    import pyarrow as pa
+        places = [(home, group) for home, shards in enumerate(self._dealt) for group in range(len(shards))]
+        specs = {
+            self._name(f"{part:05d}"): DueShard(self.generation, *place, self.config)
+            for part, place in enumerate(places)
+        }
+        self._fetched = self._do(specs, fetch, polite=True)
+        self._records += self._fetched
+        self.kept += sum(record.funnel.kept for record in self._fetched if record.funnel)
 
-    left = frontier.left()
-    if left:
-        context.output.write_table(
-            "data/unvisited.parquet",
-            pa.table(
-                {
-                    "url": [due.url for due, _ in left],
-                    "depth": pa.array([due.depth for due, _ in left], pa.int32()),
-                    "reason": [Drop.BUDGET.value] * len(left),
-                    "detail": [budget for _, budget in left],
-                }
-            ),
+    def update(self) -> None:
+        """Make the next generation of the frontier from this one and what was found."""
+        from pipelines.frontier import Update, found_files, update
+
+        names = iter([record.shard for record in self._fetched])
+        mine = [tuple(next(names) for _ in shards) for shards in self._dealt]
+        found = tuple(path for record in self._fetched for path in found_files(record))
+        specs = {
+            self._name(f"update-{partition:03d}"): Update(
+                self.generation, partition, found, mine[partition], self.config
+            )
+            for partition in self._partitions
+        }
+        rows = self._rows + sum(record.facts["found"] for record in self._fetched)
+        records = self._do(specs, update, small=rows <= SMALL)
+        self.context.store.delete(f"frontier/{self.generation:04d}")
+        self.generation += 1
+        self._rows = sum(record.facts["rows"] for record in records)
+        self._ready = [{int(depth): count for depth, count in record.facts["ready"].items()} for record in records]
+        waiting = sum(sum(ready.values()) for ready in self._ready)
+        self.context.progress(
+            self.kept, min(self.config.max_pages, self.kept + waiting), rounds=self.generation - 1, known=self._rows
         )
-    parts = [record.funnel for record in records if record.funnel]
-    parts.append(Funnel(unit=UNIT, entered=len(left), kept=0, dropped={Drop.BUDGET: len(left)} if left else {}))
-    funnel = sum(parts[1:], parts[0])
-    outside: Counter[str] = Counter()
-    for record in records:
-        outside.update(record.facts.get("links_outside", {}))
-    return context.finish(
-        records,
-        funnel=funnel,
-        metrics={"pages": float(funnel.kept), "rounds": float(rounds)},
-        facts={"links_outside": dict(sorted(outside.items()))},
-    )
+
+    def finish(self) -> Manifest:
+        from pipelines.frontier import Unvisited, unvisited
+
+        specs = {
+            f"unvisited-{partition:03d}": Unvisited(self.generation, partition, self.config)
+            for partition in self._partitions
+        }
+        records = self._records + self._do(specs, unvisited, small=self._rows <= SMALL)
+        self.context.store.delete("frontier")
+        outside: Counter[str] = Counter()
+        for record in records:
+            outside.update(record.facts.get("links_outside", {}))
+        lasting = [
+            record.model_copy(update={"files": [file for file in record.files if file.path.startswith("data/")]})
+            for record in records
+        ]
+        return self.context.finish(
+            lasting,
+            metrics={"pages": float(self.kept), "rounds": float(self.generation - 1)},
+            facts={"links_outside": dict(sorted(outside.items()))},
+        )
+
+    def _name(self, step: str) -> str:
+        return f"{self.generation:04d}-{step}"
+
+    def _do(
+        self,
+        specs: dict[str, Any],
+        work: Callable[..., ShardRecord],
+        *,
+        small: bool = False,
+        polite: bool = False,
+    ) -> list[ShardRecord]:
+        """``work`` on each of ``specs`` by name, unless committed. What is small is done here, sooner than Ray could;
+        who is polite is given the manners."""
+        due = [(name, spec) for name, spec in specs.items() if name not in self._committed]
+        if small:
+            for name, spec in due:
+                self.context.check()
+                self._committed[name] = work(spec, ShardOutput(self.context.store, name))
+        elif due:
+            from infra.cluster import Limits, run_shards
+
+            work = partial(work, manners=self.manners) if polite else work
+            done = run_shards(self.context, due, work, Limits(attempts=self.config.attempts))
+            self._committed |= {record.shard: record for record in done}
+        return [self._committed.pop(name) for name in specs]

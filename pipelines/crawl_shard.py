@@ -1,31 +1,38 @@
-"""One shard of a crawl's round: fetch its URLs side by side, write what came of them in their order."""
+"""One shard of a crawl's round: fetch its URLs side by side, write what came of them in their order.
+
+A page is read for links in a thread (parsing leaves the interpreter's lock), and its body waits on disk until it is
+its turn in the WARC, so a shard's memory does not depend on how slow the first server is.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Coroutine, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import format_datetime
-from typing import Any
+from typing import Any, NoReturn
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from infra.context import ShardOutput
 from infra.manifest import Funnel, ShardRecord
 from infra.schema import Drop
-from infra.storage import Store
-from pipelines.crawl import UNIT, Config, Due, Scope
+from infra.spool import Spool, Ticket
+from pipelines.crawl import UNIT, Config, Due
 from pipelines.fetch import Fetcher, FetchError, Response
+from pipelines.frontier import Found, read_due, write_found
+from pipelines.hosts import Link
 from pipelines.optout import LINKS, refusal
-from pipelines.page import Html
-from pipelines.urls import without_parameters
+from pipelines.page import Html, attribute
+from pipelines.scope import Scope
+from pipelines.traps import Fingerprint, fingerprint
 from pipelines.warc import Writer
 
-__all__ = ["Shard", "Visit", "read_links", "work"]
+__all__ = ["DueShard", "Shard", "Visit", "Visitor", "fetch", "work"]
 
 _URLS = pa.schema(
     [
@@ -38,9 +45,20 @@ _URLS = pa.schema(
         ("bytes", pa.int64()),
         ("sha256", pa.string()),  # of the decoded body
         ("links", pa.int32()),
+        ("pictures", pa.uint64()),  # pipelines.traps.Fingerprint
+        ("simhash", pa.uint64()),
     ]
 )
-_LINKS = pa.schema([("position", pa.int64()), ("url", pa.string()), ("depth", pa.int32()), ("redirects", pa.int32())])
+
+
+@dataclass(frozen=True)
+class DueShard:
+    """A shard as the frontier dealt it."""
+
+    generation: int
+    partition: int
+    group: int
+    config: Config
 
 
 @dataclass(frozen=True)
@@ -50,11 +68,13 @@ class Shard:
     name: str
     rows: list[tuple[int, Due]]
     config: Config
+    manners: Link | None = None
+    generation: int = 0
 
 
 @dataclass
 class Visit:
-    """What came of one URL. ``response`` is there if the page is kept."""
+    """What came of one URL. ``response``, its body in the spool, is there if the page is kept."""
 
     position: int
     due: Due
@@ -62,21 +82,29 @@ class Visit:
     detail: str = ""
     location: str = ""
     response: Response | None = None
-    found: list[Due] = field(default_factory=list)
+    body: Ticket | None = None
+    sha256: str = ""
+    fingerprint: Fingerprint | None = None
+    found: list[Found] = field(default_factory=list)
     outside: Counter[str] = field(default_factory=Counter)
 
 
+def fetch(spec: DueShard, output: ShardOutput, manners: Link | None = None) -> ShardRecord:
+    """Fetch what the frontier dealt to a shard."""
+    rows = read_due(output.store, spec.generation, spec.partition, spec.group)
+    return work(Shard(output.shard, rows, spec.config, manners, spec.generation), output)
+
+
 def work(shard: Shard, output: ShardOutput) -> ShardRecord:
-    """Fetch the shard's URLs and commit WARC, outcomes and links."""
+    """Fetch the shard's URLs and commit WARC, outcomes and what was found. Facts: ``found``, how many URLs that are."""
     return asyncio.run(_work(shard, output))
 
 
 async def _work(shard: Shard, output: ShardOutput) -> ShardRecord:
     config = shard.config
-    scope = Scope(config)
     filename = f"{shard.name}.warc.gz"
     urls: list[dict[str, Any]] = []
-    links: list[tuple[int, Due]] = []
+    found: list[Found] = []
     dropped: Counter[str] = Counter()
     outside: Counter[str] = Counter()
     sent = [("User-Agent", config.web.user_agent_header)]
@@ -86,32 +114,25 @@ async def _work(shard: Shard, output: ShardOutput) -> ShardRecord:
         "robots": "obey" if config.web.obey_robots else "ignore",
         "http-header-user-agent": config.web.user_agent_header,
     }
-    pages = 0
-    async with Fetcher(config.web) as fetcher:
-        with output.open(f"data/{filename}") as sink:
-            warc = Writer(sink, filename, _now(config), info)
-            visits = (visit(fetcher, scope, config, position, due) for position, due in shard.rows)
+    with Spool() as spool, output.open(f"data/{filename}") as sink:
+        warc = Writer(sink, filename, _now(config), info)
+        async with Fetcher(config.web, manners=shard.manners) as fetcher, Visitor(config, fetcher, spool) as visitor:
+            visits = (visitor.visit(position, due) for position, due in shard.rows)
             async for seen in _in_order(visits, 4 * config.web.concurrency):
-                if seen.response is not None:
-                    date = _now(config)
+                if seen.response is not None and seen.body is not None:
                     page = seen.response
-                    warc.page(page.url, date, page.status, _dated(page.headers, config), page.body, sent)
-                    pages += 1
+                    headers = _dated(page.headers, config)
+                    warc.page(page.url, _now(config), page.status, headers, spool.get(seen.body), sent)
                 else:
                     dropped[str(seen.reason)] += 1
                 urls.append(_row(seen))
-                links += [(seen.position, due) for due in seen.found]
+                found += seen.found
                 outside += seen.outside
     output.write_table(f"data/{shard.name}.urls.parquet", pa.Table.from_pylist(urls, _URLS))
-    columns = {
-        "position": [position for position, _ in links],
-        "url": [due.url for _, due in links],
-        "depth": [due.depth for _, due in links],
-        "redirects": [due.redirects for _, due in links],
-    }
-    output.write_table(f"data/{shard.name}.links.parquet", pa.table(columns, _LINKS))
-    funnel = Funnel(unit=UNIT, entered=len(shard.rows), kept=pages, dropped=dict(sorted(dropped.items())))
-    return output.commit(funnel, {"links_outside": dict(sorted(outside.items()))})
+    count = write_found(output, shard.generation, shard.name, found, config.partition_count)
+    entered, lost = len(shard.rows), sum(dropped.values())
+    funnel = Funnel(unit=UNIT, entered=entered, kept=entered - lost, dropped=dict(sorted(dropped.items())))
+    return output.commit(funnel, {"found": count, "links_outside": dict(sorted(outside.items()))})
 
 
 async def _in_order(visits: Iterable[Coroutine[Any, Any, Visit]], window: int) -> AsyncIterator[Visit]:
@@ -130,46 +151,77 @@ async def _in_order(visits: Iterable[Coroutine[Any, Any, Visit]], window: int) -
         await asyncio.gather(*flying, return_exceptions=True)
 
 
-async def visit(fetcher: Fetcher, scope: Scope, config: Config, position: int, due: Due) -> Visit:
-    """Fetch one URL. A redirect is not followed: its target takes its own place among the URLs due."""
-    seen = Visit(position, due)
-    try:
-        response = await fetcher.get(due.url, "page", follow=False)
-        if response.is_redirect:
-            _redirected(seen, fetcher, scope, config, response)
-        elif response.content_type or response.body.lstrip()[:1] in (b"<", b""):
-            seen.response = response
-            _links(seen, scope, config, response)
-        else:
-            raise FetchError(Drop.NOT_HTML, "no content type")
-    except FetchError as error:
-        seen.reason, seen.detail = error.reason, error.detail
-    return seen
+class Visitor:
+    """Fetches and reads pages, one call each, many at once. An async context manager around its threads."""
+
+    def __init__(self, config: Config, fetcher: Fetcher, spool: Spool) -> None:
+        self._config, self._fetcher, self._spool = config, fetcher, spool
+        self._scope = Scope(config)
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="clipline-page")
+
+    async def __aenter__(self) -> Visitor:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def visit(self, position: int, due: Due) -> Visit:
+        """Fetch one URL. A redirect is not followed: its target takes its own place among the URLs due."""
+        seen = Visit(position, due)
+        try:
+            async with self._fetcher.fetch(due.url, "page", follow=False) as response:
+                if response.is_redirect:
+                    self._redirected(seen, response)
+                if not response.content_type and response.body.lstrip()[:1] not in (b"<", b""):
+                    raise FetchError(Drop.NOT_HTML, "no content type")
+                await asyncio.get_running_loop().run_in_executor(self._threads, self._read, seen, response)
+                seen.body = self._spool.put(response.body)
+                seen.response = replace(response, body=b"")
+        except FetchError as error:
+            seen.reason, seen.detail = error.reason, error.detail
+        return seen
+
+    def _redirected(self, seen: Visit, response: Response) -> NoReturn:
+        due, most = seen.due, self._config.web.max_redirects
+        target = self._fetcher.redirect(response)
+        target = seen.location = target if due.listed else self._scope.tidy(target)
+        if not due.listed and (why := self._scope.outside(target)):
+            raise FetchError(Drop.NOT_HTML if why == "image" else Drop.OFF_SITE, target)
+        if target == due.url:
+            raise FetchError(Drop.REFUSED, "redirect loop")
+        if due.redirects >= most:
+            raise FetchError(Drop.REFUSED, f"more than {most} redirects")
+        following = Due(target, due.depth, due.redirects + 1, due.listed)
+        seen.found.append(self._scope.found(seen.position, following))
+        raise FetchError(Drop.REDIRECT, target)
+
+    def _read(self, seen: Visit, response: Response) -> None:
+        """In a thread: links and fingerprint of a page."""
+        seen.sha256 = hashlib.sha256(response.body).hexdigest()
+        if seen.due.listed:
+            return
+        html = Html.parse(response.url, response.headers, response.body)
+        links = list(dict.fromkeys(map(self._scope.tidy, html.links())))
+        told_not_to = self._config.web.obey_robots and refusal(html.directives(self._config.web.agent), LINKS)
+        seen.fingerprint = _fingerprint(html, seen.due.url, links)
+        if told_not_to:
+            return
+        for link in links[: self._config.max_links]:
+            if why := self._scope.outside(link):
+                seen.outside[why] += 1
+            else:
+                seen.found.append(self._scope.found(seen.position, Due(link, seen.due.depth + 1)))
+        if (more := len(links) - self._config.max_links) > 0:
+            seen.outside["too_many"] += more
 
 
-def _redirected(seen: Visit, fetcher: Fetcher, scope: Scope, config: Config, response: Response) -> None:
-    target = without_parameters(fetcher.redirect(response), config.ignored_parameters)
-    seen.location = target
-    if why := scope.outside(target):
-        raise FetchError(Drop.NOT_HTML if why == "image" else Drop.OFF_SITE, target)
-    if target == seen.due.url:
-        raise FetchError(Drop.REFUSED, "redirect loop")
-    if seen.due.redirects >= config.web.max_redirects:
-        raise FetchError(Drop.REFUSED, f"more than {config.web.max_redirects} redirects")
-    seen.found.append(Due(target, seen.due.depth, seen.due.redirects + 1))
-    raise FetchError(Drop.REDIRECT, target)
-
-
-def _links(seen: Visit, scope: Scope, config: Config, response: Response) -> None:
-    html = Html.parse(response.url, response.headers, response.body)
-    if config.web.obey_robots and refusal(html.directives(config.web.agent), LINKS):
-        return
-    links = dict.fromkeys(without_parameters(link, config.ignored_parameters) for link in html.links())
-    for link in links:
-        if why := scope.outside(link):
-            seen.outside[why] += 1
-        else:
-            seen.found.append(Due(link, seen.due.depth + 1))
+def _fingerprint(html: Html, url: str, links: list[str]) -> Fingerprint:
+    """The last thing asked of ``html``: scripts and styles are taken out to see what it says."""
+    pictures = [attribute(node, name) for node in html.tree.css("img") for name in ("src", "data-src", "srcset")]
+    for node in html.tree.css("script, style, template"):
+        node.decompose()
+    body = html.tree.body
+    return fingerprint(url, body.text(separator=" ") if body is not None else "", pictures, links)
 
 
 def _row(seen: Visit) -> dict[str, Any]:
@@ -181,9 +233,11 @@ def _row(seen: Visit) -> dict[str, Any]:
         "detail": seen.detail or None,
         "location": seen.location or None,
         "content_type": page and page.header("Content-Type"),
-        "bytes": page and len(page.body),
-        "sha256": page and hashlib.sha256(page.body).hexdigest(),
+        "bytes": seen.body and seen.body.size,
+        "sha256": page and seen.sha256,
         "links": page and len(seen.found),
+        "pictures": seen.fingerprint and seen.fingerprint.pictures,
+        "simhash": seen.fingerprint and seen.fingerprint.simhash,
     }
 
 
@@ -197,13 +251,3 @@ def _dated(headers: list[tuple[str, str]], config: Config) -> list[tuple[str, st
         return headers
     date = format_datetime(datetime.fromisoformat(config.warc_date), usegmt=True)
     return [(name, date if name.lower() == "date" else value) for name, value in headers]
-
-
-def read_links(store: Store, record: ShardRecord) -> Iterator[tuple[int, Due]]:
-    """(position of the page in its round, link) of a committed shard."""
-    for file in record.files:
-        if file.path.endswith(".links.parquet"):
-            with store.open(file.path) as source:
-                table = pq.read_table(source, schema=_LINKS)
-            for position, *due in zip(*(column.to_pylist() for column in table.columns), strict=True):
-                yield position, Due(*due)

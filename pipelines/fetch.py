@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FetchError", "Fetcher", "Kind", "Response", "Web"]
 
-Kind = Literal["page", "image"]
+Kind = Literal["page", "image", "sitemap"]
 
 _REDIRECT = frozenset({301, 302, 303, 307, 308})
 
@@ -209,7 +209,7 @@ class Fetcher:
             return
         if not 200 <= response.status < 300:
             raise FetchError(Drop.HTTP_ERROR, str(response.status))
-        if self.web.obey_opt_out:
+        if self.web.obey_opt_out and kind != "sitemap":  # which is read, not kept
             said = from_headers(response.headers, self.web.agent)
             if why := refusal(said, IMAGE if kind == "image" else PAGE):
                 raise FetchError(Drop.OPT_OUT, why)
@@ -221,7 +221,7 @@ class Fetcher:
         passed: tuple[str, ...] = ()
         url = self._checked(url)
         while True:
-            if what in ("page", "image"):
+            if what in ("page", "image", "sitemap"):
                 await self._ask(url)
             response, held = await self._retry(url, what)
             if passed:
@@ -232,7 +232,7 @@ class Fetcher:
             url = self.redirect(response)
             if len(passed) > self.web.max_redirects:
                 raise FetchError(Drop.REFUSED, f"more than {self.web.max_redirects} redirects")
-            if what in ("page", "image") and self._admit and not self._admit(url):
+            if what in ("page", "image", "sitemap") and self._admit and not self._admit(url):
                 raise FetchError(Drop.OFF_SITE, url)
 
     def _checked(self, url: str, base: str | None = None) -> str:
