@@ -280,5 +280,5 @@ def members(table: pa.Table, outcomes: Sequence[Outcome], spool: Spool, extensio
             key = row["key"]
             yield f"{key}.{extension}", spool.get(outcome.ticket)
             yield f"{key}.json", json.dumps(row, indent=4).encode()
-            if row["caption"]:
+            if row.get("caption"):
                 yield f"{key}.txt", row["caption"].encode()
