@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from pipelines.urls import matches
+from pipelines.urls import is_address, matches
 
 __all__ = ["AddressRefusedError", "Guard", "is_public"]
 
@@ -52,11 +52,7 @@ class Guard(AbstractResolver):
 
     def check_literal(self, host: str) -> None:
         """aiohttp asks no resolver for a host that is an address. Raises AddressRefusedError."""
-        try:
-            allowed = self.allows(host)
-        except ValueError:
-            return  # a name
-        if not allowed:
+        if is_address(host) and not self.allows(host):
             raise AddressRefusedError
 
     async def resolve(
@@ -69,9 +65,12 @@ class Guard(AbstractResolver):
                 if not to_port.isdigit() or target.endswith("]"):
                     address, to_port = target, str(port)
                 return [self._result(host, address.strip("[]"), int(to_port))]
-        infos = await asyncio.get_running_loop().run_in_executor(
-            self._pool, socket.getaddrinfo, host, port, family, socket.SOCK_STREAM
-        )
+        try:
+            infos = await asyncio.get_running_loop().run_in_executor(
+                self._pool, socket.getaddrinfo, host, port, family, socket.SOCK_STREAM
+            )
+        except UnicodeError:  # a label of more than 63 characters: no name that could resolve
+            raise socket.gaierror(socket.EAI_NONAME, "not a host name") from None
         addresses = list(dict.fromkeys(str(info[4][0]) for info in infos))
         allowed = [address for address in addresses if self.allows(address)]
         if not allowed:

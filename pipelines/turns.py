@@ -122,6 +122,11 @@ class Turns:
             raise self._error
         if now < host.down_until:
             raise HostDownError
+        if not host.line and self._may_start(host, now):
+            self._start(host, now)
+            host.last = now
+            host.starts += 1
+            return
         turn = self._loop.create_future()
         host.line.append(turn)
         self._pump(host, now)
@@ -133,14 +138,23 @@ class Turns:
             if turn.done() and not turn.cancelled() and turn.exception() is None:
                 self.give(name)
             raise
-        self._started(host)
-
-    def _started(self, host: _Host) -> None:
-        now = self._clock()
-        host.last = now
+        host.last = now = self._clock()
         host.starts += 1
-        # An exact pause counts from the real start; others from the planned one, so that small delays do not add up.
-        host.next = max(host.next, now + host.interval) if host.exact else host.next
+        if host.exact:  # such a pause counts from the real start; others from the planned, so that delays do not add up
+            host.next = max(host.next, now + host.interval)
+
+    def _may_start(self, host: _Host, now: float) -> bool:
+        return (
+            host.in_use < min(host.tokens, host.keep)
+            and self._free > 0
+            and host.next <= now + (0.0 if host.exact else _SLACK_S)
+            and now - self._heard <= SILENCE_S / 2  # or our tokens may be somebody else's by now
+        )
+
+    def _start(self, host: _Host, now: float) -> None:
+        host.in_use += 1
+        self._free -= 1
+        host.next = max(host.next, now) + host.interval
 
     def give(self, name: str, latency_s: float | None = None, *, good: bool = True, answered: bool = True) -> None:
         """The turn is over. ``latency_s``: until the headers were there; ``answered``: anything at all came back.
@@ -181,26 +195,21 @@ class Turns:
     def _pump(self, host: _Host, now: float) -> None:
         """Start those in ``host``'s line that may start."""
         while host.line and host.in_use < min(host.tokens, host.keep):
-            turn = host.line[0]
-            if turn.done():  # given up
+            if host.line[0].done():  # given up
                 host.line.popleft()
-                continue
-            if host.next > now + (0.0 if host.exact else _SLACK_S):
-                if host.timer is None:
-                    host.timer = self._loop.call_at(host.next, self._due, host)
-                return
-            if now - self._heard > SILENCE_S / 2:
-                return  # our tokens may be somebody else's by now; the next exchange will tell
-            if not self._free:
-                if not host.queued:
-                    host.queued = True
-                    self._ready.append(host)
-                return
-            host.line.popleft()
-            host.in_use += 1
-            self._free -= 1
-            host.next = max(host.next, now) + host.interval
-            turn.set_result(None)
+            elif self._may_start(host, now):
+                self._start(host, now)
+                host.line.popleft().set_result(None)
+            else:
+                break
+        else:
+            return
+        if not self._free:
+            if not host.queued:
+                host.queued = True
+                self._ready.append(host)
+        elif host.next > now and host.timer is None:
+            host.timer = self._loop.call_at(host.next, self._due, host)
 
     def _due(self, host: _Host) -> None:
         host.timer = None

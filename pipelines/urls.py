@@ -7,11 +7,19 @@ a guard is only as good as its parser: ``http://0x7f.1/`` and ``http://213070643
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
-from urllib.parse import urlsplit
 
-from ada_url import URL
+from ada_url import URL, normalize_url
 
-__all__ = ["MAX_LENGTH", "BadUrlError", "canonical", "host_of", "matches", "origin_of", "without_parameters"]
+__all__ = [
+    "MAX_LENGTH",
+    "BadUrlError",
+    "canonical",
+    "host_of",
+    "is_address",
+    "matches",
+    "origin_of",
+    "without_parameters",
+]
 
 MAX_LENGTH = 4096  # characters; far above what servers accept in practice
 
@@ -29,9 +37,11 @@ def canonical(url: str, base: str | None = None) -> str:
     if len(url) > MAX_LENGTH:
         raise BadUrlError("over-long URL")
     try:
-        href = str(URL(url, base).href if base else URL(url).href).partition("#")[0]
+        href = str(normalize_url(url) if base is None else URL(url, base).href)
     except ValueError:
         raise BadUrlError("not a URL") from None
+    if "#" in href:
+        href = href[: href.index("#")]
     if not href.startswith(("http://", "https://")):
         raise BadUrlError(f"scheme {href.partition(':')[0][:20]}: is not http or https")
     if "@" in href.split("/", 3)[2]:
@@ -43,7 +53,16 @@ def canonical(url: str, base: str | None = None) -> str:
 
 def host_of(url: str) -> str:
     """The host of a canonical URL, without port (an IPv6 address without brackets)."""
-    return urlsplit(url).hostname or ""
+    start = url.index("://") + 3
+    host = url[start : url.index("/", start)]
+    if host.startswith("["):
+        return host[1 : host.index("]")]
+    return host.partition(":")[0]
+
+
+def is_address(host: str) -> bool:
+    """Whether the host of a canonical URL is an IP address rather than a name: no name ends in a number (WHATWG)."""
+    return ":" in host or host[-1:].isdigit()
 
 
 def origin_of(url: str) -> str:
