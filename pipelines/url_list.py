@@ -57,7 +57,12 @@ class Config(Base):
     def _some(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
         if not value or not all(value):
             raise ValueError("the path of a list")
-        return value
+        # absolute: a worker may stand in another folder
+        paths = tuple(
+            url if "://" in url else str(Path(url).expanduser().absolute())
+            for url in ((value,) if isinstance(value, str) else value)
+        )
+        return paths[0] if isinstance(value, str) else paths
 
     @property
     def urls(self) -> tuple[str, ...]:
@@ -167,7 +172,7 @@ def _file(found: _Found, wanted: Format | None, several: bool) -> UrlFile | None
 
 
 def _local(url: str) -> tuple[bool, list[_Found]]:
-    path = Path(url.removeprefix("file://")).expanduser().absolute()
+    path = Path(url.removeprefix("file://"))
     if path.is_dir():
         found = sorted(item for item in path.iterdir() if item.is_file())
     elif path.is_file():
