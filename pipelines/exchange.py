@@ -235,11 +235,11 @@ def retry_after(value: str) -> float | None:
     value = value.strip()
     if not value:
         return None
-    if value.isdigit():
+    if value.isascii() and value.isdigit():
         return float(value)
     try:
         when = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):  # the latter for a year of more than 18 digits
         return None
     if when.tzinfo is None:
         when = when.replace(tzinfo=UTC)
