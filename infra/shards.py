@@ -60,10 +60,7 @@ class TarWriter:
 
     def add(self, name: str, data: bytes) -> int:
         """Append a regular file; the offset of its data in the tar."""
-        header = tarfile.TarInfo(name)
-        header.size, header.mode = len(data), 0o644
-        header.uname = header.gname = ""
-        self._write(header.tobuf(tarfile.PAX_FORMAT))
+        self._write(_header(name, len(data)))
         offset = self.size
         self._write(data)
         self._write(_ZEROS[: -len(data) % _BLOCK])
@@ -85,6 +82,28 @@ class TarWriter:
     ) -> None:
         if kind is None:  # a tar cut off by an error must not look complete
             self.close()
+
+
+def _header(name: str, size: int) -> bytes:
+    """What tarfile would write before a member, at a tenth of its cost: a shard's members differ in two fields only."""
+    if not name.isascii() or len(name) > 100 or size >= 8**11 or name.endswith("/") or "\0" in name:
+        return _tarfile_header(name, size)
+    block = bytearray(_TEMPLATE)
+    block[: len(name)] = name.encode()
+    block[124:135] = b"%011o" % size
+    block[148:154] = b"%06o" % (_TEMPLATE_SUM + sum(block[: len(name)]) + sum(block[124:135]))
+    return bytes(block)
+
+
+def _tarfile_header(name: str, size: int) -> bytes:
+    header = tarfile.TarInfo(name)
+    header.size, header.mode = size, 0o644
+    header.uname = header.gname = ""
+    return header.tobuf(tarfile.PAX_FORMAT)
+
+
+_TEMPLATE = _tarfile_header("", 0)
+_TEMPLATE_SUM = 8 * ord(" ") + sum(_TEMPLATE[:124]) + sum(_TEMPLATE[135:148]) + sum(_TEMPLATE[156:])
 
 
 def read_tar(source: BinaryIO, *, max_member: int = 64 << 20) -> Iterator[tuple[str, bytes]]:

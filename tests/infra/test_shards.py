@@ -13,7 +13,7 @@ from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_expan
 
 from infra.context import ShardOutput
 from infra.errors import DataError
-from infra.shards import TarWriter, index_tar, read_samples, read_tar, sample_key, split_name, write_triple
+from infra.shards import TarWriter, _header, index_tar, read_samples, read_tar, sample_key, split_name, write_triple
 from infra.storage import LocalStore
 
 SAMPLES = {"00.jpg": b"\xff\xd8jpeg", "00.txt": b"a red house", "01.jpg": b"x" * 512, "01.txt": b""}
@@ -53,6 +53,13 @@ def test_what_is_written_is_read_by_us_and_by_tarfile(members):
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         assert {item.name: tar.extractfile(item).read() for item in tar} == members
         assert all(item.mtime == item.uid == item.gid == 0 and item.mode == 0o644 for item in tar)
+
+
+@given(NAMES, st.integers(0, 2**40))
+def test_headers_are_tarfiles_own(name, size):
+    theirs = tarfile.TarInfo(name)
+    theirs.size, theirs.mode = size, 0o644
+    assert _header(name, size) == theirs.tobuf(tarfile.PAX_FORMAT)
 
 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
