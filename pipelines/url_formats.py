@@ -28,10 +28,19 @@ from infra.errors import DataError
 __all__ = ["BATCH_ROWS", "Bad", "Batch", "read_batches"]
 
 BATCH_ROWS = 10_000
+_BATCH_SIZE = 32 << 20  # characters after which a batch is full anyway
 MAX_LINE = 16 << 20  # bytes; what is longer is no line of a list
 MAX_DOCUMENT = 1 << 30  # bytes of a JSON document that cannot be streamed, such as SBU's columns
 _MAX_RECORD_LINES = 64  # of a quoted csv field; a quote left open must not make a file one field
 _CHUNK = 1 << 20
+
+
+class Row(NamedTuple):
+    """What stands at ``number``: a line of text, a list of fields, an object; ``size`` of its text in characters."""
+
+    number: int
+    value: Any
+    size: int
 
 
 class Bad(NamedTuple):
@@ -92,7 +101,7 @@ Opener = Callable[[], AbstractContextManager[BinaryIO]]
 # --- lines ------------------------------------------------------------------------------------------------------------
 
 
-def _lines(opened: Opener) -> Iterator[tuple[int, str] | Bad]:
+def _lines(opened: Opener) -> Iterator[Row | Bad]:
     """Number and text of each line, without its end."""
     with opened() as source:
         number = 0
@@ -111,12 +120,12 @@ def _lines(opened: Opener) -> Iterator[tuple[int, str] | Bad]:
             except UnicodeDecodeError as error:
                 yield Bad(number, start.rstrip("\r\n"), f"not UTF-8: {error.reason}")
                 continue
-            yield number, text
+            yield Row(number, text, len(text))
 
 
-def _filled(lines: Iterable[tuple[int, str] | Bad]) -> Iterator[tuple[int, str] | Bad]:
+def _filled(lines: Iterable[Row | Bad]) -> Iterator[Row | Bad]:
     """Without empty lines."""
-    return (line for line in lines if isinstance(line, Bad) or line[1].strip())
+    return (line for line in lines if isinstance(line, Bad) or line.value.strip())
 
 
 class _Collector:
@@ -124,25 +133,26 @@ class _Collector:
 
     def __init__(self, columns: Callable[[list[Any]], dict[str, Any]]) -> None:
         self._columns = columns
-        self._rows: list[Any] = []
-        self._numbers: list[int] = []
+        self._rows: list[Row] = []
         self._bad: list[Bad] = []
+        self._size = 0
 
-    def batches(self, items: Iterable[tuple[int, Any] | Bad]) -> Iterator[Batch]:
+    def batches(self, items: Iterable[Row | Bad]) -> Iterator[Batch]:
         for item in items:
             if isinstance(item, Bad):
                 self._bad.append(item)
             else:
-                self._numbers.append(item[0])
-                self._rows.append(item[1])
-            if len(self._rows) + len(self._bad) >= BATCH_ROWS:
+                self._rows.append(item)
+                self._size += item.size
+            if len(self._rows) + len(self._bad) >= BATCH_ROWS or self._size >= _BATCH_SIZE:
                 yield self._take()
         if self._rows or self._bad:
             yield self._take()
 
     def _take(self) -> Batch:
-        batch = Batch(self._columns(self._rows) if self._rows else {}, self._numbers, self._bad)
-        self._rows, self._numbers, self._bad = [], [], []
+        columns = self._columns([row.value for row in self._rows]) if self._rows else {}
+        batch = Batch(columns, [row.number for row in self._rows], self._bad)
+        self._rows, self._bad, self._size = [], [], 0
         return batch
 
 
@@ -169,7 +179,7 @@ def _separated(opened: Opener, separator: str) -> Iterator[Batch]:
     first = next((line for line in _filled(lines) if not isinstance(line, Bad)), None)
     if first is None:
         return
-    fields = _parsed(first[1], separator) or first[1].split(separator)
+    fields = _parsed(first.value, separator) or first.value.split(separator)
     if any(_ADDRESS.match(value) for value in fields):  # CC3M and CC12M have no header
         names = _unnamed(fields)
         lines = chain([first], lines)
@@ -199,22 +209,20 @@ def _distinct(fields: Sequence[str]) -> list[str]:
     return names
 
 
-def _records(
-    lines: Iterator[tuple[int, str] | Bad], separator: str, width: int
-) -> Iterator[tuple[int, list[str]] | Bad]:
+def _records(lines: Iterator[Row | Bad], separator: str, width: int) -> Iterator[Row | Bad]:
     """Rows of ``width`` fields. A quoted field may span lines; if they make no such row, the first stands alone."""
-    ahead: deque[tuple[int, str] | Bad] = deque()  # read in search of a closing quote
+    ahead: deque[Row | Bad] = deque()  # read in search of a closing quote
 
-    def following() -> tuple[int, str] | Bad | None:
+    def following() -> Row | Bad | None:
         return ahead.popleft() if ahead else next(lines, None)
 
     while (item := following()) is not None:
         if isinstance(item, Bad):
             yield item
             continue
-        number, line = item
+        number, line, size = item
         if '"' in line:
-            taken: list[tuple[int, str] | Bad] = []
+            taken: list[Row | Bad] = []
             text = line
             while (fields := _parsed(text, separator)) is None and len(taken) < _MAX_RECORD_LINES:
                 if (more := following()) is None:
@@ -222,7 +230,7 @@ def _records(
                 taken.append(more)
                 if isinstance(more, Bad):
                     break
-                text = f"{text}\n{more[1]}"
+                text = f"{text}\n{more.value}"
             if fields is None or len(fields) != width:  # the quotes are part of the text, then
                 ahead.extendleft(reversed(taken))
                 fields = line.split(separator)
@@ -231,7 +239,7 @@ def _records(
         else:
             continue
         if len(fields) == width:
-            yield number, fields
+            yield Row(number, fields, size)
         else:
             yield Bad(number, line[:2000], f"{len(fields)} fields, not {width}")
 
@@ -254,18 +262,18 @@ def _objects(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _jsonl(opened: Opener) -> Iterator[Batch]:
     return _Collector(_objects).batches(
-        line if isinstance(line, Bad) else _object(*line) for line in _filled(_lines(opened))
+        line if isinstance(line, Bad) else _object(line) for line in _filled(_lines(opened))
     )
 
 
-def _object(number: int, text: str) -> tuple[int, dict[str, Any]] | Bad:
+def _object(line: Row) -> Row | Bad:
     try:
-        return _checked(number, json.loads(text), text)
+        return _checked(line.number, json.loads(line.value), line.value)
     except (ValueError, RecursionError) as error:
-        return Bad(number, text[:2000], f"not JSON: {error}")
+        return Bad(line.number, line.value[:2000], f"not JSON: {error}")
 
 
-def _checked(number: int, value: object, text: str) -> tuple[int, dict[str, Any]] | Bad:
+def _checked(number: int, value: object, text: str) -> Row | Bad:
     if not isinstance(value, dict):
         return Bad(number, text[:2000], f"not an object but {type(value).__name__}")
     if "\\ud" in text.lower():  # half a surrogate pair is legal in JSON and nowhere else
@@ -273,7 +281,7 @@ def _checked(number: int, value: object, text: str) -> tuple[int, dict[str, Any]
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError:
             return Bad(number, text[:2000], "half a surrogate pair")
-    return number, value
+    return Row(number, value, len(text))
 
 
 def _json(opened: Opener) -> Iterator[Batch]:
@@ -288,7 +296,7 @@ def _json(opened: Opener) -> Iterator[Batch]:
         raise DataError("this is no list", expected="a JSON list of objects", found=repr(head))
 
 
-def _array(opened: Opener) -> Iterator[tuple[int, dict[str, Any]] | Bad]:
+def _array(opened: Opener) -> Iterator[Row | Bad]:
     decoder, number = json.JSONDecoder(), 0
     with opened() as source, io.TextIOWrapper(source, "utf-8-sig") as text:
         buffer = text.read(_CHUNK)

@@ -165,7 +165,7 @@ def _file(found: _Found, wanted: Format | None, several: bool) -> UrlFile | None
     folder, name, size, etag = found
     lower = name.lower().replace(".ndjson", ".jsonl")
     ending = next((form for form in get_args(Format) if lower.endswith(f".{form}")), None)
-    if several and wanted not in (None, ending):
+    if several and (wanted not in (None, ending) or name.startswith((".", "_"))):  # as Spark's own files
         return None
     form = wanted or ending
     return UrlFile(folder, name, form, size, etag) if form and (ending or not several) else None

@@ -36,6 +36,7 @@ TAKEN = {
 """Columns downloads write. A list's own of such a name goes by ``{name}_listed``; img2dataset refuses it."""
 
 FILE_ROWS = 200_000  # of a file we write; some 100 MB in memory
+FILE_BYTES = 256 << 20  # in memory, whichever comes first
 GROUP_ROWS = 10_000  # what a reader of a few rows must read
 PART_ROWS = 1_000_000  # of a Parquet file, for one task
 
@@ -358,14 +359,15 @@ class _Writer:
     def __init__(self, output: ShardOutput, prefix: str) -> None:
         self._output, self._prefix = output, prefix
         self._tables: list[pa.Table] = []
-        self._waiting = self._files = self.rows = 0
+        self._waiting = self._bytes = self._files = self.rows = 0
 
     def add(self, table: pa.Table) -> None:
         if table.num_rows:
             self._tables.append(table)
             self._waiting += table.num_rows
+            self._bytes += table.nbytes
             self.rows += table.num_rows
-        if self._waiting >= FILE_ROWS:
+        if self._waiting >= FILE_ROWS or self._bytes >= FILE_BYTES:
             self.close()
 
     def close(self) -> None:
@@ -374,4 +376,4 @@ class _Writer:
             table = pa.concat_tables(self._tables)
             with self._output.open(f"{self._prefix}-{self._files:04d}.parquet", rows=table.num_rows) as sink:
                 pq.write_table(table, sink, compression="zstd", row_group_size=GROUP_ROWS)
-            self._tables, self._waiting, self._files = [], 0, self._files + 1
+            self._tables, self._waiting, self._bytes, self._files = [], 0, 0, self._files + 1

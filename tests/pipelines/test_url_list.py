@@ -297,7 +297,8 @@ def test_types_that_only_the_whole_list_knows(tmp_path):
         pd.DataFrame({"url": "http://a.example/", "text": "t", "v": values, "code": ["01", "02"]}).to_csv(
             tmp_path / f"{number}.csv", index=False
         )
-    (tmp_path / "README.md").write_text("not a list")
+    for name in ("README.md", "_SUCCESS", "._0.csv"):
+        (tmp_path / name).write_text("not a list")
     config = Config(url_list=f"{tmp_path}/[013].csv")
     table, _, _ = read(config, tmp_path / "numbers")
     assert table["v"].to_pylist() == [1.0, 2.0, 0.5, 1.0, None, None]
@@ -443,3 +444,38 @@ def test_the_stage(ray_cluster, tmp_path, finished):
     assert [file.rows for file in kept_files(artifact)] == [4, 4, 4]
     assert not list(artifact.verify())
     assert finished(run, config, {}).manifest == artifact.manifest
+
+
+TOKENS = [
+    *(b"http://a.example/1", b"url", b"caption", b'"url":', b"null", b"1", b"PAR1", b"\\ud800", b"\xef\xbb\xbf"),
+    *(b",", b"\t", b"\n", b"\r", b" ", b'"', b"{", b"}", b"[", b"]", b":", b"\xff", b"\x00"),
+]
+
+
+@given(st.lists(st.sampled_from(TOKENS), max_size=40).map(b"".join), st.sampled_from(FORMATS))
+def test_whatever_a_file_holds_it_is_rows_bad_rows_or_an_error(data, form):
+    body = gzip.compress(data) if form.endswith(".gz") else data
+    try:
+        batches = list(read_batches(lambda: io.BytesIO(body), form, "it"))
+    except DataError:
+        return
+    numbers = sorted(number for batch in batches for number in [*batch.numbers, *(bad.number for bad in batch.bad)])
+    assert len(set(numbers)) == len(numbers)
+    for batch in batches:
+        assert all(len(values) == len(batch.numbers) for values in batch.columns.values())
+    if form.startswith(("txt", "jsonl")):  # a line that is not empty is a row or a bad row
+        lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+        assert numbers == [n for n, line in enumerate(lines, start=1) if _has_text(line)]
+
+
+def _has_text(line: bytes) -> bool:
+    try:
+        return bool(line.decode().strip())
+    except UnicodeDecodeError:
+        return True
+
+
+def test_batches_are_bounded_in_bytes_too(monkeypatch):
+    monkeypatch.setattr("pipelines.url_formats._BATCH_SIZE", 100)
+    data = b"".join(b'{"url": "%d", "caption": "%s"}\n' % (n, b"x" * 60) for n in range(10))
+    assert [len(batch.numbers) for batch in read_batches(lambda: io.BytesIO(data), "jsonl", "it")] == [2] * 5
