@@ -1,0 +1,186 @@
+"""Hostile bytes: bodies and images that are small to send and dear to read, and the healthy ones beside them.
+
+Everything is made here from formats' own building blocks, in milliseconds and without a clock or chance.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import struct
+import zlib
+from functools import cache
+
+import brotli
+import numpy as np
+from PIL import Image
+
+MB = 1 << 20
+
+
+@cache
+def picture(form: str, mode: str = "RGB", **options) -> bytes:
+    """A 96 x 64 image with enough in it to be cut in two."""
+    noise = np.random.default_rng(7).integers(0, 256, (8, 12, 3), dtype=np.uint8)
+    image = Image.fromarray(noise).resize((96, 64), Image.Resampling.BILINEAR).convert(mode)
+    out = io.BytesIO()
+    image.save(out, form, **options)
+    return out.getvalue()
+
+
+HEALTHY_IMAGE = picture("JPEG")
+HEALTHY_PAGE = (
+    b"<!doctype html><title>A page</title><p>Words.<a href=/next.html>on</a>"
+    b"<img src=/healthy.jpg alt='A picture of a thing'>"
+)
+
+# --- content codings --------------------------------------------------------------------------------------------------
+
+
+@cache
+def gzip_bomb() -> bytes:
+    """256 MB of spaces, a thousand to one."""
+    return _bomb(31, 256)
+
+
+@cache
+def deflate_bomb(megabytes: int = 256) -> bytes:
+    """The same as a zlib stream."""
+    return _bomb(15, megabytes)
+
+
+def _bomb(wbits: int, megabytes: int, start: bytes = b"") -> bytes:
+    """``start``, then one megabyte packed, and that repeated: between full flushes a stream has no memory."""
+    stream = zlib.compressobj(9, wbits=wbits)
+    first = stream.compress(start + b" " * MB) + stream.flush(zlib.Z_FULL_FLUSH)
+    again = stream.compress(b" " * MB) + stream.flush(zlib.Z_FULL_FLUSH)
+    return first + again * (megabytes - 1) + stream.flush()
+
+
+@cache
+def brotli_bomb(megabytes: int = 64) -> bytes:
+    """A megabyte to one."""
+    stream = brotli.Compressor(quality=5, lgwin=24)
+    return b"".join(stream.process(b" " * MB) for _ in range(megabytes)) + stream.finish()
+
+
+@cache
+def empty_members(count: int = 50_000) -> bytes:
+    """gzip members that hold nothing at all, one behind the other."""
+    return gzip.compress(b"", mtime=0) * count
+
+
+def flipped(data: bytes, at: int, size: int = 8) -> bytes:
+    """``data`` with some bytes in the middle turned over."""
+    return data[:at] + bytes(byte ^ 0xFF for byte in data[at : at + size]) + data[at + size :]
+
+
+# --- PNG --------------------------------------------------------------------------------------------------------------
+
+
+def png_chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def png(width: int, height: int, *before: bytes, depth: int = 8, colour: int = 2, pixels: bytes | None = None) -> bytes:
+    """A PNG of one colour, or of the zlib stream ``pixels``, with chunks ``before`` its pixels."""
+    samples = {0: 1, 2: 3, 3: 1, 6: 4}[colour]
+    if pixels is None:
+        row = b"\0" + b"\x80" * (width * samples * depth // 8)
+        stream = zlib.compressobj(9)
+        pixels = b"".join(stream.compress(row) for _ in range(height)) + stream.flush()
+    return b"".join(
+        (
+            b"\x89PNG\r\n\x1a\n",
+            png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)),
+            *before,
+            png_chunk(b"IDAT", pixels),
+            png_chunk(b"IEND", b""),
+        )
+    )
+
+
+def png_claiming(width: int, height: int) -> bytes:
+    """A few bytes that say they are that large."""
+    return png(width, height, pixels=zlib.compress(b"\0" * 100))
+
+
+@cache
+def png_with_bomb(where: str) -> bytes:
+    """A small picture with 128 MB of zeros in its colour profile, its text or behind its pixels."""
+    if where == "iCCP":
+        return png(96, 64, png_chunk(b"iCCP", b"profile\0\0" + deflate_bomb(128)))
+    if where == "zTXt":
+        return png(96, 64, png_chunk(b"zTXt", b"Comment\0\0" + deflate_bomb(128)))
+    return png(96, 64, pixels=_bomb(15, 128, start=(b"\0" + b"\x80" * 288) * 64))
+
+
+# --- JPEG -------------------------------------------------------------------------------------------------------------
+
+
+def jpeg_claiming(width: int, height: int, data: bytes = HEALTHY_IMAGE) -> bytes:
+    """``data`` with another size in its frame header."""
+    at = next(data.index(marker) for marker in (b"\xff\xc0\x00\x11", b"\xff\xc2\x00\x11") if marker in data)
+    return data[: at + 5] + struct.pack(">HH", height, width) + data[at + 9 :]
+
+
+@cache
+def jpeg_of_scans(count: int, side: int = 64) -> bytes:
+    """A progressive JPEG whose last scan is sent again and again, each costing a pass over all pixels."""
+    out = io.BytesIO()
+    Image.new("RGB", (side, side), "teal").save(out, "JPEG", progressive=True)
+    data = out.getvalue()
+    last = data.rindex(b"\xff\xda")
+    return data[:last] + data[last:-2] * count + data[-2:]
+
+
+# --- GIF, WebP, BMP ---------------------------------------------------------------------------------------------------
+
+_PIXEL = b"\x02\x02\x44\x01\x00"  # one pixel of colour 0, LZW-coded
+
+
+def gif(width: int, height: int, *frames: tuple[int, int]) -> bytes:
+    """A GIF of a screen and of frames of their own claimed sizes, each holding one pixel."""
+    body = b"".join(
+        b"\x21\xf9\x04\0\x01\0\0\0" + b"\x2c\0\0\0\0" + struct.pack("<HHB", *size, 0) + _PIXEL for size in frames
+    )
+    return b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + b"\xff\0\0\0\0\xff" + body + b"\x3b"
+
+
+def _riff(*chunks: tuple[bytes, bytes]) -> bytes:
+    body = b"".join(name + struct.pack("<I", len(data)) + data + b"\0" * (len(data) % 2) for name, data in chunks)
+    return b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body
+
+
+def _lossless(width: int, height: int) -> bytes:
+    return b"\x2f" + struct.pack("<I", (width - 1) | (height - 1) << 14) + bytes.fromhex("0710111188880807") + bytes(7)
+
+
+def webp_claiming(width: int, height: int) -> bytes:
+    """Forty bytes."""
+    return _riff((b"VP8L", _lossless(width, height)))
+
+
+def webp_of_another_size_within(width: int, height: int) -> bytes:
+    """A canvas of 16 x 16 around a picture of another size."""
+    canvas = bytes(4) + (15).to_bytes(3, "little") * 2
+    return _riff((b"VP8X", canvas), (b"VP8L", _lossless(width, height)))
+
+
+def bmp(width: int, height: int, *, bits: int = 24, compression: int = 0, offset: int = 54, info: int = 40) -> bytes:
+    """A BMP header as it should not be, and hardly any pixels."""
+    header = struct.pack("<IiiHHIIiiII", info, width, height, 1, bits, compression, 0, 0, 0, 0, 0)
+    return b"BM" + struct.pack("<IHHI", 70, 0, 0, offset) + header + bytes(16)
+
+
+def png_with_two_headers() -> bytes:
+    """The first is what a reader of headers sees, the second what a careless decoder allocates."""
+    second = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0))
+    return png(64, 64, second)
+
+
+def jpeg_with_two_frames() -> bytes:
+    """Two frame headers, of which the second claims all there is."""
+    at = HEALTHY_IMAGE.index(b"\xff\xc0\x00\x11")
+    large = jpeg_claiming(65535, 65535)[at : at + 19]
+    return HEALTHY_IMAGE[: at + 19] + large + HEALTHY_IMAGE[at + 19 :]
