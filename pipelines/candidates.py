@@ -1,6 +1,7 @@
-"""The pictures of a page and the texts that go with them.
+"""The pictures of a page and the texts that go with them, from its HTML or from what a WAT file keeps of it.
 
 A candidate is one (image, text, source); an image without any text is one candidate too, so that it can be counted.
+An image that waits for a script and its fallback in ``<noscript>`` are one picture, and one candidate.
 Which of an image's addresses is taken: the widest of ``srcset`` and ``<picture>``, else the densest, else the one a
 lazy loader would load, else ``src``.
 """
@@ -8,27 +9,29 @@ lazy loader would load, else ``src``.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from itertools import islice
 from typing import Literal, NamedTuple
 
 from selectolax.lexbor import LexborNode
 
 from infra.schema import Drop
-from pipelines.page import Html, attribute
+from pipelines.jsonld import Described, described
+from pipelines.page import Html
+from pipelines.resolve import Base
 from pipelines.text import clean, has_words, shorten
-from pipelines.urls import BadUrlError, canonical
+from pipelines.urls import BadUrlError
+from pipelines.wat import WatPage
 
-__all__ = ["SOURCES", "Candidate", "Source", "candidates", "license_of", "parse_srcset"]
+__all__ = ["SOURCES", "Candidate", "Source", "Taste", "candidates", "candidates_of_wat", "parse_srcset"]
 
-Source = Literal["alt", "figcaption", "title", "og"]
-SOURCES: tuple[Source, ...] = ("alt", "figcaption", "title", "og")
+Source = Literal["alt", "figcaption", "title", "og", "twitter", "json-ld"]
+Offer = tuple[str, float, float]
+"""An address, and what it is offered for: width in pixels or 0, density."""
+SOURCES: tuple[Source, ...] = ("alt", "figcaption", "title", "og", "twitter", "json-ld")
 """Where texts come from, best first; of equal texts of one image the first stays."""
 
-_CAPTIONED = (  # what groups a picture with its caption, in HTML 5, WordPress, and DocBook's HTML
-    ("figure", "figcaption"),
-    (".wp-caption", ".wp-caption-text"),
-    ("div.figure", ".title, .caption"),
-)
 _LAZY = (
     *(
         "data-src",
@@ -42,100 +45,298 @@ _LAZY = (
     *("data-full-src", "data-image-src", "data-echo", "data-url"),
 )
 _LAZY_SETS = ("srcset", "data-srcset", "data-lazy-srcset", "data-original-set")
+_NOT_ONLY_SRC = frozenset({*_LAZY, *_LAZY_SETS})
 _READABLE = frozenset({"", "image/jpeg", "image/jpg", "image/png", "image/webp", "image/gif"})
 _STYLE_PIXEL = re.compile(r"(?:^|[;\s])(width|height)\s*:\s*[01](?:px)?\s*(?:!important)?\s*(?:;|$)", re.IGNORECASE)
 _MAX_CLIMB = 30  # elements between an image and its figure; a page may nest a million
 _MAX_RAW = 200  # characters of a bad address worth keeping
+_MAX_CAPTIONS = 1 << 20  # characters of all captions of a page: captions within captions repeat the inner ones
+_CAPTION_COST = 500  # characters a caption counts for besides its own
+_MAX_STEPS = 20  # headings, paragraphs and images between an image and the paragraph it goes with
+_MAX_WRAPPING = 3  # elements between <noscript> and its image
+_MAX_STYLE = 1000  # characters
+_MAX_SOURCES = 50  # of one picture
+_PROSE = "h1, h2, h3, h4, h5, h6, p, img"
+_CARDS: tuple[tuple[Source, str], ...] = (("og", "og:"), ("twitter", "twitter:"))
+
+
+class Taste(NamedTuple):
+    """Which texts to take, and of what length, in characters. ``context`` 0: none."""
+
+    sources: tuple[Source, ...] = SOURCES
+    max_caption: int = 2000
+    context: int = 0
 
 
 class Candidate(NamedTuple):
-    """``reason`` says why it goes no further; None: it is a pair."""
+    """``reason`` says why it goes no further; None: it is a pair. ``license`` is the image's own, not the page's."""
 
     url: str
     text: str
     source: str
     reason: Drop | None = None
+    license: str = ""
+    context: str = ""
 
 
-def candidates(html: Html, sources: tuple[Source, ...], max_length: int) -> Iterator[Candidate]:
-    """Every candidate of a page: its images in document order, then what it shows when it is shared (Open Graph)."""
-    captions = _captions(html) if "figcaption" in sources else {}
-    for node in html.tree.css("img"):
+def candidates(html: Html, taste: Taste) -> Iterator[Candidate]:
+    """Every candidate of a page: its images in document order, then those of its cards and its JSON-LD."""
+    page = _Page(Base(html.base), taste)
+    described = _described(html) if "json-ld" in taste.sources else []
+    page.know_licenses(described)
+    captions = _Captions(html) if "figcaption" in taste.sources else None
+    contexts = _contexts(html, taste.context) if taste.context and html.parts["img"] else {}
+    partner, fallback = _fallbacks(html)
+    pictures: dict[int, list[Offer]] = {}
+    for node in html.parts["img"]:
+        identity = node.mem_id
+        if identity in fallback:
+            continue
         attributes = node.attributes
+        if (other := partner.get(identity)) is not None:
+            attributes = _together(attributes, other.attributes)
         texts = {
             "alt": attributes.get("alt"),
-            "figcaption": _caption(node, captions),
+            "figcaption": captions.of(node) if captions is not None else None,
             "title": attributes.get("title"),
         }
-        given = [(source, texts[source]) for source in sources if source in texts]
-        pixel = _is_pixel(attributes)
-        yield from _of_image(html, _address(node, attributes), given, pixel, max_length)
-    if "og" in sources:
-        for address, text in _shared(html):
-            yield from _of_image(html, address, [("og", text)], False, max_length)
+        given = [(source, texts[source]) for source in taste.sources if source in texts]
+        address = _address(node, attributes, pictures)
+        yield from page.image(address, given, _is_pixel(attributes), contexts.get(identity, ""))
+    yield from _shared(page, html.metas)
+    for image in described:
+        yield from page.image(image.url, [("json-ld", image.text)])
 
 
-def _of_image(
-    html: Html, address: str, given: list[tuple[Source, str | None]], pixel: bool, max_length: int
-) -> Iterator[Candidate]:
-    texts = [(source, shorten(text, max_length)) for source, raw in given if raw and has_words(text := clean(raw))]
-    try:
-        url = canonical(address, html.base) if address and address[0] != "#" else ""
-    except BadUrlError:
-        url = ""
-    reason = Drop.BAD_URL if not url else Drop.TRACKING_PIXEL if pixel else None
-    if reason is not None or not texts:
-        source, text = texts[0] if texts else ("", "")
-        yield Candidate(url or address[:_MAX_RAW], text, source, reason or Drop.NO_TEXT)
-        return
-    for source, text in texts:
-        yield Candidate(url, text, source)
+def candidates_of_wat(wat: WatPage, taste: Taste) -> Iterator[Candidate]:
+    """The same of what a WAT file keeps: ``src``, ``alt`` and ``title`` of images, and ``<meta>`` tags."""
+    page = _Page(Base(wat.base), taste)
+    wanted: list[Source] = [source for source in taste.sources if source in ("alt", "title")]
+    for link in wat.images():
+        yield from page.image(link.get("url") or "", [(source, link.get(source)) for source in wanted])
+    yield from _shared(page, wat.metas)
 
 
-def _captions(html: Html) -> dict[int, str]:
-    """The caption of each figure that has one, by node."""
+class _Page:
+    """Turns an image's address and texts into candidates."""
+
+    def __init__(self, base: Base, taste: Taste) -> None:
+        self._base, self._taste, self.sources = base, taste, taste.sources
+        self._licenses: dict[str, str] = {}
+        self._longest = 4 * taste.max_caption + 1000  # characters of raw text worth cleaning
+
+    def know_licenses(self, images: list[Described]) -> None:
+        for image in images:
+            if image.license and (url := self._resolve(image.url)) and (terms := self._resolve(image.license)):
+                self._licenses.setdefault(url, terms)
+
+    def _resolve(self, address: str) -> str:
+        try:
+            return self._base.resolve(address)
+        except BadUrlError:
+            return ""
+
+    def image(
+        self, address: str, given: list[tuple[Source, str | None]], is_pixel: bool = False, context: str = ""
+    ) -> Iterator[Candidate]:
+        taste = self._taste
+        texts = [
+            (source, shorten(text, taste.max_caption))
+            for source, raw in given
+            if raw and has_words(text := clean(raw[: self._longest]))
+        ]
+        address = address.strip()
+        url = self._resolve(address) if address and address[0] != "#" else ""
+        reason = Drop.BAD_URL if not url else Drop.TRACKING_PIXEL if is_pixel else None
+        terms = self._licenses.get(url, "")
+        if reason is not None or not texts:
+            source, text = texts[0] if texts else ("", "")
+            yield Candidate(url or address[:_MAX_RAW], text, source, reason or Drop.NO_TEXT, terms, context)
+            return
+        for source, text in texts:
+            yield Candidate(url, text, source, None, terms, context)
+
+
+# --- the texts ---
+
+
+class _Captions:
+    """The captions of figures: HTML 5's, WordPress's and those of DocBook's HTML."""
+
+    def __init__(self, html: Html) -> None:
+        self._of_figure: dict[int, LexborNode] = {}
+        self._texts: dict[int, str] = {}
+        self._room = _MAX_CAPTIONS
+        for caption in html.parts["figcaption"]:
+            self._claim(caption, lambda node: node.tag == "figure")
+        for caption in html.parts["caption"]:
+            figure = "wp-caption" if "wp-caption-text" in _classes(caption) else "figure"
+            self._claim(caption, partial(_has_class, figure))
+
+    def _claim(self, caption: LexborNode, is_figure: Callable[[LexborNode], bool]) -> None:
+        """A caption belongs to the nearest figure around it; of several of one figure the first counts."""
+        around = caption.parent
+        for _ in range(_MAX_CLIMB):
+            if around is None:
+                return
+            if is_figure(around):
+                self._of_figure.setdefault(around.mem_id, caption)
+                return
+            around = around.parent
+
+    def of(self, image: LexborNode) -> str | None:
+        """The caption of the nearest figure around an image that has one."""
+        around = image.parent if self._of_figure else None
+        for _ in range(_MAX_CLIMB):
+            if around is None:
+                return None
+            if (caption := self._of_figure.get(around.mem_id)) is not None:
+                return self._text(caption)
+            around = around.parent
+        return None
+
+    def _text(self, caption: LexborNode) -> str:
+        text = self._texts.get(caption.mem_id)
+        if text is None:
+            text = _prose(caption) if self._room > 0 else ""
+            self._room -= len(text) + _CAPTION_COST
+            self._texts[caption.mem_id] = text
+        return text
+
+
+def _has_class(name: str, node: LexborNode) -> bool:
+    return name in _classes(node)
+
+
+def _classes(node: LexborNode) -> list[str]:
+    return (node.attributes.get("class") or "").split()
+
+
+def _prose(node: LexborNode) -> str:
+    # Words of two blocks must not run together, those of inline markup must not fall apart.
+    blocks = node.css_first("br, p, div, li") is not None
+    return node.text(separator=" " if blocks else "")
+
+
+def _contexts(html: Html, length: int) -> dict[int, str]:
+    """For each image, by node: the heading above it and the paragraph nearest to it, a line each."""
+    nodes = html.tree.css(_PROSE)
+    texts: dict[int, str] = {}
+
+    def text_at(place: int) -> str:
+        if place not in texts:
+            text = clean(nodes[place].text()[: 4 * length])
+            texts[place] = text if has_words(text) else ""
+        return texts[place]
+
     found: dict[int, str] = {}
-    claimed: set[int] = set()
-    for group, caption_in in _CAPTIONED:
-        for figure in reversed(html.tree.css(group)):  # inner figures before those around them
-            caption = next((node for node in figure.css(caption_in) if node.mem_id not in claimed), None)
-            if caption is None:
-                continue
-            claimed.add(caption.mem_id)
-            # Words of two blocks must not run together, those of inline markup must not fall apart.
-            blocks = caption.css_first("br, p, div, li") is not None
-            found[figure.mem_id] = caption.text(separator=" " if blocks else "")
+    heading = -1
+    for place, node in enumerate(nodes):
+        tag = node.tag or ""
+        if tag != "img":
+            heading = heading if tag == "p" else place
+            continue
+        near = (place + step for distance in range(1, _MAX_STEPS) for step in (-distance, distance))
+        paragraph = next(
+            (text for at in near if 0 <= at < len(nodes) and nodes[at].tag == "p" and (text := text_at(at))), ""
+        )
+        lines = [line for line in (text_at(heading) if heading >= 0 else "", paragraph) if line]
+        if lines:
+            found[node.mem_id] = shorten("\n".join(lines), length)
     return found
 
 
-def _caption(node: LexborNode, captions: Mapping[int, str]) -> str | None:
-    """The caption of the nearest figure around an image that has one."""
-    around = node.parent if captions else None
-    for _ in range(_MAX_CLIMB):
-        if around is None:
-            break
-        if (caption := captions.get(around.mem_id)) is not None:
-            return caption
-        around = around.parent
+def _shared(page: _Page, metas: list[tuple[str, str]]) -> Iterator[Candidate]:
+    """Images of Open Graph and Twitter cards; with their own alt text, else the title, else the description."""
+    texts = {name: content for name, content in reversed(metas) if name.endswith((":title", ":description"))}
+    for source, prefix in _CARDS:
+        if source not in page.sources:
+            continue
+        images: list[list[str]] = []
+        for name, content in metas:
+            if not name.startswith(prefix) or not name.startswith("image", len(prefix)):
+                continue
+            part = name[len(prefix) + len("image") :]
+            if part == "" or (part in (":url", ":src") and not images):
+                images.append([content, ""])
+            elif part == ":alt" and images:
+                images[-1][1] = content
+        kinds = (f"{prefix}title", "og:title", f"{prefix}description", "og:description")
+        text = next((texts[kind] for kind in kinds if texts.get(kind)), "")
+        for address, alt in images:
+            yield from page.image(address, [(source, alt or text)])
+
+
+def _described(html: Html) -> list[Described]:
+    return [image for script in html.parts["script"] for image in described(script.text())]
+
+
+# --- the address ---
+
+
+def _fallbacks(html: Html) -> tuple[dict[int, LexborNode], set[int]]:
+    """Which image, by node, waits for a script while ``<noscript>`` holds the same; and all such fallbacks."""
+    partner: dict[int, LexborNode] = {}
+    fallback: set[int] = set()
+    for noscript in html.parts["noscript"]:
+        inside = _only_image(noscript)
+        if inside is None:
+            continue
+        for neighbour in (_element(noscript, "prev"), _element(noscript, "next")):
+            if neighbour is not None and neighbour.tag == "img" and neighbour.mem_id not in partner:
+                ours, theirs = neighbour.attributes.get("alt"), inside.attributes.get("alt")
+                if not ours or not theirs or ours == theirs:
+                    partner[neighbour.mem_id] = inside
+                    fallback.add(inside.mem_id)
+                    break
+    return partner, fallback
+
+
+def _only_image(node: LexborNode) -> LexborNode | None:
+    """The image in a node that holds nothing else, but for a link or a ``<picture>`` around it."""
+    for _ in range(_MAX_WRAPPING):
+        children = list(islice(node.iter(), _MAX_SOURCES))
+        if node.tag == "picture":
+            children = [child for child in children if child.tag != "source"]
+        if len(children) != 1:
+            return None
+        node = children[0]
+        if node.tag == "img":
+            return node
     return None
 
 
-def _address(node: LexborNode, attributes: Mapping[str, str | None]) -> str:
-    """The image's best address as it is written; empty if it has none."""
-    offers: list[tuple[str, float, float]] = []  # address, width, density
+def _element(node: LexborNode, direction: Literal["prev", "next"]) -> LexborNode | None:
+    """The element beside a node, with nothing but white space between them."""
+    beside: LexborNode | None = getattr(node, direction)
+    while beside is not None and beside.is_text_node and not (beside.text_content or "").strip():
+        beside = getattr(beside, direction)
+    return beside
+
+
+def _together(waiting: dict[str, str | None], fallback: dict[str, str | None]) -> dict[str, str | None]:
+    """One image of the two: what the waiting one says, but its ``src``, which is a stand-in."""
+    stand_in = _NOT_ONLY_SRC.isdisjoint(waiting) and fallback.get("src")
+    return {
+        **fallback,
+        **{name: value for name, value in waiting.items() if value and not (stand_in and name == "src")},
+    }
+
+
+def _address(node: LexborNode, attributes: Mapping[str, str | None], pictures: dict[int, list[Offer]]) -> str:
+    """The image's best address as it is written; empty if it has none. ``pictures``: those seen, by node."""
+    parent = node.parent
+    picture = parent if parent is not None and parent.tag == "picture" else None
+    if picture is None and _NOT_ONLY_SRC.isdisjoint(attributes):
+        return (attributes.get("src") or "").strip()
+    offers: list[Offer] = []
     for name in _LAZY_SETS:
         if given := attributes.get(name):
             offers += parse_srcset(given)
-    parent = node.parent
-    if parent is not None and parent.tag == "picture":
-        for source in parent.css("source"):
-            of_source = source.attributes
-            if (of_source.get("type") or "").strip().lower() not in _READABLE:
-                continue
-            for name in _LAZY_SETS:
-                for address, width, density in parse_srcset(of_source.get(name) or ""):
-                    # A source for some screens only is the same picture cut differently, unless its width says it all.
-                    offers.append((address, width, 0.0 if of_source.get("media") else density))
+    if picture is not None:
+        if picture.mem_id not in pictures:
+            pictures[picture.mem_id] = list(_of_picture(picture))
+        offers += pictures[picture.mem_id]
     offers = [offer for offer in offers if not offer[0].startswith("data:")]
     widest = max(offers, key=lambda offer: offer[1], default=None)
     if widest and widest[1] > 0:
@@ -153,12 +354,23 @@ def _address(node: LexborNode, attributes: Mapping[str, str | None]) -> str:
     return source_address
 
 
+def _of_picture(picture: LexborNode) -> Iterator[Offer]:
+    for source in islice(picture.iter(), _MAX_SOURCES):
+        attributes = source.attributes
+        if source.tag != "source" or (attributes.get("type") or "").strip().lower() not in _READABLE:
+            continue
+        for name in _LAZY_SETS:
+            for address, width, density in parse_srcset(attributes.get(name) or ""):
+                # A source for some screens only is the same picture cut differently, unless its width says it all.
+                yield address, width, 0.0 if attributes.get("media") else density
+
+
 _OFFER = re.compile(r"[\s,]*(\S+)")
 
 
-def parse_srcset(value: str) -> list[tuple[str, float, float]]:
+def parse_srcset(value: str) -> list[Offer]:
     """(address, width or 0, density) of each entry of a ``srcset`` (HTML Standard, 4.8.4.2.2)."""
-    offers: list[tuple[str, float, float]] = []
+    offers: list[Offer] = []
     position = 0
     while match := _OFFER.match(value, position):
         address = match[1]
@@ -186,32 +398,8 @@ def parse_srcset(value: str) -> list[tuple[str, float, float]]:
 
 def _is_pixel(attributes: Mapping[str, str | None]) -> bool:
     """Whether the markup declares an image of at most one pixel a side."""
-    sides = [(attributes.get(name) or "").strip().lower().removesuffix("px") for name in ("width", "height")]
-    if all(side in ("0", "1") for side in sides):
+    sides = attributes.get("width"), attributes.get("height")
+    if all(side and side.strip().lower().removesuffix("px") in ("0", "1") for side in sides):
         return True
-    return len({side.lower() for side in _STYLE_PIXEL.findall(attributes.get("style") or "")}) == 2
-
-
-def _shared(html: Html) -> list[tuple[str, str]]:
-    """(address, text) of each ``og:image``; its own alt text, else the title, else the description."""
-    images: list[list[str]] = []
-    page: dict[str, str] = {}
-    for name, content in html.metas:
-        if name in ("og:image", "og:image:url") and not (name.endswith(":url") and images):
-            images.append([content.strip(), ""])
-        elif name == "og:image:alt" and images:
-            images[-1][1] = content
-        elif name in ("og:title", "og:description"):
-            page.setdefault(name, content)
-    text = page.get("og:title") or page.get("og:description") or ""
-    return [(address, alt or text) for address, alt in images]
-
-
-def license_of(html: Html) -> str:
-    """The address of the licence the page names; empty if it names none."""
-    for node in html.tree.css('[rel~="license" i][href]'):
-        try:
-            return canonical(attribute(node, "href"), html.base)
-        except BadUrlError:
-            continue
-    return ""
+    style = attributes.get("style") or ""
+    return len({side.lower() for side in _STYLE_PIXEL.findall(style[:_MAX_STYLE])}) == 2

@@ -1,11 +1,12 @@
-"""The two steps of an extraction, on one file each, and what the driver does between them."""
+"""The three steps of an extraction, on one file or one partition of ids each."""
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -13,126 +14,280 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from infra.context import ShardOutput
+from infra.errors import DataError
 from infra.manifest import Funnel, ShardRecord
 from infra.schema import Drop, pairs_schema
 from infra.storage import Store
-from pipelines.candidates import candidates, license_of
+from pipelines.archives import open_archive, read_range
+from pipelines.candidates import Candidate, Taste, candidates, candidates_of_wat
 from pipelines.extract import SCRATCH, Config
 from pipelines.optout import IMAGE, refusal
 from pipelines.page import Html
-from pipelines.tables import uid
 from pipelines.urls import BadUrlError, canonical
-from pipelines.warc import Page, Reader
+from pipelines.warc import Metadata, Page, Reader
+from pipelines.wat import WatPage
 
-__all__ = ["Pages", "Pairs", "find_candidates", "find_duplicates", "page_rows", "uid", "write_pairs"]
+__all__ = [
+    "Ids",
+    "Pages",
+    "Pairs",
+    "Row",
+    "Rows",
+    "find_candidates",
+    "find_duplicates",
+    "page_rows",
+    "repeated",
+    "uid",
+    "wat_rows",
+    "write_pairs",
+]
 
 _FLUSH_ROWS = 20_000
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def uid(url: str, caption: str) -> str:
+    """The id of a pair: 32 hex digits that depend on nothing but the image's address and the text."""
+    return hashlib.sha256(f"{url}\n{caption}".encode()).hexdigest()[:32]
+
+
+# --- step one: pages to candidates ---
+
+
+class Row(NamedTuple):
+    """The columns of :func:`infra.schema.pairs_schema`, and why the row is dropped; None: it is a pair."""
+
+    uid: str
+    url: str
+    caption: str
+    page_url: str
+    source: str | None
+    language: str | None
+    license: str | None
+    context: str | None
+    opt_out: str | None
+    reason: str | None
 
 
 def _schema() -> pa.Schema:
     return pairs_schema().append(pa.field("reason", pa.string()))
 
 
-# --- step one: pages to candidates ---
+def taste(config: Config) -> Taste:
+    return Taste(config.sources, config.max_caption, config.context)
 
 
-@dataclass(frozen=True)
-class Pages:
-    """One WARC file at ``path`` in ``store``."""
-
-    name: str
-    store: Store
-    path: str
-    config: Config
-
-
-def page_rows(page: Page, config: Config) -> list[dict[str, Any]]:
-    """The candidates of one page as rows; ``reason`` null: a pair. Raises BadUrlError if the page has no address."""
+def page_rows(page: Page, config: Config) -> tuple[list[Row], bool]:
+    """The candidates of one page, and whether the page was cut. Raises BadUrlError if it has no address."""
     html = Html.parse(canonical(page.url), page.headers, page.body)
-    opted_out = bool(config.obey_opt_out and refusal(html.directives(config.agent), IMAGE))
-    facts = {"page_url": html.url, "language": html.language or None, "license": license_of(html) or None}
-    rows = []
-    for found in candidates(html, config.sources, config.max_caption):
-        reason = Drop.OPT_OUT if opted_out else found.reason
+    return _rows(html, candidates(html, taste(config)), config), html.cut
+
+
+def wat_rows(page: WatPage, config: Config) -> list[Row]:
+    """The same of what a WAT file says of a page."""
+    return _rows(page, candidates_of_wat(page, taste(config)), config)
+
+
+def _rows(page: Html | WatPage, found: Iterator[Candidate], config: Config) -> list[Row]:
+    rows: list[Row] = []
+    for url, text, source, reason, license, context in found:
+        if not rows:  # what a page says of itself matters only if there is something on it
+            opt_out = refusal(page.directives(config.agent), IMAGE) or None
+            language, of_page = page.language or None, page.license or None
+            refused = Drop.OPT_OUT.value if opt_out and config.obey_opt_out else None
+        why = refused or (reason.value if reason is not None else None)
         rows.append(
-            {
-                "uid": uid(found.url, found.text),
-                "url": found.url,
-                "caption": found.text,
-                "source": found.source or None,
-                "reason": reason and str(reason),
-                **facts,
-            }
+            Row(
+                uid(url, text),
+                url,
+                text,
+                page.url,
+                source or None,
+                language,
+                license or of_page,
+                context or None,
+                opt_out,
+                why,
+            )
         )
     return rows
 
 
+class Rows:
+    """The rows of an archive, page by page; see :class:`pipelines.warc.Reader` for what it does with damage."""
+
+    def __init__(self, reader: Reader, config: Config) -> None:
+        self._reader, self._config = reader, config
+        self._unreadable = 0
+        self.pages = self.cut = 0
+
+    def __iter__(self) -> Iterator[list[Row]]:
+        for found in self._reader:
+            yield self._of_wat(found) if isinstance(found, Metadata) else self._of_page(found)
+
+    def _of_page(self, page: Page) -> list[Row]:
+        try:
+            rows, cut = page_rows(page, self._config)
+        except BadUrlError:
+            self._unreadable += 1
+            return []
+        self.pages += 1
+        self.cut += cut
+        return rows
+
+    def _of_wat(self, record: Metadata) -> list[Row]:
+        if not WatPage.may_have_pictures(record.body):
+            self.pages += WatPage.is_page(record.body)
+            return []
+        try:
+            page = WatPage.parse(record.body)
+        except ValueError:  # no JSON, or a page without an address
+            self._unreadable += 1
+            return []
+        if page is None:
+            return []
+        self.pages += 1
+        return wat_rows(page, self._config)
+
+    @property
+    def facts(self) -> dict[str, int]:
+        return {
+            "pages": self.pages,
+            "cut_pages": self.cut,
+            "damaged_records": self._reader.damaged + self._unreadable,
+            "other_records": self._reader.skipped,
+        }
+
+
+@dataclass(frozen=True)
+class Pages:
+    """The archive at ``path``; the ids of its pairs are wanted in ``partitions``."""
+
+    name: str
+    path: str
+    partitions: int
+    config: Config
+
+
 def find_candidates(shard: Pages, output: ShardOutput) -> ShardRecord:
-    """Read a WARC file's pages and write every candidate to the scratch table."""
+    """Read an archive's pages and write every candidate to the scratch table, and the ids of pairs beside it.
+
+    Memory: a flush of rows, and 20 bytes per pair of the file. Raises DataError if the file is no archive.
+    """
     schema = _schema()
-    pages = unaddressed = 0
-    with shard.store.open(shard.path) as source, output.open(f"{SCRATCH}/{shard.name}.parquet") as sink:
+    ids: list[tuple[bytes, Array]] = []
+    written = 0
+    with open_archive(shard.path) as source, output.open(f"{SCRATCH}/{shard.name}.parquet") as sink:
         reader = Reader(source, shard.config.max_page_bytes)
+        pages = Rows(reader, shard.config)
         with pq.ParquetWriter(sink, schema, compression="lz4") as table:
-            rows: list[dict[str, Any]] = []
-            for page in reader:
-                try:
-                    rows += page_rows(page, shard.config)
-                    pages += 1
-                except BadUrlError:
-                    unaddressed += 1
-                if len(rows) >= _FLUSH_ROWS:
-                    table.write_table(pa.Table.from_pylist(rows, schema))
+            rows: list[Row] = []
+            for found in _and_none(pages):
+                rows += found or ()
+                if len(rows) >= _FLUSH_ROWS or found is None:
+                    columns: list[Any] = list(zip(*rows, strict=True)) or [()] * len(schema)
+                    table.write_table(pa.table([pa.array(c, pa.string()) for c in columns], schema))
+                    kept = [number for number, row in enumerate(rows) if row.reason is None]
+                    ids.append(
+                        (bytes.fromhex("".join(rows[number].uid for number in kept)), np.array(kept, "<u4") + written)
+                    )
+                    written += len(rows)
                     rows = []
-            table.write_table(pa.Table.from_pylist(rows, schema))
-    facts = {"pages": pages, "damaged_records": reader.damaged + unaddressed, "other_records": reader.skipped}
-    return output.commit(facts=facts)
+        if not reader.records and not reader.is_archive:
+            raise DataError(f"{shard.path} is not a WARC or WAT file", expected="gzip or plain records, WARC/1.x")
+    with output.open(f"{SCRATCH}/{shard.name}.ids") as sink:
+        sink.write(_partitioned([data for data, _ in ids], [numbers for _, numbers in ids], shard.partitions))
+    return output.commit(facts=pages.facts)
 
 
-# --- between: which candidates are duplicates ---
+def _and_none(pages: Rows) -> Iterator[list[Row] | None]:
+    yield from pages
+    yield None
 
 
-def find_duplicates(store: Store, names: Sequence[str]) -> list[np.ndarray[Any, np.dtype[np.int64]]]:
+# --- step two: which candidates are duplicates ---
+#
+# Ids and row numbers travel in small binary files: a table of contents (int64 offsets of the parts, in bytes), then the
+# parts. An id is 16 bytes, a row number 4.
+
+
+_ENTRY = np.dtype([("high", ">u8"), ("low", ">u8"), ("row", "<u4")])
+
+
+def _partitioned(ids: Sequence[bytes], rows: Sequence[Array], partitions: int) -> bytes:
+    """Ids with their row numbers, by partition, in order within each."""
+    halves = np.frombuffer(b"".join(ids), dtype=">u8").reshape(-1, 2)
+    entries = np.empty(len(halves), dtype=_ENTRY)
+    entries["high"], entries["low"], entries["row"] = halves[:, 0], halves[:, 1], np.concatenate(rows)
+    partition = (entries["high"] % np.uint64(partitions)).astype(np.int64)
+    counts = np.bincount(partition, minlength=partitions)
+    return _bound(counts * _ENTRY.itemsize, entries[np.argsort(partition, kind="stable")].tobytes())
+
+
+def _bound(sizes: Array | list[int], data: bytes) -> bytes:
+    ends = np.cumsum([8 * (len(sizes) + 1), *sizes])
+    return ends.astype("<i8").tobytes() + data
+
+
+def _part(store: Store, path: str, number: int) -> bytes:
+    start, end = np.frombuffer(read_range(store.url, path, 8 * number, 8 * number + 16), dtype="<i8").tolist()
+    return read_range(store.url, path, start, end) if end > start else b""
+
+
+@dataclass(frozen=True)
+class Ids:
+    """Partition ``number`` of the ids of the files ``names``."""
+
+    number: int
+    names: list[str]
+
+
+def find_duplicates(shard: Ids, output: ShardOutput) -> ShardRecord:
     """For each file the row numbers of pairs whose uid occurred before, in this file or an earlier one.
 
-    Exact, by sorting the 16 bytes of each id: 1.5 GB of memory for a hundred million pairs hold a hundred million.
+    Memory: some 60 bytes per pair of the partition, which are as many as those of fifty files.
     """
-    ids: list[np.ndarray[Any, Any]] = []
-    rows: list[np.ndarray[Any, Any]] = []
-    for name in names:
-        with store.open(f"{SCRATCH}/{name}.parquet") as source:
-            table = pq.read_table(source, columns=["uid", "reason"])
-        kept = np.flatnonzero(pc.is_null(table["reason"]).to_numpy())
-        text = "".join(table["uid"].take(kept).to_pylist())
-        ids.append(np.frombuffer(bytes.fromhex(text), dtype=">u8").reshape(-1, 2))
-        rows.append(kept)
-    every = np.concatenate(ids)
-    order = np.lexsort((every[:, 1], every[:, 0]))  # stable: of equal ids the first stays first
-    same = (every[order[1:]] == every[order[:-1]]).all(axis=1)
-    is_duplicate = np.zeros(len(every), dtype=bool)
-    is_duplicate[order[1:][same]] = True
-    borders = np.cumsum([len(part) for part in rows])[:-1]
-    return [part[flags] for part, flags in zip(rows, np.split(is_duplicate, borders), strict=True)]
+    parts = [
+        np.frombuffer(_part(output.store, f"{SCRATCH}/{name}.ids", shard.number), dtype=_ENTRY) for name in shard.names
+    ]
+    again = repeated(np.concatenate(parts))
+    borders = np.cumsum([len(part) for part in parts])[:-1]
+    found = [part["row"][flags] for part, flags in zip(parts, np.split(again, borders), strict=True)]
+    with output.open(f"{SCRATCH}/duplicates-{shard.number:04d}") as sink:
+        sink.write(_bound([rows.nbytes for rows in found], b"".join(rows.tobytes() for rows in found)))
+    return output.commit()
 
 
-# --- step two: candidates to pairs ---
+def repeated(ids: Array) -> Array:
+    """For each id, in two halves, whether it occurred before."""
+    order = np.lexsort((ids["low"], ids["high"]))  # stable: of equal ids the first stays first
+    ordered = ids[order]
+    again = np.zeros(len(ids), dtype=bool)
+    same = (ordered["high"][1:] == ordered["high"][:-1]) & (ordered["low"][1:] == ordered["low"][:-1])
+    again[order[1:][same]] = True
+    return again
+
+
+# --- step three: candidates to pairs ---
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """``duplicates``: row numbers in the scratch table ``name``."""
+    """The scratch table ``name``, the ``number``-th of all; what is known of its duplicates is in ``partitions``."""
 
+    number: int
     name: str
-    duplicates: np.ndarray[Any, np.dtype[np.int64]]
+    partitions: int
 
 
 def write_pairs(shard: Pairs, output: ShardOutput) -> ShardRecord:
     """Split a scratch table into pairs and dropped candidates."""
     with output.store.open(f"{SCRATCH}/{shard.name}.parquet") as source:
         table = pq.read_table(source)
-    repeated = np.zeros(table.num_rows, dtype=bool)
-    repeated[shard.duplicates] = True
-    reason = pc.if_else(pa.array(repeated), Drop.DUPLICATE_PAIR.value, table["reason"])
+    again = np.zeros(table.num_rows, dtype=bool)
+    for partition in range(shard.partitions):
+        again[np.frombuffer(_part(output.store, f"{SCRATCH}/duplicates-{partition:04d}", shard.number), "<u4")] = True
+    reason = pc.if_else(pa.array(again), Drop.DUPLICATE_PAIR.value, table["reason"])
     table = table.set_column(table.schema.get_field_index("reason"), "reason", reason)
     kept = table.filter(pc.is_null(reason)).drop_columns("reason").cast(pairs_schema())
     dropped = table.filter(pc.is_valid(reason))

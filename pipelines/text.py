@@ -16,6 +16,9 @@ _INVISIBLE = re.compile(
     "\ufff9-\ufffb\ufffe\uffff\ue000-\uf8ff\ud800-\udfff]"  # annotations, non-characters, private use, surrogates
 )
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+_C1 = re.compile("[\x80-\x9f]")
+_ENTITY = re.compile(r"&[#\w]")
+_WORD = re.compile(r"[^\W_]")
 
 
 def clean(text: str) -> str:
@@ -23,12 +26,28 @@ def clean(text: str) -> str:
 
     Entities are the HTML parser's business; what was escaped twice is unescaped here.
     """
-    if not text.isascii() or "&" in text:
-        import ftfy
-
-        text = ftfy.fix_text(text, _ftfy())
+    entities = "&" in text and _ENTITY.search(text)
+    if entities or not text.isascii():
+        if entities or _C1.search(text) or _is_bad(text):
+            text = _mend(text)
         text = _INVISIBLE.sub("", unicodedata.normalize("NFC", text))
-    return " ".join(_CONTROL.sub(" ", text).split())
+    if not text.isprintable():
+        text = _CONTROL.sub(" ", text)
+    return " ".join(text.split())
+
+
+def _is_bad(text: str) -> bool:
+    """Whether the text may be mojibake: ftfy's own first question, which spares most texts all others."""
+    from ftfy.badness import is_bad
+
+    return bool(is_bad(text))
+
+
+def _mend(text: str) -> str:
+    import ftfy
+
+    mended: str = ftfy.fix_text(text, _ftfy())
+    return mended
 
 
 @lru_cache(maxsize=1)
@@ -43,12 +62,13 @@ def _ftfy() -> Any:  # noqa: ANN401 - ftfy loads late
         remove_terminal_escapes=False,
         remove_control_chars=False,
         normalization=None,
+        explain=False,
     )
 
 
 def has_words(text: str) -> bool:
     """Whether there is a letter or digit in it."""
-    return any(character.isalnum() for character in text)
+    return _WORD.search(text) is not None
 
 
 def shorten(text: str, length: int) -> str:

@@ -6,6 +6,7 @@ an ``X-Crawl-`` name and ``Content-Length`` tells the stored length.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import re
@@ -13,15 +14,18 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import BinaryIO
+from typing import BinaryIO, cast
 from urllib.parse import urlsplit
 from uuid import NAMESPACE_URL, uuid5
 
+from fastwarc.stream_io import ChunkedReader
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
-__all__ = ["Page", "Reader", "Writer"]
+from pipelines.coding import CodingError, OversizeError, decoder
+
+__all__ = ["Metadata", "Page", "Reader", "Writer"]
 
 _TRANSFER = frozenset({"content-encoding", "content-length", "transfer-encoding"})
 
@@ -92,58 +96,153 @@ class Page:
         return next((value for name, value in self.headers if name.lower() == "content-type"), "")
 
 
-class Reader:
-    """The HTML pages of a WARC file, ours or Common Crawl's, gzipped or plain. ``file`` must seek.
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """A record of a WAT file: JSON about another record; see :mod:`pipelines.wat`."""
 
-    A damaged record costs itself alone: reading goes on at the next one. ``damaged`` counts them, ``skipped`` the
-    responses that are no HTML, no success or larger than ``max_bytes``.
+    body: bytes
+
+
+class Reader:
+    """The HTML pages of a WARC file, or what a WAT file says of them; gzipped or plain. ``file`` must seek.
+
+    A damaged record costs itself alone: reading goes on at the next one. ``records`` counts those that were looked at,
+    ``damaged`` the damaged ones, the cut end of a file among them, and ``skipped`` the responses that are no HTML, no
+    success or larger than ``max_bytes``.
     """
 
     def __init__(self, file: BinaryIO, max_bytes: int) -> None:
         self._file, self._max_bytes = file, max_bytes
-        self.damaged = self.skipped = 0
+        self.records = self.damaged = self.skipped = 0
 
-    def __iter__(self) -> Iterator[Page]:
+    def __iter__(self) -> Iterator[Page | Metadata]:
         start: int | None = 0
-        counted = False
+        counted = False  # whether damage at ``start`` itself was counted when it was met from before
         while start is not None:
             last = start
             read_some = False
             self._file.seek(start)
             try:
                 # Offsets are relative to where the stream stood when it was handed over.
-                for record in ArchiveIterator(
-                    _Window(self._file, start), record_types=WarcRecordType.response, auto_decode="all"
-                ):
+                window = cast("BinaryIO", _Window(self._file, start))
+                for record in ArchiveIterator(window, parse_http=False):
                     last = start + record.stream_pos
+                    found = self._read(record)
                     read_some = True
-                    page = self._page(record)
-                    if page is not None:
-                        yield page
-                return
-            except (OSError, ValueError):
+                    self.records += 1
+                    if found is not None:
+                        yield found
+                if _ends_well(self._file, last):
+                    return
+            except _LongRecordError:
+                counted = False
+            except _DamagedRecordError:
+                self.damaged += read_some or not counted
+                counted = False
+            except (OSError, ValueError) as error:
+                if isinstance(error, OSError) and error.errno is not None:
+                    raise  # of the disk, not of the archive
                 # A damaged record is met behind the last good one and, if its start looks sound, once more there.
+                self.damaged += read_some or not counted
+                counted = read_some
+            else:
                 self.damaged += read_some or not counted
                 counted = read_some
             start = _next_record(self._file, last + 1)
 
+    @property
+    def is_archive(self) -> bool:
+        """Whether the file begins like a WARC or WAT file, or is empty."""
+        self._file.seek(0)
+        start = self._file.read(4096)
+        return not start or _begins_record(start)
+
+    def _read(self, record: WarcRecord) -> Page | Metadata | None:
+        """Raises _DamagedRecordError."""
+        try:
+            if record.headers.get("Content-Length") is None:
+                raise _DamagedRecordError
+            if record.record_type == WarcRecordType.response:
+                return self._page(record)
+            kind = record.headers.get("Content-Type") or ""
+            if record.record_type != WarcRecordType.metadata or not kind.startswith("application/json"):
+                self._skip(record)
+                return None
+            if record.content_length > self._max_bytes:
+                self.skipped += 1
+                self._skip(record)
+                return None
+            return Metadata(_whole(record))
+        except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            raise _DamagedRecordError from error
+
+    def _skip(self, record: WarcRecord) -> None:
+        """Pass over what is left of a record: for the parser, a false length would swallow the records behind it."""
+        if record.content_length > self._max_bytes:
+            raise _LongRecordError
+        if record.consume() != record.content_length:
+            raise _DamagedRecordError
+
     def _page(self, record: WarcRecord) -> Page | None:
+        if record.is_http:
+            record.parse_http()
         headers = record.http_headers if record.is_http and record.is_http_parsed else None
         kind = (record.http_content_type or "").lower() if headers is not None else ""
+        url = record.headers.get("WARC-Target-URI") or ""
         if (
             headers is None
+            or not url
             or not 200 <= (headers.status_code or 0) < 300
             or kind not in ("text/html", "application/xhtml+xml", "")
             or record.content_length > self._max_bytes
         ):
             self.skipped += 1
+            self._skip(record)
             return None
-        body = record.reader.read(self._max_bytes + 1)
-        url = record.headers.get("WARC-Target-URI") or ""
-        if len(body) > self._max_bytes or not url:
+        listed = list(headers.items())
+        try:
+            body = _decoded(_whole(record), listed, self._max_bytes)
+        except OversizeError:
             self.skipped += 1
             return None
-        return Page(url.strip("<>"), list(headers.items()), body)
+        return Page(url.strip("<>"), listed, body)
+
+
+class _LongRecordError(ValueError):
+    """The record just met is too long to be read through; the next one is to be looked for."""
+
+
+class _DamagedRecordError(ValueError):
+    """The record just met cannot be read, but those behind it may."""
+
+
+def _whole(record: WarcRecord) -> bytes:
+    """What is left of a record's block. Raises _DamagedRecordError if that is less than the record says."""
+    length = record.content_length
+    body = record.reader.read(length) if length else b""
+    if len(body) != length:
+        raise _DamagedRecordError
+    return body
+
+
+def _decoded(body: bytes, headers: list[tuple[str, str]], max_bytes: int) -> bytes:
+    """The body without its transfer and content codings. Raises OversizeError.
+
+    Archives may store what came over the wire, or decoded bodies under the headers of coded ones; what does not decode
+    is taken to be decoded.
+    """
+    codings = {name.lower(): value for name, value in headers if name.lower() in _TRANSFER}
+    if "chunked" in codings.get("transfer-encoding", "").lower():
+        with contextlib.suppress(OSError, ValueError):
+            body = ChunkedReader(io.BytesIO(body)).read(max_bytes + 1) or body
+        if len(body) > max_bytes:
+            raise OversizeError(body[:max_bytes])
+    if coding := codings.get("content-encoding"):
+        with contextlib.suppress(CodingError):
+            return decoder(coding).feed(body, max_bytes) if body else body
+    return body
 
 
 class _Window(io.RawIOBase):
@@ -173,11 +272,66 @@ def _next_record(file: BinaryIO, position: int) -> int | None:
             if hit[0].startswith(b"\r\n"):
                 return at + 4
             file.seek(at)
-            try:
-                if zlib.decompressobj(wbits=31).decompress(file.read(4096), 5) == b"WARC/":
-                    return at
-            except zlib.error:
-                continue
+            if _begins_record(file.read(4096)):
+                return at
         if len(data) < _CHUNK:
             return None
         position += _CHUNK - 16  # what spans two chunks is whole in one of them
+
+
+def _begins_record(data: bytes) -> bool:
+    """Whether ``data`` begins like a record, compressed or not."""
+    if data.startswith(_ZSTD):
+        return True
+    try:
+        start = zlib.decompressobj(wbits=31).decompress(data, 5) if data.startswith(_GZIP) else data
+    except zlib.error:
+        return False
+    return start.startswith(b"WARC/")
+
+
+_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_LENGTH = re.compile(rb"\r?\ncontent-length[ \t]*:[ \t]*(\d{1,18})[ \t]*\r?\n", re.IGNORECASE)
+_HEADER_END = re.compile(rb"\r?\n\r?\n")
+_MAX_HEADER = 1 << 16
+
+
+def _ends_well(file: BinaryIO, position: int) -> bool:
+    """Whether the file, from the record at ``position`` on, ends with the end of a record. The parser does not tell."""
+    file.seek(position)
+    start = file.read(_MAX_HEADER)
+    if start.startswith(_GZIP):
+        return _members_end_well(file, start)
+    while start.startswith(b"WARC/"):
+        header = _HEADER_END.search(start)
+        length = _LENGTH.search(start, 0, header.end()) if header else None
+        if header is None or length is None:
+            return False
+        position += header.end() + int(length[1])
+        end = file.seek(0, io.SEEK_END)
+        if position > end:
+            return False
+        file.seek(position)
+        start = file.read(_MAX_HEADER)
+        between = len(start) - len(start.lstrip(b"\r\n"))
+        position += between
+        start = start[between:]
+    return True
+
+
+def _members_end_well(file: BinaryIO, data: bytes) -> bool:
+    stream = zlib.decompressobj(wbits=31)
+    while data:
+        try:
+            stream.decompress(data, _CHUNK)
+        except zlib.error:
+            return False
+        if stream.eof:
+            data = stream.unused_data or file.read(_CHUNK)
+            if not data.startswith(_GZIP[: len(data)]):
+                return True  # padding
+            if data:
+                stream = zlib.decompressobj(wbits=31)
+        else:
+            data = stream.unconsumed_tail or file.read(_CHUNK)
+    return stream.eof

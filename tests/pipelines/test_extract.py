@@ -4,9 +4,11 @@ import gzip
 import hashlib
 import io
 import random
+import re
 from collections import Counter
 
 import lxml.html
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -17,8 +19,8 @@ from infra.context import Context
 from infra.manifest import Artifact
 from infra.schema import pairs_schema
 from pipelines import extract
-from pipelines.candidates import SOURCES, candidates, license_of, parse_srcset
-from pipelines.extract_shard import find_duplicates, page_rows, uid
+from pipelines.candidates import SOURCES, Taste, candidates, parse_srcset
+from pipelines.extract_shard import page_rows, repeated
 from pipelines.page import Html, decode
 from pipelines.text import clean, has_words, shorten
 from pipelines.warc import Page, Reader, Writer
@@ -31,7 +33,7 @@ def found(html, sources=SOURCES, headers=()):
     page = Html.parse(URL, list(headers), html.encode() if isinstance(html, str) else html)
     return [
         (item.url.removeprefix("http://a.example"), item.text, item.source, item.reason and str(item.reason))
-        for item in candidates(page, sources, 100)
+        for item in candidates(page, Taste(sources, 100))
     ]
 
 
@@ -167,9 +169,11 @@ def test_dropped_candidates(markup, reason):
 )
 def test_pages_that_opt_out(head, headers, opted_out):
     page = Page(URL, headers, f"{head}<img src=1 alt=one><img src=2>".encode())
-    reasons = [row["reason"] for row in page_rows(page, extract.Config())]
+    reasons = [row.reason for row in page_rows(page, extract.Config())[0]]
     assert reasons == (["opt_out", "opt_out"] if opted_out else [None, "no_text"])
-    assert "opt_out" not in [row["reason"] for row in page_rows(page, extract.Config(obey_opt_out=False))]
+    rows, _ = page_rows(page, extract.Config(obey_opt_out=False))
+    assert "opt_out" not in [row.reason for row in rows]
+    assert all(bool(row.opt_out) == opted_out for row in rows)  # recorded all the same
 
 
 # --- the page ---
@@ -177,11 +181,11 @@ def test_pages_that_opt_out(head, headers, opted_out):
 
 def test_language_licence_and_page_address():
     html = b'<html lang="pt-BR"><link rel="stylesheet license" href="/cc0"><img src=1 alt=um>'
-    (row,) = page_rows(Page("HTTP://A.example/x/../y#z", [], html), extract.Config())
-    assert (row["page_url"], row["language"], row["license"]) == ("http://a.example/y", "pt-BR", "http://a.example/cc0")
-    assert row["uid"] == hashlib.sha256(b"http://a.example/1\num").hexdigest()[:32]
+    (row,), _ = page_rows(Page("HTTP://A.example/x/../y#z", [], html), extract.Config())
+    assert (row.page_url, row.language, row.license) == ("http://a.example/y", "pt-BR", "http://a.example/cc0")
+    assert row.uid == hashlib.sha256(b"http://a.example/1\num").hexdigest()[:32]
     bare = Html.parse(URL, [("Content-Language", "de, en")], b"<p>")
-    assert (bare.language, license_of(bare)) == ("de", "")
+    assert (bare.language, bare.license) == ("de", "")
 
 
 WORDS = "Zoë 图 ж"
@@ -292,38 +296,108 @@ def test_a_damaged_record_costs_itself_alone(damage, left, damaged):
     assert reader.damaged == damaged
 
 
-def test_plain_and_cut_archives_and_what_is_no_page():
-    data, offsets = archive(PAGES)
+def test_plain_archives_and_what_is_no_page():
+    data, _ = archive(PAGES)
     plain = Reader(io.BytesIO(gzip.decompress(data)), 1 << 20)
     assert [page.body for page in plain] == [body for _, body in PAGES]
-    cut = Reader(io.BytesIO(data[: offsets[3] + 40]), 1 << 20)
-    assert [page.url for page in cut] == [url for url, _ in PAGES[:3]]
+    assert (plain.damaged, plain.is_archive) == (0, True)
     small = Reader(io.BytesIO(data), 100)
     assert (list(small), small.skipped) == ([], 6)
-    assert list(Reader(io.BytesIO(b"not a WARC at all" * 100), 100)) == []
+    for other in (b"not a WARC at all" * 100, gzip.compress(b"nor this" * 100), b"<html>"):
+        reader = Reader(io.BytesIO(other), 100)
+        assert (list(reader), reader.records, reader.is_archive) == ([], 0, False)
+    assert Reader(io.BytesIO(b""), 100).is_archive
+
+
+def record(block, kind=b"response", length=None):
+    """A record as another writer may leave it."""
+    header = b"WARC/1.0\r\nWARC-Type: %s\r\nWARC-Target-URI: http://a.example/\r\nContent-Type: %s\r\n"
+    content = b"application/http; msgtype=response" if kind == b"response" else b"application/json"
+    size = len(block) if length is None else length
+    return header % (kind, content) + b"Content-Length: %d\r\n\r\n" % size + block + b"\r\n\r\n"
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_a_cut_archive_is_damaged_wherever_it_is_cut(compressed):
+    blocks = [record(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<p>%d" % n * 30) for n in range(3)]
+    blocks = [gzip.compress(block, mtime=0) for block in blocks] if compressed else blocks
+    ends = {sum(map(len, blocks[:count])) for count in range(4)}
+    whole = b"".join(blocks)
+    for cut in range(len(whole) + 1):
+        reader = Reader(io.BytesIO(whole[:cut]), 1 << 20)
+        pages = len(list(reader))
+        complete = [end for end in ends if end and end <= cut]
+        if cut in ends or (not compressed and cut + 4 in ends):  # the blank lines behind a record carry nothing
+            assert reader.damaged == 0, cut
+        elif cut + 4 in ends or not (not compressed and any(0 < end - cut < 4 or 0 < cut - end < 5 for end in ends)):
+            assert reader.damaged == 1, cut
+        assert pages >= len(complete), cut
+
+
+def test_lengths_that_lie_cost_their_record_alone():
+    page = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<p>%d"
+    for lie in (10**15, 500, 60, 20, 0):
+        for compress in (lambda data: data, gzip.compress):
+            blocks = [record(page % 1), record(page % 2, length=lie), record(page % 3), record(page % 4)]
+            reader = Reader(io.BytesIO(b"".join(map(compress, blocks))), 1 << 16)
+            assert {b"<p>1", b"<p>3", b"<p>4"} <= {page.body for page in reader}, lie
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "wanted"),
+    [
+        (b"Content-Encoding: gzip", gzip.compress(b"<p>x"), b"<p>x"),
+        (b"Content-Encoding: gzip", b"<p>already", b"<p>already"),
+        (b"Content-Encoding: zstd", b"<p>x", b"<p>x"),
+        (b"Transfer-Encoding: chunked", b"4\r\n<p>x\r\n0\r\n\r\n", b"<p>x"),
+        (b"Transfer-Encoding: chunked\r\nContent-Encoding: gzip", b"<p>x", b"<p>x"),
+        (b"Content-Encoding: gzip", gzip.compress(b"x" * 100_000), None),
+    ],
+)
+def test_bodies_as_they_came_over_the_wire(headers, body, wanted):
+    block = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n" + headers + b"\r\n\r\n" + body
+    reader = Reader(io.BytesIO(gzip.compress(record(block))), 10_000)
+    assert [page.body for page in reader] == ([] if wanted is None else [wanted])
+    assert (reader.skipped, reader.damaged) == (wanted is None, 0)
 
 
 # --- duplicates, and the whole ---
 
 
-def test_duplicates_against_brute_force(tmp_path):
-    context = Context(tmp_path)
+def test_duplicates_against_brute_force(ray_cluster, tmp_path, monkeypatch):
+    """Files of a hundred images of sixty, more files than fit one partition."""
+    monkeypatch.setattr(extract, "_FILES_PER_PARTITION", 2)
     draw = random.Random(7)
-    seen, wanted, names = set(), [], []
-    for number in range(4):
-        rows = [
-            (uid("u", str(draw.randrange(60))), draw.choice([None, None, "no_text"])) for _ in range(50 * (number != 2))
-        ]
-        names.append(f"{number:05d}")
-        table = pa.table({"uid": [row[0] for row in rows], "reason": pa.array([row[1] for row in rows], pa.string())})
-        context.output.write_table(f"scratch/{names[-1]}.parquet", table)
-        wanted.append([])
-        for row, (identity, reason) in enumerate(rows):
-            if reason is None:
-                if identity in seen:
-                    wanted[-1].append(row)
-                seen.add(identity)
-    assert [part.tolist() for part in find_duplicates(context.store, names)] == wanted
+    files = [
+        [(f"http://a.example/{n}", page(*((f"/{draw.randrange(60)}.jpg", "x") for _ in range(20)))) for n in range(5)]
+        for _ in range(5)
+    ]
+    files[2] = []
+    pairs = written(tmp_path / "pages", files)
+    manifest = extract.run(extract.Config(sources=("alt",)), {"pages": pairs}, Context(tmp_path / "out"))
+    seen, wanted = set(), []
+    for pages in files:
+        fresh = []
+        for _, body in pages:
+            fresh += [src for src in re.findall(r'src="(.*?)"', body.decode()) if src not in seen and not seen.add(src)]
+        wanted.append(fresh)
+    found = [pq.read_table(path) for path in sorted((tmp_path / "out/data").glob("pairs-*.parquet"))]
+    assert [[url.removeprefix("http://a.example") for url in table["url"].to_pylist()] for table in found] == wanted
+    assert manifest.funnel.entered == 400
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=50))
+def test_repeated_ids(ids):
+    table = np.array(ids, dtype=[("high", ">u8"), ("low", ">u8")])
+    assert repeated(table).tolist() == [identity in ids[:place] for place, identity in enumerate(ids)]
+
+
+def written(folder, files):
+    """A crawl's artifact with a WARC file for each list of (url, body)."""
+    source = Context(folder)
+    for number, pages in enumerate(files):
+        source.output.write(f"data/{number:04d}-000.warc.gz", archive(pages)[0])
+    return Artifact(source.store, source.finish())
 
 
 def page(*images):
@@ -336,10 +410,7 @@ def test_an_extraction_accounts_for_every_candidate(ray_cluster, tmp_path):
         [],
         [("http://a.example/2", page(("/2.jpg", "two"), ("/2.jpg", "zwei"), ("/3.jpg", ""), ("data:x", "x")))],
     ]
-    source = Context(tmp_path / "pages")
-    for number, pages in enumerate(files):
-        source.output.write(f"data/{number:04d}-000.warc.gz", archive(pages)[0])
-    pages = Artifact(source.store, source.finish())
+    pages = written(tmp_path / "pages", files)
     one = extract.run(extract.Config(), {"pages": pages}, Context(tmp_path / "one"))
     two = extract.run(extract.Config(), {"pages": pages}, Context(tmp_path / "one"))  # all committed: nothing is done
     assert one.to_bytes() == two.to_bytes()
@@ -349,7 +420,7 @@ def test_an_extraction_accounts_for_every_candidate(ray_cluster, tmp_path):
         "kept": 3,
         "dropped": {"bad_url": 1, "duplicate_pair": 2, "no_text": 1},
     }
-    assert one.facts == {"pages": 2, "damaged_records": 1, "other_records": 0}
+    assert one.facts == {"files": 3, "pages": 2, "cut_pages": 0, "damaged_records": 1, "other_records": 0}
     assert not (tmp_path / "one/scratch").exists()
     tables = [pq.read_table(path) for path in sorted((tmp_path / "one/data").glob("pairs-*.parquet"))]
     assert all(table.schema.equals(pairs_schema()) for table in tables)

@@ -1,0 +1,130 @@
+"""Markup that would keep a parser busy for minutes, cut before it does.
+
+Parsing HTML by the standard is linear on pages people write and quadratic on what they could write: many start and end
+tags look through all elements that are open (100,000 nested ``<div>``: half a minute), attributes are compared with
+each other, and formatting elements (``<font>``) that were never closed are made again in every block, by the million.
+A parser in C cannot be interrupted, so the work is estimated beforehand, from above, in nanoseconds of one core.
+
+A glance clears nearly every page: a page of few tags cannot be costly. What the glance does not clear is walked through
+tag by tag, and the text is cut at the tag that exceeds the budget. What stands before it is parsed as usual.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+__all__ = ["BUDGET_NS", "bounded"]
+
+BUDGET_NS = 500_000_000
+
+# What the glance lets pass; each of them, fully used by the worst markup we know, stays within the budget.
+_FEW_TAGS = 2_000
+_MANY_TAGS = 16_000
+_SHORT = 64 << 10  # characters of a page that has too few attributes to matter
+_LONG_TAG = 32 << 10  # characters that must lie between two ">" for attributes to matter
+_REMADE = 1_000_000  # formatting elements with attributes (of those without, three count) x tags
+
+
+# What a tag may be, as bits.
+_FLAT = 1  # stays empty, or is closed by the next of its kind: cannot nest by itself
+_FORMATTING = 2  # made again in the next block if it is not closed
+_RAW = 4  # holds text up to its end tag
+_HTML = 8  # ends SVG and MathML, or leads back to HTML inside of them
+_NAMES = {
+    _FLAT: "area base basefont bgsound br col embed frame hr img input keygen link meta param source track wbr p li "
+    "dt dd option optgroup tr td th thead tbody tfoot colgroup caption html head body rb rp rt rtc",
+    _FORMATTING: "b big code em font i nobr s small strike strong tt u",
+    _RAW: "script style textarea title xmp iframe noembed noframes plaintext",
+    _HTML: "annotation-xml b big blockquote body br center code dd desc div dl dt em embed font foreignobject h1 h2 "
+    "h3 h4 h5 h6 head hr i img li listing menu meta mi mn mo ms mtext nobr ol p pre ruby s small span strike strong "
+    "sub sup table title tt u ul var",
+}
+_KINDS = {
+    name: sum(kind for kind, names in _NAMES.items() if name in names.split())
+    for name in " ".join(_NAMES.values()).split()
+}
+
+
+def _any_case(name: str) -> str:
+    return "".join(f"[{letter}{letter.upper()}]" for letter in name)  # much faster to search for than with IGNORECASE
+
+
+_FORMATTED = re.compile(f"<(?:{'|'.join(_any_case(name) for name in _NAMES[_FORMATTING].split())})[\\s/]")
+_RAW_END = {name: re.compile(f"</{name}(?=[\\s/>])", re.IGNORECASE) for name in _NAMES[_RAW].split()}
+_TAG = re.compile(
+    r"""<(?:
+        !--()
+      | (/?)([a-z][^\s/>]*+)
+        ((?:[^>=]++|=\s*+(?:"[^"]*+"|'[^']*+'|[^\s>]*+))*+)>?
+      | [!?/][^>]*+>?
+    )""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_ATTRIBUTE = re.compile(r"""[^\s/=]++(?:\s*+=\s*+(?:"[^"]*+"|'[^']*+'|\S++))?""")
+_ROOT = re.compile("<(?:[hH][tT][mM][lL]|[bB][oO][dD][yY])")
+_COMMENT_END = re.compile("--!?>")
+
+
+def bounded(text: str, budget_ns: int = BUDGET_NS) -> str:
+    """``text``, or as much of it from the start as costs at most ``budget_ns`` to parse."""
+    tags = text.count("<")
+    few_tags = tags <= _FEW_TAGS or (tags <= _MANY_TAGS and len(_FORMATTED.findall(text)) * tags <= _REMADE)
+    if few_tags and (len(text) <= _SHORT or _few_attributes(text)):
+        return text
+    end = _affordable(text, budget_ns)
+    return text if end is None else text[:end]
+
+
+def _few_attributes(text: str) -> bool:
+    return max(map(len, text.split(">"))) <= _LONG_TAG and len(_ROOT.findall(text)) <= 2
+
+
+def _affordable(text: str, budget_ns: int) -> int | None:
+    """Where the tag begins that is one too many; None if none is.
+
+    The constants are measured; beside each term stands the construct that it is about.
+    """
+    cost = position = depth = remade = on_root = 0
+    is_open: Counter[str] = Counter()
+    foreign = False  # inside SVG or MathML, where <path/> is complete
+    while match := _TAG.search(text, position):
+        position = match.end()
+        comment, end, name, attributes = match.groups()
+        if name is None:
+            if comment is not None:
+                found = _COMMENT_END.search(text, match.start() + 2)
+                if found is None:
+                    return None
+                position = found.end()
+            continue
+        name = name.lower()
+        kind = _KINDS.get(name, 0)
+        cost += 1000 + 5 * depth + 200 * remade  # each tag; <ul><li><ul><li>...; <p><font a=1><font a=2>...</p><p>x
+        if end:
+            foreign = foreign and name not in ("svg", "math", "p", "br")
+            if is_open[name]:
+                is_open[name] -= 1
+                depth -= 1
+                remade -= bool(kind & _FORMATTING)
+        else:
+            length = len(attributes)
+            if length > _LONG_TAG:  # <p a1 a2 a3 ...>
+                cost += 2 * len(_ATTRIBUTE.findall(attributes)) ** 2
+            if length and name in ("html", "body"):  # <body a1><body a2>...: all end up on one element
+                more = len(_ATTRIBUTE.findall(attributes))
+                on_root += more
+                cost += 5 * on_root * more
+            foreign = (foreign and not kind & _HTML) or name in ("svg", "math")
+            if not foreign and kind & _RAW:
+                found = _RAW_END[name].search(text, position)
+                if found is None:
+                    return None  # all that follows is text
+                position = found.end()
+            elif not kind & _FLAT and not (foreign and attributes.endswith("/")):
+                is_open[name] += 1
+                depth += 1
+                remade += bool(kind & _FORMATTING)
+        if cost > budget_ns:
+            return match.start()
+    return None

@@ -1,0 +1,87 @@
+"""Addresses on a page: whatever they look like, they come out as the standard's parser has them."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.resolve import Base
+from pipelines.urls import BadUrlError, canonical
+
+BASES = [
+    "http://a.example/",
+    "https://www.a.example/dir/page?q=a/b",
+    "http://a.example:8080/x/",
+    "http://127.0.0.1/a",
+    "http://[::1]/a",
+    "http://localhost/a",
+]
+PIECES = [
+    *(
+        "/",
+        "//",
+        "/.",
+        "..",
+        ".",
+        "./",
+        "?",
+        "#",
+        ":",
+        "@",
+        "%2e",
+        "%2E",
+        "%41",
+        "%",
+        "&",
+        "=",
+        "\\",
+        " ",
+        "\t",
+        "|",
+        "^",
+    ),
+    *(
+        "http:",
+        "https://",
+        "http://",
+        "HTTP://",
+        "data:",
+        "a.example",
+        "A.example",
+        "b.c.example",
+        "a.1",
+        "0x7f.1",
+        "1.2.3.4",
+    ),
+    *(
+        "xn--bcher-kva.example",
+        "a.xn--p1ai",
+        ":80",
+        ":8080",
+        "img",
+        "x.jpg",
+        "~u",
+        "é",
+        "図",
+        "-",
+        "_",
+        "*",
+        "'",
+        '"',
+        "{",
+    ),
+]
+
+
+@given(st.sampled_from(BASES), st.lists(st.sampled_from(PIECES), max_size=6).map("".join))
+def test_like_the_parser(base, address):
+    try:
+        wanted = canonical(address, base)
+    except BadUrlError:
+        wanted = None
+    resolver = Base(base)
+    for _ in range(2):  # the second time from memory
+        if wanted is None:
+            with pytest.raises(BadUrlError):
+                resolver.resolve(address)
+        else:
+            assert resolver.resolve(address) == wanted
