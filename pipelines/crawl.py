@@ -27,6 +27,7 @@ from infra.config import Config as BaseConfig
 from infra.config import Runtime
 from infra.context import Context, ShardOutput
 from infra.manifest import Artifact, Manifest, ShardRecord
+from pipelines import url_list
 from pipelines.fetch import Web
 from pipelines.traps import Traps
 
@@ -124,6 +125,19 @@ class Config(BaseConfig):
         if "robots" in self.seeds or ("robots" in self.sitemaps and not self.seeds):
             raise ValueError('seeds whose robots.txt names sitemaps, if sitemaps says "robots"')
         return self
+
+    @field_validator("page_lists")
+    @classmethod
+    def _absolute(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return url_list.Config(url_list=value).urls if value else ()
+
+    def files(self) -> list[url_list.UrlFile]:
+        """The files of the page lists."""
+        return url_list.find(url_list.Config(url_list=self.page_lists)) if self.page_lists else []
+
+    def identity(self) -> dict[str, Any]:
+        """A list counts by its content, wherever it lies."""
+        return super().identity() | {"page_lists": [file.digest() for file in self.files()]}
 
     @property
     def round_size(self) -> int:

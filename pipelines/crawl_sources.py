@@ -7,32 +7,30 @@ pages, and each in its order, whichever task reads them.
 from __future__ import annotations
 
 import asyncio
-import gzip
-import io
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
 
 from infra.context import ShardOutput
 from infra.errors import DataError
 from infra.manifest import Funnel, ShardRecord
 from infra.schema import Drop
-from infra.storage import open_store
 from pipelines.crawl import UNIT, Config, Due
 from pipelines.fetch import Fetcher, FetchError
 from pipelines.frontier import Found, write_found
 from pipelines.hosts import Link
 from pipelines.scope import Scope
 from pipelines.sitemap import Read, walk
+from pipelines.url_formats import Bad, read_batches
+from pipelines.url_list import UrlFile
+from pipelines.url_list_shard import URL_COLUMNS
 from pipelines.urls import BadUrlError, canonical, host_of, origin_of
 
-__all__ = ["Given", "PageList", "Sitemaps", "inject", "read_list", "sources"]
+__all__ = ["Given", "PageList", "Sitemaps", "inject", "sources"]
 
 _SPAN = 1 << 40  # positions of one source
 _BATCH = 200_000  # addresses written at once
@@ -46,7 +44,7 @@ _READ = pa.schema(
         ("refused", pa.int64()),  # addresses in it that are none
     ]
 )
-_REFUSED = pa.schema([("url", pa.string()), ("depth", pa.int32()), ("reason", pa.string()), ("detail", pa.string())])
+_REFUSED = pa.schema([("url", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ class Sitemaps:
 class PageList:
     """A file of addresses, and which source it is."""
 
-    path: str
+    file: UrlFile
     number: int
     config: Config
 
@@ -90,8 +88,8 @@ def sources(config: Config) -> tuple[dict[str, Source], dict[str, Source]]:
     for part, first in enumerate(range(0, len(groups), _HOSTS)):
         mine = tuple(start for group in groups[first : first + _HOSTS] for start in group)
         far[f"inject-sitemaps-{part:04d}"] = Sitemaps(mine, config)
-    for part, path in enumerate(config.page_lists):
-        far[f"inject-list-{part:04d}"] = PageList(path, len(starts) + 2 + part, config)
+    for part, file in enumerate(config.files()):
+        far[f"inject-list-{part:04d}"] = PageList(file, len(starts) + 2 + part, config)
     return near, far
 
 
@@ -103,8 +101,7 @@ def inject(source: Source, output: ShardOutput, manners: Link | None = None) -> 
         case Sitemaps():
             return asyncio.run(_sitemaps(source, output, manners))
         case PageList():
-            with _opened(source.path) as file:
-                return _listed(output, source.config, source.number, read_list(file, source.path))
+            return _listed(output, source.config, source.number, _addresses(source.file))
 
 
 def _given(source: Given, output: ShardOutput) -> ShardRecord:
@@ -121,68 +118,46 @@ def _given(source: Given, output: ShardOutput) -> ShardRecord:
 # --- lists of pages ---------------------------------------------------------------------------------------------------
 
 
-def _listed(output: ShardOutput, config: Config, number: int, lines: Iterable[str], found: int = 0) -> ShardRecord:
+def _listed(
+    output: ShardOutput, config: Config, number: int, lines: Iterable[str | Bad], found: int = 0
+) -> ShardRecord:
     """Addresses asked for by name. What is no address is kept as refused, with the reason."""
-    refused: dict[str, str] = {}
-    rows = enumerate(line.strip() for line in lines)
+    refused: dict[str, tuple[Drop, str]] = {}
+    rows = enumerate(lines)
     for part in range(1 << 20):
         batch = list(islice(rows, _BATCH))
         if not batch:
             break
         good = []
         for position, line in batch:
+            if isinstance(line, Bad):
+                refused[line.text] = (Drop.MALFORMED, line.detail)
+                continue
             try:
-                good.append(Found(number * _SPAN + position, Due(canonical(line), 0, listed=True)))
+                good.append(Found(number * _SPAN + position, Due(canonical(line.strip()), 0, listed=True)))
             except BadUrlError as error:
-                if line:
-                    refused[line] = str(error)
+                if line.strip():
+                    refused[line] = (Drop.BAD_URL, str(error))
         found += write_found(output, 0, f"{output.shard}-{part:04d}", good, config.partition_count)
     if refused:
-        columns = [list(refused), [0] * len(refused), [str(Drop.BAD_URL)] * len(refused), list(refused.values())]
-        output.write_table(f"data/{output.shard}.urls.parquet", pa.table(columns, _REFUSED))
-    count = len(refused)
-    funnel = Funnel(unit=UNIT, entered=count, kept=0, dropped={Drop.BAD_URL: count} if count else {})
-    return output.commit(funnel, {"found": found})
+        lost = [{"url": url, "reason": str(why), "detail": detail} for url, (why, detail) in refused.items()]
+        output.write_table(f"data/{output.shard}.urls.parquet", pa.Table.from_pylist(lost, _REFUSED))
+    dropped = Counter(str(why) for why, _ in refused.values())
+    return output.commit(
+        Funnel(unit=UNIT, entered=len(refused), kept=0, dropped=dict(sorted(dropped.items()))), {"found": found}
+    )
 
 
-def _opened(path: str) -> BinaryIO:
-    folder, _, name = path.rpartition("/")
-    try:
-        file: BinaryIO = open_store(folder or ".").open(name)
-    except FileNotFoundError:
-        raise DataError("a list of pages is not there", found=path) from None
-    return file
-
-
-def read_list(file: BinaryIO, path: str) -> Iterator[str]:
-    """The addresses of a list, in order, with bounded memory. Raises DataError for a table without a ``url`` column."""
-    name = path.lower()
-    if name.endswith((".parquet", ".pq")):
-        table = pq.ParquetFile(file)
-        column = _column(table.schema_arrow.names, path)
-        for batch in table.iter_batches(columns=[column]):
-            yield from (str(url) for url in batch[column].to_pylist() if url is not None)
-        return
-    if name.endswith(".gz"):
-        file, name = cast(BinaryIO, gzip.GzipFile(fileobj=file)), name.removesuffix(".gz")
-    if name.endswith((".csv", ".tsv")):
-        parse = pa.csv.ParseOptions(delimiter="\t" if name.endswith(".tsv") else ",", newlines_in_values=True)
-        try:
-            reader = pa.csv.open_csv(file, parse_options=parse)
-            column = _column(reader.schema.names, path)
-            for batch in reader:
-                yield from (str(url) for url in batch[column].to_pylist() if url is not None)
-        except pa.ArrowInvalid as error:
-            raise DataError("a list of pages cannot be read", found=f"{path}: {error}") from None
-        return
-    yield from io.TextIOWrapper(file, "utf-8", errors="replace")
-
-
-def _column(names: list[str], path: str) -> str:
-    found = next((name for name in names if name.lower() == "url"), None)
-    if found is None:
-        raise DataError('a list of pages has no column "url"', found=f"{path}: {', '.join(names)}")
-    return found
+def _addresses(file: UrlFile) -> Iterator[str | Bad]:
+    """What stands in a list, in order. Raises DataError for a table without a column of addresses."""
+    for batch in read_batches(file.open, file.format, file.url):
+        column = next((name for name in batch.columns for usual in URL_COLUMNS if name.lower() == usual), None)
+        if column is None and batch.columns:
+            found = ", ".join(batch.columns)
+            raise DataError(f"{file.url} has no column of addresses", expected=", ".join(URL_COLUMNS), found=found)
+        values = batch.columns[column] if column else []
+        yield from (str(url or "") for url in (values.to_pylist() if isinstance(values, pa.Array) else values))
+        yield from batch.bad
 
 
 # --- sitemaps ---------------------------------------------------------------------------------------------------------
