@@ -15,8 +15,9 @@ from pipelines.exchange import Client, What
 from pipelines.fetch import FetchError, Kind, Response, Web
 from pipelines.guard import AddressRefusedError
 from pipelines.hosts import Answer
-from pipelines.optout import IMAGE, PAGE, from_headers, refusal
-from pipelines.robots import Robots, Rules
+from pipelines.robots import Rules
+from pipelines.sitefile import SiteFile
+from pipelines.tdmrep import PATH, Reservations
 from pipelines.turns import HostDownError, Turns
 from pipelines.urls import BadUrlError, canonical, host_of, origin_of
 
@@ -31,7 +32,9 @@ class Chase:
         self._client = client
         self._turns = turns
         self._admit = admit
-        self._robots = Robots(partial(self._file, "robots"))
+        self._policy = web.policy
+        self._robots = SiteFile("/robots.txt", partial(Rules.read, agent=web.agent), partial(self._file, "robots"))
+        self._tdm = SiteFile(PATH, Reservations.read, partial(self._file, "tdm"))
         self._clock = asyncio.get_running_loop().time
 
     def fetch(self, url: str, kind: Kind, follow: bool) -> AbstractAsyncContextManager[Response]:
@@ -67,16 +70,17 @@ class Chase:
             return
         if not 200 <= response.status < 300:
             raise FetchError(Drop.HTTP_ERROR, str(response.status))
-        if self._web.obey_opt_out and kind != "sitemap":  # which is read, not kept
-            said = from_headers(response.headers, self._web.agent)
-            if why := refusal(said, IMAGE if kind == "image" else PAGE):
-                raise FetchError(Drop.OPT_OUT, why)
+        if not self._web.obey_opt_out or kind == "sitemap":  # which is read, not kept
+            return
+        if why := self._policy.of_file(response.headers, image=kind == "image"):
+            raise FetchError(Drop.OPT_OUT, why)
 
     # --- where it leads ---
 
     async def _follow(self, url: str, what: What, follow: bool) -> tuple[Response, int]:
         """Follow redirects by hand, so that each address on the way is checked like the first."""
         ours = what == "robots" or what == "tdm"  # files we ask for of ourselves, and nobody has to allow
+        most = max(5, self._web.max_redirects) if ours else self._web.max_redirects  # RFC 9309, 2.3.1.2
         passed: tuple[str, ...] = ()
         url = self._checked(url)
         while True:
@@ -89,8 +93,8 @@ class Chase:
                 return response, held
             passed = (*passed, url)
             url = self.redirect(response)
-            if len(passed) > self._web.max_redirects:
-                raise FetchError(Drop.REFUSED, f"more than {self._web.max_redirects} redirects")
+            if len(passed) > most:
+                raise FetchError(Drop.REFUSED, f"more than {most} redirects")
             if not ours and self._admit and not self._admit(url):
                 raise FetchError(Drop.OFF_SITE, url)
 
@@ -108,16 +112,22 @@ class Chase:
     # --- is it allowed? ---
 
     async def _ask(self, url: str) -> None:
-        """Raise FetchError if the origin's robots.txt keeps us from ``url``, or cannot be had."""
-        if not self._web.obey_robots:
-            return
-        try:
-            rules = await self._robots.rules(origin_of(url))
-        except FetchError as error:
-            # The server is not there: that is what became of the URL, rather than that robots.txt forbids it.
-            raise FetchError(error.reason, f"robots.txt: {error.detail}") from None
-        if refused := rules.refusal(url, self._web.agent, as_ai=self._web.obey_opt_out):
-            raise FetchError(*refused)
+        """Raise FetchError if the origin's robots.txt or reservations keep us from ``url``, or cannot be had."""
+        if self._web.obey_robots:
+            try:
+                rules = await self._robots.of(origin_of(url))
+            except FetchError as error:
+                # The server is not there: that is what became of the URL, rather than that robots.txt forbids it.
+                raise FetchError(error.reason, f"robots.txt: {error.detail}") from None
+            if refused := rules.refusal(url, self._web.agent, as_ai=self._web.obey_opt_out):
+                raise FetchError(*refused)
+        if self._web.tdm_well_known and self._web.obey_opt_out:
+            try:
+                reserved = (await self._tdm.of(origin_of(url))).reserved(url)
+            except FetchError:
+                return  # what cannot be had reserves nothing; a host that is not there ends the fetch by itself
+            if reserved:
+                raise FetchError(Drop.OPT_OUT, "tdmrep.json: tdm-reservation")
 
     async def _file(self, what: What, url: str) -> Answer:
         """A robots.txt or the like, from whichever worker was first to fetch it."""
@@ -133,7 +143,9 @@ class Chase:
                 return Answer(404)  # redirected in circles or where we do not go: there are no rules to be had
             return Answer(0, reason=str(error.reason), detail=error.detail)
         self.release(held)
-        delay = Rules.read(response.status, response.body).crawl_delay(self._web.agent) if what == "robots" else 0.0
+        delay = 0.0
+        if what == "robots":
+            delay = (await self._robots.learn(url, response.status, response.body)).crawl_delay(self._web.agent)
         return Answer(response.status, response.body, crawl_delay_s=delay)
 
     # --- whose turn? again? ---

@@ -32,6 +32,7 @@ MAX_SITEMAP_BYTES = 50 << 20  # what the protocol allows
 _MAX_HEADERS = 100
 _MAX_HEADER_BYTES = 32 << 10  # all of them together
 _TRANSIENT = frozenset({408, 429, 500, 502, 503, 504, 522, 524})
+_KEEP_ALIVE_S = 5.0  # idle; thousands of hosts a minute would leave thousands of connections open
 _GRACE_S = 5.0  # before the minimum rate counts
 _HTML = ("text/html", "application/xhtml+xml", "")
 _ACCEPT: dict[What, dict[str, str]] = {
@@ -98,8 +99,13 @@ class Client:
         self._deadlines = Deadlines()
         self._clock = asyncio.get_running_loop().time
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, resolver=self.guard, use_dns_cache=False),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=web.connect_s),
+            connector=aiohttp.TCPConnector(
+                limit=0,
+                resolver=self.guard,
+                use_dns_cache=False,  # the guard has its own
+                keepalive_timeout=_KEEP_ALIVE_S,
+            ),
+            timeout=aiohttp.ClientTimeout(total=None, connect=web.connect_s),
             headers={"User-Agent": web.user_agent_header, "Accept-Encoding": ACCEPTED},
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,  # pipelines.coding does it, under a cap

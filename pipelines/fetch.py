@@ -24,6 +24,7 @@ from infra.schema import Drop
 if TYPE_CHECKING:
     from pipelines.chase import Chase
     from pipelines.hosts import Link
+    from pipelines.optout import Policy
 
 __all__ = ["FetchError", "Fetcher", "Kind", "Response", "Web"]
 
@@ -44,6 +45,10 @@ class Web(Config):
     obey_robots: bool = Field(True, description="fetch only what robots.txt allows")
     obey_opt_out: bool = Field(
         True, description="drop what X-Robots-Tag, robots meta tags, TDM reservation or robots.txt keep from AI use"
+    )
+    tdm_well_known: bool = Field(
+        False,
+        description="with obey_opt_out: also ask each origin for /.well-known/tdmrep.json, one request each",
     )
     max_page_bytes: int = Field(4 << 20, gt=0, description="largest page taken, bytes decoded")
     max_image_bytes: int = Field(32 << 20, gt=0, description="largest image taken, bytes decoded")
@@ -74,7 +79,7 @@ class Web(Config):
     breaker_s: Runtime[float] = Field(
         30.0, gt=0, description="for how long at first, doubled each time it still does not answer"
     )
-    dns_threads: Runtime[int] = Field(16, gt=0, description="look-ups at once")
+    dns_threads: Runtime[int] = Field(32, gt=0, description="look-ups at once")
     connect_to: Runtime[dict[str, str]] = Field(
         {}, description='host pattern -> "address[:port]" to connect to instead, private ones too; first match wins'
     )
@@ -101,6 +106,13 @@ class Web(Config):
     def agent(self) -> str:
         """The product token, as robots.txt and scoped headers name it."""
         return self.user_agent.partition("/")[0]
+
+    @property
+    def policy(self) -> Policy:
+        """What counts as an opt-out."""
+        from pipelines.optout import Policy
+
+        return Policy(self.agent)
 
     @property
     def user_agent_header(self) -> str:

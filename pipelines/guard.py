@@ -2,6 +2,9 @@
 
 The check sits in the connector's resolver: a name is resolved once, every address is checked, and the connection goes
 to one of those very addresses. A second look-up, where DNS rebinding would strike, never happens.
+
+Lists of links hold about three hosts per ten addresses, many of them gone, so what was found out is kept: names that
+resolve, names that do not, and, briefly, that the resolver had no answer.
 """
 
 from __future__ import annotations
@@ -9,18 +12,35 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from pipelines.urls import is_address, matches
 
-__all__ = ["AddressRefusedError", "Guard", "is_public"]
+__all__ = ["UNSURE", "AddressRefusedError", "Guard", "is_public", "look_up", "mapped"]
 
+UNSURE = frozenset({socket.EAI_AGAIN, socket.EAI_FAIL, socket.EAI_SYSTEM})
+"""Errors of getaddrinfo that say more of the resolver than of the name."""
+
+_KEEP_S = 300.0  # for a name that resolves, or that does not exist: getaddrinfo does not tell how long it is good
+_UNSURE_S = 10.0  # for one the resolver could not say anything about
+_MOST_NAMES = 50_000
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What asking for a name gave: addresses, or getaddrinfo's error."""
+
+    addresses: tuple[str, ...]
+    error: int | None
+    expires: float
 
 
 class AddressRefusedError(Exception):
@@ -45,6 +65,8 @@ class Guard(AbstractResolver):
         self._connect_to = dict(connect_to)
         self._allow = [ipaddress.ip_network(network) for network in allow]
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="clipline-dns")
+        self._known: dict[str, _Known] = {}  # oldest first
+        self._asking: dict[str, asyncio.Future[_Known]] = {}
 
     def allows(self, address: str) -> bool:
         ip = ipaddress.ip_address(address.partition("%")[0])
@@ -59,23 +81,38 @@ class Guard(AbstractResolver):
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
         """The allowed addresses of ``host``. Raises OSError if it has none, AddressRefusedError if none is allowed."""
-        for pattern, target in self._connect_to.items():
-            if matches(host, pattern):
-                address, _, to_port = target.rpartition(":")
-                if not to_port.isdigit() or target.endswith("]"):
-                    address, to_port = target, str(port)
-                return [self._result(host, address.strip("[]"), int(to_port))]
-        try:
-            infos = await asyncio.get_running_loop().run_in_executor(
-                self._pool, socket.getaddrinfo, host, port, family, socket.SOCK_STREAM
-            )
-        except UnicodeError:  # a label of more than 63 characters: no name that could resolve
-            raise socket.gaierror(socket.EAI_NONAME, "not a host name") from None
-        addresses = list(dict.fromkeys(str(info[4][0]) for info in infos))
-        allowed = [address for address in addresses if self.allows(address)]
+        if target := mapped(host, self._connect_to):
+            address, _, to_port = target.rpartition(":")
+            if not to_port.isdigit() or target.endswith("]"):
+                address, to_port = target, str(port)
+            return [self._result(host, address.strip("[]"), int(to_port))]
+        known = await self._look_up(host)
+        if known.error is not None:
+            raise socket.gaierror(known.error, "the name does not resolve")
+        allowed = [address for address in known.addresses if self.allows(address)]
         if not allowed:
             raise AddressRefusedError
         return [self._result(host, address, port) for address in allowed]
+
+    async def _look_up(self, host: str) -> _Known:
+        loop = asyncio.get_running_loop()
+        known = self._known.get(host)
+        if known is not None and loop.time() < known.expires:
+            return known
+        asking = self._asking.get(host)
+        if asking is None:
+            asking = self._asking[host] = loop.run_in_executor(self._pool, _ask, host, loop.time)
+            asking.add_done_callback(partial(self._keep, host))
+        return await asyncio.shield(asking)  # who waits may give up; the answer is for all
+
+    def _keep(self, host: str, asked: asyncio.Future[_Known]) -> None:
+        del self._asking[host]
+        if asked.cancelled() or asked.exception() is not None:
+            return
+        self._known.pop(host, None)
+        self._known[host] = asked.result()
+        if len(self._known) > _MOST_NAMES:
+            del self._known[next(iter(self._known))]
 
     @staticmethod
     def _result(host: str, address: str, port: int) -> ResolveResult:
@@ -85,3 +122,24 @@ class Guard(AbstractResolver):
 
     async def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def mapped(host: str, connect_to: Mapping[str, str]) -> str:
+    """The ``address[:port]`` that ``connect_to`` has for ``host``; empty if it has none."""
+    return next((target for pattern, target in connect_to.items() if matches(host, pattern)), "")
+
+
+def look_up(host: str) -> tuple[tuple[str, ...], int | None]:
+    """The addresses of ``host``, or getaddrinfo's error. Blocks."""
+    try:
+        infos = socket.getaddrinfo(host, 0, socket.AF_UNSPEC, socket.SOCK_STREAM)
+    except socket.gaierror as error:
+        return (), error.errno or socket.EAI_FAIL
+    except UnicodeError:  # a label of more than 63 characters: no name that could resolve
+        return (), socket.EAI_NONAME
+    return tuple(dict.fromkeys(str(info[4][0]) for info in infos)), None
+
+
+def _ask(host: str, clock: Callable[[], float]) -> _Known:
+    addresses, error = look_up(host)
+    return _Known(addresses, error, clock() + (_UNSURE_S if error in UNSURE else _KEEP_S))

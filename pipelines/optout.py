@@ -3,7 +3,8 @@
 A site speaks through ``X-Robots-Tag`` headers, through robots ``<meta>`` tags, through the W3C's TDM reservation and,
 for its robots.txt, by naming the crawlers that feed AI models. What is said to any such crawler is taken as said to us.
 
-All of it comes down to a set of *directives*; the three constants say which of them forbid what.
+All of it comes down to a set of *directives*, and one :class:`Policy` decides what they forbid. What it decided is
+recorded with the row, in the site's own words.
 A directive with a date (``unavailable_after``) is not evaluated: the result would depend on the day of the run.
 """
 
@@ -11,8 +12,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 
-__all__ = ["AI_AGENTS", "IMAGE", "LINKS", "PAGE", "from_headers", "from_metas", "refusal"]
+__all__ = ["AI_AGENTS", "IMAGE", "LINKS", "PAGE", "Policy", "from_headers", "from_metas", "refusal"]
 
 PAGE = frozenset({"noai", "noml", "noindex", "none", "tdm-reservation"})
 """Directives that forbid the use of the thing itself that they come with, a page or an image."""
@@ -24,17 +26,29 @@ LINKS = frozenset({"nofollow", "none"})
 AI_AGENTS = frozenset(
     {
         "ai2bot",
+        "ai2bot-dolma",
         "amazonbot",
         "anthropic-ai",
         "applebot-extended",
         "bytespider",
         "ccbot",
+        "claude-web",
         "claudebot",
+        "cohere-ai",
         "cohere-training-data-crawler",
+        "diffbot",
+        "facebookbot",
         "google-extended",
         "gptbot",
+        "imagesiftbot",
         "img2dataset",
+        "laiondownloader",
         "meta-externalagent",
+        "omgili",
+        "omgilibot",
+        "pangubot",
+        "timpibot",
+        "webzio-extended",
     }
 )
 """Names, in lower case, under which sites address crawlers that collect training data."""
@@ -63,14 +77,13 @@ def _directives(value: str, agents: frozenset[str]) -> Iterable[str]:
 
 def from_headers(headers: Iterable[tuple[str, str]], agent: str) -> frozenset[str]:
     """The directives of a response's headers that are addressed to ``agent``, to AI crawlers or to everybody."""
-    agents = AI_AGENTS | {agent.lower()}
     found: set[str] = set()
     for name, value in headers:
-        match name.lower():
-            case "x-robots-tag":
-                found.update(_directives(value, agents))
-            case "tdm-reservation" if value.strip().strip("\"'") == "1":
-                found.add("tdm-reservation")
+        name = name.lower()
+        if name == "x-robots-tag":
+            found.update(_directives(value, AI_AGENTS | {agent.lower()}))
+        elif name == "tdm-reservation" and value.strip().strip("\"'") == "1":
+            found.add("tdm-reservation")
     return frozenset(found)
 
 
@@ -90,3 +103,28 @@ def from_metas(metas: Iterable[tuple[str, str]], agent: str) -> frozenset[str]:
 def refusal(directives: frozenset[str], forbidding: frozenset[str]) -> str:
     """The directives that forbid, as text for the record; empty if none does."""
     return ", ".join(sorted(directives & forbidding))
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What counts as an opt-out for the crawler ``agent``. The texts it returns say who forbade it; empty: nobody."""
+
+    agent: str
+    page: frozenset[str] = PAGE
+    image: frozenset[str] = IMAGE
+    links: frozenset[str] = LINKS
+
+    def of_file(self, headers: Iterable[tuple[str, str]], *, image: bool) -> str:
+        """What the headers of a page or an image say against its own use."""
+        return refusal(from_headers(headers, self.agent), self.image if image else self.page)
+
+    def of_page(self, headers: Iterable[tuple[str, str]], metas: Iterable[tuple[str, str]]) -> str:
+        """What a page, by its headers and its ``<meta name content>`` tags, says against the use of its images."""
+        return refusal(self._said(headers, metas), self.image)
+
+    def of_links(self, headers: Iterable[tuple[str, str]], metas: Iterable[tuple[str, str]]) -> str:
+        """What it says against following its links."""
+        return refusal(self._said(headers, metas), self.links)
+
+    def _said(self, headers: Iterable[tuple[str, str]], metas: Iterable[tuple[str, str]]) -> frozenset[str]:
+        return from_headers(headers, self.agent) | from_metas(metas, self.agent)
