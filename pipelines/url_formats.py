@@ -73,10 +73,12 @@ def read_batches(
     @contextmanager
     def opened() -> Iterator[BinaryIO]:
         with opener() as source:
-            if not gz:
+            if kind == "parquet":
                 yield source
                 return
-            with gzip.GzipFile(fileobj=source) as inner, io.BufferedReader(inner) as lines:
+            inner = gzip.GzipFile(fileobj=source) if gz else source
+            # Buffered here, since not every filesystem's own files can read a line of at most so many bytes.
+            with io.BufferedReader(inner) as lines:  # type: ignore[type-var]
                 yield lines
 
     try:

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import glob
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,9 +26,9 @@ from infra.cluster import Limits, run_shards
 from infra.config import Config as Base
 from infra.config import Runtime
 from infra.context import Context
-from infra.errors import ConfigError, DataError
+from infra.errors import ConfigError, DataError, TransientError
 from infra.manifest import Artifact, Manifest
-from infra.storage import open_store
+from infra.storage import open_store, unreachable
 
 __all__ = ["Config", "Format", "UrlFile", "find", "run"]
 
@@ -128,7 +129,7 @@ class UrlFile:
         if self.etag:
             return {"bytes": self.bytes, "etag": self.etag}
         found = hashlib.sha256()
-        with self.open() as source:
+        with _told(self.url), self.open() as source:
             if self.bytes is None or self.bytes <= _SAMPLES * _BLOCK:
                 while block := source.read(_BLOCK):
                     found.update(block)
@@ -185,17 +186,36 @@ def _local(url: str) -> tuple[bool, list[_Found]]:
 def _remote(url: str) -> tuple[bool, list[_Found]]:
     import fsspec
 
-    filesystem, path = fsspec.core.url_to_fs(url, use_listings_cache=False)
     several = True
-    if glob.has_magic(path):
-        infos = list(filesystem.glob(path, detail=True).values())
-    elif url.startswith(("http://", "https://")) or filesystem.isfile(path):
-        infos, several = [filesystem.info(path)], False
-    else:
-        infos = filesystem.ls(path, detail=True) if filesystem.isdir(path) else []
+    with _told(url):
+        filesystem, path = fsspec.core.url_to_fs(url, use_listings_cache=False)
+        if glob.has_magic(path):
+            infos = list(filesystem.glob(path, detail=True).values())
+        elif url.startswith(("http://", "https://")) or filesystem.isfile(path):
+            infos, several = [filesystem.info(path)], False
+        else:
+            infos = filesystem.ls(path, detail=True) if filesystem.isdir(path) else []
     found = []
     for info in sorted((info for info in infos if info["type"] == "file"), key=lambda info: str(info["name"])):
         folder, _, name = str(filesystem.unstrip_protocol(info["name"])).rpartition("/")
         etag = next((str(info[key]).strip('"') for key in _ETAGS if info.get(key)), "")
         found.append((folder, name, info.get("size"), etag))
     return several, found
+
+
+@contextmanager
+def _told(url: str) -> Iterator[None]:
+    """Say which list it is that cannot be had."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        cause = error.__cause__  # fsspec's HTTP takes an outage for an absence; an answer has a status
+        if cause is not None and unreachable(cause) and getattr(cause, "status", None) is None:
+            raise TransientError(f"{url} does not answer", found=str(cause)) from error
+        raise ConfigError(f"there is no list at {url}", found=str(error)) from None
+    except (ImportError, ValueError) as error:  # no package for the protocol; a web server that gives no parts of files
+        raise ConfigError(f"{url} cannot be read from here", found=str(error), fix="bring it here first") from None
+    except Exception as error:
+        if unreachable(error):
+            raise TransientError(f"{url} does not answer", found=f"{type(error).__name__}: {error}") from error
+        raise

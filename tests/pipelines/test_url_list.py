@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.context import Context, ShardOutput
-from infra.errors import ConfigError, DataError
+from infra.errors import ConfigError, DataError, TransientError
 from infra.schema import pairs_schema
 from pipelines import url_list_shard as work
 from pipelines.tables import kept_files
@@ -409,6 +409,30 @@ def test_lists_in_an_object_store(tmp_path):
             find(Config(url_list="memory://lists/c.csv"))
     finally:
         memory.rm("/lists", recursive=True)
+
+
+def test_lists_on_the_web(tmp_path):
+    import threading
+    from functools import partial
+    from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+    (tmp_path / "a.csv").write_text("url,caption\nhttp://a.example/1,one\n")
+    (tmp_path / "b.parquet").write_bytes(bytes(12 << 20))
+    handler = partial(type("Quiet", (SimpleHTTPRequestHandler,), {"log_message": lambda *_: None}), directory=tmp_path)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        here = f"http://127.0.0.1:{server.server_port}"
+        table, _, _ = read(Config(url_list=f"{here}/a.csv"), tmp_path / "out")
+        assert table["caption"].to_pylist() == ["one"]
+        with pytest.raises(ConfigError, match=r"no list at .*none\.csv"):
+            find(Config(url_list=f"{here}/none.csv"))
+        with pytest.raises(ConfigError, match=r"b\.parquet cannot be read from here"):  # this server gives whole files
+            Config(url_list=f"{here}/b.parquet").identity()
+        server.shutdown()
+    with pytest.raises(TransientError, match="does not answer"):
+        find(Config(url_list=f"{here}/a.csv"))
+    with pytest.raises(ConfigError, match="cannot be read"):
+        find(Config(url_list="nonsense://a.csv"))
 
 
 def test_a_txt_line_is_an_address_commas_and_all():
