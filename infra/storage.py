@@ -388,9 +388,9 @@ _BACKENDS = {"aiobotocore", "aiohttp", "botocore", "gcsfs", "google", "urllib3"}
 
 def unreachable(error: BaseException) -> bool:
     """Whether the error says that a store did not answer or was too busy. Most of the backends' are no OSError."""
-    if isinstance(error, OSError):
-        return isinstance(error, (ConnectionError, TimeoutError)) or error.errno in _BUSY
-    return type(error).__module__.partition(".")[0] in _BACKENDS and "Credentials" not in type(error).__name__
+    if type(error).__module__.partition(".")[0] in _BACKENDS:  # some of them OSErrors, as aiohttp's of a closed port
+        return "Credentials" not in type(error).__name__
+    return isinstance(error, OSError) and (isinstance(error, (ConnectionError, TimeoutError)) or error.errno in _BUSY)
 
 
 @contextmanager
