@@ -3,6 +3,8 @@
 import io
 import json
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -226,3 +228,40 @@ def test_its_users_read_ours(site, pairs_artifact, tmp_path, img2dataset):
         (stats[name] for name in fields), strict=True,
     )))  # fmt: skip
     assert CappedCounter.load(stats["status_dict"]).most_common(1) == [("success", 5)]
+
+
+CONTINUE = """
+if __name__ == "__main__":
+    import sys, warnings
+    warnings.simplefilter("ignore")
+    from img2dataset import download
+    download(
+        url_list=sys.argv[1], input_format="parquet", url_col="url", caption_col="caption", output_format="webdataset",
+        output_folder=sys.argv[2], image_size=128, resize_mode="keep_ratio", resize_only_if_bigger=True,
+        number_sample_per_shard=4, processes_count=1, thread_count=4, timeout=5, max_aspect_ratio=10,
+        save_additional_columns=["uid", "page_url", "source", "language", "license"],
+    )
+"""
+
+
+@pytest.mark.slow  # three interpreters that import img2dataset
+def test_its_own_command_continues_our_folder(site, pairs_artifact, tmp_path):
+    """Incremental mode takes our shards as done, and does just the one that is missing."""
+    pairs = pairs_artifact([(f"http://127.0.0.1:{site.port}{path}", path) for path in PATHS])
+    ours = config(samples_per_shard=4)
+    for number, slices in enumerate(cut(pairs.files("data/"), 4)):
+        list(work(Work(ours, pairs.store), [((number, slices), ShardOutput(LocalStore(tmp_path), f"{number:05d}"))]))
+    folder = tmp_path / "data"
+    done = {path.name: path.read_bytes() for path in folder.glob("0000[02]*")}
+    missing = pq.read_table(folder / "00001.parquet")
+    for path in folder.glob("00001*"):
+        path.unlink()
+    pq.write_table(read_slices(pairs.store, next(cut(pairs.files("data/"), 100))), tmp_path / "list.parquet")
+    (tmp_path / "continue.py").write_text(CONTINUE)
+    command = [sys.executable, str(tmp_path / "continue.py"), str(tmp_path / "list.parquet"), str(folder)]
+    environment = os.environ | {"NO_ALBUMENTATIONS_UPDATE": "1"}
+    subprocess.run(command, check=True, capture_output=True, timeout=200, env=environment)
+    assert {path.name: path.read_bytes() for path in folder.glob("0000[02]*")} == done
+    found = pq.read_table(folder / "00001.parquet").sort_by("key")
+    same = ["key", "url", "caption", "uid", "status", "error_message", "width", "original_height"]
+    assert found.select(same).to_pylist() == missing.select(same).to_pylist()

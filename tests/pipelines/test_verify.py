@@ -9,9 +9,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from img2dataset_shard import download  # beside this file
+from loopback import answer, serving
 from PIL import Image
 
+from infra.context import Context, ShardOutput
 from infra.errors import ConfigError, DataError
+from infra.schema import pairs_schema
+from pipelines.download import Config
+from pipelines.download_shard import Work, work
+from pipelines.fetch import Web
+from pipelines.tables import Slice, read_table
 from pipelines.verify import MISMATCH, Verify, hash_of
 
 
@@ -93,3 +100,44 @@ def test_strict_is_img2datasets(kind, img2dataset, tmp_path):
     assert {row["status"] for row in theirs if row["error_message"] == MISMATCH} == {"failed_to_download"}
     assert theirs[0][kind] == right[0]
     assert json.loads((tmp_path / "out/00000_stats.json").read_text())["status_dict"][MISMATCH] == 3
+
+
+def test_a_download_verifies(tmp_path):
+    """A list with both kinds of hashes: one picture as it was, one encoded anew, one replaced, one gone."""
+    before = [encoded(scene(seed), quality=95) for seed in range(4)]
+    now = [before[0], encoded(scene(1), quality=70), encoded(scene(9), quality=95), None]
+    routes = {f"/{n}.jpg": answer(body, Content_Type="image/jpeg") for n, body in enumerate(now) if body}
+    context = Context(tmp_path / "pairs")
+    table = pa.Table.from_pylist(
+        [
+            {"uid": f"{n:032x}", "url": f"http://a.example/{n}.jpg", "caption": str(n)}
+            | {"sha256_listed": hash_of(body, "sha256"), "phash": hash_of(body, "phash")}
+            for n, body in enumerate(before)
+        ],
+        pa.schema([*pairs_schema(), ("sha256_listed", pa.string()), ("phash", pa.string())]),
+    )
+    context.output.write_table("data/0.parquet", table)
+
+    def reasons(name, **verify):
+        web = Web(connect_to={"*.example": f"127.0.0.1:{site.port}"})
+        config = Config(samples_per_shard=10, web=web, verify=Verify(**verify))
+        output = ShardOutput(Context(tmp_path / name).store, "00000")
+        (record,) = work(Work(config, context.store), [((0, (Slice("data/0.parquet", 0, 4),)), output)])
+        rows = read_table(output.store, "data/00000.parquet")
+        assert record.funnel.kept == rows["reason"].null_count
+        return rows["reason"].to_pylist(), rows
+
+    with serving(routes) as site:
+        strict, rows = reasons("strict", column="sha256")
+        assert strict == [None, "hash_mismatch", "hash_mismatch", "http_error"]
+        assert rows["error_message"].to_pylist()[1] == MISMATCH
+        assert reasons("perceptual", column="phash", hash="phash", mode="perceptual")[0] == [
+            None, None, "hash_mismatch", "http_error",
+        ]  # fmt: skip
+        for column, kind, differ in (
+            ("sha256", "sha256", [False, True, True, False]),
+            ("phash", "phash", [False, False, True, False]),
+        ):
+            found, rows = reasons(f"warn-{kind}", column=column, hash=kind, mode="warn")
+            assert found == [None, None, None, "http_error"]
+            assert rows["hash_mismatch"].to_pylist() == differ
