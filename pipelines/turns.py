@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Self
 
 from infra.errors import TransientError
 from pipelines.hosts import SILENCE_S, Answer, Link, News, Share
+from pipelines.urls import host_of
 
 if TYPE_CHECKING:
     from pipelines.fetch import Web
@@ -39,6 +40,7 @@ class _Host:
         "down_until",
         "exact",
         "failures",
+        "floor",
         "given",
         "good",
         "idle_since",
@@ -63,6 +65,7 @@ class _Host:
         self.tokens = self.keep = self.in_use = self.given = self.starts = self.told = 0
         self.line: deque[asyncio.Future[None]] = deque()
         self.next = self.last = self.interval = self.down_until = self.pause_until = self.idle_since = 0.0
+        self.floor = 0.0  # the site's Crawl-delay, if we know it
         self.exact = self.probe = self.queued = False
         self.good: tuple[int, float] = (0, 0.0)
         self.bad: tuple[int, float] = (0, 0.0)
@@ -236,6 +239,12 @@ class Turns:
         self._bell.set()
 
     def _settle_file(self, url: str, answer: Answer) -> None:
+        delay = min(answer.crawl_delay_s, self._web.max_delay_s)
+        if delay and (
+            host := self._hosts.get(host_of(url))
+        ):  # at once: the books will say so only with their next word
+            host.floor = max(host.floor, delay)
+            self._pace(host, host.interval, exact=True)
         self._loads.pop(url, None)
         waiting = self._files.pop(url, None)
         if waiting and not waiting.done():
@@ -323,10 +332,8 @@ class Turns:
 
     def _apply(self, host: _Host, share: Share, now: float) -> None:
         host.tokens = share.tokens - host.given  # what we handed back meanwhile is still on its way
-        host.keep, host.exact, host.probe = share.keep, share.exact, share.probe
-        if share.interval_s > host.interval and host.last and share.exact:
-            host.next = max(host.next, host.last + share.interval_s)
-        host.interval = share.interval_s
+        host.keep, host.probe = share.keep, share.probe
+        self._pace(host, share.interval_s, exact=share.exact)
         if share.wait_s:
             host.next = max(host.next, now + share.wait_s)
         if share.down_s:
@@ -343,6 +350,13 @@ class Turns:
             self._say(host)
         elif not (host.told or host.tokens or host.given or host.in_use or host.line) and now >= host.down_until:
             del self._hosts[host.name]
+
+    @staticmethod
+    def _pace(host: _Host, interval_s: float, *, exact: bool) -> None:
+        host.exact = exact or host.floor > 0
+        host.interval = max(interval_s, host.floor)
+        if host.exact and host.last:
+            host.next = max(host.next, host.last + host.interval)
 
     def _hand_back_idle(self, now: float) -> None:
         for host in self._hosts.values():

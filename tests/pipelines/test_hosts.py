@@ -2,16 +2,21 @@
 
 import asyncio
 import itertools
+import json
 import selectors
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra.errors import TransientError
 from pipelines.fetch import Web
-from pipelines.hosts import Link, Local
-from pipelines.turns import Turns
+from pipelines.hosts import SILENCE_S, Answer, Hosts, Link, Local, News
+from pipelines.turns import HostDownError, Turns
 
 
 class _Jump(selectors.DefaultSelector):
@@ -143,3 +148,171 @@ def test_tokens_never_exceed_the_cap_and_nobody_starves(bursts, cap, delay, lag,
         await asyncio.gather(*tasks, return_exceptions=True)
 
     run(scenario)
+
+
+def workers(count, web, clock, lag=0.001):
+    books = Local(web, clock)
+    return [Turns(web, Wire(books, lag)) for _ in range(count)]
+
+
+def test_a_file_is_fetched_by_one_for_all_and_by_another_if_that_one_dies():
+    async def scenario(clock):
+        first, *others = workers(4, Web(), clock)
+        loads = Counter()
+
+        async def load(who, seconds):
+            loads[who] += 1
+            await asyncio.sleep(seconds)
+            return Answer(200, b"rules", crawl_delay_s=2.0)
+
+        async with others[0], others[1], others[2]:
+            async with first:
+                lost = asyncio.create_task(first.file("http://a/robots.txt", lambda: load("first", 1e6)))
+                await asyncio.sleep(1)
+                waiting = [
+                    asyncio.create_task(one.file("http://a/robots.txt", lambda n=n: load(n, 1.0)))
+                    for n, one in enumerate(others)
+                ]
+                await asyncio.sleep(30)
+                assert loads == {"first": 1}
+                lost.cancel()  # leaves in good order; that a silent one is found out, the simulation above shows
+            answers = await asyncio.gather(*waiting)
+            assert {answer.body for answer in answers} == {b"rules"}
+            assert sum(loads.values()) == 2
+            server = Server(clock)
+            await asyncio.gather(*(server.serve(one, "a", 0.1) for one in others for _ in range(2)))
+            assert min(server.gaps("a")) >= 2.0 - 1e-6  # the Crawl-delay is everybody's at once
+
+    run(scenario)
+
+
+def test_a_dead_host_costs_seconds_and_is_probed_again():
+    web = Web(breaker_failures=5, breaker_s=30.0)
+
+    async def scenario(clock):
+        asked = []
+        one, two = workers(2, web, clock)
+        alive = False
+
+        async def request(turns):
+            try:
+                await turns.take("dead")
+            except HostDownError:
+                return "down"
+            asked.append(clock())
+            await asyncio.sleep(1.0)
+            turns.give("dead", 1.0 if alive else None, answered=alive)
+            return alive
+
+        async with one, two:
+            start = clock()
+            fates = Counter(await asyncio.gather(*(request(turns) for turns in (one, two) for _ in range(5000))))
+            assert clock() - start < 10
+            assert fates[False] == len(asked) <= 10  # the fifth failure, and what began before the word was out
+            await asyncio.sleep(31)
+            before = len(asked)
+            assert Counter(await asyncio.gather(*(request(one) for _ in range(50)))) == {False: 1, "down": 49}
+            await asyncio.sleep(31)
+            assert await request(two) == "down"  # now for twice as long
+            await asyncio.sleep(31)
+            alive = True
+            assert set(await asyncio.gather(*(request(turns) for turns in (one, two) for _ in range(5)))) == {True}
+            assert len(asked) == before + 1 + 10
+
+    run(scenario)
+
+
+def test_a_pause_that_a_host_asks_for_is_kept_by_all():
+    async def scenario(clock):
+        one, two = workers(2, Web(host_concurrency=4), clock)
+        server = Server(clock)
+        async with one, two:
+            await asyncio.gather(server.serve(one, "a", 0.1), server.serve(two, "a", 0.1))
+            await one.take("a")
+            paused = clock()
+            one.pause("a", 20.0)
+            one.give("a", 0.1, good=False)
+            await asyncio.sleep(0.5)  # for the news to travel
+            await asyncio.gather(server.serve(one, "a", 0.1), server.serve(two, "a", 0.1))
+            assert min(server.starts["a"][2:]) >= paused + 20.0 - 1e-6
+
+    run(scenario)
+
+
+def test_the_delay_follows_autothrottle():
+    web = Web(target_concurrency=2.0, max_delay_s=10.0)
+    books, delay = Hosts(web), 0.0
+    for latency, good in [(4.0, True), (1.0, True), (0.5, False), (30.0, False), (50.0, True), (0.0, True)]:
+        seen = {"good": (1, latency)} if good else {"bad": (1, latency)}
+        share = books.exchange("w", {"h": News(need=1, **seen)}, 0.0).shares["h"]
+        goal = (delay + latency / 2.0) / 2
+        delay = min(10.0, goal if good else max(delay, goal))
+        assert share.interval_s == pytest.approx(delay)
+    many = books.exchange("w", {"h": News(need=1, good=(40, 40.0))}, 0.0).shares["h"]  # as if heard one by one
+    assert many.interval_s == pytest.approx(0.5, rel=1e-6)
+    books.exchange("w", {"h": News(need=2)}, 0.0)
+    other = books.exchange("v", {"h": News(need=2)}, 0.0).shares["h"]
+    assert other.tokens == 0  # until the first hands one back
+    books.exchange("w", {"h": News(need=2, given=1)}, 0.0)
+    both = [books.exchange(who, {"h": News(need=2)}, 0.0).shares["h"] for who in "wv"]
+    assert [share.tokens for share in both] == [1, 1]
+    assert sum(1 / share.interval_s for share in both) == pytest.approx(1 / many.interval_s)
+
+
+def test_a_worker_out_of_touch_starts_nothing_and_one_without_books_ends():
+    async def scenario(clock):
+        wire = Wire(Local(Web(), clock))
+        async with Turns(Web(), wire) as turns:
+            await turns.take("a")
+            turns.give("a", 0.1)
+            wire.delay_s = 60.0  # a line so slow that the books take us for dead
+            await asyncio.sleep(SILENCE_S)
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(30):
+                    await turns.take("a")
+            wire.delay_s = 0.001
+            await turns.take("a")
+            turns.give("a", 0.1)
+            wire.cut = True
+            await asyncio.sleep(2)
+            with pytest.raises(TransientError):
+                await turns.take("a")
+            with pytest.raises(TransientError):
+                await turns.file("http://a/robots.txt", None)
+
+    run(scenario)
+
+
+def test_the_books_stay_small(monkeypatch):
+    monkeypatch.setattr("pipelines.hosts._MAX_HOSTS", 100)
+    monkeypatch.setattr("pipelines.hosts._MAX_FILE_BYTES", 50_000)
+    books = Hosts(Web(delay_s=1.0))
+    for number in range(1000):
+        name, url = f"h{number}", f"http://h{number}/robots.txt"
+        reply = books.exchange("w", {name: News(need=1)}, float(number), [url])
+        assert reply.files == {url: None} and reply.shares[name].tokens >= 1
+        books.exchange("w", {name: News(given=reply.shares[name].tokens)}, number, (), {url: Answer(200, b"x" * 1000)})
+        assert len(books._hosts) <= 102 and books._file_bytes <= 50_000
+    assert books.exchange("v", {}, 1000.0, [url]).files[url].body == b"x" * 1000
+    assert books.exchange("v", {}, 1000.0, ["http://h0/robots.txt"]).files == {"http://h0/robots.txt": None}
+
+
+def test_four_nodes_keep_the_manners_of_one():
+    """Concurrency and Crawl-delay as the server sees them, with a Ray cluster of four nodes asking."""
+    script = Path(__file__).with_name("four_nodes.py")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    seen = json.loads(done.stdout.splitlines()[-1])
+    assert len(set(seen["nodes"])) == 4
+    assert all(status == 200 for statuses in seen["statuses"] for status in statuses)
+    by_host = {}
+    for host, path, start, end in seen["spans"]:
+        by_host.setdefault(host, []).append((start, end, path))
+    for host, spans in by_host.items():
+        assert [path for *_, path in spans].count("/robots.txt") == 1, host
+        assert len(spans) == len({path for *_, path in spans})
+        assert max(sum(a <= start < b for a, b, _ in spans) for start, *_ in spans) <= 3
+    assert len(by_host["busy.example"]) == 101
+    starts = sorted(start for start, *_ in by_host["calm.example"])
+    # 0.4 s between starts, as the client keeps them; the way to the server takes a request a little more or less time
+    assert min(after - before for before, after in itertools.pairwise(starts)) > 0.3
