@@ -207,7 +207,8 @@ def run_lots(
                 except StopIteration:
                     continue
                 except Exception as error:  # noqa: BLE001 - work may raise anything; _retry re-raises what is not transient
-                    waiting.append(_retry(context, job, error, limits))
+                    if job.shards or not is_transient(error):  # who is lost with nothing left to do loses nothing
+                        waiting.append(_retry(context, job, error, limits))
                     continue
                 flying[stream] = job.without(record.shard)
                 records[record.shard] = record
