@@ -78,6 +78,10 @@ class Ledger:
     def path(shard: str) -> str:
         return f"ledger/{shard}.json"
 
+    def forget(self, shard: str) -> None:
+        """The shard is to be done again: what its files hold is not what it should have been."""
+        self.store.delete(self.path(shard))
+
     def read(self, shards: Iterable[str] | None = None) -> dict[str, ShardRecord]:
         """The committed ones among ``shards`` (default: all there are), by name."""
         paths = self.store.paths("ledger")

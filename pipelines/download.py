@@ -20,15 +20,18 @@ from infra.cluster import Limits, run_lots, slots
 from infra.config import Config as Base
 from infra.config import Runtime
 from infra.context import Context
+from infra.errors import StageFailed
 from infra.manifest import Artifact, Manifest, ShardRecord
 from infra.schema import Drop
 from infra.shards import shard_name
 from pipelines.fetch import Web
+from pipelines.health import SuccessFloor
 from pipelines.tables import Images, Slice, cut, funnel, kept_files, read_table, selected
 from pipelines.verify import Digest, Verify
 
 if TYPE_CHECKING:
     from infra.storage import Store
+    from pipelines.download_shard import Work
     from pipelines.images import Resizing
     from pipelines.retry import Pick
 
@@ -37,6 +40,8 @@ __all__ = ["Config", "run"]
 ResizeMode = Literal["no", "border", "keep_ratio", "keep_ratio_largest", "center_crop"]
 
 _LOT = 64  # shards one task takes at most
+_LOOK_AT = 16  # shards whose hosts' names are tried before the start
+_FLOOR_ROWS = 1000  # before their success is judged
 _WORST = 20  # failing hosts to name
 _LOTS_PER_SLOT = 4  # and how many tasks there should be for each place to run them, so that all end together
 
@@ -71,11 +76,11 @@ class Config(Base):
         description="img2dataset: its own code on the same shards. It goes to any address, private ones too, asks no "
         "robots.txt and takes bodies of any size, so only for lists you trust",
     )
-    web: Web = Field(Web(concurrency=256), description="how to fetch")
-    rows_in_flight: Runtime[int] = Field(1024, gt=0, description="rows a worker has under way, most of them waiting")
+    web: Web = Field(Web(concurrency=1024), description="how to fetch")
+    rows_in_flight: Runtime[int] = Field(2048, gt=0, description="rows a worker has under way, most of them waiting")
     resize_threads: Runtime[int] = Field(2, gt=0, description="threads per worker that decode and resize")
     min_success_share: Runtime[float] = Field(
-        0.05, ge=0, le=1, description="share of rows that must succeed for the stage to go on"
+        0.05, ge=0, le=1, description="share of rows that must succeed, after the first 1000, for the stage to go on"
     )
     limits: Runtime[Limits] = Field(Limits(), description="how to use the cluster")
 
@@ -98,12 +103,14 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     from pipelines.download_shard import Work, work
 
     shards, source = _shards(config, inputs)
-    progress = _Progress(context, sum(_rows(part) for _, parts in shards for part in parts))
+    progress = _Progress(config, context, sum(_rows(part) for _, parts in shards for part in parts))
     with hosts.shared(config.web) as manners:
+        common = Work(config, source, manners)
+        _look_ahead(common, [parts for _, parts in shards])
         records = run_lots(
             context,
             [(shard_name(number), (number, parts)) for number, parts in shards],
-            partial(work, Work(config, source, manners)),
+            partial(work, common),
             config.limits,
             on_done=progress.add,
             lot=min(_LOT, -(-len(shards) // (_LOTS_PER_SLOT * slots(config.limits))) or 1),
@@ -121,6 +128,16 @@ def _shards(config: Config, inputs: Mapping[str, Artifact]) -> tuple[list[tuple[
     return list(enumerate(cut(kept_files(pairs), config.samples_per_shard))), pairs.store
 
 
+def _look_ahead(common: Work, shards: list[Any]) -> None:
+    """Do names resolve here at all? Raises StageFailed if the resolver fails for those of some shards."""
+    from pipelines.health import preflight
+    from pipelines.urls import host_of
+
+    spread = shards[:: -(-len(shards) // _LOOK_AT) or 1]
+    names = {host_of(url) for parts in spread for url in common.rows(parts)["url"].to_pylist()}
+    preflight(names, common.config.web).check()
+
+
 def _rows(part: Slice | Pick) -> int:
     return part.rows if isinstance(part, Slice) else len(part.rows)
 
@@ -128,8 +145,11 @@ def _rows(part: Slice | Pick) -> int:
 class _Progress:
     """How the stage does, as a line and as curves: rates, the share of each outcome, the time it will take."""
 
-    def __init__(self, context: Context, rows: int) -> None:
+    def __init__(self, config: Config, context: Context, rows: int) -> None:
         self._context, self._rows = context, rows
+        self._floor = SuccessFloor(config.min_success_share, _FLOOR_ROWS)
+        self._failed: list[ShardRecord] = []  # shards below the floor on their own
+        self._share = config.min_success_share
         self._funnel = funnel("pairs", [])
         for record in context.ledger.read().values():
             self._funnel += record.funnel or funnel("pairs", [])
@@ -140,6 +160,7 @@ class _Progress:
     def add(self, record: ShardRecord) -> dict[str, float | str]:
         self._funnel += record.funnel or funnel("pairs", [])
         self._bytes += record.facts["bytes"]
+        self._judge(record)
         rows = self._funnel.entered
         seconds = max(time.monotonic() - self._start, 1e-3)
         shares = {"success": self._funnel.kept, **self._funnel.dropped}
@@ -153,6 +174,18 @@ class _Progress:
         worst = Counter(self._funnel.dropped).most_common(2)
         errors = ", ".join(f"{name} {count / rows:.0%}" for name, count in worst)
         return {"success": f"{self._funnel.kept / rows:.0%}", **rates, "eta_s": left, "errors": errors or "none"}
+
+    def _judge(self, record: ShardRecord) -> None:
+        """Raises StageFailed if nearly all fails; what was lost to that is then done again by the next run."""
+        one = record.funnel or funnel("pairs", [])
+        if one.kept < self._share * one.entered:
+            self._failed.append(record)
+        try:
+            self._floor.add(one.kept, one.dropped, record.facts.get("failing_hosts"))
+        except StageFailed:
+            for failed in self._failed:
+                self._context.ledger.forget(failed.shard)
+            raise
 
 
 def _finish(records: Sequence[ShardRecord], context: Context) -> Manifest:

@@ -4,6 +4,7 @@ import gc
 import io
 import json
 import math
+import socket
 import threading
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,9 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from infra.context import ShardOutput
-from infra.errors import ConfigError
+from infra.context import Context, ShardOutput
+from infra.errors import ConfigError, StageFailed
 from infra.manifest import Artifact, File
+from infra.schema import pairs_schema
 from infra.shards import read_samples, read_tar, write_triple
 from infra.spool import Spool
 from infra.storage import LocalStore
@@ -130,7 +132,7 @@ def test_the_stage(downloaded, site, pairs_artifact, finished, img2dataset, tmp_
     assert downloaded.manifest.funnel.entered == 10
 
     # img2dataset: its columns in its order, its keys, its statistics, its rule for what is done
-    assert pq.read_schema(folder / "00000.parquet").names[7:] == [
+    assert pq.read_schema(folder / "00000.parquet").names[len(pairs_schema()) :] == [
         *("key", "status", "error_message", "width", "height", "original_width", "original_height", "exif", "sha256"),
         "reason",  # ours
     ]
@@ -193,7 +195,7 @@ async def test_img2dataset_continues_where_we_stopped(site, pairs_artifact, img2
     done = {int(path.name.split("_")[0]) for path in folder.glob("*.json")}  # its main() has just this line
     one_file = tmp_path / "pairs.parquet"  # it begins a new shard with every file
     pq.write_table(read_slices(pairs.store, next(cut(pairs.files("data/"), 100))), one_file)
-    columns = ["uid", "page_url", "source", "language", "license"]
+    columns = [name for name in pairs_schema().names if name not in ("url", "caption")]
     reader = Reader(str(one_file), "parquet", "url", "caption", None, None, columns, 4, done, str(tmp_path))
     theirs = img2dataset.downloader.Downloader(
         sample_writer_class=WebDatasetSampleWriter,
@@ -249,3 +251,24 @@ def test_png_quality_is_its_compression():
 def test_how_fast_never_enters_the_identity():
     fast = Config(rows_in_flight=1, resize_threads=7, web=Web(concurrency=1, deadline_s=1))
     assert fast.identity() == Config().identity()
+
+
+def test_a_stage_that_only_fails_stops_and_can_be_done_again(ray_cluster, site, pairs_artifact, finished, tmp_path):
+    """A network that is down must not become a data set of failures."""
+    port, _ = site
+    rows = [(f"http://img{index % 7}.example/a.jpg", "a picture") for index in range(1200)]
+    pairs = pairs_artifact(rows)
+    settings = {"samples_per_shard": 400, "limits": {"in_flight": 1}}
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # and nobody listens
+        with pytest.raises(StageFailed, match=r"only 0 of 1200 rows succeeded"):
+            finished(run, config(closed.getsockname()[1], **settings), {"pairs": pairs}, tmp_path / "images")
+    done = finished(run, config(port, **settings), {"pairs": pairs}, tmp_path / "images")
+    assert done.manifest.funnel.kept == 1200
+
+
+def test_names_that_do_not_resolve_stop_the_stage_before_it_starts(pairs_artifact, tmp_path, monkeypatch, ray_cluster):
+    monkeypatch.setattr("pipelines.guard.look_up", lambda name: ([], socket.EAI_AGAIN))
+    pairs = pairs_artifact([(f"http://host{index}.test/a.jpg", "a picture") for index in range(10)])
+    with pytest.raises(StageFailed, match="resolver"):
+        run(Config(), {"pairs": pairs}, Context(tmp_path / "images"))

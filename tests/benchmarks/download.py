@@ -1,0 +1,240 @@
+"""Downloading: clipline and img2dataset 1.47 on the same list from the same server, one after the other.
+
+    python -m tests.benchmarks.download [peer] [trouble] [memory] [scaling] [--folder DIR]
+
+Both run as their users run them, `clipline run url_list` and `img2dataset`, with two processes of 64 connections to
+one host, 256 px keep_ratio, JPEG quality 95, sha256, Exif.
+
+peer     images per CPU second: the slope of the CPU time of the whole process tree between two sizes of list, which
+         leaves out what starting up costs; images per second of the whole command at the larger size; the likeness of
+         the images (PSNR, dB)
+trouble  the same with three rows to a host, a tenth of the hosts slow (5 s) and a tenth dead, both at default settings
+memory   peak memory of the process tree at 10,000 and at 100,000 rows of small pictures
+scaling  seconds per image of one worker on one core and of two on two, nginx on the same cores
+
+The rest of the machine should be idle; CPU seconds depend little on it, seconds a lot.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from infra.shards import read_samples
+from tests.benchmarks.served import Meter, dead, host, make_pictures, nginx, slow
+
+BIN = Path(sys.executable).parent
+
+
+def write_list(path: Path, rows: int, pictures: int, ports: list[int], rows_per_host: int) -> None:
+    """``rows`` addresses; the hosts are at each of ``ports`` in turn."""
+    urls = []
+    for row in range(rows):
+        number = row // rows_per_host
+        urls.append(f"http://{host(number)}:{ports[number % len(ports)]}/{row % pictures}.jpg?{row}")
+    captions = [f"picture number {row % pictures}" for row in range(rows)]
+    pq.write_table(pa.table({"url": urls, "caption": captions}), path)
+
+
+def clipline(urls: Path, out: Path, *, cpus: int = 2, shard: int = 1000, **settings: object) -> Meter:
+    options = {
+        "url_list": str(urls),
+        "image_size": 256,
+        "download.samples_per_shard": shard,
+        "download.web.allow_private": '["127.0.0.0/8"]',
+        **settings,
+    }
+    sets = [part for name, value in options.items() for part in ("--set", f"{name}={value}")]
+    env = {**os.environ, "CLIPLINE_ROOT": str(out), "MLFLOW_TRACKING_URI": f"sqlite:///{out}/mlflow.db"}
+    command = [str(BIN / "clipline"), "run", "url_list", "--until", "download", "--cpus", str(cpus), *sets]
+    return Meter(command, env, out.with_suffix(".log"))
+
+
+def img2dataset(urls: Path, out: Path, **settings: object) -> Meter:
+    options = {
+        "url_list": urls,
+        "output_folder": out,
+        "input_format": "parquet",
+        "url_col": "url",
+        "caption_col": "caption",
+        "output_format": "webdataset",
+        "image_size": 256,
+        "resize_mode": "keep_ratio",
+        "resize_only_if_bigger": True,
+        **settings,
+    }
+    env = {**os.environ, "NO_ALBUMENTATIONS_UPDATE": "1"}
+    command = [str(BIN / "img2dataset"), *(f"--{name}={value}" for name, value in options.items())]
+    return Meter(command, env, out.with_suffix(".log"))
+
+
+def images(folder: Path, most: int) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    for tar in sorted(folder.glob("*.tar")):
+        with tar.open("rb") as source:
+            for sample in read_samples(source):
+                found[str(json.loads(sample["json"])["url"])] = bytes(sample["jpg"])
+                if len(found) >= most:
+                    return found
+    return found
+
+
+def likeness(ours: Path, theirs: Path, most: int = 1000) -> list[float]:
+    """The PSNR of each picture both have, dB; 100 for equal ones."""
+    one, other = images(ours, most), images(theirs, most)
+    assert one.keys() == other.keys(), "they do not have the same pictures"
+    pixels = [[np.asarray(Image.open(io.BytesIO(side[url])).convert("RGB")) for side in (one, other)] for url in one]
+    return [min(100.0, cv2.PSNR(a, b)) for a, b in pixels]
+
+
+def data(root: Path) -> Path:
+    (found,) = (root / "artifacts/download").glob("*/data")
+    return found
+
+
+def successes(folder: Path) -> int:
+    return sum(json.loads(path.read_text())["successes"] for path in folder.glob("*_stats.json"))
+
+
+def peer(args: argparse.Namespace, work: Path, port: int) -> None:
+    small, large = args.rows
+    cpu: dict[str, list[float]] = {"clipline": [], "img2dataset": []}
+    speed: dict[str, float] = {}
+    for rows in (small, large):
+        urls = work / f"{rows}.parquet"
+        write_list(urls, rows, args.pictures, [port], args.rows_per_host)
+        ours = clipline(urls, work / f"ours-{rows}", **{"download.web.host_concurrency": 64})
+        theirs = img2dataset(
+            urls, work / f"theirs-{rows}", processes_count=2, thread_count=64, number_sample_per_shard=1000
+        )
+        for name, meter, folder in (
+            ("clipline", ours, data(work / f"ours-{rows}")),
+            ("img2dataset", theirs, work / f"theirs-{rows}"),
+        ):
+            assert successes(folder) == rows, f"{name} has {successes(folder)} of {rows}"
+            cpu[name].append(meter.cpu_s)
+            speed[name] = rows / meter.seconds
+            print(
+                f"{name:12} {rows:6} rows: {meter.seconds:6.1f} s, {meter.cpu_s:6.1f} CPU-s, "
+                f"peak {meter.peak_bytes / 2**20:,.0f} MiB",
+                flush=True,
+            )
+    per_image = {name: 1000 * (values[1] - values[0]) / (large - small) for name, values in cpu.items()}
+    alike = sorted(likeness(data(work / f"ours-{large}"), work / f"theirs-{large}"))
+    print(f"CPU per image:       {per_image['clipline']:.2f} ms, img2dataset {per_image['img2dataset']:.2f} ms")
+    print(f"images per CPU-s:    {per_image['img2dataset'] / per_image['clipline']:.2f} x img2dataset (bar 2.2, aim 3)")
+    print(f"images/s at {large}:  {speed['clipline'] / speed['img2dataset']:.2f} x img2dataset (bar 2)")
+    print(
+        f"PSNR, dB:            least {alike[0]:.1f}, 1% {alike[len(alike) // 100]:.1f}, "
+        f"median {alike[len(alike) // 2]:.1f} (bar 38)",
+        flush=True,
+    )
+
+
+def trouble(args: argparse.Namespace, work: Path, root: Path, port: int) -> None:
+    urls = work / "troubled.parquet"
+    with slow((root / "0.jpg").read_bytes(), 5.0) as slow_port, dead() as dead_port:
+        write_list(urls, args.troubled, args.pictures, [port] * 8 + [slow_port, dead_port], 3)
+        ours = clipline(urls, work / "ours-troubled")
+        theirs = img2dataset(urls, work / "theirs-troubled")
+    rates = []
+    for name, meter, folder in (
+        ("clipline", ours, data(work / "ours-troubled")),
+        ("img2dataset", theirs, work / "theirs-troubled"),
+    ):
+        rates.append(successes(folder) / meter.seconds)
+        print(f"{name:12} {args.troubled:6} rows, a tenth slow, a tenth dead: {meter.seconds:6.1f} s, "
+              f"{successes(folder)} images, {meter.cpu_s:.1f} CPU-s")  # fmt: skip
+    print(f"images/s with trouble: {rates[0] / rates[1]:.2f} x img2dataset at its default settings (bar 4)")
+
+
+def memory(args: argparse.Namespace, work: Path, port: int) -> None:
+    peaks = []
+    for rows in args.memory:
+        urls = work / f"memory-{rows}.parquet"
+        write_list(urls, rows, args.pictures, [port], args.rows_per_host)
+        meter = clipline(urls, work / f"memory-{rows}", **{"download.web.host_concurrency": 64})
+        peaks.append(meter.peak_bytes)
+        largest = max(meter.peaks.values())
+        print(
+            f"clipline {rows:7} rows: {meter.seconds:6.1f} s, peak {meter.peak_bytes / 2**20:,.0f} MiB in all, "
+            f"{largest / 2**20:,.0f} MiB the largest process",
+            flush=True,
+        )
+    print(f"memory: {peaks[1] / peaks[0]:.2f} x for {args.memory[1] / args.memory[0]:.0f} x the rows (bar 1.1)")
+
+
+def scaling(args: argparse.Namespace, work: Path, root: Path) -> None:
+    cores = sorted(os.sched_getaffinity(0))
+    rates = []
+    for count in (1, 2):
+        os.sched_setaffinity(0, cores[:count])  # for what we start from here on, nginx too
+        with nginx(root.resolve(), work / f"nginx-{count}") as port:
+            seconds = []
+            for rows in args.scaling:
+                urls = work / f"scaling-{count}-{rows}.parquet"
+                write_list(urls, rows, args.pictures, [port], args.rows_per_host)
+                out = work / f"scaling-{count}-{rows}"
+                clipline(urls, out, cpus=count, shard=500, **{"download.web.host_concurrency": 64})
+                seconds.append(stage_seconds(out))
+        rates.append((args.scaling[1] - args.scaling[0]) / (seconds[1] - seconds[0]))
+        print(f"{count} worker(s) on {count} core(s): {rates[-1]:.0f} images/s", flush=True)
+    os.sched_setaffinity(0, cores)
+    print(f"scaling: {rates[1] / rates[0]:.2f} x from one to two workers (bar 1.8)", flush=True)
+
+
+def stage_seconds(root: Path) -> float:
+    """How long the download took, as the run's journal tells."""
+    for path in root.glob("runs/*/journal.jsonl"):
+        for line in path.read_text().splitlines():
+            event = json.loads(line)
+            if event["event"] == "stage_finished" and event["stage"] == "download":
+                return float(event["seconds"])
+    raise SystemExit(f"no download finished below {root}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", choices=["peer", "trouble", "memory", "scaling"], help="default: all")
+    parser.add_argument("--pictures", type=int, default=3000, help="different JPEGs served")
+    parser.add_argument("--rows", type=int, nargs=2, default=(500, 9000), help="sizes of the lists of peer")
+    parser.add_argument("--rows-per-host", type=int, default=1_000_000, help="rows of one host that follow another")
+    parser.add_argument("--troubled", type=int, default=9000, help="rows of trouble")
+    parser.add_argument("--memory", type=int, nargs=2, default=(10_000, 100_000), help="rows of memory")
+    parser.add_argument("--scaling", type=int, nargs=2, default=(1000, 5000), help="rows of scaling")
+    parser.add_argument("--folder", type=Path, help="where the pictures are kept for the next time")
+    args = parser.parse_args()
+    parts = args.parts or ["peer", "trouble", "memory", "scaling"]
+    with tempfile.TemporaryDirectory(prefix="clipline-bench-") as scratch:
+        work = Path(scratch)
+        root = args.folder or work / "pictures"
+        make_pictures(root, args.pictures)
+        print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {args.pictures} pictures", flush=True)
+        if "peer" in parts or "trouble" in parts:
+            with nginx(root.resolve(), work / "nginx") as port:
+                if "peer" in parts:
+                    peer(args, work, port)
+                if "trouble" in parts:
+                    trouble(args, work, root, port)
+        if "scaling" in parts:
+            scaling(args, work, root)
+        if "memory" in parts:
+            small = work / "small"
+            make_pictures(small, args.pictures, (100, 160))
+            with nginx(small, work / "nginx-small") as port:
+                memory(args, work, port)
+
+
+if __name__ == "__main__":
+    main()
