@@ -178,6 +178,8 @@ class Turns:
             host.failures += 1
         if not answered or host.probe:
             self._say(host)
+        if host.probe:
+            host.keep = 0  # one request probes; what follows from it the books will say
         now = self._clock()
         if host.tokens > host.keep:
             self._hand_back(host, 1)
