@@ -33,6 +33,7 @@ _SUPERSETS = {
     "big5": "big5hkscs",
 }
 _SEVEN_BIT = frozenset({"iso2022_jp", "hz", "utf-16", "utf-16-le", "utf-16-be"})  # valid UTF-8 can be these, too
+_NOT_ON_THE_WEB = frozenset({"idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape", "utf-7"})
 _MULTIBYTE = frozenset({"gb18030", "big5hkscs", "cp932", "cp949", "euc_jp"})
 _ENOUGH = 8  # bytes: one character of these in eight looks like UTF-8, four in a row do not
 _CHARSET = re.compile(rb"""<meta\b[^>]{0,500}?\bcharset\s*=\s*["']?\s*([a-z0-9_.:+-]{1,40})""", re.IGNORECASE)
@@ -75,8 +76,10 @@ def _codec(found: re.Match[str] | re.Match[bytes] | None) -> str | None:
         info = codecs.lookup(label)
     except LookupError:
         return None
-    # Python also knows codecs that are no charsets (rot13, zip).
-    return _SUPERSETS.get(info.name, info.name) if info._is_text_encoding else None
+    # Python also knows codecs that are no charsets (rot13, zip), and some that are none on the web.
+    if not info._is_text_encoding or info.name in _NOT_ON_THE_WEB:
+        return None
+    return _SUPERSETS.get(info.name, info.name)
 
 
 # What the readers of a page look for, found in one walk through it: a walk costs a tenth of the parsing.
