@@ -52,12 +52,12 @@ def canonical(url: str, base: str | None = None) -> str:
 
 
 def host_of(url: str) -> str:
-    """The host of a canonical URL, without port (an IPv6 address without brackets)."""
+    """The host of a canonical URL, without port, brackets of an IPv6 address, or the dot that may end a name."""
     start = url.index("://") + 3
     host = url[start : url.index("/", start)]
     if host.startswith("["):
         return host[1 : host.index("]")]
-    return host.partition(":")[0]
+    return host.partition(":")[0].rstrip(".")
 
 
 def is_address(host: str) -> bool:
