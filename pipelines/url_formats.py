@@ -181,7 +181,8 @@ def _separated(opened: Opener, separator: str) -> Iterator[Batch]:
     first = next((line for line in _filled(lines) if not isinstance(line, Bad)), None)
     if first is None:
         return
-    fields = _parsed(first.value, separator) or first.value.split(separator)
+    fields, _ = _Quoted(lambda: None, separator).record(first)
+    fields = fields or first.value.split(separator)
     if any(_ADDRESS.match(value) for value in fields):  # CC3M and CC12M have no header
         names = _unnamed(fields)
         lines = chain([first], lines)
@@ -218,22 +219,15 @@ def _records(lines: Iterator[Row | Bad], separator: str, width: int) -> Iterator
     def following() -> Row | Bad | None:
         return ahead.popleft() if ahead else next(lines, None)
 
+    quoted = _Quoted(following, separator)
     while (item := following()) is not None:
         if isinstance(item, Bad):
             yield item
             continue
         number, line, size = item
         if '"' in line:
-            taken: list[Row | Bad] = []
-            text = line
-            while (fields := _parsed(text, separator)) is None and len(taken) < _MAX_RECORD_LINES:
-                if (more := following()) is None:
-                    break
-                taken.append(more)
-                if isinstance(more, Bad):
-                    break
-                text = f"{text}\n{more.value}"
-            if fields is None or len(fields) != width:  # the quotes are part of the text, then
+            fields, taken = quoted.record(item)
+            if len(fields) != width:  # the quotes are part of the text, then
                 ahead.extendleft(reversed(taken))
                 fields = line.split(separator)
         elif line.strip():
@@ -246,12 +240,36 @@ def _records(lines: Iterator[Row | Bad], separator: str, width: int) -> Iterator
             yield Bad(number, line[:2000], f"{len(fields)} fields, not {width}")
 
 
-def _parsed(text: str, separator: str) -> list[str] | None:
-    """The fields of one record; none if its quotes are in the wrong places, None if one is left open."""
-    try:
-        return next(csv.reader([text], delimiter=separator, strict=True), [])
-    except csv.Error as error:
-        return None if "unexpected end" in str(error) else []
+class _Quoted:
+    """The csv module, fed line by line, so that one knows what it took and can take it back."""
+
+    def __init__(self, following: Callable[[], Row | Bad | None], separator: str) -> None:
+        self._following = following
+        self._first: Row | None = None
+        self._taken: list[Row | Bad] = []
+        self._reader = csv.reader(self, delimiter=separator, strict=True)
+
+    def record(self, first: Row) -> tuple[list[str], list[Row | Bad]]:
+        """The fields of the record that begins with ``first``, none if it is no record, and the lines it took more."""
+        self._first, self._taken = first, []
+        try:
+            return next(self._reader), self._taken
+        except csv.Error:
+            return [], self._taken
+
+    def __iter__(self) -> _Quoted:
+        return self
+
+    def __next__(self) -> str:
+        line: Row | Bad | None = self._first
+        if line is None:
+            line = self._following() if len(self._taken) < _MAX_RECORD_LINES else None
+            if line is not None:
+                self._taken.append(line)
+        self._first = None
+        if isinstance(line, Row):
+            return f"{line.value}\n"
+        raise StopIteration  # for this record
 
 
 # --- JSON -------------------------------------------------------------------------------------------------------------

@@ -259,6 +259,18 @@ def _encodable(row) -> bool:
     return True
 
 
+def test_json_that_not_every_reader_takes(tmp_path):
+    """NaN as Python writes it, and numbers that no float holds."""
+    (tmp_path / "l.jsonl").write_text(
+        '{"url": "http://a.example/1", "caption": "one", "score": NaN, "id": 1}\n'
+        '{"url": "http://a.example/2", "caption": "two", "score": 0.5, "id": 18446744073709551615123}\n'
+    )
+    table, dropped, _ = read(Config(url_list=str(tmp_path / "l.jsonl")), tmp_path / "out")
+    assert not dropped
+    assert np.isnan(table["score"][0].as_py())
+    assert table["id"].to_pylist() == ["1", "18446744073709551615123"]
+
+
 def test_json_of_columns_and_json_that_is_lines(tmp_path):
     urls, texts = ["http://a.example/1", "http://a.example/2"], ["one", "two"]
     documents = {
