@@ -156,7 +156,9 @@ class Hosts:
         stranger = worker not in self._workers
         me = self._workers.setdefault(worker, _Worker(now))
         me.heard = now
-        self.woken.pop(worker, None)
+        asked = list(asked)
+        if worker in self.woken:
+            self.woken[worker].difference_update(news, asked)
         self._sweep(now)
         for name, said in news.items():
             self._hear(worker, name, said, now)
@@ -234,7 +236,7 @@ class Hosts:
         for (count, latency), lowers in ((said.good, True), (said.bad, False)):
             if count:  # AutoThrottle: delay = (delay + latency / target) / 2, once for each answer
                 goal = latency / count / target
-                delay = goal + (host.delay - goal) / 2**count
+                delay = goal + (host.delay - goal) * 0.5**count
                 delay = delay if lowers else max(delay, host.delay)
                 host.delay = max(host.floor, min(delay, self._web.max_delay_s))
         if said.good[0] or said.bad[0]:
@@ -478,7 +480,7 @@ class _Remote(Link):
                 return await ref
         except (RayError, TimeoutError) as error:
             raise TransientError(
-                "the hosts' books do not answer, so nobody may ask anything", found=type(error).__name__
+                "the hosts' books do not answer, so nobody may ask anything", found=f"{type(error).__name__}: {error}"
             ) from error
 
 

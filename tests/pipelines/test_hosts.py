@@ -250,6 +250,7 @@ def test_the_delay_follows_autothrottle():
         assert share.interval_s == pytest.approx(delay)
     many = books.exchange("w", {"h": News(need=1, good=(40, 40.0))}, 0.0).shares["h"]  # as if heard one by one
     assert many.interval_s == pytest.approx(0.5, rel=1e-6)
+    many = books.exchange("w", {"h": News(need=1, good=(5000, 5000.0))}, 0.0).shares["h"]
     books.exchange("w", {"h": News(need=2)}, 0.0)
     other = books.exchange("v", {"h": News(need=2)}, 0.0).shares["h"]
     assert other.tokens == 0  # until the first hands one back
