@@ -24,8 +24,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infra.errors import DataError
+from infra.storage import unreachable
 
-__all__ = ["BATCH_ROWS", "Bad", "Batch", "read_batches"]
+__all__ = ["BATCH_ROWS", "Bad", "Batch", "read_batches", "told"]
 
 BATCH_ROWS = 10_000
 _BATCH_SIZE = 32 << 20  # characters after which a batch is full anyway
@@ -81,17 +82,26 @@ def read_batches(
             with io.BufferedReader(inner) as lines:  # type: ignore[type-var]
                 yield lines
 
-    try:
+    with told(place, kind):
         if kind == "parquet":
             yield from _parquet(opened, groups, first)
         else:
             readers = {"txt": _txt, "csv": _csv, "tsv": _tsv, "jsonl": _jsonl, "json": _json}
             yield from readers[kind](opened)
+
+
+@contextmanager
+def told(place: str, kind: str) -> Iterator[None]:
+    """Say which file it is that is damaged."""
+    try:
+        yield
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{place} is not gzip, or is cut off", found=str(error)) from None
     except UnicodeDecodeError as error:
         raise DataError(f"{place} is not UTF-8", found=error.reason) from None
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and (error.errno or unreachable(error)):
+            raise  # of the store; those without a number are Arrow's
         raise DataError(f"{place} is damaged", expected=f"a {kind} file", found=str(error)[:300]) from None
     except DataError as error:
         raise DataError(f"{place}: {error.message}", expected=error.expected, found=error.found) from None

@@ -19,7 +19,7 @@ from infra.errors import ConfigError, DataError
 from infra.manifest import Funnel, ShardRecord
 from infra.schema import Drop, pairs_schema
 from pipelines.tables import uid
-from pipelines.url_formats import Batch, read_batches
+from pipelines.url_formats import Batch, read_batches, told
 from pipelines.url_list import Config, UrlFile
 from pipelines.urls import BadUrlError, canonical
 
@@ -47,15 +47,12 @@ PART_ROWS = 1_000_000  # of a Parquet file, for one task
 def survey(file: UrlFile, output: ShardOutput) -> ShardRecord:
     """Facts ``schema`` (of the columns, each of a type that JSON and every reader knows) and ``groups`` of Parquet."""
     if file.format == "parquet":
-        with file.open() as source:
-            try:
-                opened = pq.ParquetFile(source)
-            except (pa.ArrowException, OSError) as error:
-                raise DataError(f"{file.url} is damaged", expected="Parquet", found=str(error)[:300]) from None
+        with told(file.url, "parquet"), file.open() as source:
+            opened = pq.ParquetFile(source)
             groups = [opened.metadata.row_group(group).num_rows for group in range(opened.num_row_groups)]
             types = {field.name: plain(field.type) for field in opened.schema_arrow}
             if len(types) < len(opened.schema_arrow):
-                raise DataError(f"{file.url} has two columns of the same name")
+                raise DataError("two columns have the same name", found=", ".join(opened.schema_arrow.names))
     else:
         groups, types = [], {}
         text = file.format.startswith(("csv", "tsv", "txt"))

@@ -303,6 +303,20 @@ def test_damaged_files_are_errors(tmp_path):
             read(Config(url_list=str(tmp_path / name)), tmp_path / f"out-{name}")
 
 
+def test_a_parquet_file_with_a_damaged_page_is_an_error(tmp_path):
+    path = tmp_path / "l.parquet"
+    urls = [sha256(str(n).encode()).hexdigest() for n in range(5000)]
+    pq.write_table(pa.table({"url": urls, "text": urls}), path, compression="zstd", use_dictionary=False)
+    data = bytearray(path.read_bytes())
+    data[2000:4000] = bytes(2000)
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"l\.parquet is damaged"):
+        read(Config(url_list=str(path)), tmp_path / "out")
+    pq.write_table(pa.Table.from_arrays([pa.array(["a"])] * 2, names=["url", "url"]), path)
+    with pytest.raises(DataError, match="same name"):
+        read(Config(url_list=str(path)), tmp_path / "out2")
+
+
 def test_types_that_only_the_whole_list_knows(tmp_path):
     """A folder whose files disagree comes out as one table."""
     for number, values in enumerate([[1, 2], [0.5, 1], ["A7", "007"], [None, None]]):

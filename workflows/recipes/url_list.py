@@ -51,7 +51,7 @@ def workflow(
     )
     images = {"images": Stage("download", download.run, fetching, {"pairs": pairs})}
     if retry:
-        again = fetching.replace(retry=retry)
+        again = fetching.replace(retry=retry, min_success_share=0)  # most of them may well be gone for good
         images["images_retry"] = Stage("retry", download.run, again, {"images": images["images"]})
     if not train:
         return Workflow("url_list", (pairs, *images.values()))
