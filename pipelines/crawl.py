@@ -26,12 +26,16 @@ from pydantic import Field, field_validator, model_validator
 from infra.config import Config as BaseConfig
 from infra.config import Runtime
 from infra.context import Context, ShardOutput
+from infra.errors import StageFailed
 from infra.manifest import Artifact, Manifest, ShardRecord
+from infra.schema import Drop
 from pipelines import url_list
 from pipelines.fetch import Web
+from pipelines.health import SuccessFloor
 from pipelines.traps import Traps
 
 if TYPE_CHECKING:
+    from pipelines.crawl_shard import DueShard
     from pipelines.hosts import Link
 
 __all__ = ["Config", "Due", "run", "share"]
@@ -40,6 +44,8 @@ UNIT = "pages"
 SMALL = 50_000  # URLs that are handled sooner by the driver itself than handed to Ray's workers
 
 _PAGES_PER_PARTITION = 20_000
+_FLOOR_URLS = 1000  # before it is judged how many get an answer
+_FAILURES = frozenset({Drop.HTTP_ERROR, Drop.TIMEOUT, Drop.CONNECTION, Drop.HOST_DOWN, Drop.REFUSED, Drop.TRUNCATED})
 
 
 class Config(BaseConfig):
@@ -92,6 +98,9 @@ class Config(BaseConfig):
         None, description="instant to record as WARC-Date and Date, as 2026-01-01T00:00:00Z, for bytes that repeat"
     )
     web: Web = Field(Web(), description="how to fetch")
+    min_success_share: Runtime[float] = Field(
+        0.05, ge=0, le=1, description="of URLs that get an answer; below it, after the first 1000, the crawl stops"
+    )
     attempts: Runtime[int] = Field(3, gt=0, description="attempts per shard when a worker is lost")
 
     @field_validator("seeds", "sitemaps")
@@ -206,6 +215,8 @@ class _Crawl:
         self._rows = 0  # URLs in the frontier
         self._dealt: list[list[int]] = [[] for _ in self._partitions]  # URLs in each shard of each partition
         self._fetched: list[ShardRecord] = []  # in this round
+        self._failing: list[str] = []  # shards of this round below the floor on their own
+        self._floor = SuccessFloor(config.min_success_share, _FLOOR_URLS)
         self._records: list[ShardRecord] = []
         self._committed = context.ledger.read()
 
@@ -248,14 +259,42 @@ class _Crawl:
             self._name(f"{part:05d}"): DueShard(self.generation, *place, self.config)
             for part, place in enumerate(places)
         }
-        self._fetched = self._do(specs, fetch, polite=True)
+        if self.generation == 1 and not self._committed.keys() >= specs.keys():
+            self._look_ahead(specs)
+        self._fetched = self._do(specs, fetch, polite=True, on_done=self._judge)
         self._records += self._fetched
         self.kept += sum(record.funnel.kept for record in self._fetched if record.funnel)
+
+    def _look_ahead(self, specs: dict[str, DueShard]) -> None:
+        """Do names resolve here at all? Raises StageFailed if it is the resolver that fails."""
+        from pipelines.frontier import read_due
+        from pipelines.health import preflight
+        from pipelines.urls import host_of
+
+        spread = list(specs.values())[:: -(-len(specs) // 16)]
+        due = [read_due(self.context.store, spec.generation, spec.partition, spec.group) for spec in spread]
+        preflight({host_of(one.url) for rows in due for _, one in rows}, self.config.web).check()
+
+    def _judge(self, record: ShardRecord) -> None:
+        """Raises StageFailed if hardly anything answers. What the round lost to that is then fetched again by the next
+        run."""
+        assert record.funnel is not None
+        failed = {reason: count for reason, count in record.funnel.dropped.items() if reason in _FAILURES}
+        answered = record.funnel.entered - sum(failed.values())
+        if answered < self.config.min_success_share * record.funnel.entered:
+            self._failing.append(record.shard)
+        try:
+            self._floor.add(answered, failed)
+        except StageFailed:
+            for shard in self._failing:
+                self.context.ledger.forget(shard)
+            raise
 
     def update(self) -> None:
         """Make the next generation of the frontier from this one and what was found."""
         from pipelines.frontier import Update, found_files, update
 
+        self._failing = []
         names = iter([record.shard for record in self._fetched])
         mine = [tuple(next(names) for _ in shards) for shards in self._dealt]
         found = tuple(path for record in self._fetched for path in found_files(record))
@@ -308,6 +347,7 @@ class _Crawl:
         *,
         small: bool = False,
         polite: bool = False,
+        on_done: Callable[[ShardRecord], None] | None = None,
     ) -> list[ShardRecord]:
         """``work`` on each of ``specs`` by name, unless committed. What is small is done here, sooner than Ray could;
         who is polite is given the manners."""
@@ -320,6 +360,6 @@ class _Crawl:
             from infra.cluster import Limits, run_shards
 
             work = partial(work, manners=self.manners) if polite else work
-            done = run_shards(self.context, due, work, Limits(attempts=self.config.attempts))
+            done = run_shards(self.context, due, work, Limits(attempts=self.config.attempts), on_done)
             self._committed |= {record.shard: record for record in done}
         return [self._committed.pop(name) for name in specs]

@@ -40,30 +40,35 @@ class Site:
         self.server.close()
 
     async def _serve(self, reader, writer):
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            while True:
-                first = await reader.readexactly(1)
-                if first == b"\x16":  # a TLS greeting
+        try:
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+                await self._answer(reader, writer)
+        finally:
+            writer.close()
+
+    async def _answer(self, reader, writer):
+        while True:
+            first = await reader.readexactly(1)
+            if first == b"\x16":  # a TLS greeting
+                break
+            head = (first + await reader.readuntil(b"\r\n\r\n")).decode()
+            path = head.split(" ")[1]
+            host = next(line[6:] for line in head.split("\r\n") if line.lower().startswith("host: "))
+            self.asked.append(f"{host}{path}")
+            self.heads.append(head)
+            self.open += 1
+            self.most_open = max(self.most_open, self.open)
+            try:
+                route = self.routes.get(f"{host}{path}", self.routes.get(path, NOT_FOUND))
+                if isinstance(route, list):
+                    route = route.pop(0) if len(route) > 1 else route[0]
+                if callable(route):
+                    await route(writer)
                     break
-                head = (first + await reader.readuntil(b"\r\n\r\n")).decode()
-                path = head.split(" ")[1]
-                host = next(line[6:] for line in head.split("\r\n") if line.lower().startswith("host: "))
-                self.asked.append(f"{host}{path}")
-                self.heads.append(head)
-                self.open += 1
-                self.most_open = max(self.most_open, self.open)
-                try:
-                    route = self.routes.get(f"{host}{path}", self.routes.get(path, NOT_FOUND))
-                    if isinstance(route, list):
-                        route = route.pop(0) if len(route) > 1 else route[0]
-                    if callable(route):
-                        await route(writer)
-                        break
-                    writer.write(route)
-                    await writer.drain()
-                finally:
-                    self.open -= 1
-        writer.close()
+                writer.write(route)
+                await writer.drain()
+            finally:
+                self.open -= 1
 
 
 @contextlib.contextmanager
@@ -89,3 +94,4 @@ async def _stop(site):
     for task in others:
         task.cancel()
     await asyncio.gather(*others, return_exceptions=True)
+    await asyncio.sleep(0)  # connections that were closed are let go in the next turn of the loop

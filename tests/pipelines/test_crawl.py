@@ -8,11 +8,12 @@ from collections import Counter
 import pyarrow.parquet as pq
 import pytest
 from fastwarc.warc import ArchiveIterator
-from loopback import answer, serving
+from loopback import NOT_FOUND, answer, serving
 from warcio.archiveiterator import ArchiveIterator as WarcioIterator
+from warcio.cli import main as warcio_command
 
 from infra.context import Context, ShardOutput
-from infra.errors import ConfigError
+from infra.errors import ConfigError, StageFailed
 from pipelines import crawl
 from pipelines.crawl import Config, Due
 from pipelines.crawl_shard import Shard, work
@@ -186,6 +187,9 @@ def test_a_shard_keeps_pages_that_two_readers_read(tmp_path):
     assert len({about.get_header("WARC-Record-ID") for _, about, *_ in records}) == 5
     assert all(r.verify_block_digest() for r in ArchiveIterator(io.BytesIO(data), parse_http=False))
     assert [page.url for page in Reader(io.BytesIO(data), 1 << 20)] == ["http://a.example/", "http://a.example/x?y=1"]
+    with pytest.raises(SystemExit) as verdict:
+        warcio_command(["check", str(tmp_path / "one/data/0000-000.warc.gz")])
+    assert verdict.value.code == 0
 
 
 def test_a_header_cannot_forge_a_record():
@@ -209,7 +213,7 @@ class Stopped(Exception):
 
 def test_a_crawl_accounts_for_every_url_and_continues_wherever_it_was_stopped(ray_cluster, tmp_path, monkeypatch):
     with serving(SITE) as site:
-        settings = config(site, max_depth=3, shard_urls=4, partitions=2)
+        settings = config(site, max_depth=3, shard_urls=4)
         first = crawl.run(settings, {}, Context(tmp_path / "one"))
         assert not (tmp_path / "one/frontier").exists()
 
@@ -248,6 +252,24 @@ def test_the_page_budget_is_exact(ray_cluster, tmp_path):
     assert manifest.funnel.dropped["over_budget"] == sum(
         reason == "over_budget" for reason in outcomes(tmp_path).values()
     )
+
+
+def test_a_crawl_that_hardly_gets_an_answer_stops_and_its_next_run_tries_again(ray_cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(crawl, "_FLOOR_URLS", 4)
+    pages = [f"http://{host}.example/{n}" for n in range(3) for host in "ab"]
+    routes = {f"{host}.example/robots.txt": NOT_FOUND for host in "ab"}
+    with serving(routes) as site:
+        settings = config(site, seeds=[], pages=pages, shard_urls=3, min_success_share=0.5)
+        with pytest.raises(StageFailed, match="only 0 of 6"):
+            crawl.run(settings, {}, Context(tmp_path))
+        site.routes |= {f"{host}.example/{n}": links() for n in range(3) for host in "ab"}
+        assert crawl.run(settings, {}, Context(tmp_path)).funnel.kept == 6
+
+
+def test_a_crawl_without_name_servers_says_so(ray_cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipelines.guard.look_up", lambda name: ([], -3))
+    with pytest.raises(StageFailed, match="names do not resolve"):
+        crawl.run(Config(pages=[f"http://{host}.test/" for host in "abcd"]), {}, Context(tmp_path))
 
 
 def test_planning_a_crawl_loads_nothing_heavy():
