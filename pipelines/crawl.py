@@ -26,7 +26,7 @@ from pydantic import Field, field_validator, model_validator
 from infra.config import Config as BaseConfig
 from infra.config import Runtime
 from infra.context import Context, ShardOutput
-from infra.errors import StageFailed
+from infra.errors import ConfigError, StageFailed
 from infra.manifest import Artifact, Manifest, ShardRecord
 from infra.schema import Drop
 from pipelines import url_list
@@ -130,9 +130,9 @@ class Config(BaseConfig):
     @model_validator(mode="after")
     def _somewhere_to_start(self) -> Self:
         if not (self.seeds or self.sitemaps or self.pages or self.page_lists):
-            raise ValueError("somewhere to start: seeds, sitemaps, pages or page_lists")
-        if "robots" in self.seeds or ("robots" in self.sitemaps and not self.seeds):
-            raise ValueError('seeds whose robots.txt names sitemaps, if sitemaps says "robots"')
+            raise ConfigError("a crawl needs somewhere to start", expected="seeds, sitemaps, pages or page_lists")
+        if "robots" in self.sitemaps and not self.seeds:
+            raise ConfigError('sitemaps: "robots" needs seeds, whose robots.txt name sitemaps')
         return self
 
     @field_validator("page_lists")

@@ -185,9 +185,9 @@ def test_logs_print_the_journal(clipline, toy):
 def test_recipes_lists_them_with_their_dials(clipline):
     text = clipline("recipes").stdout
     assert text.startswith("quickstart")
-    assert "seeds: list[str]  (needed)" in text
+    assert "url_list: str | list[str]  (needed)" in text
     found = strictly(clipline("recipes", "--json").stdout)
-    assert found["website"]["dials"]["seeds"]["needed"]
+    assert found["url_list"]["dials"]["url_list"]["needed"]
     assert found["quickstart"]["summary"]
 
 
@@ -223,7 +223,8 @@ def test_resume_works_from_another_folder_and_keeps_the_selection(clipline, root
         (["plan", "toy.py", "--set", "first.sise=3"], 2, "did you mean 'size'?"),
         (["plan", "toy.py", "--until", "furst"], 2, "no stage 'furst'"),
         (["plan", "toy.py", "--only", "third"], 2, "run it first: --until first"),
-        (["plan", "website"], 2, "needs a value for seeds"),
+        (["plan", "url_list"], 2, "needs a value for url_list"),
+        (["plan", "website"], 2, "somewhere to start"),
         (["status"], 2, "there are no runs below"),
         (["resume"], 2, "there are no runs below"),
         (["show", "filter"], 2, "names 0 artifacts"),

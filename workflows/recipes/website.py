@@ -1,6 +1,8 @@
-"""website: from any seed addresses to an evaluated model, with nothing but what the pages say.
+"""website: from any seed addresses, sitemaps or page lists to an evaluated model, with nothing but what the pages say.
 
 clipline run website --set seeds='["https://example.org/"]' --set contact=you@example.org
+clipline run website --set seeds='["https://example.org/"]' --set sitemaps='["robots"]' --set scope=domain ...
+clipline run website --set page_lists='["pages.csv.gz"]' --set max_pages=1000000 ...
 """
 
 from typing import Any
@@ -13,10 +15,17 @@ from workflows.stage import Gate, Stage, Workflow
 
 
 def workflow(
-    seeds: list[str],
+    seeds: list[str] | None = None,  # one of these four, or several
+    sitemaps: list[str] | None = None,  # addresses of sitemaps; "robots": those that the seeds' robots.txt name
+    pages: list[str] | None = None,  # exactly these pages, whatever they link to
+    page_lists: list[str] | None = None,  # files of such addresses, in any format of url_list's
     contact: str = "",  # for webmasters: an address or a page, sent with every request
-    hosts: list[str] | None = None,  # patterns of the hosts to stay on; by default those of the seeds
+    scope: str = "host",  # links followed: to the hosts started from, to their domain, or to any
+    hosts: list[str] | None = None,  # instead: patterns of the hosts to stay on
+    exclude: list[str] | None = None,  # regular expressions of links not to follow
     max_pages: int = 1000,
+    max_pages_per_host: int | None = None,
+    max_depth: int | None = None,  # links away from a start
     languages: list[str] | None = None,  # of captions, as ISO 639-1 codes; by default any
     image_size: int = 224,
     model: str | dict[str, Any] | None = None,  # an open_clip name or configuration
@@ -28,9 +37,11 @@ def workflow(
 ) -> Workflow:
     web = Web(contact=contact, connect_to=connect_to or {})
 
-    crawling = crawl.Config(seeds=seeds, allowed_hosts=hosts or (), max_pages=max_pages, web=web)
-    pages = Stage("crawl", crawl.run, crawling)
-    pairs = Stage("extract", extract.run, extract.Config(), {"pages": pages})
+    starts = {"seeds": seeds or (), "sitemaps": sitemaps or (), "pages": pages or (), "page_lists": page_lists or ()}
+    budget = {"max_pages": max_pages, "max_pages_per_host": max_pages_per_host, "max_depth": max_depth}
+    reach = {"scope": scope, "allowed_hosts": hosts or (), "exclude": exclude or ()}
+    crawled = Stage("crawl", crawl.run, crawl.Config(**starts, **reach, **budget, web=web))
+    pairs = Stage("extract", extract.run, extract.Config(), {"pages": crawled})
     images = Stage("download", download.run, download.Config(image_size=image_size, web=web), {"pairs": pairs})
     spoken = (rules.Language(languages=languages),) if languages else ()
     basic = (rules.ImageSide(), rules.ImageAspect(), rules.TextJunk(), rules.TextLength(), rules.TextWords(), *spoken)
@@ -50,5 +61,5 @@ def workflow(
     trained = Stage("train", train.run, learning, {"shards": shards})
     found = Stage("retrieval", retrieval.run, retrieval.Config(), {"model": trained, "dataset": shards})
 
-    stages = (pages, pairs, images, good, unique, even, shards, trained, found)
+    stages = (crawled, pairs, images, good, unique, even, shards, trained, found)
     return Workflow("website", stages, gate=Gate("train", "website", {"retrieval.image_retrieval_recall_at_5": 0.5}))
