@@ -87,7 +87,7 @@ def resize(data: bytes, options: Resizing) -> Resized:
     header = judge(data, options)
     width, height = _upright(header)
     target = _target(width, height, options)
-    image = decode(data, header, at_least=_enough(target) if target else (width, height))
+    image = decode(data, header, at_least=_enough(target) if target else None)
     if target:
         image = _fitted(image, target, options, shrink=_side(width, height, options) > options.image_size)
     if target or not (options.skip_reencode and _is_finished(data, header, options)):
@@ -107,24 +107,26 @@ def judge(data: bytes, options: Resizing) -> Header:
         raise ImageError(Drop.AREA, "image area too large")
     if long / short > options.max_aspect_ratio:
         raise ImageError(Drop.ASPECT, "aspect ratio too large")
+    if len(data) < header.least:
+        raise ImageError(Drop.TRUNCATED)
     return header
 
 
-def decode(data: bytes, header: Header, *, at_least: tuple[int, int]) -> Pixels:
+def decode(data: bytes, header: Header, *, at_least: tuple[int, int] | None = None) -> Pixels:
     """Upright pixels: (height, width, 3) BGR or (height, width) grey, uint8. Raises ImageError.
 
-    A JPEG of more than twice the size of ``at_least`` (width, height as shown) comes out smaller, but not below that.
+    ``at_least`` (width, height as shown) says what the picture is to be shrunk from. A larger JPEG is then decoded
+    smaller, but not below that, and with the quicker of the transforms, whose errors the shrinking averages away.
     """
-    image = _decode_jpeg(data, at_least, header) if header.format == "jpeg" else _decode(data)
+    image = _decode_jpeg(data, header, at_least) if header.format == "jpeg" else _decode(data)
     return _turned(image, header.orientation)
 
 
-def _decode_jpeg(data: bytes, at_least: tuple[int, int], header: Header) -> Pixels:
+def _decode_jpeg(data: bytes, header: Header, at_least: tuple[int, int] | None) -> Pixels:
     if header.progressive:
         scans = data.count(b"\xff\xda")
         if scans > _MAX_SCANS or scans * header.width * header.height > _MAX_WORK:
             raise ImageError(Drop.DECODE)
-    width, height = _scaled(header, at_least)
     try:
         space = simplejpeg.decode_jpeg_header(data, strict=False)[2]
     except ValueError:
@@ -133,11 +135,7 @@ def _decode_jpeg(data: bytes, at_least: tuple[int, int], header: Header) -> Pixe
         return _decode(data)
     if space in ("CMYK", "YCCK"):
         return _decode(data)
-    options: dict[str, Any] = {
-        "colorspace": "GRAY" if space == "Gray" else "BGR",
-        "min_width": width,
-        "min_height": height,
-    }
+    options: dict[str, Any] = {"colorspace": "GRAY" if space == "Gray" else "BGR", **_scale(header, at_least)}
     try:
         image = simplejpeg.decode_jpeg(data, **options)
     except ValueError as error:
@@ -152,14 +150,16 @@ def _decode_jpeg(data: bytes, at_least: tuple[int, int], header: Header) -> Pixe
     return pixels
 
 
-def _scaled(header: Header, at_least: tuple[int, int]) -> tuple[int, int]:
-    """Stored width and height to decode a JPEG at: the smallest of the scales libjpeg-turbo has vector code for."""
+def _scale(header: Header, at_least: tuple[int, int] | None) -> dict[str, Any]:
+    """How to decode a JPEG that is to be shrunk: at the smallest of the scales libjpeg-turbo has vector code for."""
+    if at_least is None:
+        return {}
     width, height = reversed(at_least) if header.turned else at_least
-    for part in (8, 4, 2):
+    for part in (8, 4, 2, 1):
         scaled = -(-header.width // part), -(-header.height // part)
         if scaled[0] >= width and scaled[1] >= height:
-            return scaled
-    return header.width, header.height
+            return {"min_width": scaled[0], "min_height": scaled[1], "fastdct": True, "fastupsample": True}
+    return {}
 
 
 def _decode(data: bytes) -> Pixels:
