@@ -99,7 +99,7 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
 # --- files ------------------------------------------------------------------------------------------------------------
 
 _SAMPLES, _BLOCK = 16, 64 << 10
-_ETAGS = ("ETag", "etag", "md5Hash", "crc32c", "content_md5")
+_ETAGS = ("ETag", "etag", "md5Hash", "crc32c", "content_md5", "blob_id")  # S3, GCS, Azure, Hugging Face
 
 
 @dataclass(frozen=True)

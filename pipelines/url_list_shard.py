@@ -236,18 +236,18 @@ def parts(number: int, file: UrlFile, record: ShardRecord) -> Iterator[Part]:
 
 def write_pairs(plan: Plan, part: Part, output: ShardOutput) -> ShardRecord:
     """Sort the rows of a part into pairs and what is none."""
-    counts: Counter[str] = Counter()
+    entered, counts = 0, Counter[str]()
     pairs = _Writer(output, f"data/{part.name}")
     dropped = _Writer(output, f"data/dropped-{part.name}")
     for batch in read_batches(part.file.open, part.file.format, part.file.url, part.groups, part.first):
         kept, rest = pairs_of(batch, plan, part.file.name)
+        entered += len(batch.numbers) + len(batch.bad)
         counts.update(rest["reason"].to_pylist())
         pairs.add(kept)
         dropped.add(rest)
     pairs.close()
     dropped.close()
-    rows = pairs.rows + dropped.rows
-    return output.commit(Funnel(unit="rows", entered=rows, kept=pairs.rows, dropped=dict(sorted(counts.items()))))
+    return output.commit(Funnel(unit="rows", entered=entered, kept=pairs.rows, dropped=dict(sorted(counts.items()))))
 
 
 def total(records: Sequence[ShardRecord]) -> Funnel:
