@@ -42,7 +42,7 @@ class Web(Config):
     contact: str = Field(
         "", description="address or URL where an annoyed site owner reaches you; sent with the user agent"
     )
-    obey_robots: bool = Field(True, description="fetch only what robots.txt allows")
+    obey_robots: bool = Field(True, description="fetch only what robots.txt allows; off: do not read it at all")
     obey_opt_out: bool = Field(
         True, description="drop what X-Robots-Tag, robots meta tags, TDM reservation or robots.txt keep from AI use"
     )

@@ -279,8 +279,7 @@ class Turns:
                 if now >= beat:
                     beat = now + _BEAT_S
                     self._asked.update(self._files.keys() - {task.get_name() for task in self._loading})
-                    self._fresh.update(self._hosts)
-                    self._hand_back_idle(now)
+                    self._beat(now)
                 await self._exchange(now)
                 if self._link.pause_s:
                     await asyncio.sleep(self._link.pause_s)
@@ -360,9 +359,15 @@ class Turns:
         if host.exact and host.last:
             host.next = max(host.next, host.last + host.interval)
 
-    def _hand_back_idle(self, now: float) -> None:
+    def _beat(self, now: float) -> None:
+        """What is worth saying once a second: of hosts in use, and of those idle for so long that others may have them.
+
+        Of one that is idle for less we keep silent: if others want it, the books ask.
+        """
         for host in self._hosts.values():
-            if host.tokens and not host.in_use and not host.line and now - host.idle_since >= _BEAT_S:
+            if host.in_use or host.line:
+                self._fresh.add(host.name)
+            elif now - host.idle_since >= _BEAT_S and now >= host.down_until:
                 self._hand_back(host, host.tokens)
 
     def _fail(self, error: TransientError) -> None:
