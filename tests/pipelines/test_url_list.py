@@ -486,7 +486,7 @@ def test_the_stage(ray_cluster, tmp_path, finished):
             tmp_path / f"{number}.parquet",
         )
     config = Config(url_list=str(tmp_path / "*.parquet"))
-    artifact = finished(run, config, {})
+    artifact = finished(run, config, {}, tmp_path / "stage")
     assert artifact.manifest.funnel.model_dump() == {
         "unit": "rows", "entered": 15, "kept": 12, "dropped": {"bad_url": 3},
     }  # fmt: skip
@@ -494,6 +494,12 @@ def test_the_stage(ray_cluster, tmp_path, finished):
     assert [file.rows for file in kept_files(artifact)] == [4, 4, 4]
     assert not list(artifact.verify())
     assert finished(run, config, {}).manifest == artifact.manifest
+
+    # killed in the middle of a part: that part is done again, and the end is the same
+    (tmp_path / "stage/ledger/00001-00000.json").unlink()
+    (tmp_path / "stage/data/00001-00000-0000.parquet").write_bytes(b"cut")
+    assert finished(run, config, {}, tmp_path / "stage").manifest == artifact.manifest
+    assert not list(artifact.verify())
 
 
 TOKENS = [
