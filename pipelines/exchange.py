@@ -17,7 +17,7 @@ from yarl import URL
 from infra.schema import Drop
 from pipelines.coding import ACCEPTED, CodingError, OversizeError, decoder
 from pipelines.deadline import Deadline, Deadlines
-from pipelines.fetch import FetchError, Response, Web
+from pipelines.fetch import FetchError, Response, Web, media_type
 from pipelines.guard import AddressRefusedError, Guard
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ class Client:
             raise FetchError(Drop.HTTP_ERROR, str(reply.status), transient=True, retry_after_s=after)
         if not 200 <= reply.status < 300:
             return Response(url, reply.status, headers, b""), 0
-        if what == "page" and (found := Response(url, reply.status, headers, b"").content_type) not in _HTML:
+        if what == "page" and (found := media_type(reply.headers.get("Content-Type", ""))) not in _HTML:
             raise FetchError(Drop.NOT_HTML, found[:80])
         cap = self._caps[what]
         coding = reply.headers.get("Content-Encoding", "")
@@ -183,27 +183,26 @@ class Client:
         content = reply.content
         slowest = self._clock() + _GRACE_S
         deadline = limit.at
-        pieces: list[bytes] = []
-        wire = size = 0
+        body = bytearray()  # not a list of pieces: a server that sends them small would make each cost 50 bytes
+        wire = 0
         try:
             decode = decoder(coding)
             while data := await content.readany():
                 wire += len(data)
-                pieces.append(decode.feed(data, cap - size))
-                size += len(pieces[-1])
+                body += decode.feed(data, cap - len(body))
                 if wire > cap:
                     raise OversizeError(b"")
                 limit.at = min(deadline, slowest + wire / self._web.min_rate)
         except OversizeError as error:
             if what != "robots":
                 raise FetchError(Drop.TOO_LARGE, f"more than {cap} bytes") from None
-            pieces.append(error.fitting)
+            body += error.fitting
         except CodingError as error:
             raise FetchError(Drop.HTTP_ERROR, f"content coding: {error}") from None
         else:
             if wire and not decode.complete:
                 raise FetchError(Drop.TRUNCATED, "the coded body ended early", transient=True)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return bytes(body)
 
 
 def _texts(raw: tuple[tuple[bytes, bytes], ...]) -> list[tuple[str, str]]:

@@ -129,6 +129,11 @@ class FetchError(Exception):
         self.reason, self.detail, self.transient, self.retry_after_s = reason, detail, transient, retry_after_s
 
 
+def media_type(value: str) -> str:
+    """The media type of a Content-Type header in lower case, without parameters."""
+    return value.partition(";")[0].strip().lower()
+
+
 @dataclass(frozen=True, slots=True)
 class Response:
     """An answer. ``body`` is decoded; ``headers`` are as received, in order; ``redirects`` are the URLs passed."""
@@ -146,7 +151,7 @@ class Response:
     @property
     def content_type(self) -> str:
         """The media type in lower case, without parameters; empty if none was given."""
-        return self.header("Content-Type").partition(";")[0].strip().lower()
+        return media_type(self.header("Content-Type"))
 
     @property
     def is_redirect(self) -> bool:
@@ -189,7 +194,7 @@ class Fetcher:
 
         Raises FetchError for anything but a 2xx answer we may use, and TransientError when the stage's manners are no
         longer kept. A page that is not HTML is refused before its body is read. Without ``follow`` a redirect is an
-        answer too. A block that fetches again while it holds a body can end up waiting for itself: do not.
+        answer too. A block must not wait for another fetch, or the two can wait for each other's bytes for ever.
         """
         return self._chase.fetch(url, kind, follow)
 
