@@ -44,8 +44,11 @@ def canonical(url: str, base: str | None = None) -> str:
         href = href[: href.index("#")]
     if not href.startswith(("http://", "https://")):
         raise BadUrlError(f"scheme {href.partition(':')[0][:20]}: is not http or https")
-    if "@" in href.split("/", 3)[2]:
+    authority = href.split("/", 3)[2]
+    if "@" in authority:
         raise BadUrlError("URL with a user part")
+    if authority.startswith("."):  # which the standard takes for a host
+        raise BadUrlError("URL without a host")
     if len(href) > MAX_LENGTH:
         raise BadUrlError("over-long URL")
     return href

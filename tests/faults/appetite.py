@@ -1,12 +1,14 @@
-"""How much memory it takes to meet a behaviour: a process of its own, so that only the client is measured.
+"""What it costs to meet a behaviour: a process of its own, so that only the client is measured.
 
-``python appetite.py WEB_JSON NAME...`` prints, as JSON, by how many MB the resident memory peaked above where it stood.
+``python appetite.py WEB_JSON NAME...`` prints, as JSON, by how many MB the resident memory peaked above where it stood,
+and the seconds it took.
 """
 
 import asyncio
 import json
 import re
 import sys
+import time
 from pathlib import Path
 
 from hostile import BEHAVIOURS
@@ -47,15 +49,15 @@ async def meet(name: str, web: Web) -> None:
 
 def main() -> None:
     web = Web.model_validate_json(sys.argv[1])
-    grown = {}
+    cost = {}
     asyncio.run(meet("png_with_alpha", web))  # imports and pools are nobody's bomb
     asyncio.run(meet("utf_7", web))
     for name in sys.argv[2:]:
-        before = resident_mb("VmRSS")
+        before, started = resident_mb("VmRSS"), time.monotonic()
         forget()
         asyncio.run(meet(name, web))
-        grown[name] = resident_mb("VmHWM") - before
-    sys.stdout.write(json.dumps(grown))
+        cost[name] = resident_mb("VmHWM") - before, time.monotonic() - started
+    sys.stdout.write(json.dumps(cost))
 
 
 main()

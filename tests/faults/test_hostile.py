@@ -25,10 +25,6 @@ from pipelines.fetch import Fetcher, FetchError, Web
 
 APPETITE_MB = 200  # more memory than this no behaviour may cost the process that meets it
 DATE = "2026-01-01T00:00:00Z"
-CLIENT_DEFECTS: dict[str, str] = {}
-STAGE_DEFECTS: dict[str, str] = {}
-"""What we do not withstand yet, and why; the stages' are left out of the shards below, which they would take down."""
-ENDURED = [one for name, one in BEHAVIOURS.items() if name not in STAGE_DEFECTS]
 IMAGES = [one for one in BEHAVIOURS.values() if "image" in one.kinds]
 PAGES = [one for one in BEHAVIOURS.values() if "page" in one.kinds]
 
@@ -55,10 +51,9 @@ def patient(server: Hostile) -> Web:
     return hasty(server, deadline_s=4.0, connect_s=3.0, concurrency=256)
 
 
-def each(behaviours, defects):
-    """For ``parametrize``, with the known defects marked."""
-    marks = {name: [pytest.mark.xfail(strict=True, reason=defect)] for name, defect in defects.items()}
-    return [pytest.param(one, id=one.name, marks=marks.get(one.name, [])) for one in behaviours]
+def each(behaviours):
+    """For ``parametrize``."""
+    return [pytest.param(one, id=one.name) for one in behaviours]
 
 
 def test_the_list_reads_as_documentation():
@@ -76,7 +71,7 @@ def server():
         yield running
 
 
-@pytest.mark.parametrize("behaviour", each(BEHAVIOURS.values(), CLIENT_DEFECTS))
+@pytest.mark.parametrize("behaviour", each(BEHAVIOURS.values()))
 async def test_the_client(server, behaviour):
     """The stated reason within the deadline, and the same host's next file comes through the same client."""
     kind = behaviour.kinds[0]
@@ -95,6 +90,14 @@ async def test_the_client(server, behaviour):
     assert server.cookies == []
 
 
+async def test_a_body_below_the_minimum_rate_ends_long_before_the_deadline(server, monkeypatch):
+    monkeypatch.setattr("pipelines.exchange._GRACE_S", 0.2)
+    async with asyncio.timeout(3.0), Fetcher(hasty(server, deadline_s=60.0)) as fetcher:
+        with pytest.raises(FetchError) as caught:
+            await fetcher.get(BEHAVIOURS["body_byte_by_byte"].url("image"), "image")
+    assert (caught.value.reason, caught.value.detail) == (Drop.TIMEOUT, "too slow")
+
+
 class AnyOf(str):
     """Equal to every text in which the pattern is found."""
 
@@ -110,8 +113,6 @@ class AnyOf(str):
 def rows(behaviours, kind):
     """Each behaviour, behind it its healthy neighbour on the same host, and a healthy host of its own."""
     for one in behaviours:
-        if one.name in STAGE_DEFECTS:
-            continue
         yield one.url(kind)
         if one.neighbour:
             yield one.url(kind, "healthy")
@@ -148,7 +149,7 @@ def test_a_download_loses_no_neighbour_and_hangs_on_none(downloaded):
     assert [url for url, row in found.items() if "/healthy." in url and row["reason"]] == []
 
 
-@pytest.mark.parametrize("behaviour", each(IMAGES, STAGE_DEFECTS))
+@pytest.mark.parametrize("behaviour", each(IMAGES))
 def test_a_download_records(downloaded, behaviour):
     """The stated status, reason and words in the image's row."""
     row = downloaded[1][behaviour.url("image")]
@@ -190,7 +191,7 @@ def test_a_crawl_loses_no_neighbour_and_hangs_on_none(crawled):
     assert [row["url"] for row in found if "/healthy." in row["url"] and row["reason"]] == []
 
 
-@pytest.mark.parametrize("behaviour", each(PAGES, STAGE_DEFECTS))
+@pytest.mark.parametrize("behaviour", each(PAGES))
 def test_a_crawl_records(crawled, behaviour):
     """The stated reason and words in the page's row."""
     (row,) = (row for row in crawled[1] if row["url"] == behaviour.url("page"))
@@ -308,16 +309,17 @@ async def test_a_name_the_resolver_chokes_on(monkeypatch, error):
     assert (caught.value.reason, caught.value.detail) == (Drop.CONNECTION, "the host's name does not resolve")
 
 
-# --- memory -----------------------------------------------------------------------------------------------------------
+# --- what it costs ----------------------------------------------------------------------------------------------------
 
 
-def test_no_behaviour_costs_more_memory_than_allowed(server):
-    """Peak resident memory of a process that meets the bombs one by one, over what it held before each."""
-    bombs = [one.name for one in ENDURED if one.bomb]
+def test_no_behaviour_costs_more_memory_or_time_than_allowed(server):
+    """A process that meets the bombs one by one: peak resident memory over what it held before, and seconds."""
+    bombs = [one.name for one in BEHAVIOURS.values() if one.bomb]
     web = hasty(server, deadline_s=3.0).model_dump_json()
     command = [sys.executable, str(Path(__file__).with_name("appetite.py")), web, *bombs]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
     assert done.returncode == 0, done.stderr
-    grown = json.loads(done.stdout)
-    assert grown.keys() == set(bombs)
-    assert {name: mb for name, mb in grown.items() if mb > APPETITE_MB} == {}
+    cost = json.loads(done.stdout)
+    assert cost.keys() == set(bombs)
+    assert {name: mb for name, (mb, _) in cost.items() if mb > APPETITE_MB} == {}
+    assert {name: seconds for name, (_, seconds) in cost.items() if seconds > 3.0 + BEHAVIOURS[name].within_s} == {}
