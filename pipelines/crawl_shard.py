@@ -24,7 +24,7 @@ from infra.schema import Drop
 from infra.spool import Spool, Ticket
 from pipelines.crawl import UNIT, Config, Due
 from pipelines.fetch import Fetcher, FetchError, Response
-from pipelines.frontier import Found, read_due, write_found
+from pipelines.frontier_tables import Finds, Found, read_due, write_found
 from pipelines.hosts import Link
 from pipelines.optout import LINKS, refusal
 from pipelines.page import Html, attribute
@@ -104,7 +104,7 @@ async def _work(shard: Shard, output: ShardOutput) -> ShardRecord:
     config = shard.config
     filename = f"{shard.name}.warc.gz"
     urls: list[dict[str, Any]] = []
-    found: list[Found] = []
+    finds = Finds()
     dropped: Counter[str] = Counter()
     outside: Counter[str] = Counter()
     sent = [("User-Agent", config.web.user_agent_header)]
@@ -126,13 +126,13 @@ async def _work(shard: Shard, output: ShardOutput) -> ShardRecord:
                 else:
                     dropped[str(seen.reason)] += 1
                 urls.append(_row(seen))
-                found += seen.found
+                finds.add(seen.found)
                 outside += seen.outside
     output.write_table(f"data/{shard.name}.urls.parquet", pa.Table.from_pylist(urls, _URLS))
-    count = write_found(output, shard.generation, shard.name, found, config.partition_count)
+    write_found(output, shard.generation, shard.name, finds, config.partition_count)
     entered, lost = len(shard.rows), sum(dropped.values())
     funnel = Funnel(unit=UNIT, entered=entered, kept=entered - lost, dropped=dict(sorted(dropped.items())))
-    return output.commit(funnel, {"found": count, "links_outside": dict(sorted(outside.items()))})
+    return output.commit(funnel, {"found": len(finds), "links_outside": dict(sorted(outside.items()))})
 
 
 async def _in_order(visits: Iterable[Coroutine[Any, Any, Visit]], window: int) -> AsyncIterator[Visit]:

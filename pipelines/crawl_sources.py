@@ -21,8 +21,9 @@ from infra.manifest import Funnel, ShardRecord
 from infra.schema import Drop
 from pipelines.crawl import UNIT, Config, Due
 from pipelines.fetch import Fetcher, FetchError
-from pipelines.frontier import Found, write_found
+from pipelines.frontier_tables import Finds, Found, write_found
 from pipelines.hosts import Link
+from pipelines.robots import sitemaps
 from pipelines.scope import Scope
 from pipelines.sitemap import Read, walk
 from pipelines.url_formats import Bad, read_batches
@@ -107,12 +108,12 @@ def inject(source: Source, output: ShardOutput, manners: Link | None = None) -> 
 def _given(source: Given, output: ShardOutput) -> ShardRecord:
     config = source.config
     scope = Scope(config)
-    seeds = (scope.found(position, Due(scope.tidy(url), 0)) for position, url in enumerate(config.seeds))
-    found = write_found(output, 0, output.shard, seeds, config.partition_count)
+    seeds = Finds(scope.found(position, Due(scope.tidy(url), 0)) for position, url in enumerate(config.seeds))
+    write_found(output, 0, output.shard, seeds, config.partition_count)
     if not config.pages:
-        return output.commit(facts={"found": found})
+        return output.commit(facts={"found": len(seeds)})
     last = len(config.sitemaps) + len(config.seeds) + 1
-    return _listed(output, config, last, config.pages, found)
+    return _listed(output, config, last, config.pages, len(seeds))
 
 
 # --- lists of pages ---------------------------------------------------------------------------------------------------
@@ -128,17 +129,18 @@ def _listed(
         batch = list(islice(rows, _BATCH))
         if not batch:
             break
-        good = []
+        good = Finds()
         for position, line in batch:
             if isinstance(line, Bad):
                 refused[line.text] = (Drop.MALFORMED, line.detail)
                 continue
             try:
-                good.append(Found(number * _SPAN + position, Due(canonical(line.strip()), 0, listed=True)))
+                good.add([Found(number * _SPAN + position, Due(canonical(line.strip()), 0, listed=True))])
             except BadUrlError as error:
                 if line.strip():
                     refused[line] = (Drop.BAD_URL, str(error))
-        found += write_found(output, 0, f"{output.shard}-{part:04d}", good, config.partition_count)
+        write_found(output, 0, f"{output.shard}-{part:04d}", good, config.partition_count)
+        found += len(good)
     if refused:
         lost = [{"url": url, "reason": str(why), "detail": detail} for url, (why, detail) in refused.items()]
         output.write_table(f"data/{output.shard}.urls.parquet", pa.Table.from_pylist(lost, _REFUSED))
@@ -172,7 +174,7 @@ async def _sitemaps(source: Sitemaps, output: ShardOutput, manners: Link | None)
         for number, start in source.starts:
             position = number * _SPAN
             part = 0
-            waiting: list[Found] = []
+            finds = Finds()
             async for one in _walk(start, fetcher, config):
                 read.append(_row(one))
                 for url in map(scope.tidy, one.urls):
@@ -180,11 +182,12 @@ async def _sitemaps(source: Sitemaps, output: ShardOutput, manners: Link | None)
                     if why := scope.outside(url):
                         outside[why] += 1
                     else:
-                        waiting.append(scope.found(position, Due(url, 0)))
-                if len(waiting) >= _BATCH:
-                    total += write_found(output, 0, f"{output.shard}-{number}-{part}", waiting, config.partition_count)
-                    part, waiting = part + 1, []
-            total += write_found(output, 0, f"{output.shard}-{number}-{part}", waiting, config.partition_count)
+                        finds.add([scope.found(position, Due(url, 0))])
+                if len(finds) >= _BATCH:
+                    write_found(output, 0, f"{output.shard}-{number}-{part}", finds, config.partition_count)
+                    total, part, finds = total + len(finds), part + 1, Finds()
+            write_found(output, 0, f"{output.shard}-{number}-{part}", finds, config.partition_count)
+            total += len(finds)
     output.write_table(f"data/{output.shard.removeprefix('inject-')}.parquet", pa.Table.from_pylist(read, _READ))
     return output.commit(facts={"found": total, "links_outside": dict(sorted(outside.items()))})
 
@@ -197,10 +200,8 @@ async def _walk(start: str, fetcher: Fetcher, config: Config) -> AsyncIterator[R
 
     starts = [start]
     if start.endswith("/robots.txt"):
-        from protego import Protego
-
         try:
-            named = list(Protego.parse((await get(start)).decode("utf-8", "replace")).sitemaps)
+            named = sitemaps(await get(start))  # Protego would take minutes for a hostile file
         except FetchError as error:
             yield Read(start, [], error.reason, error.detail)
             return

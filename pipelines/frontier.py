@@ -2,28 +2,17 @@
 
 A crawl knows far more URLs than it fetches, so they live in Parquet and not in anybody's memory. A URL's host decides
 its partition; a partition is worked on by one task at a time and needs no other. Its tables are written anew in each
-round (*generations*), so whatever is killed finds the ones before it untouched:
-
-``frontier/{generation}/{partition}.urls.parquet``   known and not fetched, in the order they are to be: by depth, then
-                                                     first found first; with a reason those that never will be
-``....seen.parquet``                                 16-byte hashes of all URLs known, fetched or not
-``....hosts.parquet``, ``....patterns.parquet``      pages kept per host; what traps look like (pipelines.traps)
-``....due.parquet``                                  what a round fetches, a row group per shard
-``frontier/{generation}/{shard}.found.parquet``      what a round's pages link to, a row group per partition
+round (*generations*), so whatever is killed finds the ones before it untouched (see pipelines.frontier_tables).
 
 :func:`generate` makes the due ones, :func:`update` the next generation, :func:`unvisited` the account of the rest. All
-are pure functions of those files: same tables, same bytes, whoever runs them and wherever. Between them the driver
-holds counts only, and :func:`share` turns these into what each partition may take of a round.
+are pure functions of files: same tables, same bytes, whoever runs them and wherever. Between them the driver holds
+counts only, which ``pipelines.crawl.share`` turns into what each partition may take of a round.
 """
 
 from __future__ import annotations
 
-import hashlib
 import heapq
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -34,108 +23,25 @@ from infra.context import ShardOutput
 from infra.manifest import Funnel, ShardRecord
 from infra.schema import Drop
 from infra.storage import Store
-from pipelines.crawl import UNIT, Config, Due
-from pipelines.traps import Fingerprint, Pattern, hash64, pattern
-from pipelines.urls import host_of
-
-__all__ = [
-    "Found",
-    "Generate",
-    "Unvisited",
-    "Update",
-    "deal",
-    "found_files",
-    "generate",
-    "read_due",
-    "unvisited",
-    "update",
-    "write_found",
-]
-
-_URL = [
-    ("url", pa.string()),
-    ("depth", pa.int32()),
-    ("redirects", pa.int32()),
-    ("listed", pa.bool_()),
-    ("host", pa.uint64()),  # hashes: what rows are grouped by needs no text
-    ("pattern", pa.uint64()),
-]
-_WHY = [("reason", pa.string()), ("detail", pa.string())]
-_FOUND = pa.schema([("partition", pa.int32()), ("position", pa.int64()), ("key", pa.binary(16)), *_URL, *_WHY])
-_URLS = pa.schema([*_URL, *_WHY])
-_DUE = pa.schema([("row", pa.int64()), ("position", pa.int64()), *_URL])
-_SEEN = pa.schema([("key", pa.binary(16))])
-_HOSTS = pa.schema([("host", pa.uint64()), ("pages", pa.int64())])
-_GROUP = pa.struct([("pictures", pa.uint64()), ("simhash", pa.uint64()), ("pages", pa.int64())])
-_PATTERNS = pa.schema(
-    [("pattern", pa.uint64()), ("pages", pa.int64()), ("groups", pa.list_(_GROUP)), ("trap", pa.bool_())]
+from pipelines.crawl import UNIT, Config
+from pipelines.frontier_tables import (
+    DUE,
+    HOSTS,
+    OUTCOME,
+    PATTERNS,
+    ROWS,
+    SEEN,
+    UNVISITED,
+    URL,
+    URLS,
+    path_of,
+    read_found,
+    read_state,
+    writer,
 )
-_OUTCOME = pa.schema([("reason", pa.string()), ("pictures", pa.uint64()), ("simhash", pa.uint64())])
-_TABLES = {"urls": _URLS, "hosts": _HOSTS, "patterns": _PATTERNS}
-_UNVISITED = pa.schema([("url", pa.string()), ("depth", pa.int32()), *_WHY])
-_ROWS = 1 << 20  # of a row group
+from pipelines.traps import Fingerprint, Pattern
 
-
-class Found(NamedTuple):
-    """A URL found on the page fetched at ``position`` of its round. ``reason``: why it will not be fetched."""
-
-    position: int
-    due: Due
-    reason: Drop | None = None
-    detail: str = ""
-
-
-# --- what rounds leave ------------------------------------------------------------------------------------------------
-
-
-def write_found(output: ShardOutput, generation: int, name: str, rows: Iterable[Found], partitions: int) -> int:
-    """Keep what a shard found, each URL once: where it is least deep, and of these where it was found first.
-
-    Returns how many URLs these are.
-    """
-    best: dict[str, Found] = {}
-    for row in rows:
-        known = best.setdefault(row.due.url, row)
-        if (row.due.depth, row.position) < (known.due.depth, known.position):
-            best[row.due.url] = row
-    records = []
-    for position, due, reason, detail in best.values():
-        host, key = hash64(host_of(due.url)), hashlib.blake2b(due.url.encode(), digest_size=16).digest()
-        records.append((host % partitions, position, key, *due, host, hash64(pattern(due.url)), reason, detail))
-    columns = zip(*records, strict=True) if records else ((),) * len(_FOUND)
-    table = pa.table(list(map(pa.array, columns, _FOUND.types)), _FOUND)
-    home = table["partition"].to_numpy()
-    with output.open(f"frontier/{generation:04d}/{name}.found.parquet") as sink, _writer(sink, _FOUND) as writer:
-        for number in np.unique(home):
-            writer.write_table(table.filter(pa.array(home == number)))
-    return len(best)
-
-
-def found_files(record: ShardRecord) -> list[str]:
-    """Those of a committed shard that :func:`write_found` wrote."""
-    return [file.path for file in record.files if file.path.endswith(".found.parquet")]
-
-
-def _read_found(store: Store, spec: Update) -> pa.Table:
-    """What all shards of the round found for this partition, each URL once, in the order to fetch them."""
-    tables = [_FOUND.empty_table()]
-    for path in spec.found:
-        with store.open(path) as source:
-            tables.append(pq.read_table(source, filters=[("partition", "=", spec.partition)], schema=_FOUND))
-    table = pa.concat_tables(tables)
-    order = np.lexsort((table["position"].to_numpy(), table["depth"].to_numpy()))  # stable: links of a page in order
-    table = table.take(pa.array(order)).combine_chunks()
-    keys = table["key"].combine_chunks().dictionary_encode()
-    _, first = np.unique(keys.indices.to_numpy(), return_index=True)
-    return table.take(pa.array(np.sort(first)))
-
-
-def read_due(store: Store, generation: int, partition: int, group: int) -> list[tuple[int, Due]]:
-    """(position in the round, URL) of one shard, in the order to start them."""
-    with store.open(_path(generation, partition, "due")) as source:
-        table = pq.ParquetFile(source).read_row_group(group, ["position", "url", "depth", "redirects", "listed"])
-    rows = zip(*(column.to_pylist() for column in table.columns), strict=True)
-    return [(position, Due(*due)) for position, *due in rows]
+__all__ = ["Generate", "Unvisited", "Update", "deal", "generate", "unvisited", "update"]
 
 
 # --- update: a generation and what was fetched and found -> the next generation ---------------------------------------
@@ -156,34 +62,40 @@ class Update:
 def update(spec: Update, output: ShardOutput) -> ShardRecord:
     """Write the next generation. Facts: ``ready``, how many URLs of each depth a round could take; ``rows``, how many
     the partition holds."""
-    urls, pages, patterns = (_read(output.store, spec, name) for name in ("urls", "hosts", "patterns"))
+    urls, pages, patterns = (
+        read_state(output.store, spec.generation, spec.partition, name) for name in ("urls", "hosts", "patterns")
+    )
     fetched = _fetched(output.store, spec)
     urls = urls.filter(pa.array(~np.isin(np.arange(urls.num_rows), fetched["row"].to_numpy())))
     kept = fetched.filter(pc.is_null(fetched["reason"]))
     pages = _count(pages, kept)
     patterns = _judge(patterns, kept, spec.config.traps.max_alike)
-    found = _read_found(output.store, spec)
+    found = read_found(output.store, spec.found, spec.partition)
     fresh = found.filter(pa.array(_unseen(output, spec, found["key"])))
-    urls = pa.concat_tables([urls, fresh.select(_URLS.names)])
+    urls = pa.concat_tables([urls, fresh.select(URLS.names)])
     urls = urls.take(pa.array(np.argsort(urls["depth"].to_numpy(), kind="stable")))  # what waited goes first
     urls = _trapped(urls, patterns)
     for name, table in (("urls", urls), ("hosts", pages), ("patterns", patterns)):
-        with output.open(_path(spec.generation + 1, spec.partition, name)) as sink:
-            pq.write_table(table, sink, compression="zstd", row_group_size=_ROWS)
+        with output.open(path_of(spec.generation + 1, spec.partition, name)) as sink:
+            pq.write_table(table, sink, compression="zstd", row_group_size=ROWS)
     depths, counts = np.unique(urls["depth"].to_numpy()[_ready(urls, pages, spec.config)], return_counts=True)
     ready = dict(zip(map(str, depths.tolist()), counts.tolist(), strict=True))
     return output.commit(facts={"ready": ready, "rows": urls.num_rows})
 
 
+def _state(spec: Update | Generate | Unvisited, output: ShardOutput, *names: str) -> list[pa.Table]:
+    return [read_state(output.store, spec.generation, spec.partition, name) for name in names]
+
+
 def _fetched(store: Store, spec: Update) -> pa.Table:
     """The due rows of this partition, each with what came of it."""
-    parts = [pa.schema([*_DUE, *_OUTCOME]).empty_table()]
+    parts = [pa.schema([*DUE, *OUTCOME]).empty_table()]
     for group, shard in enumerate(spec.mine):
-        with store.open(_path(spec.generation, spec.partition, "due")) as source:
+        with store.open(path_of(spec.generation, spec.partition, "due")) as source:
             part = pq.ParquetFile(source).read_row_group(group)
         with store.open(f"data/{shard}.urls.parquet") as source:
-            outcome = pq.read_table(source, columns=_OUTCOME.names)
-        for name in _OUTCOME.names:
+            outcome = pq.read_table(source, columns=OUTCOME.names)
+        for name in OUTCOME.names:
             part = part.append_column(name, outcome[name])
         parts.append(part)
     return pa.concat_tables(parts)
@@ -193,14 +105,14 @@ def _unseen(output: ShardOutput, spec: Update, keys: pa.ChunkedArray) -> np.ndar
     """Which of the distinct ``keys`` are new; the next generation's hashes are written on the way."""
     fresh = np.ones(len(keys), bool)
     sought = keys.combine_chunks()
-    with output.open(_path(spec.generation + 1, spec.partition, "seen")) as sink, _writer(sink, _SEEN) as writer:
+    with output.open(path_of(spec.generation + 1, spec.partition, "seen")) as sink, writer(sink, SEEN) as rows:
         if spec.generation:
-            with output.store.open(_path(spec.generation, spec.partition, "seen")) as source:
-                for batch in pq.ParquetFile(source).iter_batches(_ROWS):
+            with output.store.open(path_of(spec.generation, spec.partition, "seen")) as source:
+                for batch in pq.ParquetFile(source).iter_batches(ROWS):
                     hits = pc.index_in(batch["key"], value_set=sought)
                     fresh[hits.drop_null().to_numpy()] = False
-                    writer.write_batch(batch)
-        writer.write_table(pa.table([sought.filter(pa.array(fresh))], _SEEN))
+                    rows.write_batch(batch)
+        rows.write_table(pa.table([sought.filter(pa.array(fresh))], SEEN))
     return fresh
 
 
@@ -209,7 +121,7 @@ def _count(pages: pa.Table, kept: pa.Table) -> pa.Table:
     hosts, back = np.unique(np.r_[pages["host"].to_numpy(), kept["host"].to_numpy()], return_inverse=True)
     counts = np.zeros(len(hosts), np.int64)
     np.add.at(counts, back, np.r_[pages["pages"].to_numpy(), np.ones(kept.num_rows, np.int64)])
-    return pa.table([hosts, counts], _HOSTS)
+    return pa.table([hosts, counts], HOSTS)
 
 
 def _judge(patterns: pa.Table, kept: pa.Table, max_alike: int) -> pa.Table:
@@ -232,7 +144,7 @@ def _judge(patterns: pa.Table, kept: pa.Table, max_alike: int) -> pa.Table:
         }
         for name, one in now.items()
     ]
-    return pa.concat_tables([patterns.filter(pc.invert(touched)), pa.Table.from_pylist(rows, _PATTERNS)])
+    return pa.concat_tables([patterns.filter(pc.invert(touched)), pa.Table.from_pylist(rows, PATTERNS)])
 
 
 def _trapped(urls: pa.Table, patterns: pa.Table) -> pa.Table:
@@ -262,15 +174,15 @@ class Generate:
 
 def generate(spec: Generate, output: ShardOutput) -> ShardRecord:
     """Write what is due, a row group per shard. Facts: ``shards``, the number of URLs in each."""
-    urls, pages = (_read(output.store, spec, name) for name in ("urls", "hosts"))
+    urls, pages = _state(spec, output, "urls", "hosts")
     rows = np.flatnonzero(_ready(urls, pages, spec.config))[: spec.count]
-    table = urls.take(pa.array(rows)).select([name for name, _ in _URL])
+    table = urls.take(pa.array(rows)).select([name for name, _ in URL])
     table = table.add_column(0, "position", pa.array(np.arange(len(rows)) + spec.offset))
     table = table.add_column(0, "row", pa.array(rows))
     shards = deal(table["host"].to_numpy(), spec.config.shard_urls)
-    with output.open(_path(spec.generation, spec.partition, "due")) as sink, _writer(sink, _DUE) as writer:
+    with output.open(path_of(spec.generation, spec.partition, "due")) as sink, writer(sink, DUE) as groups:
         for shard in shards:
-            writer.write_table(table.take(pa.array(shard)), row_group_size=len(shard))
+            groups.write_table(table.take(pa.array(shard)), row_group_size=len(shard))
     return output.commit(facts={"shards": [len(shard) for shard in shards]})
 
 
@@ -337,35 +249,14 @@ class Unvisited:
 
 def unvisited(spec: Unvisited, output: ShardOutput) -> ShardRecord:
     """Keep what was never fetched, and why: a trap, or a budget (``pages``, ``host``, ``depth``)."""
-    urls, pages = (_read(output.store, spec, name) for name in ("urls", "hosts"))
+    urls, pages = _state(spec, output, "urls", "hosts")
     waiting = pc.is_null(urls["reason"])
     over = pa.array(_left_to(urls["host"].to_numpy(), pages, spec.config) <= 0)
     budget = pc.if_else(over, "host", "pages")
     reason = pc.if_else(waiting, str(Drop.BUDGET), urls["reason"])
     detail = pc.if_else(waiting, budget, urls["detail"])
-    table = pa.table([urls["url"], urls["depth"], reason, detail], _UNVISITED)
+    table = pa.table([urls["url"], urls["depth"], reason, detail], UNVISITED)
     if table.num_rows:
         output.write_table(f"data/unvisited-{spec.partition:03d}.parquet", table)
     dropped = {row["values"]: row["counts"] for row in reason.value_counts().to_pylist()}
     return output.commit(Funnel(unit=UNIT, entered=len(urls), kept=0, dropped=dict(sorted(dropped.items()))))
-
-
-# --- files ------------------------------------------------------------------------------------------------------------
-
-
-def _path(generation: int, partition: int, name: str) -> str:
-    return f"frontier/{generation:04d}/{partition:03d}.{name}.parquet"
-
-
-def _read(store: Store, spec: Update | Generate | Unvisited, name: str) -> pa.Table:
-    """Generation 0 is empty: what is injected becomes the first."""
-    if not spec.generation:
-        return _TABLES[name].empty_table()
-    with store.open(_path(spec.generation, spec.partition, name)) as source:
-        return pq.read_table(source)
-
-
-@contextmanager
-def _writer(sink: Any, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:  # noqa: ANN401 - the store's writer
-    with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
-        yield writer

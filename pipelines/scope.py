@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from infra.schema import Drop
 from pipelines.crawl import Config, Due
-from pipelines.frontier import Found
+from pipelines.frontier_tables import Found
 from pipelines.traps import trap, without_session
 from pipelines.urls import host_of, matches, without_parameters
 

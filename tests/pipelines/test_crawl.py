@@ -255,7 +255,7 @@ def test_the_page_budget_is_exact(ray_cluster, tmp_path):
 
 
 def test_a_crawl_that_hardly_gets_an_answer_stops_and_its_next_run_tries_again(ray_cluster, tmp_path, monkeypatch):
-    monkeypatch.setattr(crawl, "_FLOOR_URLS", 4)
+    monkeypatch.setattr("pipelines.crawl_rounds._FLOOR_URLS", 4)
     pages = [f"http://{host}.example/{n}" for n in range(3) for host in "ab"]
     routes = {f"{host}.example/robots.txt": NOT_FOUND for host in "ab"}
     with serving(routes) as site:

@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra.context import Context, ShardOutput
-from pipelines import frontier
+from pipelines import frontier, frontier_tables
 from pipelines.crawl import Config, Due, share
 from pipelines.crawl_shard import _URLS
-from pipelines.frontier import Found, Generate, Unvisited, Update
+from pipelines.frontier import Generate, Unvisited, Update
+from pipelines.frontier_tables import Finds, Found
 from pipelines.traps import hash64
 from pipelines.urls import host_of
 
@@ -37,10 +38,10 @@ class Disk:
 
     def inject(self, seeds: list[str]) -> list[dict[int, int]]:
         given = self.output("inject")
-        frontier.write_found(
+        frontier_tables.write_found(
             given, 0, "inject", [Found(n, Due(url, 0)) for n, url in enumerate(seeds)], self.partitions
         )
-        return self.update(frontier.found_files(given.commit()), [])
+        return self.update(frontier_tables.found_files(given.commit()), [])
 
     @property
     def partitions(self) -> int:
@@ -54,7 +55,7 @@ class Disk:
             record = frontier.generate(spec, self.output(f"{self.generation}-due-{home}"))
             self.dealt[home] = record.facts["shards"]
             for group, size in enumerate(self.dealt[home]):
-                shards.append(frontier.read_due(self.store, self.generation, home, group))
+                shards.append(frontier_tables.read_due(self.store, self.generation, home, group))
                 assert len(shards[-1]) == size
         return shards
 
@@ -70,8 +71,8 @@ class Disk:
                 for position, due in shard
                 for link in self.web.get(due.url, ())
             ]
-            frontier.write_found(output, self.generation, output.shard, links, self.partitions)
-            found += frontier.found_files(output.commit())
+            frontier_tables.write_found(output, self.generation, output.shard, Finds(links), self.partitions)
+            found += frontier_tables.found_files(output.commit())
             self.kept += sum(row["reason"] is None for row in rows)
         return self.update(found, names)
 
@@ -178,12 +179,14 @@ def test_a_url_found_twice_keeps_its_shortest_way(tmp_path):
     config = Config(seeds=["http://a.example/"], partitions=1)
     outputs = [ShardOutput(Context(tmp_path).store, name) for name in ("x", "y")]
     there = Due("http://a.example/x", 2, redirects=1)
-    frontier.write_found(outputs[0], 0, "x", [Found(3, there), Found(2, there._replace(redirects=2))], 1)
-    frontier.write_found(outputs[1], 0, "y", [Found(9, there._replace(depth=1)), Found(0, Due(there.url + "y", 2))], 1)
-    found = tuple(path for output in outputs for path in frontier.found_files(output.commit()))
+    frontier_tables.write_found(outputs[0], 0, "x", Finds([Found(3, there), Found(2, there._replace(redirects=2))]), 1)
+    frontier_tables.write_found(
+        outputs[1], 0, "y", Finds([Found(9, there._replace(depth=1)), Found(0, Due(there.url + "y", 2))]), 1
+    )
+    found = tuple(path for output in outputs for path in frontier_tables.found_files(output.commit()))
     frontier.update(Update(0, 0, found, (), config), ShardOutput(Context(tmp_path).store, "update"))
     frontier.generate(Generate(1, 0, 9, 0, config), ShardOutput(Context(tmp_path).store, "due"))
-    rows = frontier.read_due(Context(tmp_path).store, 1, 0, 0)
+    rows = frontier_tables.read_due(Context(tmp_path).store, 1, 0, 0)
     assert rows == [(0, there._replace(depth=1)), (1, Due(there.url + "y", 2))]
 
 
