@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from infra.errors import TransientError
 from pipelines.hosts import SILENCE_S, Answer, Link, News, Share
@@ -87,23 +88,25 @@ class Turns:
         self._files: dict[str, asyncio.Future[Answer]] = {}  # being waited for
         self._asked: set[str] = set()
         self._found: dict[str, Answer] = {}
-        self._loads: dict[str, Callable[[], Awaitable[Answer]]] = {}
-        self._loading: set[asyncio.Task[None]] = set()
+        self._loads: dict[str, Callable[[], Coroutine[Any, Any, Answer]]] = {}
+        self._loading: dict[str, asyncio.Task[Answer]] = {}
         self._bell = asyncio.Event()
         self._heard = 0.0
-        self._error: TransientError | None = None
+        self._error: BaseException | None = None
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
         self._clock = self._loop.time
         self._heard = self._clock()
         self._tasks = [self._loop.create_task(self._talk()), self._loop.create_task(self._listen())]
+        for task in self._tasks:
+            task.add_done_callback(self._ended)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        tasks = [*self._tasks, *self._loading]
+        tasks = [*self._tasks, *self._loading.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -222,7 +225,7 @@ class Turns:
 
     # --- files that one worker fetches for all ---
 
-    async def file(self, url: str, load: Callable[[], Awaitable[Answer]]) -> Answer:
+    async def file(self, url: str, load: Callable[[], Coroutine[Any, Any, Answer]]) -> Answer:
         """The file at ``url``: from whoever has it, or by ``load`` if it falls to us to fetch it for everybody."""
         if self._error:
             raise self._error
@@ -234,10 +237,17 @@ class Turns:
             self._bell.set()
         return await asyncio.shield(waiting)
 
-    async def _load(self, url: str) -> None:
-        answer = await self._loads[url]()
-        self._found[url] = answer
-        self._settle_file(url, answer)
+    def _loaded(self, url: str, task: asyncio.Task[Answer]) -> None:
+        del self._loading[url]
+        if task.cancelled():
+            return
+        if error := task.exception():
+            self._loads.pop(url, None)
+            if (waiting := self._files.pop(url, None)) and not waiting.done():
+                waiting.set_exception(error)
+            return
+        self._found[url] = task.result()
+        self._settle_file(url, task.result())
         self._bell.set()
 
     def _settle_file(self, url: str, answer: Answer) -> None:
@@ -269,34 +279,28 @@ class Turns:
     async def _talk(self) -> None:
         """Speak when there is something to say, and once a second anyway."""
         beat = self._clock() + _BEAT_S
-        try:
-            while True:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout_at(beat):
-                        await self._bell.wait()
-                self._bell.clear()
-                now = self._clock()
-                if now >= beat:
-                    beat = now + _BEAT_S
-                    self._asked.update(self._files.keys() - {task.get_name() for task in self._loading})
-                    self._beat(now)
-                await self._exchange(now)
-                if self._link.pause_s:
-                    await asyncio.sleep(self._link.pause_s)
-        except TransientError as error:
-            self._fail(error)
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(beat):
+                    await self._bell.wait()
+            self._bell.clear()
+            now = self._clock()
+            if now >= beat:
+                beat = now + _BEAT_S
+                self._asked.update(self._files.keys() - self._loading.keys())
+                self._beat(now)
+            await self._exchange(now)
+            if self._link.pause_s:
+                await asyncio.sleep(self._link.pause_s)
 
     async def _listen(self) -> None:
-        try:
-            while True:
-                for key in await self._link.news(self._me):
-                    if key in self._files:
-                        self._asked.add(key)
-                    elif key in self._hosts:
-                        self._fresh.add(key)
-                self._bell.set()
-        except TransientError as error:
-            self._fail(error)
+        while True:
+            for key in await self._link.news(self._me):
+                if key in self._files:
+                    self._asked.add(key)
+                elif key in self._hosts:
+                    self._fresh.add(key)
+            self._bell.set()
 
     async def _exchange(self, now: float) -> None:
         names, self._fresh = self._fresh, set()
@@ -316,10 +320,9 @@ class Turns:
         for url, answer in reply.files.items():
             if answer is not None:
                 self._settle_file(url, answer)
-            elif url in self._loads:
-                task = self._loop.create_task(self._load(url), name=url)
-                self._loading.add(task)
-                task.add_done_callback(self._loading.discard)
+            elif url in self._loads and url not in self._loading:
+                self._loading[url] = self._loop.create_task(self._loads[url]())
+                self._loading[url].add_done_callback(partial(self._loaded, url))
 
     def _news(self, host: _Host, now: float) -> News:
         host.told = self._need(host)
@@ -370,13 +373,13 @@ class Turns:
             elif now - host.idle_since >= _BEAT_S and now >= host.down_until:
                 self._hand_back(host, host.tokens)
 
-    def _fail(self, error: TransientError) -> None:
+    def _ended(self, task: asyncio.Task[None]) -> None:
         """Nobody keeps the books any more: whoever waits is told so."""
+        if task.cancelled() or not (error := task.exception()) or self._error:
+            return
         self._error = error
-        for waiting in self._files.values():
-            if not waiting.done():
-                waiting.set_exception(error)
-        for host in self._hosts.values():
-            for turn in host.line:
-                if not turn.done():
-                    turn.set_exception(error)
+        waiting: list[asyncio.Future[Any]] = list(self._files.values())
+        waiting += (turn for host in self._hosts.values() for turn in host.line)
+        for one in waiting:
+            if not one.done():
+                one.set_exception(error)

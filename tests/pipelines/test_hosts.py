@@ -284,6 +284,27 @@ def test_a_worker_out_of_touch_starts_nothing_and_one_without_books_ends():
     run(scenario)
 
 
+def test_an_error_of_our_own_reaches_whoever_waits():
+    class Broken(Local):
+        async def exchange(self, *args):
+            raise ZeroDivisionError
+
+    async def scenario(clock):
+        async def load():
+            raise ZeroDivisionError
+
+        async with Turns(Web(), Local(Web(), clock)) as turns:
+            with pytest.raises(ZeroDivisionError):
+                await turns.file("http://a/robots.txt", load)
+            await turns.take("a")
+            turns.give("a")
+        async with Turns(Web(), Broken(Web(), clock)) as turns:
+            with pytest.raises(ZeroDivisionError):
+                await turns.take("a")
+
+    run(scenario)
+
+
 def test_the_books_stay_small(monkeypatch):
     monkeypatch.setattr("pipelines.hosts._MAX_HOSTS", 100)
     monkeypatch.setattr("pipelines.hosts._MAX_FILE_BYTES", 50_000)
