@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 _LISTS = (".paths", ".paths.gz", ".txt", ".txt.gz")
 _ATTEMPTS = 5
+_REFUSALS = (401, 403, 404, 410)
 _BLOCK = 8 << 20  # bytes asked for at once
 _KEPT = 2  # blocks held, so that a step back costs nothing
 
@@ -136,7 +137,7 @@ class _Blocks(io.RawIOBase):
     def work(self) -> bool:
         """Whether the file can be read so."""
         try:
-            self._block(0)
+            self._block(1 if self._size > _BLOCK else 0)  # any server can begin at the beginning
         except _NoRangesError:
             return False
         return True
@@ -192,14 +193,16 @@ def _patiently(name: str, ask: Callable[[], T]) -> T:
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             return ask()
-        except FileNotFoundError as error:
-            if not _is_outage(error):
-                raise DataError(f"there is no {name}", found=str(error.__cause__ or error)) from error
-            failure: Exception = error
         except PermissionError as error:
             raise DataError(f"{name} may not be read", found=str(error), fix="are credentials needed?") from error
         except Exception as error:  # the backends have no common error
-            if not isinstance(error, TransientError) and not unreachable(error):
+            # fsspec says of every failed HTTP request that there is no such file; the cause tells.
+            status = getattr(error, "status", None) or getattr(error.__cause__, "status", None)
+            lost = isinstance(error, FileNotFoundError) and (error.__cause__ is None or status in _REFUSALS)
+            if lost or status in _REFUSALS:
+                found = str(error.__cause__ or error)
+                raise DataError(f"{name} cannot be had", found=found, fix="is the path right?") from error
+            if not isinstance(error, (TransientError, FileNotFoundError)) and not unreachable(error):
                 raise
             failure = error
         if attempt < _ATTEMPTS:
@@ -208,9 +211,3 @@ def _patiently(name: str, ask: Callable[[], T]) -> T:
     raise TransientError(
         f"{name} cannot be read for now", found=f"{type(failure).__name__}: {failure}", fix="run again to continue"
     ) from failure
-
-
-def _is_outage(error: FileNotFoundError) -> bool:
-    """fsspec says of every failed HTTP request that there is no such file; the cause tells."""
-    status = getattr(error.__cause__, "status", None)
-    return error.__cause__ is not None and status not in (401, 403, 404, 410)

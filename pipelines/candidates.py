@@ -21,7 +21,6 @@ from pipelines.jsonld import Described, described
 from pipelines.page import Html
 from pipelines.resolve import Base
 from pipelines.text import clean, has_words, shorten
-from pipelines.urls import BadUrlError
 from pipelines.wat import WatPage
 
 __all__ = ["SOURCES", "Candidate", "Source", "Taste", "candidates", "candidates_of_wat", "parse_srcset"]
@@ -74,12 +73,12 @@ class Candidate(NamedTuple):
     url: str
     text: str
     source: str
-    reason: Drop | None = None
+    reason: str | None = None
     license: str = ""
     context: str = ""
 
 
-def candidates(html: Html, taste: Taste) -> Iterator[Candidate]:
+def candidates(html: Html, taste: Taste) -> list[Candidate]:
     """Every candidate of a page: its images in document order, then those of its cards and its JSON-LD."""
     page = _Page(Base(html.base), taste)
     described = _described(html) if "json-ld" in taste.sources else []
@@ -102,59 +101,65 @@ def candidates(html: Html, taste: Taste) -> Iterator[Candidate]:
         }
         given = [(source, texts[source]) for source in taste.sources if source in texts]
         address = _address(node, attributes, pictures)
-        yield from page.image(address, given, _is_pixel(attributes), contexts.get(identity, ""))
-    yield from _shared(page, html.metas)
+        page.image(address, given, _is_pixel(attributes), contexts.get(identity, ""))
+    _shared(page, html.metas)
     for image in described:
-        yield from page.image(image.url, [("json-ld", image.text)])
+        page.image(image.url, [("json-ld", image.text)])
+    return page.found
 
 
-def candidates_of_wat(wat: WatPage, taste: Taste) -> Iterator[Candidate]:
+def candidates_of_wat(wat: WatPage, taste: Taste) -> list[Candidate]:
     """The same of what a WAT file keeps: ``src``, ``alt`` and ``title`` of images, and ``<meta>`` tags."""
     page = _Page(Base(wat.base), taste)
     wanted: list[Source] = [source for source in taste.sources if source in ("alt", "title")]
-    for link in wat.images():
-        yield from page.image(link.get("url") or "", [(source, link.get(source)) for source in wanted])
-    yield from _shared(page, wat.metas)
+    for link in wat.images:
+        page.image(link.get("url", ""), [(source, link.get(source)) for source in wanted])
+    _shared(page, wat.metas)
+    return page.found
 
 
 class _Page:
-    """Turns an image's address and texts into candidates."""
+    """Turns images' addresses and texts into candidates: ``found``."""
 
     def __init__(self, base: Base, taste: Taste) -> None:
+        self.found: list[Candidate] = []
         self._base, self._taste, self.sources = base, taste, taste.sources
         self._licenses: dict[str, str] = {}
         self._longest = 4 * taste.max_caption + 1000  # characters of raw text worth cleaning
 
     def know_licenses(self, images: list[Described]) -> None:
         for image in images:
-            if image.license and (url := self._resolve(image.url)) and (terms := self._resolve(image.license)):
+            url, terms = self._base.resolve(image.url), self._base.resolve(image.license) if image.license else ""
+            if url and terms:
                 self._licenses.setdefault(url, terms)
-
-    def _resolve(self, address: str) -> str:
-        try:
-            return self._base.resolve(address)
-        except BadUrlError:
-            return ""
 
     def image(
         self, address: str, given: list[tuple[Source, str | None]], is_pixel: bool = False, context: str = ""
-    ) -> Iterator[Candidate]:
-        taste = self._taste
-        texts = [
-            (source, shorten(text, taste.max_caption))
-            for source, raw in given
-            if raw and has_words(text := clean(raw[: self._longest]))
-        ]
-        address = address.strip()
-        url = self._resolve(address) if address and address[0] != "#" else ""
-        reason = Drop.BAD_URL if not url else Drop.TRACKING_PIXEL if is_pixel else None
-        terms = self._licenses.get(url, "")
-        if reason is not None or not texts:
-            source, text = texts[0] if texts else ("", "")
-            yield Candidate(url or address[:_MAX_RAW], text, source, reason or Drop.NO_TEXT, terms, context)
-            return
-        for source, text in texts:
-            yield Candidate(url, text, source, None, terms, context)
+    ) -> None:
+        """Add the candidates of an image. Runs millions of times in an hour: no generators, no constructors."""
+        found, longest = self.found, self._taste.max_caption
+        address = address.strip() if type(address) is str else ""
+        url = self._base.resolve(address) if address and address[0] != "#" else ""
+        terms = self._licenses.get(url, "") if self._licenses else ""
+        before = len(found)
+        for source, raw in given:
+            if (
+                raw
+                and type(raw) is str
+                and has_words(text := clean(raw if len(raw) < self._longest else raw[: self._longest]))
+            ):
+                if len(text) > longest:
+                    text = shorten(text, longest)
+                found.append(_new(Candidate, (url, text, source, None, terms, context)))
+        if len(found) == before:
+            found.append(_new(Candidate, (url, "", "", _NO_TEXT, terms, context)))
+        if not url or is_pixel:
+            reason = Drop.TRACKING_PIXEL.value if url else Drop.BAD_URL.value
+            found[before:] = [found[before]._replace(url=url or address[:_MAX_RAW], reason=reason)]
+
+
+_new = tuple.__new__
+_NO_TEXT = Drop.NO_TEXT.value
 
 
 # --- the texts ---
@@ -246,12 +251,13 @@ def _contexts(html: Html, length: int) -> dict[int, str]:
     return found
 
 
-def _shared(page: _Page, metas: list[tuple[str, str]]) -> Iterator[Candidate]:
+def _shared(page: _Page, metas: list[tuple[str, str]]) -> None:
     """Images of Open Graph and Twitter cards; with their own alt text, else the title, else the description."""
+    cards = [(source, prefix) for source, prefix in _CARDS if source in page.sources]
+    if not cards:
+        return
     texts = {name: content for name, content in reversed(metas) if name.endswith((":title", ":description"))}
-    for source, prefix in _CARDS:
-        if source not in page.sources:
-            continue
+    for source, prefix in cards:
         images: list[list[str]] = []
         for name, content in metas:
             if not name.startswith(prefix) or not name.startswith("image", len(prefix)):
@@ -264,7 +270,7 @@ def _shared(page: _Page, metas: list[tuple[str, str]]) -> Iterator[Candidate]:
         kinds = (f"{prefix}title", "og:title", f"{prefix}description", "og:description")
         text = next((texts[kind] for kind in kinds if texts.get(kind)), "")
         for address, alt in images:
-            yield from page.image(address, [(source, alt or text)])
+            page.image(address, [(source, alt or text)])
 
 
 def _described(html: Html) -> list[Described]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +23,8 @@ from pipelines.candidates import Candidate, Taste, candidates, candidates_of_wat
 from pipelines.extract import SCRATCH, Config
 from pipelines.optout import IMAGE, refusal
 from pipelines.page import Html
-from pipelines.urls import BadUrlError, canonical
+from pipelines.resolve import quick
+from pipelines.urls import BadUrlError
 from pipelines.warc import Metadata, Page, Reader
 from pipelines.wat import WatPage
 
@@ -37,18 +38,12 @@ __all__ = [
     "find_duplicates",
     "page_rows",
     "repeated",
-    "uid",
     "wat_rows",
     "write_pairs",
 ]
 
 _FLUSH_ROWS = 20_000
 Array = np.ndarray[Any, np.dtype[Any]]
-
-
-def uid(url: str, caption: str) -> str:
-    """The id of a pair: 32 hex digits that depend on nothing but the image's address and the text."""
-    return hashlib.sha256(f"{url}\n{caption}".encode()).hexdigest()[:32]
 
 
 # --- step one: pages to candidates ---
@@ -79,7 +74,7 @@ def taste(config: Config) -> Taste:
 
 def page_rows(page: Page, config: Config) -> tuple[list[Row], bool]:
     """The candidates of one page, and whether the page was cut. Raises BadUrlError if it has no address."""
-    html = Html.parse(canonical(page.url), page.headers, page.body)
+    html = Html.parse(quick(page.url), page.headers, page.body)
     return _rows(html, candidates(html, taste(config)), config), html.cut
 
 
@@ -88,29 +83,22 @@ def wat_rows(page: WatPage, config: Config) -> list[Row]:
     return _rows(page, candidates_of_wat(page, taste(config)), config)
 
 
-def _rows(page: Html | WatPage, found: Iterator[Candidate], config: Config) -> list[Row]:
+def _rows(page: Html | WatPage, found: list[Candidate], config: Config) -> list[Row]:
+    if not found:
+        return []
+    opt_out = refusal(page.directives(config.agent), IMAGE) or None
+    refused = Drop.OPT_OUT.value if opt_out and config.obey_opt_out else None
+    address, language, of_page = page.url, page.language or None, page.license or None
     rows: list[Row] = []
     for url, text, source, reason, license, context in found:
-        if not rows:  # what a page says of itself matters only if there is something on it
-            opt_out = refusal(page.directives(config.agent), IMAGE) or None
-            language, of_page = page.language or None, page.license or None
-            refused = Drop.OPT_OUT.value if opt_out and config.obey_opt_out else None
-        why = refused or (reason.value if reason is not None else None)
-        rows.append(
-            Row(
-                uid(url, text),
-                url,
-                text,
-                page.url,
-                source or None,
-                language,
-                license or of_page,
-                context or None,
-                opt_out,
-                why,
-            )
-        )
+        identity = sha256(f"{url}\n{text}".encode()).hexdigest()[:32]  # as pipelines.tables.uid has it
+        terms, why = license or of_page, refused or reason
+        values = (identity, url, text, address, source or None, language, terms, context or None, opt_out, why)
+        rows.append(_new(Row, values))
     return rows
+
+
+_new = tuple.__new__
 
 
 class Rows:
@@ -123,7 +111,7 @@ class Rows:
 
     def __iter__(self) -> Iterator[list[Row]]:
         for found in self._reader:
-            yield self._of_wat(found) if isinstance(found, Metadata) else self._of_page(found)
+            yield self._of_wat(found.body) if isinstance(found, Metadata) else self._of_page(found)
 
     def _of_page(self, page: Page) -> list[Row]:
         try:
@@ -135,12 +123,12 @@ class Rows:
         self.cut += cut
         return rows
 
-    def _of_wat(self, record: Metadata) -> list[Row]:
-        if not WatPage.may_have_pictures(record.body):
-            self.pages += WatPage.is_page(record.body)
+    def _of_wat(self, record: bytes) -> list[Row]:
+        if not WatPage.may_have_pictures(record):
+            self.pages += WatPage.is_page(record)
             return []
         try:
-            page = WatPage.parse(record.body)
+            page = WatPage.parse(record)
         except ValueError:  # no JSON, or a page without an address
             self._unreadable += 1
             return []

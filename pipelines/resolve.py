@@ -11,15 +11,24 @@ import re
 
 from pipelines.urls import MAX_LENGTH, BadUrlError, canonical, origin_of
 
-__all__ = ["Base"]
+__all__ = ["Base", "quick"]
 
-# A host of two or more plain labels, the last in letters (else it may be an IPv4 address in disguise), without a port;
-# a path and a query of characters that no step of the standard changes. Not in here: dot segments and "xn--".
-_PLAIN = re.compile(
-    r"https?://(?!xn--)(?:[a-z0-9](?:[a-z0-9-]*[a-z0-9])?\.(?!xn--))+[a-z]{2,}"
-    r"(?:/(?!\.)[A-Za-z0-9_~!$&()*+,;=:@.-]*)+(?:\?[A-Za-z0-9_~!$&()*+,;=:@./?%-]*)?"
-)
+# A path and a query of characters that no step of the standard changes, once there are no dot segments.
+_PATH = r"/[A-Za-z0-9_~!$&()*+,;=:@./-]*+(?:\?[A-Za-z0-9_~!$&()*+,;=:@./?%-]*+)?"
+# A host of two or more plain labels, the last in letters (else it may be an IPv4 address in disguise), without a port.
+_PLAIN = re.compile(r"https?://(?!xn--)(?:[a-z0-9-]++\.(?!xn--))++[a-z]{2,}+" + _PATH)
+_REST = re.compile(_PATH)
 _MAX_KNOWN = 10_000
+
+
+def quick(url: str) -> str:
+    """:func:`pipelines.urls.canonical` of an absolute address. Raises BadUrlError."""
+    return url if _is_canonical(url) else canonical(url)
+
+
+def _is_canonical(url: str) -> bool:
+    """Whether ``url`` is canonical beyond doubt."""
+    return _PLAIN.fullmatch(url) is not None and "/." not in url and len(url) <= MAX_LENGTH
 
 
 class Base:
@@ -33,24 +42,24 @@ class Base:
         self._folder = path[: path.rindex("/") + 1]
 
     def resolve(self, address: str) -> str:
-        """The canonical absolute form of ``address``, as :func:`pipelines.urls.canonical` gives it. Raises as well."""
+        """The canonical absolute form of ``address``; empty where :func:`pipelines.urls.canonical` refuses it."""
         known = self._known.get(address)
         if known is None:
             known = self._resolve(address)
             if len(self._known) < _MAX_KNOWN:
                 self._known[address] = known
-        if not known:
-            raise BadUrlError("not an address")
         return known
 
     def _resolve(self, address: str) -> str:
-        guess = address
-        if address[:1] == "/" != address[1:2]:
-            guess = f"{self._origin}{address}"
-        elif address[:1].isalnum() and ":" not in address:
-            guess = f"{self._folder}{address}"
-        if _PLAIN.fullmatch(guess) and len(guess) <= MAX_LENGTH:
-            return guess
+        if address.startswith("http"):
+            if _is_canonical(address):
+                return address
+        elif "/." not in address and len(address) + len(self._folder) <= MAX_LENGTH:
+            if address[:1] == "/" != address[1:2]:
+                if _REST.fullmatch(address):
+                    return f"{self._origin}{address}"
+            elif address[:1].isalnum() and ":" not in address and _REST.fullmatch(f"/{address}"):
+                return f"{self._folder}{address}"
         try:
             return canonical(address, self.url)
         except BadUrlError:

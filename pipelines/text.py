@@ -16,7 +16,6 @@ _INVISIBLE = re.compile(
     "\ufff9-\ufffb\ufffe\uffff\ue000-\uf8ff\ud800-\udfff]"  # annotations, non-characters, private use, surrogates
 )
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
-_C1 = re.compile("[\x80-\x9f]")
 _ENTITY = re.compile(r"&[#\w]")
 _WORD = re.compile(r"[^\W_]")
 
@@ -26,21 +25,33 @@ def clean(text: str) -> str:
 
     Entities are the HTML parser's business; what was escaped twice is unescaped here.
     """
-    entities = "&" in text and _ENTITY.search(text)
-    if entities or not text.isascii():
-        if entities or _C1.search(text) or _is_bad(text):
+    if text.isascii() and text.isprintable() and "&" not in text:
+        return text if "  " not in text and text[:1] != " " != text[-1:] else " ".join(text.split())
+    if "&" in text and _ENTITY.search(text):
+        text = unicodedata.normalize("NFC", _mend(text))
+    elif not text.isascii():
+        if _suspect().search(text):
             text = _mend(text)
-        text = _INVISIBLE.sub("", unicodedata.normalize("NFC", text))
-    if not text.isprintable():
-        text = _CONTROL.sub(" ", text)
+        text = unicodedata.normalize("NFC", text)
+    if not text.isprintable():  # which control, format, private and unassigned characters are not
+        text = _CONTROL.sub(" ", _INVISIBLE.sub("", text))
     return " ".join(text.split())
 
 
-def _is_bad(text: str) -> bool:
-    """Whether the text may be mojibake: ftfy's own first question, which spares most texts all others."""
-    from ftfy.badness import is_bad
+@lru_cache(maxsize=1)
+def _suspect() -> re.Pattern[str]:
+    """What mojibake must hold: two characters that stand for the bytes of one in UTF-8, by any charset ftfy tries.
 
-    return bool(is_bad(text))
+    Most texts hold none and are spared ftfy. A space or question mark may stand where a byte was lost on the way.
+    """
+    from ftfy.chardata import CHARMAP_ENCODINGS
+
+    first, next_ = set[str](), {" ", "?", "\x1a", "\ufffd"}
+    for charset in CHARMAP_ENCODINGS:
+        first.update(bytes(range(0xC2, 0xF5)).decode(charset, "ignore"))
+        next_.update(bytes(range(0x80, 0xC0)).decode(charset, "ignore"))
+    classes = ("".join(re.escape(character) for character in sorted(found)) for found in (first, next_))
+    return re.compile("[{}][{}]|[\x80-\x9f]".format(*classes))
 
 
 def _mend(text: str) -> str:
@@ -68,7 +79,7 @@ def _ftfy() -> Any:  # noqa: ANN401 - ftfy loads late
 
 def has_words(text: str) -> bool:
     """Whether there is a letter or digit in it."""
-    return _WORD.search(text) is not None
+    return text[:1].isalnum() or _WORD.search(text) is not None
 
 
 def shorten(text: str, length: int) -> str:

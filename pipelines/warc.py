@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import BinaryIO, cast
+from typing import BinaryIO, NamedTuple, cast
 from urllib.parse import urlsplit
 from uuid import NAMESPACE_URL, uuid5
 
@@ -96,8 +96,7 @@ class Page:
         return next((value for name, value in self.headers if name.lower() == "content-type"), "")
 
 
-@dataclass(frozen=True, slots=True)
-class Metadata:
+class Metadata(NamedTuple):
     """A record of a WAT file: JSON about another record; see :mod:`pipelines.wat`."""
 
     body: bytes
@@ -160,19 +159,17 @@ class Reader:
     def _read(self, record: WarcRecord) -> Page | Metadata | None:
         """Raises _DamagedRecordError."""
         try:
-            if record.headers.get("Content-Length") is None:
+            if not record.content_length and record.headers.get("Content-Length") is None:
                 raise _DamagedRecordError
-            if record.record_type == WarcRecordType.response:
+            kind = record.record_type
+            if kind == _RESPONSE:
                 return self._page(record)
-            kind = record.headers.get("Content-Type") or ""
-            if record.record_type != WarcRecordType.metadata or not kind.startswith("application/json"):
+            if kind != _METADATA or record.content_length > self._max_bytes:
+                self.skipped += kind == _METADATA
                 self._skip(record)
                 return None
-            if record.content_length > self._max_bytes:
-                self.skipped += 1
-                self._skip(record)
-                return None
-            return Metadata(_whole(record))
+            body = _whole(record)
+            return Metadata(body) if body.startswith(b"{") else None  # others are a crawler's notes
         except (OSError, ValueError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise
@@ -208,6 +205,9 @@ class Reader:
             self.skipped += 1
             return None
         return Page(url.strip("<>"), listed, body)
+
+
+_RESPONSE, _METADATA = WarcRecordType.response, WarcRecordType.metadata
 
 
 class _LongRecordError(ValueError):

@@ -7,7 +7,6 @@ more often are lists of texts. Format: the ``ExtractingParseObserver`` of Common
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
@@ -16,21 +15,24 @@ import orjson
 
 from pipelines.optout import from_headers, from_metas
 from pipelines.page import declared_language
+from pipelines.resolve import quick
 from pipelines.urls import BadUrlError, canonical
 
 __all__ = ["WatPage"]
 
+_HEADERS = frozenset({"x-robots-tag", "tdm-reservation", "content-language"})
 _PICTURES = (b"IMG@", b"og:image", b"twitter:image", b"OG:", b"Og:", b"TWITTER:", b"Twitter:")
 
 
-@dataclass(frozen=True)
+@dataclass
 class WatPage:
-    """One page. ``url`` is canonical, ``headers`` are the response's; ``head`` and ``links`` as in the file."""
+    """One page. ``url`` is canonical, ``headers`` are those that matter here; ``head`` and ``links`` as in the file."""
 
     url: str
     headers: list[tuple[str, str]]
     head: dict[str, Any]
     links: list[dict[str, Any]]
+    mentions_license: bool = True
 
     @classmethod
     def parse(cls, record: bytes) -> WatPage | None:
@@ -56,8 +58,8 @@ class WatPage:
             raise ValueError("not a record of a page")
         if not status.startswith("2"):
             return None
-        listed = [(name, text) for name, value in headers.items() for text in _texts(value)]
-        return cls(canonical(url.strip("<>")), listed, head, links)
+        listed = [(name, text) for name in headers if name.lower() in _HEADERS for text in _texts(headers[name])]
+        return cls(quick(url.strip("<>")), listed, head, links, b"icense" in record or b"ICENSE" in record)
 
     @staticmethod
     def is_page(record: bytes) -> bool:
@@ -101,6 +103,8 @@ class WatPage:
     @cached_property
     def license(self) -> str:
         """The address of the licence the page names; empty if it names none."""
+        if not self.mentions_license:
+            return ""
         for link in [*_objects(self.head.get("Link")), *(link for link in self.links if type(link) is dict)]:
             rel, address = link.get("rel"), link.get("url")
             if isinstance(rel, str) and "license" in rel.lower().split() and isinstance(address, str):
@@ -110,14 +114,10 @@ class WatPage:
                     continue
         return ""
 
-    def images(self) -> Iterator[dict[str, str]]:
+    @property
+    def images(self) -> list[dict[str, Any]]:
         """``url``, ``alt`` and ``title`` of each image that has a ``src``, in document order."""
-        for link in self.links:
-            if type(link) is dict and link.get("path") == "IMG@/src":
-                if all(type(value) is str for value in link.values()):
-                    yield link
-                else:
-                    yield {name: value for name, value in link.items() if isinstance(value, str)}
+        return [link for link in self.links if type(link) is dict and link.get("path") == "IMG@/src"]
 
 
 def _texts(value: object) -> list[str]:

