@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import math
+import resource
 import socket
 from collections import deque
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import aiohttp
 from yarl import URL
 
+from infra.errors import TransientError
 from infra.schema import Drop
 from pipelines.coding import ACCEPTED, CodingError, OversizeError, decoder
 from pipelines.deadline import Deadline, Deadlines
@@ -29,6 +31,8 @@ What = Literal["page", "image", "sitemap", "robots", "tdm"]
 
 MAX_FILE_BYTES = 500 * 1024  # of a robots.txt: what RFC 9309 asks a crawler to read at least; we read no more
 MAX_SITEMAP_BYTES = 50 << 20  # what the protocol allows
+_FILES = 8192  # open files a worker should be allowed: connections, most of them idle for a moment
+_OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _MAX_HEADERS = 100
 _MAX_HEADER_BYTES = 32 << 10  # all of them together
 _TRANSIENT = frozenset({408, 429, 500, 502, 503, 504, 522, 524})
@@ -87,6 +91,7 @@ class Client:
 
     def __init__(self, web: Web) -> None:
         self._web = web
+        _allow_files(_FILES)
         self.guard = Guard(web.connect_to, web.allow_private, web.dns_threads)
         self.budget = Budget(web.max_bytes_in_flight)
         self._caps: dict[What, int] = {
@@ -122,6 +127,7 @@ class Client:
         """The answer to a GET, and how many bytes of the budget its body holds: the caller gives them back.
 
         ``answered(status)`` is called when the headers are in. Raises FetchError; a status that may pass is one, too.
+        Raises TransientError if it is this machine that cannot.
         """
         try:
             with self._deadlines.within(self._web.deadline_s) as limit:
@@ -139,6 +145,12 @@ class Client:
         except aiohttp.ClientPayloadError:
             raise FetchError(Drop.TRUNCATED, "the body ended early", transient=True) from None
         except (aiohttp.ClientError, OSError) as error:
+            if isinstance(error, OSError) and error.errno in _OURS:  # which must not look like the server's failure
+                raise TransientError(
+                    "this machine can open no more connections",
+                    found=errno.errorcode[error.errno],
+                    fix="raise its limit of open files (ulimit -n), or lower web.concurrency",
+                ) from error
             raise _connection_error(error) from None
 
     async def _answer(
@@ -203,6 +215,12 @@ class Client:
             if wire and not decode.complete:
                 raise FetchError(Drop.TRUNCATED, "the coded body ended early", transient=True)
         return bytes(body)
+
+
+def _allow_files(count: int) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < count:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(count, hard), hard))
 
 
 def _texts(raw: tuple[tuple[bytes, bytes], ...]) -> list[tuple[str, str]]:

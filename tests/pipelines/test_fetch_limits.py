@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import os
 import re
+import resource
 import socket
 import time
 
@@ -11,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from loopback import Site, answer
 
-from infra.errors import ConfigError, StageFailed
+from infra.errors import ConfigError, StageFailed, TransientError
 from infra.schema import Drop
 from pipelines.deadline import Deadlines
 from pipelines.exchange import Budget
@@ -122,6 +124,20 @@ async def test_a_dead_host_with_many_urls_is_given_up():
             fates = await asyncio.gather(*(fate(number) for number in range(2000)))
     assert set(fates) == {Drop.CONNECTION, Drop.HOST_DOWN}
     assert fates.count(Drop.CONNECTION) <= 20
+
+
+async def test_running_out_of_files_is_not_the_hosts_fault(monkeypatch):
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    monkeypatch.setattr("pipelines.exchange._FILES", 0)
+    async with Site({"/x": answer()}) as site, Fetcher(web(site, obey_robots=False)) as fetcher:
+        with open(os.devnull) as highest:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (highest.fileno() + 1, limits[1]))
+            try:
+                with pytest.raises(TransientError, match="connections"):
+                    await fetcher.get("http://a.example/x")
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert (await fetcher.get("http://a.example/x")).status == 200
 
 
 async def test_deadlines_end_their_own_block_only():
