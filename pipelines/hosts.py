@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from infra.errors import TransientError
+from pipelines.errands import Answer, Errands
 from pipelines.urls import host_of
 
 if TYPE_CHECKING:
@@ -30,10 +31,6 @@ __all__ = ["SILENCE_S", "Answer", "Hosts", "Link", "Local", "News", "Reply", "Sh
 SILENCE_S = 15.0  # a worker not heard of for so long has lost its tokens
 _TURN_S = 2.0  # how long a worker keeps a token that others wait for
 _MAX_HOSTS = 100_000  # remembered when nobody uses them
-_MAX_FILE_BYTES = 64 << 20  # of robots.txt and the like
-_ENTRY_BYTES = 500  # what remembering one costs beside its body
-_KEEP_S = 24 * 3600.0  # how long a robots.txt is good: RFC 9309, 2.4
-_RETRY_S = 600.0  # how long it counts as unreachable
 _LONGEST_DOWN_S = 3600.0
 
 
@@ -61,16 +58,6 @@ class Share(NamedTuple):
     down_s: float = 0.0  # the host is given up for so long
     exact: bool = False  # the interval was asked for, rather than found out
     probe: bool = False  # the host was down, and the next request finds out whether it still is
-
-
-class Answer(NamedTuple):
-    """A robots.txt or the like, or why (a ``Drop``, and text) there is none."""
-
-    status: int
-    body: bytes = b""
-    reason: str = ""
-    detail: str = ""
-    crawl_delay_s: float = 0.0
 
 
 class Reply(NamedTuple):
@@ -111,22 +98,11 @@ class _Host:
 
 
 class _Worker:
-    __slots__ = ("fetching", "heard", "hosts")
+    __slots__ = ("heard", "hosts")
 
     def __init__(self, now: float) -> None:
         self.heard = now
         self.hosts: set[str] = set()
-        self.fetching: set[str] = set()
-
-
-class _File:
-    __slots__ = ("answer", "by", "expires", "waiting")
-
-    def __init__(self) -> None:
-        self.answer: Answer | None = None
-        self.by = ""
-        self.expires = 0.0
-        self.waiting: set[str] = set()
 
 
 class Hosts:
@@ -135,9 +111,8 @@ class Hosts:
     def __init__(self, web: Web) -> None:
         self._web = web
         self._hosts: dict[str, _Host] = {}  # least recently used first
-        self._files: dict[str, _File] = {}  # likewise
+        self._errands = Errands()
         self._workers: dict[str, _Worker] = {}
-        self._file_bytes = 0
         self._swept = float("-inf")
         self.woken: dict[str, set[str]] = {}
 
@@ -162,17 +137,14 @@ class Hosts:
         self._sweep(now)
         for name, said in news.items():
             self._hear(worker, name, said, now)
-        for url, answer in (found or {}).items():
-            self._keep_file(worker, url, answer, now)
+        for url, brought in (found or {}).items():
+            self._wake(url, self._errands.done(worker, url, brought, now))
+            if brought.crawl_delay_s:
+                self._raise_floor(self._host(host_of(url)), brought.crawl_delay_s)
         names = dict.fromkeys(news)
-        files: dict[str, Answer | None] = {}
-        for url in asked:
-            known = self._file(worker, url, now)
-            if known is None:
-                files[url] = None
-            elif known.answer:
-                files[url] = known.answer
-            if known is None and (name := host_of(url)) not in names:
+        files = self._errands.ask(worker, asked, now)
+        for url, answer in files.items():
+            if answer is None and (name := host_of(url)) not in names:
                 names[name] = None  # it will need a token for that, so it may have one at once
                 host = self._host(name)
                 host.needs.setdefault(worker, 1)
@@ -187,8 +159,8 @@ class Hosts:
         self.woken.pop(worker, None)
         if me is None:
             return
-        for url in me.fetching:
-            self._forsake(url)
+        for url, waiting in self._errands.leave(worker).items():
+            self._wake(url, waiting)
         for name in sorted(me.hosts):
             host = self._hosts[name]
             if host.held.pop(worker, 0) and host.floor:
@@ -321,53 +293,6 @@ class Hosts:
     def _wake(self, key: str, workers: Iterable[str]) -> None:
         for worker in workers:
             self.woken.setdefault(worker, set()).add(key)
-
-    # --- files everybody wants, fetched by one ---
-
-    def _file(self, worker: str, url: str, now: float) -> _File | None:
-        """The file, with its answer or to be waited for; None if ``worker`` is to fetch it."""
-        file = self._files.pop(url, None) or _File()
-        self._files[url] = file
-        if file.answer and now < file.expires:
-            return file
-        if file.by and file.by != worker:
-            file.waiting.add(worker)
-            return file
-        if file.answer:
-            self._forget(file)
-        file.by = worker
-        self._workers[worker].fetching.add(url)
-        return None
-
-    def _keep_file(self, worker: str, url: str, answer: Answer, now: float) -> None:
-        self._workers[worker].fetching.discard(url)
-        file = self._files.setdefault(url, _File())
-        if file.answer:
-            self._forget(file)
-        file.answer, file.by = answer, ""
-        file.expires = now + (_RETRY_S if answer.reason or answer.status >= 500 or answer.status == 429 else _KEEP_S)
-        self._file_bytes += len(answer.body) + _ENTRY_BYTES
-        if answer.crawl_delay_s:
-            self._raise_floor(self._host(host_of(url)), answer.crawl_delay_s)
-        self._wake(url, file.waiting)
-        file.waiting = set()
-        for old in list(self._files) if self._file_bytes > _MAX_FILE_BYTES else ():
-            if self._file_bytes <= _MAX_FILE_BYTES:
-                break
-            if self._files[old].answer and old != url:
-                self._forget(self._files.pop(old))
-
-    def _forget(self, file: _File) -> None:
-        assert file.answer is not None
-        self._file_bytes -= len(file.answer.body) + _ENTRY_BYTES
-        file.answer = None
-
-    def _forsake(self, url: str) -> None:
-        file = self._files.get(url)
-        if file is not None and not file.answer:
-            file.by = ""
-            self._wake(url, file.waiting)
-            file.waiting = set()
 
     # --- bookkeeping ---
 

@@ -307,14 +307,14 @@ def test_an_error_of_our_own_reaches_whoever_waits():
 
 def test_the_books_stay_small(monkeypatch):
     monkeypatch.setattr("pipelines.hosts._MAX_HOSTS", 100)
-    monkeypatch.setattr("pipelines.hosts._MAX_FILE_BYTES", 50_000)
+    monkeypatch.setattr("pipelines.errands._MAX_BYTES", 50_000)
     books = Hosts(Web(delay_s=1.0))
     for number in range(1000):
         name, url = f"h{number}", f"http://h{number}/robots.txt"
         reply = books.exchange("w", {name: News(need=1)}, float(number), [url])
         assert reply.files == {url: None} and reply.shares[name].tokens >= 1
         books.exchange("w", {name: News(given=reply.shares[name].tokens)}, number, (), {url: Answer(200, b"x" * 1000)})
-        assert len(books._hosts) <= 102 and books._file_bytes <= 50_000
+        assert len(books._hosts) <= 102 and books._errands.bytes <= 50_000
     assert books.exchange("v", {}, 1000.0, [url]).files[url].body == b"x" * 1000
     assert books.exchange("v", {}, 1000.0, ["http://h0/robots.txt"]).files == {"http://h0/robots.txt": None}
 
