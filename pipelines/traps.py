@@ -16,18 +16,23 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import NamedTuple
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import Field
 
 from infra.config import Config
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = ["Fingerprint", "Pattern", "Traps", "fingerprint", "hash64", "pattern", "trap", "without_session"]
 
 NEAR = 6  # bits of 64 that the SimHashes of near-identical pages may differ in
 SHARE = 0.75  # of a pattern's pages that must be near-identical: a trap serves little else
 _CLUSTERS = 8  # candidates for the page a pattern repeats
-_WORDS = 5000  # of a page, at most, that are looked at
+_CHARACTERS, _LINKS = 20_000, 500  # of a page, at most, that are looked at
 
 _SESSION_PATH = re.compile(r"(?i);(?:jsessionid|phpsessid|sid|s)=[^/?;]*|(?<=/)\([a-z]\([a-z0-9]+\)\)/")
 _NUMBER = re.compile(r"\d+")
@@ -114,8 +119,9 @@ def _shape(segment: str, last: bool) -> str:
     return f"{stem}{dot}{extension}"
 
 
+@lru_cache(1 << 16)  # hosts, patterns and words come again and again
 def hash64(text: str) -> int:
-    """The first 64 bits of BLAKE2b."""
+    """BLAKE2b of 64 bits."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
@@ -140,26 +146,25 @@ def fingerprint(url: str, text: str, pictures: Iterable[str], links: Iterable[st
     """
     import numpy as np
 
-    said = {word for word in _WORD.findall(url.partition("//")[2].lower())}
-    words = [
-        "#" if word in said or _SAYS_NOTHING.fullmatch(word) else word
-        for word in (found[0] for found, _ in zip(_WORD.finditer(text.lower()), range(_WORDS), strict=False))
-    ]
-    counts: dict[str, int] = {}
-    for shingle in zip(words, words[1:], words[2:], strict=False):
-        counts[" ".join(shingle)] = counts.get(" ".join(shingle), 0) + 1
-    if len(words) < 3:
-        counts[" ".join(words)] = 1
-    for link in links:
-        name = f"> {pattern(link)}"
-        counts[name] = counts.get(name, 0) + 1
-    hashes = np.frombuffer(
-        b"".join(hashlib.blake2b(name.encode(), digest_size=8).digest() for name in counts), np.uint8
-    ).reshape(-1, 8)
-    bits = np.unpackbits(hashes, axis=1).astype(np.int64) * 2 - 1
-    votes = np.fromiter(counts.values(), np.int64) @ bits
-    simhash = int.from_bytes(np.packbits(votes > 0).tobytes(), "big")
+    words = _WORD.findall(text[:_CHARACTERS].lower())
+    said = set(_WORD.findall(url.partition("//")[2].lower()))
+    codes = {word: 0 if word in said or _SAYS_NOTHING.fullmatch(word) else hash64(word) for word in set(words)}
+    spoken = np.array([codes[word] for word in words] + [0] * (3 - len(words)), np.uint64)
+    shingles = _mixed(_mixed(_mixed(spoken[:-2]) + spoken[1:-1]) + spoken[2:])
+    leads = np.array([hash64(pattern(link)) for link in islice(links, _LINKS)], np.uint64)
+    features, counts = np.unique(np.concatenate([shingles, leads]), return_counts=True)
+    bits = np.unpackbits(features.astype(">u8").view(np.uint8).reshape(-1, 8), axis=1).astype(np.int64) * 2 - 1
+    simhash = int.from_bytes(np.packbits(counts @ bits > 0).tobytes(), "big")
     return Fingerprint(hash64("\n".join(sorted(set(pictures)))), simhash)
+
+
+def _mixed(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """splitmix64's finish: every bit of a number decides every bit of the result."""
+    import numpy as np
+
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        numbers = (numbers ^ (numbers >> np.uint64(shift))) * np.uint64(factor)
+    return numbers ^ (numbers >> np.uint64(31))
 
 
 @dataclass
