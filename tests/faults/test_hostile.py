@@ -23,7 +23,7 @@ from infra.schema import Drop, pairs_schema
 from pipelines import crawl, crawl_shard, download, download_shard, extract, extract_shard, tables
 from pipelines.fetch import Fetcher, FetchError, Web
 
-APPETITE_MB = 200  # more memory than this no behaviour may cost the process that meets it
+APPETITE_MB = 100  # more memory than this no behaviour may cost the process that meets it
 DATE = "2026-01-01T00:00:00Z"
 IMAGES = [one for one in BEHAVIOURS.values() if "image" in one.kinds]
 PAGES = [one for one in BEHAVIOURS.values() if "page" in one.kinds]
