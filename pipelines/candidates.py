@@ -123,9 +123,8 @@ class _Page:
 
     def __init__(self, base: Base, taste: Taste) -> None:
         self.found: list[Candidate] = []
-        self._base, self._taste, self.sources = base, taste, taste.sources
+        self._base, self.sources, self._longest = base, taste.sources, taste.max_caption
         self._licenses: dict[str, str] = {}
-        self._longest = 4 * taste.max_caption + 1000  # characters of raw text worth cleaning
 
     def know_licenses(self, images: list[Described]) -> None:
         for image in images:
@@ -137,17 +136,13 @@ class _Page:
         self, address: str, given: list[tuple[Source, str | None]], is_pixel: bool = False, context: str = ""
     ) -> None:
         """Add the candidates of an image. Runs millions of times in an hour: no generators, no constructors."""
-        found, longest = self.found, self._taste.max_caption
+        found, longest = self.found, self._longest
         address = address.strip() if type(address) is str else ""
         url = self._base.resolve(address) if address and address[0] != "#" else ""
         terms = self._licenses.get(url, "") if self._licenses else ""
         before = len(found)
         for source, raw in given:
-            if (
-                raw
-                and type(raw) is str
-                and has_words(text := clean(raw if len(raw) < self._longest else raw[: self._longest]))
-            ):
+            if raw and type(raw) is str and has_words(text := clean(raw[: 4 * longest])):
                 if len(text) > longest:
                     text = shorten(text, longest)
                 found.append(_new(Candidate, (url, text, source, None, terms, context)))

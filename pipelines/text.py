@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -16,6 +17,7 @@ _INVISIBLE = re.compile(
     "\ufff9-\ufffb\ufffe\uffff\ue000-\uf8ff\ud800-\udfff]"  # annotations, non-characters, private use, surrogates
 )
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+_C1 = re.compile("[\x80-\x9f]")
 _ENTITY = re.compile(r"&[#\w]")
 _WORD = re.compile(r"[^\W_]")
 
@@ -30,7 +32,7 @@ def clean(text: str) -> str:
     if "&" in text and _ENTITY.search(text):
         text = unicodedata.normalize("NFC", _mend(text))
     elif not text.isascii():
-        if _suspect().search(text):
+        if _is_suspect(text):
             text = _mend(text)
         text = unicodedata.normalize("NFC", text)
     if not text.isprintable():  # which control, format, private and unassigned characters are not
@@ -38,20 +40,32 @@ def clean(text: str) -> str:
     return " ".join(text.split())
 
 
-@lru_cache(maxsize=1)
-def _suspect() -> re.Pattern[str]:
-    """What mojibake must hold: two characters that stand for the bytes of one in UTF-8, by any charset ftfy tries.
+def _is_suspect(text: str) -> bool:
+    """Whether ftfy may find something to mend. Most texts fail the first of its conditions and are spared the rest."""
+    if _C1.search(text):
+        return True
+    if not _pairs().search(text):
+        return False
+    from ftfy.badness import is_bad
 
-    Most texts hold none and are spared ftfy. A space or question mark may stand where a byte was lost on the way.
+    return bool(is_bad(text))
+
+
+@lru_cache(maxsize=1)
+def _pairs() -> re.Pattern[str]:
+    """What mojibake must hold: two characters that stand for the first bytes of one in UTF-8, by a charset ftfy tries.
+
+    A space, question mark or replacement may stand where the second byte was lost on the way.
     """
     from ftfy.chardata import CHARMAP_ENCODINGS
 
-    first, next_ = set[str](), {" ", "?", "\x1a", "\ufffd"}
-    for charset in CHARMAP_ENCODINGS:
-        first.update(bytes(range(0xC2, 0xF5)).decode(charset, "ignore"))
-        next_.update(bytes(range(0x80, 0xC0)).decode(charset, "ignore"))
-    classes = ("".join(re.escape(character) for character in sorted(found)) for found in (first, next_))
-    return re.compile("[{}][{}]|[\x80-\x9f]".format(*classes))
+    def characters(first: int, last: int, charsets: Sequence[str]) -> str:
+        found = {c for charset in charsets for c in bytes(range(first, last + 1)).decode(charset, "ignore")}
+        return "".join(re.escape(character) for character in sorted(found))
+
+    leading, following = characters(0xC2, 0xF4, CHARMAP_ENCODINGS), characters(0x80, 0xBF, CHARMAP_ENCODINGS)
+    alone = characters(0xC2, 0xDF, CHARMAP_ENCODINGS) + characters(0xE0, 0xF4, ["latin-1"])
+    return re.compile(f"[{leading}][{following}]|[{alone}][ ?\x1a\ufffd]")
 
 
 def _mend(text: str) -> str:

@@ -210,7 +210,7 @@ class Reader:
 _RESPONSE, _METADATA = WarcRecordType.response, WarcRecordType.metadata
 
 
-class _LongRecordError(ValueError):
+class _LongRecordError(Exception):
     """The record just met is too long to be read through; the next one is to be looked for."""
 
 

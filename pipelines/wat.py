@@ -21,7 +21,7 @@ from pipelines.urls import BadUrlError, canonical
 __all__ = ["WatPage"]
 
 _HEADERS = frozenset({"x-robots-tag", "tdm-reservation", "content-language"})
-_PICTURES = (b"IMG@", b"og:image", b"twitter:image", b"OG:", b"Og:", b"TWITTER:", b"Twitter:")
+_CARDS = (b"og:image", b"twitter:image", b"OG:", b"Og:", b"TWITTER:", b"Twitter:")
 
 
 @dataclass
@@ -68,7 +68,7 @@ class WatPage:
     @staticmethod
     def may_have_pictures(record: bytes) -> bool:
         """Whether parsing a record may be worth it, at a glance."""
-        return any(mark in record for mark in _PICTURES)
+        return b"IMG@" in record or any(mark in record for mark in _CARDS)
 
     @cached_property
     def base(self) -> str:

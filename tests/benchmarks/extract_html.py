@@ -5,7 +5,8 @@
 FOLDER holds HTML files; the bar of 3,000 is for the Debian handbook, 3,300 pages in 28 languages: ``apt-get download
 debian-handbook`` and ``dpkg -x`` it. They are put into a WARC file by our own writer, and read back from memory with
 all sources and all cleaning on. Beside it stand fastwarc's bare iteration, and the bare parse: Lexbor and the
-attributes of ``img``, on the same bodies. What is measured is CPU time; the best of several runs counts, the spread is printed.
+attributes of ``img``, on the same bodies. What is measured is CPU time; the best of several runs counts, the spread is
+printed.
 """
 
 from __future__ import annotations

@@ -5,8 +5,10 @@ import hashlib
 import io
 import random
 import re
+import unicodedata
 from collections import Counter
 
+import ftfy
 import lxml.html
 import numpy as np
 import pyarrow as pa
@@ -22,7 +24,7 @@ from pipelines import extract
 from pipelines.candidates import SOURCES, Taste, candidates, parse_srcset
 from pipelines.extract_shard import page_rows, repeated
 from pipelines.page import Html, decode
-from pipelines.text import clean, has_words, shorten
+from pipelines.text import _ftfy, clean, has_words, shorten
 from pipelines.warc import Page, Reader, Writer
 
 URL = "http://a.example/dir/page"
@@ -234,6 +236,18 @@ def test_charsets(body, content_type, wanted):
 def test_clean_text(raw, wanted):
     assert clean(raw) == wanted
     assert clean(wanted) == wanted
+
+
+SCRIPTS = st.text(alphabet="aé üßŒ’“—жРСё图ñ€ãÃÂ¿?\u00a0\ufffd\x1a½", max_size=12)
+CHARSETS = st.sampled_from(["utf-8", "latin-1", "cp1252", "cp1251", "cp1250", "cp1253", "cp437", "mac-roman"])
+
+
+@given(SCRIPTS, CHARSETS, st.booleans())
+def test_what_is_spared_mending_needs_none(text, charset, lossy):
+    """The quick look passes nothing that ftfy, asked at once, would change."""
+    garbled = text.encode().decode(charset, "ignore").replace("\u00a0" if lossy else "", " " if lossy else "")
+    mended = unicodedata.normalize("NFC", ftfy.fix_text(garbled, _ftfy()))
+    assert clean(garbled) == clean(mended)
 
 
 def test_shorten_and_words():
