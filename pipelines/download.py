@@ -76,7 +76,7 @@ class Config(Base):
         description="img2dataset: its own code on the same shards. It goes to any address, private ones too, asks no "
         "robots.txt and takes bodies of any size, so only for lists you trust",
     )
-    web: Web = Field(Web(concurrency=1024), description="how to fetch")
+    web: Web = Field(Web(), description="how to fetch")
     rows_in_flight: Runtime[int] = Field(2048, gt=0, description="rows a worker has under way, most of them waiting")
     resize_threads: Runtime[int] = Field(2, gt=0, description="threads per worker that decode and resize")
     min_success_share: Runtime[float] = Field(

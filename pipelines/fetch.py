@@ -56,7 +56,7 @@ class Web(Config):
         256 << 20, gt=0, description="bytes of bodies a worker holds at once, from their headers until they are used"
     )
     max_redirects: int = Field(5, ge=0, description="redirects followed from one address")
-    concurrency: Runtime[int] = Field(64, gt=0, description="requests in flight per worker")
+    concurrency: Runtime[int] = Field(512, gt=0, description="requests in flight per worker")
     host_concurrency: Runtime[int] = Field(2, gt=0, description="requests in flight per host, of all workers together")
     target_concurrency: Runtime[float] = Field(
         0.0,
@@ -69,7 +69,7 @@ class Web(Config):
         30.0, ge=0, description="longest pause a Crawl-delay or Retry-After can ask for"
     )
     deadline_s: Runtime[float] = Field(30.0, gt=0, description="for one request, from connecting to the last byte")
-    connect_s: Runtime[float] = Field(10.0, gt=0, description="for opening a connection")
+    connect_s: Runtime[float] = Field(5.0, gt=0, description="for opening a connection")
     min_rate: Runtime[float] = Field(1000.0, gt=0, description="bytes per second a body must average after 5 s")
     retries: Runtime[int] = Field(2, ge=0, description="further attempts after a failure that may pass")
     retry_s: Runtime[float] = Field(1.0, ge=0, description="wait before the first retry, doubled each time, jittered")

@@ -37,7 +37,7 @@ def workflow(
     gpu: bool = False,
     connect_to: dict[str, str] | None = None,  # host pattern -> address, for a site that is not on the open web
 ) -> Workflow:
-    web = Web(contact=contact, connect_to=connect_to or {}, concurrency=1024)
+    web = Web(contact=contact, connect_to=connect_to or {})
 
     listed = lists.Config(url_list=url_list, input_format=input_format, url_col=url_col, caption_col=caption_col)
     pairs = Stage("urls", lists.run, listed)
