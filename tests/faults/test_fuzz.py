@@ -29,7 +29,7 @@ from pipelines.images import ImageError, Resizing, resize
 from pipelines.jsonld import described
 from pipelines.optout import IMAGE, PAGE, from_headers, from_metas, refusal
 from pipelines.page import Html, decode
-from pipelines.resolve import Base
+from pipelines.resolve import Base, quick
 from pipelines.robots import Rules, sitemaps
 from pipelines.sitemap import SitemapError, parse
 from pipelines.tdmrep import Reservations
@@ -129,7 +129,8 @@ def test_addresses(url, base):
     with suppress(BadUrlError):
         found = canonical(url, base)
         assert found.startswith(("http://", "https://")) and found.isascii()
-        assert canonical(found) == found
+        assert canonical(found) == found == quick(found)
+        assert base is not None or quick(url) == found
         assert canonical(found, base="http://b.example/") == found
         assert found.startswith(origin_of(found)) and "@" not in origin_of(found)
         assert host_of(found)
