@@ -233,12 +233,15 @@ def _enough(target: tuple[int, int]) -> tuple[int, int]:
 
 
 def _shrunk(image: Pixels, target: tuple[int, int]) -> Pixels:
-    """Mean of the area below each pixel.
+    """Mean of the area below each pixel, or what looks like it.
 
-    OpenCV is quick at that for a factor of two only, so what is near it is brought there first.
+    OpenCV is quick at that for a factor of two only, so what is near it is brought there first. Below it four
+    neighbours are the whole area.
     """
     factor = min(image.shape[1] / target[0], image.shape[0] / target[1])
-    if _HEADROOM <= factor <= 2 * _HEADROOM:
+    if factor < _HEADROOM:
+        return cv2.resize(image, target, interpolation=cv2.INTER_LINEAR)
+    if factor <= 2 * _HEADROOM:
         image = cv2.resize(image, (2 * target[0], 2 * target[1]), interpolation=cv2.INTER_LINEAR)
     return cv2.resize(image, target, interpolation=cv2.INTER_AREA)
 

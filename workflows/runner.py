@@ -86,9 +86,9 @@ def run(plan: Plan, root: Store, asked: RunRecord, options: Options, listen: Lis
         try:
             for service in plan.workflow.services:
                 stack.enter_context(service())
-            stack.enter_context(cluster.connect(options.cpus))
-            stop.install()  # again: Ray puts its own handler for SIGTERM
-            _Driver(plan, root, options, record, stop).drive()
+            with cluster.connect(options.cpus):  # left before the rest: MLflow takes the last events meanwhile
+                stop.install()  # again: Ray puts its own handler for SIGTERM
+                _Driver(plan, root, options, record, stop).drive()
         except CliplineError as caught:
             error = caught
         status, code = _verdict(error, stop)
