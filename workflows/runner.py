@@ -12,6 +12,7 @@ import re
 import signal
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -81,19 +82,21 @@ def run(plan: Plan, root: Store, asked: RunRecord, options: Options, listen: Lis
     record([_event("run_started", run=name, recipe=asked.recipe, dials=dials, commit=commit())])
     tracker.start()
     error: BaseException | None = None
-    with ExitStack() as stack:
+    concluding: Future[None] | None = None
+    with ExitStack() as stack, ThreadPoolExecutor(1) as aside:
         stop = stack.enter_context(Stop.installed())
         try:
             for service in plan.workflow.services:
                 stack.enter_context(service())
-            with cluster.connect(options.cpus):  # left before the rest: MLflow takes the last events meanwhile
+            with cluster.connect(options.cpus):
                 stop.install()  # again: Ray puts its own handler for SIGTERM
                 _Driver(plan, root, options, record, stop).drive()
+                concluding = aside.submit(_conclude, plan, root, asked, folder, record)  # while Ray shuts down
         except CliplineError as caught:
             error = caught
         status, code = _verdict(error, stop)
-        if status == "done":
-            _conclude(plan, root, asked, folder, record)
+        if concluding is not None:
+            concluding.result()
         took = time.monotonic() - started
         record([_event("run_finished", run=name, status=status, exit_code=code, seconds=took, note=note(asked, root))])
         tracked = tracker.close(timeout_s=60.0)

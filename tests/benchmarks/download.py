@@ -56,7 +56,8 @@ def clipline(urls: Path, out: Path, *, cpus: int = 2, shard: int = 1000, **setti
         **settings,
     }
     sets = [part for name, value in options.items() for part in ("--set", f"{name}={value}")]
-    env = {**os.environ, "CLIPLINE_ROOT": str(out), "MLFLOW_TRACKING_URI": f"sqlite:///{out}/mlflow.db"}
+    tracking = f"sqlite:///{out.parent}/mlflow.db"  # one for all runs, as users have it; the first one makes it
+    env = {**os.environ, "CLIPLINE_ROOT": str(out), "MLFLOW_TRACKING_URI": tracking}
     command = [str(BIN / "clipline"), "run", "url_list", "--until", "download", "--cpus", str(cpus), *sets]
     return Meter(command, env, out.with_suffix(".log"))
 
