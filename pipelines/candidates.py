@@ -9,7 +9,7 @@ lazy loader would load, else ``src``.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from typing import Literal, NamedTuple
@@ -20,7 +20,7 @@ from infra.schema import Drop
 from pipelines.jsonld import Described, described
 from pipelines.page import Html
 from pipelines.resolve import Base
-from pipelines.text import clean, has_words, shorten
+from pipelines.text import captions, clean, has_words, shorten
 from pipelines.wat import WatPage
 
 __all__ = ["SOURCES", "Candidate", "Source", "Taste", "candidates", "candidates_of_wat", "parse_srcset"]
@@ -28,6 +28,8 @@ __all__ = ["SOURCES", "Candidate", "Source", "Taste", "candidates", "candidates_
 Source = Literal["alt", "figcaption", "title", "og", "twitter", "json-ld"]
 Offer = tuple[str, float, float]
 """An address, and what it is offered for: width in pixels or 0, density."""
+Texts = Mapping[Source, Sequence[str | None]]
+"""For each source a text per image."""
 SOURCES: tuple[Source, ...] = ("alt", "figcaption", "title", "og", "twitter", "json-ld")
 """Where texts come from, best first; of equal texts of one image the first stays."""
 
@@ -72,10 +74,10 @@ class Candidate(NamedTuple):
 
     url: str
     text: str
-    source: str
+    source: str | None
     reason: str | None = None
-    license: str = ""
-    context: str = ""
+    license: str | None = None
+    context: str | None = None
 
 
 def candidates(html: Html, taste: Taste) -> list[Candidate]:
@@ -83,7 +85,21 @@ def candidates(html: Html, taste: Taste) -> list[Candidate]:
     page = _Page(Base(html.base), taste)
     described = _described(html) if "json-ld" in taste.sources else []
     page.know_licenses(described)
-    captions = _Captions(html) if "figcaption" in taste.sources else None
+    page.add(*_images(html, taste))
+    _shared(page, html.metas)
+    page.add([image.url for image in described], {"json-ld": [image.text for image in described]})
+    return page.found
+
+
+def _images(html: Html, taste: Taste) -> tuple[list[str], Texts, list[bool], list[str | None]]:
+    """The images of a page's own markup, in document order: what :meth:`_Page.add` wants to know of them."""
+    texts: dict[Source, list[str | None]] = {
+        source: [] for source in taste.sources if source in ("alt", "figcaption", "title")
+    }
+    addresses: list[str] = []
+    pixels: list[bool] = []
+    around: list[str | None] = []
+    figures = _Captions(html) if "figcaption" in texts else None
     contexts = _contexts(html, taste.context) if taste.context and html.parts["img"] else {}
     partner, fallback = _fallbacks(html)
     pictures: dict[int, list[Offer]] = {}
@@ -94,28 +110,30 @@ def candidates(html: Html, taste: Taste) -> list[Candidate]:
         attributes = node.attributes
         if (other := partner.get(identity)) is not None:
             attributes = _together(attributes, other.attributes)
-        texts = {
-            "alt": attributes.get("alt"),
-            "figcaption": captions.of(node) if captions is not None else None,
-            "title": attributes.get("title"),
-        }
-        given = [(source, texts[source]) for source in taste.sources if source in texts]
-        address = _address(node, attributes, pictures)
-        page.image(address, given, _is_pixel(attributes), contexts.get(identity, ""))
-    _shared(page, html.metas)
-    for image in described:
-        page.image(image.url, [("json-ld", image.text)])
-    return page.found
+        for source, column in texts.items():
+            if source == "figcaption":
+                column.append(figures.of(node) if figures is not None else None)
+            else:
+                column.append(attributes.get(source))
+        addresses.append(_address(node, attributes, pictures))
+        pixels.append(_is_pixel(attributes))
+        around.append(contexts.get(identity))
+    return addresses, texts, pixels, around
 
 
 def candidates_of_wat(wat: WatPage, taste: Taste) -> list[Candidate]:
     """The same of what a WAT file keeps: ``src``, ``alt`` and ``title`` of images, and ``<meta>`` tags."""
     page = _Page(Base(wat.base), taste)
-    wanted: list[Source] = [source for source in taste.sources if source in ("alt", "title")]
-    for link in wat.images:
-        page.image(link.get("url", ""), [(source, link.get(source)) for source in wanted])
+    images = wat.images
+    texts: Texts = {
+        source: [getattr(image, source) for image in images] for source in taste.sources if source in ("alt", "title")
+    }
+    page.add([image.url for image in images], texts)
     _shared(page, wat.metas)
     return page.found
+
+
+_NO_TEXT = Drop.NO_TEXT.value
 
 
 class _Page:
@@ -132,29 +150,38 @@ class _Page:
             if url and terms:
                 self._licenses.setdefault(url, terms)
 
-    def image(
-        self, address: str, given: list[tuple[Source, str | None]], is_pixel: bool = False, context: str = ""
+    def add(
+        self,
+        addresses: Sequence[str | None],
+        texts: Texts,
+        pixels: Sequence[bool] = (),
+        contexts: Sequence[str | None] = (),
     ) -> None:
-        """Add the candidates of an image. Runs millions of times in an hour: no generators, no constructors."""
-        found, longest = self.found, self._longest
-        address = address.strip() if type(address) is str else ""
-        url = self._base.resolve(address) if address and address[0] != "#" else ""
-        terms = self._licenses.get(url, "") if self._licenses else ""
-        before = len(found)
-        for source, raw in given:
-            if raw and type(raw) is str and has_words(text := clean(raw[: 4 * longest])):
-                if len(text) > longest:
-                    text = shorten(text, longest)
-                found.append(_new(Candidate, (url, text, source, None, terms, context)))
-        if len(found) == before:
-            found.append(_new(Candidate, (url, "", "", _NO_TEXT, terms, context)))
-        if not url or is_pixel:
-            reason = Drop.TRACKING_PIXEL.value if url else Drop.BAD_URL.value
-            found[before:] = [found[before]._replace(url=url or address[:_MAX_RAW], reason=reason)]
+        """Find the candidates of images: their addresses and texts as they are written, and if there are such, whether
+        the markup declares them to be tracking pixels, and their contexts.
+
+        What is in this loop runs a hundred million times a day: hence columns, one loop for all of a page's images, and
+        tuples made without their constructor.
+        """
+        found, resolve, licenses = self.found, self._base.resolve, self._licenses
+        columns = [(source, captions(column, self._longest)) for source, column in texts.items()]
+        for number, written in enumerate(addresses):
+            address = written.strip() if written else ""
+            url = resolve(address) if address and address[0] != "#" else ""
+            terms = licenses.get(url) if licenses else None
+            context = contexts[number] if contexts else None
+            before = len(found)
+            for source, column in columns:
+                if text := column[number]:
+                    found.append(_new(Candidate, (url, text, source, None, terms, context)))
+            if len(found) == before:
+                found.append(_new(Candidate, (url, "", None, _NO_TEXT, terms, context)))
+            if not url or (pixels and pixels[number]):
+                reason = Drop.TRACKING_PIXEL.value if url else Drop.BAD_URL.value
+                found[before:] = [found[before]._replace(url=url or address[:_MAX_RAW], reason=reason)]
 
 
 _new = tuple.__new__
-_NO_TEXT = Drop.NO_TEXT.value
 
 
 # --- the texts ---
@@ -264,8 +291,7 @@ def _shared(page: _Page, metas: list[tuple[str, str]]) -> None:
                 images[-1][1] = content
         kinds = (f"{prefix}title", "og:title", f"{prefix}description", "og:description")
         text = next((texts[kind] for kind in kinds if texts.get(kind)), "")
-        for address, alt in images:
-            page.image(address, [(source, alt or text)])
+        page.add([address for address, _ in images], {source: [alt or text for _, alt in images]})
 
 
 def _described(html: Html) -> list[Described]:

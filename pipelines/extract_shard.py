@@ -31,11 +31,13 @@ from pipelines.warc import Metadata, Page, Reader
 from pipelines.wat import WatPage
 
 __all__ = [
+    "Columns",
     "Ids",
     "Pages",
     "Pairs",
     "Row",
     "Rows",
+    "as_rows",
     "find_candidates",
     "find_duplicates",
     "page_rows",
@@ -66,6 +68,10 @@ class Row(NamedTuple):
     reason: str | None
 
 
+Columns = Sequence[Sequence[str | None]]
+"""Rows, by the columns of :class:`Row`: a page's are alike in most of them, and no row need ever be made."""
+
+
 def _schema() -> pa.Schema:
     return pairs_schema().append(pa.field("reason", pa.string()))
 
@@ -76,31 +82,52 @@ def taste(config: Config) -> Taste:
 
 def page_rows(page: Page, config: Config) -> tuple[list[Row], bool]:
     """The candidates of one page, and whether the page was cut. Raises BadUrlError if it has no address."""
-    html = Html.parse(quick(page.url), page.headers, page.body)
-    return _rows(html, candidates(html, taste(config)), config), html.cut
+    columns, cut = _of_page(page, config)
+    return as_rows(columns), cut
 
 
 def wat_rows(page: WatPage, config: Config) -> list[Row]:
     """The same of what a WAT file says of a page."""
-    return _rows(page, candidates_of_wat(page, taste(config)), config)
+    return as_rows(_of_wat(page, config))
 
 
-def _rows(page: Html | WatPage, found: list[Candidate], config: Config) -> list[Row]:
+def as_rows(columns: Columns) -> list[Row]:
+    return [Row._make(values) for values in zip(*columns, strict=True)]
+
+
+def _of_page(page: Page, config: Config) -> tuple[Columns, bool]:
+    html = Html.parse(quick(page.url), page.headers, page.body)
+    return _columns(html, candidates(html, taste(config)), config), html.cut
+
+
+def _of_wat(page: WatPage, config: Config) -> Columns:
+    return _columns(page, candidates_of_wat(page, taste(config)), config)
+
+
+def _columns(page: Html | WatPage, found: list[Candidate], config: Config) -> Columns:
     if not found:
-        return []
+        return ()
+    count = len(found)
+    urls, texts, sources, reasons, licenses, contexts = zip(*found, strict=True)
     opt_out = refusal(page.directives(config.agent), IMAGE) or None
-    refused = Drop.OPT_OUT.value if opt_out and config.obey_opt_out else None
-    address, language, of_page = page.url, page.language or None, page.license or None
-    rows: list[Row] = []
-    for url, text, source, reason, license, context in found:
-        identity = sha256(f"{url}\n{text}".encode()).hexdigest()[:32]  # as pipelines.tables.uid has it
-        terms, why = license or of_page, refused or reason
-        values = (identity, url, text, address, source or None, language, terms, context or None, opt_out, why)
-        rows.append(_new(Row, values))
-    return rows
-
-
-_new = tuple.__new__
+    if opt_out and config.obey_opt_out:
+        reasons = (Drop.OPT_OUT.value,) * count
+    if of_page := page.license:
+        licenses = tuple(terms or of_page for terms in licenses)
+    return (
+        [
+            sha256(f"{url}\n{text}".encode()).hexdigest()[:32] for url, text in zip(urls, texts, strict=True)
+        ],  # tables.uid
+        urls,
+        texts,
+        (page.url,) * count,
+        sources,
+        (page.language or None,) * count,
+        licenses,
+        contexts,
+        (opt_out,) * count,
+        reasons,
+    )
 
 
 @contextmanager
@@ -122,37 +149,34 @@ class Rows:
         self._unreadable = 0
         self.pages = self.cut = 0
 
-    def __iter__(self) -> Iterator[list[Row]]:
+    def __iter__(self) -> Iterator[Columns]:
         with _few_collections():
             yield from self._each()
 
-    def _each(self) -> Iterator[list[Row]]:
+    def _each(self) -> Iterator[Columns]:
         for found in self._reader:
             yield self._of_wat(found.body) if isinstance(found, Metadata) else self._of_page(found)
 
-    def _of_page(self, page: Page) -> list[Row]:
+    def _of_page(self, page: Page) -> Columns:
         try:
-            rows, cut = page_rows(page, self._config)
+            columns, cut = _of_page(page, self._config)
         except BadUrlError:
             self._unreadable += 1
-            return []
+            return ()
         self.pages += 1
         self.cut += cut
-        return rows
+        return columns
 
-    def _of_wat(self, record: bytes) -> list[Row]:
-        if not WatPage.may_have_pictures(record):
-            self.pages += WatPage.is_page(record)
-            return []
+    def _of_wat(self, record: bytes) -> Columns:
         try:
             page = WatPage.parse(record)
         except ValueError:  # no JSON, or a page without an address
             self._unreadable += 1
-            return []
+            return ()
         if page is None:
-            return []
+            return ()
         self.pages += 1
-        return wat_rows(page, self._config)
+        return _of_wat(page, self._config)
 
     @property
     def facts(self) -> dict[str, int]:
@@ -186,18 +210,12 @@ def find_candidates(shard: Pages, output: ShardOutput) -> ShardRecord:
         reader = Reader(source, shard.config.max_page_bytes)
         pages = Rows(reader, shard.config)
         with pq.ParquetWriter(sink, schema, compression="lz4") as table:
-            rows: list[Row] = []
-            for found in _and_none(pages):
-                rows += found or ()
-                if len(rows) >= _FLUSH_ROWS or found is None:
-                    columns: list[Any] = list(zip(*rows, strict=True)) or [()] * len(schema)
-                    table.write_table(pa.table([pa.array(c, pa.string()) for c in columns], schema))
-                    kept = [number for number, row in enumerate(rows) if row.reason is None]
-                    ids.append(
-                        (bytes.fromhex("".join(rows[number].uid for number in kept)), np.array(kept, "<u4") + written)
-                    )
-                    written += len(rows)
-                    rows = []
+            for columns in _batches(pages, len(schema)):
+                table.write_table(pa.table([pa.array(column, pa.string()) for column in columns], schema))
+                uids, reasons = columns[0], columns[-1]
+                kept = [number for number, reason in enumerate(reasons) if reason is None]
+                ids.append((bytes.fromhex("".join([uids[number] for number in kept])), np.array(kept, "<u4") + written))
+                written += len(uids)
         if not reader.records and not reader.is_archive:
             raise DataError(f"{shard.path} is not a WARC or WAT file", expected="gzip or plain records, WARC/1.x")
     with output.open(f"{SCRATCH}/{shard.name}.ids") as sink:
@@ -205,9 +223,16 @@ def find_candidates(shard: Pages, output: ShardOutput) -> ShardRecord:
     return output.commit(facts=pages.facts)
 
 
-def _and_none(pages: Rows) -> Iterator[list[Row] | None]:
-    yield from pages
-    yield None
+def _batches(pages: Rows, width: int) -> Iterator[list[list[Any]]]:
+    """The rows of pages by columns, so many at a time that writing them is worth it; the last may be empty."""
+    columns: list[list[Any]] = [[] for _ in range(width)]
+    for found in pages:
+        for column, more in zip(columns, found):  # noqa: B905 - a page without images has no columns
+            column += more
+        if len(columns[0]) >= _FLUSH_ROWS:
+            yield columns
+            columns = [[] for _ in range(width)]
+    yield columns
 
 
 # --- step two: which candidates are duplicates ---

@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import orjson
+from msgspec import DecodeError
+from msgspec.json import decode
 
 __all__ = ["Described", "described"]
 
@@ -43,8 +44,8 @@ def described(script: str) -> list[Described]:
 
 def _parse(script: str) -> Any:  # noqa: ANN401 - JSON has no tighter type
     try:
-        return orjson.loads(script)
-    except orjson.JSONDecodeError:
+        return decode(script)
+    except (DecodeError, RecursionError):
         pass
     # What templates do to JSON: HTML comments around it, line breaks inside of texts, a comma or semicolon too many.
     mended = script.strip()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 __all__ = ["AI_AGENTS", "IMAGE", "LINKS", "PAGE", "Policy", "from_headers", "from_metas", "refusal"]
 
@@ -89,7 +90,7 @@ def from_headers(headers: Iterable[tuple[str, str]], agent: str) -> frozenset[st
 
 def from_metas(metas: Iterable[tuple[str, str]], agent: str) -> frozenset[str]:
     """The same of a page's ``<meta name content>`` tags."""
-    agents = AI_AGENTS | {agent.lower(), "robots"}
+    agents = _addressed(agent)
     found: set[str] = set()
     for name, content in metas:
         name = name.strip().lower()
@@ -98,6 +99,11 @@ def from_metas(metas: Iterable[tuple[str, str]], agent: str) -> frozenset[str]:
         elif name == "tdm-reservation" and content.strip() == "1":
             found.add("tdm-reservation")
     return frozenset(found)
+
+
+@lru_cache(maxsize=8)
+def _addressed(agent: str) -> frozenset[str]:
+    return AI_AGENTS | {agent.lower(), "robots"}
 
 
 def refusal(directives: frozenset[str], forbidding: frozenset[str]) -> str:

@@ -14,10 +14,12 @@ from pipelines.urls import MAX_LENGTH, BadUrlError, canonical, origin_of
 __all__ = ["Base", "quick"]
 
 # A path and a query of characters that no step of the standard changes, once there are no dot segments.
-_PATH = r"/[A-Za-z0-9_~!$&()*+,;=:@./-]*+(?:\?[A-Za-z0-9_~!$&()*+,;=:@./?%-]*+)?"
+_PATH = r"[!$&(-;=@-Z_a-z~]*+(?:\?[!$%&(-;=?@-Z_a-z~]*+)?"
 # A host of two or more plain labels, the last in letters (else it may be an IPv4 address in disguise), without a port.
-_PLAIN = re.compile(r"https?://(?!xn--)(?:[a-z0-9-]++\.(?!xn--))++[a-z]{2,}+" + _PATH)
-_REST = re.compile(_PATH)
+_ORIGIN = r"https?://(?!xn--)(?:[a-z0-9-]++\.(?!xn--))++[a-z]{2,}+"
+_ABSOLUTE = re.compile(f"{_ORIGIN}/{_PATH}")
+# The same; or from the root of the site, the first group; or from the folder of the page, the second.
+_PLAIN = re.compile(f"{_ORIGIN}/{_PATH}|(/(?!/){_PATH})|([A-Za-z0-9]{_PATH.replace('(-;', '(-9;')})")
 _MAX_KNOWN = 10_000
 
 
@@ -28,39 +30,31 @@ def quick(url: str) -> str:
 
 def _is_canonical(url: str) -> bool:
     """Whether ``url`` is canonical beyond doubt."""
-    return _PLAIN.fullmatch(url) is not None and "/." not in url and len(url) <= MAX_LENGTH
+    return _ABSOLUTE.fullmatch(url) is not None and "/." not in url and len(url) <= MAX_LENGTH
 
 
 class Base:
-    """What addresses are relative to: a canonical URL. ``resolve`` remembers, since pages repeat themselves."""
+    """What addresses are relative to: a canonical URL."""
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._known: dict[str, str] = {}
-        self._origin = origin_of(url)
         path = url.partition("?")[0]
-        self._folder = path[: path.rindex("/") + 1]
+        folder = path[: path.rindex("/") + 1]
+        self._prefixes = ("", origin_of(url), folder)  # by group of the expression
+        self._longest = MAX_LENGTH - len(folder)
+        self._known: dict[str, str] = {}  # of addresses that take the long way: pages repeat themselves
 
     def resolve(self, address: str) -> str:
         """The canonical absolute form of ``address``; empty where :func:`pipelines.urls.canonical` refuses it."""
+        plain = _PLAIN.fullmatch(address)
+        if plain is not None and "/." not in address and len(address) <= self._longest:
+            return self._prefixes[plain.lastindex or 0] + address
         known = self._known.get(address)
         if known is None:
-            known = self._resolve(address)
+            try:
+                known = canonical(address, self.url)
+            except BadUrlError:
+                known = ""
             if len(self._known) < _MAX_KNOWN:
                 self._known[address] = known
         return known
-
-    def _resolve(self, address: str) -> str:
-        if address.startswith("http"):
-            if _is_canonical(address):
-                return address
-        elif "/." not in address and len(address) + len(self._folder) <= MAX_LENGTH:
-            if address[:1] == "/" != address[1:2]:
-                if _REST.fullmatch(address):
-                    return f"{self._origin}{address}"
-            elif address[:1].isalnum() and ":" not in address and _REST.fullmatch(f"/{address}"):
-                return f"{self._folder}{address}"
-        try:
-            return canonical(address, self.url)
-        except BadUrlError:
-            return ""

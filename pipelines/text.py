@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-__all__ = ["clean", "has_words", "shorten"]
+__all__ = ["captions", "clean", "has_words", "shorten"]
 
 # Characters without a shape of their own. ZWJ and ZWNJ stay: Persian, Indic scripts and emoji need them.
 _INVISIBLE = re.compile(
@@ -22,13 +22,36 @@ _ENTITY = re.compile(r"&[#\w]")
 _WORD = re.compile(r"[^\W_]")
 
 
+def captions(raw: Sequence[str | None], length: int) -> list[str]:
+    """Each of ``raw`` cleaned and cut to ``length`` characters; empty where no letter or digit is in it.
+
+    The texts of a page together: most pages hold nothing to clean, which one look at all of them tells.
+    """
+    together = "|".join([text for text in raw if text])
+    if len(together) <= length and _is_tidy(together) and "| " not in together and " |" not in together:
+        return [text if text and has_words(text) else "" for text in raw]
+    return [shorten(text, length) if given and has_words(text := clean(given[: 4 * length])) else "" for given in raw]
+
+
+def _is_tidy(text: str) -> bool:
+    """Whether there is nothing to clean, beyond doubt."""
+    return (
+        text.isascii()
+        and text.isprintable()
+        and "&" not in text
+        and "  " not in text
+        and text[:1] != " "
+        and text[-1:] != " "
+    )
+
+
 def clean(text: str) -> str:
     """``text`` in NFC without invisible and control characters, white space collapsed, mojibake mended.
 
     Entities are the HTML parser's business; what was escaped twice is unescaped here.
     """
-    if text.isascii() and text.isprintable() and "&" not in text:
-        return text if "  " not in text and text[:1] != " " != text[-1:] else " ".join(text.split())
+    if _is_tidy(text):
+        return text
     if "&" in text and _ENTITY.search(text):
         text = unicodedata.normalize("NFC", _mend(text))
     elif not text.isascii():

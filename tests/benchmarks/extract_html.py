@@ -21,7 +21,7 @@ from fastwarc.warc import ArchiveIterator, WarcRecordType
 from selectolax.lexbor import LexborHTMLParser
 
 from pipelines.extract import Config
-from pipelines.extract_shard import Rows
+from pipelines.extract_shard import Rows, as_rows
 from pipelines.warc import Reader, Writer
 
 DATE = "2026-01-01T00:00:00Z"
@@ -40,7 +40,8 @@ def archive(folder: Path) -> tuple[bytes, list[bytes]]:
 
 
 def extract(data: bytes, config: Config) -> int:
-    return sum(row.reason is None for rows in Rows(Reader(io.BytesIO(data), 4 << 20), config) for row in rows)
+    found = Rows(Reader(io.BytesIO(data), 4 << 20), config)
+    return sum(row.reason is None for columns in found for row in as_rows(columns))
 
 
 def iterate(data: bytes) -> int:

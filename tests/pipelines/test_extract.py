@@ -24,7 +24,7 @@ from pipelines import extract
 from pipelines.candidates import SOURCES, Taste, candidates, parse_srcset
 from pipelines.extract_shard import page_rows, repeated
 from pipelines.page import Html, decode
-from pipelines.text import _ftfy, clean, has_words, shorten
+from pipelines.text import _ftfy, captions, clean, has_words, shorten
 from pipelines.warc import Page, Reader, Writer
 
 URL = "http://a.example/dir/page"
@@ -236,6 +236,18 @@ def test_charsets(body, content_type, wanted):
 def test_clean_text(raw, wanted):
     assert clean(raw) == wanted
     assert clean(wanted) == wanted
+
+
+SOME_TEXT = st.none() | st.text(alphabet="ab1 |&;é\u200b\x00.e\u0301", max_size=8)
+
+
+@given(st.lists(SOME_TEXT, max_size=4), st.integers(1, 12))
+def test_texts_of_a_page_are_cleaned_like_each_of_them(raw, length):
+    def one(text):
+        cleaned = clean((text or "")[: 4 * length])
+        return shorten(cleaned, length) if has_words(cleaned) else ""
+
+    assert captions(raw, length) == [one(text) for text in raw]
 
 
 SCRIPTS = st.text(alphabet="aé üßŒ’“—жРСё图ñ€ãÃÂ¿?\u00a0\ufffd\x1a½", max_size=12)
