@@ -39,11 +39,10 @@ __all__ = ["Config", "run"]
 
 ResizeMode = Literal["no", "border", "keep_ratio", "keep_ratio_largest", "center_crop"]
 
-_LOT = 64  # shards one task takes at most
+_LOT = 64  # shards one task takes at most: the more, the seldomer it waits for stragglers with nothing else to do
 _LOOK_AT = 16  # shards whose hosts' names are tried before the start
 _FLOOR_ROWS = 1000  # before their success is judged
 _WORST = 20  # failing hosts to name
-_LOTS_PER_SLOT = 4  # and how many tasks there should be for each place to run them, so that all end together
 
 
 class Config(Base):
@@ -113,7 +112,7 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
             partial(work, common),
             config.limits,
             on_done=progress.add,
-            lot=min(_LOT, -(-len(shards) // (_LOTS_PER_SLOT * slots(config.limits))) or 1),
+            lot=max(1, min(_LOT, -(-len(shards) // slots(config.limits)))),
         )
     return _finish(records, context)
 

@@ -8,7 +8,8 @@ one host, 256 px keep_ratio, JPEG quality 95, sha256, Exif.
 peer     images per CPU second: the slope of the CPU time of the whole process tree between two sizes of list, which
          leaves out what starting up costs; images per second of the whole command at the larger size; the likeness of
          the images (PSNR, dB)
-trouble  the same with three rows to a host, a tenth of the hosts slow (5 s) and a tenth dead, both at default settings
+trouble  images per second, by the slope, with three rows to a host, a tenth of the hosts slow (5 s) and a tenth dead,
+         both at their default settings
 memory   peak memory of the process tree at 10,000 and at 100,000 rows of small pictures
 scaling  seconds per image of one worker on one core and of two on two, nginx on the same cores
 
@@ -144,20 +145,27 @@ def peer(args: argparse.Namespace, work: Path, port: int) -> None:
 
 
 def trouble(args: argparse.Namespace, work: Path, root: Path, port: int) -> None:
-    urls = work / "troubled.parquet"
+    seconds: dict[str, list[float]] = {"clipline": [], "img2dataset": []}
+    good: dict[str, list[int]] = {"clipline": [], "img2dataset": []}
     with slow((root / "0.jpg").read_bytes(), 5.0) as slow_port, dead() as dead_port:
-        write_list(urls, args.troubled, args.pictures, [port] * 8 + [slow_port, dead_port], 3)
-        ours = clipline(urls, work / "ours-troubled")
-        theirs = img2dataset(urls, work / "theirs-troubled")
-    rates = []
-    for name, meter, folder in (
-        ("clipline", ours, data(work / "ours-troubled")),
-        ("img2dataset", theirs, work / "theirs-troubled"),
-    ):
-        rates.append(successes(folder) / meter.seconds)
-        print(f"{name:12} {args.troubled:6} rows, a tenth slow, a tenth dead: {meter.seconds:6.1f} s, "
-              f"{successes(folder)} images, {meter.cpu_s:.1f} CPU-s")  # fmt: skip
-    print(f"images/s with trouble: {rates[0] / rates[1]:.2f} x img2dataset at its default settings (bar 4)")
+        for rows in args.troubled:
+            urls = work / f"troubled-{rows}.parquet"
+            write_list(urls, rows, args.pictures, [port] * 8 + [slow_port, dead_port], 3)
+            ours, theirs = work / f"ours-troubled-{rows}", work / f"theirs-troubled-{rows}"
+            meters = {"clipline": clipline(urls, ours), "img2dataset": img2dataset(urls, theirs)}
+            for (name, meter), folder in zip(meters.items(), (data(ours), theirs), strict=True):
+                seconds[name].append(meter.seconds)
+                good[name].append(successes(folder))
+                print(
+                    f"{name:12} {rows:6} rows, a tenth slow, a tenth dead: {meter.seconds:6.1f} s, "
+                    f"{good[name][-1]} images, {meter.cpu_s:.1f} CPU-s",
+                    flush=True,
+                )
+    whole = seconds["img2dataset"][1] / seconds["clipline"][1]
+    rates = {name: (good[name][1] - good[name][0]) / (seconds[name][1] - seconds[name][0]) for name in seconds}
+    ratio = rates["clipline"] / rates["img2dataset"]
+    print(f"images/s with trouble: {rates['clipline']:.0f}, img2dataset at its defaults {rates['img2dataset']:.0f}")
+    print(f"                       {ratio:.2f} x (bar 4); whole command {whole:.2f} x", flush=True)
 
 
 def memory(args: argparse.Namespace, work: Path, port: int) -> None:
@@ -211,7 +219,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=3000, help="different JPEGs served")
     parser.add_argument("--rows", type=int, nargs=2, default=(500, 9000), help="sizes of the lists of peer")
     parser.add_argument("--rows-per-host", type=int, default=1_000_000, help="rows of one host that follow another")
-    parser.add_argument("--troubled", type=int, default=9000, help="rows of trouble")
+    parser.add_argument("--troubled", type=int, nargs=2, default=(3000, 12_000), help="sizes of the lists of trouble")
     parser.add_argument("--memory", type=int, nargs=2, default=(10_000, 100_000), help="rows of memory")
     parser.add_argument("--scaling", type=int, nargs=2, default=(1000, 5000), help="rows of scaling")
     parser.add_argument("--folder", type=Path, help="where the pictures are kept for the next time")
