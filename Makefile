@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 # Every run starts a dozen Python processes; without compiled files each would spend seconds compiling its imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test check ui format lock clean
+.PHONY: help demo test check bench ui format lock clean
 
 help: ## show this
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -24,6 +24,9 @@ check: $(READY) ## lint, types, layers
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench: $(READY) ## downloads against img2dataset, on the same work; needs nginx, takes about ten minutes
+	$(BIN)/python -m tests.benchmarks.download
 
 ui: $(READY) ## open MLflow on the runs made here
 	$(BIN)/mlflow server --backend-store-uri sqlite:///$(CURDIR)/.clipline/mlflow.db --workers 1 --port 5000

@@ -157,6 +157,8 @@ class Context:
 
         Without ``funnel`` the records' funnels are added up. The runner commits the manifest; a stage does not.
         """
+        for folder in ("data", "figures", "ledger"):
+            self.store.sweep(folder)
         records = records or []
         files = [file for record in records for file in record.files] + self.output.files
         paths = [file.path for file in files]

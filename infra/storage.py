@@ -109,6 +109,9 @@ class Store(ABC):
     def delete(self, path: str) -> None:
         """Remove a file or a whole folder; no error if it is not there."""
 
+    def sweep(self, prefix: str) -> None:  # noqa: B027 - an object appears whole or not at all
+        """Remove what killed writers left half-written below ``prefix``."""
+
     @abstractmethod
     def fetch(self, path: str, to: Path) -> Path:
         """A local path holding ``path``'s bytes: the file itself if it is local, else a copy below ``to``."""
@@ -235,6 +238,10 @@ class LocalStore(Store):
             shutil.rmtree(target)
         else:
             target.unlink(missing_ok=True)
+
+    def sweep(self, prefix: str) -> None:
+        for temp in self.path(prefix).rglob(f"{_TEMP_PREFIX}*"):
+            temp.unlink(missing_ok=True)
 
     def fetch(self, path: str, to: Path) -> Path:
         if not self.path(path).exists():

@@ -206,7 +206,7 @@ def scaling(args: argparse.Namespace, work: Path, root: Path) -> None:
 def stage_seconds(root: Path) -> float:
     """How long the download took, as the run's journal tells."""
     for path in root.glob("runs/*/journal.jsonl"):
-        for line in path.read_text().splitlines():
+        for line in filter(None, path.read_text().splitlines()):
             event = json.loads(line)
             if event["event"] == "stage_finished" and event["stage"] == "download":
                 return float(event["seconds"])

@@ -82,7 +82,7 @@ class Stage:
         """Every file the stage leaves, but for what a killed writer had not finished; and what it said."""
         out, err = process.communicate(timeout=60)
         assert process.returncode == 0, err
-        paths = [path for path in target.rglob("*") if path.is_file() and not path.name.startswith(".tmp-")]
+        paths = [path for path in target.rglob("*") if path.is_file()]
         files = {str(path.relative_to(target)): path.read_bytes() for path in paths}
         return {**files, "manifest": Path(f"{target}.manifest").read_bytes()}, out
 

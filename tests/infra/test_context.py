@@ -190,3 +190,13 @@ def test_alone_a_context_needs_only_a_folder(tmp_path):
     assert context.local
     assert not Context("memory://alone").local
     assert context.finish().files == []
+
+
+def test_what_killed_writers_left_behind_is_swept_up(tmp_path):
+    context = Context(tmp_path)
+    context.output.write("data/a", b"1")
+    for folder in ("data", "ledger"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / ".tmp-b.01234567").write_bytes(b"half")
+    context.finish()
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["a"]
