@@ -87,7 +87,8 @@ def candidates(html: Html, taste: Taste) -> list[Candidate]:
     page.know_licenses(described)
     page.add(*_images(html, taste))
     _shared(page, html.metas)
-    page.add([image.url for image in described], {"json-ld": [image.text for image in described]})
+    if described:
+        page.add([image.url for image in described], {"json-ld": [image.text for image in described]})
     return page.found
 
 
@@ -291,7 +292,8 @@ def _shared(page: _Page, metas: list[tuple[str, str]]) -> None:
                 images[-1][1] = content
         kinds = (f"{prefix}title", "og:title", f"{prefix}description", "og:description")
         text = next((texts[kind] for kind in kinds if texts.get(kind)), "")
-        page.add([address for address, _ in images], {source: [alt or text for _, alt in images]})
+        if images:
+            page.add([address for address, _ in images], {source: [alt or text for _, alt in images]})
 
 
 def _described(html: Html) -> list[Described]:
@@ -428,5 +430,5 @@ def _is_pixel(attributes: Mapping[str, str | None]) -> bool:
     sides = attributes.get("width"), attributes.get("height")
     if all(side and side.strip().lower().removesuffix("px") in ("0", "1") for side in sides):
         return True
-    style = attributes.get("style") or ""
-    return len({side.lower() for side in _STYLE_PIXEL.findall(style[:_MAX_STYLE])}) == 2
+    style = attributes.get("style")
+    return len({side.lower() for side in _STYLE_PIXEL.findall(style[:_MAX_STYLE])}) == 2 if style else False

@@ -27,6 +27,8 @@ def captions(raw: Sequence[str | None], length: int) -> list[str]:
 
     The texts of a page together: most pages hold nothing to clean, which one look at all of them tells.
     """
+    if not any(raw):
+        return [""] * len(raw)
     together = "|".join([text for text in raw if text])
     if len(together) <= length and _is_tidy(together) and "| " not in together and " |" not in together:
         return [text if text and has_words(text) else "" for text in raw]
