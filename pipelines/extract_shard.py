@@ -82,26 +82,26 @@ def taste(config: Config) -> Taste:
 
 def page_rows(page: Page, config: Config) -> tuple[list[Row], bool]:
     """The candidates of one page, and whether the page was cut. Raises BadUrlError if it has no address."""
-    columns, cut = _of_page(page, config)
+    columns, cut = _of_page(page, config, taste(config))
     return as_rows(columns), cut
 
 
 def wat_rows(page: WatPage, config: Config) -> list[Row]:
     """The same of what a WAT file says of a page."""
-    return as_rows(_of_wat(page, config))
+    return as_rows(_of_wat(page, config, taste(config)))
 
 
 def as_rows(columns: Columns) -> list[Row]:
     return [Row._make(values) for values in zip(*columns, strict=True)]
 
 
-def _of_page(page: Page, config: Config) -> tuple[Columns, bool]:
+def _of_page(page: Page, config: Config, taste: Taste) -> tuple[Columns, bool]:
     html = Html.parse(quick(page.url), page.headers, page.body)
-    return _columns(html, candidates(html, taste(config)), config), html.cut
+    return _columns(html, candidates(html, taste), config), html.cut
 
 
-def _of_wat(page: WatPage, config: Config) -> Columns:
-    return _columns(page, candidates_of_wat(page, taste(config)), config)
+def _of_wat(page: WatPage, config: Config, taste: Taste) -> Columns:
+    return _columns(page, candidates_of_wat(page, taste), config)
 
 
 def _columns(page: Html | WatPage, found: list[Candidate], config: Config) -> Columns:
@@ -145,7 +145,7 @@ class Rows:
     """The rows of an archive, page by page; see :class:`pipelines.warc.Reader` for what it does with damage."""
 
     def __init__(self, reader: Reader, config: Config) -> None:
-        self._reader, self._config = reader, config
+        self._reader, self._config, self._taste = reader, config, taste(config)
         self._unreadable = 0
         self.pages = self.cut = 0
 
@@ -159,7 +159,7 @@ class Rows:
 
     def _of_page(self, page: Page) -> Columns:
         try:
-            columns, cut = _of_page(page, self._config)
+            columns, cut = _of_page(page, self._config, self._taste)
         except BadUrlError:
             self._unreadable += 1
             return ()
@@ -176,7 +176,7 @@ class Rows:
         if page is None:
             return ()
         self.pages += 1
-        return _of_wat(page, self._config)
+        return _of_wat(page, self._config, self._taste)
 
     @property
     def facts(self) -> dict[str, int]:

@@ -31,19 +31,19 @@ def captions(raw: Sequence[str | None], length: int) -> list[str]:
         return [""] * len(raw)
     together = "|".join([text for text in raw if text])
     if len(together) <= length and _is_tidy(together) and "| " not in together and " |" not in together:
-        return [text if text and has_words(text) else "" for text in raw]
+        return [text if text and (text[0].isalnum() or has_words(text)) else "" for text in raw]
     return [shorten(text, length) if given and has_words(text := clean(given[: 4 * length])) else "" for given in raw]
 
 
 def _is_tidy(text: str) -> bool:
-    """Whether there is nothing to clean, beyond doubt."""
+    """Whether there is nothing to clean, beyond doubt; then there is nothing in any part between two "|" either."""
     return (
-        text.isascii()
-        and text.isprintable()
+        text.isprintable()  # so that there are no spaces but plain ones
         and "&" not in text
         and "  " not in text
         and text[:1] != " "
         and text[-1:] != " "
+        and (text.isascii() or (unicodedata.is_normalized("NFC", text) and not _pairs().search(text)))
     )
 
 

@@ -148,7 +148,12 @@ class WatPage:
     def license(self) -> str:
         """The address of the licence the page names; empty if it names none."""
         for link in (*self.links, *self.body):
-            if (rel := link.rel) and "license" in rel.lower().split() and link.url is not None:
+            if (
+                (rel := link.rel)
+                and "license" in (rel := rel.lower())
+                and "license" in rel.split()
+                and link.url is not None
+            ):
                 try:
                     return canonical(link.url, self.base)
                 except BadUrlError:

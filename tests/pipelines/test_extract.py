@@ -238,7 +238,7 @@ def test_clean_text(raw, wanted):
     assert clean(wanted) == wanted
 
 
-SOME_TEXT = st.none() | st.text(alphabet="ab1 |&;é\u200b\x00.e\u0301", max_size=8)
+SOME_TEXT = st.none() | st.text(alphabet="ab1 |&;é\u200b\x00.e\u0301\u0338\xa0Ã©â€œ", max_size=8)
 
 
 @given(st.lists(SOME_TEXT, max_size=4), st.integers(1, 12))
