@@ -8,10 +8,10 @@ not there, ours is measured alone.
 
 The file is made up, of pages like those of a news site or a shop: 60 links each, every fifth an image, two in three of
 these with an alt text, one page in five in another script than Latin, and the headers, ``<meta>`` and ``<link>`` tags
-that come with them: 3.1 kB of gzip and 8.9 kB of JSON a page, of which fastwarc's bare reading, printed as the
-limit, takes a fifth of our time. Ours does all its cleaning, opt-outs and canonical addresses, once for alt texts alone, which are
-the same pairs as cc2dataset's, once for all sources. Both keep their rows in memory. What is measured is CPU time; the
-best of several runs counts, the spread is printed.
+that come with them: 3.1 kB of gzip and 8.9 kB of JSON a page. Ours does all its cleaning, opt-outs and canonical
+addresses, once for alt texts alone, which are the same pairs as cc2dataset's, once for all sources. fastwarc's bare
+reading is printed beside them as the limit. Both keep their rows in memory. What is measured is CPU time; the best of
+several runs counts, the spread is printed.
 """
 
 from __future__ import annotations
