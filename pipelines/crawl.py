@@ -27,8 +27,8 @@ from infra.context import Context
 from infra.errors import ConfigError
 from infra.manifest import Artifact, Manifest
 from pipelines import url_list
-from pipelines.fetch import Web
 from pipelines.traps import Traps
+from pipelines.web.fetch import Web
 
 if TYPE_CHECKING:
     pass
@@ -98,7 +98,7 @@ class Config(BaseConfig):
     @field_validator("seeds", "sitemaps")
     @classmethod
     def _canonical(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        from pipelines.urls import canonical
+        from pipelines.web.urls import canonical
 
         return tuple(dict.fromkeys(url if url == "robots" else canonical(url) for url in value))
 

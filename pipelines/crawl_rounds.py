@@ -17,11 +17,11 @@ from infra.errors import StageFailed
 from infra.manifest import Manifest, ShardRecord
 from infra.schema import Drop
 from pipelines.crawl import Config, share
-from pipelines.health import SuccessFloor
+from pipelines.web.health import SuccessFloor
 
 if TYPE_CHECKING:
     from pipelines.crawl_shard import DueShard
-    from pipelines.hosts import Link
+    from pipelines.web.hosts import Link
 
 __all__ = ["Rounds"]
 
@@ -49,8 +49,8 @@ class Rounds:
 
     @cached_property
     def manners(self) -> Link:
-        """The books of pipelines.hosts, opened when the first request is due: a crawl that is done needs none."""
-        from pipelines import hosts
+        """The books of pipelines.web.hosts, opened when the first request is due: a crawl that is done needs none."""
+        from pipelines.web import hosts
 
         return self._stack.enter_context(hosts.shared(self.config.web))
 
@@ -95,8 +95,8 @@ class Rounds:
     def _look_ahead(self, specs: dict[str, DueShard]) -> None:
         """Do names resolve here at all? Raises StageFailed if it is the resolver that fails."""
         from pipelines.frontier_tables import read_due
-        from pipelines.health import preflight
-        from pipelines.urls import host_of
+        from pipelines.web.health import preflight
+        from pipelines.web.urls import host_of
 
         spread = list(specs.values())[:: -(-len(specs) // 16)]
         due = [read_due(self.context.store, spec.generation, spec.partition, spec.group) for spec in spread]

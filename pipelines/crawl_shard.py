@@ -23,14 +23,14 @@ from infra.manifest import Funnel, ShardRecord
 from infra.schema import Drop
 from infra.spool import Spool, Ticket
 from pipelines.crawl import UNIT, Config, Due
-from pipelines.fetch import Fetcher, FetchError, Response
 from pipelines.frontier_tables import Finds, Found, read_due, write_found
-from pipelines.hosts import Link
-from pipelines.optout import LINKS, refusal
-from pipelines.page import Html, attribute
+from pipelines.html.page import Html, attribute
 from pipelines.scope import Scope
 from pipelines.traps import Fingerprint, fingerprint
 from pipelines.warc import Writer
+from pipelines.web.fetch import Fetcher, FetchError, Response
+from pipelines.web.hosts import Link
+from pipelines.web.optout import LINKS, refusal
 
 __all__ = ["DueShard", "Shard", "Visit", "Visitor", "fetch", "work"]
 

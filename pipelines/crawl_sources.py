@@ -20,16 +20,16 @@ from infra.errors import DataError
 from infra.manifest import Funnel, ShardRecord
 from infra.schema import Drop
 from pipelines.crawl import UNIT, Config, Due
-from pipelines.fetch import Fetcher, FetchError
 from pipelines.frontier_tables import Finds, Found, write_found
-from pipelines.hosts import Link
-from pipelines.robots import sitemaps
 from pipelines.scope import Scope
 from pipelines.sitemap import Read, walk
 from pipelines.url_formats import Bad, read_batches
 from pipelines.url_list import UrlFile
 from pipelines.url_list_shard import URL_COLUMNS
-from pipelines.urls import BadUrlError, canonical, host_of, origin_of
+from pipelines.web.fetch import Fetcher, FetchError
+from pipelines.web.hosts import Link
+from pipelines.web.robots import sitemaps
+from pipelines.web.urls import BadUrlError, canonical, host_of, origin_of
 
 __all__ = ["Given", "PageList", "Sitemaps", "inject", "sources"]
 

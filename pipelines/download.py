@@ -24,10 +24,10 @@ from infra.errors import StageFailed
 from infra.manifest import Artifact, Manifest, ShardRecord
 from infra.schema import Drop
 from infra.shards import shard_name
-from pipelines.fetch import Web
-from pipelines.health import SuccessFloor
 from pipelines.tables import Images, Slice, cut, funnel, kept_files, read_table, selected
 from pipelines.verify import Digest, Verify
+from pipelines.web.fetch import Web
+from pipelines.web.health import SuccessFloor
 
 if TYPE_CHECKING:
     from infra.storage import Store
@@ -98,8 +98,8 @@ class Config(Base):
 
 def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Manifest:
     """``pairs``, or with ``retry`` the ``images`` of before -> ``data/{shard}.tar``, ``.parquet``, ``_stats.json``."""
-    from pipelines import hosts
     from pipelines.download_shard import Work, work
+    from pipelines.web import hosts
 
     shards, source = _shards(config, inputs)
     progress = _Progress(config, context, sum(_rows(part) for _, parts in shards for part in parts))
@@ -129,8 +129,8 @@ def _shards(config: Config, inputs: Mapping[str, Artifact]) -> tuple[list[tuple[
 
 def _look_ahead(common: Work, shards: list[Any]) -> None:
     """Do names resolve here at all? Raises StageFailed if the resolver fails for those of some shards."""
-    from pipelines.health import preflight
-    from pipelines.urls import host_of
+    from pipelines.web.health import preflight
+    from pipelines.web.urls import host_of
 
     spread = shards[:: -(-len(shards) // _LOOK_AT) or 1]
     names = {host_of(url) for parts in spread for url in common.rows(parts)["url"].to_pylist()}

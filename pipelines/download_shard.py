@@ -28,16 +28,16 @@ from infra.schema import Drop, Status, images_schema
 from infra.shards import sample_key, write_triple
 from infra.spool import Spool, Ticket
 from infra.storage import Store
-from pipelines.fetch import Fetcher, FetchError
 from pipelines.images import ImageError, Resizing, resize
 from pipelines.retry import read_picks
 from pipelines.tables import Images, funnel, read_slices
-from pipelines.urls import host_of
 from pipelines.verify import MISMATCH, Hash, hash_of
+from pipelines.web.fetch import Fetcher, FetchError
+from pipelines.web.urls import host_of
 
 if TYPE_CHECKING:
     from pipelines.download import Config
-    from pipelines.hosts import Link
+    from pipelines.web.hosts import Link
 
 __all__ = ["Downloader", "Outcome", "Work", "members", "tabulate", "work"]
 

@@ -21,14 +21,14 @@ from infra.manifest import Funnel, ShardRecord
 from infra.schema import Drop, pairs_schema
 from infra.storage import Store
 from pipelines.archives import open_archive, read_range
-from pipelines.candidates import Candidate, Taste, candidates, candidates_of_wat
 from pipelines.extract import SCRATCH, Config
-from pipelines.optout import IMAGE, refusal
-from pipelines.page import Html
-from pipelines.resolve import quick
-from pipelines.urls import BadUrlError
+from pipelines.html.candidates import Candidate, Taste, candidates, candidates_of_wat
+from pipelines.html.page import Html
+from pipelines.html.resolve import quick
 from pipelines.warc import Metadata, Page, Reader
 from pipelines.wat import WatPage
+from pipelines.web.optout import IMAGE, refusal
+from pipelines.web.urls import BadUrlError
 
 __all__ = [
     "Columns",

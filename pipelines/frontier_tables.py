@@ -27,7 +27,7 @@ from infra.schema import Drop
 from infra.storage import Store
 from pipelines.crawl import Due
 from pipelines.traps import hash64, pattern
-from pipelines.urls import host_of
+from pipelines.web.urls import host_of
 
 __all__ = [
     "Finds",

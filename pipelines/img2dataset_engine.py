@@ -26,11 +26,11 @@ from infra.errors import ConfigError
 from infra.manifest import ShardRecord
 from infra.schema import Drop, Status, images_schema
 from infra.shards import SHARD_DIGITS, read_samples, sample_key, shard_name, write_triple
-from pipelines.fetch import Web
-from pipelines.guard import is_public
 from pipelines.tables import funnel
-from pipelines.urls import BadUrlError, canonical, host_of
 from pipelines.verify import MISMATCH
+from pipelines.web.fetch import Web
+from pipelines.web.guard import is_public
+from pipelines.web.urls import BadUrlError, canonical, host_of
 
 if TYPE_CHECKING:
     from pipelines.download import Config

@@ -10,7 +10,7 @@ from infra.schema import Drop
 from pipelines.crawl import Config, Due
 from pipelines.frontier_tables import Found
 from pipelines.traps import trap, without_session
-from pipelines.urls import host_of, matches, without_parameters
+from pipelines.web.urls import host_of, matches, without_parameters
 
 if TYPE_CHECKING:
     from tldextract import TLDExtract

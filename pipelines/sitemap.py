@@ -15,10 +15,10 @@ from typing import NamedTuple
 from xml.parsers import expat
 
 from infra.schema import Drop
-from pipelines.coding import CodingError, OversizeError, decoder
-from pipelines.exchange import MAX_SITEMAP_BYTES
-from pipelines.fetch import FetchError
-from pipelines.urls import MAX_LENGTH, BadUrlError, canonical
+from pipelines.web.coding import CodingError, OversizeError, decoder
+from pipelines.web.exchange import MAX_SITEMAP_BYTES
+from pipelines.web.fetch import FetchError
+from pipelines.web.urls import MAX_LENGTH, BadUrlError, canonical
 
 __all__ = ["Read", "Sitemap", "SitemapError", "parse", "walk"]
 

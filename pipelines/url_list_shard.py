@@ -21,7 +21,7 @@ from infra.schema import Drop, pairs_schema
 from pipelines.tables import uid
 from pipelines.url_formats import Batch, read_batches, told
 from pipelines.url_list import Config, UrlFile
-from pipelines.urls import BadUrlError, canonical
+from pipelines.web.urls import BadUrlError, canonical
 
 __all__ = ["Part", "Plan", "common_schema", "has_uids", "pairs_of", "parts", "plan", "survey", "total", "write_pairs"]
 

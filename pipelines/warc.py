@@ -23,7 +23,7 @@ from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
-from pipelines.coding import CodingError, OversizeError, decoder
+from pipelines.web.coding import CodingError, OversizeError, decoder
 
 __all__ = ["Metadata", "Page", "Reader", "Writer"]
 

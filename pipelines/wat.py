@@ -16,10 +16,10 @@ from typing import Any, TypeVar
 from msgspec import DecodeError, Struct, ValidationError, field
 from msgspec.json import Decoder, decode
 
-from pipelines.optout import from_headers, from_metas
-from pipelines.page import declared_language
-from pipelines.resolve import quick
-from pipelines.urls import BadUrlError, canonical
+from pipelines.html.page import declared_language
+from pipelines.html.resolve import quick
+from pipelines.web.optout import from_headers, from_metas
+from pipelines.web.urls import BadUrlError, canonical
 
 __all__ = ["Link", "Meta", "WatPage"]
 
@@ -133,7 +133,7 @@ class WatPage:
         return cls(url, _base(head.base, url) if head.base else url, headers, metas, head.links, response.html.links)
 
     def directives(self, agent: str) -> frozenset[str]:
-        """What the page says of its use, in headers and in ``<meta>`` tags; see :mod:`pipelines.optout`."""
+        """What the page says of its use, in headers and in ``<meta>`` tags; see :mod:`pipelines.web.optout`."""
         return from_headers(self.headers, agent) | from_metas(self.metas, agent)
 
     @property

@@ -227,6 +227,7 @@ def main() -> None:
     parts = args.parts or ["peer", "trouble", "memory", "scaling"]
     with tempfile.TemporaryDirectory(prefix="clipline-bench-") as scratch:
         work = Path(scratch)
+        work.chmod(0o755)  # nginx, started by root, reads as somebody else
         root = args.folder or work / "pictures"
         make_pictures(root, args.pictures)
         print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {args.pictures} pictures", flush=True)

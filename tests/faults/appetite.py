@@ -15,8 +15,8 @@ from hostile import BEHAVIOURS
 
 from infra.spool import Spool
 from pipelines import crawl, crawl_shard, download, download_shard, extract, extract_shard
-from pipelines.fetch import Fetcher, Web
 from pipelines.warc import Page
+from pipelines.web.fetch import Fetcher, Web
 
 
 def resident_mb(what: str) -> int:

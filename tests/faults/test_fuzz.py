@@ -21,21 +21,21 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipelines.candidates import SOURCES, Taste, candidates, parse_srcset
-from pipelines.coding import CodingError, OversizeError, decoder
-from pipelines.exchange import retry_after
+from pipelines.html.candidates import SOURCES, Taste, candidates, parse_srcset
+from pipelines.html.jsonld import described
+from pipelines.html.page import Html, decode
+from pipelines.html.resolve import Base, quick
 from pipelines.image_header import FORMATS, read_header
 from pipelines.images import ImageError, Resizing, resize
-from pipelines.jsonld import described
-from pipelines.optout import IMAGE, PAGE, from_headers, from_metas, refusal
-from pipelines.page import Html, decode
-from pipelines.resolve import Base, quick
-from pipelines.robots import Rules, sitemaps
 from pipelines.sitemap import SitemapError, parse
-from pipelines.tdmrep import Reservations
 from pipelines.traps import Traps, pattern, trap, without_session
-from pipelines.urls import BadUrlError, canonical, host_of, origin_of
 from pipelines.wat import WatPage
+from pipelines.web.coding import CodingError, OversizeError, decoder
+from pipelines.web.exchange import retry_after
+from pipelines.web.optout import IMAGE, PAGE, from_headers, from_metas, refusal
+from pipelines.web.robots import Rules, sitemaps
+from pipelines.web.tdmrep import Reservations
+from pipelines.web.urls import BadUrlError, canonical, host_of, origin_of
 
 
 def fuzz(examples: int):

@@ -21,7 +21,7 @@ from wire import Hostile
 from infra.context import Context, ShardOutput
 from infra.schema import Drop, pairs_schema
 from pipelines import crawl, crawl_shard, download, download_shard, extract, extract_shard, tables
-from pipelines.fetch import Fetcher, FetchError, Web
+from pipelines.web.fetch import Fetcher, FetchError, Web
 
 APPETITE_MB = 100  # more memory than this no behaviour may cost the process that meets it
 DATE = "2026-01-01T00:00:00Z"
@@ -91,7 +91,7 @@ async def test_the_client(server, behaviour):
 
 
 async def test_a_body_below_the_minimum_rate_ends_long_before_the_deadline(server, monkeypatch):
-    monkeypatch.setattr("pipelines.exchange._GRACE_S", 0.2)
+    monkeypatch.setattr("pipelines.web.exchange._GRACE_S", 0.2)
     async with asyncio.timeout(3.0), Fetcher(hasty(server, deadline_s=60.0)) as fetcher:
         with pytest.raises(FetchError) as caught:
             await fetcher.get(BEHAVIOURS["body_byte_by_byte"].url("image"), "image")

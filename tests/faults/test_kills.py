@@ -23,8 +23,8 @@ from wire import Hostile, Wire
 from infra.context import Context
 from infra.schema import pairs_schema
 from pipelines import download, extract
-from pipelines.fetch import Web
 from pipelines.warc import Writer
+from pipelines.web.fetch import Web
 
 PAUSE_S = 0.15
 ROWS, PER_SHARD = 60, 4

@@ -12,8 +12,8 @@ from loopback import Site, answer
 from ray.cluster_utils import Cluster
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipelines import hosts
-from pipelines.fetch import Fetcher, Web
+from pipelines.web import hosts
+from pipelines.web.fetch import Fetcher, Web
 
 NODES = 4
 URLS = {"busy.example": 25, "calm.example": 2, "free.example": 10}  # per node

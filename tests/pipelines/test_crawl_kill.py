@@ -19,7 +19,7 @@ from infra.context import Context
 from infra.manifest import Artifact
 from pipelines import crawl
 from pipelines.crawl import Config
-from pipelines.fetch import Web
+from pipelines.web.fetch import Web
 
 HOSTS = ("a", "b", "c")
 PAGES = 9  # of each host, as a tree

@@ -14,7 +14,7 @@ from infra.errors import DataError
 from pipelines import crawl
 from pipelines.crawl import Config
 from pipelines.crawl_sources import inject, sources
-from pipelines.fetch import Web
+from pipelines.web.fetch import Web
 
 URLS = ["http://a.example/1", "http://b.example/2"]
 

@@ -13,8 +13,8 @@ from loopback import NOT_FOUND, answer, serving
 from infra.context import Context
 from pipelines import crawl
 from pipelines.crawl import Config
-from pipelines.fetch import Web
 from pipelines.traps import Traps
+from pipelines.web.fetch import Web
 
 REAL = 40
 MONTHS = calendar.month_name

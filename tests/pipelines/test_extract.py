@@ -21,10 +21,10 @@ from infra.context import Context
 from infra.manifest import Artifact
 from infra.schema import pairs_schema
 from pipelines import extract
-from pipelines.candidates import SOURCES, Taste, candidates, parse_srcset
 from pipelines.extract_shard import page_rows, repeated
-from pipelines.page import Html, decode
-from pipelines.text import _ftfy, captions, clean, has_words, shorten
+from pipelines.html.candidates import SOURCES, Taste, candidates, parse_srcset
+from pipelines.html.page import Html, decode
+from pipelines.html.text import _ftfy, captions, clean, has_words, shorten
 from pipelines.warc import Page, Reader, Writer
 
 URL = "http://a.example/dir/page"

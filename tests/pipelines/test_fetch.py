@@ -12,13 +12,13 @@ import pytest
 from loopback import Site, answer
 
 from infra.schema import Drop
-from pipelines.coding import CodingError, OversizeError, decoder
-from pipelines.exchange import retry_after
-from pipelines.fetch import Fetcher, FetchError, Web
-from pipelines.guard import Guard, is_public
-from pipelines.optout import IMAGE, LINKS, PAGE, from_headers, from_metas, refusal
-from pipelines.robots import Rules
-from pipelines.urls import BadUrlError, canonical, matches, origin_of, without_parameters
+from pipelines.web.coding import CodingError, OversizeError, decoder
+from pipelines.web.exchange import retry_after
+from pipelines.web.fetch import Fetcher, FetchError, Web
+from pipelines.web.guard import Guard, is_public
+from pipelines.web.optout import IMAGE, LINKS, PAGE, from_headers, from_metas, refusal
+from pipelines.web.robots import Rules
+from pipelines.web.urls import BadUrlError, canonical, matches, origin_of, without_parameters
 
 
 def web(site, **changes):
@@ -238,7 +238,7 @@ async def test_slow_servers_meet_the_deadline(monkeypatch):
 
     assert await refused({"/x": silent}, deadline_s=0.1) == (Drop.TIMEOUT, "too slow")
     assert await refused({"/x": dripping}, deadline_s=0.1) == (Drop.TIMEOUT, "too slow")
-    monkeypatch.setattr("pipelines.exchange._GRACE_S", 0.1)  # the minimum rate, long before the deadline
+    monkeypatch.setattr("pipelines.web.exchange._GRACE_S", 0.1)  # the minimum rate, long before the deadline
     assert await refused({"/x": dripping}, deadline_s=60.0) == (Drop.TIMEOUT, "too slow")
     never.set()
 

@@ -15,14 +15,14 @@ from loopback import Site, answer
 
 from infra.errors import ConfigError, StageFailed, TransientError
 from infra.schema import Drop
-from pipelines.deadline import Deadlines
-from pipelines.exchange import Budget
-from pipelines.fetch import Fetcher, FetchError, Web
-from pipelines.guard import Guard
-from pipelines.health import SuccessFloor, preflight
-from pipelines.optout import Policy
-from pipelines.robots import Rules, sitemaps
-from pipelines.tdmrep import Reservations
+from pipelines.web.deadline import Deadlines
+from pipelines.web.exchange import Budget
+from pipelines.web.fetch import Fetcher, FetchError, Web
+from pipelines.web.guard import Guard
+from pipelines.web.health import SuccessFloor, preflight
+from pipelines.web.optout import Policy
+from pipelines.web.robots import Rules, sitemaps
+from pipelines.web.tdmrep import Reservations
 
 
 def web(site, **changes):
@@ -128,7 +128,7 @@ async def test_a_dead_host_with_many_urls_is_given_up():
 
 async def test_running_out_of_files_is_not_the_hosts_fault(monkeypatch):
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    monkeypatch.setattr("pipelines.exchange._FILES", 0)
+    monkeypatch.setattr("pipelines.web.exchange._FILES", 0)
     async with Site({"/x": answer()}) as site, Fetcher(web(site, obey_robots=False)) as fetcher:
         with open(os.devnull) as highest:
             resource.setrlimit(resource.RLIMIT_NOFILE, (highest.fileno() + 1, limits[1]))
@@ -283,7 +283,7 @@ class Names:
 async def test_what_a_resolver_said_is_kept_for_a_while(monkeypatch):
     names = Names({"good.test": "93.184.216.34", "unsure.test": socket.EAI_AGAIN})
     monkeypatch.setattr(socket, "getaddrinfo", names)
-    monkeypatch.setattr("pipelines.guard._UNSURE_S", 0.0)
+    monkeypatch.setattr("pipelines.web.guard._UNSURE_S", 0.0)
     guard = Guard({"mapped.test": "127.0.0.1:81"}, (), 4)
 
     async def ask(host):
@@ -301,7 +301,7 @@ async def test_what_a_resolver_said_is_kept_for_a_while(monkeypatch):
         assert await asyncio.gather(*(ask(host) for _ in range(5))) == [wanted] * 5  # together: asked once
         assert [await ask(host), await ask(host)] == [wanted] * 2
         assert names.asked.count(host) == asked
-    monkeypatch.setattr("pipelines.guard._MOST_NAMES", 2)
+    monkeypatch.setattr("pipelines.web.guard._MOST_NAMES", 2)
     await ask("other.test")
     assert len(guard._known) <= 3
     await guard.close()

@@ -19,7 +19,7 @@ from pipelines.crawl_shard import _URLS
 from pipelines.frontier import Generate, Unvisited, Update
 from pipelines.frontier_tables import Finds, Found
 from pipelines.traps import hash64
-from pipelines.urls import host_of
+from pipelines.web.urls import host_of
 
 URLS = [f"http://{host}.example/{page}" for page in range(12) for host in "abcde"]
 

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra.errors import TransientError
-from pipelines.fetch import Web
-from pipelines.hosts import SILENCE_S, Answer, Hosts, Link, Local, News
-from pipelines.turns import HostDownError, Turns
+from pipelines.web.fetch import Web
+from pipelines.web.hosts import SILENCE_S, Answer, Hosts, Link, Local, News
+from pipelines.web.turns import HostDownError, Turns
 
 
 class _Jump(selectors.DefaultSelector):
@@ -306,8 +306,8 @@ def test_an_error_of_our_own_reaches_whoever_waits():
 
 
 def test_the_books_stay_small(monkeypatch):
-    monkeypatch.setattr("pipelines.hosts._MAX_HOSTS", 100)
-    monkeypatch.setattr("pipelines.errands._MAX_BYTES", 50_000)
+    monkeypatch.setattr("pipelines.web.hosts._MAX_HOSTS", 100)
+    monkeypatch.setattr("pipelines.web.errands._MAX_BYTES", 50_000)
     books = Hosts(Web(delay_s=1.0))
     for number in range(1000):
         name, url = f"h{number}", f"http://h{number}/robots.txt"

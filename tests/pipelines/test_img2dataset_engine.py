@@ -22,10 +22,10 @@ from infra.shards import read_samples
 from infra.storage import LocalStore
 from pipelines.download import Config
 from pipelines.download_shard import Work, work
-from pipelines.fetch import Web
 from pipelines.img2dataset_engine import reason_of, refusal
 from pipelines.tables import cut, read_slices
 from pipelines.verify import Verify, hash_of
+from pipelines.web.fetch import Web
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # imghdr
 

@@ -6,9 +6,9 @@ import pytest
 
 from pipelines.extract import Config
 from pipelines.extract_shard import page_rows
-from pipelines.jsonld import described
-from pipelines.markup import bounded
-from pipelines.page import Html
+from pipelines.html.jsonld import described
+from pipelines.html.markup import bounded
+from pipelines.html.page import Html
 from pipelines.warc import Page
 
 SIZE = 1 << 20

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.resolve import Base
-from pipelines.urls import BadUrlError, canonical
+from pipelines.html.resolve import Base
+from pipelines.web.urls import BadUrlError, canonical
 
 BASES = [
     "http://a.example/",

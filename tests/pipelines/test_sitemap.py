@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.schema import Drop
-from pipelines.fetch import FetchError
 from pipelines.sitemap import MAX_URLS, SitemapError, parse, walk
+from pipelines.web.fetch import FetchError
 
 A = "http://a.example"
 

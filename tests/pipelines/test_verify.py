@@ -17,9 +17,9 @@ from infra.errors import ConfigError, DataError
 from infra.schema import pairs_schema
 from pipelines.download import Config
 from pipelines.download_shard import Work, work
-from pipelines.fetch import Web
 from pipelines.tables import Slice, read_table
 from pipelines.verify import MISMATCH, Verify, hash_of
+from pipelines.web.fetch import Web
 
 
 def scene(seed: int, side: int = 300) -> Image.Image:

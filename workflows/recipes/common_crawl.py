@@ -8,7 +8,7 @@ from typing import Any
 
 from evaluation import retrieval
 from pipelines import balance, dedup, download, extract, filter, rules, shard
-from pipelines.fetch import Web
+from pipelines.web.fetch import Web
 from training import train
 from workflows.stage import Gate, Stage, Workflow
 

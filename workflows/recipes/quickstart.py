@@ -10,7 +10,7 @@ from pathlib import Path
 
 from evaluation import retrieval, zeroshot
 from pipelines import balance, crawl, dedup, download, extract, filter, rules, shard
-from pipelines.fetch import Web
+from pipelines.web.fetch import Web
 from training import train
 from workflows.demo import plan, scenes, site, testset
 from workflows.stage import Gate, Stage, Workflow

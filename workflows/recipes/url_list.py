@@ -11,7 +11,7 @@ from typing import Any
 from evaluation import retrieval
 from pipelines import balance, dedup, download, filter, rules, shard
 from pipelines import url_list as lists
-from pipelines.fetch import Web
+from pipelines.web.fetch import Web
 from training import train as training
 from workflows.stage import Gate, Stage, Workflow
 

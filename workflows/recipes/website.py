@@ -9,7 +9,7 @@ from typing import Any
 
 from evaluation import retrieval
 from pipelines import balance, crawl, dedup, download, extract, filter, rules, shard
-from pipelines.fetch import Web
+from pipelines.web.fetch import Web
 from training import train
 from workflows.stage import Gate, Stage, Workflow
 

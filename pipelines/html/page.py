@@ -13,9 +13,9 @@ from functools import cached_property
 
 from selectolax.lexbor import LexborDocumentOptions, LexborHTMLParser, LexborNode
 
-from pipelines.markup import bounded
-from pipelines.optout import from_headers, from_metas
-from pipelines.urls import BadUrlError, canonical
+from pipelines.html.markup import bounded
+from pipelines.web.optout import from_headers, from_metas
+from pipelines.web.urls import BadUrlError, canonical
 
 __all__ = ["Html", "attribute", "declared_language", "decode"]
 
@@ -109,7 +109,7 @@ class Html:
 
     @classmethod
     def parse(cls, url: str, headers: list[tuple[str, str]], body: bytes) -> Html:
-        """Parse a page in bounded time; see :mod:`pipelines.markup`."""
+        """Parse a page in bounded time; see :mod:`pipelines.html.markup`."""
         kind = next((value for name, value in headers if name.lower() == "content-type"), "")
         text, is_utf8 = _decoded(body, kind)
         affordable = bounded(text)
@@ -165,7 +165,7 @@ class Html:
         return found
 
     def directives(self, agent: str) -> frozenset[str]:
-        """What the page says of its use, in headers and in ``<meta>`` tags; see :mod:`pipelines.optout`."""
+        """What the page says of its use, in headers and in ``<meta>`` tags; see :mod:`pipelines.web.optout`."""
         return from_headers(self.headers, agent) | from_metas(self.metas, agent)
 
     @cached_property

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from pipelines.urls import MAX_LENGTH, BadUrlError, canonical, origin_of
+from pipelines.web.urls import MAX_LENGTH, BadUrlError, canonical, origin_of
 
 __all__ = ["Base", "quick"]
 
@@ -24,7 +24,7 @@ _MAX_KNOWN = 10_000
 
 
 def quick(url: str) -> str:
-    """:func:`pipelines.urls.canonical` of an absolute address. Raises BadUrlError."""
+    """:func:`pipelines.web.urls.canonical` of an absolute address. Raises BadUrlError."""
     return url if _is_canonical(url) else canonical(url)
 
 
@@ -45,7 +45,7 @@ class Base:
         self._known: dict[str, str] = {}  # of addresses that take the long way: pages repeat themselves
 
     def resolve(self, address: str) -> str:
-        """The canonical absolute form of ``address``; empty where :func:`pipelines.urls.canonical` refuses it."""
+        """The canonical absolute form of ``address``; empty where :func:`pipelines.web.urls.canonical` refuses it."""
         plain = _PLAIN.fullmatch(address)
         if plain is not None and "/." not in address and len(address) <= self._longest:
             return self._prefixes[plain.lastindex or 0] + address

@@ -19,7 +19,7 @@ from functools import partial
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from pipelines.urls import is_address, matches
+from pipelines.web.urls import is_address, matches
 
 __all__ = ["UNSURE", "AddressRefusedError", "Guard", "is_public", "look_up", "mapped"]
 

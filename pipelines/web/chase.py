@@ -11,15 +11,15 @@ from functools import partial
 from types import TracebackType
 
 from infra.schema import Drop
-from pipelines.exchange import Client, What
-from pipelines.fetch import FetchError, Kind, Response, Web
-from pipelines.guard import AddressRefusedError
-from pipelines.hosts import Answer
-from pipelines.robots import Rules
-from pipelines.sitefile import SiteFile
-from pipelines.tdmrep import PATH, Reservations
-from pipelines.turns import HostDownError, Turns
-from pipelines.urls import BadUrlError, canonical, host_of, origin_of
+from pipelines.web.exchange import Client, What
+from pipelines.web.fetch import FetchError, Kind, Response, Web
+from pipelines.web.guard import AddressRefusedError
+from pipelines.web.hosts import Answer
+from pipelines.web.robots import Rules
+from pipelines.web.sitefile import SiteFile
+from pipelines.web.tdmrep import PATH, Reservations
+from pipelines.web.turns import HostDownError, Turns
+from pipelines.web.urls import BadUrlError, canonical, host_of, origin_of
 
 __all__ = ["Chase"]
 

@@ -22,9 +22,9 @@ from infra.config import Config, Runtime
 from infra.schema import Drop
 
 if TYPE_CHECKING:
-    from pipelines.chase import Chase
-    from pipelines.hosts import Link
-    from pipelines.optout import Policy
+    from pipelines.web.chase import Chase
+    from pipelines.web.hosts import Link
+    from pipelines.web.optout import Policy
 
 __all__ = ["FetchError", "Fetcher", "Kind", "Response", "Web"]
 
@@ -110,7 +110,7 @@ class Web(Config):
     @property
     def policy(self) -> Policy:
         """What counts as an opt-out."""
-        from pipelines.optout import Policy
+        from pipelines.web.optout import Policy
 
         return Policy(self.agent)
 
@@ -162,7 +162,7 @@ class Fetcher:
     """An async context manager around one HTTP session; use one per event loop, for many fetches at once.
 
     ``admit(url)`` says whether a redirect may lead there; one that may not ends as ``Drop.OFF_SITE``.
-    ``manners``: the books of ``pipelines.hosts.shared``, kept with all other workers; without, our own.
+    ``manners``: the books of ``pipelines.web.hosts.shared``, kept with all other workers; without, our own.
     """
 
     def __init__(self, web: Web, admit: Callable[[str], bool] | None = None, manners: Link | None = None) -> None:
@@ -173,10 +173,10 @@ class Fetcher:
         self._chase: Chase
 
     async def __aenter__(self) -> Self:
-        from pipelines.chase import Chase
-        from pipelines.exchange import Client
-        from pipelines.hosts import Local
-        from pipelines.turns import Turns
+        from pipelines.web.chase import Chase
+        from pipelines.web.exchange import Client
+        from pipelines.web.hosts import Local
+        from pipelines.web.turns import Turns
 
         client = Client(self.web)
         self._open.push_async_callback(client.close)

@@ -6,7 +6,7 @@ Crawl-delay, Retry-After), how fast it answers and whether it answers at all is 
 
 A worker does not ask per request. It speaks when it meets hosts, and once a second: what it needs, what it hands back,
 what it saw; the answer is its share (:meth:`Hosts.exchange`). Times travel as seconds from now, never as a clock's,
-and are taken where the journey can only make a pause longer. ``pipelines.turns`` is the worker's side.
+and are taken where the journey can only make a pause longer. ``pipelines.web.turns`` is the worker's side.
 
 :class:`Hosts` is plain logic with the clock passed in. :func:`shared` puts one into a Ray actor for a stage.
 """
@@ -20,11 +20,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from infra.errors import TransientError
-from pipelines.errands import Answer, Errands
-from pipelines.urls import host_of
+from pipelines.web.errands import Answer, Errands
+from pipelines.web.urls import host_of
 
 if TYPE_CHECKING:
-    from pipelines.fetch import Web
+    from pipelines.web.fetch import Web
 
 __all__ = ["SILENCE_S", "Answer", "Hosts", "Link", "Local", "News", "Reply", "Share", "shared"]
 

@@ -17,10 +17,10 @@ from typing import Literal, NamedTuple
 from selectolax.lexbor import LexborNode
 
 from infra.schema import Drop
-from pipelines.jsonld import Described, described
-from pipelines.page import Html
-from pipelines.resolve import Base
-from pipelines.text import captions, clean, has_words, shorten
+from pipelines.html.jsonld import Described, described
+from pipelines.html.page import Html
+from pipelines.html.resolve import Base
+from pipelines.html.text import captions, clean, has_words, shorten
 from pipelines.wat import WatPage
 
 __all__ = ["SOURCES", "Candidate", "Source", "Taste", "candidates", "candidates_of_wat", "parse_srcset"]

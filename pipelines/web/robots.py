@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from infra.schema import Drop
-from pipelines.optout import AI_AGENTS
+from pipelines.web.optout import AI_AGENTS
 
 if TYPE_CHECKING:
     from protego import Protego

@@ -1,6 +1,6 @@
 """A worker's side of the cluster's manners: who of its many fetches may start now.
 
-Fetches of a host wait in line here; the line moves as the worker's share of the host (``pipelines.hosts``) and the
+Fetches of a host wait in line here; the line moves as the worker's share of the host (``pipelines.web.hosts``) and the
 pause between starts allow, and as one of the worker's own connections is free. Taking a turn that is free costs a look
 into a dictionary: everything that concerns others is said by one task, which speaks at most a few times a second.
 """
@@ -17,11 +17,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from infra.errors import TransientError
-from pipelines.hosts import SILENCE_S, Answer, Link, News, Share
-from pipelines.urls import host_of
+from pipelines.web.hosts import SILENCE_S, Answer, Link, News, Share
+from pipelines.web.urls import host_of
 
 if TYPE_CHECKING:
-    from pipelines.fetch import Web
+    from pipelines.web.fetch import Web
 
 __all__ = ["HostDownError", "Turns"]
 

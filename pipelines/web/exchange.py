@@ -17,10 +17,10 @@ from yarl import URL
 
 from infra.errors import TransientError
 from infra.schema import Drop
-from pipelines.coding import ACCEPTED, CodingError, OversizeError, decoder
-from pipelines.deadline import Deadline, Deadlines
-from pipelines.fetch import FetchError, Response, Web, media_type
-from pipelines.guard import AddressRefusedError, Guard
+from pipelines.web.coding import ACCEPTED, CodingError, OversizeError, decoder
+from pipelines.web.deadline import Deadline, Deadlines
+from pipelines.web.fetch import FetchError, Response, Web, media_type
+from pipelines.web.guard import AddressRefusedError, Guard
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -113,7 +113,7 @@ class Client:
             timeout=aiohttp.ClientTimeout(total=None, connect=web.connect_s),
             headers={"User-Agent": web.user_agent_header, "Accept-Encoding": ACCEPTED},
             cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,  # pipelines.coding does it, under a cap
+            auto_decompress=False,  # pipelines.web.coding does it, under a cap
             trust_env=False,  # a proxy would resolve names behind the guard's back
             max_headers=_MAX_HEADERS,
         )

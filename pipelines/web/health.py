@@ -20,7 +20,7 @@ from infra.errors import StageFailed
 from infra.schema import Drop
 
 if TYPE_CHECKING:
-    from pipelines.fetch import Web
+    from pipelines.web.fetch import Web
 
 __all__ = ["Preflight", "SuccessFloor", "preflight"]
 
@@ -66,8 +66,8 @@ def preflight(hosts: Iterable[str], web: Web, *, sample: int = 200, patience_s: 
 
     Hosts that ``web.connect_to`` maps, and addresses, need no resolver and are left out. ``check`` judges the result.
     """
-    from pipelines.guard import UNSURE, look_up, mapped
-    from pipelines.urls import is_address
+    from pipelines.web.guard import UNSURE, look_up, mapped
+    from pipelines.web.urls import is_address
 
     rank = {host: hashlib.sha256(host.encode()).digest() for host in hosts}
     needed = (host for host in rank if host and not is_address(host) and not mapped(host, web.connect_to))
