@@ -104,8 +104,9 @@ class Recipe:
 
 
 def built_in() -> list[str]:
-    """Names of the recipes that come with clipline."""
-    return sorted(path.stem for path in _FOLDER.glob("*.py") if not path.stem.startswith("_"))
+    """Names of the recipes that come with clipline: the one to read first, then the others."""
+    names = (path.stem for path in _FOLDER.glob("*.py") if not path.stem.startswith("_"))
+    return sorted(names, key=lambda name: (name != "quickstart", name))
 
 
 def load(name: str) -> Recipe:

@@ -6,8 +6,8 @@ Both run as their users run them, `clipline run url_list` and `img2dataset`, wit
 one host, 256 px keep_ratio, JPEG quality 95, sha256, Exif.
 
 peer     images per CPU second: the slope of the CPU time of the whole process tree between two sizes of list, which
-         leaves out what starting up costs; images per second of the whole command at the larger size; the likeness of
-         the images (PSNR, dB)
+         leaves out what starting up costs, of the best of several runs; images per second of the whole command at the
+         larger size; the likeness of the images (PSNR, dB)
 trouble  images per second, by the slope, with three rows to a host, a tenth of the hosts slow (5 s) and a tenth dead,
          both at their default settings
 memory   peak memory of the process tree at 10,000 and at 100,000 rows of small pictures
@@ -110,33 +110,35 @@ def successes(folder: Path) -> int:
 
 
 def peer(args: argparse.Namespace, work: Path, port: int) -> None:
+    best: dict[tuple[str, int], Meter] = {}  # by CPU time: what disturbs a run can only add to it
+    for turn in range(args.repeats):
+        for rows in args.rows:
+            urls, ours, theirs = (work / f"{rows}-{turn}-{name}" for name in ("list.parquet", "ours", "theirs"))
+            write_list(urls, rows, args.pictures, [port], args.rows_per_host)
+            meters = {
+                "clipline": clipline(urls, ours, **{"download.web.host_concurrency": 64}),
+                "img2dataset": img2dataset(
+                    urls, theirs, processes_count=2, thread_count=64, number_sample_per_shard=1000
+                ),
+            }
+            for (name, meter), folder in zip(meters.items(), (data(ours), theirs), strict=True):
+                assert successes(folder) == rows, f"{name} has {successes(folder)} of {rows}"
+                best[name, rows] = min(meter, best.get((name, rows), meter), key=lambda one: one.cpu_s)
+                print(
+                    f"{name:12} {rows:6} rows: {meter.seconds:6.1f} s, {meter.cpu_s:6.1f} CPU-s, "
+                    f"peak {meter.peak_bytes / 2**20:,.0f} MiB",
+                    flush=True,
+                )
     small, large = args.rows
-    cpu: dict[str, list[float]] = {"clipline": [], "img2dataset": []}
-    speed: dict[str, float] = {}
-    for rows in (small, large):
-        urls = work / f"{rows}.parquet"
-        write_list(urls, rows, args.pictures, [port], args.rows_per_host)
-        ours = clipline(urls, work / f"ours-{rows}", **{"download.web.host_concurrency": 64})
-        theirs = img2dataset(
-            urls, work / f"theirs-{rows}", processes_count=2, thread_count=64, number_sample_per_shard=1000
-        )
-        for name, meter, folder in (
-            ("clipline", ours, data(work / f"ours-{rows}")),
-            ("img2dataset", theirs, work / f"theirs-{rows}"),
-        ):
-            assert successes(folder) == rows, f"{name} has {successes(folder)} of {rows}"
-            cpu[name].append(meter.cpu_s)
-            speed[name] = rows / meter.seconds
-            print(
-                f"{name:12} {rows:6} rows: {meter.seconds:6.1f} s, {meter.cpu_s:6.1f} CPU-s, "
-                f"peak {meter.peak_bytes / 2**20:,.0f} MiB",
-                flush=True,
-            )
-    per_image = {name: 1000 * (values[1] - values[0]) / (large - small) for name, values in cpu.items()}
-    alike = sorted(likeness(data(work / f"ours-{large}"), work / f"theirs-{large}"))
+    per_image = {
+        name: 1000 * (best[name, large].cpu_s - best[name, small].cpu_s) / (large - small)
+        for name in ("clipline", "img2dataset")
+    }
+    whole = best["img2dataset", large].seconds / best["clipline", large].seconds
+    alike = sorted(likeness(data(ours), theirs))
     print(f"CPU per image:       {per_image['clipline']:.2f} ms, img2dataset {per_image['img2dataset']:.2f} ms")
     print(f"images per CPU-s:    {per_image['img2dataset'] / per_image['clipline']:.2f} x img2dataset (bar 2.2, aim 3)")
-    print(f"images/s at {large}:  {speed['clipline'] / speed['img2dataset']:.2f} x img2dataset (bar 2)")
+    print(f"images/s at {large}:  {whole:.2f} x img2dataset (bar 2)")
     print(
         f"PSNR, dB:            least {alike[0]:.1f}, 1% {alike[len(alike) // 100]:.1f}, "
         f"median {alike[len(alike) // 2]:.1f} (bar 38)",
@@ -218,6 +220,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", choices=["peer", "trouble", "memory", "scaling"], help="default: all")
     parser.add_argument("--pictures", type=int, default=3000, help="different JPEGs served")
     parser.add_argument("--rows", type=int, nargs=2, default=(500, 9000), help="sizes of the lists of peer")
+    parser.add_argument("--repeats", type=int, default=2, help="runs of peer; the one of least CPU time counts")
     parser.add_argument("--rows-per-host", type=int, default=1_000_000, help="rows of one host that follow another")
     parser.add_argument("--troubled", type=int, nargs=2, default=(3000, 12_000), help="sizes of the lists of trouble")
     parser.add_argument("--memory", type=int, nargs=2, default=(10_000, 100_000), help="rows of memory")
