@@ -109,6 +109,8 @@ class Tracker:
     def close(self, timeout_s: float = 60.0) -> bool:
         """Send what is left, for at most ``timeout_s``; True if all of the journal has reached MLflow."""
         self._closing.set()
+        if self._thread.ident is None:
+            self._thread.start()
         self._thread.join(timeout_s)
         return self._drained.is_set()
 

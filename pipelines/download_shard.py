@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import pyarrow as pa
 
 from infra.context import ShardOutput
+from infra.garbage import few_collections
 from infra.manifest import ShardRecord
 from infra.schema import Drop, Status, images_schema
 from infra.shards import sample_key, write_triple
@@ -87,7 +88,7 @@ def work(common: Work, lot: Lot) -> Iterator[ShardRecord]:
         for (number, parts), output in lot:
             yield download_shard(common.config, common.rows(parts), number, output)
         return
-    with asyncio.Runner() as runner:
+    with few_collections(), asyncio.Runner() as runner:
         records = _records(common, lot)
 
         async def following() -> ShardRecord | None:

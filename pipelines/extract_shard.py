@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, NamedTuple
@@ -17,6 +15,7 @@ import pyarrow.parquet as pq
 
 from infra.context import ShardOutput
 from infra.errors import DataError
+from infra.garbage import few_collections
 from infra.manifest import Funnel, ShardRecord
 from infra.schema import Drop, pairs_schema
 from infra.storage import Store
@@ -130,17 +129,6 @@ def _columns(page: Html | WatPage, found: list[Candidate], config: Config) -> Co
     )
 
 
-@contextmanager
-def _few_collections() -> Iterator[None]:
-    """Rows and JSON hold no cycles: walking over them in search of some would cost a tenth of the time."""
-    before = gc.get_threshold()
-    gc.set_threshold(100_000, *before[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
-
-
 class Rows:
     """The rows of an archive, page by page; see :class:`pipelines.warc.Reader` for what it does with damage."""
 
@@ -150,7 +138,7 @@ class Rows:
         self.pages = self.cut = 0
 
     def __iter__(self) -> Iterator[Columns]:
-        with _few_collections():
+        with few_collections():
             yield from self._each()
 
     def _each(self) -> Iterator[Columns]:

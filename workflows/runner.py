@@ -80,7 +80,6 @@ def run(plan: Plan, root: Store, asked: RunRecord, options: Options, listen: Lis
     started = time.monotonic()
     dials = {"settings": " ".join(asked.settings)}
     record([_event("run_started", run=name, recipe=asked.recipe, dials=dials, commit=commit())])
-    tracker.start()
     error: BaseException | None = None
     concluding: Future[None] | None = None
     with ExitStack() as stack, ThreadPoolExecutor(1) as aside:
@@ -89,6 +88,7 @@ def run(plan: Plan, root: Store, asked: RunRecord, options: Options, listen: Lis
             for service in plan.workflow.services:
                 stack.enter_context(service())
             with cluster.connect(options.cpus):
+                tracker.start()  # not sooner: importing MLflow would hold Ray up, which everything waits for
                 stop.install()  # again: Ray puts its own handler for SIGTERM
                 _Driver(plan, root, options, record, stop).drive()
                 concluding = aside.submit(_conclude, plan, root, asked, folder, record)  # while Ray shuts down
