@@ -30,7 +30,6 @@ from pipelines.traps import Fingerprint, fingerprint
 from pipelines.warc import Writer
 from pipelines.web.fetch import Fetcher, FetchError, Response
 from pipelines.web.hosts import Link
-from pipelines.web.optout import LINKS, refusal
 
 __all__ = ["DueShard", "Shard", "Visit", "Visitor", "fetch", "work"]
 
@@ -202,7 +201,7 @@ class Visitor:
             return
         html = Html.parse(response.url, response.headers, response.body)
         links = list(dict.fromkeys(map(self._scope.tidy, html.links())))
-        told_not_to = self._config.web.obey_robots and refusal(html.directives(self._config.web.agent), LINKS)
+        told_not_to = self._config.web.obey_robots and self._config.web.policy.of_links(html.headers, html.metas)
         seen.fingerprint = _fingerprint(html, seen.due.url, links)
         if told_not_to:
             return

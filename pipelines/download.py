@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pipelines.images import Resizing
     from pipelines.retry import Pick
 
-__all__ = ["Config", "run"]
+__all__ = ["Config", "run", "worst"]
 
 ResizeMode = Literal["no", "border", "keep_ratio", "keep_ratio_largest", "center_crop"]
 
@@ -102,10 +102,11 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     from pipelines.web import hosts
 
     shards, source = _shards(config, inputs)
-    progress = _Progress(config, context, sum(_rows(part) for _, parts in shards for part in parts))
+    done = context.ledger.read()
+    progress = _Progress(config, context, sum(_rows(part) for _, parts in shards for part in parts), done.values())
     with hosts.shared(config.web) as manners:
         common = Work(config, source, manners)
-        _look_ahead(common, [parts for _, parts in shards])
+        _look_ahead(common, [parts for number, parts in shards if shard_name(number) not in done])
         records = run_lots(
             context,
             [(shard_name(number), (number, parts)) for number, parts in shards],
@@ -144,13 +145,13 @@ def _rows(part: Slice | Pick) -> int:
 class _Progress:
     """How the stage does, as a line and as curves: rates, the share of each outcome, the time it will take."""
 
-    def __init__(self, config: Config, context: Context, rows: int) -> None:
+    def __init__(self, config: Config, context: Context, rows: int, done: Iterable[ShardRecord]) -> None:
         self._context, self._rows = context, rows
         self._floor = SuccessFloor(config.min_success_share, _FLOOR_ROWS)
         self._failed: list[ShardRecord] = []  # shards below the floor on their own
         self._share = config.min_success_share
         self._funnel = funnel("pairs", [])
-        for record in context.ledger.read().values():
+        for record in done:
             self._funnel += record.funnel or funnel("pairs", [])
         self._before = self._funnel
         self._bytes = 0
@@ -170,8 +171,8 @@ class _Progress:
         curves = {f"share/{name}": count / rows for name, count in shares.items()}
         self._context.metrics(curves | rates, step=rows)
         left = (self._rows - rows) * seconds / max(rows - self._before.entered, 1)
-        worst = Counter(self._funnel.dropped).most_common(2)
-        errors = ", ".join(f"{name} {count / rows:.0%}" for name, count in worst)
+        frequent = Counter(self._funnel.dropped).most_common(2)
+        errors = ", ".join(f"{name} {count / rows:.0%}" for name, count in frequent)
         return {"success": f"{self._funnel.kept / rows:.0%}", **rates, "eta_s": left, "errors": errors or "none"}
 
     def _judge(self, record: ShardRecord) -> None:
@@ -187,6 +188,11 @@ class _Progress:
             raise
 
 
+def worst(failing: Mapping[str, int]) -> dict[str, int]:
+    """The hosts that failed most, by the number of rows; of a shard as of the whole."""
+    return dict(sorted(failing.items(), key=lambda item: (-item[1], item[0]))[:_WORST])
+
+
 def _finish(records: Sequence[ShardRecord], context: Context) -> Manifest:
     from pipelines import gallery
 
@@ -197,7 +203,6 @@ def _finish(records: Sequence[ShardRecord], context: Context) -> Manifest:
     failing: Counter[str] = Counter()
     for record in records:
         failing.update(record.facts.get("failing_hosts", {}))
-    worst = sorted(failing.items(), key=lambda item: (-item[1], item[0]))[:_WORST]
-    facts = {"bytes": sum(record.facts["bytes"] for record in records), "failing_hosts": dict(worst)}
+    facts = {"bytes": sum(record.facts["bytes"] for record in records), "failing_hosts": worst(failing)}
     share = total.kept / total.entered if total.entered else 0.0
     return context.finish(list(records), funnel=total, metrics={"success_share": share}, facts=facts)

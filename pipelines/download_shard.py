@@ -29,6 +29,7 @@ from infra.schema import Drop, Status, images_schema
 from infra.shards import sample_key, write_triple
 from infra.spool import Spool, Ticket
 from infra.storage import Store
+from pipelines.download import Config, worst
 from pipelines.images import ImageError, Resizing, resize
 from pipelines.retry import read_picks
 from pipelines.tables import Images, funnel, read_slices
@@ -37,12 +38,9 @@ from pipelines.web.fetch import Fetcher, FetchError
 from pipelines.web.urls import host_of
 
 if TYPE_CHECKING:
-    from pipelines.download import Config
     from pipelines.web.hosts import Link
 
 __all__ = ["Downloader", "Outcome", "Work", "members", "tabulate", "work"]
-
-_TOP_HOSTS = 20  # failing hosts told of each shard
 
 
 class Outcome(NamedTuple):
@@ -221,8 +219,7 @@ def _commit(
         host_of(url) for url, status in zip(table["url"].to_pylist(), table["status"].to_pylist(), strict=True)
         if status == Status.FAILED_TO_DOWNLOAD
     )  # fmt: skip
-    top = sorted(failing.items(), key=lambda item: (-item[1], item[0]))[:_TOP_HOSTS]
-    facts = {"bytes": sum(outcome.size for outcome in outcomes), "failing_hosts": dict(top)}
+    facts = {"bytes": sum(outcome.size for outcome in outcomes), "failing_hosts": worst(failing)}
     return output.commit(funnel("pairs", reasons), facts)
 
 

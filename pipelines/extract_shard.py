@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,9 +23,10 @@ from pipelines.extract import SCRATCH, Config
 from pipelines.html.candidates import Candidate, Taste, candidates, candidates_of_wat
 from pipelines.html.page import Html
 from pipelines.html.resolve import quick
+from pipelines.tables import uid
 from pipelines.warc import Metadata, Page, Reader
 from pipelines.wat import WatPage
-from pipelines.web.optout import IMAGE, refusal
+from pipelines.web.optout import Policy
 from pipelines.web.urls import BadUrlError
 
 __all__ = [
@@ -108,15 +108,13 @@ def _columns(page: Html | WatPage, found: list[Candidate], config: Config) -> Co
         return ()
     count = len(found)
     urls, texts, sources, reasons, licenses, contexts = zip(*found, strict=True)
-    opt_out = refusal(page.directives(config.agent), IMAGE) or None
+    opt_out = Policy(config.agent).of_page(page.headers, page.metas) or None
     if opt_out and config.obey_opt_out:
         reasons = (Drop.OPT_OUT.value,) * count
     if of_page := page.license:
         licenses = tuple(terms or of_page for terms in licenses)
     return (
-        [
-            sha256(f"{url}\n{text}".encode()).hexdigest()[:32] for url, text in zip(urls, texts, strict=True)
-        ],  # tables.uid
+        [uid(url, text) for url, text in zip(urls, texts, strict=True)],
         urls,
         texts,
         (page.url,) * count,

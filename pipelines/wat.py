@@ -18,7 +18,6 @@ from msgspec.json import Decoder, decode
 
 from pipelines.html.page import declared_language
 from pipelines.html.resolve import quick
-from pipelines.web.optout import from_headers, from_metas
 from pipelines.web.urls import BadUrlError, canonical
 
 __all__ = ["Link", "Meta", "WatPage"]
@@ -131,10 +130,6 @@ class WatPage:
             if (name := meta.property or meta.name) and meta.content is not None
         ]
         return cls(url, _base(head.base, url) if head.base else url, headers, metas, head.links, response.html.links)
-
-    def directives(self, agent: str) -> frozenset[str]:
-        """What the page says of its use, in headers and in ``<meta>`` tags; see :mod:`pipelines.web.optout`."""
-        return from_headers(self.headers, agent) | from_metas(self.metas, agent)
 
     @property
     def language(self) -> str:

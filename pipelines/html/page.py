@@ -14,7 +14,6 @@ from functools import cached_property
 from selectolax.lexbor import LexborDocumentOptions, LexborHTMLParser, LexborNode
 
 from pipelines.html.markup import bounded
-from pipelines.web.optout import from_headers, from_metas
 from pipelines.web.urls import BadUrlError, canonical
 
 __all__ = ["Html", "attribute", "declared_language", "decode"]
@@ -163,10 +162,6 @@ class Html:
             if "content" in attributes and (name := attributes.get("property") or attributes.get("name")):
                 found.append((name.strip().lower(), attributes.get("content") or ""))
         return found
-
-    def directives(self, agent: str) -> frozenset[str]:
-        """What the page says of its use, in headers and in ``<meta>`` tags; see :mod:`pipelines.web.optout`."""
-        return from_headers(self.headers, agent) | from_metas(self.metas, agent)
 
     @cached_property
     def language(self) -> str:

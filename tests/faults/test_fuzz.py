@@ -32,7 +32,7 @@ from pipelines.traps import Traps, pattern, trap, without_session
 from pipelines.wat import WatPage
 from pipelines.web.coding import CodingError, OversizeError, decoder
 from pipelines.web.exchange import retry_after
-from pipelines.web.optout import IMAGE, PAGE, from_headers, from_metas, refusal
+from pipelines.web.optout import IMAGE, PAGE, Policy, from_headers, from_metas, refusal
 from pipelines.web.robots import Rules, sitemaps
 from pipelines.web.tdmrep import Reservations
 from pipelines.web.urls import BadUrlError, canonical, host_of, origin_of
@@ -330,7 +330,7 @@ def test_pages(body, kind):
     html = Html.parse("http://a.example/x", [("Content-Type", kind)], body)
     for link in html.links():
         assert canonical(link) == link
-    html.directives("clipline"), html.license, html.language.encode()
+    Policy("clipline").of_page(html.headers, html.metas), html.license, html.language.encode()
     for one in candidates(html, Taste(SOURCES, 200, 100)):
         assert len(one.text) <= 200
         assert one.reason or canonical(one.url) == one.url
@@ -383,7 +383,7 @@ def test_wat_records(record):
     """A page, none, or ValueError; and what a page says can be asked for."""
     with suppress(ValueError):
         if (page := WatPage.parse(record)) is not None:
-            page.directives("clipline"), page.language.encode(), page.license, page.base
+            Policy("clipline").of_page(page.headers, page.metas), page.language.encode(), page.license, page.base
             assert all(isinstance(value, str) for image in page.images() for value in image.values())
 
 
