@@ -13,7 +13,6 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from infra.context import Context, ShardOutput
-from infra.errors import StageFailed
 from infra.manifest import Manifest, ShardRecord
 from infra.schema import Drop
 from pipelines.crawl import Config, share
@@ -42,7 +41,6 @@ class Rounds:
         self._rows = 0  # URLs in the frontier
         self._dealt: list[list[int]] = [[] for _ in self._partitions]  # URLs in each shard of each partition
         self._fetched: list[ShardRecord] = []  # in this round
-        self._failing: list[str] = []  # shards of this round below the floor on their own
         self._floor = SuccessFloor(config.min_success_share, _FLOOR_URLS)
         self._records: list[ShardRecord] = []
         self._committed = context.ledger.read()
@@ -108,21 +106,14 @@ class Rounds:
         assert record.funnel is not None
         failed = {reason: count for reason, count in record.funnel.dropped.items() if reason in _FAILURES}
         answered = record.funnel.entered - sum(failed.values())
-        if answered < self.config.min_success_share * record.funnel.entered:
-            self._failing.append(record.shard)
-        try:
-            self._floor.add(answered, failed)
-        except StageFailed:
-            for shard in self._failing:
-                self.context.ledger.forget(shard)
-            raise
+        self._floor.judge(self.context.ledger, record.shard, answered, failed)
 
     def update(self) -> None:
         """Make the next generation of the frontier from this one and what was found."""
         from pipelines.frontier import Update, update
         from pipelines.frontier_tables import found_files
 
-        self._failing = []
+        self._floor.settle()
         names = iter([record.shard for record in self._fetched])
         mine = [tuple(next(names) for _ in shards) for shards in self._dealt]
         found = tuple(path for record in self._fetched for path in found_files(record))

@@ -20,7 +20,6 @@ from infra.cluster import Limits, run_lots, slots
 from infra.config import Config as Base
 from infra.config import Runtime
 from infra.context import Context
-from infra.errors import StageFailed
 from infra.manifest import Artifact, Manifest, ShardRecord
 from infra.schema import Drop
 from infra.shards import shard_name
@@ -148,8 +147,6 @@ class _Progress:
     def __init__(self, config: Config, context: Context, rows: int, done: Iterable[ShardRecord]) -> None:
         self._context, self._rows = context, rows
         self._floor = SuccessFloor(config.min_success_share, _FLOOR_ROWS)
-        self._failed: list[ShardRecord] = []  # shards below the floor on their own
-        self._share = config.min_success_share
         self._funnel = funnel("pairs", [])
         for record in done:
             self._funnel += record.funnel or funnel("pairs", [])
@@ -158,9 +155,10 @@ class _Progress:
         self._start = time.monotonic()
 
     def add(self, record: ShardRecord) -> dict[str, float | str]:
-        self._funnel += record.funnel or funnel("pairs", [])
+        one = record.funnel or funnel("pairs", [])
+        self._funnel += one
         self._bytes += record.facts["bytes"]
-        self._judge(record)
+        self._floor.judge(self._context.ledger, record.shard, one.kept, one.dropped, record.facts.get("failing_hosts"))
         rows = self._funnel.entered
         seconds = max(time.monotonic() - self._start, 1e-3)
         shares = {"success": self._funnel.kept, **self._funnel.dropped}
@@ -174,18 +172,6 @@ class _Progress:
         frequent = Counter(self._funnel.dropped).most_common(2)
         errors = ", ".join(f"{name} {count / rows:.0%}" for name, count in frequent)
         return {"success": f"{self._funnel.kept / rows:.0%}", **rates, "eta_s": left, "errors": errors or "none"}
-
-    def _judge(self, record: ShardRecord) -> None:
-        """Raises StageFailed if nearly all fails; what was lost to that is then done again by the next run."""
-        one = record.funnel or funnel("pairs", [])
-        if one.kept < self._share * one.entered:
-            self._failed.append(record)
-        try:
-            self._floor.add(one.kept, one.dropped, record.facts.get("failing_hosts"))
-        except StageFailed:
-            for failed in self._failed:
-                self._context.ledger.forget(failed.shard)
-            raise
 
 
 def worst(failing: Mapping[str, int]) -> dict[str, int]:

@@ -20,6 +20,7 @@ from infra.errors import StageFailed
 from infra.schema import Drop
 
 if TYPE_CHECKING:
+    from infra.context import Ledger
     from pipelines.web.fetch import Web
 
 __all__ = ["Preflight", "SuccessFloor", "preflight"]
@@ -105,8 +106,27 @@ class SuccessFloor:
     def __init__(self, share: float, after: int) -> None:
         self._share, self._after = share, after
         self._entered = self._kept = 0
+        self._below: list[str] = []
         self._reasons: Counter[str] = Counter()
         self._hosts: Counter[str] = Counter()
+
+    def judge(
+        self, ledger: Ledger, shard: str, kept: int, dropped: Mapping[str, int], hosts: Mapping[str, int] | None = None
+    ) -> None:
+        """:meth:`add` of one shard. If that stops the stage, the shards that fell below the floor on their own are
+        forgotten, so that the next run does them again: what was lost to a network that is down must not stay lost."""
+        if kept < self._share * (kept + sum(dropped.values())):
+            self._below.append(shard)
+        try:
+            self.add(kept, dropped, hosts)
+        except StageFailed:
+            for failed in self._below:
+                ledger.forget(failed)
+            raise
+
+    def settle(self) -> None:
+        """What was judged so far has been built upon, and cannot be done again."""
+        self._below.clear()
 
     def add(self, kept: int, dropped: Mapping[str, int], hosts: Mapping[str, int] | None = None) -> None:
         """``dropped``: rows by reason; ``hosts``: failures by host, if known.
