@@ -33,7 +33,7 @@ _MAX_PARTITIONS = 1024
 class Config(BaseConfig):
     """Where pages come from, which texts to take and what to respect."""
 
-    code_version: ClassVar[int] = 3
+    code_version: ClassVar[int] = 4
 
     paths: tuple[str, ...] = Field(
         (),

@@ -20,11 +20,11 @@ from infra.schema import Drop, pairs_schema
 from infra.storage import Store
 from pipelines.archives import open_archive, read_range
 from pipelines.extract import SCRATCH, Config
-from pipelines.html.candidates import Candidate, Taste, candidates, candidates_of_wat
+from pipelines.html.candidates import Candidates, Taste, candidates, candidates_of_wat
 from pipelines.html.page import Html
 from pipelines.html.resolve import quick
 from pipelines.tables import uid
-from pipelines.warc import Metadata, Page, Reader
+from pipelines.warc import Page, Reader
 from pipelines.wat import WatPage
 from pipelines.web.optout import Policy
 from pipelines.web.urls import BadUrlError
@@ -75,77 +75,73 @@ def _schema() -> pa.Schema:
     return pairs_schema().append(pa.field("reason", pa.string()))
 
 
-def taste(config: Config) -> Taste:
-    return Taste(config.sources, config.max_caption, config.context)
+class Finder:
+    """Finds the candidates of pages: their columns, ready for the table."""
+
+    def __init__(self, config: Config) -> None:
+        self._taste = Taste(config.sources, config.max_caption, config.context)
+        self._policy, self._obey = Policy(config.agent), config.obey_opt_out
+
+    def of_page(self, page: Page) -> tuple[Columns, bool]:
+        """The candidates, and whether the page was cut. Raises BadUrlError if it has no address."""
+        html = Html.parse(quick(page.url), page.headers, page.body)
+        return self._columns(html, candidates(html, self._taste)), html.cut
+
+    def of_wat(self, page: WatPage) -> Columns:
+        """The same of what a WAT file says of a page."""
+        return self._columns(page, candidates_of_wat(page, self._taste))
+
+    def _columns(self, page: Html | WatPage, found: Candidates) -> Columns:
+        count = len(found.urls)
+        if not count:
+            return ()
+        opt_out = self._policy.of_page(page.headers, page.metas) or None
+        license = page.license or None
+        return (
+            list(map(uid, found.urls, found.texts)),
+            found.urls,
+            found.texts,
+            (page.url,) * count,
+            found.sources,
+            (page.language or None,) * count,
+            [found.licenses.get(url, license) for url in found.urls] if found.licenses else (license,) * count,
+            found.contexts,
+            (opt_out,) * count,
+            (Drop.OPT_OUT.value,) * count if opt_out and self._obey else found.reasons,
+        )
 
 
 def page_rows(page: Page, config: Config) -> tuple[list[Row], bool]:
     """The candidates of one page, and whether the page was cut. Raises BadUrlError if it has no address."""
-    columns, cut = _of_page(page, config, taste(config))
+    columns, cut = Finder(config).of_page(page)
     return as_rows(columns), cut
 
 
 def wat_rows(page: WatPage, config: Config) -> list[Row]:
     """The same of what a WAT file says of a page."""
-    return as_rows(_of_wat(page, config, taste(config)))
+    return as_rows(Finder(config).of_wat(page))
 
 
 def as_rows(columns: Columns) -> list[Row]:
     return [Row._make(values) for values in zip(*columns, strict=True)]
 
 
-def _of_page(page: Page, config: Config, taste: Taste) -> tuple[Columns, bool]:
-    html = Html.parse(quick(page.url), page.headers, page.body)
-    return _columns(html, candidates(html, taste), config), html.cut
-
-
-def _of_wat(page: WatPage, config: Config, taste: Taste) -> Columns:
-    return _columns(page, candidates_of_wat(page, taste), config)
-
-
-def _columns(page: Html | WatPage, found: list[Candidate], config: Config) -> Columns:
-    if not found:
-        return ()
-    count = len(found)
-    urls, texts, sources, reasons, licenses, contexts = zip(*found, strict=True)
-    opt_out = Policy(config.agent).of_page(page.headers, page.metas) or None
-    if opt_out and config.obey_opt_out:
-        reasons = (Drop.OPT_OUT.value,) * count
-    if of_page := page.license:
-        licenses = tuple(terms or of_page for terms in licenses)
-    return (
-        [uid(url, text) for url, text in zip(urls, texts, strict=True)],
-        urls,
-        texts,
-        (page.url,) * count,
-        sources,
-        (page.language or None,) * count,
-        licenses,
-        contexts,
-        (opt_out,) * count,
-        reasons,
-    )
-
-
 class Rows:
     """The rows of an archive, page by page; see :class:`pipelines.warc.Reader` for what it does with damage."""
 
     def __init__(self, reader: Reader, config: Config) -> None:
-        self._reader, self._config, self._taste = reader, config, taste(config)
+        self._reader, self._finder = reader, Finder(config)
         self._unreadable = 0
         self.pages = self.cut = 0
 
     def __iter__(self) -> Iterator[Columns]:
         with few_collections():
-            yield from self._each()
-
-    def _each(self) -> Iterator[Columns]:
-        for found in self._reader:
-            yield self._of_wat(found.body) if isinstance(found, Metadata) else self._of_page(found)
+            for found in self._reader:
+                yield self._of_wat(found) if isinstance(found, bytes) else self._of_page(found)
 
     def _of_page(self, page: Page) -> Columns:
         try:
-            columns, cut = _of_page(page, self._config, self._taste)
+            columns, cut = self._finder.of_page(page)
         except BadUrlError:
             self._unreadable += 1
             return ()
@@ -162,7 +158,18 @@ class Rows:
         if page is None:
             return ()
         self.pages += 1
-        return _of_wat(page, self._config, self._taste)
+        return self._finder.of_wat(page)
+
+    def batches(self) -> Iterator[list[list[Any]]]:
+        """The rows by columns, so many at a time that writing them is worth it; the last may be empty."""
+        columns: list[list[Any]] = [[] for _ in Row._fields]
+        for found in self:
+            for column, more in zip(columns, found):  # noqa: B905 - a page without images has no columns
+                column += more
+            if len(columns[0]) >= _FLUSH_ROWS:
+                yield columns
+                columns = [[] for _ in Row._fields]
+        yield columns
 
     @property
     def facts(self) -> dict[str, int]:
@@ -196,7 +203,7 @@ def find_candidates(shard: Pages, output: ShardOutput) -> ShardRecord:
         reader = Reader(source, shard.config.max_page_bytes)
         pages = Rows(reader, shard.config)
         with pq.ParquetWriter(sink, schema, compression="lz4") as table:
-            for columns in _batches(pages, len(schema)):
+            for columns in pages.batches():
                 table.write_table(pa.table([pa.array(column, pa.string()) for column in columns], schema))
                 uids, reasons = columns[0], columns[-1]
                 kept = [number for number, reason in enumerate(reasons) if reason is None]
@@ -207,18 +214,6 @@ def find_candidates(shard: Pages, output: ShardOutput) -> ShardRecord:
     with output.open(f"{SCRATCH}/{shard.name}.ids") as sink:
         sink.write(_partitioned([data for data, _ in ids], [numbers for _, numbers in ids], shard.partitions))
     return output.commit(facts=pages.facts)
-
-
-def _batches(pages: Rows, width: int) -> Iterator[list[list[Any]]]:
-    """The rows of pages by columns, so many at a time that writing them is worth it; the last may be empty."""
-    columns: list[list[Any]] = [[] for _ in range(width)]
-    for found in pages:
-        for column, more in zip(columns, found):  # noqa: B905 - a page without images has no columns
-            column += more
-        if len(columns[0]) >= _FLUSH_ROWS:
-            yield columns
-            columns = [[] for _ in range(width)]
-    yield columns
 
 
 # --- step two: which candidates are duplicates ---

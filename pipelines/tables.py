@@ -62,7 +62,12 @@ class Slice:
 
 def uid(url: str, caption: str) -> str:
     """The id of a pair: 32 hex digits that depend on nothing but the image's canonical address and the text."""
-    return hashlib.sha256(f"{url}\n{caption}".encode()).hexdigest()[:32]
+    hashed = _BLAKE2B.copy()  # half the time of making a new one
+    hashed.update(f"{url}\n{caption}".encode())
+    return hashed.hexdigest()
+
+
+_BLAKE2B = hashlib.blake2b(digest_size=16)
 
 
 def kept_files(artifact: Artifact) -> list[File]:

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, get_args
+from typing import Any, BinaryIO, ClassVar, Literal, get_args
 
 from pydantic import Field, field_validator
 
@@ -39,6 +39,8 @@ Format = Literal[
 
 class Config(Base):
     """Names and meanings are img2dataset's where it has the option."""
+
+    code_version: ClassVar[int] = 2
 
     url_list: str | tuple[str, ...] = Field(
         description="files, folders or globs, here or at any fsspec URL (s3://, https://, hf://)"

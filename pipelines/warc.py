@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import BinaryIO, NamedTuple, cast
+from typing import BinaryIO, cast
 from urllib.parse import urlsplit
 from uuid import NAMESPACE_URL, uuid5
 
@@ -25,7 +25,7 @@ from warcio.warcwriter import WARCWriter
 
 from pipelines.web.coding import CodingError, OversizeError, decoder
 
-__all__ = ["Metadata", "Page", "Reader", "Writer"]
+__all__ = ["Page", "Reader", "Writer"]
 
 _TRANSFER = frozenset({"content-encoding", "content-length", "transfer-encoding"})
 
@@ -96,14 +96,8 @@ class Page:
         return next((value for name, value in self.headers if name.lower() == "content-type"), "")
 
 
-class Metadata(NamedTuple):
-    """A record of a WAT file: JSON about another record; see :mod:`pipelines.wat`."""
-
-    body: bytes
-
-
 class Reader:
-    """The HTML pages of a WARC file, or what a WAT file says of them; gzipped or plain. ``file`` must seek.
+    """The HTML pages of a WARC file, or the JSON of a WAT file's records; gzipped or plain. ``file`` must seek.
 
     A damaged record costs itself alone: reading goes on at the next one. ``records`` counts those that were looked at,
     ``damaged`` the damaged ones, the cut end of a file among them, and ``skipped`` the responses that are no HTML, no
@@ -114,7 +108,7 @@ class Reader:
         self._file, self._max_bytes = file, max_bytes
         self.records = self.damaged = self.skipped = 0
 
-    def __iter__(self) -> Iterator[Page | Metadata]:
+    def __iter__(self) -> Iterator[Page | bytes]:
         start: int | None = 0
         counted = False  # whether damage at ``start`` itself was counted when it was met from before
         while start is not None:
@@ -156,20 +150,21 @@ class Reader:
         start = self._file.read(4096)
         return not start or _begins_record(start)
 
-    def _read(self, record: WarcRecord) -> Page | Metadata | None:
+    def _read(self, record: WarcRecord) -> Page | bytes | None:
         """Raises _DamagedRecordError."""
         try:
-            if not record.content_length and record.headers.get("Content-Length") is None:
+            length = record.content_length
+            if not length and record.headers.get("Content-Length") is None:
                 raise _DamagedRecordError
             kind = record.record_type
             if kind == _RESPONSE:
                 return self._page(record)
-            if kind != _METADATA or record.content_length > self._max_bytes:
+            if kind != _METADATA or length > self._max_bytes:
                 self.skipped += kind == _METADATA
                 self._skip(record)
                 return None
-            body = _whole(record)
-            return Metadata(body) if body.startswith(b"{") else None  # others are a crawler's notes
+            body = _whole(record, length)
+            return body if body.startswith(b"{") else None  # others are a crawler's notes
         except (OSError, ValueError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise
@@ -200,7 +195,7 @@ class Reader:
             return None
         listed = list(headers.items())
         try:
-            body = _decoded(_whole(record), listed, self._max_bytes)
+            body = _decoded(_whole(record, record.content_length), listed, self._max_bytes)
         except OversizeError:
             self.skipped += 1
             return None
@@ -218,9 +213,8 @@ class _DamagedRecordError(ValueError):
     """The record just met cannot be read, but those behind it may."""
 
 
-def _whole(record: WarcRecord) -> bytes:
-    """What is left of a record's block. Raises _DamagedRecordError if that is less than the record says."""
-    length = record.content_length
+def _whole(record: WarcRecord, length: int) -> bytes:
+    """What is left of a record's block. Raises _DamagedRecordError if that is less than ``length``, what it says."""
     body = record.reader.read(length) if length else b""
     if len(body) != length:
         raise _DamagedRecordError

@@ -4,8 +4,10 @@ Of an image it has ``src``, ``alt`` and ``title``, of the page its headers, ``<m
 nothing of ``srcset``, figures, JSON-LD or the text around an image. Headers that occur once are texts, those that occur
 more often are lists of texts. Format: the ``ExtractingParseObserver`` of Common Crawl's ia-web-commons.
 
-A record is decoded straight into the few fields that matter, which takes half the time of decoding all of it. A record
-that has something else in their place, which Common Crawl's own never have, is decoded whole, and what fits is taken.
+A record is decoded straight into the few fields that matter, which takes half the time of decoding all of it. Headers
+and the links of the head seldom matter, and are decoded if a name that does is in their JSON; writers of JSON do not
+escape letters. A record that has something else in the place of what matters, which Common Crawl's own never have, is
+decoded whole, and what fits is taken.
 """
 
 from __future__ import annotations
@@ -13,8 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from msgspec import DecodeError, Struct, ValidationError, field
-from msgspec.json import Decoder, decode
+from msgspec import DecodeError, Raw, Struct, ValidationError, field
+from msgspec.json import Decoder, decode, encode
 
 from pipelines.html.page import declared_language
 from pipelines.html.resolve import quick
@@ -43,10 +45,13 @@ class Link(Struct, gc=False):
     rel: str | None = None
 
 
+_NOTHING = Raw(b"null")
+
+
 class _Head(Struct, gc=False):
     base: str | None = field(default=None, name="Base")
     metas: list[Meta] = field(default_factory=list, name="Metas")
-    links: list[Link] = field(default_factory=list, name="Link")
+    links: Raw = field(default=_NOTHING, name="Link")
 
 
 class _Html(Struct, gc=False):
@@ -61,7 +66,7 @@ class _Message(Struct, gc=False):
 class _Response(Struct, gc=False):
     message: _Message = field(name="Response-Message")
     html: _Html = field(name="HTML-Metadata")
-    headers: dict[str, str | list[str]] = field(default_factory=dict, name="Headers")
+    headers: Raw = field(default=_NOTHING, name="Headers")
 
 
 class _Payload(Struct, gc=False):
@@ -89,15 +94,15 @@ class WatPage:
     """One page. ``url`` is canonical, and so is ``base``, which relative addresses are relative to.
 
     ``headers`` are those that matter here. ``metas`` is (name or property in lower case, content) of every ``<meta>``
-    that has both; ``links`` are those of the head and ``body`` those of the body; all in order.
+    that has both; ``images`` are those that have a ``src``; ``related`` are links with a ``rel``; all in order.
     """
 
     url: str
     base: str
     headers: list[tuple[str, str]]
     metas: list[tuple[str, str]]
-    links: list[Link]
-    body: list[Link]
+    images: list[Link]
+    related: list[Link]
 
     @classmethod
     def parse(cls, record: bytes) -> WatPage | None:
@@ -118,18 +123,20 @@ class WatPage:
         if not response.message.status.startswith("2"):
             return None
         head = response.html.head
-        headers = [
-            (name, text)
-            for name, value in response.headers.items()
-            if name.lower() in _HEADERS
-            for text in ([value] if isinstance(value, str) else value)
-        ]
         metas = [
             (name.strip().lower(), meta.content)
             for meta in head.metas
             if (name := meta.property or meta.name) and meta.content is not None
         ]
-        return cls(url, _base(head.base, url) if head.base else url, headers, metas, head.links, response.html.links)
+        base = _base(head.base, url) if head.base else url
+        images: list[Link] = []
+        related = _tags(Link, decode(head.links)) if b"license" in bytes(head.links).lower() else []
+        for link in response.html.links:
+            if link.path == "IMG@/src":
+                images.append(link)
+            elif link.rel:
+                related.append(link)
+        return cls(url, base, _headers(response.headers), metas, images, related)
 
     @property
     def language(self) -> str:
@@ -142,23 +149,22 @@ class WatPage:
     @property
     def license(self) -> str:
         """The address of the licence the page names; empty if it names none."""
-        for link in (*self.links, *self.body):
-            if (
-                (rel := link.rel)
-                and "license" in (rel := rel.lower())
-                and "license" in rel.split()
-                and link.url is not None
-            ):
+        for link in self.related:
+            if link.rel and "license" in link.rel.lower().split() and link.url is not None:
                 try:
                     return canonical(link.url, self.base)
                 except BadUrlError:
                     continue
         return ""
 
-    @property
-    def images(self) -> list[Link]:
-        """Each image that has a ``src``, in document order."""
-        return [link for link in self.body if link.path == "IMG@/src"]
+
+def _headers(json: Raw) -> list[tuple[str, str]]:
+    written = bytes(json).lower()
+    if b"x-robots-tag" not in written and b"tdm-reservation" not in written and b"content-language" not in written:
+        return []
+    headers = decode(json)
+    listed = headers.items() if isinstance(headers, dict) else ()
+    return [(name, text) for name, value in listed if name.lower() in _HEADERS for text in _texts(value)]
 
 
 def _base(address: str, url: str) -> str:
@@ -179,15 +185,14 @@ def _fitting(document: Any) -> _Envelope:  # noqa: ANN401 - JSON has no tighter 
         html = response["HTML-Metadata"]
         url = envelope["WARC-Header-Metadata"]["WARC-Target-URI"]
         status = str(response["Response-Message"]["Status"])
-        headers, head, links = response.get("Headers", {}), html.get("Head", {}), html.get("Links", [])
+        headers, head, links = response.get("Headers"), html.get("Head", {}), html.get("Links", [])
     except (KeyError, TypeError, AttributeError):
         raise ValueError("not a record of a page") from None
-    if not (isinstance(url, str) and isinstance(headers, dict) and isinstance(head, dict) and isinstance(links, list)):
+    if not (isinstance(url, str) and isinstance(head, dict) and isinstance(links, list)):
         raise ValueError("not a record of a page")
     base = next(iter(_texts(head.get("Base"))), None)
-    tags = _Html(_Head(base, _tags(Meta, head.get("Metas")), _tags(Link, head.get("Link"))), _tags(Link, links))
-    named: dict[str, str | list[str]] = {name: _texts(value) for name, value in headers.items()}
-    return _Envelope(_Payload(_Response(_Message(status), tags, named)), _About(url))
+    tags = _Html(_Head(base, _tags(Meta, head.get("Metas")), Raw(encode(head.get("Link")))), _tags(Link, links))
+    return _Envelope(_Payload(_Response(_Message(status), tags, Raw(encode(headers)))), _About(url))
 
 
 def _tags(kind: type[_Tag], value: object) -> list[_Tag]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from typing import Literal, NamedTuple
@@ -23,7 +24,7 @@ from pipelines.html.resolve import Base
 from pipelines.html.text import captions, clean, has_words, shorten
 from pipelines.wat import WatPage
 
-__all__ = ["SOURCES", "Candidate", "Source", "Taste", "candidates", "candidates_of_wat", "parse_srcset"]
+__all__ = ["SOURCES", "Candidates", "Source", "Taste", "candidates", "candidates_of_wat", "parse_srcset"]
 
 Source = Literal["alt", "figcaption", "title", "og", "twitter", "json-ld"]
 Offer = tuple[str, float, float]
@@ -69,18 +70,22 @@ class Taste(NamedTuple):
     context: int = 0
 
 
-class Candidate(NamedTuple):
-    """``reason`` says why it goes no further; None: it is a pair. ``license`` is the image's own, not the page's."""
+@dataclass(slots=True)
+class Candidates:
+    """Candidates by columns. A reason says why one goes no further; None: it is a pair.
 
-    url: str
-    text: str
-    source: str | None
-    reason: str | None = None
-    license: str | None = None
-    context: str | None = None
+    ``licenses`` are those of images that have one of their own, by URL.
+    """
+
+    urls: list[str] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    sources: list[str | None] = field(default_factory=list)
+    reasons: list[str | None] = field(default_factory=list)
+    contexts: list[str | None] = field(default_factory=list)
+    licenses: dict[str, str] = field(default_factory=dict)
 
 
-def candidates(html: Html, taste: Taste) -> list[Candidate]:
+def candidates(html: Html, taste: Taste) -> Candidates:
     """Every candidate of a page: its images in document order, then those of its cards and its JSON-LD."""
     page = _Page(Base(html.base), taste)
     described = _described(html) if "json-ld" in taste.sources else []
@@ -122,7 +127,7 @@ def _images(html: Html, taste: Taste) -> tuple[list[str], Texts, list[bool], lis
     return addresses, texts, pixels, around
 
 
-def candidates_of_wat(wat: WatPage, taste: Taste) -> list[Candidate]:
+def candidates_of_wat(wat: WatPage, taste: Taste) -> Candidates:
     """The same of what a WAT file keeps: ``src``, ``alt`` and ``title`` of images, and ``<meta>`` tags."""
     page = _Page(Base(wat.base), taste)
     images = wat.images
@@ -134,22 +139,21 @@ def candidates_of_wat(wat: WatPage, taste: Taste) -> list[Candidate]:
     return page.found
 
 
-_NO_TEXT = Drop.NO_TEXT.value
+_NO_TEXT, _BAD_URL, _TRACKING_PIXEL = Drop.NO_TEXT.value, Drop.BAD_URL.value, Drop.TRACKING_PIXEL.value
 
 
 class _Page:
     """Turns images' addresses and texts into candidates: ``found``."""
 
     def __init__(self, base: Base, taste: Taste) -> None:
-        self.found: list[Candidate] = []
+        self.found = Candidates()
         self._base, self.sources, self._longest = base, taste.sources, taste.max_caption
-        self._licenses: dict[str, str] = {}
 
     def know_licenses(self, images: list[Described]) -> None:
         for image in images:
             url, terms = self._base.resolve(image.url), self._base.resolve(image.license) if image.license else ""
             if url and terms:
-                self._licenses.setdefault(url, terms)
+                self.found.licenses.setdefault(url, terms)
 
     def add(
         self,
@@ -159,30 +163,36 @@ class _Page:
         contexts: Sequence[str | None] = (),
     ) -> None:
         """Find the candidates of images: their addresses and texts as they are written, and if there are such, whether
-        the markup declares them to be tracking pixels, and their contexts.
+        the markup declares them to be tracking pixels, and their contexts. One that is no pair has its first text only.
 
-        What is in this loop runs a hundred million times a day: hence columns, one loop for all of a page's images, and
-        tuples made without their constructor.
+        What is in this loop runs a hundred million times a day: hence columns, and one loop for all of a page's images.
         """
-        found, resolve, licenses = self.found, self._base.resolve, self._licenses
+        found = self.found
+        urls, taken, sources, reasons = found.urls, found.texts, found.sources, found.reasons
         columns = [(source, captions(column, self._longest)) for source, column in texts.items()]
-        for number, written in enumerate(addresses):
-            address = written.strip() if written else ""
-            url = resolve(address) if address and address[0] != "#" else ""
-            terms = licenses.get(url) if licenses else None
-            context = contexts[number] if contexts else None
-            before = len(found)
+        for number, url in enumerate(self._base.images(addresses)):
+            reason = None
+            if not url:
+                url, reason = (addresses[number] or "").strip()[:_MAX_RAW], _BAD_URL
+            elif pixels and pixels[number]:
+                reason = _TRACKING_PIXEL
+            before = len(urls)
             for source, column in columns:
                 if text := column[number]:
-                    found.append(_new(Candidate, (url, text, source, None, terms, context)))
-            if len(found) == before:
-                found.append(_new(Candidate, (url, "", None, _NO_TEXT, terms, context)))
-            if not url or (pixels and pixels[number]):
-                reason = Drop.TRACKING_PIXEL.value if url else Drop.BAD_URL.value
-                found[before:] = [found[before]._replace(url=url or address[:_MAX_RAW], reason=reason)]
-
-
-_new = tuple.__new__
+                    urls.append(url)
+                    taken.append(text)
+                    sources.append(source)
+                    reasons.append(reason)
+                    if reason:
+                        break
+            if len(urls) == before:
+                urls.append(url)
+                taken.append("")
+                sources.append(None)
+                reasons.append(reason or _NO_TEXT)
+            if contexts:
+                found.contexts += [contexts[number]] * (len(urls) - len(found.contexts))
+        found.contexts += [None] * (len(urls) - len(found.contexts))
 
 
 # --- the texts ---

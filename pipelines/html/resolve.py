@@ -8,6 +8,7 @@ expression that admits only such knows them, and all others take the long way.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from pipelines.web.urls import MAX_LENGTH, BadUrlError, canonical, origin_of
 
@@ -15,8 +16,9 @@ __all__ = ["Base", "quick"]
 
 # A path and a query of characters that no step of the standard changes, once there are no dot segments.
 _PATH = r"[!$&(-;=@-Z_a-z~]*+(?:\?[!$%&(-;=?@-Z_a-z~]*+)?"
-# A host of two or more plain labels, the last in letters (else it may be an IPv4 address in disguise), without a port.
-_ORIGIN = r"https?://(?!xn--)(?:[a-z0-9-]++\.(?!xn--))++[a-z]{2,}+"
+# A host that ends in letters (else it may be an IPv4 address in disguise) and has no two hyphens in a row (nor "xn--"),
+# without a port.
+_ORIGIN = r"https?://(?:[a-z0-9]++[.-])++[a-z]{2,}+"
 _ABSOLUTE = re.compile(f"{_ORIGIN}/{_PATH}")
 # The same; or from the root of the site, the first group; or from the folder of the page, the second.
 _PLAIN = re.compile(f"{_ORIGIN}/{_PATH}|(/(?!/){_PATH})|([A-Za-z0-9]{_PATH.replace('(-;', '(-9;')})")
@@ -46,9 +48,6 @@ class Base:
 
     def resolve(self, address: str) -> str:
         """The canonical absolute form of ``address``; empty where :func:`pipelines.web.urls.canonical` refuses it."""
-        plain = _PLAIN.fullmatch(address)
-        if plain is not None and "/." not in address and len(address) <= self._longest:
-            return self._prefixes[plain.lastindex or 0] + address
         known = self._known.get(address)
         if known is None:
             try:
@@ -58,3 +57,15 @@ class Base:
             if len(self._known) < _MAX_KNOWN:
                 self._known[address] = known
         return known
+
+    def images(self, addresses: Sequence[str | None]) -> list[str]:
+        """:meth:`resolve` of each, as the markup has them; empty for a missing one and a place on the page itself."""
+        match, prefixes, longest = _PLAIN.fullmatch, self._prefixes, self._longest
+        return [
+            prefixes[plain.lastindex or 0] + address
+            if address and (plain := match(address)) and "/." not in address and len(address) <= longest
+            else self.resolve(stripped)
+            if address and (stripped := address.strip()) and stripped[0] != "#"
+            else ""
+            for address in addresses
+        ]

@@ -27,9 +27,9 @@ def captions(raw: Sequence[str | None], length: int) -> list[str]:
 
     The texts of a page together: most pages hold nothing to clean, which one look at all of them tells.
     """
-    if not any(raw):
-        return [""] * len(raw)
     together = "|".join([text for text in raw if text])
+    if not together:
+        return [""] * len(raw)
     if len(together) <= length and _is_tidy(together) and "| " not in together and " |" not in together:
         return [text if text and (text[0].isalnum() or has_words(text)) else "" for text in raw]
     return [shorten(text, length) if given and has_words(text := clean(given[: 4 * length])) else "" for given in raw]

@@ -89,13 +89,12 @@ def from_headers(headers: Iterable[tuple[str, str]], agent: str) -> frozenset[st
 
 
 def from_metas(metas: Iterable[tuple[str, str]], agent: str) -> frozenset[str]:
-    """The same of a page's ``<meta name content>`` tags."""
+    """The same of a page's ``<meta name content>`` tags, by their names in lower case."""
     agents = _addressed(agent)
     found: set[str] = set()
     for name, content in metas:
-        name = name.strip().lower()
         if name in agents:
-            found.update(text for part in content.split(",") if (text := part.strip().lower()))
+            found.update([text for part in content.lower().split(",") if (text := part.strip())])
         elif name == "tdm-reservation" and content.strip() == "1":
             found.add("tdm-reservation")
     return frozenset(found)
@@ -108,7 +107,7 @@ def _addressed(agent: str) -> frozenset[str]:
 
 def refusal(directives: frozenset[str], forbidding: frozenset[str]) -> str:
     """The directives that forbid, as text for the record; empty if none does."""
-    return ", ".join(sorted(directives & forbidding))
+    return "" if directives.isdisjoint(forbidding) else ", ".join(sorted(directives & forbidding))
 
 
 @dataclass(frozen=True)
@@ -125,7 +124,8 @@ class Policy:
         return refusal(from_headers(headers, self.agent), self.image if image else self.page)
 
     def of_page(self, headers: Iterable[tuple[str, str]], metas: Iterable[tuple[str, str]]) -> str:
-        """What a page, by its headers and its ``<meta name content>`` tags, says against the use of its images."""
+        """What a page says against the use of its images, by its headers and its ``<meta>`` tags: name in lower case,
+        content."""
         return refusal(self._said(headers, metas), self.image)
 
     def of_links(self, headers: Iterable[tuple[str, str]], metas: Iterable[tuple[str, str]]) -> str:
@@ -133,4 +133,5 @@ class Policy:
         return refusal(self._said(headers, metas), self.links)
 
     def _said(self, headers: Iterable[tuple[str, str]], metas: Iterable[tuple[str, str]]) -> frozenset[str]:
-        return from_headers(headers, self.agent) | from_metas(metas, self.agent)
+        of_metas = from_metas(metas, self.agent)
+        return from_headers(headers, self.agent) | of_metas if headers else of_metas

@@ -167,12 +167,12 @@ def ours(data: bytes, config: Config, repeats: int) -> tuple[list[float], list[R
     """CPU seconds of each run, and the rows of the last."""
     seconds: list[float] = []
     for _ in range(repeats):
-        pages: list[Columns] = []
+        batches: list[Columns] = []
         gc.collect()
         start = time.process_time()
-        pages += Rows(Reader(io.BytesIO(data), 4 << 20), config)
+        batches += Rows(Reader(io.BytesIO(data), 4 << 20), config).batches()
         seconds.append(time.process_time() - start)
-    return seconds, [row for columns in pages for row in as_rows(columns)]
+    return seconds, [row for columns in batches for row in as_rows(columns)]
 
 
 def bare(data: bytes) -> float:

@@ -331,10 +331,11 @@ def test_pages(body, kind):
     for link in html.links():
         assert canonical(link) == link
     Policy("clipline").of_page(html.headers, html.metas), html.license, html.language.encode()
-    for one in candidates(html, Taste(SOURCES, 200, 100)):
-        assert len(one.text) <= 200
-        assert one.reason or canonical(one.url) == one.url
-        one.text.encode(), one.url.encode()
+    found = candidates(html, Taste(SOURCES, 200, 100))
+    for url, text, reason in zip(found.urls, found.texts, found.reasons, strict=True):
+        assert len(text) <= 200
+        assert reason or canonical(url) == url
+        text.encode(), url.encode()
 
 
 def test_every_codec_python_has_may_be_declared():

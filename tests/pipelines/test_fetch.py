@@ -368,7 +368,7 @@ def test_meta_tags_and_reservations():
     assert from_headers([("TDM-Reservation", "1")], "clipline") == {"tdm-reservation"}
     assert from_headers([("TDM-Reservation", "0")], "clipline") == set()
     said = from_metas(
-        [("ROBOTS", "NoImageAI, nofollow"), ("googlebot", "noindex"), ("tdm-reservation", "1")], "clipline"
+        [("robots", "NoImageAI, nofollow"), ("googlebot", "noindex"), ("tdm-reservation", "1")], "clipline"
     )
     assert refusal(said, IMAGE) == "noimageai, tdm-reservation"
     assert refusal(said, LINKS) == "nofollow"

@@ -260,7 +260,7 @@ def test_one_policy_for_pages_images_and_links():
     assert policy.of_file(headers, image=True) == "noimageai, tdm-reservation"
     assert policy.of_file(headers, image=False) == "tdm-reservation"
     assert policy.of_links([], [("robots", "index, nofollow")]) == "nofollow"
-    assert policy.of_page(headers[:1], [("GPTBot", "noai"), ("somebot", "none")]) == "noai, noimageai"
+    assert policy.of_page(headers[:1], [("gptbot", "noai"), ("somebot", "none")]) == "noai, noimageai"
 
 
 # --- names ---

@@ -4,7 +4,7 @@ import csv
 import gzip
 import io
 import json
-from hashlib import sha256
+from hashlib import blake2b
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,10 @@ from pipelines import url_list_shard as work
 from pipelines.tables import kept_files
 from pipelines.url_formats import Bad, read_batches
 from pipelines.url_list import Config, find, run
+
+
+def _id(url, text):
+    return blake2b(f"{url}\n{text}".encode(), digest_size=16).hexdigest()
 
 
 def read(config: Config, folder) -> tuple[pa.Table, list[dict], dict]:
@@ -92,9 +96,7 @@ def test_formats_as_img2dataset_reads_them(form, tmp_path, img2dataset):
     assert ("caption" in ours.column_names) == (not form.startswith("txt"))
     canonical = [url.replace("|", "%7C") for url in ours["url"].to_pylist()]
     captions = ours["caption"].to_pylist() if "caption" in ours.column_names else [""] * 25
-    assert ours["uid"].to_pylist() == [
-        sha256(f"{url}\n{text}".encode()).hexdigest()[:32] for url, text in zip(canonical, captions, strict=True)
-    ]
+    assert ours["uid"].to_pylist() == [_id(url, text) for url, text in zip(canonical, captions, strict=True)]
     assert (
         ours.schema.names[: ours.schema.names.index("license") + 1]
         == [name for name in pairs_schema().names if name in ours.column_names][
@@ -131,7 +133,7 @@ def test_the_usual_names_are_known_and_everything_is_kept(name, tmp_path):
         assert found[f"{place}_listed" if place in work.TAKEN else place] == value
     assert not set(found) & work.TAKEN
     if "uid" not in row:
-        assert found["uid"] == sha256(b"http://a.example/1.png\na caption").hexdigest()[:32]
+        assert found["uid"] == _id("http://a.example/1.png", "a caption")
 
 
 def test_a_uid_of_another_kind_is_an_ordinary_column(tmp_path):
@@ -305,7 +307,7 @@ def test_damaged_files_are_errors(tmp_path):
 
 def test_a_parquet_file_with_a_damaged_page_is_an_error(tmp_path):
     path = tmp_path / "l.parquet"
-    urls = [sha256(str(n).encode()).hexdigest() for n in range(5000)]
+    urls = [blake2b(str(n).encode()).hexdigest() for n in range(5000)]
     pq.write_table(pa.table({"url": urls, "text": urls}), path, compression="zstd", use_dictionary=False)
     data = bytearray(path.read_bytes())
     data[2000:4000] = bytes(2000)
