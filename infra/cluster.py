@@ -71,6 +71,9 @@ def connect(cpus: int | None = None) -> Iterator[None]:
     else:
         # "local": without it Ray would join whatever cluster somebody else started on this machine
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+        # The autoscaler has nothing to do on one machine, and ray.shutdown() would wait a second in vain for its end.
+        node: Any = ray._private.worker._global_node
+        node.kill_monitor(check_alive=False)
     try:
         yield
     finally:
