@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, model_validator
-
-from infra.config import Config as BaseConfig
-from infra.config import Runtime
 from infra.context import Context
 from infra.errors import CliplineError, ConfigError, StageFailed, TransientError
 from infra.manifest import Artifact, Manifest
+from training.config import Config
 
 if TYPE_CHECKING:
     from training.data import Shards
@@ -26,66 +23,6 @@ __all__ = ["RECORD", "Config", "run"]
 
 RECORD = "model"
 """The one entry of the stage's ledger: present when the model has been written."""
-
-
-class Config(BaseConfig):
-    """What is trained and how. Everything is counted in samples seen, so nothing depends on the number of workers."""
-
-    model: str | dict[str, Any] = Field(
-        "ViT-B-32", description="an open_clip model name, or a model configuration in open_clip's JSON form"
-    )
-    objective: Literal["infonce"] = Field("infonce", description="what is minimised; see training/objectives")
-    seed: int = Field(0, ge=0, description="of the initial weights, the sample order and the augmentation")
-
-    batch_size: int = Field(1024, ge=2, description="samples per step over all workers")
-    samples: int | None = Field(None, ge=1, description="samples to see in all, rounded up to whole batches")
-    epochs: float = Field(32.0, gt=0, description="passes over the shards, where samples is not given")
-    lr: float = Field(5e-4, gt=0, description="peak learning rate")
-    text_lr: float | None = Field(
-        None,
-        gt=0,
-        description="peak learning rate of the text tower; none: lr. A small one helps where captions hold "
-        "words for things the image tower cannot see yet: a quick text tower unlearns them",
-    )
-    betas: tuple[float, float] = Field((0.9, 0.98), description="AdamW's decay rates of the two moments")
-    eps: float = Field(1e-6, gt=0, description="AdamW's epsilon")
-    weight_decay: float = Field(0.2, ge=0, description="AdamW's, on matrices only: not on gains, biases, logit scale")
-    warmup: int = Field(0, ge=0, description="samples over which the learning rate rises linearly to its peak")
-    schedule: Literal["cosine", "constant"] = Field("cosine", description="the learning rate after the warm-up")
-    grad_clip: float | None = Field(None, gt=0, description="largest norm of the gradient; none: not clipped")
-    precision: Literal["fp32", "amp_bf16"] = Field("fp32", description="of the towers; logits and loss are always fp32")
-    crop_scale: tuple[float, float] = Field(
-        (0.9, 1.0), description="least and greatest part of an image's area that a random crop keeps"
-    )
-    crop_ratio: tuple[float, float] = Field((0.75, 4 / 3), description="least and greatest width / height of a crop")
-    log_every: int = Field(10_000, ge=1, description="samples between two lines of the history")
-
-    workers: Runtime[int] = Field(1, ge=1, description="processes that share each batch, one per GPU")
-    gpu: Runtime[bool] = Field(False, description="whether each worker has a GPU")
-    cpus_per_worker: Runtime[int] = Field(
-        1, ge=1, description="cores a worker takes; its threads for tensors on the CPU"
-    )
-    loader_threads: Runtime[int] = Field(2, ge=1, description="threads of a worker that read and decode images")
-    cache_mb: Runtime[int] = Field(2048, ge=0, description="MB of decoded images a worker keeps in memory")
-    max_corrupt: Runtime[int] = Field(100, ge=0, description="samples that may fail to decode before the run fails")
-    checkpoint_every: Runtime[int] = Field(1_000_000, ge=1, description="samples between two checkpoints")
-    keep_checkpoints: Runtime[int] = Field(2, ge=1, description="how many of the newest checkpoints are kept")
-    max_failures: Runtime[int] = Field(3, ge=0, description="worker failures that Ray recovers from")
-
-    @model_validator(mode="after")
-    def _shares_are_equal(self) -> Config:
-        if self.batch_size % self.workers:
-            raise ConfigError(
-                "training.train.Config.batch_size does not divide evenly among the workers",
-                expected=f"a multiple of {self.workers}",
-                found=str(self.batch_size),
-            )
-        return self
-
-    def steps(self, samples: int) -> int:
-        """Steps of the whole run over shards that hold ``samples`` samples."""
-        wanted = self.samples if self.samples is not None else max(1, round(self.epochs * samples))
-        return -(-wanted // self.batch_size)
 
 
 def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Manifest:
@@ -118,12 +55,13 @@ def _launch(config: Config, shards: Shards, context: Context) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
 
-    wanted = {"CPU": config.workers * config.cpus_per_worker, "GPU": config.workers if config.gpu else 0}
+    least, most = config.worker_range
+    wanted = {"CPU": least * config.cpus_per_worker, "GPU": least if config.gpu else 0}
     there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     for kind, count in wanted.items():
         if there.get(kind, 0) < count:
             raise ConfigError(
-                f"{config.workers} training workers do not fit the cluster",
+                f"{least} training workers do not fit the cluster",
                 expected=f"{count} {kind}",
                 found=f"{there.get(kind, 0):g} {kind}",
                 fix="set fewer workers or cpus_per_worker, or join a larger cluster with RAY_ADDRESS",
@@ -134,7 +72,7 @@ def _launch(config: Config, shards: Shards, context: Context) -> None:
         _work,  # type: ignore[arg-type] # the return value of rank 0 is handed back
         train_loop_config={"config": config, "shards": shards, "context": context},
         scaling_config=ScalingConfig(
-            num_workers=config.workers,
+            num_workers=most,
             use_gpu=config.gpu,
             resources_per_worker={"CPU": config.cpus_per_worker, **({"GPU": 1} if config.gpu else {})},
         ),
