@@ -63,7 +63,7 @@ def train(config: Config, shards: Shards, context: Context, world: World) -> Non
     if world.device.type == "cpu":
         torch.set_num_threads(config.cpus_per_worker)
     towers, samples = _prepare(config, shards, world)
-    objective = OBJECTIVES[config.objective](towers.model).to(world.device)
+    objective = OBJECTIVES[config.objective](towers.model, config).to(world.device)
     optimizer = adamw(objective, config)
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     loader = Loader(samples, config, world, towers.image_size)
@@ -117,14 +117,14 @@ def train(config: Config, shards: Shards, context: Context, world: World) -> Non
         torch.manual_seed(_step_seed(config.seed, state.samples, world.rank))
         images, texts = (part.to(world.device, non_blocking=True) for part in batch)
         with amp:
-            loss = model(towers.normalise(images), texts)
+            loss = objective.loss(model(towers.normalise(images), texts))["loss"]
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         norm = get_total_norm([weight.grad for weight in weights if weight.grad is not None])
         if config.grad_clip is not None:
             clip_grads_with_norm_(weights, config.grad_clip, norm)
         optimizer.step()
-        objective.after_step()
+        objective.after_step(state.samples + config.batch_size)
 
         pending.append(loss.detach())
         before, state.samples = state.samples, state.samples + config.batch_size

@@ -1,36 +1,109 @@
 """What can be minimised, one small file each.
 
-An objective is a module that owns the model and turns a worker's share of a batch into a loss::
+An objective is a module that owns the model and works in two halves::
 
-    objective = infonce.InfoNCE(model)          # model: open_clip's; what else it learns or remembers is its own state
-    loss = objective(images, texts)             # this rank's part; collectives inside see the whole batch
-    objective.after_step()                      # constraints on weights, moving averages
+    objective = OBJECTIVES["infonce"](model, config)    # model: open_clip's; what else it learns is its own state
+    outputs = objective(images, texts)                  # this rank's samples, encoded; all parameters are used here
+    losses = objective.loss(outputs)                    # no parameters; collectives inside see the whole batch
+    losses["loss"].backward()
+    objective.after_step(samples)                       # constraints on weights, moving averages
 
-Its gradients, averaged over ranks (as DDP does), must be those of the loss of the whole batch on one rank.
+Two halves, because the first can be done in pieces and the second cannot: a batch too large for memory is encoded
+micro-batch by micro-batch, its loss taken once over all features, and the gradients of these handed back to each piece
+(GradCache, Gao et al. 2021, https://arxiv.org/abs/2101.06983). That is exact only if nothing but features and learnt
+scalars passes from one half to the other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import Any, ClassVar
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.objectives.infonce import InfoNCE
+__all__ = ["MAX_LOGIT_SCALE", "OBJECTIVES", "Objective", "unit"]
 
-__all__ = ["OBJECTIVES", "Objective"]
-
-
-class Objective(Protocol):
-    model: nn.Module
-
-    def forward(self, images: Tensor, texts: Tensor) -> Tensor:
-        """The loss of this rank's ``images`` (b, 3, h, w) and ``texts`` (b, context); its mean over ranks counts."""
-        ...
-
-    def after_step(self) -> None:
-        """Called after each step of the optimizer."""
-        ...
+MAX_LOGIT_SCALE = math.log(100)
+"""CLIP's bound on the learnt temperature: hotter logits let one batch's noise overturn the towers."""
 
 
-OBJECTIVES: dict[str, Callable[[nn.Module], InfoNCE]] = {"infonce": InfoNCE}
+class Objective(nn.Module, ABC):
+    """Base of all; what it does is what objectives of two towers and a temperature have in common.
+
+    The law: a rank's loss, averaged over ranks as DDP averages gradients, is the loss of the global batch on one rank,
+    and so are its gradients. Neither the number of ranks nor of micro-batches changes anything.
+    """
+
+    extra_losses: ClassVar[tuple[str, ...]] = ()
+    """Outputs that are 0-D losses already complete for their samples; the batch's is their mean over micro-batches
+    and ranks, whose shares are equal."""
+
+    settings: ClassVar[Mapping[str, Any]] = {}
+    """Defaults for open_clip's model configuration that the objective wants, such as the initial temperature; what
+    the configuration says itself goes before."""
+
+    def __init__(self, model: nn.Module, config: Any = None) -> None:  # noqa: ANN401 - training.train.Config or its like
+        super().__init__()
+        self.model: Any = model  # open_clip's models share methods, no type
+        self.position = 0
+        """Samples seen before the first of the next forward's, counted over the global batch; set by the loop. Random
+        draws are keyed by it and the seed, never by the rank."""
+
+    def forward(self, images: Tensor, texts: Tensor) -> dict[str, Tensor]:
+        """Everything :meth:`loss` needs of ``images`` (b, 3, h, w) and ``texts`` (b, context), by name.
+
+        Features have the sample on dim 0, unit length and at least fp32, whatever the towers computed in: logits reach
+        100, where bf16 is a quarter apart. Learnt scalars are 0-D.
+        """
+        return {**self.features(self.model, images, texts), "scale": self.model.logit_scale.exp().reshape(())}
+
+    @abstractmethod
+    def loss(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Losses by name, 0-D, of this rank's share of the batch; "loss" is minimised, the others are its parts."""
+
+    def after_step(self, samples: int) -> None:
+        """Called after each step of the optimizer, with ``samples`` seen in all."""
+        with torch.no_grad():
+            self.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
+
+    @staticmethod
+    def features(model: Any, images: Tensor, texts: Tensor) -> dict[str, Tensor]:  # noqa: ANN401
+        """Both towers' features (b, d), of unit length."""
+        return {"image": unit(model.encode_image(images)), "text": unit(model.encode_text(texts))}
+
+
+def unit(features: Tensor) -> Tensor:
+    """``features`` (b, d) at length 1 in at least fp32, also under autocast."""
+    with torch.autocast(features.device.type, enabled=False):
+        return F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)
+
+
+class _Lazy(Mapping[str, type[Objective]]):
+    """Imports an objective when it is asked for: some need libraries that others do without."""
+
+    def __init__(self, places: Mapping[str, str]) -> None:
+        self.places = places
+
+    def __getitem__(self, name: str) -> type[Objective]:
+        module, _, found = self.places[name].partition(":")
+        objective: type[Objective] = getattr(import_module(f"{__name__}.{module}"), found)
+        return objective
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.places)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+
+OBJECTIVES: Mapping[str, type[Objective]] = _Lazy(
+    {
+        "infonce": "infonce:InfoNCE",
+    }
+)
+"""The class of each objective, by the name that a configuration gives it."""
