@@ -3,7 +3,7 @@
 Input: ``model`` (a train artifact) and ``dataset`` (an artifact with a retrieval set in CLIP_benchmark's layout, such
 as the shard stage's holdout). Output: the result as CLIP_benchmark JSON (``image_retrieval_recall@k`` asks with a
 text, ``text_retrieval_recall@k`` with an image), a row per query as Parquet, galleries as pictures. Recall counts a
-query right if any answer of its own is among the first k; for equals see :mod:`evaluation.metrics`.
+query right if any answer of its own is among the first k; for equals see :mod:`infra.metrics`.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from evaluation.dataset import EvalSet
 from evaluation.task import Task, batched, evaluate, intervals, result, set_up
 from infra.context import Context, ShardOutput
 from infra.errors import DataError
 from infra.manifest import Artifact, Manifest, ShardRecord
+from infra.testset import EvalSet
 
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
     from numpy.typing import NDArray
 
-    from evaluation.metrics import Retrieved
     from infra.encoder import Encoder
+    from infra.metrics import Retrieved
 
 __all__ = ["Config", "run", "work"]
 
@@ -59,7 +59,7 @@ class _Encoded:
 
 def work(spec: tuple[Config, Mapping[str, Artifact]], output: ShardOutput) -> ShardRecord:
     """The whole evaluation; runs in one process."""
-    from evaluation import metrics
+    from infra import metrics
 
     config, inputs = spec
     examples = EvalSet.open(inputs["dataset"], config.dataset, config.split)
@@ -141,7 +141,7 @@ def _pictures(config: Config, examples: EvalSet, data: _Encoded) -> list[tuple[s
     import numpy as np
 
     from evaluation.figures import Answer, Query, image_to_text, text_to_image
-    from evaluation.metrics import top_k
+    from infra.metrics import top_k
 
     random = np.random.default_rng(config.seed)
     captions = np.sort(random.permutation(len(data.text_of))[:_QUERIES])

@@ -13,21 +13,21 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, field_validator
 
-from evaluation.dataset import EvalSet
 from evaluation.task import Task, batched, evaluate, intervals, result, set_up
 from infra.context import Context, ShardOutput
 from infra.errors import DataError
 from infra.manifest import Artifact, Manifest, ShardRecord
+from infra.testset import EvalSet, prompts
 
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
     from numpy.typing import NDArray
 
-    from evaluation.metrics import Classified
     from infra.encoder import Encoder
+    from infra.metrics import Classified
 
-__all__ = ["Config", "prompts", "run", "work"]
+__all__ = ["Config", "run", "work"]
 
 _PICTURED = 12
 
@@ -50,21 +50,12 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     return evaluate(config, inputs, context, work)
 
 
-def prompts(classes: Sequence[str], templates: Sequence[str] = ()) -> list[str]:
-    """The sentences of all classes, a class's side by side; without templates, CLIP's 80 for ImageNet."""
-    if templates:
-        # Not str.format: a template comes from a file, and {c.__class__} should stay what it is, text.
-        return [template.replace("{c}", name) for name in classes for template in templates]
-    from open_clip import OPENAI_IMAGENET_TEMPLATES
-
-    return [template(name) for name in classes for template in OPENAI_IMAGENET_TEMPLATES]
-
-
 def work(spec: tuple[Config, Mapping[str, Artifact]], output: ShardOutput) -> ShardRecord:
     """The whole evaluation; runs in one process."""
     import numpy as np
 
-    from evaluation import figures, metrics
+    from evaluation import figures
+    from infra import metrics
 
     config, inputs = spec
     examples = EvalSet.open(inputs["dataset"], config.dataset, config.split)
@@ -162,7 +153,7 @@ def _picture(
     import numpy as np
 
     from evaluation.figures import Prediction, predictions
-    from evaluation.metrics import top_k
+    from infra.metrics import top_k
 
     random = np.random.default_rng(config.seed)
     wrong = random.permutation(np.flatnonzero(classified.rank > 0))

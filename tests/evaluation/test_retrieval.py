@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 
 from evaluation import retrieval
-from evaluation.dataset import EvalSet
 from infra.context import Context, ShardOutput
 from infra.errors import DataError
+from infra.testset import EvalSet
 
 CONFIG = retrieval.Config(bootstrap=200)
 

@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 
 from evaluation import zeroshot
-from evaluation.dataset import EvalSet
 from infra.context import Context, ShardOutput
 from infra.errors import ConfigError, DataError
+from infra.testset import EvalSet, prompts
 
 CONFIG = zeroshot.Config(bootstrap=200)
 
@@ -100,9 +100,9 @@ def test_runs_as_a_stage(ray_cluster, done, model, seen, tmp_path):
 
 
 def test_prompts():
-    assert zeroshot.prompts(["a", "b"], ["x {c}", "{c} y"]) == ["x a", "a y", "x b", "b y"]
-    assert zeroshot.prompts(["{c.__class__}"], ["{c} {d}"]) == ["{c.__class__} {d}"]
-    assert len(zeroshot.prompts(["dog"])) == 80
+    assert prompts(["a", "b"], ["x {c}", "{c} y"]) == ["x a", "a y", "x b", "b y"]
+    assert prompts(["{c.__class__}"], ["{c} {d}"]) == ["{c.__class__} {d}"]
+    assert len(prompts(["dog"])) == 80
     with pytest.raises(ConfigError, match="templates"):
         zeroshot.Config(templates=("a photo",))
 

@@ -10,7 +10,7 @@ import torch
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
 
-from evaluation import metrics
+from infra import metrics
 
 
 def unit(random: np.random.Generator, *shape: int) -> np.ndarray:

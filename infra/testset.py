@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ from infra.storage import Store
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["EvalSet", "Sample", "decode_image"]
+__all__ = ["EvalSet", "Sample", "decode_image", "prompts"]
 
 _FORMATS = ("JPEG", "PNG", "WEBP")
 _MAX_PIXELS = 64 << 20
@@ -118,6 +118,16 @@ class EvalSet:
                 found=repr(text[:40]),
             )
         return int(text)
+
+
+def prompts(classes: Sequence[str], templates: Sequence[str] = ()) -> list[str]:
+    """The sentences of all classes, a class's side by side; without templates, CLIP's 80 for ImageNet."""
+    if templates:
+        # Not str.format: a template comes from a file, and {c.__class__} should stay what it is, text.
+        return [template.replace("{c}", name) for name in classes for template in templates]
+    from open_clip import OPENAI_IMAGENET_TEMPLATES
+
+    return [template(name) for name in classes for template in OPENAI_IMAGENET_TEMPLATES]
 
 
 def decode_image(data: bytes, key: str) -> Image:

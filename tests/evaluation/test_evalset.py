@@ -11,8 +11,8 @@ import webdataset
 from evaluation_samples import picture, tar, write_artifact
 from PIL import Image
 
-from evaluation.dataset import EvalSet, decode_image
 from infra.errors import ConfigError, DataError
+from infra.testset import EvalSet, decode_image
 
 
 def test_reads_what_webdataset_reads(seen):
