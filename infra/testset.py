@@ -57,12 +57,17 @@ class EvalSet:
     @classmethod
     def open(cls, artifact: Artifact, name: str, split: str) -> EvalSet:
         """The set under ``data/{name}``. Raises ConfigError if the artifact has no such set or split."""
-        store = artifact.store.child(f"data/{name}")
+        return cls.at(artifact.store.child("data"), name, split)
+
+    @classmethod
+    def at(cls, folder: Store, name: str, split: str) -> EvalSet:
+        """The set in the folder ``name`` of ``folder``. Raises ConfigError if there is no such set or split."""
+        store = folder.child(name)
         if not store.exists(f"{split}/nshards.txt"):
-            found = {f.path.split("/")[1] for f in artifact.files("data/", "/nshards.txt")}
+            found = {path.removesuffix("/nshards.txt") for path in folder.paths() if path.endswith("/nshards.txt")}
             raise ConfigError(
-                f"{artifact.manifest.name} has no test set {name!r} with split {split!r}",
-                expected=f"data/{name}/{split}/nshards.txt",
+                f"{folder.url} has no test set {name!r} with split {split!r}",
+                expected=f"{name}/{split}/nshards.txt",
                 found=f"test sets {', '.join(sorted(found)) or 'none'}",
             )
         kind = (_lines(store, "dataset_type.txt") or ("classification",))[0].lower()

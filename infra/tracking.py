@@ -28,7 +28,7 @@ from infra.config import canonical_json, flatten
 from infra.context import Event
 from infra.errors import TransientError, redact
 from infra.manifest import Artifact
-from infra.storage import LocalStore, Store
+from infra.storage import LocalStore, Store, open_store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -313,6 +313,12 @@ class _Projection:
         with tempfile.TemporaryDirectory() as scratch:
             local = self._folder.fetch(event["path"], Path(scratch))
             self._client.log_artifact(self._state.parent, str(local))
+
+    def _on_file(self, event: Event) -> None:
+        """A file that a stage wants seen beside its curves, such as a profile."""
+        with tempfile.TemporaryDirectory() as scratch:
+            local = open_store(event["folder"]).fetch(event["path"], Path(scratch))
+            self._client.log_artifact(self._child(event["stage"]), str(local), event["path"].rpartition("/")[0])
 
     def _on_run_finished(self, event: Event) -> None:
         if note := event.get("note"):

@@ -49,6 +49,16 @@ class Config(BaseConfig):
     crop_ratio: tuple[float, float] = Field((0.75, 4 / 3), description="least and greatest width / height of a crop")
     log_every: int = Field(10_000, ge=1, description="samples between two lines of the history")
 
+    validation: Runtime[tuple[str, ...]] = Field(
+        (), description="test sets of the input `tests`, in CLIP_benchmark's layout, to score now and then"
+    )
+    validation_every: Runtime[int] = Field(1_000_000, ge=1, description="samples between two validations")
+    validation_split: Runtime[str] = Field("test", description="split of the test sets")
+    validation_images: Runtime[int] = Field(5000, ge=1, description="images of each test set, at most")
+    profile_at: Runtime[int | None] = Field(
+        None, ge=0, description="samples seen when a few steps are profiled; a file named profile asks for it, too"
+    )
+
     workers: Runtime[int | tuple[int, int]] = Field(
         1,
         description="processes that share each batch, one per GPU; (least, most): as many as the cluster has room for "

@@ -16,9 +16,11 @@ import logging
 import math
 import signal
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -26,7 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from infra.context import Context, ShardOutput
-from infra.errors import CliplineError, DataError, Preempted
+from infra.errors import CliplineError, ConfigError, DataError, Preempted
 from infra.manifest import Funnel
 from infra.schema import Drop
 from infra.storage import open_store
@@ -35,13 +37,21 @@ from training.data import Loader, Samples, Shards
 from training.meter import Meter
 from training.model import Towers, build
 from training.objectives import OBJECTIVES
+from training.profile import Profiler
 from training.schedule import adamw, learning_rate
+from training.step import backward
 from training.train import RECORD, Config
+from training.validate import Validation
 from training.world import World
+
+if TYPE_CHECKING:
+    from infra.storage import Store
 
 __all__ = ["main", "train"]
 
 log = logging.getLogger(__name__)
+
+Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass
@@ -54,109 +64,180 @@ class State:
     corrupt: list[int] = field(default_factory=list)
 
 
-def train(config: Config, shards: Shards, context: Context, world: World) -> None:
+def train(config: Config, shards: Shards, context: Context, world: World, tests: Store | None = None) -> None:
     """Train to the end, or to where the run is asked to stop; write the model and enter it in the ledger.
 
-    Every rank calls it with the same arguments. Raises on all ranks: Preempted after saving a checkpoint, ConfigError
-    and DataError.
+    Every rank calls it with the same arguments; ``tests`` holds the test sets that ``config.validation`` names.
+    Raises on all ranks: Preempted after saving a checkpoint, ConfigError and DataError.
     """
     if world.device.type == "cpu":
         torch.set_num_threads(config.cpus_per_worker)
-    towers, samples = _prepare(config, shards, world)
-    objective = OBJECTIVES[config.objective](towers.model, config).to(world.device)
-    optimizer = adamw(objective, config)
-    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-    loader = Loader(samples, config, world, towers.image_size)
-    total = config.steps(len(samples)) * config.batch_size
+    trainer = Trainer(config, shards, context, world, tests)
+    trainer.restore()
+    trainer.run()
+    trainer.finish()
 
-    checkpoints = Checkpoints(context.store, config.keep_checkpoints)
-    state = State()
-    if saved := checkpoints.newest():
-        objective.load_state_dict(saved["objective"])
-        optimizer.load_state_dict(saved["optimizer"])
-        state = State(**saved["state"])
-        loader.corrupt.update(state.corrupt)
 
-    model: nn.Module = DistributedDataParallel(objective) if world.size > 1 else objective
-    amp = torch.autocast(world.device.type, torch.bfloat16, enabled=config.precision == "amp_bf16")
-    meter = Meter(context, world, total)
-    pending: list[torch.Tensor] = []  # this rank's losses that the others have not heard of
+class Trainer:
+    """A run's parts and what it does with them, on one rank. Raises what :func:`train` does."""
 
-    def collect() -> None:
-        # Gathered and added in rank order, so that when it happens changes nothing, not the last bit.
-        local = torch.stack(pending).tolist() if pending else []
-        state.losses += [sum(losses) / world.size for losses in zip(*world.gather(local), strict=True)]
-        state.corrupt = sorted(set().union(*world.gather(loader.corrupt)))
-        pending.clear()
+    def __init__(self, config: Config, shards: Shards, context: Context, world: World, tests: Store | None) -> None:
+        self.config, self.context, self.world = config, context, world
+        self.towers, self.samples, self.validation = _prepare(config, shards, world, tests)
+        self.objective = OBJECTIVES[config.objective](self.towers.model, config).to(world.device)
+        self.optimizer = adamw(self.objective, config)
+        self.weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
+        self.loader = Loader(self.samples, config, world, self.towers.image_size)
+        self.checkpoints = Checkpoints(context.store, config.keep_checkpoints)
+        self.total = config.steps(len(self.samples)) * config.batch_size
+        self.meter = Meter(context, world, self.total)
+        self.profiler = Profiler(context, world, config.profile_at)
+        self.state = State()
+        self.model: nn.Module = DistributedDataParallel(self.objective) if world.size > 1 else self.objective
+        self._pending: list[torch.Tensor] = []  # this rank's losses that the others have not heard of
 
-    def save() -> None:
-        collect()
-        if world.rank == 0:
-            contents = {
-                "objective": objective.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "state": asdict(state),
-            }
-            checkpoints.save(state.samples, contents)
+    def restore(self) -> None:
+        """Go on from the newest checkpoint, if there is one."""
+        if saved := self.checkpoints.newest():
+            self.objective.load_state_dict(saved["objective"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+            self.state = State(**saved["state"])
+            self.loader.corrupt.update(self.state.corrupt)
 
-    batches = loader.batches(state.samples, total)
-    while state.samples < total:
+    def run(self) -> None:
+        """Steps until all samples of the run have been seen."""
+        config, state = self.config, self.state
+        batches = self.loader.batches(state.samples, self.total)
+        while state.samples < self.total:
+            batch = self._next(batches)
+            norm, rate = self._step(batch)
+            before, state.samples = state.samples, state.samples + config.batch_size
+            last = state.samples == self.total
+            self.meter.count(state.samples)
+            self.profiler.step(state.samples)
+            if last or _crosses(config.log_every, before, state.samples):
+                self._log(rate, norm)
+            if self.validation and (last or _crosses(config.validation_every, before, state.samples)):
+                self._validate(self.validation)
+            if last or _crosses(config.checkpoint_every, before, state.samples):
+                self._save()
+        self.profiler.close()
+
+    def _next(self, batches: Iterator[Batch]) -> Batch:
+        """The next batch; if the run is to end instead, save and raise."""
         batch, error = None, None
-        with meter.waiting():
+        with self.meter.waiting():
             try:
                 batch = next(batches)
             except DataError as failure:
                 error = failure
-        if world.settle(error, stop=world.rank == 0 and context.stopping) or batch is None:
-            save()
+        stop = self.world.rank == 0 and self.context.stopping
+        if self.world.settle(error, stop=stop) or batch is None:
+            self._save()
             raise Preempted("training was asked to stop", fix="run or resume again: it continues from its checkpoint")
+        return batch
 
-        rate = learning_rate(config, state.samples + config.batch_size / 2, total)
-        for group in optimizer.param_groups:
+    def _step(self, batch: Batch) -> tuple[torch.Tensor, float]:
+        """One step of the optimizer: the gradient's norm and the learning rate."""
+        config, samples = self.config, self.state.samples
+        rate = learning_rate(config, samples + config.batch_size / 2, self.total)
+        for group in self.optimizer.param_groups:
             group["lr"] = rate * group["share"]
-        torch.manual_seed(_step_seed(config.seed, state.samples, world.rank))
-        images, texts = (part.to(world.device, non_blocking=True) for part in batch)
-        with amp:
-            loss = objective.loss(model(towers.normalise(images), texts))["loss"]
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = get_total_norm([weight.grad for weight in weights if weight.grad is not None])
+        torch.manual_seed(_step_seed(config.seed, samples, self.world.rank))
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = backward(self.objective, self._encoder(batch), config.accumulate, self._no_sync)
+        norm = get_total_norm([weight.grad for weight in self.weights if weight.grad is not None])
         if config.grad_clip is not None:
-            clip_grads_with_norm_(weights, config.grad_clip, norm)
-        optimizer.step()
-        objective.after_step(state.samples + config.batch_size)
+            clip_grads_with_norm_(self.weights, config.grad_clip, norm)
+        self.optimizer.step()
+        self.objective.after_step(samples + config.batch_size)
+        self._pending.append(losses["loss"])
+        return norm, rate
 
-        pending.append(loss.detach())
-        before, state.samples = state.samples, state.samples + config.batch_size
-        meter.count(state.samples)
-        if _crosses(config.log_every, before, state.samples) or state.samples == total:
-            collect()
-            line = {
-                "samples": state.samples,
-                "loss": sum(state.losses) / len(state.losses),
-                "lr": rate,
-                "logit_scale": float(objective.model.logit_scale.detach().exp()),
-                "grad_norm": float(norm),
-            }
-            state.history.append(line)
-            state.losses.clear()
-            meter.log(line)
-            if not math.isfinite(line["loss"]):
+    def _encoder(self, batch: Batch) -> Callable[[int], dict[str, torch.Tensor]]:
+        """The objective's forward pass of each part of this rank's share of a batch."""
+        share = self.config.batch_size // self.world.size
+        size = share // self.config.accumulate
+        images, texts = (part.to(self.world.device, non_blocking=True) for part in batch)
+
+        def encode(part: int) -> dict[str, torch.Tensor]:
+            rows = slice(part * size, (part + 1) * size)
+            self.objective.position = self.state.samples + self.world.rank * share + part * size
+            with self._autocast():
+                outputs: dict[str, torch.Tensor] = self.model(self.towers.normalise(images[rows]), texts[rows])
+            return outputs
+
+        return encode
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.config.precision == "amp_bf16")
+
+    def _no_sync(self) -> AbstractContextManager[object]:
+        return self.model.no_sync() if isinstance(self.model, DistributedDataParallel) else nullcontext()
+
+    def _log(self, rate: float, norm: torch.Tensor) -> None:
+        self._collect()
+        state = self.state
+        line = {
+            "samples": state.samples,
+            "loss": sum(state.losses) / len(state.losses),
+            "lr": rate,
+            "logit_scale": float(self.objective.model.logit_scale.detach().exp()),
+            "grad_norm": float(norm),
+        }
+        state.history.append(line)
+        state.losses.clear()
+        self.meter.log(line)
+        self.profiler.look()
+
+    def _collect(self) -> None:
+        """Every rank's losses since the last time become the batches'.
+
+        Gathered and added in rank order, so that when it happens changes nothing, not the last bit. A loss that is no
+        number ends the run here, before it is saved.
+        """
+        state, size = self.state, self.config.batch_size
+        local = torch.stack(self._pending).tolist() if self._pending else []
+        losses = [sum(losses) / self.world.size for losses in zip(*self.world.gather(local), strict=True)]
+        for number, loss in enumerate(losses):
+            if not math.isfinite(loss):
+                first = state.samples - (len(losses) - number) * size
                 raise DataError(
                     "the loss is not a finite number",
-                    found=f"{line['loss']} between {before} and {state.samples} samples seen",
+                    found=f"{loss} for the batch of samples {first} to {first + size - 1}",
                     fix="lower lr, lengthen warmup or set grad_clip",
                 )
-        if _crosses(config.checkpoint_every, before, state.samples) or state.samples == total:
-            save()
+        state.losses += losses
+        state.corrupt = sorted(set().union(*self.world.gather(self.loader.corrupt)))
+        self._pending.clear()
 
-    if world.rank == 0:
-        _finish(context, towers, samples, state, optimizer.state_dict())
-    world.settle()  # nobody leaves before the model is written
+    def _validate(self, validation: Validation) -> None:
+        with self.meter.pausing():
+            found = validation(self.objective.model, self._autocast())
+        if self.world.rank == 0:
+            self.context.metrics({f"validation/{name}": value for name, value in found.items()}, self.state.samples)
+
+    def _save(self) -> None:
+        self._collect()
+        if self.world.rank == 0:
+            contents = {
+                "objective": self.objective.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "state": asdict(self.state),
+            }
+            self.checkpoints.save(self.state.samples, contents)
+
+    def finish(self) -> None:
+        """Write the model and enter it in the ledger."""
+        if self.world.rank == 0:
+            _finish(self.context, self.towers, self.samples, self.state, self.optimizer.state_dict())
+        self.world.settle()  # nobody leaves before the model is written
 
 
-def _prepare(config: Config, shards: Shards, world: World) -> tuple[Towers, Samples]:
-    """The model and the data; if either fails on one rank, all raise."""
+def _prepare(
+    config: Config, shards: Shards, world: World, tests: Store | None
+) -> tuple[Towers, Samples, Validation | None]:
+    """The model, the data and the test sets; if anything fails on one rank, all raise."""
     error: CliplineError | None = None
     try:
         towers = build(config.model, config.seed, world)
@@ -171,10 +252,22 @@ def _prepare(config: Config, shards: Shards, world: World) -> tuple[Towers, Samp
                 expected=f">= {config.batch_size}",
                 found=f"{len(samples)} samples",
             )
+        validation = _validation(config, tests, towers, world) if config.validation else None
     except CliplineError as failure:
         error = failure
     world.settle(error)
-    return towers, samples
+    return towers, samples, validation
+
+
+def _validation(config: Config, tests: Store | None, towers: Towers, world: World) -> Validation:
+    if tests is None:
+        raise ConfigError(
+            "there are no test sets to validate on",
+            expected="an input named tests, or --tests",
+            found=f"validation = {config.validation}",
+        )
+    batch = max(1, config.batch_size // world.size // config.accumulate)
+    return Validation(tests, config.validation, config.validation_split, towers, world, batch, config.validation_images)
 
 
 def _finish(context: Context, towers: Towers, samples: Samples, state: State, optimizer: dict[str, Any]) -> None:
@@ -204,8 +297,9 @@ def _step_seed(seed: int, samples: int, rank: int) -> int:
 def main() -> int:
     """Command line; 75 if it was stopped by SIGTERM or SIGINT after saving a checkpoint."""
     parser = argparse.ArgumentParser("training.loop", description="Train a CLIP model on WebDataset shards.")
-    parser.add_argument("--config", type=Path, required=True, help="JSON file of training.train.Config's fields")
+    parser.add_argument("--config", type=Path, required=True, help="JSON file of training.config.Config's fields")
     parser.add_argument("--shards", required=True, help="folder or fsspec URL; all *.tar below it are used")
+    parser.add_argument("--tests", help="folder or fsspec URL of the test sets that the configuration validates on")
     parser.add_argument("--output", required=True, help="folder or fsspec URL; a run found there is continued")
     arguments = parser.parse_args()
     logging.basicConfig(format="%(message)s")
@@ -221,11 +315,12 @@ def main() -> int:
         stopping=lambda: bool(stopped),
     )
     store = open_store(arguments.shards)
+    tests = open_store(arguments.tests) if arguments.tests else None
     shards = Shards(store, [path for path in store.paths() if path.endswith(".tar")])
     world = World.join()
     try:
         if RECORD not in context.ledger.read([RECORD]):
-            train(Config(**json.loads(arguments.config.read_text())), shards, context, world)
+            train(Config(**json.loads(arguments.config.read_text())), shards, context, world, tests)
     except CliplineError as error:
         log.error("%s", error)
         return error.exit_code

@@ -31,6 +31,14 @@ class Meter:
         yield
         self._waited += time.perf_counter() - started
 
+    @contextmanager
+    def pausing(self) -> Iterator[None]:
+        """Time spent in here is not training and counts for no rate."""
+        started = time.perf_counter()
+        yield
+        if self._since is not None:
+            self._since = (self._since[0] + time.perf_counter() - started, self._since[1])
+
     def count(self, samples: int) -> None:
         """``samples`` have now been seen. The first step warms up and is left out of all rates."""
         now = time.perf_counter()

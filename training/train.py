@@ -17,6 +17,7 @@ from infra.manifest import Artifact, Manifest
 from training.config import Config
 
 if TYPE_CHECKING:
+    from infra.storage import Store
     from training.data import Shards
 
 __all__ = ["RECORD", "Config", "run"]
@@ -26,7 +27,7 @@ RECORD = "model"
 
 
 def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Manifest:
-    """Train on the artifact ``shards``; needs a running Ray.
+    """Train on the artifact ``shards``, validating on those of ``tests`` that the configuration names; needs Ray.
 
     Raises Preempted if asked to stop (a checkpoint is saved first), DataError for unreadable or too many corrupt
     shards, StageFailed when workers died more than ``max_failures`` times.
@@ -37,7 +38,8 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     shards = inputs["shards"]
     if RECORD not in context.ledger.read([RECORD]):
         paths = [file.path for file in shards.files("data/train/", ".tar")]
-        _launch(config, Shards(shards.store, paths), context)
+        tests = inputs["tests"].store.child("data") if "tests" in inputs else None
+        _launch(config, Shards(shards.store, paths), context, tests)
     record = context.ledger.read([RECORD])[RECORD]
     history = [json.loads(line) for line in context.store.read("data/history.jsonl").splitlines()]
     context.figure("training", curves(history))
@@ -50,7 +52,7 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     )
 
 
-def _launch(config: Config, shards: Shards, context: Context) -> None:
+def _launch(config: Config, shards: Shards, context: Context, tests: Store | None) -> None:
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
@@ -70,7 +72,7 @@ def _launch(config: Config, shards: Shards, context: Context) -> None:
     scratch.delete("")
     trainer = TorchTrainer(
         _work,  # type: ignore[arg-type] # the return value of rank 0 is handed back
-        train_loop_config={"config": config, "shards": shards, "context": context},
+        train_loop_config={"config": config, "shards": shards, "context": context, "tests": tests},
         scaling_config=ScalingConfig(
             num_workers=most,
             use_gpu=config.gpu,

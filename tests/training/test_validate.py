@@ -1,0 +1,147 @@
+"""Scores in the middle of training: those the evaluation stages would find, for any number of ranks."""
+
+import gzip
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import MODEL, draw, encode
+from PIL import Image
+
+from infra import metrics
+from infra.context import Context
+from infra.encoder import load_encoder
+from infra.errors import ConfigError, Preempted
+from infra.shards import TarWriter
+from infra.storage import LocalStore
+from infra.testset import EvalSet, prompts
+from training import train
+from training.data import Shards
+from training.loop import train as run_loop
+from training.world import World
+
+CLASSES = ("red", "green", "blue", "yellow")
+
+
+def write_set(folder, members, **lines):
+    (folder / "test").mkdir(parents=True)
+    sink = io.BytesIO()
+    with TarWriter(sink) as tar:
+        for number, (extension, value) in enumerate(members):
+            tar.add(f"{number:04d}.png", encode(draw(number)[0]))
+            tar.add(f"{number:04d}.{extension}", value.encode())
+    (folder / "test/0.tar").write_bytes(sink.getvalue())
+    (folder / "test/nshards.txt").write_text("1")
+    for name, text in lines.items():
+        (folder / f"{name}.txt").write_text(text)
+
+
+@pytest.fixture(scope="module")
+def tests(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tests")
+    templates = "a {c} disc\na {c} bar"
+    write_set(
+        folder / "colours",
+        [("cls", str(number % 4)) for number in range(13)],
+        classnames="\n".join(CLASSES),
+        zeroshot_classification_templates=templates,
+    )
+    captions = [("txt", f"{draw(number)[1]}\nanother {number % 3}") for number in range(7)]
+    write_set(folder / "captions", captions, dataset_type="retrieval")
+    return folder
+
+
+def go(folder, shards, tests, **changes):
+    """The validations of a run, by samples seen."""
+    found, files = {}, []
+
+    def emit(event):
+        if event["event"] == "metrics" and any(name.startswith("validation/") for name in event["values"]):
+            found[event["step"]] = event["values"]
+        if event["event"] == "file":
+            files.append(event["path"])
+
+    store = LocalStore(shards)
+    settings = {
+        "model": MODEL, "batch_size": 8, "samples": 64, "lr": 3e-3, "log_every": 16, "checkpoint_every": 64,
+        "validation": ("colours", "captions"), "validation_every": 32,
+    }  # fmt: skip
+    config = train.Config(**{**settings, **changes})
+    shards = Shards(store, [path for path in store.paths() if path.endswith(".tar")])
+    context = Context(folder, emit=emit)
+    run_loop(config, shards, context, World.join(torch.device("cpu")), LocalStore(tests) if tests else None)
+    return found, files
+
+
+def test_as_the_evaluation_of_the_written_model_for_any_number_of_ranks(ranks, shards, tests, tmp_path):
+    (found, _), *_ = ranks(1, go, tmp_path / "one", shards, tests)
+    assert sorted(found) == [32, 64]
+    encoder = load_encoder(tmp_path / "one/data")
+    colours = EvalSet.at(LocalStore(tests), "colours", "test")
+    samples = list(colours)
+    images = encoder.encode_images([sample.image for sample in samples])
+    classifier = metrics.ensemble(encoder.encode_texts(prompts(CLASSES, colours.templates)), 4)
+    classified = metrics.classify(images, classifier, [sample.label for sample in samples])
+    captions = list(EvalSet.at(LocalStore(tests), "captions", "test"))
+    wordings = list(dict.fromkeys(text for sample in captions for text in sample.captions))
+    retrieved = metrics.retrieve(
+        encoder.encode_images([sample.image for sample in captions]),
+        encoder.encode_texts(wordings),
+        [wordings.index(text) for sample in captions for text in sample.captions],
+        [number for number, sample in enumerate(captions) for _ in sample.captions],
+    )
+    expected = {f"validation/colours/{name}": value for name, value in classified.metrics()}
+    expected |= {f"validation/captions/{name.replace('@', '_at_')}": value for name, value in retrieved.metrics((1, 5))}
+    assert found[64] == pytest.approx(expected)
+    assert len(expected) == 2 + 6
+
+    (again, _), (others, _) = ranks(2, go, tmp_path / "two", shards, tests)
+    assert again == {step: pytest.approx(values) for step, values in found.items()}
+    assert others == {}
+
+
+def test_validating_changes_no_byte_and_a_profile_is_written(ranks, shards, tests, tmp_path):
+    ranks(1, go, tmp_path / "with", shards, tests)
+    ((_, files),) = ranks(1, without_tests, tmp_path / "without", shards)
+    one, other = ((tmp_path / name / "data").iterdir() for name in ("with", "without"))
+    assert {path.name: path.read_bytes() for path in one} == {path.name: path.read_bytes() for path in other}
+    assert files == ["profiles/000000000040.json.gz", "profiles/000000000040.txt"]
+    trace = json.loads(gzip.decompress((tmp_path / "without/profiles/000000000040.json.gz").read_bytes()))
+    assert any("addmm" in event.get("name", "") for event in trace["traceEvents"])
+    assert "aten::addmm" in (tmp_path / "without/profiles/000000000040.txt").read_text()
+
+
+def without_tests(folder, shards):
+    return go(folder, shards, None, validation=(), profile_at=8)
+
+
+def test_a_set_that_is_not_there_is_said_so(ranks, shards, tests, tmp_path):
+    assert "no test set 'birds'" in ranks(1, refused, tmp_path, shards, tests, ("birds",))[0]
+    assert "no test sets to validate on" in ranks(1, refused, tmp_path, shards, None, ("birds",))[0]
+
+
+def refused(folder, shards, tests, names):
+    try:
+        go(folder, shards, tests, validation=names)
+    except ConfigError as error:
+        return str(error)
+    except Preempted:
+        return ""
+    return ""
+
+
+def test_images_are_prepared_as_open_clip_does(tests):
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    from training.model import build
+    from training.validate import Validation
+
+    towers = build(MODEL, 0, World())
+    validation = Validation(LocalStore(tests), ("colours",), "test", towers, World(), 4, 5)
+    (one,) = validation._sets
+    assert len(one.images) == 5
+    transform = image_transform_v2(PreprocessCfg(**towers.description["preprocess_cfg"]), is_train=False)
+    image = Image.fromarray(np.ascontiguousarray(draw(3)[0]))
+    torch.testing.assert_close(towers.normalise(one.images[3:4])[0], transform(image), atol=1e-5, rtol=1e-5)

@@ -1,0 +1,134 @@
+"""How good the model is while it is being trained: zero-shot accuracy and retrieval on test sets, by all ranks at once.
+
+The images are prepared once and kept as bytes; at each validation every rank encodes an equal part of images and texts,
+so none waits for another, and rank 0 scores the gathered features by the same functions as the evaluation stages.
+Nothing in here touches a random number, a weight or the artifact: validating more often changes no result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from torch import Tensor
+
+from infra import metrics
+from infra.errors import DataError
+from infra.testset import EvalSet, prompts
+from training.objectives import unit
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+    from infra.storage import Store
+    from training.model import Towers
+    from training.world import World
+
+__all__ = ["Validation"]
+
+RECALL_AT = (1, 5)
+
+
+@dataclass(frozen=True)
+class _Set:
+    """A test set in memory. ``owners`` is the label of each image, or the image of each caption."""
+
+    name: str
+    images: Tensor  # of this rank, uint8 (n, h, w, 3)
+    texts: Tensor  # of this rank, int64 (m, context)
+    classes: int  # 0: a retrieval set
+    owners: list[int]
+    wordings: list[int]  # of each caption, the number of its text
+
+
+class Validation:
+    """``names`` of the test sets (CLIP_benchmark's layout) in ``folder``, at most ``most`` images of each.
+
+    Raises ConfigError for a set that is not there, DataError for one that is not as it must be.
+    """
+
+    def __init__(
+        self, folder: Store, names: tuple[str, ...], split: str, towers: Towers, world: World, batch: int, most: int
+    ) -> None:
+        self._towers, self._world, self._batch = towers, world, batch
+        preprocess = PreprocessCfg(**towers.description["preprocess_cfg"])
+        *self._resizing, _ = image_transform_v2(preprocess, is_train=False).transforms  # normalising is the GPU's part
+        self._sets = [self._read(EvalSet.at(folder, name, split), most) for name in names]
+
+    def __call__(self, model: Any, autocast: AbstractContextManager[object]) -> dict[str, float]:  # noqa: ANN401
+        """``{set}/{metric}`` of open_clip's ``model``, on rank 0; nothing on the others. Every rank must call it."""
+        found: dict[str, float] = {}
+        training = model.training
+        model.eval()
+        with torch.no_grad(), autocast:
+            for one in self._sets:
+                images = self._encode(one.images, lambda part: model.encode_image(self._towers.normalise(part)))
+                texts = self._encode(one.texts, model.encode_text)
+                if self._world.rank == 0:
+                    found |= {f"{one.name}/{name}": value for name, value in _score(one, images, texts)}
+        model.train(training)
+        return found
+
+    def _read(self, examples: EvalSet, most: int) -> _Set:
+        images, owners, wordings = [], [], []
+        sentences: dict[str, int] = {}
+        for number, sample in enumerate(examples):
+            if number == most:
+                break
+            if number % self._world.size == self._world.rank:
+                images.append(self._prepare(sample.image))
+            if examples.retrieval:
+                owners += [number] * len(sample.captions)
+                wordings += [sentences.setdefault(caption, len(sentences)) for caption in sample.captions]
+            else:
+                owners.append(sample.label)
+        if not owners:
+            raise DataError(f"test set {examples.name!r} is empty", expected="an image at least")
+        texts = list(sentences) if examples.retrieval else prompts(examples.classes, examples.templates)
+        own = [self._towers.tokenize(text) for text in texts[self._world.rank :: self._world.size]]
+        width = len(self._towers.tokenize(""))
+        return _Set(
+            examples.name,
+            torch.from_numpy(np.stack(images)) if images else torch.empty(0, *self._towers.image_size, 3).byte(),
+            torch.from_numpy(np.stack(own)) if own else torch.empty(0, width, dtype=torch.int64),
+            0 if examples.retrieval else len(examples.classes),
+            owners,
+            wordings,
+        )
+
+    def _prepare(self, image: Image) -> NDArray[np.uint8]:
+        """As open_clip does for inference, in bytes: (h, w, 3)."""
+        pixels: Any = image
+        for transform in self._resizing:
+            pixels = transform(pixels)
+        picture: NDArray[np.uint8] = (pixels * 255).round().byte().permute(1, 2, 0).numpy()
+        return picture
+
+    def _encode(self, items: Tensor, encode: Callable[[Tensor], Tensor]) -> NDArray[np.float32]:
+        """Features of all ranks' ``items`` in their common order; all ranks encode equally often."""
+        counts = self._world.gather(len(items))
+        parts = []
+        for start in range(0, max(counts), self._batch):
+            part = items[start : start + self._batch]
+            # A rank that has none left takes part all the same: the layers of a sharded model are gathered by all.
+            filled = part if len(part) else items.new_zeros(1, *items.shape[1:])
+            parts.append(unit(encode(filled.to(self._world.device)))[: len(part)].float().cpu().numpy())
+        own = np.concatenate(parts)
+        every = np.empty((sum(counts), own.shape[1]), np.float32)
+        for rank, features in enumerate(self._world.gather(own)):
+            every[rank :: self._world.size] = features
+        return every
+
+
+def _score(one: _Set, images: NDArray[np.float32], texts: NDArray[np.float32]) -> list[tuple[str, float]]:
+    if one.classes:
+        classified = metrics.classify(images, metrics.ensemble(texts, one.classes), one.owners)
+        return list(classified.metrics())
+    retrieved = metrics.retrieve(images, texts, one.wordings, one.owners)
+    return [(name.replace("@", "_at_"), value) for name, value in retrieved.metrics(RECALL_AT)]
