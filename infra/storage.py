@@ -106,6 +106,10 @@ class Store(ABC):
         """Bytes in ``path``. Raises FileNotFoundError."""
 
     @abstractmethod
+    def version(self, path: str) -> str:
+        """What is another when ``path`` holds other bytes, without reading them. Raises FileNotFoundError."""
+
+    @abstractmethod
     def delete(self, path: str) -> None:
         """Remove a file or a whole folder; no error if it is not there."""
 
@@ -231,6 +235,10 @@ class LocalStore(Store):
 
     def size(self, path: str) -> int:
         return self.path(path).stat().st_size
+
+    def version(self, path: str) -> str:
+        facts = self.path(path).stat()
+        return f"{facts.st_size} {facts.st_mtime_ns}"
 
     def delete(self, path: str) -> None:
         target = self.path(path)
@@ -370,6 +378,10 @@ class ObjectStore(Store):
     def size(self, path: str) -> int:
         with _named(self.url):
             return int(self._fs.size(self._at(path)))
+
+    def version(self, path: str) -> str:
+        with _named(self.url):
+            return str(self._fs.ukey(self._at(path)))
 
     def delete(self, path: str) -> None:
         self._appended.clear()

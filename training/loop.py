@@ -33,7 +33,8 @@ from infra.manifest import Funnel
 from infra.schema import Drop
 from infra.storage import open_store
 from training.checkpoint import Checkpoints, write_model
-from training.data import Loader, Samples, Shards
+from training.data import Samples, Shards
+from training.loader import Batch, Loader
 from training.meter import Meter
 from training.model import Towers, build
 from training.objectives import OBJECTIVES
@@ -50,8 +51,6 @@ if TYPE_CHECKING:
 __all__ = ["main", "train"]
 
 log = logging.getLogger(__name__)
-
-Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass
@@ -158,13 +157,15 @@ class Trainer:
         """The objective's forward pass of each part of this rank's share of a batch."""
         share = self.config.batch_size // self.world.size
         size = share // self.config.accumulate
-        images, texts = (part.to(self.world.device, non_blocking=True) for part in batch)
+        batch = batch.to(self.world.device)
 
         def encode(part: int) -> dict[str, torch.Tensor]:
             rows = slice(part * size, (part + 1) * size)
             self.objective.position = self.state.samples + self.world.rank * share + part * size
             with self._autocast():
-                outputs: dict[str, torch.Tensor] = self.model(self.towers.normalise(images[rows]), texts[rows])
+                outputs: dict[str, torch.Tensor] = self.model(
+                    self.towers.normalise(batch.images[rows]), batch.texts[rows]
+                )
             return outputs
 
         return encode

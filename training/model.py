@@ -9,18 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from infra.errors import ConfigError
 from training.norm import synchronise
+from training.tokens import Tokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from numpy.typing import NDArray
-
     from training.world import World
 
 __all__ = ["Towers", "build"]
@@ -31,7 +27,7 @@ class Towers:
     """A model with random weights. ``description`` is the content of ``open_clip_config.json``."""
 
     model: nn.Module
-    tokenize: Callable[[str], NDArray[np.int64]]  # -> (context,)
+    tokenize: Tokenizer
     description: dict[str, Any]
 
     @property
@@ -80,6 +76,6 @@ def build(model: str | dict[str, Any], seed: int, world: World) -> Towers:
         tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
     return Towers(
         model=synchronise(built, world),
-        tokenize=lambda text: tokenizer(text)[0].numpy(),
+        tokenize=Tokenizer(tokenizer),
         description={"model_cfg": settings, "preprocess_cfg": open_clip.get_model_preprocess_cfg(built)},
     )

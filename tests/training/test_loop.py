@@ -94,7 +94,8 @@ def test_equals_a_loop_written_out_with_open_clips_parts(calm, shards):
     import open_clip
     from conftest import MODEL
 
-    from training.data import Loader, Samples
+    from training.data import Samples
+    from training.loader import Loader
     from training.model import build
 
     towers = build(MODEL, 0, World())
@@ -108,13 +109,13 @@ def test_equals_a_loop_written_out_with_open_clips_parts(calm, shards):
     )
     mean, std = (torch.tensor(value) for value in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD))
     losses = []
-    for step, (images, texts) in enumerate(batches):
+    for step, batch in enumerate(batches):
         seen = step * 8 + 4
         way = (seen - 24) / (TOTAL - 24)
         for group in optimizer.param_groups:
             group["lr"] = 3e-3 * (seen / 24 if seen < 24 else 0.5 * (1 + math.cos(math.pi * way)))
-        pixels = ((images / 255 - mean) / std).permute(0, 3, 1, 2)
-        loss = criterion(*model(pixels, texts))
+        pixels = ((batch.images / 255 - mean) / std).permute(0, 3, 1, 2)
+        loss = criterion(*model(pixels, batch.texts))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

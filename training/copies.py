@@ -1,0 +1,186 @@
+"""Copies of remote shards on a node's own disk, shared by its processes, never more than fit.
+
+A copy has its final name only when it is whole and of the right size (and content, where a sha256 is known), so a
+killed download leaves nothing that could be taken for a shard. A lock per shard, which the kernel lets go when its
+holder dies, keeps processes from fetching the same one twice. When room is needed the copies that were not used for
+the longest time go; whoever is reading one of them reads on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from infra.errors import ConfigError, DataError, StorageError
+from infra.storage import LocalStore
+
+if TYPE_CHECKING:
+    from infra.storage import Store
+
+__all__ = ["Copies", "Shard"]
+
+QUESTIONS = 16  # to a store at once: each takes some 50 ms
+PARALLEL = 4  # downloads at once in a process; one stream of an object store gives some 100 MB/s
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A tar in a store. ``sha256`` where a manifest knows it."""
+
+    store: Store
+    path: str
+    sha256: str = ""
+
+    @property
+    def local(self) -> Path | None:
+        """The tar itself, if it lies on this machine or a mounted file system."""
+        return self.store.path(self.path) if isinstance(self.store, LocalStore) else None
+
+    def name(self) -> str:
+        """What stands for its content: its sha256, or else where it lies and its version there.
+
+        Raises DataError if there is no such file.
+        """
+        if self.sha256:
+            return self.sha256
+        place = f"{self.store.url}/{self.path}"
+        try:
+            return f"{place} {self.store.version(self.path)}"
+        except FileNotFoundError:
+            raise DataError("a shard is not there", found=place) from None
+
+
+class Copies:
+    """Local files for ``shards``: themselves, if they are local, else copies below ``folder``.
+
+    ``limit`` is the most bytes that copies may take on this node; none: as many as the disk holds.
+    """
+
+    def __init__(self, shards: Sequence[Shard], folder: Path, limit: int | None = None) -> None:
+        self.shards, self.folder, self.limit = shards, folder / "shards", limit
+        self._local = [shard.local for shard in shards]
+        with ThreadPoolExecutor(QUESTIONS, "copies") as pool:
+            self.names = list(pool.map(Shard.name, shards))
+
+    def remote(self, number: int) -> bool:
+        return self._local[number] is None
+
+    def path(self, number: int) -> Path:
+        """Shard ``number`` as a local file, fetched if it has to be.
+
+        Raises DataError if it is not there or not what it should be, StorageError if the disk is full, TransientError
+        if the store does not answer.
+        """
+        if (local := self._local[number]) is not None:
+            return local
+        target = self._target(number)
+        if not target.exists():
+            with self._locked(target.parent.with_suffix(".lock")):
+                if not target.exists():
+                    self._download(self.shards[number], target)
+        with contextlib.suppress(FileNotFoundError):  # another process made room with it: its reader will ask again
+            os.utime(target)
+        return target
+
+    def fetch(self, numbers: Sequence[int]) -> None:
+        """Have these shards here, several at a time."""
+        remote = [number for number in numbers if self.remote(number)]
+        if remote:
+            with ThreadPoolExecutor(PARALLEL, "copies") as pool:
+                list(pool.map(self.path, remote))
+
+    def check_room(self, numbers: Sequence[int], fix: str) -> None:
+        """Raises ConfigError if these shards are too large to be here all at once."""
+        if self.limit is not None:
+            needed = sum(self.shards[n].store.size(self.shards[n].path) for n in numbers if self.remote(n))
+            if needed > self.limit:
+                raise ConfigError(
+                    "the shards that are needed at one time do not fit the local cache",
+                    expected=f"at most {self.limit:,} bytes",
+                    found=f"{needed:,} bytes",
+                    fix=fix,
+                )
+
+    def _target(self, number: int) -> Path:
+        key = hashlib.sha256(self.names[number].encode()).hexdigest()[:24]
+        return self.folder / key / Path(self.shards[number].path).name
+
+    def _download(self, shard: Shard, target: Path) -> None:
+        place = f"{shard.store.url}/{shard.path}"
+        try:
+            size = shard.store.size(shard.path)
+            self._make_room(size)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            partial = target.with_name(f".tmp-{secrets.token_hex(4)}")
+            try:
+                found = _copy(shard, partial)
+                if partial.stat().st_size != size or (shard.sha256 and found != shard.sha256):
+                    raise DataError(
+                        "a shard did not arrive as it was written",
+                        expected=f"{size} bytes {shard.sha256}".strip(),
+                        found=f"{partial.stat().st_size} bytes {found} from {place}",
+                        fix="run again; if it stays so the shard is damaged in its store",
+                    )
+                partial.replace(target)
+            finally:
+                partial.unlink(missing_ok=True)
+        except FileNotFoundError as error:
+            raise DataError("a shard is not there", found=place) from error
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+                raise
+            raise StorageError(
+                f"a shard cannot be copied to {self.folder}",
+                expected=f"room for {size:,} bytes",
+                found=f"{error.strerror}, {shutil.disk_usage(self.folder).free:,} bytes free",
+                fix="make room, name another cache_folder, or train with shuffle='window' and a smaller disk_cache_gb",
+            ) from error
+
+    def _make_room(self, size: int) -> None:
+        """Remove the copies used longest ago until ``size`` more bytes stay within the limit."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.limit is None:
+            return
+        with self._locked(self.folder / "room.lock"):
+            copies = []
+            for path in self.folder.glob("*/[!.]*"):
+                with contextlib.suppress(FileNotFoundError):
+                    facts = path.stat()
+                    copies.append((facts.st_mtime_ns, facts.st_size, path))
+            taken = sum(taken for _, taken, _ in copies)
+            for _, freed, path in sorted(copies):
+                if taken + size <= self.limit:
+                    break
+                path.unlink(missing_ok=True)
+                taken -= freed
+
+    @contextlib.contextmanager
+    def _locked(self, path: Path) -> Iterator[None]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+
+
+def _copy(shard: Shard, to: Path) -> str:
+    """Copy it; the sha256 of what came."""
+    arrived = hashlib.sha256()
+    with shard.store.open(shard.path) as source, to.open("xb") as sink:
+        for chunk in iter(_reader(source.read, 4 << 20), b""):
+            arrived.update(chunk)
+            sink.write(chunk)
+    return arrived.hexdigest()
+
+
+def _reader(read: Callable[[int], bytes], size: int) -> Callable[[], bytes]:
+    return lambda: read(size)

@@ -1,0 +1,219 @@
+"""Which sample a run sees at each position: fixed before the first worker starts, and the same for any number of them.
+
+A run counts the samples it sees from 0, and every position of that count has its sample:
+
+* without weights all sources are one set of n samples, and position p is the (p mod n)-th of the shuffle of epoch
+  p // n: each epoch sees every sample once;
+* with weights positions are dealt out to the sources in a fixed rhythm in which every stretch, however short, holds
+  each source in proportion, and each source goes through epochs of its own.
+
+An epoch's shuffle is *global* (any sample may follow any other) or by *window*: shards in random order, samples
+shuffled among so many neighbouring shards. The second needs few shards at a time, so the rest may stay in an object
+store. Every position is found by itself, in constant time: a run may go on from anywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from infra.errors import ConfigError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Plan", "deal", "order", "scatter"]
+
+LARGEST_PERMUTATION = 1 << 24
+"""Samples of which a permutation is kept (128 MB); among more, each place is computed (0.4 us)."""
+
+RHYTHM = 1 << 20
+"""The longest rhythm of a mixture: weights are exact up to this denominator, and rounded to it beyond."""
+
+
+@lru_cache(maxsize=4)  # a batch may straddle two epochs, of more than one source
+def order(seed: int, epoch: int, count: int, source: int = 0) -> NDArray[np.int64]:
+    """The order in which ``epoch`` goes through ``count`` samples."""
+    return np.random.default_rng([seed, epoch, source]).permutation(count)
+
+
+def scatter(places: NDArray[np.int64], count: int, key: Sequence[int]) -> NDArray[np.int64]:
+    """A permutation of ``range(count)``, at ``places`` only: nothing is kept, however large ``count`` is.
+
+    A Feistel network permutes the next larger power of four; what falls outside ``range(count)`` is permuted again
+    until it does not (Black and Rogaway 2002, https://doi.org/10.1007/3-540-45760-7_9).
+    """
+    half = np.uint64(max(1, math.ceil(math.log2(max(2, count)) / 2)))
+    mask = np.uint64((1 << int(half)) - 1)
+    keys = np.random.SeedSequence(list(key)).generate_state(6, np.uint64)
+
+    def once(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        left, right = x >> half, x & mask
+        for secret in keys:
+            mixed = (right + secret) * np.uint64(0xBF58476D1CE4E5B9)
+            mixed = (mixed ^ (mixed >> np.uint64(31))) * np.uint64(0x94D049BB133111EB)
+            left, right = right, left ^ ((mixed ^ (mixed >> np.uint64(29))) & mask)
+        return (left << half) | right
+
+    found = once(places.astype(np.uint64))
+    while (outside := found >= count).any():
+        found[outside] = once(found[outside])
+    return found.astype(np.int64)
+
+
+def deal(weights: Sequence[float]) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
+    """The rhythm of a mixture: for each place of one period its source, and how many that source had before.
+
+    The k-th of a source's c places is due at (k + 1/2) / c of the period; all are taken as they fall due, so after
+    any number of places no source is ahead of or behind its share by as much as one for each other source.
+    Raises ConfigError for weights that are no proportions.
+    """
+    parts = [Fraction(str(weight)) if math.isfinite(weight) else Fraction(-1) for weight in weights]
+    if not parts or min(parts) <= 0:
+        raise ConfigError("a mixture's weights must be finite and greater than zero", found=str(list(weights)))
+    shares = [part / sum(parts) for part in parts]
+    period = math.lcm(*(share.denominator for share in shares))
+    counts = _largest_remainder(shares, min(period, RHYTHM))
+    if min(counts) == 0:
+        raise ConfigError("a weight is too small", expected=f"at least 1/{RHYTHM} of all", found=str(list(weights)))
+    due = np.concatenate([(np.arange(count) + 0.5) / count for count in counts])
+    turn = np.argsort(due, kind="stable")
+    sources = np.repeat(np.arange(len(counts), dtype=np.uint16), counts)
+    return sources[turn], np.concatenate([np.arange(count) for count in counts])[turn]
+
+
+def _largest_remainder(shares: Sequence[Fraction], period: int) -> list[int]:
+    counts = [math.floor(share * period) for share in shares]
+    remainders = [share * period - count for share, count in zip(shares, counts, strict=True)]
+    most = sorted(range(len(shares)), key=lambda source: (-remainders[source], source))
+    for source in most[: period - sum(counts)]:
+        counts[source] += 1
+    return counts
+
+
+class Plan:
+    """The sample of every position. Samples are numbered through all shards of all sources, in their order.
+
+    ``shards`` holds for each source the number of samples in each of its shards. With ``shuffle="window"`` a source's
+    samples are shuffled among ``window`` shards at a time.
+    """
+
+    def __init__(
+        self,
+        shards: Sequence[Sequence[int]],
+        seed: int,
+        *,
+        weights: Sequence[float] | None = None,
+        shuffle: Literal["global", "window"] = "global",
+        window: int = 16,
+    ) -> None:
+        if weights is not None and len(weights) != len(shards):
+            raise ConfigError("every source needs a weight", expected=f"{len(shards)}", found=f"{len(weights)}")
+        groups = shards if weights is not None else [[count for source in shards for count in source]]
+        self._sources, shard, sample = list[_Source](), 0, 0
+        for number, counts in enumerate(groups):
+            windowed = window if shuffle == "window" else None
+            self._sources.append(_Source(np.array(counts, np.int64), seed, number, shard, sample, windowed))
+            shard, sample = shard + len(counts), sample + sum(counts)
+            if not sum(counts):
+                raise ConfigError("a source of the mixture has no samples", found=f"source {number}")
+        self.samples = sample
+        self.window_samples = window * max(max(counts, default=0) for counts in groups) if shuffle == "window" else 0
+        self._rhythm, self._before = deal(weights or [1.0])
+        self._share = np.bincount(self._rhythm)
+
+    def numbers(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The samples at ``positions`` of the run."""
+        numbers = np.empty(len(positions), np.int64)
+        for source, own, turns in self._turns(positions):
+            numbers[own] = source.samples(turns)
+        return numbers
+
+    def shards(self, start: int, stop: int) -> list[int]:
+        """The shards that positions ``[start, stop)`` read, in the order in which they are needed; the whole epoch's
+        where the shuffle is global."""
+        found: dict[int, None] = {}
+        for source, _, turns in self._turns(np.arange(start, stop)):
+            if len(turns):
+                found |= dict.fromkeys(source.shards(int(turns[0]), int(turns[-1])))
+        return list(found)
+
+    def replacement(self, number: int) -> int:
+        """The sample to take when ``number`` cannot be read: the next one of its source, after the last the first."""
+        source = next(source for source in reversed(self._sources) if number >= source.first_sample)
+        return source.first_sample + (number + 1 - source.first_sample) % source.count
+
+    def _turns(self, positions: NDArray[np.int64]) -> list[tuple[_Source, NDArray[np.bool_], NDArray[np.int64]]]:
+        """Each source, which of the positions are its own, and how many it had before each of them."""
+        period, place = np.divmod(positions, len(self._rhythm))
+        sources = self._rhythm[place]
+        found = []
+        for number, source in enumerate(self._sources):
+            own = sources == number
+            found.append((source, own, period[own] * self._share[number] + self._before[place[own]]))
+        return found
+
+
+class _Source:
+    """One source's epochs."""
+
+    def __init__(
+        self, counts: NDArray[np.int64], seed: int, number: int, first_shard: int, first_sample: int, window: int | None
+    ) -> None:
+        self.counts, self.count = counts, int(counts.sum())
+        self.first_shard, self.first_sample = first_shard, first_sample
+        self._seed, self._number, self._window = seed, number, window
+        self._starts = np.concatenate([[0], np.cumsum(counts)])
+        self._layout = lru_cache(maxsize=2)(self._lay_out)
+        self._shuffled = lru_cache(maxsize=4)(self._shuffle)
+
+    def samples(self, turns: NDArray[np.int64]) -> NDArray[np.int64]:
+        epochs, places = np.divmod(turns, self.count)
+        numbers = np.empty_like(turns)
+        for epoch in np.unique(epochs).tolist():
+            own = epochs == epoch
+            numbers[own] = self._epoch(epoch, places[own])
+        return numbers + self.first_sample
+
+    def shards(self, first: int, last: int) -> list[int]:
+        """The shards of all windows that turns ``first`` to ``last`` lie in."""
+        if self._window is None:
+            return [self.first_shard + shard for shard in range(len(self.counts))]
+        found: list[int] = []
+        for epoch in range(first // self.count, last // self.count + 1):
+            shards, begins = self._layout(epoch)
+            low, high = max(0, first - epoch * self.count), min(self.count - 1, last - epoch * self.count)
+            one, two = np.searchsorted(begins, [low, high], side="right") - 1
+            found += shards[one * self._window : (two + 1) * self._window].tolist()
+        return [self.first_shard + shard for shard in found]
+
+    def _epoch(self, epoch: int, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        if self._window is None:
+            if self.count <= LARGEST_PERMUTATION:
+                return order(self._seed, epoch, self.count, self._number)[places]
+            return scatter(places, self.count, (self._seed, epoch, self._number))
+        _, begins = self._layout(epoch)
+        windows = np.searchsorted(begins, places, side="right") - 1
+        numbers = np.empty_like(places)
+        for window in np.unique(windows).tolist():
+            own = windows == window
+            numbers[own] = self._shuffled(epoch, window)[places[own] - begins[window]]
+        return numbers
+
+    def _lay_out(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The epoch's order of shards, and the place in the epoch at which each window begins."""
+        shards = np.random.default_rng([self._seed, epoch, self._number, 1]).permutation(len(self.counts))
+        ends = np.cumsum(self.counts[shards])
+        return shards, np.concatenate([[0], ends[self._window - 1 : -1 : self._window]])  # type: ignore[operator]
+
+    def _shuffle(self, epoch: int, window: int) -> NDArray[np.int64]:
+        """The samples of a window, in the order in which they are seen."""
+        width = self._window or 1
+        shards = self._layout(epoch)[0][window * width : (window + 1) * width]
+        samples = np.concatenate([np.arange(self._starts[shard], self._starts[shard + 1]) for shard in shards])
+        return np.random.default_rng([self._seed, epoch, self._number, 2, window]).permutation(samples)
