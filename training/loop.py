@@ -17,15 +17,11 @@ import math
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from infra.context import Context, ShardOutput
 from infra.errors import CliplineError, ConfigError, DataError, Preempted
@@ -38,6 +34,7 @@ from training.loader import Batch, Loader
 from training.meter import Meter
 from training.model import Towers, build
 from training.objectives import OBJECTIVES
+from training.parallel import gathered, wrap
 from training.profile import Profiler
 from training.schedule import adamw, learning_rate
 from training.step import backward
@@ -83,24 +80,21 @@ class Trainer:
     def __init__(self, config: Config, shards: Shards, context: Context, world: World, tests: Store | None) -> None:
         self.config, self.context, self.world = config, context, world
         self.towers, self.samples, self.validation = _prepare(config, shards, world, tests)
-        self.objective = OBJECTIVES[config.objective](self.towers.model, config).to(world.device)
+        self.objective = OBJECTIVES[config.objective](self.towers.model, config)
+        self.model = wrap(self.objective, config, world)
         self.optimizer = adamw(self.objective, config)
-        self.weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
         self.loader = Loader(self.samples, config, world, self.towers.image_size)
-        self.checkpoints = Checkpoints(context.store, config.keep_checkpoints)
+        self.checkpoints = Checkpoints(context.store, config, world, self.towers.description)
         self.total = config.steps(len(self.samples)) * config.batch_size
         self.meter = Meter(context, world, self.total)
         self.profiler = Profiler(context, world, config.profile_at)
         self.state = State()
-        self.model: nn.Module = DistributedDataParallel(self.objective) if world.size > 1 else self.objective
         self._pending: list[torch.Tensor] = []  # this rank's losses that the others have not heard of
 
     def restore(self) -> None:
         """Go on from the newest checkpoint, if there is one."""
-        if saved := self.checkpoints.newest():
-            self.objective.load_state_dict(saved["objective"])
-            self.optimizer.load_state_dict(saved["optimizer"])
-            self.state = State(**saved["state"])
+        if saved := self.checkpoints.restore(self.objective, self.optimizer):
+            self.state = State(**saved)
             self.loader.corrupt.update(self.state.corrupt)
 
     def run(self) -> None:
@@ -118,7 +112,7 @@ class Trainer:
                 self._log(rate, norm)
             if self.validation and (last or _crosses(config.validation_every, before, state.samples)):
                 self._validate(self.validation)
-            if last or _crosses(config.checkpoint_every, before, state.samples):
+            if self.checkpoints.due(before, state.samples) or last:
                 self._save()
         self.profiler.close()
 
@@ -133,6 +127,7 @@ class Trainer:
         stop = self.world.rank == 0 and self.context.stopping
         if self.world.settle(error, stop=stop) or batch is None:
             self._save()
+            self.checkpoints.close()
             raise Preempted("training was asked to stop", fix="run or resume again: it continues from its checkpoint")
         return batch
 
@@ -144,10 +139,8 @@ class Trainer:
             group["lr"] = rate * group["share"]
         torch.manual_seed(_step_seed(config.seed, samples, self.world.rank))
         self.optimizer.zero_grad(set_to_none=True)
-        losses = backward(self.objective, self._encoder(batch), config.accumulate, self._no_sync)
-        norm = get_total_norm([weight.grad for weight in self.weights if weight.grad is not None])
-        if config.grad_clip is not None:
-            clip_grads_with_norm_(self.weights, config.grad_clip, norm)
+        losses = backward(self.objective, self._encoder(batch), config.accumulate, self.model.no_sync)
+        norm = self.model.clip(config.grad_clip)
         self.optimizer.step()
         self.objective.after_step(samples + config.batch_size)
         self._pending.append(losses["loss"])
@@ -163,18 +156,12 @@ class Trainer:
             rows = slice(part * size, (part + 1) * size)
             self.objective.position = self.state.samples + self.world.rank * share + part * size
             with self._autocast():
-                outputs: dict[str, torch.Tensor] = self.model(
-                    self.towers.normalise(batch.images[rows]), batch.texts[rows]
-                )
-            return outputs
+                return self.model(self.towers.normalise(batch.images[rows]), batch.texts[rows])
 
         return encode
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.config.precision == "amp_bf16")
-
-    def _no_sync(self) -> AbstractContextManager[object]:
-        return self.model.no_sync() if isinstance(self.model, DistributedDataParallel) else nullcontext()
 
     def _log(self, rate: float, norm: torch.Tensor) -> None:
         self._collect()
@@ -214,24 +201,21 @@ class Trainer:
 
     def _validate(self, validation: Validation) -> None:
         with self.meter.pausing():
-            found = validation(self.objective.model, self._autocast())
+            found = self.model.call(validation, self.objective.model, self._autocast())
         if self.world.rank == 0:
             self.context.metrics({f"validation/{name}": value for name, value in found.items()}, self.state.samples)
 
     def _save(self) -> None:
         self._collect()
-        if self.world.rank == 0:
-            contents = {
-                "objective": self.objective.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "state": asdict(self.state),
-            }
-            self.checkpoints.save(self.state.samples, contents)
+        self.checkpoints.save(self.state.samples, self.objective, self.optimizer, asdict(self.state))
 
     def finish(self) -> None:
         """Write the model and enter it in the ledger."""
+        self.checkpoints.close()
+        model = gathered(self.towers.model.state_dict(), self.world)
+        optimizer = gathered(self.optimizer.state_dict(), self.world)
         if self.world.rank == 0:
-            _finish(self.context, self.towers, self.samples, self.state, self.optimizer.state_dict())
+            _finish(self.context, self.towers, self.samples, self.state, model, optimizer)
         self.world.settle()  # nobody leaves before the model is written
 
 
@@ -271,9 +255,16 @@ def _validation(config: Config, tests: Store | None, towers: Towers, world: Worl
     return Validation(tests, config.validation, config.validation_split, towers, world, batch, config.validation_images)
 
 
-def _finish(context: Context, towers: Towers, samples: Samples, state: State, optimizer: dict[str, Any]) -> None:
+def _finish(
+    context: Context,
+    towers: Towers,
+    samples: Samples,
+    state: State,
+    model: dict[str, torch.Tensor],
+    optimizer: dict[str, Any],
+) -> None:
     output = ShardOutput(context.store, RECORD)
-    write_model(output, towers.description, towers.model.state_dict(), optimizer, state.samples // len(samples))
+    write_model(output, towers.description, model, optimizer, state.samples // len(samples))
     output.write("data/history.jsonl", "".join(json.dumps(line) + "\n" for line in state.history).encode())
     dropped = {Drop.DECODE: len(state.corrupt), Drop.NO_TEXT: samples.incomplete}
     funnel = Funnel(

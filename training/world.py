@@ -1,9 +1,16 @@
-"""The processes that train together, and the few things they must say to one another outside the gradients."""
+"""The processes that train together, and the few things they must say to one another outside the gradients.
+
+A batch is shared out in equal parts, so not every number of processes can train on it: of 7 on a batch of 1,024, four
+do. The others stand by (:attr:`World.active` is false) and the process group is formed anew without them, so that
+nothing that asks the default group for its size (losses, batch norms, DDP, FSDP) needs to know.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -11,9 +18,14 @@ import torch.distributed as dist
 
 from infra.errors import CliplineError
 
-__all__ = ["World"]
+__all__ = ["World", "parties"]
 
 T = TypeVar("T")
+
+
+def parties(size: int, shares: int) -> int:
+    """The most of ``size`` processes that can take equally many of ``shares``: the largest divisor up to ``size``."""
+    return next(count for count in range(min(size, shares), 0, -1) if shares % count == 0)
 
 
 @dataclass(frozen=True)
@@ -24,21 +36,41 @@ class World:
     size: int = 1
     device: torch.device = torch.device("cpu")  # noqa: RUF009 - immutable
     control: dist.ProcessGroup | None = None  # none: the default group, which is gloo on CPUs
+    active: bool = True  # false: this process stands by and must not train
+    notice: Callable[[], bool] | None = None  # whether this machine is known to be taken away soon; none: nobody knows
 
     @classmethod
-    def join(cls, device: torch.device | None = None) -> World:
-        """The world of the process group that is up; without one, of the group that ``torchrun``'s variables name."""
+    def join(
+        cls,
+        device: torch.device | None = None,
+        *,
+        shares: int | None = None,
+        timeout_s: float = 600,
+        notice: Callable[[], bool] | None = None,
+    ) -> World:
+        """The world of the process group that is up; without one, of the group that ``torchrun``'s variables name.
+
+        ``shares`` are the equal parts that a batch can be cut into: ranks beyond the largest number that divides it
+        stand by. ``timeout_s`` is how long a collective may take before whoever waits in it gives up.
+        """
         if device is None:
             cuda = torch.cuda.is_available()
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
         if device.type == "cuda":
             torch.cuda.set_device(device)
+        patience = timedelta(seconds=timeout_s)
         if not dist.is_initialized():
             if "RANK" not in os.environ:
-                return cls(device=device)
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        control: Any = dist.new_group(backend="gloo") if device.type == "cuda" else None
-        return cls(dist.get_rank(), dist.get_world_size(), device, control)
+                return cls(device=device, notice=notice)
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=patience)
+        rank, size = dist.get_rank(), dist.get_world_size()
+        if shares is not None and (count := parties(size, shares)) < size:
+            _shrink(count, patience)
+            size = count
+        if rank >= size or size == 1:
+            return cls(rank, size, device, active=rank < size, notice=notice)
+        control: Any = dist.new_group(backend="gloo", timeout=patience) if device.type == "cuda" else None
+        return cls(rank, size, device, control, notice=notice)
 
     def gather(self, value: T) -> list[T]:
         """``value`` of every rank, in rank order."""
@@ -47,6 +79,14 @@ class World:
         values: list[T | None] = [None] * self.size
         dist.all_gather_object(values, value, group=self.control)
         return values  # type: ignore[return-value] # every place was filled
+
+    def share(self, value: T) -> T:
+        """Rank 0's ``value`` on all ranks."""
+        if self.size == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, src=0, group=self.control)
+        return values[0]
 
     def settle(self, error: CliplineError | None = None, *, stop: bool = False) -> bool:
         """Whether any rank wants to stop; if any has failed, its error is raised on all.
@@ -61,3 +101,14 @@ class World:
         if state == 2:
             raise next(failure for failure in self.gather(error) if failure is not None)
         return state == 1
+
+
+def _shrink(count: int, timeout: timedelta) -> None:
+    """Make the first ``count`` ranks the default process group; the others are in none any more."""
+    rank, backend = dist.get_rank(), dist.get_backend()
+    torch_store = dist.distributed_c10d._get_default_store()
+    store = dist.distributed_c10d.PrefixStore(f"first-{count}", torch_store)
+    dist.barrier()  # nobody may still be on the way into the group that ends here
+    dist.destroy_process_group()
+    if rank < count and count > 1:
+        dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=timeout)

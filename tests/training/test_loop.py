@@ -14,7 +14,7 @@ from infra.context import Context
 from infra.errors import ConfigError, DataError, Preempted
 from infra.storage import LocalStore
 from training import train
-from training.checkpoint import Checkpoints
+from training.checkpoint import complete
 from training.data import Shards
 from training.loop import main
 from training.loop import train as run_loop
@@ -179,7 +179,8 @@ def test_killed_and_stopped_runs_end_with_the_same_bytes(ranks, shards, tmp_path
     expected = content(tmp_path / "calm")
 
     assert -signal.SIGKILL in ranks(size, killed, tmp_path / "killed", shards, dies=True)
-    assert Checkpoints(LocalStore(tmp_path / "killed")).newest()["state"]["samples"] == 64
+    found = complete(LocalStore(tmp_path / "killed"))[-1][0].samples
+    assert found in (32, 64)  # the thread may have died over the second
     assert not (tmp_path / "killed/data").exists()
     ranks(size, go, tmp_path / "killed", shards)
     assert content(tmp_path / "killed") == expected
