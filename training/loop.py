@@ -55,7 +55,7 @@ class State:
     """What a run has come to, beside weights and optimizer. Equal on all ranks, whatever their number."""
 
     samples: int = 0
-    losses: list[float] = field(default_factory=list)  # of each batch since the last line of the history
+    losses: dict[str, list[float]] = field(default_factory=dict)  # of each batch since the last line of the history
     history: list[dict[str, float]] = field(default_factory=list)
     corrupt: list[int] = field(default_factory=list)
 
@@ -66,6 +66,9 @@ def train(config: Config, shards: Shards, context: Context, world: World, tests:
     Every rank calls it with the same arguments; ``tests`` holds the test sets that ``config.validation`` names.
     Raises on all ranks: Preempted after saving a checkpoint, ConfigError and DataError.
     """
+    if not world.active:
+        log.info("rank %d stands by: %d ranks share the batch", world.rank, world.size)
+        return
     if world.device.type == "cpu":
         torch.set_num_threads(config.cpus_per_worker)
     trainer = Trainer(config, shards, context, world, tests)
@@ -89,7 +92,7 @@ class Trainer:
         self.meter = Meter(context, world, self.total)
         self.profiler = Profiler(context, world, config.profile_at)
         self.state = State()
-        self._pending: list[torch.Tensor] = []  # this rank's losses that the others have not heard of
+        self._pending: dict[str, list[torch.Tensor]] = {}  # this rank's losses that the others have not heard of
 
     def restore(self) -> None:
         """Go on from the newest checkpoint, if there is one."""
@@ -124,8 +127,7 @@ class Trainer:
                 batch = next(batches)
             except DataError as failure:
                 error = failure
-        stop = self.world.rank == 0 and self.context.stopping
-        if self.world.settle(error, stop=stop) or batch is None:
+        if self.world.settle(error, stop=self.context.stopping) or batch is None:
             self._save()
             self.checkpoints.close()
             raise Preempted("training was asked to stop", fix="run or resume again: it continues from its checkpoint")
@@ -143,7 +145,8 @@ class Trainer:
         norm = self.model.clip(config.grad_clip)
         self.optimizer.step()
         self.objective.after_step(samples + config.batch_size)
-        self._pending.append(losses["loss"])
+        for name, loss in losses.items():
+            self._pending.setdefault(name, []).append(loss)
         return norm, rate
 
     def _encoder(self, batch: Batch) -> Callable[[int], dict[str, torch.Tensor]]:
@@ -168,7 +171,7 @@ class Trainer:
         state = self.state
         line = {
             "samples": state.samples,
-            "loss": sum(state.losses) / len(state.losses),
+            **{name: sum(losses) / len(losses) for name, losses in state.losses.items()},
             "lr": rate,
             "logit_scale": float(self.objective.model.logit_scale.detach().exp()),
             "grad_norm": float(norm),
@@ -185,17 +188,19 @@ class Trainer:
         number ends the run here, before it is saved.
         """
         state, size = self.state, self.config.batch_size
-        local = torch.stack(self._pending).tolist() if self._pending else []
-        losses = [sum(losses) / self.world.size for losses in zip(*self.world.gather(local), strict=True)]
-        for number, loss in enumerate(losses):
-            if not math.isfinite(loss):
-                first = state.samples - (len(losses) - number) * size
-                raise DataError(
-                    "the loss is not a finite number",
-                    found=f"{loss} for the batch of samples {first} to {first + size - 1}",
-                    fix="lower lr, lengthen warmup or set grad_clip",
-                )
-        state.losses += losses
+        local = {name: torch.stack(losses).tolist() for name, losses in self._pending.items()}
+        every = self.world.gather(local)
+        for name in local:
+            losses = [sum(parts) / self.world.size for parts in zip(*(rank[name] for rank in every), strict=True)]
+            for number, loss in enumerate(losses):
+                if not math.isfinite(loss):
+                    first = state.samples - (len(losses) - number) * size
+                    raise DataError(
+                        "the loss is not a finite number",
+                        found=f"{name} is {loss} for the batch of samples {first} to {first + size - 1}",
+                        fix="lower lr, lengthen warmup or set grad_clip",
+                    )
+            state.losses.setdefault(name, []).extend(losses)
         state.corrupt = sorted(set().union(*self.world.gather(self.loader.corrupt)))
         self._pending.clear()
 
@@ -309,10 +314,11 @@ def main() -> int:
     store = open_store(arguments.shards)
     tests = open_store(arguments.tests) if arguments.tests else None
     shards = Shards(store, [path for path in store.paths() if path.endswith(".tar")])
-    world = World.join()
     try:
+        config = Config(**json.loads(arguments.config.read_text()))
+        world = World.join(shares=config.batch_size // config.accumulate, timeout_s=config.collective_timeout_s)
         if RECORD not in context.ledger.read([RECORD]):
-            train(Config(**json.loads(arguments.config.read_text())), shards, context, world, tests)
+            train(config, shards, context, world, tests)
     except CliplineError as error:
         log.error("%s", error)
         return error.exit_code

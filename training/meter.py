@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import resource
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+import torch
 
 if TYPE_CHECKING:
     from infra.context import Context
@@ -19,8 +22,12 @@ class Meter:
 
     PROGRESS_S = 1.0
 
-    def __init__(self, context: Context, world: World, total: int) -> None:
+    def __init__(
+        self, context: Context, world: World, total: int, flops: float | None = None, peak: float | None = None
+    ) -> None:
+        """``flops`` of a sample's way forward through the model; ``peak`` FLOP/s of a rank's device, if known."""
         self._context, self._world, self._total = context, world, total
+        self._flops, self._peak = flops, peak
         self._since: tuple[float, int] | None = None  # time and samples at the last log
         self._samples, self._waited, self._shown = 0, 0.0, 0.0
 
@@ -47,26 +54,38 @@ class Meter:
             self._since, self._waited = (now, samples), 0.0
         elif self._world.rank == 0 and now - self._shown >= self.PROGRESS_S:
             self._shown = now
-            self._context.progress(samples, self._total, samples_per_s=self._rate(now))
+            self._progress(now)
 
     def log(self, line: dict[str, float]) -> None:
         """Send a line of the history to the curves, with the rates; needs all that came before to have finished."""
         now = time.perf_counter()
         if self._world.rank == 0 and self._since is not None:
-            rates = {}
+            rates = {"memory_gb": memory(self._world.device) / 1e9}
             if self._samples > self._since[1]:
-                rate = self._rate(now)
-                wait = self._waited / (now - self._since[0])
-                rates = {
-                    "samples_per_s": rate,
-                    "samples_per_s_per_worker": rate / self._world.size,
-                    "data_wait": wait,
-                }
+                each = self._rate(now) / self._world.size
+                rates["samples_per_s"] = self._rate(now)
+                rates["samples_per_s_per_worker"] = each
+                rates["data_wait"] = self._waited / (now - self._since[0])
+                if self._flops and self._peak:  # forward once, backward twice
+                    rates["mfu"] = 3 * self._flops * each / self._peak
+                    rates["peak_tflops"] = self._peak / 1e12
             values = {name: value for name, value in line.items() if name != "samples"}
             self._context.metrics({**values, **rates}, step=int(line["samples"]))
-            self._context.progress(self._samples, self._total, samples_per_s=self._rate(now))
+            self._progress(now)
         self._since, self._waited = (now, self._samples), 0.0
+
+    def _progress(self, now: float) -> None:
+        rate = self._rate(now)
+        left = {"eta_s": (self._total - self._samples) / rate} if rate > 0 else {}
+        self._context.progress(self._samples, self._total, samples_per_s=rate, **left)
 
     def _rate(self, now: float) -> float:
         since, samples = self._since or (now, self._samples)
         return (self._samples - samples) / max(now - since, 1e-9)
+
+
+def memory(device: torch.device) -> int:
+    """The most memory this process has held so far, in bytes: the GPU's, or on the CPU the process's own."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # kilobytes on Linux

@@ -46,19 +46,19 @@ def workflow(
     even = Stage("balance", balance.run, words, {"selection": unique})
     shards = Stage("shard", shard.run, shard.Config(), {"images": images, "selection": even})
 
+    tests = Stage("testset", testset.run, testset.Config(image_size=size))
     learning = train.Config(
         model=model, samples=samples, batch_size=64, lr=3e-3, text_lr=3e-4, warmup=samples // 10, weight_decay=0.1,
         grad_clip=1.0, crop_scale=(0.6, 1.0), crop_ratio=(1.0, 1.0), log_every=1000, checkpoint_every=12_000,
-        loader_threads=1, workers=workers,
+        validation=("seen", "captions"), validation_every=12_000, loader_threads=1, workers=workers,
     )  # fmt: skip
-    trained = Stage("train", train.run, learning, {"shards": shards})
+    trained = Stage("train", train.run, learning, {"shards": shards, "tests": tests})
 
-    tests = Stage("testset", testset.run, testset.Config(image_size=size))
     both = {"model": trained, "dataset": tests}
     seen = Stage("zeroshot", zeroshot.run, zeroshot.Config(dataset="seen"), both)
     unseen = Stage("unseen", zeroshot.run, zeroshot.Config(dataset="unseen"), both)
     captions = Stage("retrieval", retrieval.run, retrieval.Config(dataset="captions"), both)
 
-    stages = (pages, pairs, images, good, unique, even, shards, trained, tests, seen, unseen, captions)
+    stages = (pages, pairs, images, good, unique, even, shards, tests, trained, seen, unseen, captions)
     good_enough = Gate("train", "quickstart", {"zeroshot.acc1": gate})
     return Workflow("quickstart", stages, services=(partial(site.serve, pictures, port),), gate=good_enough)
