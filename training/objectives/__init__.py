@@ -26,7 +26,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["MAX_LOGIT_SCALE", "OBJECTIVES", "Objective", "unit"]
+from training.blocks import encode_image
+from training.text import encode_text
+
+__all__ = ["MAX_LOGIT_SCALE", "OBJECTIVES", "Objective", "features", "unit"]
 
 MAX_LOGIT_SCALE = math.log(100)
 """CLIP's bound on the learnt temperature: hotter logits let one batch's noise overturn the towers."""
@@ -43,13 +46,19 @@ class Objective(nn.Module, ABC):
     """Outputs that are 0-D losses already complete for their samples; the batch's is their mean over micro-batches
     and ranks, whose shares are equal."""
 
+    learnt: ClassVar[tuple[str, ...]] = ("logit_scale",)
+    """The model's scalars that the loss uses. Others are frozen: DDP would wait for their gradients in vain."""
+
     settings: ClassVar[Mapping[str, Any]] = {}
     """Defaults for open_clip's model configuration that the objective wants, such as the initial temperature; what
     the configuration says itself goes before."""
 
-    def __init__(self, model: nn.Module, config: Any = None) -> None:  # noqa: ANN401 - training.train.Config or its like
+    def __init__(self, model: nn.Module, config: Any = None) -> None:  # noqa: ANN401 - training.config.Config
         super().__init__()
         self.model: Any = model  # open_clip's models share methods, no type
+        for name in {"logit_scale", "logit_bias"} - {*self.learnt}:
+            if (scalar := getattr(model, name, None)) is not None:
+                scalar.requires_grad_(False)
         self.position = 0
         """Samples seen before the first of the next forward's, counted over the global batch; set by the loop. Random
         draws are keyed by it and the seed, never by the rank."""
@@ -58,9 +67,18 @@ class Objective(nn.Module, ABC):
         """Everything :meth:`loss` needs of ``images`` (b, 3, h, w) and ``texts`` (b, context), by name.
 
         Features have the sample on dim 0, unit length and at least fp32, whatever the towers computed in: logits reach
-        100, where bf16 is a quarter apart. Learnt scalars are 0-D.
+        100, where bf16 is a quarter apart. Learnt scalars are 0-D: "scale", the factor of the logits, and "bias".
         """
-        return {**self.features(self.model, images, texts), "scale": self.model.logit_scale.exp().reshape(())}
+        return {**features(self.model, images, texts), **self.scalars()}
+
+    def scalars(self) -> dict[str, Tensor]:
+        """What is learnt beside the towers, as :meth:`forward` hands it out."""
+        scalars = {}
+        if "logit_scale" in self.learnt:
+            scalars["scale"] = self.model.logit_scale.exp().reshape(())
+        if "logit_bias" in self.learnt:
+            scalars["bias"] = self.model.logit_bias.reshape(())
+        return scalars
 
     @abstractmethod
     def loss(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -71,10 +89,10 @@ class Objective(nn.Module, ABC):
         with torch.no_grad():
             self.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
 
-    @staticmethod
-    def features(model: Any, images: Tensor, texts: Tensor) -> dict[str, Tensor]:  # noqa: ANN401
-        """Both towers' features (b, d), of unit length."""
-        return {"image": unit(model.encode_image(images)), "text": unit(model.encode_text(texts))}
+
+def features(model: Any, images: Tensor, texts: Tensor) -> dict[str, Tensor]:  # noqa: ANN401
+    """Both towers' features (b, d), of unit length."""
+    return {"image": unit(encode_image(model, images)), "text": unit(encode_text(model, texts))}
 
 
 def unit(features: Tensor) -> Tensor:
@@ -104,6 +122,11 @@ class _Lazy(Mapping[str, type[Objective]]):
 OBJECTIVES: Mapping[str, type[Objective]] = _Lazy(
     {
         "infonce": "infonce:InfoNCE",
+        "siglip": "siglip:SigLIP",
+        "vsepp": "vsepp:VSEPP",
+        "albef": "albef:ALBEF",
+        "coca": "coca:CoCa",
+        "distill": "distill:Distillation",
     }
 )
 """The class of each objective, by the name that a configuration gives it."""

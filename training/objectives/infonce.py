@@ -5,12 +5,10 @@ Radford et al. 2021, https://arxiv.org/abs/2103.00020, section 2.3.
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from training.collectives import gather, rank
 from training.objectives import Objective
+from training.objectives.pairs import Pairs, Softmaxes, apart, attach
 
 __all__ = ["InfoNCE", "info_nce"]
 
@@ -22,15 +20,20 @@ class InfoNCE(Objective):
         return {"loss": info_nce(outputs["image"], outputs["text"], outputs["scale"])}
 
 
-def info_nce(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
-    """This rank's rows of the symmetric InfoNCE loss; the mean over ranks is the loss of the whole batch.
+@apart
+def info_nce(images: Tensor, texts: Tensor, scale: Tensor, tile: int | None = None) -> Tensor:
+    """This rank's share of the symmetric InfoNCE loss; the mean over ranks is the loss of the whole batch.
 
-    ``images`` and ``texts`` are (b, d), of unit length, the same b on every rank. A rank compares its own b rows with
-    the columns of all ranks, so work and memory per rank are b x (b * ranks); the gradient is complete because it
-    flows back through the gather.
+    ``images`` and ``texts`` are (b, d), of unit length, the same b on every rank; ``scale`` is 0-D. Of the
+    b x (b * ranks) logits there are never more at a time than those of a tile, ``tile`` many.
     """
-    with torch.autocast(images.device.type, enabled=False):
-        own = torch.arange(len(images), device=images.device) + rank() * len(images)
-        rows = F.cross_entropy(scale * images @ gather(texts).T, own)
-        columns = F.cross_entropy(scale * texts @ gather(images).T, own)
-        return (rows + columns) / 2
+    pairs = Pairs(images, texts, scale, tile)
+    softmaxes = Softmaxes(pairs)
+    loss = softmaxes.cross_entropy.mean()
+    if not pairs.wanted:
+        return loss
+    for each in pairs:
+        gradient = softmaxes.both(each)
+        each.matches(gradient).sub_(2)
+        pairs.pull(each, gradient)
+    return attach(loss, (images, texts, scale), pairs.gradients(1 / (2 * len(images))))
