@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from infra.errors import DataError
 from training.copies import Copies, Shard
@@ -92,6 +92,12 @@ class Samples:
         self._min_side = min_side
         self._cache: dict[int, NDArray[np.uint8]] = {}
         self._room, self._lock = cache_bytes, threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("_cache", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _cache={}, _lock=threading.Lock())
 
     def __len__(self) -> int:
         return len(self.index)

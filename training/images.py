@@ -37,7 +37,8 @@ def decode(data: bytes, min_side: int) -> NDArray[np.uint8]:
     open_clip's own preprocessing does. Raises ValueError for damaged data.
     """
     if simplejpeg.is_jpeg(data) and simplejpeg.decode_jpeg_header(data)[2] not in ("CMYK", "YCCK"):
-        rgb: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "RGB", min_height=min_side, min_width=min_side)
+        size = {"min_height": min_side, "min_width": min_side, "min_factor": 2}  # 7/8 takes twice as long as the whole
+        rgb: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "RGB", **size)
         return rgb
     try:
         encoded = np.frombuffer(data, np.uint8)

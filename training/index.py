@@ -122,7 +122,7 @@ class Index:
 
         def column(name: str, kind: Any) -> NDArray[Any]:  # noqa: ANN401 - a dtype
             path = folder / name
-            return np.memmap(path, kind, "r") if path.stat().st_size else np.empty(0, kind)
+            return np.asarray(np.memmap(path, kind, "r")) if path.stat().st_size else np.empty(0, kind)
 
         self._places = column("places", PLACE)
         self._bounds = column("bounds", "<u8")

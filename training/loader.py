@@ -45,8 +45,8 @@ AHEAD = 2
 class Batch:
     """Samples for one step, in the order of the plan.
 
-    ``lengths`` is how many tokens of each text come before its padding: for CLIP's tokenizer the position of the
-    end-of-text token plus one.
+    ``lengths`` is how many tokens of each text come before its padding. For CLIP's tokenizer the last of them is the
+    end-of-text token, so a causal tower needs no more (nor as many, where a caption holds ``<end_of_text>`` itself).
     """
 
     images: Tensor  # uint8 (b, h, w, 3)
@@ -153,15 +153,20 @@ class Loader:
             try:
                 return number, self.samples.image(number)
             except ValueError as error:
-                self.corrupt.add(number)
-                if len(self.corrupt) > min(self.config.max_corrupt, len(self.samples) - 1):
-                    raise DataError(
-                        "too many samples of the shards cannot be decoded",
-                        expected=f"at most {self.config.max_corrupt} of {len(self.samples)}",
-                        found=f"{error} at {self.samples.where(number)}",
-                        fix="look at the shards, or raise max_corrupt",
-                    ) from error
+                self.count_corrupt({number}, str(error))
             number = self.plan.replacement(number)
+
+    def count_corrupt(self, numbers: set[int], why: str) -> None:
+        """These cannot be used. Raises DataError if that makes too many."""
+        new = numbers - self.corrupt
+        self.corrupt |= new
+        if new and len(self.corrupt) > min(self.config.max_corrupt, len(self.samples) - 1):
+            raise DataError(
+                "too many samples of the shards cannot be decoded",
+                expected=f"at most {self.config.max_corrupt} of {len(self.samples)}",
+                found=f"{why} at {self.samples.where(min(new))}",
+                fix="look at the shards, or raise max_corrupt",
+            )
 
 
 def _finished(batch: Batch, chunks: list[Future[None]]) -> Batch:

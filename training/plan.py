@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -114,6 +114,7 @@ class Plan:
     ) -> None:
         if weights is not None and len(weights) != len(shards):
             raise ConfigError("every source needs a weight", expected=f"{len(shards)}", found=f"{len(weights)}")
+        self._made_of = partial(Plan, shards, seed, weights=weights, shuffle=shuffle, window=window)
         groups = shards if weights is not None else [[count for source in shards for count in source]]
         self._sources, shard, sample = list[_Source](), 0, 0
         for number, counts in enumerate(groups):
@@ -126,6 +127,9 @@ class Plan:
         self.window_samples = window * max(max(counts, default=0) for counts in groups) if shuffle == "window" else 0
         self._rhythm, self._before = deal(weights or [1.0])
         self._share = np.bincount(self._rhythm)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return self._made_of, ()
 
     def numbers(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """The samples at ``positions`` of the run."""

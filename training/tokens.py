@@ -133,7 +133,7 @@ def padded(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Captions ``flat[begin:end]`` as rows (n, context), and their lengths without padding (n,), both int64.
 
-    For CLIP's tokenizer a caption's last token is its end-of-text, so its length is that token's position plus one.
+    CLIP's tokenizer ends a caption with its end-of-text token, so its length is that token's position plus one.
     """
     lengths = end - begin
     rows = np.full((len(begin), context), pad, np.int64)
