@@ -40,7 +40,7 @@ def reduce_scatter(x: Tensor) -> Tensor:
         own = x.new_empty(len(x) // size(), *x.shape[1:])
         dist.reduce_scatter_tensor(own, x.contiguous())
         return own
-    return all_reduce(x).chunk(size())[rank()]  # gloo has no reduce-scatter everywhere
+    return all_reduce(x).chunk(size())[rank()].clone()  # gloo has no reduce-scatter everywhere
 
 
 def all_reduce(x: Tensor, operation: dist.ReduceOp.RedOpType = dist.ReduceOp.SUM) -> Tensor:

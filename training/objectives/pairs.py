@@ -106,9 +106,9 @@ class Pairs:
 
     def gradients(self, factor: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
         """``factor`` times what was pulled, of this rank's images and texts, as the sum of all ranks' losses has them,
-        and of scale, this rank's part."""
-        scale = (self._images * self.images).sum() * factor
-        return self._images * (self.scale * factor), reduce_scatter(self._texts) * factor, scale
+        and of scale, this rank's part. To be called once."""
+        scale = torch.einsum("bd,bd->b", self._images, self.images).sum() * factor
+        return self._images.mul_(self.scale * factor), reduce_scatter(self._texts).mul_(factor), scale
 
 
 class Softmaxes:
