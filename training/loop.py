@@ -99,6 +99,8 @@ class Trainer:
         if saved := self.checkpoints.restore(self.objective, self.optimizer):
             self.state = State(**saved)
             self.loader.corrupt.update(self.state.corrupt)
+        if self.world.rank == 0:
+            self.context.emit("train_start", samples=self.state.samples, workers=self.world.size)
 
     def run(self) -> None:
         """Steps until all samples of the run have been seen."""
@@ -153,13 +155,14 @@ class Trainer:
         """The objective's forward pass of each part of this rank's share of a batch."""
         share = self.config.batch_size // self.world.size
         size = share // self.config.accumulate
-        batch = batch.to(self.world.device)
+        images = batch.images.to(self.world.device, non_blocking=True)
+        texts = batch.texts  # on the CPU, where their lengths are known without waiting for a GPU
 
         def encode(part: int) -> dict[str, torch.Tensor]:
             rows = slice(part * size, (part + 1) * size)
             self.objective.position = self.state.samples + self.world.rank * share + part * size
             with self._autocast():
-                return self.model(self.towers.normalise(batch.images[rows]), batch.texts[rows])
+                return self.model(self.towers.normalise(images[rows]), texts[rows])
 
         return encode
 
