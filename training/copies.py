@@ -71,6 +71,8 @@ class Copies:
         self._local = [shard.local for shard in shards]
         with ThreadPoolExecutor(QUESTIONS, "copies") as pool:
             self.names = list(pool.map(Shard.name, shards))
+        keys = (hashlib.sha256(name.encode()).hexdigest()[:24] for name in self.names)
+        self._targets = [self.folder / key / Path(shard.path).name for key, shard in zip(keys, shards, strict=True)]
 
     def remote(self, number: int) -> bool:
         return self._local[number] is None
@@ -83,7 +85,7 @@ class Copies:
         """
         if (local := self._local[number]) is not None:
             return local
-        target = self._target(number)
+        target = self._targets[number]
         if not target.exists():
             with self._locked(target.parent.with_suffix(".lock")):
                 if not target.exists():
@@ -110,10 +112,6 @@ class Copies:
                     found=f"{needed:,} bytes",
                     fix=fix,
                 )
-
-    def _target(self, number: int) -> Path:
-        key = hashlib.sha256(self.names[number].encode()).hexdigest()[:24]
-        return self.folder / key / Path(self.shards[number].path).name
 
     def _download(self, shard: Shard, target: Path) -> None:
         place = f"{shard.store.url}/{shard.path}"

@@ -204,6 +204,9 @@ class _Fetching:
         self._copies, self._plan = samples.copies, plan
         self._turn = world.rank / world.size
         self._needed = any(self._copies.remote(shard) for shard in range(len(self._copies.shards)))
+        if self._needed:
+            at_once = plan.shards(0, 1 + plan.window_samples)
+            self._copies.check_room(at_once, "allow more disk_cache_gb, or shuffle by window, or by a smaller one")
         self._announced: dict[int, None] = {}
         self._pool = ThreadPoolExecutor(1, "fetching")
         self._failed: deque[Future[None]] = deque()

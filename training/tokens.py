@@ -97,15 +97,18 @@ class _Bpe:
     def __init__(self, tokenizer: Any) -> None:  # noqa: ANN401 - open_clip is untyped
         self._tokenizer = tokenizer
         self._words: dict[str, tuple[int, ...]] = {}
+        self._special = {tokenizer.decoder[token] for token in tokenizer.all_special_ids}
         self.vocabulary: int = tokenizer.vocab_size
 
     @classmethod
     def of(cls, function: Any) -> _Bpe | None:  # noqa: ANN401
         """None for another tokenizer, or one that cleans or shortens captions in another way."""
+        if type(function).__module__ != "open_clip.tokenizer":
+            return None
         from open_clip import tokenizer
 
-        ours = type(function) is tokenizer.SimpleTokenizer
-        plain = ours and function.clean_fn is tokenizer._clean_lower and function.reduction_fn is None
+        simple = type(function) is tokenizer.SimpleTokenizer
+        plain = simple and function.clean_fn is tokenizer._clean_lower and function.reduction_fn is None
         return cls(function) if plain else None
 
     def encode(self, text: str, context: int) -> list[int]:
@@ -122,6 +125,8 @@ class _Bpe:
         tokenizer = self._tokenizer
         symbols = "".join(tokenizer.byte_encoder[byte] for byte in word.encode())
         tokens = tuple(tokenizer.encoder[part] for part in tokenizer.bpe(symbols).split(" "))
+        if symbols not in self._special:
+            tokenizer.cache.pop(symbols, None)  # its own memory of words has no bounds
         if len(self._words) >= MAX_WORDS:
             self._words.clear()
         self._words[word] = tokens

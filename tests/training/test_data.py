@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from infra.errors import DataError
+from infra.errors import ConfigError, DataError
 from infra.shards import read_samples
 from infra.storage import LocalStore
+from training.augment import Augment
+from training.copies import Shard
 from training.data import Samples, Shards
 from training.images import CROP_DRAWS, decode, draw_crop, resize
 from training.loader import Loader
-from training.plan import order
+from training.plan import Plan, order
 from training.tokens import Tokenizer
 from training.world import World
 
@@ -40,16 +42,17 @@ def config(**changes):
     return SimpleNamespace(**{**values, **changes})
 
 
-def samples(folder, **changes):
-    store = LocalStore(folder)
+def samples(place, **changes):
+    store = LocalStore(place)
     shards = Shards(store, [path for path in store.paths() if path.endswith(".tar")])
-    options = {"tokenize": Tokenizer(tokenize), "min_side": 16, "folder": folder / "cache"} | changes
+    options = {"tokenize": Tokenizer(tokenize), "min_side": 16, "folder": place / "cache"} | changes
     return Samples(shards, World(), **options)
 
 
-def load(source, start, stop, size=1, **changes):
+def load(source, start, stop, size=1, plan=None, augment=None, **changes):
     """The batches of all ranks put together: images and captions."""
-    loaders = [Loader(source, config(**changes), World(rank=rank, size=size), SIDE) for rank in range(size)]
+    worlds = [World(rank=rank, size=size) for rank in range(size)]
+    loaders = [Loader(source, config(**changes), world, SIDE, plan, augment) for world in worlds]
     parts = zip(*[loader.batches(start, stop) for loader in loaders], strict=True)
     batches = [
         tuple(np.concatenate([getattr(batch, name).numpy() for batch in ranks]) for name in ("images", "texts"))
@@ -102,6 +105,65 @@ def test_crops_differ_between_epochs(shards):
     first, second = (np.concatenate([image for image, _ in part]) for part in (batches[:5], batches[5:]))
     same = np.argsort(order(3, 0, 40)), np.argsort(order(3, 1, 40))
     assert (first[same[0]] != second[same[1]]).any(axis=(1, 2, 3)).all()
+
+
+@pytest.mark.parametrize("options", [{}, {"shuffle": "window", "window": 2}, {"weights": [0.25, 0.75]}])
+def test_any_plan_is_the_same_for_one_two_and_three_ranks(shards, options):
+    store = LocalStore(shards)
+    paths = [path for path in store.paths() if path.endswith(".tar")]
+    sources = [Shards(store, paths[:1]), Shards(store, paths[1:])]
+    source = Samples(sources, World(), tokenize=Tokenizer(tokenize), min_side=16, folder=shards / "cache")
+    assert source.counts == [[14], [13, 13]]
+    plan = Plan(source.counts, 3, **options)
+    augment = Augment((0.5, 1.0), flip_prob=0.5, color_jitter=(0.4, 0.4, 0.4, 0.1), gray_scale_prob=0.2)
+    expected, _ = load(source, 0, 120, plan=plan, augment=augment, batch_size=12)
+    numbers = plan.numbers(np.arange(120))
+    assert (np.concatenate([text for _, text in expected]) == source.index.texts(numbers, np.zeros(120))[0]).all()
+    for size in (2, 3):
+        found, _ = load(source, 60, 120, size=size, plan=plan, augment=augment, batch_size=12)
+        for a, b in zip(expected[5:], found, strict=True):
+            assert all((one == two).all() for one, two in zip(a, b, strict=True))
+
+
+def test_batches_that_are_kept_stay_as_they_were(shards):
+    loader = Loader(samples(shards), config(), World(), SIDE)
+    kept = list(loader.batches(0, 96))
+    copies = [batch.images.clone() for batch in kept]
+    places = {batch.images.data_ptr() for batch in kept}
+    views, kept = [batch.images[3:] for batch in kept[:2]], None
+    again = list(loader.batches(0, 96))
+    for batch, images in zip(again, copies, strict=True):
+        assert batch.images.equal(images)
+    for view, images in zip(views, copies, strict=False):
+        assert view.equal(images[3:])
+        assert view.data_ptr() not in {batch.images[3:].data_ptr() for batch in again}
+    assert len(places & {batch.images.data_ptr() for batch in again}) == 10  # memory is used again
+
+
+def test_a_shard_that_is_lost_is_named(make_shards, tmp_path):
+    source = samples(make_shards(tmp_path))
+    (tmp_path / "data/train/00001.tar").unlink()
+    with pytest.raises(DataError, match="not there any more") as error:
+        load(source, 0, 40)
+    assert "00001.tar" in error.value.found
+
+
+def test_remote_shards_are_fetched_ahead_within_their_limit(make_shards, tmp_path, monkeypatch):
+    folder = make_shards(tmp_path, samples=80, shards=8)
+    store = LocalStore(folder)
+    paths = [path for path in store.paths() if path.endswith(".tar")]
+    plan = Plan([[10] * 8], 3, shuffle="window", window=2)
+    expected, _ = load(samples(folder), 0, 160, plan=plan)
+    monkeypatch.setattr(Shard, "local", None)
+    size = max(store.size(path) for path in paths)
+    options = {"folder": tmp_path / "disk", "disk_bytes": 5 * size}
+    source = samples(folder, **options)
+    found, _ = load(source, 0, 160, size=2, plan=plan)
+    for a, b in zip(expected, found, strict=True):
+        assert (a[0] == b[0]).all()
+    assert sum(path.stat().st_size for path in (tmp_path / "disk").rglob("*.tar")) <= 5 * size
+    with pytest.raises(ConfigError, match="do not fit"):
+        load(source, 0, 160)  # shuffled globally
 
 
 def test_corrupt_samples_are_replaced_by_the_next_and_counted(make_shards, tmp_path):
