@@ -20,7 +20,7 @@ from open_clip.transformer import ResidualAttentionBlock, Transformer, VisionTra
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["Block", "encode_image", "lean", "through"]
+__all__ = ["Block", "compile_blocks", "encode_image", "lean", "through"]
 
 
 class Block(ResidualAttentionBlock):  # type: ignore[misc] # open_clip has no types
@@ -86,6 +86,23 @@ def lean(model: nn.Module) -> nn.Module:
     return model
 
 
+def compile_blocks(model: nn.Module, backend: str = "inductor") -> None:
+    """torch.compile for each block of ``model``, in place: names stay, and equal blocks share their code.
+
+    The blocks are most of the work; around them is what depends on the batch (packing, patch dropout), which would be
+    compiled again and again. To be called before FSDP or DDP is wrapped around.
+    """
+    import torch._dynamo
+
+    settings: Any = torch._dynamo.config
+    settings.recompile_limit = max(settings.recompile_limit, 64)  # two towers, first and last blocks, modes, shapes
+    for group in model.modules():
+        if isinstance(group, (nn.ModuleList, nn.Sequential)) and len(group) > 1 and len({*map(type, group)}) == 1:
+            for block in group:
+                if next(block.children(), None) is not None:
+                    block.compile(backend=backend)
+
+
 def through(transformer: Any, x: Tensor, mask: Tensor | None, at: Tensor) -> Tensor:  # noqa: ANN401 - open_clip's
     """Tokens ``x`` (n, l, d) through all blocks -> (n, q, d) at the positions ``at`` (n, q)."""
     *blocks, last = transformer.resblocks
@@ -106,6 +123,8 @@ def encode_image(model: Any, images: Tensor) -> Tensor:  # noqa: ANN401 - open_c
     """``model.encode_image(images)``: (b, 3, h, w) -> (b, d); a ViT read at its class token stops there."""
     features: Tensor
     visual = getattr(model, "visual", None)
+    if visual is not None:  # weights may be kept in bf16, all but gains and embeddings
+        images = images.to(next((weight.dtype for weight in visual.parameters() if weight.ndim == 4), images.dtype))
     if not (
         isinstance(visual, VisionTransformer)
         and visual.attn_pool is None
