@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from training.train import Config
     from training.world import World
 
-__all__ = ["FOLDER", "Checkpoints", "Seal", "complete", "prune", "write_model"]
+__all__ = ["FOLDER", "Checkpoints", "Seal", "complete", "newest", "prune", "write_model"]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -77,7 +77,6 @@ class Checkpoints:
         self._pool = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[None] | None = None
         self._copies: dict[str, Tensor] = {}  # on the CPU, used again by each save
-        self._noticed = False
         self._saved_at = self._asked_at = time.monotonic()
         self._asked, self._ask_at = 0, 0  # samples seen when the clock was asked, and when it will be
 
@@ -86,8 +85,8 @@ class Checkpoints:
     def due(self, before: int, after: int) -> bool:
         """Whether there should be a checkpoint at ``after`` samples seen; the last time it was asked was at ``before``.
 
-        For all ranks. Rank 0's clock counts where minutes do, and a notice that a rank's machine will be taken away;
-        the others hear of it a few times in that span, not at each step.
+        For all ranks. Where minutes count they are rank 0's; the others hear of it a few times in that span, not at
+        each step. While rank 0 has notice that machines will be taken away there is one each time it is asked.
         """
         every = self.config.checkpoint_every
         if before // every != after // every:
@@ -104,11 +103,10 @@ class Checkpoints:
         now = time.monotonic()
         minutes = self.config.checkpoint_minutes
         left = 60 * minutes - (now - self._saved_at) if minutes is not None else math.inf
-        news = self.world.notice is not None and not self._noticed and self.world.notice()
-        self._noticed |= news
+        noticed = self.world.notice is not None and self.world.notice()
         rate = max(0, samples - self._asked) / max(now - self._asked_at, 1e-9)  # samples/s
         self._asked, self._asked_at = samples, now
-        return left <= 0 or news, samples + int(rate * max(0.0, min(self.ASK_S, left / 4)))
+        return left <= 0 or noticed, samples + int(rate * max(0.0, min(self.ASK_S, left / 4)))
 
     # --- writing --------------------------------------------------------------------------------------------------
 
@@ -384,6 +382,12 @@ def complete(store: Store) -> list[list[Seal]]:
         if [seal.rank for seal in whole] == list(range(first.size)):
             found.append(whole)
     return found
+
+
+def newest(store: Store) -> int:
+    """Samples seen at the newest checkpoint; -1 if there is none."""
+    found = complete(store)
+    return found[-1][0].samples if found else -1
 
 
 def prune(store: Store, newest: int, every: int | None = None, best: int = 0, metric: str = "") -> None:

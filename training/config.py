@@ -90,17 +90,31 @@ class Config(BaseConfig):
         None, ge=1, description="checkpoints that passed a multiple of so many samples are kept, too"
     )
     keep_best: Runtime[int] = Field(0, ge=0, description="how many of the best checkpoints by validation are kept, too")
-    max_failures: Runtime[int] = Field(3, ge=0, description="worker failures that Ray recovers from")
+    best_metric: Runtime[str] = Field(
+        "",
+        description="metric of validation that the best checkpoints are chosen by, such as digits/acc1; greater is "
+        "better, unless its name has loss in it",
+    )
+    max_failures: Runtime[int] = Field(
+        3, ge=0, description="worker failures without a new checkpoint between them that are recovered from"
+    )
+    grow_after_s: Runtime[float] = Field(
+        60.0, gt=0, description="seconds between two looks whether the cluster has room for more workers"
+    )
+    collective_timeout_s: Runtime[float] = Field(
+        600.0, gt=0, description="seconds a worker waits for the others before it gives up; the first steps compile"
+    )
 
     @model_validator(mode="after")
     def _shares_are_equal(self) -> Config:
         least, most = self.worker_range
         if not 1 <= least <= most:
             raise ConfigError("training.config.Config.workers is no range", expected="1 <= least <= most")
-        if least == most and self.batch_size % (most * self.accumulate):
+        shares = self.accumulate * (most if least == most else 1)  # of a range, as many train as divide the batch
+        if self.batch_size % shares:
             raise ConfigError(
                 "training.config.Config.batch_size does not divide evenly among the workers and their parts",
-                expected=f"a multiple of {most * self.accumulate}",
+                expected=f"a multiple of {shares}",
                 found=str(self.batch_size),
             )
         return self

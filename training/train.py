@@ -1,14 +1,18 @@
 """The training stage: shards in, an open_clip model out, through any number of workers and any number of deaths.
 
-Ray Train starts the workers, restarts them when one dies, and knows nothing else: the loop in :mod:`training.loop` is
-plain torch.distributed, keeps its own checkpoints and continues from the newest by itself, so it is the same loop
-under Ray, under ``torchrun`` and in one process.
+Ray Train starts the workers, as many as there is room for, starts them again when one dies, when a node is lost or
+when there is room for more, and knows nothing else: the loop in :mod:`training.loop` is plain torch.distributed, keeps
+its own checkpoints and continues from the newest by itself, so it is the same loop under Ray, under ``torchrun`` and
+in one process.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from infra.context import Context
@@ -30,8 +34,9 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     """Train on the artifact ``shards``, validating on those of ``tests`` that the configuration names; needs Ray.
 
     Raises Preempted if asked to stop (a checkpoint is saved first), DataError for unreadable or too many corrupt
-    shards, StageFailed when workers died more than ``max_failures`` times.
+    shards, StageFailed when workers died more than ``max_failures`` times without a new checkpoint.
     """
+    from training.checkpoint import FOLDER, newest, prune
     from training.data import Shards
     from training.figures import curves
 
@@ -39,11 +44,14 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     if RECORD not in context.ledger.read([RECORD]):
         paths = [file.path for file in shards.files("data/train/", ".tar")]
         tests = inputs["tests"].store.child("data") if "tests" in inputs else None
-        _launch(config, Shards(shards.store, paths), context, tests)
+        _train(config, Shards(shards.store, paths), context, tests)
     record = context.ledger.read([RECORD])[RECORD]
     history = [json.loads(line) for line in context.store.read("data/history.jsonl").splitlines()]
     context.figure("training", curves(history))
-    context.store.delete("checkpoints")
+    # What was to be continued from is done with; what was to be kept for good stays beside the model.
+    prune(context.store, 0, config.keep_every, config.keep_best, config.best_metric)
+    if newest(context.store) < 0:
+        context.store.delete(FOLDER)
     return context.finish(
         [record],
         metrics={name: value for name, value in history[-1].items() if name != "samples"},
@@ -52,12 +60,35 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     )
 
 
-def _launch(config: Config, shards: Shards, context: Context, tests: Store | None) -> None:
-    import ray
-    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-    from ray.train.torch import TorchTrainer
+def _train(config: Config, shards: Shards, context: Context, tests: Store | None) -> None:
+    """Train until it is done, fails for good, or fails too often without getting any further."""
+    from ray.train import TrainingFailedError
 
-    least, most = config.worker_range
+    from training.checkpoint import newest
+
+    _check_room(config)
+    while True:
+        reached = newest(context.store)
+        try:
+            error = _launch(config, shards, context, tests)
+        except TrainingFailedError as failure:
+            if newest(context.store) == reached:
+                raise StageFailed(
+                    f"training failed {config.max_failures + 1} times without a new checkpoint",
+                    found=str(failure),
+                    fix="run again to continue from the newest checkpoint",
+                ) from failure
+            context.emit("train_retry", error=str(failure), samples=newest(context.store))
+            continue
+        if error is not None:
+            raise error
+        return
+
+
+def _check_room(config: Config) -> None:
+    import ray
+
+    least, _ = config.worker_range
     wanted = {"CPU": least * config.cpus_per_worker, "GPU": least if config.gpu else 0}
     there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     for kind, count in wanted.items():
@@ -68,32 +99,44 @@ def _launch(config: Config, shards: Shards, context: Context, tests: Store | Non
                 found=f"{there.get(kind, 0):g} {kind}",
                 fix="set fewer workers or cpus_per_worker, or join a larger cluster with RAY_ADDRESS",
             )
+
+
+def _launch(config: Config, shards: Shards, context: Context, tests: Store | None) -> CliplineError | None:
+    """One life of a Ray trainer, through up to ``max_failures`` failures; the error that the workers agreed on.
+
+    Raises Ray's TrainingFailedError.
+    """
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    # How often Ray looks whether all workers live: its own 2 s are a part of every recovery.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    least, most = config.worker_range
+    number: dict[str, Any] = {"num_workers": most}
+    if least < most:
+        number = {"num_workers": (least, most), "elastic_resize_monitor_interval_s": config.grow_after_s}
+        # Ray learns every 20 s what a lost node took with it; until then it waits, 60 s by itself, for what is gone.
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "5")
     scratch = context.store.child("scratch")  # Ray's own bookkeeping; it wants it where every node can see it
     scratch.delete("")
     trainer = TorchTrainer(
         _work,  # type: ignore[arg-type] # the return value of rank 0 is handed back
         train_loop_config={"config": config, "shards": shards, "context": context, "tests": tests},
+        torch_config=TorchConfig(timeout_s=int(config.collective_timeout_s)),
         scaling_config=ScalingConfig(
-            num_workers=most,
             use_gpu=config.gpu,
             resources_per_worker={"CPU": config.cpus_per_worker, **({"GPU": 1} if config.gpu else {})},
+            **number,
         ),
         run_config=RunConfig(
             name="ray", storage_path=scratch.url, failure_config=FailureConfig(max_failures=config.max_failures)
         ),
     )
     try:
-        error = trainer.fit().return_value  # type: ignore[attr-defined]
-    except TrainingFailedError as failure:
-        raise StageFailed(
-            f"training failed {config.max_failures + 1} times",
-            found=str(failure),
-            fix="run again to continue from the newest checkpoint",
-        ) from failure
+        error: CliplineError | None = trainer.fit().return_value  # type: ignore[attr-defined]
     finally:
         scratch.delete("")
-    if error is not None:
-        raise error
+    return error
 
 
 def _work(arguments: dict[str, Any]) -> CliplineError | None:
@@ -107,10 +150,30 @@ def _work(arguments: dict[str, Any]) -> CliplineError | None:
     from training.loop import train
     from training.world import World
 
+    config: Config = arguments["config"]
     try:
-        train(**arguments, world=World.join(ray.train.torch.get_device()))
+        world = World.join(
+            ray.train.torch.get_device(),
+            shares=config.batch_size // config.accumulate,
+            timeout_s=config.collective_timeout_s,
+        )
+        nodes = set(world.gather(ray.get_runtime_context().get_node_id())) if world.active else set()
+        world = replace(world, notice=partial(_draining, nodes))
+        if world.rank > 0:  # rank 0 speaks for all, and is asked to stop for all
+            arguments = {**arguments, "context": Context(arguments["context"].store, stage="train")}
+        train(**arguments, world=world)
     except TransientError:
         raise
     except CliplineError as error:
         return error
     return None
+
+
+def _draining(nodes: set[str]) -> bool:
+    """Whether Ray will soon take one of ``nodes`` away, as it does with spot instances on notice.
+
+    Ray Train's public call for it is a barrier for all workers; here rank 0 asks alone, every few seconds.
+    """
+    import ray
+
+    return not nodes.isdisjoint(ray._private.state.state.get_draining_nodes())

@@ -256,21 +256,20 @@ def test_minutes_are_rank_0s_and_asked_for_now_and_then(tmp_path, monkeypatch):
     assert len(asked) < 150
 
 
-def notice_somewhere(folder, times):
-    noticed = []
-    world = World.join(torch.device("cpu"), notice=lambda: len(noticed) > times)
+def noticed(folder):
+    steps = []
+    world = World.join(torch.device("cpu"), notice=lambda: steps[-1] in (3, 4))
     checkpoints = Checkpoints(LocalStore(folder), config(checkpoint_every=10**6), world)
     checkpoints.ASK_S = 0
     found = []
     for number in range(6):
-        noticed.append(number)
+        steps.append(number)
         found.append(checkpoints.due(number * 8, number * 8 + 8))
     return found
 
 
-def test_a_notice_is_answered_with_one_checkpoint(ranks, tmp_path):
-    expected = [False] * 3 + [True] + [False] * 2
-    assert ranks(2, notice_somewhere, tmp_path, 3) == [expected] * 2
+def test_while_rank_0_has_notice_there_are_checkpoints(ranks, tmp_path):
+    assert ranks(2, noticed, tmp_path) == [[False, False, False, True, True, False]] * 2
 
 
 # --- beside training --------------------------------------------------------------------------------------------------
