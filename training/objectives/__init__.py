@@ -75,7 +75,7 @@ class Objective(nn.Module, ABC):
         """What is learnt beside the towers, as :meth:`forward` hands it out."""
         scalars = {}
         if "logit_scale" in self.learnt:
-            scalars["scale"] = self.model.logit_scale.exp().reshape(())
+            scalars["scale"] = self.model.logit_scale.reshape(()).exp()
         if "logit_bias" in self.learnt:
             scalars["bias"] = self.model.logit_bias.reshape(())
         return scalars
