@@ -118,7 +118,8 @@ class Copies:
         try:
             size = shard.store.size(shard.path)
             self._make_room(size)
-            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(target.parent, ignore_errors=True)  # what one that was killed left; the lock is ours
+            target.parent.mkdir(parents=True)
             partial = target.with_name(f".tmp-{secrets.token_hex(4)}")
             try:
                 found = _copy(shard, partial)

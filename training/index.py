@@ -8,8 +8,8 @@ copy. It takes 16 bytes a sample (24 where samples have several captions) and 2 
 
 from __future__ import annotations
 
+import fcntl
 import json
-import secrets
 import shutil
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -238,17 +238,26 @@ def _unwritable(error: OSError, target: Path | None) -> StorageError:
 
 @contextmanager
 def _writing(target: Path, tokenizer: Tokenizer) -> Iterator[_Writer]:
-    temporary = target.with_name(f".tmp-{secrets.token_hex(4)}")
+    """A writer of ``target``. Whoever else on this node wants to write it waits; what a killed one left is removed."""
+    temporary = target.with_name(f".tmp-{target.name}")
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock = target.with_suffix(".lock").open("ab")
+    except OSError as error:
+        raise _unwritable(error, target) from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        shutil.rmtree(temporary, ignore_errors=True)
         try:
-            temporary.mkdir(parents=True)
+            temporary.mkdir()
             writer = _Writer(temporary, target, tokenizer.dtype)
         except OSError as error:
             raise _unwritable(error, target) from error
-        with writer.files:
-            yield writer
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)  # gone already, if all went well
+        try:
+            with writer.files:
+                yield writer
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)  # gone already, if all went well
 
 
 class _Writer:

@@ -34,8 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["Batch", "Loader", "draws"]
 
 CHUNK = 32
-"""Samples that a thread makes at a time: enough that handing them out costs nothing, so few that all threads work on
-the batch that is wanted first."""
+"""Samples that a thread makes at a time, or fewer so that all threads work on the batch that is wanted first."""
 
 AHEAD = 2
 """Batches made before they are asked for, beside the one that is worked with."""
@@ -126,8 +125,9 @@ class Loader:
 
     def _begin(self, pool: ThreadPoolExecutor, start: int) -> tuple[Batch, list[Future[None]]]:
         batch = self._empty(self.share)
-        chunks = range(0, self.share, CHUNK)
-        return batch, [pool.submit(self._fill, batch[row : row + CHUNK], start + row) for row in chunks]
+        size = min(CHUNK, max(4, -(-self.share // self.config.loader_threads)))
+        chunks = range(0, self.share, size)
+        return batch, [pool.submit(self._fill, batch[row : row + size], start + row) for row in chunks]
 
     def _empty(self, count: int) -> Batch:
         return Batch(

@@ -4,6 +4,7 @@ import errno
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -178,6 +179,7 @@ def test_processes_share_and_the_dead_leave_nothing(bucket, tmp_path):
     assert sorted(bucket.log()) == [f"{number:05d}.tar" for number in range(12)]
     for number in range(12):
         assert Copies(shards_of(bucket), disk).path(number).read_bytes() == bytes([number]) * 1000
+    assert not list(disk.rglob(".tmp-*"))
 
 
 def test_shards_in_an_object_store(make_shards, tmp_path):
@@ -210,7 +212,7 @@ def test_an_index_is_made_once(shards, tmp_path, monkeypatch):
         assert (one == two).all()
     assert [first.index.place(number) for number in range(40)] == [second.index.place(number) for number in range(40)]
     assert (first.counts, first.incomplete) == (second.counts, second.incomplete) == ([[14, 13, 13]], 0)
-    size = {path.name: path.stat().st_size for path in next((tmp_path / "index").iterdir()).iterdir()}
+    size = {path.name: path.stat().st_size for path in next((tmp_path / "index").glob("*/places")).parent.iterdir()}
     assert size["places"] == 40 * 8
     assert size["bounds"] == 41 * 8
 
@@ -232,7 +234,7 @@ def test_what_it_was_made_of_is_its_name(make_shards, tmp_path, change):
         case "digest":
             shards = Shards(shards.store, shards.paths, tuple("abc"))
     open_samples(shards, tmp_path, **options)
-    assert len(list((tmp_path / "index").iterdir())) == 2
+    assert len(list((tmp_path / "index").glob("*/index.json"))) == 2
 
 
 def test_shards_known_by_their_content_may_lie_elsewhere(make_shards, tmp_path, monkeypatch):
@@ -314,6 +316,10 @@ def test_a_folder_that_cannot_be_written_is_named(shards, tmp_path):
 
 
 def test_killed_while_it_is_made(shards, tmp_path):
-    (tmp_path / "index/.tmp-0123").mkdir(parents=True)
-    (tmp_path / "index/.tmp-0123/places").write_bytes(b"half")
-    assert len(open_samples(local(shards), tmp_path)) == 40
+    first = open_samples(local(shards), tmp_path)
+    name = next(path for path in (tmp_path / "index").iterdir() if path.is_dir()).name
+    shutil.rmtree(tmp_path / "index" / name)
+    (tmp_path / f"index/.tmp-{name}").mkdir()
+    (tmp_path / f"index/.tmp-{name}/places").write_bytes(b"half")
+    assert len(open_samples(local(shards), tmp_path)) == len(first) == 40
+    assert sorted(path.name for path in (tmp_path / "index").iterdir()) == [name, f"{name}.lock"]
