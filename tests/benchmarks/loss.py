@@ -2,11 +2,14 @@
 
     python -m tests.benchmarks.loss                  # CPU: 4k, 8k, 16k, 32k x 512
     python -m tests.benchmarks.loss --device cuda    # 16k, 32k, 64k, 128k
+    python -m tests.benchmarks.loss --ranks 4        # the same batches divided among four processes or GPUs
 
 Each loss of each batch runs in a process of its own. Memory is the peak while it runs over what was there before: a
 small batch has loaded all libraries by then, but the features' gradients count, which both have to make. Where the peer
 would need more than ``--limit`` GB it is not run; its memory is computed from its largest batch that was, as it is
 quadratic. On the CPU, time is CPU time, so that neighbours on the machine do not count; the fastest of several runs.
+Of several ranks the first one's figures are given; the peer has ``--local-loss --gather-with-grad``, its leanest mode
+that is right.
 
 On a GPU the features are those of bf16 towers, and the peer is run twice: with fp32 logits like ours, and under
 autocast as open_clip's training has it, where logits are rounded to 8 bits. ``--tf32`` lets fp32 matrices be multiplied
@@ -20,11 +23,13 @@ import json
 import math
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -32,37 +37,44 @@ BATCHES = {"cpu": (4096, 8192, 16384, 32768), "cuda": (16384, 32768, 65536, 1310
 PEER = "open_clip"
 
 
-def features(batch: int, width: int, device: str) -> list[Tensor]:
-    """Images, texts a little like them, and the scale of a trained model's logits."""
-    generator = torch.Generator(device).manual_seed(0)
-    images, noise = (torch.randn(batch, width, device=device, generator=generator) for _ in range(2))
+def features(batch: int, width: int, device: str, rank: int = 0, size: int = 1) -> list[Tensor]:
+    """A rank's images, texts a little like them, and the scale of a trained model's logits."""
+    generator = torch.Generator(device).manual_seed(rank)
+    images, noise = (torch.randn(batch // size, width, device=device, generator=generator) for _ in range(2))
     pair = [F.normalize(x, dim=1) for x in (images, images + 8 * noise)]
     if device == "cuda":
         pair = [x.bfloat16().float() for x in pair]
     return [*(x.requires_grad_() for x in pair), torch.tensor(50.0, device=device, requires_grad=True)]
 
 
-def losses(device: str) -> dict[str, Callable[..., Tensor]]:
+def losses(device: str, rank: int = 0, size: int = 1) -> dict[str, Callable[..., Tensor]]:
     from open_clip.loss import ClipLoss
 
     from training.objectives.infonce import info_nce
 
+    peer = ClipLoss(local_loss=True, gather_with_grad=True, rank=rank, world_size=size)
+
     def rounded(*inputs: Tensor) -> Tensor:
         with torch.autocast(device, torch.bfloat16):
-            return ClipLoss()(*inputs)
+            return peer(*inputs)
 
-    both: dict[str, Callable[..., Tensor]] = {"clipline": info_nce, PEER: ClipLoss()}
+    both: dict[str, Callable[..., Tensor]] = {"clipline": info_nce, PEER: peer}
     return both | ({"open_clip bf16": rounded} if device == "cuda" else {})
 
 
-def run(name: str, batch: int, options: argparse.Namespace) -> dict[str, float]:
-    """One measurement, in this process: seconds, GB and the loss."""
+def run(rank: int, name: str, batch: int, options: argparse.Namespace, meeting: str) -> None:
+    """One measurement, in this process; the first rank prints seconds, GB and the loss."""
     torch.set_num_threads(options.threads)
     if options.tf32:
         torch.set_float32_matmul_precision("high")
-    loss = losses(options.device)[name]
-    loss(*features(256, options.width, options.device)).backward()
-    inputs = features(batch, options.width, options.device)
+    if options.device == "cuda":
+        torch.cuda.set_device(rank)
+    if options.ranks > 1:
+        backend = "nccl" if options.device == "cuda" else "gloo"
+        dist.init_process_group(backend, init_method=f"file://{meeting}", rank=rank, world_size=options.ranks)
+    loss = losses(options.device, rank, options.ranks)[name]
+    loss(*features(256, options.width, options.device, rank, options.ranks)).backward()
+    inputs = features(batch, options.width, options.device, rank, options.ranks)
     if options.device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -77,11 +89,13 @@ def run(name: str, batch: int, options: argparse.Namespace) -> dict[str, float]:
     value.backward()
     if options.device == "cuda":
         torch.cuda.synchronize()
-        peak = torch.cuda.max_memory_allocated()
     seconds = clock() - start
-    if options.device == "cpu":
-        peak = resident("VmHWM")
-    return {"seconds": seconds, "gb": (peak - before) / 1e9, "loss": value.item()}
+    peak = torch.cuda.max_memory_allocated() if options.device == "cuda" else resident("VmHWM")
+    if options.ranks > 1:
+        dist.all_reduce(value := value.detach() / options.ranks)
+        dist.destroy_process_group()
+    if rank == 0:
+        print(json.dumps({"seconds": seconds, "gb": (peak - before) / 1e9, "loss": value.item()}), flush=True)
 
 
 def resident(field: str) -> int:
@@ -96,7 +110,7 @@ def measure(name: str, batch: int, arguments: list[str]) -> dict[str, float]:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stderr)
-    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    result: dict[str, float] = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
     return result
 
 
@@ -114,16 +128,19 @@ def main(arguments: list[str] | None = None) -> tuple[float, float]:
     parser.add_argument("--width", type=int, default=512, help="of the features")
     parser.add_argument("--repeats", type=int, default=2, help="runs of each, of which the fastest counts")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU")
+    parser.add_argument("--ranks", type=int, default=1, help="processes that share the batch")
     parser.add_argument("--limit", type=float, default=12.0, help="GB that the peer may use")
     parser.add_argument("--tf32", action="store_true", help="multiply fp32 matrices in TF32")
     parser.add_argument("--one", nargs=2, metavar=("LOSS", "BATCH"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.one:
-        print(json.dumps(run(options.one[0], int(options.one[1]), options)))
+        with tempfile.TemporaryDirectory() as folder:
+            todo = options.one[0], int(options.one[1]), options, f"{folder}/meeting"
+            torch.multiprocessing.spawn(run, todo, options.ranks)
         return 0.0, 0.0
 
     names = list(losses(options.device))
-    print(f"batch x {options.width}, forward and backward on one {options.device}")
+    print(f"batch x {options.width}, forward and backward, {options.ranks} x {options.device}")
     print(f"{'batch':>8}  {'loss':16}{'seconds':>10}{'GB':>10}{'time':>8}{'memory':>10}{'value':>14}")
     slowest, smallest = 0.0, 0.0
     known: dict[str, tuple[int, float]] = {}  # the peer's largest batch and its GB

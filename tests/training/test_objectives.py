@@ -468,8 +468,15 @@ def test_a_teacher_that_cannot_read_the_tokens_is_refused(tmp_path, change):
     save(tmp_path, {**MODEL, "text_cfg": {**MODEL["text_cfg"], **change}})
     with pytest.raises(ConfigError, match="cannot read"):
         Teacher(tmp_path, build())
-    with pytest.raises(ConfigError, match="no teacher"):
-        Teacher(tmp_path / "elsewhere", build())
+
+
+def test_no_teacher_is_an_error(tmp_path):
+    save(tmp_path / "data", MODEL)
+    Teacher(tmp_path, build())
+    (tmp_path / "data/open_clip_model.safetensors").unlink()
+    for folder in (tmp_path, tmp_path / "elsewhere"):
+        with pytest.raises(ConfigError, match="no teacher"):
+            Teacher(folder, build())
 
 
 def test_every_objective_is_found():

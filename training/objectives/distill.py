@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from infra.errors import ConfigError
+from training.blocks import lean
 from training.objectives import Objective, features
 from training.objectives.pairs import Pairs, Softmaxes, apart, attach
 
@@ -50,7 +51,7 @@ class Distillation(Objective):
 
 
 class Teacher(nn.Module):
-    """The trained model in ``folder``: an artifact's ``data``, or whatever open_clip loads with ``local-dir:``.
+    """The trained model in ``folder``: a training artifact, or whatever open_clip loads with ``local-dir:``.
 
     Its forward pass takes what the ``student`` takes and gives "image", "text" (b, d) and "scale" (0-D) without
     gradient. Raises ConfigError if there is no model or it reads other tokens.
@@ -63,14 +64,17 @@ class Teacher(nn.Module):
         import open_clip
 
         super().__init__()
-        if not Path(folder, "open_clip_config.json").is_file():
+        folders = [path for path in (Path(folder), Path(folder, "data")) if (path / "open_clip_config.json").is_file()]
+        try:
+            model = open_clip.create_model(f"local-dir:{folders[0]}", require_pretrained=True)
+        except (IndexError, TypeError, KeyError, ValueError, RuntimeError) as error:
             raise ConfigError(
                 "there is no teacher to distill from",
                 expected="a folder with open_clip_config.json and the weights",
-                found=str(folder),
-                fix="set distill_teacher to the folder data of a training artifact",
-            )
-        self.model: Any = open_clip.create_model(f"local-dir:{folder}").eval().requires_grad_(False)
+                found=f"{folder}: {error!r}"[:500] if folders else str(folder),
+                fix="set distill_teacher to a training artifact",
+            ) from error
+        self.model: Any = lean(model).eval().requires_grad_(False)
         for name, fits in {"vocab_size": int.__eq__, "context_length": int.__le__}.items():
             reads, can_read = getattr(student, name), getattr(self.model, name)
             if not fits(reads, can_read):
