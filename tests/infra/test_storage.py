@@ -36,6 +36,15 @@ class Contract:
 
     # --- reading and writing
 
+    def test_another_content_is_another_version(self, store):
+        with pytest.raises(FileNotFoundError):
+            store.version("file")
+        store.write("file", b"one")
+        first = store.version("file")
+        assert store.version("file") == first
+        store.write("file", b"two")
+        assert store.version("file") != first
+
     def test_what_is_written_is_read(self, store):
         store.write("a/b/file.bin", b"\x00\xff" * 1000)
         assert store.read("a/b/file.bin") == b"\x00\xff" * 1000
