@@ -1,0 +1,158 @@
+"""Processes killed in the middle, and continued by another number: the run cannot be told from one left alone."""
+
+import hashlib
+import json
+import os
+import signal
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from infra.context import Context
+from infra.errors import Preempted
+from infra.storage import LocalStore
+from training import loop, train
+from training.checkpoint import newest
+from training.data import Shards
+from training.world import World
+
+TOTAL, BATCH = 160, 8
+
+
+def config(**changes):
+    from conftest import MODEL
+
+    values = {"model": MODEL, "batch_size": BATCH, "samples": TOTAL, "lr": 1e-3, "warmup": 24, "grad_clip": 1.0}
+    values |= {"log_every": 24, "checkpoint_every": 16, "crop_scale": (0.5, 1.0)}
+    return train.Config(**{**values, **changes})
+
+
+class Witness(loop.Trainer):
+    """Writes down what each step has learnt from, and ends the process on request."""
+
+    seen, victim, last_words = "", (-1, -1), signal.SIGKILL
+
+    def _step(self, batch):
+        rows = zip(batch.images.numpy(), batch.texts.numpy(), strict=True)
+        samples = [hashlib.sha1(image.tobytes() + text.tobytes()).hexdigest()[:12] for image, text in rows]
+        with open(f"{self.seen}-{os.getpid()}", "a") as file:
+            file.write(json.dumps([self.state.samples, self.world.rank, samples]) + "\n")
+        result = super()._step(batch)
+        if (self.state.samples, self.world.rank) == self.victim:
+            os.kill(os.getpid(), self.last_words)
+        return result
+
+
+def part(folder, shards, victim, **changes):
+    """Continue the run in ``folder``; the rank and at how many samples seen it dies are the ``victim``."""
+    loop.Trainer = Witness
+    Witness.seen, Witness.victim = f"{folder}-seen", victim
+    store = LocalStore(shards)
+    tars = Shards(store, [path for path in store.paths() if path.endswith(".tar")])
+    settings = config(**changes)
+    world = World.join(torch.device("cpu"), shares=BATCH)
+    try:
+        loop.train(settings, tars, Context(folder), world)
+    except Preempted:
+        return True
+    return False
+
+
+def learnt(folder):
+    """The samples of each step, in order of samples seen. A step that was done again must have had the same."""
+    shares = {}
+    for path in sorted(folder.parent.glob(f"{folder.name}-seen-*")):
+        for line in path.read_text().splitlines():
+            start, rank, samples = json.loads(line)
+            assert shares.setdefault((start, len(samples), rank), samples) == samples
+    steps = {}
+    for (start, share, _), samples in sorted(shares.items()):
+        steps.setdefault(start, {}).setdefault(share, []).extend(samples)
+    found = []
+    for start, attempts in sorted(steps.items()):
+        whole = [samples for samples in attempts.values() if len(samples) == BATCH]  # without those that died over it
+        assert whole[1:] == whole[:-1], start
+        found.append(whole[0])
+    return found
+
+
+def history(folder):
+    return [json.loads(line) for line in (folder / "data/history.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def calm(ranks, shards, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("calm") / "run"
+    assert ranks(1, part, folder, shards, (-1, -1)) == [False]
+    return folder
+
+
+def test_killed_at_one_at_two_and_at_one(ranks, calm, shards, tmp_path):
+    folder = tmp_path / "run"
+    assert ranks(1, part, folder, shards, (56, 0), dies=True) == [-signal.SIGKILL]
+    assert newest(LocalStore(folder)) in (32, 48)
+    assert -signal.SIGKILL in ranks(2, part, folder, shards, (104, 1), dies=True)
+    assert newest(LocalStore(folder)) in (80, 96)
+    assert ranks(1, part, folder, shards, (-1, -1)) == [False]
+
+    assert len(learnt(folder)) == TOTAL // BATCH
+    assert learnt(folder) == learnt(calm)
+    for ours, theirs in zip(history(folder), history(calm), strict=True):
+        assert ours["samples"] == theirs["samples"]
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-6)
+
+
+def test_killed_at_one_and_continued_at_one_ends_with_the_same_bytes(ranks, calm, shards, tmp_path):
+    folder = tmp_path / "run"
+    for place in (24, 72, 136):
+        ranks(1, part, folder, shards, (place, 0), dies=True)
+    assert ranks(1, part, folder, shards, (-1, -1)) == [False]
+    for path in (calm / "data").iterdir():
+        assert (folder / "data" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_three_workers_of_which_two_share_the_batch_evenly(ranks, calm, shards, tmp_path):
+    folder = tmp_path / "run"
+    assert ranks(3, part, folder, shards, (-1, -1)) == [False] * 3
+    assert learnt(folder) == learnt(calm)
+    assert [line["loss"] for line in history(folder)] == pytest.approx(
+        [line["loss"] for line in history(calm)], rel=1e-6
+    )
+
+
+def test_shards_of_the_model_on_two_ranks_end_as_the_whole_on_one(ranks, calm, shards, tmp_path):
+    from safetensors.numpy import load_file
+
+    folder = tmp_path / "run"
+    assert -signal.SIGKILL in ranks(2, part_in_shards, folder, shards, (72, 1), dies=True)
+    assert ranks(2, part_in_shards, folder, shards, (-1, -1)) == [False] * 2
+    assert [line["loss"] for line in history(folder)] == pytest.approx(
+        [line["loss"] for line in history(calm)], rel=1e-6
+    )
+    weights = load_file(folder / "data/open_clip_model.safetensors")
+    for name, weight in load_file(calm / "data/open_clip_model.safetensors").items():
+        np.testing.assert_allclose(weights[name], weight, atol=1e-4, err_msg=name)
+
+
+def part_in_shards(folder, shards, victim):
+    return part(folder, shards, victim, parallel="fsdp")
+
+
+def command_line(arguments, victim):
+    """``python -m training.loop``, on one rank of which the machine's owner asks for the machine."""
+    loop.Trainer = Witness
+    Witness.seen, Witness.victim, Witness.last_words = f"{arguments[-1]}-seen", victim, signal.SIGTERM
+    sys.argv = ["training.loop", *arguments]
+    return loop.main()
+
+
+def test_sigterm_on_any_rank_gives_a_checkpoint_and_75_on_all(ranks, calm, shards, tmp_path):
+    (tmp_path / "config.json").write_text(config().model_dump_json())
+    folder = tmp_path / "run"
+    arguments = ["--config", f"{tmp_path}/config.json", "--shards", str(shards), "--output", str(folder)]
+    assert ranks(2, command_line, arguments, (40, 1)) == [75, 75]
+    assert newest(LocalStore(folder)) == 48
+    assert ranks(1, command_line, arguments, (-1, -1)) == [0]
+    assert learnt(folder) == learnt(calm)

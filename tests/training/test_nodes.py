@@ -1,0 +1,50 @@
+"""Nodes are lost and come back while it trains, and nobody can tell from the result."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from infra.context import Context
+from infra.storage import LocalStore
+from training.data import Shards
+from training.loop import train
+from training.train import Config
+from training.world import World
+
+DRIVER = Path(__file__).parents[1] / "faults/nodes.py"
+
+
+@pytest.mark.slow  # a minute and more: nodes, workers and Ray's 20 s to learn what a cluster has
+def test_a_node_is_lost_and_another_comes(shards, tmp_path):
+    from conftest import MODEL
+
+    config = Config(
+        model=MODEL,
+        batch_size=8,
+        samples=240,
+        lr=1e-3,
+        log_every=40,
+        checkpoint_every=40,
+        workers=(1, 2),
+        grow_after_s=1,
+    )
+    store = LocalStore(shards)
+    tars = Shards(store, store.paths("data/train"))
+    train(config, {"shards": tars}, Context(tmp_path / "calm"), World(device=torch.device("cpu")))
+    expected = [json.loads(line) for line in (tmp_path / "calm/data/history.jsonl").read_text().splitlines()]
+
+    plan = json.dumps([[80, "lose"], [160, "add"]])
+    command = [sys.executable, "-W", "ignore", DRIVER, plan, shards, tmp_path / "out", config.model_dump_json()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    events = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    starts = [(event["samples"], event["workers"]) for event in events if event["event"] == "train_start"]
+    assert [workers for _, workers in starts] == [2, 1, 2]
+    assert starts[0][0] == 0 < starts[1][0] <= 80 < starts[2][0] <= 160
+    history = [json.loads(line) for line in (tmp_path / "out/data/history.jsonl").read_text().splitlines()]
+    assert [line["samples"] for line in history] == [line["samples"] for line in expected]
+    assert [line["loss"] for line in history] == pytest.approx([line["loss"] for line in expected], rel=1e-6)
