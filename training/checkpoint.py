@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from training.train import Config
     from training.world import World
 
-__all__ = ["FOLDER", "Checkpoints", "Seal", "complete", "newest", "prune", "write_model"]
+__all__ = ["FOLDER", "Checkpoints", "Seal", "complete", "newest", "prune", "write_folder", "write_model"]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -55,6 +55,8 @@ FOLDER = "checkpoints"
 CONFIG, MODEL = "open_clip_config.json", "open_clip_model.safetensors"
 OF_MODEL = "objective/model."
 """How tensors of the model itself begin; without it they are named as open_clip names them."""
+MASTER = "master"
+"""What :class:`training.precision.AdamW` calls the fp32 copy of a weight in bf16."""
 
 
 class Checkpoints:
@@ -302,6 +304,10 @@ class Checkpoints:
         self._check_shapes(saved, targets, seal)
         for name in sorted(targets):
             self._load_tensor(saved, name, targets[name])
+        with torch.no_grad():
+            for weight, state in optimizer.state.items():
+                if MASTER in state:
+                    weight.copy_(state[MASTER])
         values: dict[str, Any] = _grow(seal.extras, lambda name: targets[name] if name in targets else saved.read(name))
         return values
 
@@ -497,11 +503,12 @@ def _rows(tensor: DTensor) -> tuple[int, int]:
 
 def _state(objective: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
     """All that training changes, by name. Optimizer state goes by the weight's name, since its number depends on how
-    the weights are grouped; the groups' settings follow from the configuration."""
+    the weights are grouped; the groups' settings follow from the configuration. A weight in bf16 goes as its master in
+    fp32, so that those who hold weights and masters otherwise (FSDP2) can go on from here."""
     tensors = {f"objective/{name}": tensor for name, tensor in objective.state_dict().items()}
     for name, weight in objective.named_parameters():
         for key, value in optimizer.state.get(weight, {}).items():
-            tensors[f"optimizer/{name}/{key}"] = value
+            tensors[f"objective/{name}" if key == MASTER else f"optimizer/{name}/{key}"] = value
     for name, value in tensors.items():
         if not isinstance(value, Tensor):
             raise TypeError(f"only tensors can be kept: {name} is {type(value).__name__}")
@@ -523,6 +530,8 @@ def _fill(optimizer: Optimizer, objective: nn.Module, saved: _Saved) -> None:
                 device = weight.device if id(weight) in fused or shape == weight.shape else torch.device("cpu")
                 empty = torch.zeros(shape, dtype=saved.dtype(path), device=device)
             optimizer.state[weight][key] = empty
+            if weight.dtype == torch.bfloat16 and MASTER not in optimizer.state[weight]:
+                optimizer.state[weight][MASTER] = torch.zeros_like(weight, dtype=torch.float32, requires_grad=False)
 
 
 def _flatten(tree: Any, path: str, tensors: dict[str, Tensor]) -> Any:  # noqa: ANN401 - JSON values and tensors
@@ -566,16 +575,24 @@ def write_model(
 
     Tensors must be whole (:func:`training.parallel.gathered`). The bytes are a function of the arguments alone.
     """
-    weights = {name: weight.detach().cpu().contiguous() for name, weight in state_dict.items()}
-    output.write(f"data/{CONFIG}", json.dumps(description, indent=2, sort_keys=True).encode())
-    with output.open(f"data/{MODEL}") as out:
-        write_tensors(out, weights, {"format": "pt"})
+    weights = write_folder(output, "data", description, state_dict)
     # In which order an optimizer remembers things depends on whether it was loaded.
     moments = {number: dict(sorted(state.items())) for number, state in sorted(optimizer["state"].items())}
     optimizer = {"state": moments, "param_groups": optimizer["param_groups"]}
     checkpoint = {"epoch": epoch, "name": "clipline", "state_dict": weights, "optimizer": optimizer}
     with output.open("data/checkpoint.pt") as out:
         torch.save(_canonical(checkpoint), out)
+
+
+def write_folder(
+    output: Output, folder: str, description: dict[str, Any], state_dict: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """A folder that open_clip loads with ``local-dir:``; the weights as written."""
+    weights = {name: weight.detach().cpu().contiguous() for name, weight in state_dict.items()}
+    output.write(f"{folder}/{CONFIG}", json.dumps(description, indent=2, sort_keys=True).encode())
+    with output.open(f"{folder}/{MODEL}") as out:
+        write_tensors(out, weights, {"format": "pt"})
+    return weights
 
 
 def _canonical(value: Any) -> Any:  # noqa: ANN401 - a tree of plain values and tensors

@@ -6,7 +6,7 @@ Everything is counted in samples seen, so nothing depends on the number of worke
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -20,12 +20,82 @@ __all__ = ["Config"]
 class Config(BaseConfig):
     """The training stage's configuration."""
 
+    code_version: ClassVar[int] = 2
+
+    # --- what learns what
     model: str | dict[str, Any] = Field(
         "ViT-B-32", description="an open_clip model name, or a model configuration in open_clip's JSON form"
     )
-    objective: Literal["infonce"] = Field("infonce", description="what is minimised; see training/objectives")
+    pretrained: str | None = Field(
+        None,
+        description="where weights come from instead of the seed: a checkpoint, a folder in open_clip's layout or a "
+        "training artifact",
+    )
+    lock_image: int | None = Field(
+        None, ge=0, description="groups of layers at the image tower's end that learn, the others are locked; none: all"
+    )
+    lock_text: int | None = Field(
+        None, ge=0, description="layers at the text tower's end that learn, the others are locked; none: all"
+    )
+    patch_dropout: float | None = Field(
+        None, ge=0, lt=1, description="part of an image's patches left out in training; none: the model's own"
+    )
+    objective: Literal["infonce", "siglip", "vsepp", "albef", "coca", "distill"] = Field(
+        "infonce", description="what is minimised; see training/objectives"
+    )
+    vsepp_margin: float = Field(0.2, gt=0, description="of vsepp: cosine by which a match must beat its negatives")
+    vsepp_warmup: int = Field(0, ge=0, description="of vsepp: samples until only the hardest negative counts")
+    coca_contrastive_weight: float = Field(1.0, ge=0, description="of coca: weight of the contrastive loss")
+    coca_caption_weight: float = Field(2.0, ge=0, description="of coca: weight of the captioning loss")
+    distill_teacher: str | None = Field(
+        None, description="of distill: the teacher, a training artifact or a folder in open_clip's layout"
+    )
+    distill_weight: float = Field(1.0, gt=0, description="of distill: weight of the cross-entropy with the teacher")
+    albef_queue_size: int = Field(65_536, ge=0, description="of albef: features remembered as further negatives")
+    albef_momentum: float = Field(0.995, gt=0, lt=1, description="of albef: what the slow towers keep at each step")
+    albef_alpha: float = Field(0.4, ge=0, le=1, description="of albef: share of the slow towers' opinion in targets")
+    albef_alpha_warmup: int = Field(0, ge=0, description="of albef: samples over which that share rises from zero")
+    albef_itm_weight: float = Field(1.0, ge=0, description="of albef: weight of image-text matching; 0: none")
+    albef_mlm_weight: float = Field(1.0, ge=0, description="of albef: weight of masked language modelling; 0: none")
+    albef_mask_rate: float = Field(0.15, gt=0, lt=1, description="of albef: part of the words that are hidden")
+    albef_negatives_among: int = Field(
+        32,
+        ge=2,
+        description="of albef: neighbouring samples that hard negatives are drawn from; a divisor of the samples "
+        "that a worker works on at a time",
+    )
+    albef_fusion_layers: int = Field(6, ge=1, description="of albef: layers of the encoder that joins image and text")
     seed: int = Field(0, ge=0, description="of the initial weights, the sample order and the augmentation")
 
+    # --- data
+    shards: tuple[str, ...] = Field(
+        (), description="folders or fsspec URLs with *.tar to train on, beside or instead of the inputs"
+    )
+    weights: dict[str, float] | None = Field(
+        None,
+        description="how often a sample comes from each input (by its name) or folder of shards (as given), in "
+        "proportion; none: all are one set, each sample once an epoch",
+    )
+    shuffle: Literal["global", "window"] = Field(
+        "global", description="whether any sample may follow any other, or only those of some shards at a time"
+    )
+    shuffle_window: int = Field(16, ge=1, description="shards at a time where samples are shuffled by window")
+    caption_key: str = Field(
+        "txt",
+        description="where captions are: txt; txt:lines, one per line, of which one is drawn each time; json:FIELD",
+    )
+    crop_scale: tuple[float, float] = Field(
+        (0.9, 1.0), description="least and greatest part of an image's area that a random crop keeps"
+    )
+    crop_ratio: tuple[float, float] = Field((0.75, 4 / 3), description="least and greatest width / height of a crop")
+    flip_prob: float = Field(0.0, ge=0, le=1, description="chance that an image is mirrored; captions may name sides")
+    color_jitter: tuple[float, float, float, float] | None = Field(
+        None, description="strength of changes in brightness, contrast, saturation and hue; none: no change"
+    )
+    color_jitter_prob: float = Field(0.8, ge=0, le=1, description="chance of these changes")
+    gray_scale_prob: float = Field(0.0, ge=0, le=1, description="chance that an image loses its colours")
+
+    # --- how it is learnt
     batch_size: int = Field(1024, ge=2, description="samples per step over all workers")
     samples: int | None = Field(None, ge=1, description="samples to see in all, rounded up to whole batches")
     epochs: float = Field(32.0, gt=0, description="passes over the shards, where samples is not given")
@@ -36,19 +106,29 @@ class Config(BaseConfig):
         description="peak learning rate of the text tower; none: lr. A small one helps where captions hold "
         "words for things the image tower cannot see yet: a quick text tower unlearns them",
     )
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="the learning rate's factor from each layer to the one before it, for fine-tuning"
+    )
     betas: tuple[float, float] = Field((0.9, 0.98), description="AdamW's decay rates of the two moments")
     eps: float = Field(1e-6, gt=0, description="AdamW's epsilon")
     weight_decay: float = Field(0.2, ge=0, description="AdamW's, on matrices only: not on gains, biases, logit scale")
     warmup: int = Field(0, ge=0, description="samples over which the learning rate rises linearly to its peak")
     schedule: Literal["cosine", "constant"] = Field("cosine", description="the learning rate after the warm-up")
+    lr_floor: float = Field(0.0, ge=0, le=1, description="the least learning rate after the warm-up, a part of lr")
+    cooldown: int = Field(0, ge=0, description="last samples, over which a constant rate falls to its floor")
+    cooldown_shape: Literal["linear", "1-sqrt"] = Field("1-sqrt", description="how it falls")
     grad_clip: float | None = Field(None, gt=0, description="largest norm of the gradient; none: not clipped")
-    precision: Literal["fp32", "amp_bf16"] = Field("fp32", description="of the towers; logits and loss are always fp32")
-    crop_scale: tuple[float, float] = Field(
-        (0.9, 1.0), description="least and greatest part of an image's area that a random crop keeps"
+    ema_half_life: int | None = Field(
+        None,
+        ge=1,
+        description="samples after which an average of the weights has forgotten half; written as a second model, "
+        "data/ema. None: no average",
     )
-    crop_ratio: tuple[float, float] = Field((0.75, 4 / 3), description="least and greatest width / height of a crop")
+    precision: Literal["fp32", "amp_bf16", "bf16"] = Field(
+        "fp32", description="fp32; bf16 by autocast; bf16 weights with fp32 masters. Logits and loss are always fp32"
+    )
+    tf32: bool = Field(False, description="whether GPUs multiply fp32 matrices with 10 bits of mantissa")
     log_every: int = Field(10_000, ge=1, description="samples between two lines of the history")
-
     validation: Runtime[tuple[str, ...]] = Field(
         (), description="test sets of the input `tests`, in CLIP_benchmark's layout, to score now and then"
     )
@@ -59,6 +139,7 @@ class Config(BaseConfig):
         None, ge=0, description="samples seen when a few steps are profiled; a file named profile asks for it, too"
     )
 
+    # --- where and with what
     workers: Runtime[int | tuple[int, int]] = Field(
         1,
         description="processes that share each batch, one per GPU; (least, most): as many as the cluster has room for "
@@ -79,6 +160,15 @@ class Config(BaseConfig):
         1, ge=1, description="cores a worker takes; its threads for tensors on the CPU"
     )
     loader_threads: Runtime[int] = Field(2, ge=1, description="threads of a worker that read and decode images")
+    feeders: Runtime[int] = Field(
+        0, ge=0, description="Ray actors per worker, of one core each, that make its batches instead, on any node"
+    )
+    cache_folder: Runtime[str | None] = Field(
+        None, description="a node's folder for copies of remote shards and indexes; none: below the temporary folder"
+    )
+    disk_cache_gb: Runtime[float | None] = Field(
+        None, gt=0, description="the most that copies of remote shards take on a node; none: what the disk holds"
+    )
     cache_mb: Runtime[int] = Field(2048, ge=0, description="MB of decoded images a worker keeps in memory")
     max_corrupt: Runtime[int] = Field(100, ge=0, description="samples that may fail to decode before the run fails")
     checkpoint_every: Runtime[int] = Field(1_000_000, ge=1, description="samples between two checkpoints")
@@ -117,6 +207,8 @@ class Config(BaseConfig):
                 expected=f"a multiple of {shares}",
                 found=str(self.batch_size),
             )
+        if self.objective == "distill" and self.distill_teacher is None:
+            raise ConfigError("the objective distill needs a teacher", fix="set distill_teacher")
         return self
 
     @property

@@ -124,7 +124,7 @@ def _model(name: str) -> Model:
 
     built = build(name, 0, World())
     width = int(built.description["model_cfg"]["embed_dim"])
-    return Model(sum(weight.numel() for weight in built.model.parameters()), forward_flops(built.model), width)
+    return Model(sum(weight.numel() for weight in built.model.parameters()), forward_flops(built), width)
 
 
 if __name__ == "__main__":

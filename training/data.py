@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infra.errors import DataError
+from infra.storage import open_store
 from training.copies import Copies, Shard
 from training.images import decode
 from training.index import Index
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from training.tokens import Tokenizer
     from training.world import World
 
-__all__ = ["Samples", "Shards", "cache_folder"]
+__all__ = ["Samples", "Shards", "cache_folder", "sources_at"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,15 @@ class Shards:
     def each(self) -> list[Shard]:
         digests = self.digests or [""] * len(self.paths)
         return [Shard(self.store, path, digest) for path, digest in zip(self.paths, digests, strict=True)]
+
+
+def sources_at(folders: Iterable[str]) -> dict[str, Shards]:
+    """The tars below folders or fsspec URLs, by these."""
+    stores = {folder: open_store(folder) for folder in folders}
+    return {
+        folder: Shards(store, [path for path in store.paths() if path.endswith(".tar")])
+        for folder, store in stores.items()
+    }
 
 
 def cache_folder() -> Path:

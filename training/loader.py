@@ -117,6 +117,9 @@ class Loader:
             while ahead:
                 yield _finished(*ahead.popleft())
 
+    def close(self) -> None:
+        """Give back what was taken for making batches."""
+
     def load(self, start: int, count: int) -> Batch:
         """The samples at positions ``[start, start + count)``, in this thread."""
         batch = self._empty(count)

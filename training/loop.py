@@ -2,7 +2,7 @@
 
 It runs in any process group: Ray Train's workers (training/train.py), ``torchrun``, or one process::
 
-    torchrun --nproc-per-node 8 -m training.loop --config config.json --shards SHARDS --output FOLDER
+    torchrun --nproc-per-node 8 -m training.loop --config config.json --shards FOLDER --output FOLDER
 
 State is samples seen. Whatever a step needs (batch, crop, learning rate, random numbers of the layers) follows from
 the configuration and that number, so a run continues from a checkpoint exactly, with as many workers as there are.
@@ -16,7 +16,7 @@ import logging
 import math
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,13 +28,19 @@ from infra.errors import CliplineError, ConfigError, DataError, Preempted
 from infra.manifest import Funnel
 from infra.schema import Drop
 from infra.storage import open_store
-from training.checkpoint import Checkpoints, write_model
-from training.data import Samples, Shards
+from training.augment import Augment
+from training.blocks import compile_blocks
+from training.checkpoint import Checkpoints, write_folder, write_model
+from training.data import Samples, Shards, sources_at
+from training.ema import Ema
+from training.flops import forward_flops, peak
 from training.loader import Batch, Loader
 from training.meter import Meter
-from training.model import Towers, build
+from training.model import Locks, Towers, build
 from training.objectives import OBJECTIVES
 from training.parallel import gathered, wrap
+from training.plan import Plan
+from training.precision import Precision, exact
 from training.profile import Profiler
 from training.schedule import adamw, learning_rate
 from training.step import backward
@@ -49,6 +55,8 @@ __all__ = ["main", "train"]
 
 log = logging.getLogger(__name__)
 
+Sources = Mapping[str, Shards]
+
 
 @dataclass
 class State:
@@ -60,10 +68,11 @@ class State:
     corrupt: list[int] = field(default_factory=list)
 
 
-def train(config: Config, shards: Shards, context: Context, world: World, tests: Store | None = None) -> None:
+def train(config: Config, sources: Sources, context: Context, world: World, tests: Store | None = None) -> None:
     """Train to the end, or to where the run is asked to stop; write the model and enter it in the ledger.
 
-    Every rank calls it with the same arguments; ``tests`` holds the test sets that ``config.validation`` names.
+    Every rank calls it with the same arguments. ``sources`` are the shards by the names that ``config.weights`` has for
+    them; ``tests`` holds the test sets that ``config.validation`` names.
     Raises on all ranks: Preempted after saving a checkpoint, ConfigError and DataError.
     """
     if not world.active:
@@ -71,7 +80,7 @@ def train(config: Config, shards: Shards, context: Context, world: World, tests:
         return
     if world.device.type == "cpu":
         torch.set_num_threads(config.cpus_per_worker)
-    trainer = Trainer(config, shards, context, world, tests)
+    trainer = Trainer(config, sources, context, world, tests)
     trainer.restore()
     trainer.run()
     trainer.finish()
@@ -80,19 +89,65 @@ def train(config: Config, shards: Shards, context: Context, world: World, tests:
 class Trainer:
     """A run's parts and what it does with them, on one rank. Raises what :func:`train` does."""
 
-    def __init__(self, config: Config, shards: Shards, context: Context, world: World, tests: Store | None) -> None:
+    def __init__(self, config: Config, sources: Sources, context: Context, world: World, tests: Store | None) -> None:
         self.config, self.context, self.world = config, context, world
-        self.towers, self.samples, self.validation = _prepare(config, shards, world, tests)
+        self.precision = Precision(config.precision, config.tf32)
+        self.precision.apply()
+        parts = prepare(config, sources, world, tests)
+        self.towers, self.samples, self.plan, self.validation = (
+            parts.towers,
+            parts.samples,
+            parts.plan,
+            parts.validation,
+        )
+        self.meter = self._meter()  # counts the model's work, which has to be done before it is wrapped
+        if config.compile:
+            compile_blocks(self.towers.model)
         self.objective = OBJECTIVES[config.objective](self.towers.model, config)
         self.model = wrap(self.objective, config, world)
         self.optimizer = adamw(self.objective, config)
-        self.loader = Loader(self.samples, config, world, self.towers.image_size)
-        self.checkpoints = Checkpoints(context.store, config, world, self.towers.description)
-        self.total = config.steps(len(self.samples)) * config.batch_size
-        self.meter = Meter(context, world, self.total)
+        self.ema = Ema(self._weights(), config.ema_half_life) if config.ema_half_life else None
+        if self.ema is not None:
+            self.objective.ema = self.ema  # its state goes wherever the objective's goes
+        self.loader = self._loader()
+        self.checkpoints = Checkpoints(context.store, config, world, self.towers.description, config.best_metric)
         self.profiler = Profiler(context, world, config.profile_at)
         self.state = State()
         self._pending: dict[str, list[torch.Tensor]] = {}  # this rank's losses that the others have not heard of
+        self._scores: dict[str, float] | None = None  # of the validation since the last checkpoint
+
+    @property
+    def total(self) -> int:
+        """Samples of the whole run."""
+        return self.config.steps(len(self.samples)) * self.config.batch_size
+
+    def _meter(self) -> Meter:
+        config, device = self.config, self.world.device
+        if device.type != "cuda" or self.world.rank > 0:
+            return Meter(self.context, self.world, self.total)
+        most = peak(device, config.precision, config.tf32)
+        return Meter(self.context, self.world, self.total, forward_flops(self.towers), most.flops if most else None)
+
+    def _loader(self) -> Loader:
+        config = self.config
+        augment = Augment(
+            config.crop_scale,
+            config.crop_ratio,
+            config.flip_prob,
+            config.color_jitter,
+            config.color_jitter_prob,
+            config.gray_scale_prob,
+        )
+        arguments = self.samples, config, self.world, self.towers.image_size, self.plan, augment
+        if config.feeders:
+            from training.ray_feed import RayLoader
+
+            return RayLoader(*arguments, feeders=config.feeders)
+        return Loader(*arguments)
+
+    def _weights(self) -> Iterable[tuple[str, torch.Tensor]]:
+        """The model's state by open_clip's names, in full precision."""
+        return exact(self.towers.model, self.optimizer)
 
     def restore(self) -> None:
         """Go on from the newest checkpoint, if there is one."""
@@ -120,6 +175,7 @@ class Trainer:
             if self.checkpoints.due(before, state.samples) or last:
                 self._save()
         self.profiler.close()
+        self.loader.close()
 
     def _next(self, batches: Iterator[Batch]) -> Batch:
         """The next batch; if the run is to end instead, save and raise."""
@@ -147,6 +203,8 @@ class Trainer:
         norm = self.model.clip(config.grad_clip)
         self.optimizer.step()
         self.objective.after_step(samples + config.batch_size)
+        if self.ema is not None:
+            self.ema.update(self._weights(), config.batch_size)
         for name, loss in losses.items():
             self._pending.setdefault(name, []).append(loss)
         return norm, rate
@@ -160,14 +218,12 @@ class Trainer:
 
         def encode(part: int) -> dict[str, torch.Tensor]:
             rows = slice(part * size, (part + 1) * size)
-            self.objective.position = self.state.samples + self.world.rank * share + part * size
-            with self._autocast():
+            position = self.state.samples + self.world.rank * share + part * size
+            self.objective.position = self.towers.position.samples = position
+            with self.precision.autocast(self.world.device):
                 return self.model(self.towers.normalise(images[rows]), texts[rows])
 
         return encode
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.config.precision == "amp_bf16")
 
     def _log(self, rate: float, norm: torch.Tensor) -> None:
         self._collect()
@@ -209,47 +265,104 @@ class Trainer:
 
     def _validate(self, validation: Validation) -> None:
         with self.meter.pausing():
-            found = self.model.call(validation, self.objective.model, self._autocast())
+            autocast = self.precision.autocast(self.world.device)
+            found = self.model.call(validation, self.objective.model, autocast)
         if self.world.rank == 0:
             self.context.metrics({f"validation/{name}": value for name, value in found.items()}, self.state.samples)
+        self._scores = found
 
     def _save(self) -> None:
         self._collect()
-        self.checkpoints.save(self.state.samples, self.objective, self.optimizer, asdict(self.state))
+        scores, self._scores = self._scores, None
+        self.checkpoints.save(self.state.samples, self.objective, self.optimizer, asdict(self.state), scores)
 
     def finish(self) -> None:
         """Write the model and enter it in the ledger."""
         self.checkpoints.close()
-        model = gathered(self.towers.model.state_dict(), self.world)
+        model = gathered(dict(self._weights()), self.world)
+        average = gathered(self.ema.weights(), self.world) if self.ema is not None else None
         optimizer = gathered(self.optimizer.state_dict(), self.world)
         if self.world.rank == 0:
-            _finish(self.context, self.towers, self.samples, self.state, model, optimizer)
+            self._write(model, average, optimizer)
         self.world.settle()  # nobody leaves before the model is written
 
+    def _write(
+        self, model: dict[str, torch.Tensor], average: dict[str, torch.Tensor] | None, optimizer: dict[str, Any]
+    ) -> None:
+        state, samples, description = self.state, self.samples, self.towers.description
+        output = ShardOutput(self.context.store, RECORD)
+        write_model(output, description, model, optimizer, state.samples // len(samples))
+        if average is not None:
+            write_folder(output, "data/ema", description, average)
+        output.write("data/history.jsonl", "".join(json.dumps(line) + "\n" for line in state.history).encode())
+        dropped = {Drop.DECODE: len(state.corrupt), Drop.NO_TEXT: samples.incomplete}
+        funnel = Funnel(
+            unit="samples",
+            entered=len(samples) + samples.incomplete,
+            kept=len(samples) - len(state.corrupt),
+            dropped={str(reason): count for reason, count in dropped.items() if count},
+        )
+        parameters = sum(weight.numel() for weight in self.towers.model.parameters())
+        output.commit(funnel, {"samples": state.samples, "parameters": parameters})
 
-def _prepare(
-    config: Config, shards: Shards, world: World, tests: Store | None
-) -> tuple[Towers, Samples, Validation | None]:
-    """The model, the data and the test sets; if anything fails on one rank, all raise."""
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run is made of that can be wrong: the model, the data, which sample when, the test sets."""
+
+    towers: Towers
+    samples: Samples
+    plan: Plan
+    validation: Validation | None
+
+
+def prepare(config: Config, sources: Sources, world: World, tests: Store | None) -> Parts:
+    """All of them; if anything fails on one rank, all raise."""
     error: CliplineError | None = None
     try:
-        towers = build(config.model, config.seed, world)
-        # A crop of the least area must not be blown up because the JPEG was decoded too small.
-        min_side = math.ceil(max(towers.image_size) / math.sqrt(config.crop_scale[0]))
-        samples = Samples(
-            shards, world, tokenize=towers.tokenize, min_side=min_side, cache_bytes=config.cache_mb * 1_000_000
-        )
-        if len(samples) < config.batch_size:
-            raise DataError(
-                "the shards hold less than one batch",
-                expected=f">= {config.batch_size}",
-                found=f"{len(samples)} samples",
-            )
-        validation = _validation(config, tests, towers, world) if config.validation else None
+        parts = _prepare(config, sources, world, tests)
     except CliplineError as failure:
         error = failure
     world.settle(error)
-    return towers, samples, validation
+    return parts
+
+
+def _prepare(config: Config, sources: Sources, world: World, tests: Store | None) -> Parts:
+    weights = [config.weights.get(name, 0.0) for name in sources] if config.weights is not None else None
+    if config.weights is not None and set(config.weights) != set(sources):
+        raise ConfigError(
+            "weights must name the sources, each of them",
+            expected=str(sorted(sources)),
+            found=str(sorted(config.weights)),
+        )
+    towers = build(
+        config.model,
+        config.seed,
+        world,
+        settings=OBJECTIVES[config.objective].settings,
+        patch_dropout=config.patch_dropout,
+        pretrained=config.pretrained,
+        locks=Locks(config.lock_image, config.lock_text),
+        precision=Precision(config.precision).weights,
+        grad_checkpointing=config.grad_checkpointing,
+    )
+    samples = Samples(
+        list(sources.values()),
+        world,
+        tokenize=towers.tokenize,
+        # A crop of the least area must not be blown up because the JPEG was decoded too small.
+        min_side=math.ceil(max(towers.image_size) / math.sqrt(config.crop_scale[0])),
+        cache_bytes=config.cache_mb * 1_000_000,
+        caption_key=config.caption_key,
+        folder=Path(config.cache_folder) if config.cache_folder else None,
+        disk_bytes=int(config.disk_cache_gb * 1e9) if config.disk_cache_gb else None,
+    )
+    if len(samples) < config.batch_size:
+        raise DataError(
+            "the shards hold less than one batch", expected=f">= {config.batch_size}", found=f"{len(samples)} samples"
+        )
+    plan = Plan(samples.counts, config.seed, weights=weights, shuffle=config.shuffle, window=config.shuffle_window)
+    return Parts(towers, samples, plan, _validation(config, tests, towers, world) if config.validation else None)
 
 
 def _validation(config: Config, tests: Store | None, towers: Towers, world: World) -> Validation:
@@ -261,28 +374,6 @@ def _validation(config: Config, tests: Store | None, towers: Towers, world: Worl
         )
     batch = max(1, config.batch_size // world.size // config.accumulate)
     return Validation(tests, config.validation, config.validation_split, towers, world, batch, config.validation_images)
-
-
-def _finish(
-    context: Context,
-    towers: Towers,
-    samples: Samples,
-    state: State,
-    model: dict[str, torch.Tensor],
-    optimizer: dict[str, Any],
-) -> None:
-    output = ShardOutput(context.store, RECORD)
-    write_model(output, towers.description, model, optimizer, state.samples // len(samples))
-    output.write("data/history.jsonl", "".join(json.dumps(line) + "\n" for line in state.history).encode())
-    dropped = {Drop.DECODE: len(state.corrupt), Drop.NO_TEXT: samples.incomplete}
-    funnel = Funnel(
-        unit="samples",
-        entered=len(samples) + samples.incomplete,
-        kept=len(samples) - len(state.corrupt),
-        dropped={str(reason): count for reason, count in dropped.items() if count},
-    )
-    parameters = sum(weight.numel() for weight in towers.model.parameters())
-    output.commit(funnel, {"samples": state.samples, "parameters": parameters})
 
 
 def _crosses(every: int, before: int, after: int) -> bool:
@@ -298,7 +389,7 @@ def main() -> int:
     """Command line; 75 if it was stopped by SIGTERM or SIGINT after saving a checkpoint."""
     parser = argparse.ArgumentParser("training.loop", description="Train a CLIP model on WebDataset shards.")
     parser.add_argument("--config", type=Path, required=True, help="JSON file of training.config.Config's fields")
-    parser.add_argument("--shards", required=True, help="folder or fsspec URL; all *.tar below it are used")
+    parser.add_argument("--shards", nargs="*", default=[], help="folders or fsspec URLs; all *.tar below are used")
     parser.add_argument("--tests", help="folder or fsspec URL of the test sets that the configuration validates on")
     parser.add_argument("--output", required=True, help="folder or fsspec URL; a run found there is continued")
     arguments = parser.parse_args()
@@ -314,14 +405,12 @@ def main() -> int:
         emit=lambda event: log.info("%s", json.dumps(event)),
         stopping=lambda: bool(stopped),
     )
-    store = open_store(arguments.shards)
     tests = open_store(arguments.tests) if arguments.tests else None
-    shards = Shards(store, [path for path in store.paths() if path.endswith(".tar")])
     try:
         config = Config(**json.loads(arguments.config.read_text()))
         world = World.join(shares=config.batch_size // config.accumulate, timeout_s=config.collective_timeout_s)
         if RECORD not in context.ledger.read([RECORD]):
-            train(config, shards, context, world, tests)
+            train(config, sources_at([*arguments.shards, *config.shards]), context, world, tests)
     except CliplineError as error:
         log.error("%s", error)
         return error.exit_code

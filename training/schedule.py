@@ -51,16 +51,19 @@ class Schedule:
 
 def learning_rate(config: Config, samples: float, total: int) -> float:
     """The rate at ``samples`` seen of ``total`` by the fields of ``config``."""
-    return Schedule(config.lr, config.warmup, config.schedule).rate(samples, total)
+    schedule = Schedule(
+        config.lr, config.warmup, config.schedule, config.lr_floor, config.cooldown, config.cooldown_shape
+    )
+    return schedule.rate(samples, total)
 
 
-def adamw(model: nn.Module, config: Config, layer_decay: float = 1.0) -> AdamW:
+def adamw(model: nn.Module, config: Config) -> AdamW:
     """AdamW for an open_clip ``model``, or a module that holds one as ``model``.
 
     Weight decay is for matrices only: vectors and scalars are gains, biases and the logit scale. Each group's
     ``share`` is its part of the learning rate: ``text_lr / lr`` for the text tower, 1 for the rest, times
-    ``layer_decay`` for each layer that lies between a weight and its tower's output (for fine-tuning). What is locked
-    has no group.
+    ``config.layer_decay`` for each layer that lies between a weight and its tower's output (for fine-tuning). What is
+    locked has no group.
     """
     text_share = 1.0 if config.text_lr is None else config.text_lr / config.lr
     named = [(name.removeprefix("model."), weight) for name, weight in model.named_parameters()]
@@ -69,8 +72,8 @@ def adamw(model: nn.Module, config: Config, layer_decay: float = 1.0) -> AdamW:
     for name, weight in named:
         if weight.requires_grad:
             share = text_share if _of_text(name) else 1.0
-            if layer_decay != 1:
-                share *= layer_decay ** max(0, depth[_of_text(name)] - _layer(name, depth[_of_text(name)]))
+            if config.layer_decay != 1:
+                share *= config.layer_decay ** max(0, depth[_of_text(name)] - _layer(name, depth[_of_text(name)]))
             decay = config.weight_decay if weight.ndim >= 2 and "bias" not in name else 0.0
             groups.setdefault((decay, share), []).append(weight)
     return AdamW(

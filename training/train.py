@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -31,20 +31,19 @@ RECORD = "model"
 
 
 def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Manifest:
-    """Train on the artifact ``shards``, validating on those of ``tests`` that the configuration names; needs Ray.
+    """Train on the shards of all inputs and of ``config.shards``, validating on test sets of ``tests``; needs Ray.
 
     Raises Preempted if asked to stop (a checkpoint is saved first), DataError for unreadable or too many corrupt
     shards, StageFailed when workers died more than ``max_failures`` times without a new checkpoint.
     """
     from training.checkpoint import FOLDER, newest, prune
-    from training.data import Shards
+    from training.data import sources_at
     from training.figures import curves
 
-    shards = inputs["shards"]
     if RECORD not in context.ledger.read([RECORD]):
-        paths = [file.path for file in shards.files("data/train/", ".tar")]
+        sources = dict(_of_artifacts(inputs)) | sources_at(config.shards)
         tests = inputs["tests"].store.child("data") if "tests" in inputs else None
-        _train(config, Shards(shards.store, paths), context, tests)
+        _train(config, sources, context, tests)
     record = context.ledger.read([RECORD])[RECORD]
     history = [json.loads(line) for line in context.store.read("data/history.jsonl").splitlines()]
     context.figure("training", curves(history))
@@ -60,7 +59,16 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     )
 
 
-def _train(config: Config, shards: Shards, context: Context, tests: Store | None) -> None:
+def _of_artifacts(inputs: Mapping[str, Artifact]) -> Iterator[tuple[str, Shards]]:
+    from training.data import Shards
+
+    for name, artifact in inputs.items():
+        if name != "tests":
+            files = artifact.files("data/train/", ".tar")
+            yield name, Shards(artifact.store, [file.path for file in files], tuple(file.sha256 for file in files))
+
+
+def _train(config: Config, sources: dict[str, Shards], context: Context, tests: Store | None) -> None:
     """Train until it is done, fails for good, or fails too often without getting any further."""
     from ray.train import TrainingFailedError
 
@@ -70,7 +78,7 @@ def _train(config: Config, shards: Shards, context: Context, tests: Store | None
     while True:
         reached = newest(context.store)
         try:
-            error = _launch(config, shards, context, tests)
+            error = _launch(config, sources, context, tests)
         except TrainingFailedError as failure:
             if newest(context.store) == reached:
                 raise StageFailed(
@@ -101,7 +109,7 @@ def _check_room(config: Config) -> None:
             )
 
 
-def _launch(config: Config, shards: Shards, context: Context, tests: Store | None) -> CliplineError | None:
+def _launch(config: Config, sources: dict[str, Shards], context: Context, tests: Store | None) -> CliplineError | None:
     """One life of a Ray trainer, through up to ``max_failures`` failures; the error that the workers agreed on.
 
     Raises Ray's TrainingFailedError.
@@ -121,7 +129,7 @@ def _launch(config: Config, shards: Shards, context: Context, tests: Store | Non
     scratch.delete("")
     trainer = TorchTrainer(
         _work,  # type: ignore[arg-type] # the return value of rank 0 is handed back
-        train_loop_config={"config": config, "shards": shards, "context": context, "tests": tests},
+        train_loop_config={"config": config, "sources": sources, "context": context, "tests": tests},
         torch_config=TorchConfig(timeout_s=int(config.collective_timeout_s)),
         scaling_config=ScalingConfig(
             use_gpu=config.gpu,

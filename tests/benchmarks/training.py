@@ -110,20 +110,20 @@ def open_clip(args: argparse.Namespace, model: Any, shards: Path, samples: int, 
     return Run(seconds, cpu, [(int(samples), float(loss)) for samples, loss in found])
 
 
-def mfu(model: object, rate: float, args: argparse.Namespace) -> str:
+def mfu(model: Any, rate: float, args: argparse.Namespace) -> str:
     """Of one GPU, as text; empty where the peak is not known."""
     if not args.gpus:
         return ""
-    from training.flops import forward_flops, peak_flops
+    import torch
 
+    from training import flops
     from training.model import build
     from training.world import World
 
-    peak = peak_flops(args.precision)
-    if not peak:
+    most = flops.peak(torch.device("cuda"), args.precision)
+    if most is None:
         return ""
-    per_sample = forward_flops(build(model, 0, World()).model)  # type: ignore[arg-type]
-    return f", MFU {3 * per_sample * rate / args.gpus / peak:.1%} of {peak / 1e12:,.0f} TFLOP/s"
+    return f", MFU {flops.mfu(flops.forward_flops(build(model, 0, World())), rate, most, args.gpus):.1%} of {most}"
 
 
 def main(arguments: list[str] | None = None) -> float:

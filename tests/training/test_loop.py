@@ -55,7 +55,10 @@ def go(folder, shards, *, stop_at=None, kill_at=None, **changes):
     stopping = (lambda: seen[0] >= stop_at) if stop_at is not None else None
     try:
         run_loop(
-            config(**changes), tars, Context(folder, emit=emit, stopping=stopping), World.join(torch.device("cpu"))
+            config(**changes),
+            {"shards": tars},
+            Context(folder, emit=emit, stopping=stopping),
+            World.join(torch.device("cpu")),
         )
     except Preempted:
         return True

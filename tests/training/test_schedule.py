@@ -79,7 +79,7 @@ def test_layers_may_learn_the_slower_the_nearer_to_the_input():
     names = {id(weight): name for name, weight in model.named_parameters()}
     shares = {
         names[id(weight)]: group["share"]
-        for group in adamw(model, train.Config(), layer_decay=0.5).param_groups
+        for group in adamw(model, train.Config(layer_decay=0.5)).param_groups
         for weight in group["params"]
     }
     assert shares["logit_scale"] == shares["visual.proj"] == shares["visual.ln_post.weight"] == 1.0

@@ -71,7 +71,7 @@ def go(folder, shards, tests, **changes):
     config = train.Config(**{**settings, **changes})
     shards = Shards(store, [path for path in store.paths() if path.endswith(".tar")])
     context = Context(folder, emit=emit)
-    run_loop(config, shards, context, World.join(torch.device("cpu")), LocalStore(tests) if tests else None)
+    run_loop(config, {"shards": shards}, context, World.join(torch.device("cpu")), LocalStore(tests) if tests else None)
     return found, files
 
 
