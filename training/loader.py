@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -101,8 +101,18 @@ class Loader:
         self._room = _Room(pinned=world.device.type == "cuda")
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
-        """This worker's share of each batch between two counts of samples seen. Raises DataError when too many samples
-        are corrupt, and what :class:`training.copies.Copies` raises for shards that cannot be had."""
+        """This worker's share of each batch between two counts of samples seen, images on this worker's device.
+
+        Raises DataError when too many samples are corrupt, and what :class:`training.copies.Copies` raises for shards
+        that cannot be had.
+        """
+        made = self._made(start, stop)
+        return _on_device(made, self._world.device) if self._world.device.type == "cuda" else made
+
+    def close(self) -> None:
+        """Nothing is held beyond an iterator of batches, which ends its threads when it is over or forgotten."""
+
+    def _made(self, start: int, stop: int) -> Iterator[Batch]:
         threads = self.config.loader_threads
         with ExitStack() as stack:
             pool = stack.enter_context(ThreadPoolExecutor(threads, "loader"))
@@ -170,6 +180,19 @@ class Loader:
                 found=f"{why} at {self.samples.where(min(new))}",
                 fix="look at the shards, or raise max_corrupt",
             )
+
+
+def _on_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    """``batches`` with their images on the GPU, copied beside its work: the CPU is ahead of the GPU, so a batch arrives
+    while the one before is still worked on. Texts stay: where captions are packed, their lengths are needed here."""
+    copying = torch.cuda.Stream(device)
+    for batch in batches:
+        with torch.cuda.stream(copying):
+            images = batch.images.to(device, non_blocking=True)
+        working = torch.cuda.current_stream(device)
+        working.wait_stream(copying)
+        images.record_stream(working)  # its memory is not given away before that work is done
+        yield replace(batch, images=images)
 
 
 def _finished(batch: Batch, chunks: list[Future[None]]) -> Batch:

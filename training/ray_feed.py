@@ -76,8 +76,7 @@ class RayLoader(Loader):
             actor.options(**options).remote(shared, config, image_size, plan, augment) for _ in range(feeders)
         ]
 
-    def batches(self, start: int, stop: int) -> Iterator[Batch]:
-        """As the local loader's."""
+    def _made(self, start: int, stop: int) -> Iterator[Batch]:
         turn = itertools.cycle(self._feeders)
         size = max(CHUNK, -(-self.share // len(self._feeders)))
         ahead: deque[list[tuple[slice, Any]]] = deque()
