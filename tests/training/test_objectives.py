@@ -3,7 +3,9 @@
 import copy
 import json
 import math
+import tempfile
 from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 
 import open_clip
@@ -15,13 +17,13 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from infra.errors import ConfigError
+from training.blocks import lean
 from training.objectives import OBJECTIVES
 from training.objectives.distill import Teacher, distillation
 from training.objectives.infonce import info_nce
 from training.objectives.siglip import pairwise_sigmoid
 from training.objectives.vsepp import hinge
 from training.step import backward
-from training.world import World
 
 SMALL = {"context_length": 8, "width": 16, "heads": 2, "layers": 1}
 MODEL = {
@@ -40,14 +42,25 @@ COCA = {
 NAMES = ("infonce", "siglip", "vsepp", "coca", "distill")
 
 
-def save(folder, settings, **preprocess):
-    """A model with random weights, as training writes it."""
-    from safetensors.torch import save_file
-
+def build(settings=MODEL, folder=None, **preprocess):
+    """A model with random weights. As :func:`training.model.build`, but a tokenizer would take longer than the rest."""
+    if folder is None:
+        with tempfile.TemporaryDirectory() as temporary:
+            return build(settings, Path(temporary))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": settings, "preprocess_cfg": preprocess}))
-    torch.manual_seed(4)
-    model = open_clip.create_model(f"local-dir:{folder}", load_weights=False)
+    torch.manual_seed(len(str(settings)))
+    model = lean(open_clip.create_model(f"local-dir:{folder}", load_weights=False))
+    if "multimodal_cfg" in settings:
+        nn.init.normal_(model.text_decoder.text_projection, std=0.2)  # open_clip does not
+    return model
+
+
+def save(folder, settings, **preprocess):
+    """A model as training writes it."""
+    from safetensors.torch import save_file
+
+    model = build(settings, folder, **preprocess)
     save_file(model.state_dict(), folder / "open_clip_model.safetensors")
     return model
 
@@ -57,12 +70,6 @@ def teacher(tmp_path_factory):
     folder = tmp_path_factory.mktemp("teacher")
     save(folder, {**MODEL, "embed_dim": 20})
     return str(folder)
-
-
-def build(settings=MODEL):
-    from training.model import build
-
-    return build(settings, 1, World()).model
 
 
 def make(name, teacher):
@@ -131,22 +138,23 @@ def plain_hinge(queries, keys, margin, hardness):
     return total / len(queries)
 
 
-def cases():
-    """Name -> (ours, formula, inputs)."""
-    taught = [x.detach() for x in (*features(d=9, seed=8), torch.tensor(5.0).double())]
+def cases(share=lambda x: x):
+    """Name -> (ours, formula, inputs), of the samples that are this rank's ``share``."""
+    pair = [share(x.detach()).requires_grad_() for x in features()]
+    taught = [*(share(x.detach()) for x in features(d=9, seed=8)), torch.tensor(5.0).double()]
     return {
-        "infonce": (info_nce, plain_info_nce, [*features(), *scalars(7.0)]),
-        "siglip": (pairwise_sigmoid, plain_sigmoid, [*features(), *scalars(7.0, -2.0)]),
+        "infonce": (info_nce, plain_info_nce, [*pair, *scalars(7.0)]),
+        "siglip": (pairwise_sigmoid, plain_sigmoid, [*pair, *scalars(7.0, -2.0)]),
         "distill": (
             lambda *x, tile: distillation(*x, taught, 0.7, tile)["loss"],
             lambda *x: plain_distillation(*x, taught, 0.7),
-            [*features(), *scalars(7.0)],
+            [*pair, *scalars(7.0)],
         ),
         **{
             f"hinge {hardness}": (
                 lambda *x, tile, hardness=hardness: hinge(*x, 0.3, hardness, tile),
                 lambda *x, hardness=hardness: plain_hinge(*x, 0.3, hardness),
-                features(),
+                pair,
             )
             for hardness in (0.0, 0.25, 1.0)
         },
@@ -238,6 +246,29 @@ def test_ranks_and_parts_change_nothing(ranks, undivided, teacher, size, parts):
             assert result[name][1].keys() == expected.keys()
             for weight, gradient in expected.items():
                 assert result[name][1][weight] == pytest.approx(gradient, rel=1e-9, abs=1e-13), (name, weight)
+
+
+def by_tiles(tile):
+    """Loss and gradients of this rank's share of each case."""
+    from training import collectives
+
+    results = {}
+    for name, (ours, _, inputs) in cases(lambda x: x.chunk(collectives.size())[collectives.rank()]).items():
+        loss = ours(*inputs, tile=tile)
+        results[name] = loss.item(), [gradient.numpy() for gradient in torch.autograd.grad(loss, inputs)]
+    return results
+
+
+@pytest.mark.parametrize(("size", "tile"), [(2, 7), (4, 5)])
+def test_tiles_over_ranks_are_the_formulas(ranks, size, tile):
+    results = ranks(size, by_tiles, tile)
+    for name, (_, formula, inputs) in cases().items():
+        loss = formula(*inputs)
+        assert sum(result[name][0] for result in results) / size == pytest.approx(loss.item(), rel=1e-12)
+        parts = zip(*(result[name][1] for result in results), strict=True)  # of each input, from all ranks
+        for expected, found in zip(torch.autograd.grad(loss, inputs), parts, strict=True):
+            joined = torch.cat([torch.as_tensor(x) for x in found]) if expected.ndim else torch.tensor(sum(found))
+            torch.testing.assert_close(joined / size, expected, rtol=1e-10, atol=1e-13, msg=name)
 
 
 def pieces_of_collectives():

@@ -41,7 +41,7 @@ class CoCa(Objective):
     def forward(self, images: Tensor, texts: Tensor) -> dict[str, Tensor]:
         texts = texts.to(images.device)
         encoded = self.model(images, texts)
-        labels = encoded["labels"]
+        labels = encoded["labels"].long()
         with torch.autocast(images.device.type, enabled=False):
             logits = encoded["logits"].to(torch.promote_types(encoded["logits"].dtype, torch.float32))
             surprise = F.cross_entropy(logits.transpose(1, 2), labels, ignore_index=self.model.pad_id, reduction="none")
