@@ -13,10 +13,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
@@ -101,8 +103,12 @@ class _Sharded(Parallel):
 
         super().__init__(objective)
         mesh = init_device_mesh(world.device.type, (world.size,))
-        # Weights travel and work in bf16, half the bytes; their master copy, gradients and moments stay fp32.
+        # Weights travel and work in bf16, half the bytes; the shards of them, gradients and moments stay fp32. So they
+        # are the masters that weights in bf16 have elsewhere (training/precision.py).
+        objective.float()
         half = torch.bfloat16 if config.precision != "fp32" else None
+        if half:
+            _widen_norms(objective)
         policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32 if half else None)
         numbers = {weight for weight in objective.parameters() if weight.ndim == 0}
         for block in [*_blocks(objective), objective]:
@@ -147,6 +153,19 @@ def _blocks(module: nn.Module) -> list[nn.Module]:
         if next(block.children(), None) is not None and next(block.parameters(), None) is not None
     ]
     return found[::-1]
+
+
+def _widen_norms(module: nn.Module) -> None:
+    """Let open_clip's norms that compute in fp32 take gains in bf16, which is how FSDP2 hands out a block's weights."""
+    from open_clip.transformer import LayerNormFp32
+
+    def forward(norm: nn.LayerNorm, x: Tensor) -> Tensor:
+        gain, bias = (None if part is None else part.float() for part in (norm.weight, norm.bias))
+        return F.layer_norm(x.float(), norm.normalized_shape, gain, bias, norm.eps).to(x.dtype)
+
+    for norm in module.modules():
+        if isinstance(norm, LayerNormFp32):
+            norm.forward = partial(forward, norm)
 
 
 def gathered(tree: Any, world: World) -> Any:  # noqa: ANN401 - a tree of plain values and tensors, as state_dict() gives
