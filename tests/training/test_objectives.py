@@ -74,8 +74,8 @@ def teacher(tmp_path_factory):
 
 def make(name, teacher):
     config = SimpleNamespace(
-        seed=0,
         batch_size=8,
+        compile=False,
         vsepp_margin=0.2,
         vsepp_warmup=32,
         coca_contrastive_weight=1.0,

@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.blocks import encode_image
+from training.config import Config
 from training.text import encode_text
 
 __all__ = ["MAX_LOGIT_SCALE", "OBJECTIVES", "Objective", "features", "unit"]
@@ -53,7 +54,7 @@ class Objective(nn.Module, ABC):
     """Defaults for open_clip's model configuration that the objective wants, such as the initial temperature; what
     the configuration says itself goes before."""
 
-    def __init__(self, model: nn.Module, config: Any = None) -> None:  # noqa: ANN401 - training.config.Config
+    def __init__(self, model: nn.Module, config: Config) -> None:
         super().__init__()
         self.model: Any = model  # open_clip's models share methods, no type
         for name in {"logit_scale", "logit_bias"} - {*self.learnt}:

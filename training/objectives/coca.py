@@ -5,14 +5,13 @@ Yu et al. 2022, https://arxiv.org/abs/2205.01917. Towers and decoder are open_cl
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from infra.errors import ConfigError
 from training.collectives import all_reduce, size
+from training.config import Config
 from training.objectives import Objective, unit
 from training.objectives.infonce import info_nce
 
@@ -25,7 +24,7 @@ class CoCa(Objective):
     Raises ConfigError for a model that is not a CoCa.
     """
 
-    def __init__(self, model: nn.Module, config: Any) -> None:  # noqa: ANN401 - training.config.Config
+    def __init__(self, model: nn.Module, config: Config) -> None:
         from open_clip import CoCa as Model
 
         if not isinstance(model, Model):

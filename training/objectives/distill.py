@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from infra.errors import ConfigError
-from training.blocks import lean
+from training.blocks import compile_blocks, lean
+from training.config import Config
 from training.objectives import Objective, features
 from training.objectives.pairs import Pairs, Softmaxes, apart, attach
 
@@ -30,11 +31,15 @@ class Distillation(Objective):
     Raises ConfigError as :class:`Teacher` does.
     """
 
-    def __init__(self, model: nn.Module, config: Any) -> None:  # noqa: ANN401 - training.config.Config
+    def __init__(self, model: nn.Module, config: Config) -> None:
         super().__init__(model, config)
         self.weight = config.distill_weight
+        assert config.distill_teacher is not None, "Config sees to it"
+        teacher = Teacher(config.distill_teacher, model)
+        if config.compile:
+            compile_blocks(teacher.model)
         # In a tuple it is no submodule: it learns nothing, so checkpoints, DDP and FSDP have no business with it.
-        self._teacher = (Teacher(config.distill_teacher, model),)
+        self._teacher = (teacher,)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self._teacher[0]._apply(fn)  # type: ignore[no-untyped-call] # it moves to another device with the rest

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from types import MappingProxyType
-from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from infra.errors import ConfigError
+from training.config import Config
 from training.objectives import Objective
 from training.objectives.pairs import Pairs, apart, attach
 
@@ -29,7 +29,7 @@ class SigLIP(Objective):
     learnt = ("logit_scale", "logit_bias")
     settings = MappingProxyType({"init_logit_scale": math.log(10), "init_logit_bias": -10.0})
 
-    def __init__(self, model: nn.Module, config: Any) -> None:  # noqa: ANN401 - training.config.Config
+    def __init__(self, model: nn.Module, config: Config) -> None:
         if getattr(model, "logit_bias", None) is None:
             raise ConfigError(
                 "SigLIP needs a model whose logits have a bias",

@@ -8,13 +8,12 @@ Chen et al. 2021, https://arxiv.org/abs/2011.04305, switches after an epoch).
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from training.collectives import gather, rank
+from training.config import Config
 from training.objectives import Objective
 from training.objectives.pairs import apart, most_logits, spans
 
@@ -27,7 +26,7 @@ class VSEPP(Objective):
 
     learnt = ()
 
-    def __init__(self, model: nn.Module, config: Any) -> None:  # noqa: ANN401 - training.config.Config
+    def __init__(self, model: nn.Module, config: Config) -> None:
         super().__init__(model, config)
         self.margin, self.warmup, self.batch_size = config.vsepp_margin, config.vsepp_warmup, config.batch_size
 
