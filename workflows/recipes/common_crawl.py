@@ -45,8 +45,10 @@ def workflow(
         warmup=samples // 10,
         workers=workers,
         gpu=gpu,
+        validation=("holdout",),
+        validation_every=max(1, samples // 10),
     )
-    trained = Stage("train", train.run, learning, {"shards": shards})
+    trained = Stage("train", train.run, learning, {"shards": shards, "tests": shards})
     found = Stage("retrieval", retrieval.run, retrieval.Config(), {"model": trained, "dataset": shards})
 
     stages = (pairs, images, good, unique, even, shards, trained, found)

@@ -1,0 +1,42 @@
+"""train: a model from WebDataset shards you have, scored on test sets you have.
+
+clipline run train --set shards='["/data/shards"]' --set model=ViT-B-32 --set gpu=true --set workers=8
+clipline run train --set shards='["s3://bucket/cc12m"]' --set tests=/data/eval --set classification='["imagenet"]' ...
+clipline run train --set ... --set train.objective=siglip --set train.precision=amp_bf16 --set 'workers=[8, 64]'
+"""
+
+from typing import Any
+
+from evaluation import retrieval, testsets, zeroshot
+from training import train
+from workflows.stage import Stage, Workflow
+
+
+def workflow(
+    shards: list[str],  # folders or fsspec URLs of tars with images and captions
+    weights: dict[str, float] | None = None,  # of each of them, by sample; by default all are one set
+    model: str | dict[str, Any] = "ViT-B-32",  # an open_clip name or configuration
+    samples: int = 12_800_000,  # seen in training
+    batch_size: int = 4096,
+    workers: int | list[int] = 1,  # processes, one per GPU; [least, most]: as many as there is room for
+    gpu: bool = False,
+    tests: str | None = None,  # folder of test sets in CLIP_benchmark's layout
+    classification: list[str] | None = None,  # those with classes, by name
+    captions: list[str] | None = None,  # those with captions
+) -> Workflow:
+    sets = (*(classification or ()), *(captions or ()))
+    learning = train.Config(
+        model=model, shards=shards, weights=weights, samples=samples, batch_size=batch_size, warmup=samples // 10,
+        workers=workers, gpu=gpu, validation=sets, validation_every=max(1, samples // 10),
+    )  # fmt: skip
+    if not sets:
+        return Workflow("train", (Stage("train", train.run, learning),))
+    known = Stage("tests", testsets.run, testsets.Config(folder=tests or "", sets=sets))
+    trained = Stage("train", train.run, learning, {"tests": known})
+    both = {"model": trained, "dataset": known}
+    scores = [
+        Stage(f"{kind.__name__.rpartition('.')[2]}_{name}", kind.run, kind.Config(dataset=name), both)
+        for kind, names in ((zeroshot, classification), (retrieval, captions))
+        for name in names or ()
+    ]
+    return Workflow("train", (known, trained, *scores))
