@@ -32,11 +32,12 @@ class Precision:
 
     name: str  # fp32, amp_bf16, bf16
     tf32: bool = False
+    sharded: bool = False  # FSDP2 keeps fp32 weights and rounds them itself as it brings them together
 
     @property
     def weights(self) -> str:
         """What the weights are kept in, in the words of ``open_clip.create_model(precision=...)``."""
-        return "bf16" if self.name == "bf16" else "fp32"
+        return "bf16" if self.name == "bf16" and not self.sharded else "fp32"
 
     def autocast(self, device: torch.device) -> torch.autocast:
         """Around forward passes, of training and of validation."""

@@ -121,6 +121,11 @@ def test_autocast_is_for_amp_only():
             assert (a @ a).dtype == expected
 
 
+def test_fsdp_has_masters_of_its_own():
+    assert [Precision(name).weights for name in ("fp32", "amp_bf16", "bf16")] == ["fp32", "fp32", "bf16"]
+    assert Precision("bf16", sharded=True).weights == "fp32"
+
+
 def test_tf32_is_a_switch():
     try:
         Precision("fp32", tf32=True).apply()
