@@ -15,7 +15,8 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 __all__ = ["Copies", "Shard"]
 
 QUESTIONS = 16  # to a store at once: each takes some 50 ms
+WAIT_S = 0.05  # between two looks whether there is room
+_PARTIAL = ".tmp-"
 PARALLEL = 4  # downloads at once in a process; one stream of an object store gives some 100 MB/s
 
 
@@ -117,17 +120,15 @@ class Copies:
         place = f"{shard.store.url}/{shard.path}"
         try:
             size = shard.store.size(shard.path)
-            self._make_room(size)
-            shutil.rmtree(target.parent, ignore_errors=True)  # what one that was killed left; the lock is ours
-            target.parent.mkdir(parents=True)
-            partial = target.with_name(f".tmp-{secrets.token_hex(4)}")
+            partial = target.with_name(f"{_PARTIAL}{secrets.token_hex(4)}")
+            self._reserve(size, partial)
             try:
-                found = _copy(shard, partial)
-                if partial.stat().st_size != size or (shard.sha256 and found != shard.sha256):
+                arrived, sha256 = _copy(shard, partial)
+                if arrived != size or (shard.sha256 and sha256 != shard.sha256):
                     raise DataError(
                         "a shard did not arrive as it was written",
                         expected=f"{size} bytes {shard.sha256}".strip(),
-                        found=f"{partial.stat().st_size} bytes {found} from {place}",
+                        found=f"{arrived} bytes {sha256} from {place}",
                         fix="run again; if it stays so the shard is damaged in its store",
                     )
                 partial.replace(target)
@@ -145,23 +146,39 @@ class Copies:
                 fix="make room, name another cache_folder, or train with shuffle='window' and a smaller disk_cache_gb",
             ) from error
 
-    def _make_room(self, size: int) -> None:
-        """Remove the copies used longest ago until ``size`` more bytes stay within the limit."""
+    def _reserve(self, size: int, partial: Path) -> None:
+        """Make ``partial``, ``size`` bytes long, so that it counts from now on; wait while others' downloads leave no
+        room for it."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        if self.limit is None:
-            return
-        with self._locked(self.folder / "room.lock"):
-            copies = []
-            for path in self.folder.glob("*/[!.]*"):
-                with contextlib.suppress(FileNotFoundError):
-                    facts = path.stat()
+        if self.limit is not None and size > self.limit:
+            raise ConfigError(
+                "a shard is larger than the local cache", expected=f"<= {self.limit:,} bytes", found=f"{size:,} bytes"
+            )
+        while True:
+            with self._locked(self.folder / "room.lock"):
+                if self.limit is None or self._make_room(self.limit - size):
+                    shutil.rmtree(partial.parent, ignore_errors=True)  # what one that was killed left; its lock is ours
+                    partial.parent.mkdir()
+                    with partial.open("xb") as reserved:
+                        reserved.truncate(size)
+                    return
+            time.sleep(WAIT_S)
+
+    def _make_room(self, most: int) -> bool:
+        """Remove the copies used longest ago until all take at most ``most`` bytes; whether that could be done."""
+        copies, taken = [], 0
+        for path in self.folder.glob("*/*"):
+            with contextlib.suppress(FileNotFoundError):
+                facts = path.stat()
+                taken += facts.st_size
+                if not path.name.startswith(_PARTIAL) or _abandoned(path):
                     copies.append((facts.st_mtime_ns, facts.st_size, path))
-            taken = sum(taken for _, taken, _ in copies)
-            for _, freed, path in sorted(copies):
-                if taken + size <= self.limit:
-                    break
-                path.unlink(missing_ok=True)
-                taken -= freed
+        for _, freed, path in sorted(copies):
+            if taken <= most:
+                break
+            path.unlink(missing_ok=True)
+            taken -= freed
+        return taken <= most
 
     @contextlib.contextmanager
     def _locked(self, path: Path) -> Iterator[None]:
@@ -171,15 +188,22 @@ class Copies:
             yield
 
 
-def _copy(shard: Shard, to: Path) -> str:
-    """Copy it; the sha256 of what came."""
-    arrived = hashlib.sha256()
-    with shard.store.open(shard.path) as source, to.open("xb") as sink:
-        for chunk in iter(_reader(source.read, 4 << 20), b""):
+def _abandoned(partial: Path) -> bool:
+    """Whether whoever was fetching it has died: then nobody holds its lock."""
+    with partial.parent.with_suffix(".lock").open("ab") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+def _copy(shard: Shard, to: Path) -> tuple[int, str]:
+    """Copy it over the file ``to``; how many bytes came, and their sha256."""
+    arrived, size = hashlib.sha256(), 0
+    with shard.store.open(shard.path) as source, to.open("r+b") as sink:
+        while chunk := source.read(4 << 20):
             arrived.update(chunk)
-            sink.write(chunk)
-    return arrived.hexdigest()
-
-
-def _reader(read: Callable[[int], bytes], size: int) -> Callable[[], bytes]:
-    return lambda: read(size)
+            size += sink.write(chunk)
+        sink.truncate()
+    return size, arrived.hexdigest()

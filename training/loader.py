@@ -55,10 +55,6 @@ class Batch:
     def __len__(self) -> int:
         return len(self.images)
 
-    def to(self, device: torch.device) -> Batch:
-        """On ``device``; copied while the CPU goes on, if this batch is in pinned memory."""
-        return Batch(*(part.to(device, non_blocking=True) for part in (self.images, self.texts, self.lengths)))
-
     def __getitem__(self, rows: slice) -> Batch:
         return Batch(self.images[rows], self.texts[rows], self.lengths[rows])
 
@@ -108,9 +104,6 @@ class Loader:
         """
         made = self._made(start, stop)
         return _on_device(made, self._world.device) if self._world.device.type == "cuda" else made
-
-    def close(self) -> None:
-        """Nothing is held beyond an iterator of batches, which ends its threads when it is over or forgotten."""
 
     def _made(self, start: int, stop: int) -> Iterator[Batch]:
         threads = self.config.loader_threads
@@ -185,7 +178,7 @@ class Loader:
 def _on_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
     """``batches`` with their images on the GPU, copied beside its work: the CPU is ahead of the GPU, so a batch arrives
     while the one before is still worked on. Texts stay: where captions are packed, their lengths are needed here."""
-    copying = torch.cuda.Stream(device)
+    copying = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     for batch in batches:
         with torch.cuda.stream(copying):
             images = batch.images.to(device, non_blocking=True)

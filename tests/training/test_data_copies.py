@@ -103,6 +103,8 @@ def test_what_is_read_may_be_removed_meanwhile(bucket, tmp_path):
 def test_what_cannot_all_be_there_is_refused(bucket, tmp_path):
     copies = Copies(shards_of(bucket), tmp_path / "disk", limit=3500)
     copies.check_room([0, 1, 2], "")
+    with pytest.raises(ConfigError, match="larger than"):
+        Copies(shards_of(bucket), tmp_path / "small", limit=999).path(0)
     with pytest.raises(ConfigError, match="do not fit"):
         copies.check_room([0, 1, 2, 3], "")
 
@@ -125,13 +127,7 @@ def test_what_arrives_cut_or_changed_is_not_used(bucket, tmp_path, monkeypatch, 
     copies = Copies(shards_of(bucket, digests), tmp_path / "disk")
     if not digests:
         copy = module._copy
-
-        def cut(shard, to):
-            found = copy(shard, to)
-            to.write_bytes(to.read_bytes()[:-1])
-            return found
-
-        monkeypatch.setattr(module, "_copy", cut)
+        monkeypatch.setattr(module, "_copy", lambda shard, to: (copy(shard, to)[0] - 1, ""))
     with pytest.raises(DataError, match="did not arrive"):
         copies.path(0)
     assert not list((tmp_path / "disk").rglob("*.tar"))
@@ -160,6 +156,17 @@ def die_fetching(store, folder):
 
     module._copy = copy
     fetch_all(store, folder, 0)
+
+
+def test_the_limit_holds_while_many_are_fetched_at_once(bucket, tmp_path):
+    """What a killed process had reserved is given to others."""
+    copies = Copies(shards_of(bucket), tmp_path / "disk", limit=2500)
+    abandoned = copies._targets[11].with_name(".tmp-0")
+    abandoned.parent.mkdir(parents=True)
+    abandoned.write_bytes(bytes(1000))
+    copies.fetch(range(11))
+    assert sum(path.stat().st_size for path in (tmp_path / "disk/shards").glob("*/*")) == 2000
+    assert not abandoned.exists()
 
 
 def test_processes_share_and_the_dead_leave_nothing(bucket, tmp_path):
