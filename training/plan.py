@@ -29,14 +29,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Plan", "deal", "order", "scatter"]
 
-LARGEST_PERMUTATION = 1 << 24
-"""Samples of which a permutation is kept (128 MB); among more, each place is computed (0.4 us)."""
+LARGEST_PERMUTATION = 1 << 22
+"""Samples of which a permutation is kept (32 MB, made in 0.1 s); among more, each place is computed (1 us)."""
 
 RHYTHM = 1 << 20
 """The longest rhythm of a mixture: weights are exact up to this denominator, and rounded to it beyond."""
 
 
-@lru_cache(maxsize=4)  # a batch may straddle two epochs, of more than one source
 def order(seed: int, epoch: int, count: int, source: int = 0) -> NDArray[np.int64]:
     """The order in which ``epoch`` goes through ``count`` samples."""
     return np.random.default_rng([seed, epoch, source]).permutation(count)
@@ -173,6 +172,8 @@ class _Source:
         self.first_shard, self.first_sample = first_shard, first_sample
         self._seed, self._number, self._window = seed, number, window
         self._starts = np.concatenate([[0], np.cumsum(counts)])
+        # A batch may straddle two epochs, and threads work on two or three batches at a time.
+        self._order = lru_cache(maxsize=2)(partial(order, seed, count=self.count, source=number))
         self._layout = lru_cache(maxsize=2)(self._lay_out)
         self._shuffled = lru_cache(maxsize=4)(self._shuffle)
 
@@ -199,7 +200,7 @@ class _Source:
     def _epoch(self, epoch: int, places: NDArray[np.int64]) -> NDArray[np.int64]:
         if self._window is None:
             if self.count <= LARGEST_PERMUTATION:
-                return order(self._seed, epoch, self.count, self._number)[places]
+                return self._order(epoch)[places]
             return scatter(places, self.count, (self._seed, epoch, self._number))
         _, begins = self._layout(epoch)
         windows = np.searchsorted(begins, places, side="right") - 1
