@@ -1,7 +1,6 @@
 """ALBEF's objective against its losses written out pair by pair and word by word, and against itself split up."""
 
 import math
-from types import SimpleNamespace
 
 import open_clip
 import pytest
@@ -10,7 +9,7 @@ from test_albef_parts import batch, build
 from torch import nn
 
 from infra.errors import ConfigError
-from training import step
+from training import step, train
 from training.blocks import lean
 from training.objectives import sampling, towers
 from training.objectives.albef import ALBEF
@@ -23,6 +22,8 @@ BATCH = 16
 
 def config(**changes):
     values = {
+        "objective": "albef",
+        "batch_size": BATCH,
         "seed": 5,
         "albef_momentum": 0.9,
         "albef_queue_size": 24,
@@ -33,9 +34,8 @@ def config(**changes):
         "albef_negatives_among": 4,
         "albef_mask_rate": 0.3,
         "albef_fusion_layers": 2,
-        "grad_checkpointing": False,
     }
-    return SimpleNamespace(**{**values, **changes})
+    return train.Config(**{**values, **changes})
 
 
 def objective(kind=open_clip.CLIP, **changes):
@@ -43,9 +43,9 @@ def objective(kind=open_clip.CLIP, **changes):
 
 
 def steps(parts=1, count=2, dtype=torch.float64, kind="ddp", module=None, start=0, **changes):
-    """What ``count`` steps of this rank, each in ``parts`` parts, come to: losses; on rank 0 the last gradients, state."""
+    """What ``count`` steps of this rank, each in ``parts`` parts, come to: losses; on rank 0 gradients and state."""
     module, world = module or objective(**changes).to(dtype), World.join(torch.device("cpu"))
-    wrapped = wrap(module, SimpleNamespace(parallel=kind, precision="fp32"), world)
+    wrapped = wrap(module, config(parallel=kind), world)
     optimizer = torch.optim.SGD([weight for weight in module.parameters() if weight.requires_grad], lr=0.3)
     share = BATCH // world.size
     size = share // parts
@@ -131,7 +131,7 @@ def test_losses_and_gradients_are_the_papers():
     steps(module=module, count=2)
     images, texts = batch(BATCH, seed=99)
     texts[5] = texts[6]  # not a negative of its twin
-    module.position = 2 * BATCH - 4
+    module.position = BATCH + 4
     module.zero_grad()
     losses = module.loss(module(images.double(), texts))
     losses["loss"].backward()
@@ -234,7 +234,7 @@ def test_the_state_goes_on_where_it_was(whole):
     first = objective().double()
     steps(module=first, count=1)
     second = objective(seed=6).double()
-    second.config.seed = 5
+    second.config = first.config
     second.load_state_dict({name: value.clone() for name, value in first.state_dict().items()})
     assert steps(module=second, count=1, start=BATCH)[0][0] == whole[0][1]
     assert int(second.image_queue.count) == 2 * BATCH
@@ -307,7 +307,7 @@ def test_matching_and_guessing_are_learnt():
     images = colours[codes].view(256, 2, 2, 3).permute(0, 3, 1, 2).repeat_interleave(8, 2).repeat_interleave(8, 3)
     texts = torch.zeros(256, 16, dtype=torch.int64)
     texts[:, 0], texts[:, 1:5], texts[:, 5] = 62, codes, 63
-    module = objective(
+    settings = config(
         albef_alpha_warmup=20_000,
         albef_queue_size=128,
         albef_negatives_among=16,
@@ -315,8 +315,9 @@ def test_matching_and_guessing_are_learnt():
         albef_mask_rate=0.25,
         albef_fusion_layers=1,
     )
-    optimizer = torch.optim.AdamW([w for w in module.parameters() if w.requires_grad], lr=3e-3, fused=True)
-    for number in range(200):
+    module = ALBEF(lean(build(vision={"layers": 1}, text={"layers": 1})), settings)
+    optimizer = torch.optim.AdamW([w for w in module.parameters() if w.requires_grad], lr=5e-3, fused=True)
+    for number in range(150):
         rows = torch.randperm(256)[:64]
         module.position = number * 64
         optimizer.zero_grad()
@@ -326,9 +327,8 @@ def test_matching_and_guessing_are_learnt():
     module.eval()
     others = torch.roll(torch.arange(256), 1)
     different = (codes != codes[others]).any(1)
-    right, wrong = module.match(images, texts) > 0, module.match(images[others], texts) > 0
-    assert right.float().mean() > 0.8  # chance is that both are equal
-    assert wrong[different].float().mean() < 0.1
+    found = module.match(images, texts) > module.match(images[others], texts)
+    assert found[different].float().mean() > 0.9  # chance is a half
 
     guesses = []
     for place in range(1, 5):

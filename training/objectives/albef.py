@@ -21,7 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from infra.errors import ConfigError
+from training.blocks import compile_blocks
 from training.collectives import all_gather, all_reduce, rank, size
+from training.config import Config
 from training.objectives import Objective, features, unit
 from training.objectives.fusion import Fusion, Layout, pick
 from training.objectives.momentum import Momentum, Queue, contrast
@@ -59,10 +61,12 @@ class _Encoded(NamedTuple):
 class ALBEF(Objective):
     """The objective. ITM and MLM want open_clip's CLIP or CustomTextCLIP with a ViT; others raise ConfigError."""
 
-    def __init__(self, model: nn.Module, config: Any) -> None:  # noqa: ANN401 - training.train.Config or its like
-        super().__init__(model)
+    def __init__(self, model: nn.Module, config: Config) -> None:
+        super().__init__(model, config)
         self.config = config
         self.momentum = Momentum(model)
+        if config.compile:
+            compile_blocks(self.momentum.average)  # a copy forgets that its blocks were compiled
         self.image_queue, self.text_queue = (Queue(config.albef_queue_size, shared_width(model)) for _ in range(2))
         self._half = any(weight.dtype == torch.bfloat16 for weight in model.parameters())
         self.fusion: Any = None
