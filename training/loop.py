@@ -274,7 +274,10 @@ class Trainer:
     def _save(self) -> None:
         self._collect()
         scores, self._scores = self._scores, None
-        self.checkpoints.save(self.state.samples, self.objective, self.optimizer, asdict(self.state), scores)
+        samples = self.state.samples
+        held = self.checkpoints.save(samples, self.objective, self.optimizer, asdict(self.state), scores)
+        if self.world.rank == 0:
+            self.context.metrics({"checkpoint_held_s": held}, samples)
 
     def finish(self) -> None:
         """Write the model and enter it in the ledger."""
