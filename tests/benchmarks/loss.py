@@ -129,7 +129,7 @@ def main(arguments: list[str] | None = None) -> tuple[float, float]:
     parser.add_argument("--repeats", type=int, default=2, help="runs of each, of which the fastest counts")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU")
     parser.add_argument("--ranks", type=int, default=1, help="processes that share the batch")
-    parser.add_argument("--limit", type=float, default=12.0, help="GB that the peer may use")
+    parser.add_argument("--limit", type=float, help="GB that the peer may use; 12, or nine tenths of the GPU's")
     parser.add_argument("--tf32", action="store_true", help="multiply fp32 matrices in TF32")
     parser.add_argument("--one", nargs=2, metavar=("LOSS", "BATCH"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -140,6 +140,9 @@ def main(arguments: list[str] | None = None) -> tuple[float, float]:
         return 0.0, 0.0
 
     names = list(losses(options.device))
+    limit = options.limit
+    if limit is None:
+        limit = 12.0 if options.device == "cpu" else 0.9 * torch.cuda.get_device_properties(0).total_memory / 1e9
     print(f"batch x {options.width}, forward and backward, {options.ranks} x {options.device}")
     print(f"{'batch':>8}  {'loss':16}{'seconds':>10}{'GB':>10}{'time':>8}{'memory':>10}{'value':>14}")
     slowest, smallest = 0.0, 0.0
@@ -149,7 +152,7 @@ def main(arguments: list[str] | None = None) -> tuple[float, float]:
         print(f"{batch:8}  {'clipline':16}{ours['seconds']:10.3f}{ours['gb']:10.3f}{'':18}{ours['loss']:14.7f}")
         for name in names[1:]:
             size, gb = known.get(name, (batch, 0.0))
-            if (need := gb * (batch / size) ** 2) > options.limit:
+            if (need := gb * (batch / size) ** 2) > limit:
                 print(f"{'':8}  {name:16}{'not run':>10}{need:10.3f}{'':8}{ours['gb'] / need:10.4f}")
                 smallest = ours["gb"] / need if name == PEER else smallest
                 continue
