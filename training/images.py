@@ -2,7 +2,8 @@
 
 The pixels are those of open_clip's own transform: libjpeg-turbo's exact decoding, and bicubic resizing with
 antialiasing, which torch does in AVX2 on whole pixels at a sixth of Pillow's time (0.04 of 255 between them on
-average). Decoders and resizing release the interpreter's lock, so threads are enough to feed a model.
+average; 0.4 to 0.8, above 43 dB, where a large JPEG is halved while it is decoded). Decoders and resizing release the
+interpreter's lock, and the Python around them takes 20 us a sample, so threads are enough to feed a model.
 """
 
 from __future__ import annotations

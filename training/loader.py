@@ -8,6 +8,7 @@ the loader is one number: samples seen.
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections import deque
 from collections.abc import Iterator
@@ -93,6 +94,7 @@ class Loader:
         self.share = config.batch_size // world.size
         self.offset = world.rank * self.share
         self.corrupt: set[int] = set()
+        self._lock = threading.Lock()
         self._world = world
         self._room = _Room(pinned=world.device.type == "cuda")
 
@@ -164,8 +166,9 @@ class Loader:
 
     def count_corrupt(self, numbers: set[int], why: str) -> None:
         """These cannot be used. Raises DataError if that makes too many."""
-        new = numbers - self.corrupt
-        self.corrupt |= new
+        with self._lock:
+            new = numbers - self.corrupt
+            self.corrupt = self.corrupt | new  # a new set: others may be going through the old one
         if new and len(self.corrupt) > min(self.config.max_corrupt, len(self.samples) - 1):
             raise DataError(
                 "too many samples of the shards cannot be decoded",

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from infra.errors import ConfigError, DataError
@@ -140,6 +141,21 @@ def test_batches_that_are_kept_stay_as_they_were(shards):
     assert len(places & {batch.images.data_ptr() for batch in again}) == 10  # memory is used again
 
 
+@pytest.mark.gpu
+def test_batches_reach_the_gpu_as_they_were_made(shards):
+    source = samples(shards)
+    world = World(device=torch.device("cuda"))
+    pairs = zip(
+        Loader(source, config(), World(), SIDE).batches(0, 400),
+        Loader(source, config(), world, SIDE).batches(0, 400),
+        strict=True,
+    )
+    for expected, found in pairs:
+        assert (found.images.device.type, found.texts.device.type) == ("cuda", "cpu")
+        assert found.images.cpu().equal(expected.images)
+        assert found.texts.equal(expected.texts)
+
+
 def test_a_shard_that_is_lost_is_named(make_shards, tmp_path):
     source = samples(make_shards(tmp_path))
     (tmp_path / "data/train/00001.tar").unlink()
@@ -246,7 +262,6 @@ def test_damage_is_a_value_error(data):
 
 
 def test_crops_follow_torchvisions_distribution():
-    import torch
     from torchvision.transforms import RandomResizedCrop
 
     scale, ratio, shape = (0.3, 1.0), (0.75, 4 / 3), (40, 60, 3)
