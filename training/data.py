@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from infra.errors import DataError
+from infra.errors import CliplineError, DataError
 from infra.storage import open_store
 from training.copies import Copies, Shard
 from training.images import decode
@@ -96,7 +96,12 @@ class Samples:
         if not every:
             raise DataError("there are no shards to train on", found=", ".join(source.store.url for source in sources))
         folder = folder or cache_folder()
-        self.copies = Copies(every, folder, disk_bytes)
+        error: CliplineError | None = None
+        try:
+            self.copies = Copies(every, folder, disk_bytes)
+        except CliplineError as failure:  # on this node, maybe: nobody may wait for this rank at the next exchange
+            error = failure
+        world.settle(error)
         self.index = Index.open(self.copies.names, self.copies.path, world, tokenize, caption_key, folder)
         self._shards_of = [len(source.paths) for source in sources]
         self._min_side = min_side

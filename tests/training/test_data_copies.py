@@ -298,21 +298,29 @@ def build(folder, cache):
     return found
 
 
-def build_both(folder, damaged, cache):
-    found = build(folder, cache)
+def build_all(folder, damaged, cache):
+    """The good ones, damaged ones, and ones of which a rank's node lacks one."""
+    import torch
+
+    found = [build(folder, cache)]
     try:
         build(damaged, cache / "damaged")
     except DataError as error:
-        return found, error.message
-    return found, None
+        found.append(error.message)
+    world, shards = World.join(torch.device("cpu")), local(folder)
+    try:
+        open_samples(Shards(shards.store, [*shards.paths, "lost"] if world.rank else shards.paths), cache, world)
+    except DataError as error:
+        found.append(error.message)
+    return found
 
 
 def test_ranks_make_it_together_and_fail_together(ranks, shards, make_shards, tmp_path):
     damaged = make_shards(tmp_path / "shards")
     path = damaged / "data/train/00001.tar"
     path.write_bytes(path.read_bytes()[:3000])  # rank 1 reads it
-    expected = build(shards, tmp_path / "alone"), "a tar ends in the middle"
-    assert ranks(2, build_both, shards, damaged, tmp_path / "two") == [expected] * 2
+    expected = [build(shards, tmp_path / "alone"), "a tar ends in the middle", "a shard is not there"]
+    assert ranks(2, build_all, shards, damaged, tmp_path / "two") == [expected] * 2
     assert len(list((tmp_path / "two").rglob("index.json"))) == 3
 
 
