@@ -91,7 +91,7 @@ class Trainer:
 
     def __init__(self, config: Config, sources: Sources, context: Context, world: World, tests: Store | None) -> None:
         self.config, self.context, self.world = config, context, world
-        self.precision = Precision(config.precision, config.tf32)
+        self.precision = precision_of(config)
         self.precision.apply()
         parts = prepare(config, sources, world, tests)
         self.towers, self.samples, self.plan, self.validation = (
@@ -346,7 +346,7 @@ def _prepare(config: Config, sources: Sources, world: World, tests: Store | None
         patch_dropout=config.patch_dropout,
         pretrained=config.pretrained,
         locks=Locks(config.lock_image, config.lock_text),
-        precision=Precision(config.precision).weights,
+        precision=precision_of(config).weights,
         grad_checkpointing=config.grad_checkpointing,
     )
     samples = Samples(
@@ -366,6 +366,10 @@ def _prepare(config: Config, sources: Sources, world: World, tests: Store | None
         )
     plan = Plan(samples.counts, config.seed, weights=weights, shuffle=config.shuffle, window=config.shuffle_window)
     return Parts(towers, samples, plan, _validation(config, tests, towers, world) if config.validation else None)
+
+
+def precision_of(config: Config) -> Precision:
+    return Precision(config.precision, config.tf32, sharded=config.parallel == "fsdp")
 
 
 def _validation(config: Config, tests: Store | None, towers: Towers, world: World) -> Validation:

@@ -20,7 +20,9 @@ from torch import Tensor
 from infra import metrics
 from infra.errors import DataError
 from infra.testset import EvalSet, prompts
+from training.blocks import encode_image
 from training.objectives import unit
+from training.text import encode_text
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -68,8 +70,8 @@ class Validation:
         model.eval()
         with torch.no_grad(), autocast:
             for one in self._sets:
-                images = self._encode(one.images, lambda part: model.encode_image(self._towers.normalise(part)))
-                texts = self._encode(one.texts, model.encode_text)
+                images = self._encode(one.images, lambda part: encode_image(model, self._normalised(part)))
+                texts = self._encode(one.texts, lambda part: encode_text(model, part))
                 if self._world.rank == 0:
                     found |= {f"{one.name}/{name}": value for name, value in _score(one, images, texts)}
         model.train(training)
@@ -102,6 +104,9 @@ class Validation:
             wordings,
         )
 
+    def _normalised(self, images: Tensor) -> Tensor:
+        return self._towers.normalise(images.to(self._world.device))
+
     def _prepare(self, image: Image) -> NDArray[np.uint8]:
         """As open_clip does for inference, in bytes: (h, w, 3)."""
         pixels: Any = image
@@ -118,7 +123,7 @@ class Validation:
             part = items[start : start + self._batch]
             # A rank that has none left takes part all the same: the layers of a sharded model are gathered by all.
             filled = part if len(part) else items.new_zeros(1, *items.shape[1:])
-            parts.append(unit(encode(filled.to(self._world.device)))[: len(part)].float().cpu().numpy())
+            parts.append(unit(encode(filled))[: len(part)].float().cpu().numpy())
         own = np.concatenate(parts)
         every = np.empty((sum(counts), own.shape[1]), np.float32)
         for rank, features in enumerate(self._world.gather(own)):
