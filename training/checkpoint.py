@@ -80,7 +80,9 @@ class Checkpoints:
         self._writing: Future[None] | None = None
         self._copies: dict[str, Tensor] = {}  # on the CPU, used again by each save
         self._saved_at = self._asked_at = time.monotonic()
-        self._asked, self._ask_at = 0, 0  # samples seen when the clock was asked, and when it will be
+        self._asked: int | None = None  # samples seen when the clock was asked
+        self._ask_at = 0  # and when it will be
+        self._saved: int | None = None  # samples seen at the last save
 
     # --- when -----------------------------------------------------------------------------------------------------
 
@@ -106,7 +108,8 @@ class Checkpoints:
         minutes = self.config.checkpoint_minutes
         left = 60 * minutes - (now - self._saved_at) if minutes is not None else math.inf
         noticed = self.world.notice is not None and self.world.notice()
-        rate = max(0, samples - self._asked) / max(now - self._asked_at, 1e-9)  # samples/s
+        since = samples - (samples if self._asked is None else self._asked)
+        rate = since / max(now - self._asked_at, 1e-9)  # samples/s
         self._asked, self._asked_at = samples, now
         return left <= 0 or noticed, samples + int(rate * max(0.0, min(self.ASK_S, left / 4)))
 
@@ -123,8 +126,11 @@ class Checkpoints:
         """Keep the state at ``samples`` seen; seconds for which training was held up. For all ranks.
 
         ``extras`` is a tree of JSON values and tensors. The files are written after the return. What went wrong with
-        those of the save before is raised now, on all ranks: StorageError, TransientError.
+        those of the save before is raised now, on all ranks: StorageError, TransientError. Where nothing has been seen
+        since the save before, or since :meth:`restore`, there is nothing to do.
         """
+        if samples == self._saved:
+            return 0.0
         started = time.perf_counter()
         self._wait()
         waited = time.perf_counter() - started
@@ -144,7 +150,7 @@ class Checkpoints:
             extras=plain if self.world.rank == 0 else None,
         )
         self._writing = self._pool.submit(self._write, seal, model, own, rows, copied)
-        self._saved_at = time.monotonic()
+        self._saved, self._saved_at = samples, time.monotonic()
         held = time.perf_counter() - started
         log.info("checkpoint at %d samples: held up for %.3f s, %.3f s of it by the one before", samples, held, waited)
         return held
@@ -260,7 +266,8 @@ class Checkpoints:
                 continue
             with _Saved(self.store, places) as saved:
                 values = self._load(saved, seals[0], objective, optimizer, extras or {})
-            self._forget(after=seals[0].samples)
+            self._saved = seals[0].samples
+            self._forget(after=self._saved)
             log.info("continuing from %d samples seen", seals[0].samples)
             return values
         self._forget(after=-1)
@@ -268,9 +275,8 @@ class Checkpoints:
 
     def _check_identity(self, seal: Seal) -> None:
         ours = json.loads(_json(self.config.identity()))
-        changed = [
-            name for name in sorted(ours.keys() | seal.identity.keys()) if ours.get(name) != seal.identity.get(name)
-        ]
+        names = sorted(ours.keys() | seal.identity.keys())
+        changed = [name for name in names if ours.get(name) != seal.identity.get(name)]
         if changed:
             raise ConfigError(
                 f"{self.store.url}/{seal.folder} is a checkpoint of another configuration",
@@ -341,7 +347,7 @@ class Checkpoints:
         """Drop what claims to be newer than where this attempt starts: it is this attempt's to write."""
         if self.world.rank == 0:
             for folder in self.store.folders(FOLDER):
-                if int(folder) > after:
+                if folder.isdigit() and int(folder) > after:
                     _drop(self.store, f"{FOLDER}/{folder}")
         self.world.settle()
 

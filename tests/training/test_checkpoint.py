@@ -131,6 +131,23 @@ def test_extras_keep_tensors_and_values(tmp_path):
     assert torch.equal(target["ema"]["weight"], torch.arange(6.0).view(2, 3))
 
 
+def test_a_state_that_is_saved_is_not_saved_again(tmp_path):
+    run = Run(config())
+    run.step()
+    checkpoints = run.checkpoints(LocalStore(tmp_path))
+    run.save(checkpoints, acc=0.5)
+    run.save(checkpoints)  # as when a run is stopped at a checkpoint
+    checkpoints.close()
+    again = Run(config())
+    more = again.checkpoints(LocalStore(tmp_path))
+    again.restore(more)
+    again.save(more)
+    more.close()
+    (seals,) = complete(LocalStore(tmp_path))
+    assert seals[0].metrics == {"acc": 0.5}
+    assert seals[0].attempt == checkpoints._attempt
+
+
 # --- damage -----------------------------------------------------------------------------------------------------------
 
 
@@ -242,14 +259,14 @@ def test_minutes_are_rank_0s_and_asked_for_now_and_then(tmp_path, monkeypatch):
     clock = Clock()
     monkeypatch.setattr(checkpoint.time, "monotonic", clock.monotonic)
     checkpoints = Checkpoints(
-        LocalStore(tmp_path), config(checkpoint_every=10**6, checkpoint_minutes=1, batch_size=10), World()
+        LocalStore(tmp_path), config(checkpoint_every=10**12, checkpoint_minutes=1, batch_size=10), World()
     )
-    asked, due = [], []
+    asked, due, start = [], [], 10**9  # as continued from a checkpoint: what came before says nothing of the rate
     ask = checkpoints._ask
     monkeypatch.setattr(checkpoints, "_ask", lambda samples: asked.append(samples) or ask(samples))
     for samples in range(10, 20_000, 10):  # ten steps a second
         clock.now += 0.1
-        if checkpoints.due(samples - 10, samples):
+        if checkpoints.due(start + samples - 10, start + samples):
             due.append(samples)
             checkpoints._saved_at = clock.now
     assert due == pytest.approx([6000, 12_000, 18_000], abs=60)
@@ -318,6 +335,7 @@ def test_a_full_disk_is_reported_by_the_next_save_or_the_end(tmp_path, where):
     store.open_for.set()
     checkpoints = run.checkpoints(store)
     run.save(checkpoints)
+    run.step()
     with pytest.raises(StorageError, match="could not be written") as failure:
         run.save(checkpoints) if where == "save" else checkpoints.close()
     assert "No space left" in failure.value.found

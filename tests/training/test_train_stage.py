@@ -39,7 +39,9 @@ def test_a_killed_worker_changes_nothing(ray_cluster, shards, tmp_path):
     manifests = []
     for name, emit in [("calm", None), ("killed", dies_once)]:
         context = Context(tmp_path / name, stage="train", emit=emit)
-        manifests.append(train.run(config(workers=2), {"shards": artifact(shards)}, context).to_bytes())
+        # No failure is forgiven but one after which there is a new checkpoint.
+        settings = config(workers=2, max_failures=0)
+        manifests.append(train.run(settings, {"shards": artifact(shards)}, context).to_bytes())
     assert died.exists()
     assert manifests[0] == manifests[1]
     manifest = Manifest.from_bytes(manifests[0])
