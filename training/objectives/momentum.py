@@ -12,7 +12,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from torch.utils.checkpoint import checkpoint
+
+from training.objectives.pairs import attach, spans
 
 __all__ = ["Momentum", "Queue", "contrast"]
 
@@ -80,30 +81,29 @@ def contrast(
     query's key. The target is ``(1 - alpha) * onehot(own) + alpha * softmax(scale * teacher @ keys.T)``, ``alpha``
     (b,); without teachers the first alone. Keys, teachers and target carry no gradient.
 
-    The target's part of the cross-entropy is linear in the keys, so the target's mean key is all that is needed of it.
-    Logits exist in tiles only, which the backward pass computes again: memory is (b + n) d, not b n.
+    Logits exist in tiles only: each is used for the loss and, at once, for its gradient, so that nothing but gradients
+    waits for the backward pass, memory is (b + n) d and not b n, and no product is computed twice.
     """
-    rows = max(1, TILE // len(keys))
+    count, loss = len(queries), queries.new_zeros(())
+    gradient = torch.empty_like(queries)  # in the scaled queries
     with torch.no_grad():
-        target = keys[own]
-        if teachers is not None:
-            seen = torch.cat([_mean_key(part, keys) for part in torch.split(scale * teachers, rows)])
-            target = torch.lerp(target, seen, alpha[:, None].to(seen.dtype))
-    queries = scale * queries
-    totals = [
-        checkpoint(_log_sum_exp, part, keys, use_reentrant=False, preserve_rng_state=False)
-        for part in torch.split(queries, rows)
-    ]
-    return (torch.cat(totals) - (queries * target).sum(-1)).mean()
+        for rows in spans(count, max(1, TILE // len(keys))):
+            place = torch.arange(rows.stop - rows.start, device=own.device), own[rows]
+            logits = scale * queries[rows] @ keys.T
+            bottom = logits.logsumexp(-1)
+            hard, wanted = torch.ones_like(bottom), logits[place]
+            if teachers is not None:
+                hard, soft = 1 - alpha[rows], (scale * teachers[rows] @ keys.T).softmax(-1).mul_(alpha[rows, None])
+                wanted = hard * wanted + (soft * logits).sum(-1)
+            error = logits.sub_(bottom[:, None]).exp_()
+            if teachers is not None:
+                error -= soft
+            error[place] -= hard
+            loss += (bottom - wanted).sum() / count
+            torch.div(error @ keys, count, out=gradient[rows])
+        gradients = scale * gradient, (queries * gradient).sum()
+    return attach(loss, (queries, scale), gradients)
 
 
 def _local(weight: Tensor) -> Tensor:
     return weight.to_local() if isinstance(weight, DTensor) else weight  # FSDP shards both modules alike
-
-
-def _mean_key(queries: Tensor, keys: Tensor) -> Tensor:
-    return (queries @ keys.T).softmax(-1) @ keys
-
-
-def _log_sum_exp(queries: Tensor, keys: Tensor) -> Tensor:
-    return (queries @ keys.T).logsumexp(-1)
