@@ -72,7 +72,7 @@ def teacher(tmp_path_factory):
     return str(folder)
 
 
-def make(name, teacher):
+def make(name, teacher, weights=torch.float64):
     config = SimpleNamespace(
         batch_size=8,
         compile=False,
@@ -83,7 +83,12 @@ def make(name, teacher):
         distill_weight=0.7,
         distill_teacher=teacher,
     )
-    objective = OBJECTIVES[name](build(COCA if name == "coca" else MODEL), config).double()
+    model = build(COCA if name == "coca" else MODEL)
+    if weights == torch.bfloat16:
+        open_clip.model.convert_weights_to_lp(model, weights)  # as precision="bf16" has them
+        objective = OBJECTIVES[name](model, config)
+    else:
+        objective = OBJECTIVES[name](model, config).to(weights)
     objective.position = 11  # in the batch that begins at 8
     return objective
 
@@ -383,11 +388,13 @@ def test_features_of_half_precision_and_autocast_make_fp32_logits():
     assert [x.grad.dtype for x in (*halves, scale)] == [torch.bfloat16, torch.bfloat16, torch.float32]
 
 
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", NAMES)
-def test_under_autocast_features_are_fp32_and_of_unit_length(name, teacher):
-    objective = make(name, teacher).float()
+def test_features_of_bf16_towers_are_fp32_and_of_unit_length(name, teacher, weights):
+    """Under autocast, or with weights kept in bf16."""
+    objective = make(name, teacher, weights)
     images, texts = batch()
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=weights == torch.float32):
         outputs = objective(images.float(), texts)
         losses = objective.loss(outputs)
     for key, output in outputs.items():
@@ -396,6 +403,8 @@ def test_under_autocast_features_are_fp32_and_of_unit_length(name, teacher):
             torch.testing.assert_close(output.norm(dim=1), torch.ones(8), rtol=1e-6, atol=0)
         assert output.ndim == 0 or len(output) == 8
     assert {loss.dtype for loss in losses.values()} == {torch.float32}
+    losses["loss"].backward()
+    assert all(weight.grad is not None for weight in objective.parameters() if weight.requires_grad)
     exact = step(make(name, teacher))[0]
     for key, loss in losses.items():
         assert loss.item() == pytest.approx(exact[key], rel=0.03)

@@ -38,8 +38,12 @@ class CoCa(Objective):
         self.weights = config.coca_contrastive_weight, config.coca_caption_weight
 
     def forward(self, images: Tensor, texts: Tensor) -> dict[str, Tensor]:
-        texts = texts.to(images.device)
-        encoded = self.model(images, texts)
+        # With weights kept in bf16, pooler and decoder meet what norms have made fp32; autocast mends that.
+        half = torch.is_autocast_enabled(images.device.type) or any(
+            weight.dtype == torch.bfloat16 for weight in self.model.parameters()
+        )
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=half):
+            encoded = self.model(images, texts.to(images.device))
         labels = encoded["labels"].long()
         with torch.autocast(images.device.type, enabled=False):
             logits = encoded["logits"].to(torch.promote_types(encoded["logits"].dtype, torch.float32))
