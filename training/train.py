@@ -9,6 +9,7 @@ in one process.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from training.data import Shards
 
 __all__ = ["RECORD", "Config", "run"]
+
+log = logging.getLogger(__name__)
 
 RECORD = "model"
 """The one entry of the stage's ledger: present when the model has been written."""
@@ -184,4 +187,9 @@ def _draining(nodes: set[str]) -> bool:
     """
     import ray
 
-    return not nodes.isdisjoint(ray._private.state.state.get_draining_nodes())
+    try:
+        draining = ray._private.state.state.get_draining_nodes()
+    except ray.exceptions.RayError as error:
+        log.warning("Ray does not say which nodes it will take away: %s", error)  # its head may be starting anew
+        return False
+    return not nodes.isdisjoint(draining)

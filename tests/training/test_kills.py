@@ -143,7 +143,7 @@ def test_shards_of_the_model_on_two_ranks_end_as_the_whole_on_one(ranks, shards,
 
 
 def averaged(parallel):
-    return ({"parallel": parallel, "ema_half_life": 40},)
+    return ({"parallel": parallel, "ema_half_life": 40, "accumulate": 2},)
 
 
 @pytest.mark.parametrize("kinds", [("ddp", "fsdp", "ddp"), ("fsdp", "ddp", "fsdp")])

@@ -48,3 +48,38 @@ def test_a_node_is_lost_and_another_comes(shards, tmp_path):
     history = [json.loads(line) for line in (tmp_path / "out/data/history.jsonl").read_text().splitlines()]
     assert [line["samples"] for line in history] == [line["samples"] for line in expected]
     assert [line["loss"] for line in history] == pytest.approx([line["loss"] for line in expected], rel=1e-6)
+
+
+NOTICE = """
+import time
+import ray
+from ray.cluster_utils import Cluster
+from ray.core.generated.autoscaler_pb2 import DrainNodeReason
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from training.train import _draining
+
+@ray.remote(num_cpus=1)
+class Busy:  # a node with nothing to do is gone at once
+    def here(self):
+        return True
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+node = cluster.add_node(num_cpus=1).node_id
+ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+busy = Busy.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote()
+assert ray.get(busy.here.remote())
+assert not _draining({node})
+gcs, reason = ray._raylet.GcsClient(address=cluster.gcs_address), DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION
+assert gcs.drain_node(node, reason, "spot instance", int((time.time() + 60) * 1000))[0]
+assert _draining({node, "another"})
+assert not _draining({cluster.head_node.node_id})
+ray.shutdown()
+cluster.shutdown()
+"""
+
+
+@pytest.mark.slow  # a cluster of its own
+def test_the_notice_of_a_spot_instance_is_heard():
+    command = [sys.executable, "-W", "ignore", "-c", NOTICE]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
