@@ -83,8 +83,8 @@ class Parallel:
 class _Replicated(Parallel):
     def __init__(self, objective: nn.Module) -> None:
         super().__init__(objective)
-        # Buffers are equal on all ranks by construction (training/norm.py), so nobody needs to send them around. The
-        # option was given another name in torch 2.12.
+        # Buffers are equal on all ranks by construction (training/norm.py), so nobody needs to send them around. Newer
+        # versions of torch have another name for the option.
         known = inspect.signature(DistributedDataParallel).parameters
         silent = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
         # A gradient that is a view into DDP's bucket need not be copied into it.
