@@ -54,7 +54,9 @@ class Config(BaseConfig):
     albef_queue_size: int = Field(65_536, ge=0, description="of albef: features remembered as further negatives")
     albef_momentum: float = Field(0.995, gt=0, lt=1, description="of albef: what the slow towers keep at each step")
     albef_alpha: float = Field(0.4, ge=0, le=1, description="of albef: share of the slow towers' opinion in targets")
-    albef_alpha_warmup: int = Field(0, ge=0, description="of albef: samples over which that share rises from zero")
+    albef_alpha_warmup: int = Field(
+        1_000_000, ge=0, description="of albef: samples over which that share rises from zero"
+    )
     albef_itm_weight: float = Field(1.0, ge=0, description="of albef: weight of image-text matching; 0: none")
     albef_mlm_weight: float = Field(1.0, ge=0, description="of albef: weight of masked language modelling; 0: none")
     albef_mask_rate: float = Field(0.15, gt=0, lt=1, description="of albef: part of the words that are hidden")
@@ -206,6 +208,13 @@ class Config(BaseConfig):
                 "training.config.Config.batch_size does not divide evenly among the workers and their parts",
                 expected=f"a multiple of {shares}",
                 found=str(self.batch_size),
+            )
+        apart = self.batch_size // shares
+        if self.objective == "albef" and self.albef_itm_weight and apart % self.albef_negatives_among:
+            raise ConfigError(
+                "training.config.Config.albef_negatives_among does not divide what a worker works on at a time",
+                expected=f"a divisor of {apart}",
+                found=str(self.albef_negatives_among),
             )
         if self.objective == "distill" and self.distill_teacher is None:
             raise ConfigError("the objective distill needs a teacher", fix="set distill_teacher")

@@ -37,7 +37,7 @@ from training.flops import forward_flops, peak
 from training.loader import Batch, Loader
 from training.meter import Meter
 from training.model import Locks, Towers, build
-from training.objectives import OBJECTIVES
+from training.objectives import OBJECTIVES, Objective
 from training.parallel import gathered, wrap
 from training.plan import Plan
 from training.precision import Precision, exact
@@ -94,16 +94,10 @@ class Trainer:
         self.precision = precision_of(config)
         self.precision.apply()
         parts = prepare(config, sources, world, tests)
-        self.towers, self.samples, self.plan, self.validation = (
-            parts.towers,
-            parts.samples,
-            parts.plan,
-            parts.validation,
-        )
-        self.meter = self._meter()  # counts the model's work, which has to be done before it is wrapped
-        if config.compile:
-            compile_blocks(self.towers.model)
-        self.objective = OBJECTIVES[config.objective](self.towers.model, config)
+        self.towers, self.samples, self.plan = parts.towers, parts.samples, parts.plan
+        self.objective, self.validation = parts.objective, parts.validation
+        most = peak(world.device, config.precision, config.tf32) if parts.flops else None
+        self.meter = Meter(context, world, self.total, parts.flops, most.flops if most else None)
         self.model = wrap(self.objective, config, world)
         self.optimizer = adamw(self.objective, config)
         self.ema = Ema(self._weights(), config.ema_half_life) if config.ema_half_life else None
@@ -120,13 +114,6 @@ class Trainer:
     def total(self) -> int:
         """Samples of the whole run."""
         return self.config.steps(len(self.samples)) * self.config.batch_size
-
-    def _meter(self) -> Meter:
-        config, device = self.config, self.world.device
-        if device.type != "cuda" or self.world.rank > 0:
-            return Meter(self.context, self.world, self.total)
-        most = peak(device, config.precision, config.tf32)
-        return Meter(self.context, self.world, self.total, forward_flops(self.towers), most.flops if most else None)
 
     def _loader(self) -> Loader:
         config = self.config
@@ -183,11 +170,12 @@ class Trainer:
         with self.meter.waiting():
             try:
                 batch = next(batches)
-            except DataError as failure:
+            except CliplineError as failure:
                 error = failure
         if self.world.settle(error, stop=self.context.stopping) or batch is None:
             self._save()
             self.checkpoints.close()
+            self.loader.close()
             raise Preempted("training was asked to stop", fix="run or resume again: it continues from its checkpoint")
         return batch
 
@@ -316,7 +304,9 @@ class Parts:
     towers: Towers
     samples: Samples
     plan: Plan
+    objective: Objective
     validation: Validation | None
+    flops: int | None  # of a pair's way forward through the model; known to rank 0, on a GPU
 
 
 def prepare(config: Config, sources: Sources, world: World, tests: Store | None) -> Parts:
@@ -365,7 +355,13 @@ def _prepare(config: Config, sources: Sources, world: World, tests: Store | None
             "the shards hold less than one batch", expected=f">= {config.batch_size}", found=f"{len(samples)} samples"
         )
     plan = Plan(samples.counts, config.seed, weights=weights, shuffle=config.shuffle, window=config.shuffle_window)
-    return Parts(towers, samples, plan, _validation(config, tests, towers, world) if config.validation else None)
+    # Counted before the blocks are compiled, and these before an objective makes copies of them.
+    flops = forward_flops(towers) if world.device.type == "cuda" and world.rank == 0 else None
+    if config.compile:
+        compile_blocks(towers.model)
+    objective = OBJECTIVES[config.objective](towers.model, config)
+    validation = _validation(config, tests, towers, world) if config.validation else None
+    return Parts(towers, samples, plan, objective, validation, flops)
 
 
 def precision_of(config: Config) -> Precision:

@@ -67,7 +67,10 @@ def adamw(model: nn.Module, config: Config) -> AdamW:
     """
     text_share = 1.0 if config.text_lr is None else config.text_lr / config.lr
     named = [(name.removeprefix("model."), weight) for name, weight in model.named_parameters()]
-    depth = {tower: max(_layer(name) for name, _ in named if _of_text(name) is tower) for tower in (False, True)}
+    depth = {
+        tower: max(_layer(name) for name, weight in named if weight.requires_grad and _of_text(name) is tower)
+        for tower in {_of_text(name) for name, weight in named if weight.requires_grad}
+    }
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, weight in named:
         if weight.requires_grad:
@@ -86,7 +89,7 @@ def adamw(model: nn.Module, config: Config) -> AdamW:
 
 
 def _of_text(name: str) -> bool:
-    return not name.startswith(("visual.", "logit_"))
+    return not name.startswith(("visual.", "logit_", "fusion."))  # ALBEF's encoder learns at the full rate
 
 
 _BLOCK = re.compile(r"(?:resblocks|blocks|layers|layer)\.(\d+)\.")

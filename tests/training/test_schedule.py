@@ -133,7 +133,7 @@ def test_the_text_tower_may_learn_at_its_own_rate():
     from training.objectives.infonce import InfoNCE
     from training.world import World
 
-    model = InfoNCE(build(MODEL, 0, World()).model)
+    model = InfoNCE(build(MODEL, 0, World()).model, train.Config())
     names = {id(weight): name for name, weight in model.named_parameters()}
     shares = {
         names[id(weight)]: group["share"]
