@@ -6,9 +6,9 @@ A step is the towers' compute, the loss over the global batch, the exchange of f
 the feeding of samples. Assumptions, all of them dials below:
 
 - the towers reach a fixed share of the GPU's dense bf16 peak (``utilisation``), whatever the batch;
-- each rank compares its own b samples with all B, images with texts and texts with images, in tiles that the backward
-  pass computes again: 2 directions x (1 + 1 + 2) products of 2 b B d FLOPs, in TF32;
-- features travel as fp32: a ring all-gather of 2 B d numbers forward, an all-reduce of as many gradients backward;
+- each rank compares its b images with all B texts, in tiles that are computed twice, for the loss and for its gradient
+  in both: four products of 2 b B d FLOPs, in TF32;
+- texts' features travel as fp32: a ring all-gather of B d numbers, a reduce-scatter of as many gradients;
 - gradients are averaged as fp32 by a ring all-reduce, hidden behind the backward pass (two thirds of the compute)
   except for its last bucket;
 - a ring runs at the speed of its slowest link: NVLink within a node, the network beyond; each of its hops costs a
@@ -73,11 +73,11 @@ def estimate(model: Model, machine: Machine, gpus: int, batch_per_gpu: int) -> S
     """The step of ``gpus`` GPUs with ``batch_per_gpu`` samples each, by the assumptions above."""
     b, batch = batch_per_gpu, batch_per_gpu * gpus
     compute = 3 * model.forward_flops * b / (machine.peak * machine.utilisation)
-    products = 2 * (1 + 1 + 2) * 2.0 * b * batch * model.width
+    products = 4 * 2.0 * b * batch * model.width
     link = machine.inside if gpus <= machine.gpus_per_node else machine.between
     ring = (gpus - 1) / gpus
     hops = machine.latency * (1 + math.log2(max(1, gpus / machine.gpus_per_node))) if gpus > 1 else 0.0
-    features = 4.0 * 2 * batch * model.width
+    features = 4.0 * batch * model.width
     gradients = 4.0 * model.parameters
     average = 2 * ring * gradients / link + hops
     bucket = min(1.0, 25e6 / gradients)  # DDP's buckets are 25 MB; the last one has nothing left to hide behind
@@ -86,7 +86,7 @@ def estimate(model: Model, machine: Machine, gpus: int, batch_per_gpu: int) -> S
         batch,
         compute,
         loss=products / (machine.peak_logits * machine.utilisation),
-        gather=3 * ring * features / link + 2 * hops,
+        gather=2 * ring * features / link + 2 * hops,
         reduce=max(average - 2 / 3 * compute, bucket * average),
         feed=b / (machine.cores * machine.samples_per_core),
     )

@@ -72,7 +72,7 @@ class Parallel:
         """
         weights = [weight for weight in self.objective.parameters() if weight.grad is not None]
         kinds = [[w for w in weights if isinstance(w, DTensor) is sharded] for sharded in (False, True)]
-        norms = [_whole(get_total_norm([w.grad for w in kind if w.grad is not None])) for kind in kinds if kind]
+        norms = [_whole(get_total_norm([_exact(w.grad) for w in kind if w.grad is not None])) for kind in kinds if kind]
         norm = norms[0] if len(norms) == 1 else torch.stack(norms).norm()
         if limit is not None:
             for kind in kinds:
@@ -189,3 +189,7 @@ def gathered(tree: Any, world: World) -> Any:  # noqa: ANN401 - a tree of plain 
 
 def _whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _exact(gradient: Tensor) -> Tensor:
+    return gradient.float() if gradient.dtype == torch.bfloat16 else gradient  # 8 bits are too few to add squares in

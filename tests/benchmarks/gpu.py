@@ -51,7 +51,7 @@ def parts(small: bool, folder: str) -> list[tuple[str, str, list[str]]]:
         ]
     runs = {"ViT-B-32": ("2048", ["120000", "480000"]), "ViT-B-16": ("1024", ["60000", "240000"])}
     return [
-        ("loss", "loss", []),
+        ("loss", "loss", ["--device", "cuda"]),
         ("loader", "loader", []),
         *(
             (f"training, {model}", "training", [*train, "--model", model, "--batch", batch, "--samples", *samples])

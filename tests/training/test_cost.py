@@ -13,7 +13,7 @@ MACHINE = Machine(peak=1e15, utilisation=0.5, peak_logits=5e14, inside=4e11, bet
 def test_one_gpu_by_hand():
     step = estimate(B32, MACHINE, 1, 1000)
     assert step.compute == pytest.approx(3 * 14.78e9 * 1000 / 5e14)
-    assert step.loss == pytest.approx(8 * 2 * 1000 * 1000 * 512 / 2.5e14)
+    assert step.loss == pytest.approx(4 * 2 * 1000 * 1000 * 512 / 2.5e14)
     assert (step.gather, step.reduce) == (0, 0)
     assert step.feed == pytest.approx(1000 / 19_000)
     assert step.seconds == max(step.compute + step.loss, step.feed)
@@ -22,7 +22,7 @@ def test_one_gpu_by_hand():
 def test_many_by_hand():
     step = estimate(B32, MACHINE, 16, 100)
     assert step.batch == 1600
-    assert step.gather == pytest.approx(3 * 15 / 16 * 4 * 2 * 1600 * 512 / 5e10)
+    assert step.gather == pytest.approx(2 * 15 / 16 * 4 * 1600 * 512 / 5e10)
     average = 2 * 15 / 16 * 4 * 151e6 / 5e10
     assert step.reduce == pytest.approx(average - 2 / 3 * step.compute)  # the backward pass hides the rest
     hidden = estimate(B32, MACHINE, 16, 10_000)
