@@ -47,14 +47,18 @@ def parts(small: bool, folder: str) -> list[tuple[str, str, list[str]]]:
         tiny = ["--samples", "256", "512", "--images", "600", "--batch", "64"]
         return [
             ("loss", "loss", ["--batches", "1024", "2048"]),
-            ("training, tiny model", "training", [*train, *tiny]),
+            ("training, tiny model", "whole_training", [*train, *tiny]),
         ]
     runs = {"ViT-B-32": ("2048", ["120000", "480000"]), "ViT-B-16": ("1024", ["60000", "240000"])}
     return [
         ("loss", "loss", ["--device", "cuda"]),
         ("loader", "loader", []),
         *(
-            (f"training, {model}", "training", [*train, "--model", model, "--batch", batch, "--samples", *samples])
+            (
+                f"training, {model}",
+                "whole_training",
+                [*train, "--model", model, "--batch", batch, "--samples", *samples],
+            )
             for model, (batch, samples) in runs.items()
         ),
     ]

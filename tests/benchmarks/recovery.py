@@ -24,7 +24,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.benchmarks.training import TINY, make_shards
+from tests.benchmarks.whole_training import TINY, make_shards
 from training.config import Config
 
 DRIVER = Path(__file__).parents[1] / "faults/nodes.py"

@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from tests.benchmarks.trainers import run_ours
-from tests.benchmarks.training import TINY, make_shards
+from tests.benchmarks.whole_training import TINY, make_shards
 
 
 def main(arguments: list[str] | None = None) -> float:

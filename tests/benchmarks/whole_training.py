@@ -1,7 +1,7 @@
 """Whole training: ours and open_clip_train's samples per second on the same shards, at the same settings.
 
-    python -m tests.benchmarks.training                                  # a tiny model on two cores
-    python -m tests.benchmarks.training --model ViT-B-32 --precision amp_bf16 --batch 2048 --samples 100000 400000
+    python -m tests.benchmarks.whole_training                                  # a tiny model on two cores
+    python -m tests.benchmarks.whole_training --model ViT-B-32 --precision amp_bf16 --batch 2048 --samples 100000 400000
 
 Both start from random weights and read WebDataset shards, tokenise, decode, crop and train in fp32 or bf16 with AdamW,
 warm-up and cosine. Each program runs at two lengths; the slope between them leaves start-up out. The captions are 5 to
