@@ -49,7 +49,8 @@ def test_curves_pictures_datasets_and_parameters_are_there(client, runs):
     steps = [point.step for point in losses]
     assert len(steps) >= 4
     assert steps == sorted(set(steps))
-    assert {item.dataset.name for item in train.inputs.dataset_inputs} == {"shard"}
+    used = {item.tags[0].value: item.dataset.name for item in train.inputs.dataset_inputs}
+    assert used == {"shards": "shard", "tests": "testset"}
     assert train.data.params["samples"] == "1024"
     pictures = [file.path for file in client.list_artifacts(children["filter"].info.run_id, "figures")]
     assert any(path.endswith(".png") for path in pictures)
