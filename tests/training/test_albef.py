@@ -358,10 +358,11 @@ def test_candidates_share_an_image():
 
 
 def test_blocks_must_divide_what_is_worked_on_at_a_time():
-    module = objective(albef_negatives_among=3)
     with pytest.raises(ConfigError, match="albef_negatives_among"):
-        module(*batch(8))
-    module = objective(albef_negatives_among=8)
+        config(albef_negatives_among=3)
+    module = objective(albef_negatives_among=8)  # with a range of workers only the forward pass knows how many there are
+    with pytest.raises(ConfigError, match="albef_negatives_among"):
+        module(*batch(12))
     module.position = 4
     with pytest.raises(ConfigError, match="albef_negatives_among"):
         module(*batch(8))
