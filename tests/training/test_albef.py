@@ -360,7 +360,7 @@ def test_candidates_share_an_image():
 def test_blocks_must_divide_what_is_worked_on_at_a_time():
     with pytest.raises(ConfigError, match="albef_negatives_among"):
         config(albef_negatives_among=3)
-    module = objective(albef_negatives_among=8)  # with a range of workers only the forward pass knows how many there are
+    module = objective(albef_negatives_among=8)  # of a range of workers only it knows how many there are
     with pytest.raises(ConfigError, match="albef_negatives_among"):
         module(*batch(12))
     module.position = 4
