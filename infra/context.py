@@ -105,6 +105,7 @@ class Context:
         provenance: dict[str, Any] | None = None,
         emit: Callable[[Event], None] | None = None,
         stopping: Callable[[], bool] | None = None,
+        flush: Callable[[], None] | None = None,
     ) -> None:
         self.store = folder if isinstance(folder, Store) else open_store(folder)
         self.ledger = Ledger(self.store)
@@ -112,10 +113,15 @@ class Context:
         self.stage, self.digest, self.identity, self.provenance = stage, digest, identity or {}, provenance or {}
         self._emit = emit or (lambda event: None)
         self._stopping = stopping or (lambda: False)
+        self._flush = flush or (lambda: None)
 
     def emit(self, kind: str, **fields: Any) -> None:  # noqa: ANN401 - JSON values
         """Send one event to the run's journal."""
         self._emit({"event": kind, "stage": self.stage, "time": time.time(), **fields})
+
+    def flush(self) -> None:
+        """Wait until all that was reported has arrived: the last thing to do in a process that is about to end."""
+        self._flush()
 
     def progress(self, done: int, total: int | None, **numbers: float | str) -> None:
         """How far the stage is, in its own unit, with what is worth showing (``images_per_s=...``)."""

@@ -177,6 +177,8 @@ def _work(arguments: dict[str, Any]) -> CliplineError | None:
         raise
     except CliplineError as error:
         return error
+    finally:
+        arguments["context"].flush()  # Ray ends this process at once
     return None
 
 

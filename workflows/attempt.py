@@ -44,6 +44,7 @@ def run_attempt(
         provenance=origin,
         emit=reporter.emit,
         stopping=reporter.stopping,
+        flush=reporter.flush,
     )
     handler = _Forward(context)
     root = logging.getLogger()
