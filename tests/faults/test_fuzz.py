@@ -151,6 +151,8 @@ def test_the_short_way_to_an_address_leads_where_the_long_one_does(parts):
     except BadUrlError:
         expected = ""
     assert Base(base).resolve(address) == expected
+    named = address.strip() and not address.strip().startswith("#")  # else it is no picture's address
+    assert Base(base).images([None, address, address]) == ["", *([expected if named else ""] * 2)]
 
 
 @fuzz(200)

@@ -80,3 +80,5 @@ def test_like_the_parser(base, address):
     resolver = Base(base)
     for _ in range(2):  # the second time from memory
         assert resolver.resolve(address) == (wanted or "")
+        if address.strip() and not address.strip().startswith("#"):  # a place on the page is no picture
+            assert resolver.images([address]) == [wanted or ""]
