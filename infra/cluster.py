@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from infra.storage import Store
 
 __all__ = [
+    "ALONE",
     "Limits",
     "Reporter",
     "backoff",
@@ -43,6 +44,15 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
+ALONE = {
+    # On one machine Ray stays on loopback, where nobody else reaches it and no change of the network cuts it in two; by
+    # itself it does so on macOS and Windows only.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # A laptop that slept or a virtual machine that was paused must not end a run: by the clock, Ray's head was away.
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "300",
+}
+"""How Ray is started on this machine alone. It reads this when it is imported."""
+
 ShardWork = Callable[[Any, ShardOutput], ShardRecord]
 OnDone = Callable[[ShardRecord], Mapping[str, float | str] | None]
 """Told of each shard as it is done; what it returns is shown with the progress."""
@@ -52,12 +62,14 @@ LotWork = Callable[[Sequence[tuple[Any, ShardOutput]]], Iterable[ShardRecord]]
 @contextmanager
 def connect(cpus: int | None = None) -> Iterator[None]:
     """Join the cluster at ``RAY_ADDRESS``, or start one on this machine for the duration of the block."""
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        os.environ.update({name: value for name, value in ALONE.items() if name not in os.environ})
     import ray
 
     if ray.is_initialized():
         yield
         return
-    address = os.environ.get("RAY_ADDRESS")
     # Ray announces the token it made for a local cluster as a warning; it is what we want, so nobody needs to read it.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": "clipline"}

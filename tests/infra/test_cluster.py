@@ -129,6 +129,12 @@ def named(*names: str) -> list[tuple[str, str]]:
     return [(f"shard-{name}", name) for name in names]
 
 
+def test_a_cluster_of_ones_own_is_on_loopback():
+    import ray
+
+    assert [node["NodeManagerAddress"] for node in ray.nodes()] == ["127.0.0.1"]
+
+
 # --- the loop
 
 
@@ -256,9 +262,9 @@ def test_a_shard_always_stuck_fails_the_stage(context):
 
 
 def test_the_deadline_does_not_count_the_wait_for_a_cpu(context, diary, events):
-    """Four at once on one CPU's worth of room: the last waits longer than its deadline."""
-    limits = Limits(cpus=2, in_flight=6, deadline_s=0.5)
-    run_shards(context, named(*"abcdef"), partial(take_a_while, diary), limits)
+    """All at once on one CPU's worth of room: the last waits longer than its deadline."""
+    limits = Limits(cpus=2, in_flight=16, deadline_s=2.0)
+    run_shards(context, named(*"abcdefghijklmnop"), partial(take_a_while, diary), limits)
     assert not [event for event in events if event["event"] == "shard_retry"]
 
 
