@@ -11,10 +11,10 @@ from functools import partial
 from types import TracebackType
 
 from infra.schema import Drop
+from pipelines.web.errands import Answer
 from pipelines.web.exchange import Client, What
 from pipelines.web.fetch import FetchError, Kind, Response, Web
 from pipelines.web.guard import AddressRefusedError
-from pipelines.web.hosts import Answer
 from pipelines.web.robots import Rules
 from pipelines.web.sitefile import SiteFile
 from pipelines.web.tdmrep import PATH, Reservations
@@ -121,6 +121,8 @@ class Chase:
                 raise FetchError(error.reason, f"robots.txt: {error.detail}") from None
             if refused := rules.refusal(url, self._web.agent, as_ai=self._web.obey_opt_out):
                 raise FetchError(*refused)
+            if rules.crawl_delay:
+                self._turns.slow(host_of(url), rules.crawl_delay)
         if self._web.tdm_well_known and self._web.obey_opt_out:
             try:
                 reserved = (await self._tdm.of(origin_of(url))).reserved(url)
@@ -145,7 +147,7 @@ class Chase:
         self.release(held)
         delay = 0.0
         if what == "robots":
-            delay = (await self._robots.learn(url, response.status, response.body)).crawl_delay(self._web.agent)
+            delay = (await self._robots.learn(url, response.status, response.body)).crawl_delay
         return Answer(response.status, response.body, crawl_delay_s=delay)
 
     # --- whose turn? again? ---

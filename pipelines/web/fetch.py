@@ -5,7 +5,7 @@ everything we do to a server is what its robots.txt, its opt-outs and its load a
 
 Here is what its users see, light to import. The work is in ``chase`` (from an address to its answer), ``exchange`` (one
 request), ``guard`` (where we connect), ``coding`` (bodies under a cap), ``urls`` (what an address is), ``robots`` and
-``optout`` (what we are allowed), ``turns`` and ``hosts`` (when).
+``optout`` (what we are allowed), ``turns``, ``hosts`` and ``books`` (when).
 """
 
 from __future__ import annotations

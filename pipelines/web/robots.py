@@ -29,6 +29,7 @@ class Rules:
 
     parsed: Protego | None  # None: there are no rules
     agents: tuple[str, ...] = ()
+    crawl_delay: float = 0.0  # seconds between requests that the site asks for; 0 if it does not
     unreachable: str = ""  # why nothing may be fetched: the status the server gave instead of rules
     size: int = 200  # bytes it was parsed from, and a little for itself
 
@@ -56,7 +57,8 @@ class Rules:
         if body.count(b"*") * (1 + len(named)) > _MOST_WILDCARDS:
             return cls(None, unreachable="too complex")
         agents = tuple(sorted(named & AI_AGENTS - {agent.lower()}))
-        return cls(Protego.parse("\n".join(lines)), agents, size=200 + len(body))
+        parsed = Protego.parse("\n".join(lines))
+        return cls(parsed, agents, max(0.0, float(parsed.crawl_delay(agent) or 0)), size=200 + len(body))
 
     def refusal(self, url: str, agent: str, *, as_ai: bool) -> tuple[Drop, str] | None:
         """Why ``agent`` may not fetch ``url``; with ``as_ai`` also what is told to AI crawlers by name counts."""
@@ -71,13 +73,6 @@ class Rules:
                 if not self.parsed.can_fetch(url, name):
                     return Drop.OPT_OUT, f"robots.txt: {name}"
         return None
-
-    def crawl_delay(self, agent: str) -> float:
-        """Seconds between requests that the site asks for; 0 if it does not."""
-        if self.parsed is None:
-            return 0.0
-        delay = self.parsed.crawl_delay(agent)
-        return max(0.0, float(delay)) if delay is not None else 0.0
 
 
 def sitemaps(body: bytes) -> list[str]:

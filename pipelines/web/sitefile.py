@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 from typing import Generic, Protocol, TypeVar
 
 from infra.schema import Drop
+from pipelines.web.errands import Answer
 from pipelines.web.fetch import FetchError
-from pipelines.web.hosts import Answer
 
 __all__ = ["SiteFile"]
 

@@ -1,6 +1,6 @@
 """A worker's side of the cluster's manners: who of its many fetches may start now.
 
-Fetches of a host wait in line here; the line moves as the worker's share of the host (``pipelines.web.hosts``) and the
+Fetches of a host wait in line here; the line moves as the worker's share of the host (``pipelines.web.books``) and the
 pause between starts allow, and as one of the worker's own connections is free. Taking a turn that is free costs a look
 into a dictionary: everything that concerns others is said by one task, which speaks at most a few times a second.
 """
@@ -17,11 +17,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from infra.errors import TransientError
-from pipelines.web.hosts import SILENCE_S, Answer, Link, News, Share
+from pipelines.web.books import SILENCE_S, News, Share
+from pipelines.web.errands import Answer
 from pipelines.web.urls import host_of
 
 if TYPE_CHECKING:
     from pipelines.web.fetch import Web
+    from pipelines.web.hosts import Link
 
 __all__ = ["HostDownError", "Turns"]
 
@@ -98,7 +100,8 @@ class Turns:
         self._loop = asyncio.get_running_loop()
         self._clock = self._loop.time
         self._heard = self._clock()
-        self._tasks = [self._loop.create_task(self._talk()), self._loop.create_task(self._listen())]
+        listening = [self._listen(part) for part in self._link.parts]
+        self._tasks = [self._loop.create_task(one) for one in (self._talk(), *listening)]
         for task in self._tasks:
             task.add_done_callback(self._ended)
         return self
@@ -200,6 +203,14 @@ class Turns:
         host.next = max(host.next, host.pause_until)
         self._say(host)
 
+    def slow(self, name: str, seconds: float) -> None:
+        """The site wants such a pause between requests (Crawl-delay); the books say so only with their next word, if at
+        all: those that were begun anew have yet to hear of it."""
+        host = self._hosts.get(name) or self._hosts.setdefault(name, _Host(name))
+        if (seconds := min(seconds, self._web.max_delay_s)) > host.floor:
+            host.floor = seconds
+            self._pace(host, host.interval, exact=True)
+
     def _pump(self, host: _Host, now: float) -> None:
         """Start those in ``host``'s line that may start."""
         while host.line and host.in_use < min(host.tokens, host.keep):
@@ -251,12 +262,8 @@ class Turns:
         self._bell.set()
 
     def _settle_file(self, url: str, answer: Answer) -> None:
-        delay = min(answer.crawl_delay_s, self._web.max_delay_s)
-        if delay and (
-            host := self._hosts.get(host_of(url))
-        ):  # at once: the books will say so only with their next word
-            host.floor = max(host.floor, delay)
-            self._pace(host, host.interval, exact=True)
+        if answer.crawl_delay_s:
+            self.slow(host_of(url), answer.crawl_delay_s)
         self._loads.pop(url, None)
         waiting = self._files.pop(url, None)
         if waiting and not waiting.done():
@@ -293,9 +300,9 @@ class Turns:
             if self._link.pause_s:
                 await asyncio.sleep(self._link.pause_s)
 
-    async def _listen(self) -> None:
+    async def _listen(self, part: Link) -> None:
         while True:
-            for key in await self._link.news(self._me):
+            for key in await part.news(self._me):
                 if key in self._files:
                     self._asked.add(key)
                 elif key in self._hosts:
@@ -328,7 +335,7 @@ class Turns:
         host.told = self._need(host)
         rest = max(0.0, host.next - now) if host.exact else 0.0
         pause = max(0.0, host.pause_until - now)
-        news = News(host.told, host.given, host.starts, rest, pause, host.good, host.bad, host.failures)
+        news = News(host.told, host.given, host.starts, rest, pause, host.good, host.bad, host.failures, host.floor)
         host.given = host.starts = host.failures = 0
         host.good = host.bad = (0, 0.0)
         host.pause_until = 0.0

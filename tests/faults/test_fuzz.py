@@ -200,7 +200,7 @@ _ROBOTS = [
 def test_robots(status, body, url):
     """Any body gives rules, any rules give an answer and a delay, in no time."""
     rules = Rules.read(status, body)
-    assert rules.crawl_delay("clipline") >= 0
+    assert rules.crawl_delay >= 0
     with suppress(BadUrlError):
         refused = rules.refusal(canonical(url), "clipline", as_ai=True)
         assert refused is None or all(refused)

@@ -65,7 +65,7 @@ def main():
         NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         for node in sorted(ray.nodes(), key=lambda n: n["NodeID"])
     ]
-    with hosts.shared(web) as manners:
+    with hosts.shared(web, actors=2) as manners:
         task = ray.remote(work)
         refs = [
             task.options(scheduling_strategy=place, num_cpus=1).remote(number, web, manners)

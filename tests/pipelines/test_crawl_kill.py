@@ -1,4 +1,4 @@
-"""A crawl whose worker and driver are killed in the middle of rounds ends with the bytes of one nobody disturbed."""
+"""A crawl that loses its worker, driver or books in the middle of rounds ends with the bytes of one left alone."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 from loopback import NOT_FOUND, answer, serving
 
 from infra.context import Context
@@ -67,8 +69,8 @@ def settings(port):
     }
 
 
-def run(folder, config):
-    context = Context(folder)
+def run(folder, config, **options):
+    context = Context(folder, **options)
     return Artifact(context.store, crawl.run(Config(**{**config, "web": Web(**config["web"])}), {}, context))
 
 
@@ -80,15 +82,20 @@ def wait_for(what):
     return seen
 
 
-def fetching():
-    """The workers of this process's cluster that are at work on a shard."""
-    parents, busy = {}, []
+def processes(title):
+    """The processes of this one's cluster with ``title`` in their names."""
+    parents, named = {}, []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it ended
             parents[int(process.name)] = int((process / "stat").read_text().rpartition(")")[2].split()[1])
-            if b"_lot_task" in (process / "cmdline").read_bytes():
-                busy.append(int(process.name))
-    return [pid for pid in busy if os.getpid() in _ancestors(pid, parents)]
+            if title in (process / "cmdline").read_text():
+                named.append(int(process.name))
+    return [pid for pid in named if os.getpid() in _ancestors(pid, parents)]
+
+
+def fetching():
+    """The workers at work on a shard."""
+    return processes("_lot_task")
 
 
 def _ancestors(pid, parents):
@@ -96,19 +103,22 @@ def _ancestors(pid, parents):
         yield pid
 
 
-def test_killed_and_continued_it_ends_with_the_same_bytes(ray_cluster, tmp_path, monkeypatch):
-    """The calm one hands every step to workers, the killed one takes the small ones itself, which must not matter."""
+@pytest.fixture(scope="module")
+def calm(ray_cluster, tmp_path_factory):
+    """The manifest of a crawl that nobody disturbs, and that hands every step to workers; a killed one takes the small
+    ones itself, which must not matter."""
+    with serving(Slow()) as site, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipelines.crawl_rounds._SMALL", -1)
+        manifest = run(tmp_path_factory.mktemp("calm"), settings(site.port)).manifest
+    assert manifest.funnel.kept == len(HOSTS) * PAGES
+    return manifest.to_bytes()
+
+
+def test_killed_and_continued_it_ends_with_the_same_bytes(calm, tmp_path):
     import ray
 
     with serving(Slow()) as site:
         config = settings(site.port)
-        with monkeypatch.context() as patch:
-            patch.setattr("pipelines.crawl_rounds._SMALL", -1)
-            calm = run(tmp_path / "calm", config)
-        total = len(HOSTS) * PAGES
-        assert calm.manifest.funnel.kept == total
-
-        site.asked.clear()
         address = ray.get_runtime_context().gcs_address
         command = [sys.executable, "-c", DRIVER, str(tmp_path / "killed"), repr(config)]
         driver = subprocess.Popen(command, env={**os.environ, "RAY_ADDRESS": address})
@@ -126,11 +136,31 @@ def test_killed_and_continued_it_ends_with_the_same_bytes(ray_cluster, tmp_path,
         assert any("update" in name for name in committed) and not any("unvisited" in name for name in committed)
         killed = run(tmp_path / "killed", config)
 
-    assert killed.manifest.to_bytes() == calm.manifest.to_bytes()
+    assert killed.manifest.to_bytes() == calm
     assert not list(killed.verify())
     urls = Counter(
         row["url"]
         for file in killed.files("data/", ".urls.parquet")
         for row in pq.read_table(tmp_path / "killed" / file.path).to_pylist()
     )
-    assert len(urls) == total and set(urls.values()) == {1}
+    assert len(urls) == len(HOSTS) * PAGES and set(urls.values()) == {1}
+
+
+def test_a_crawl_outlives_the_process_that_keeps_the_books(calm, tmp_path):
+    events = []
+    with serving(Slow()) as site:
+
+        def kill():
+            wait_for(lambda: len(site.asked) > 5)
+            for pid in processes("ray::Local"):
+                os.kill(pid, signal.SIGKILL)
+                lost.append(pid)
+
+        lost = []
+        killer = threading.Thread(target=kill)
+        killer.start()
+        crawled = run(tmp_path, settings(site.port), emit=events.append)
+        killer.join()
+    assert lost
+    assert crawled.manifest.to_bytes() == calm
+    assert not [event for event in events if event["event"] == "shard_retry"]

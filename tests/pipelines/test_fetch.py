@@ -328,9 +328,9 @@ async def test_robots_of_any_size_is_read_up_to_its_cap():
 def test_rules_know_the_delay_and_the_ai_crawlers_named():
     rules = Rules.read(200, ROBOTS)
     assert rules.agents == ("gptbot",)
-    assert rules.crawl_delay("clipline") == 2.0
+    assert rules.crawl_delay == 2.0
     assert rules.refusal("http://a.example/art", "clipline", as_ai=False) is None
-    assert Rules.read(404, b"").crawl_delay("clipline") == 0.0
+    assert Rules.read(404, b"").crawl_delay == 0.0
 
 
 # --- opt-outs ---

@@ -14,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra.errors import TransientError
+from pipelines.web.books import SILENCE_S, Books, News
+from pipelines.web.errands import Answer
 from pipelines.web.fetch import Web
-from pipelines.web.hosts import SILENCE_S, Answer, Hosts, Link, Local, News
+from pipelines.web.hosts import Link, Local, Split
 from pipelines.web.turns import HostDownError, Turns
 
 
@@ -103,25 +105,28 @@ bursts = st.lists(  # worker, host, when, how many requests at once, how long ea
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=100)
 @given(
     bursts=bursts,
+    volumes=st.sampled_from([1, 3]),
     cap=st.integers(1, 5),
     delay=st.sampled_from([0.0, 0.0, 0.7]),
     lag=st.sampled_from([0.0, 0.001, 0.4]),
     connections=st.integers(1, 4),
     dies=st.none() | st.tuples(st.integers(0, 3), st.floats(0, 20)),
+    lost=st.none() | st.floats(0, 20),
 )
-def test_tokens_never_exceed_the_cap_and_nobody_starves(bursts, cap, delay, lag, connections, dies):
+def test_tokens_never_exceed_the_cap_and_nobody_starves(bursts, volumes, cap, delay, lag, connections, dies, lost):
+    """Whether there is one set of books or several; a worker may die, and the books may have to be begun anew."""
     web = Web(host_concurrency=cap, delay_s=delay, concurrency=connections)
 
     async def scenario(clock):
-        server, books = Server(clock), Local(web, clock)
-        wires = [Wire(books, lag) for _ in range(4)]
+        server, books = Server(clock), [Local(web, clock) for _ in range(volumes)]
+        wires = [[Wire(one, lag) for one in books] for _ in range(4)]
         finished = Counter()
 
         async def worker(number):
-            async with Turns(web, wires[number]) as turns:
+            async with Turns(web, Split(wires[number])) as turns:
 
                 async def burst(name, at, count, seconds):
                     await asyncio.sleep(at)
@@ -130,17 +135,29 @@ def test_tokens_never_exceed_the_cap_and_nobody_starves(bursts, cap, delay, lag,
 
                 await asyncio.gather(*(burst(*rest) for who, *rest in bursts if who == number))
 
+        async def lose():
+            await asyncio.sleep(lost)
+            for number in range(volumes):
+                anew = Local(web, clock)
+                for wire in wires:
+                    wire[number].books = anew
+
+        async def die():
+            number, at = dies
+            await asyncio.sleep(at)
+            for wire in wires[number]:
+                wire.cut = True
+            tasks[number].cancel()  # its requests end; it says no good-bye that anybody would hear
+
         tasks = [asyncio.create_task(worker(number)) for number in range(4)]
-        if dies:
-            await asyncio.sleep(dies[1])
-            wires[dies[0]].cut = True
-            tasks[dies[0]].cancel()  # its requests end; it says no good-bye that anybody would hear
+        await asyncio.gather(*([lose()] if lost is not None else []), *([die()] if dies else []))
         for number, task in enumerate(tasks):
             if not dies or number != dies[0]:
                 await task
         for name in server.starts:
-            assert server.most[name] <= cap
-            assert not delay or min(server.gaps(name), default=delay) >= delay - 1e-6
+            assert server.most[name] <= (cap if lost is None else 2 * cap)
+            hasty = sum(gap < delay - 1e-6 for gap in server.gaps(name))
+            assert hasty == 0 or (lost is not None and hasty == 1)
         for who in range(4):
             assert finished[who] == sum(burst[3] for burst in bursts if burst[0] == who) or (dies and dies[0] == who)
         for task in tasks:
@@ -239,9 +256,28 @@ def test_a_pause_that_a_host_asks_for_is_kept_by_all():
     run(scenario)
 
 
+def test_books_begun_anew_hear_of_a_crawl_delay():
+    async def scenario(clock):
+        one, two = workers(2, Web(host_concurrency=4), clock)
+        server = Server(clock)
+
+        async def fetch(turns):
+            turns.slow("a", 5.0)  # as every fetch says that has read the site's robots.txt
+            await server.serve(turns, "a", 0.1)
+
+        async with one, two:
+            await asyncio.gather(fetch(one), fetch(two))
+            await asyncio.sleep(60)  # until nobody knows of the host
+            one._link.books = two._link.books = Local(Web(host_concurrency=4), clock)
+            await asyncio.gather(*(fetch(turns) for turns in (one, two) * 3))
+        assert min(server.gaps("a")) >= 5.0 - 1e-6
+
+    run(scenario)
+
+
 def test_the_delay_follows_autothrottle():
     web = Web(target_concurrency=2.0, max_delay_s=10.0)
-    books, delay = Hosts(web), 0.0
+    books, delay = Books(web), 0.0
     for latency, good in [(4.0, True), (1.0, True), (0.5, False), (30.0, False), (50.0, True), (0.0, True)]:
         seen = {"good": (1, latency)} if good else {"bad": (1, latency)}
         share = books.exchange("w", {"h": News(need=1, **seen)}, 0.0).shares["h"]
@@ -306,9 +342,9 @@ def test_an_error_of_our_own_reaches_whoever_waits():
 
 
 def test_the_books_stay_small(monkeypatch):
-    monkeypatch.setattr("pipelines.web.hosts._MAX_HOSTS", 100)
+    monkeypatch.setattr("pipelines.web.books._MAX_HOSTS", 100)
     monkeypatch.setattr("pipelines.web.errands._MAX_BYTES", 50_000)
-    books = Hosts(Web(delay_s=1.0))
+    books = Books(Web(delay_s=1.0))
     for number in range(1000):
         name, url = f"h{number}", f"http://h{number}/robots.txt"
         reply = books.exchange("w", {name: News(need=1)}, float(number), [url])
