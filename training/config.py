@@ -20,7 +20,7 @@ __all__ = ["Config"]
 class Config(BaseConfig):
     """The training stage's configuration."""
 
-    code_version: ClassVar[int] = 2
+    code_version: ClassVar[int] = 3
 
     # --- what learns what
     model: str | dict[str, Any] = Field(
@@ -81,7 +81,12 @@ class Config(BaseConfig):
     shuffle: Literal["global", "window"] = Field(
         "global", description="whether any sample may follow any other, or only those of some shards at a time"
     )
-    shuffle_window: int = Field(16, ge=1, description="shards at a time where samples are shuffled by window")
+    shuffle_window: int = Field(
+        16,
+        ge=1,
+        description="shards at a time where samples are shuffled by window; with several nodes a few times as many as "
+        "nodes, so that each fetches few but its own",
+    )
     caption_key: str = Field(
         "txt",
         description="where captions are: txt; txt:lines, one per line, of which one is drawn each time; json:FIELD",

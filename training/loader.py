@@ -11,10 +11,11 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,15 +25,15 @@ from torch import Tensor
 from infra.errors import DataError
 from training.augment import DRAWS, Augment
 from training.plan import Plan
+from training.world import World
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from training.config import Config
     from training.data import Samples
-    from training.world import World
 
-__all__ = ["Batch", "Loader", "draws"]
+__all__ = ["Batch", "Loader", "draws", "on_device"]
 
 CHUNK = 32
 """Samples that a thread makes at a time, or fewer so that all threads work on the batch that is wanted first."""
@@ -98,16 +99,16 @@ class Loader:
         self._world = world
         self._room = _Room(pinned=world.device.type == "cuda")
 
-    def batches(self, start: int, stop: int) -> Iterator[Batch]:
-        """This worker's share of each batch between two counts of samples seen, images on this worker's device.
+    def __reduce__(self) -> tuple[object, ...]:
+        # What goes to another process makes any samples, and is nobody's share.
+        return Loader, (self.samples, self.config, World(), self.image_size, self.plan, self.augment)
+
+    def batches(self, start: int, stop: int) -> Generator[Batch]:
+        """This worker's share of each batch between two counts of samples seen. To be closed if not gone through.
 
         Raises DataError when too many samples are corrupt, and what :class:`training.copies.Copies` raises for shards
         that cannot be had.
         """
-        made = self._made(start, stop)
-        return _on_device(made, self._world.device) if self._world.device.type == "cuda" else made
-
-    def _made(self, start: int, stop: int) -> Iterator[Batch]:
         threads = self.config.loader_threads
         with ExitStack() as stack:
             pool = stack.enter_context(ThreadPoolExecutor(threads, "loader"))
@@ -121,9 +122,6 @@ class Loader:
                     yield _finished(*ahead.popleft())
             while ahead:
                 yield _finished(*ahead.popleft())
-
-    def close(self) -> None:
-        """Give back what was taken for making batches."""
 
     def load(self, start: int, count: int) -> Batch:
         """The samples at positions ``[start, start + count)``, in this thread."""
@@ -178,9 +176,13 @@ class Loader:
             )
 
 
-def _on_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
-    """``batches`` with their images on the GPU, copied beside its work: the CPU is ahead of the GPU, so a batch arrives
-    while the one before is still worked on. Texts stay: where captions are packed, their lengths are needed here."""
+def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
+    """``batches`` with their images on ``device``. A GPU has them copied beside its work: the CPU is ahead of it, so a
+    batch arrives while the one before is worked on. Texts stay: where captions are packed, their lengths are needed
+    here."""
+    if device.type != "cuda":
+        yield from batches
+        return
     copying = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     for batch in batches:
         with torch.cuda.stream(copying):
@@ -224,10 +226,10 @@ class _Fetching:
 
     def __init__(self, samples: Samples, plan: Plan, world: World) -> None:
         self._copies, self._plan = samples.copies, plan
-        self._turn = world.rank / world.size
+        self._own = Fraction(world.rank, world.size), Fraction(world.rank + 1, world.size)
         self._needed = any(self._copies.remote(shard) for shard in range(len(self._copies.shards)))
         if self._needed:
-            at_once = plan.shards(0, 1 + plan.window_samples)
+            at_once = plan.shards(0, 1 + plan.window_samples, world.node)
             self._copies.check_room(at_once, "allow more disk_cache_gb, or shuffle by window, or by a smaller one")
         self._announced: dict[int, None] = {}
         self._pool = ThreadPoolExecutor(1, "fetching")
@@ -243,11 +245,11 @@ class _Fetching:
         """Positions that will be read next; their shards, and those of as many positions again, are fetched."""
         if not self._needed:
             return
-        shards = self._plan.shards(start, stop + self._plan.window_samples)
+        shards = self._plan.shards(start, stop + self._plan.window_samples, self._own)
         new = [shard for shard in shards if shard not in self._announced]
         self._announced = dict.fromkeys(shards)
         if new:
-            first = int(self._turn * len(new))  # the processes of a node begin at different ones
+            first = int(self._own[0] * len(new))  # the processes of a node begin at different ones
             self._failed.append(self._pool.submit(self._copies.fetch, new[first:] + new[:first]))
         while self._failed and self._failed[0].done():
             self._failed.popleft().result()

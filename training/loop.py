@@ -16,7 +16,8 @@ import logging
 import math
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,8 +35,8 @@ from training.checkpoint import Checkpoints, write_folder, write_model
 from training.data import Samples, Shards, sources_at
 from training.ema import Ema
 from training.flops import forward_flops, peak
-from training.loader import Batch, Loader
-from training.meter import Meter
+from training.loader import Batch, Loader, on_device
+from training.meter import Meter, Own
 from training.model import Locks, Towers, build
 from training.objectives import OBJECTIVES, Objective
 from training.parallel import gathered, wrap
@@ -125,12 +126,12 @@ class Trainer:
             config.color_jitter_prob,
             config.gray_scale_prob,
         )
-        arguments = self.samples, config, self.world, self.towers.image_size, self.plan, augment
+        kind = Loader
         if config.feeders:
             from training.ray_feed import RayLoader
 
-            return RayLoader(*arguments, feeders=config.feeders)
-        return Loader(*arguments)
+            kind = RayLoader
+        return kind(self.samples, config, self.world, self.towers.image_size, self.plan, augment)
 
     def _weights(self) -> Iterable[tuple[str, torch.Tensor]]:
         """The model's state by open_clip's names, in full precision."""
@@ -147,37 +148,49 @@ class Trainer:
     def run(self) -> None:
         """Steps until all samples of the run have been seen."""
         config, state = self.config, self.state
-        batches = self.loader.batches(state.samples, self.total)
-        while state.samples < self.total:
-            batch = self._next(batches)
-            norm, rate = self._step(batch)
-            before, state.samples = state.samples, state.samples + config.batch_size
-            last = state.samples == self.total
-            self.meter.count(state.samples)
-            self.profiler.step(state.samples)
-            if last or _crosses(config.log_every, before, state.samples):
-                self._log(rate, norm)
-            if self.validation and (last or _crosses(config.validation_every, before, state.samples)):
-                self._validate(self.validation)
-            if self.checkpoints.due(before, state.samples) or last:
-                self._save()
+        with closing(self.loader.batches(state.samples, self.total)) as batches:
+            for batch in on_device(self._agreed(batches), self.world.device):
+                norm, rate = self._step(batch)
+                before, state.samples = state.samples, state.samples + config.batch_size
+                last = state.samples == self.total
+                self.meter.count(state.samples)
+                self.profiler.step(state.samples)
+                if last or _crosses(config.log_every, before, state.samples):
+                    self._log(rate, norm)
+                if self.validation and (last or _crosses(config.validation_every, before, state.samples)):
+                    self._validate(self.validation)
+                if self.checkpoints.due(before, state.samples) or last:
+                    self._save()
         self.profiler.close()
-        self.loader.close()
 
-    def _next(self, batches: Iterator[Batch]) -> Batch:
-        """The next batch; if the run is to end instead, save and raise."""
+    def _agreed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches, once all ranks have them; if the run is to end instead, save and raise.
+
+        What a rank has to say of the next batch goes around while all work on the one before.
+        """
+        coming = self._take(batches)
+        while True:
+            (batch, agreed), coming = coming, self._take(batches)
+            stop = agreed()
+            if batch is None:
+                return
+            if stop:
+                self._save()
+                self.checkpoints.close()
+                raise Preempted(
+                    "training was asked to stop", fix="run or resume again: it continues from its checkpoint"
+                )
+            yield batch
+
+    def _take(self, batches: Iterator[Batch]) -> tuple[Batch | None, Callable[[], bool]]:
+        """This rank's part of the next batch, none after the last; and what all ranks say to it, to be asked later."""
         batch, error = None, None
         with self.meter.waiting():
             try:
-                batch = next(batches)
+                batch = next(batches, None)
             except CliplineError as failure:
                 error = failure
-        if self.world.settle(error, stop=self.context.stopping) or batch is None:
-            self._save()
-            self.checkpoints.close()
-            self.loader.close()
-            raise Preempted("training was asked to stop", fix="run or resume again: it continues from its checkpoint")
-        return batch
+        return batch, self.world.settling(error, stop=self.context.stopping)
 
     def _step(self, batch: Batch) -> tuple[torch.Tensor, float]:
         """One step of the optimizer: the gradient's norm and the learning rate."""
@@ -214,7 +227,7 @@ class Trainer:
         return encode
 
     def _log(self, rate: float, norm: torch.Tensor) -> None:
-        self._collect()
+        meters = self._collect()
         state = self.state
         line = {
             "samples": state.samples,
@@ -225,20 +238,21 @@ class Trainer:
         }
         state.history.append(line)
         state.losses.clear()
-        self.meter.log(line)
+        self.meter.log(line, meters)
         self.profiler.look()
 
-    def _collect(self) -> None:
-        """Every rank's losses since the last time become the batches'.
+    def _collect(self) -> Sequence[Own]:
+        """Every rank's losses since the last time become the batches'; what the ranks' meters say.
 
         Gathered and added in rank order, so that when it happens changes nothing, not the last bit. A loss that is no
         number ends the run here, before it is saved.
         """
         state, size = self.state, self.config.batch_size
         local = {name: torch.stack(losses).tolist() for name, losses in self._pending.items()}
-        every = self.world.gather(local)
+        told = self.world.gather((local, self.loader.corrupt, self.meter.own()))
         for name in local:
-            losses = [sum(parts) / self.world.size for parts in zip(*(rank[name] for rank in every), strict=True)]
+            every = zip(*(losses[name] for losses, _, _ in told), strict=True)
+            losses = [sum(parts) / self.world.size for parts in every]
             for number, loss in enumerate(losses):
                 if not math.isfinite(loss):
                     first = state.samples - (len(losses) - number) * size
@@ -248,8 +262,9 @@ class Trainer:
                         fix="lower lr, lengthen warmup or set grad_clip",
                     )
             state.losses.setdefault(name, []).extend(losses)
-        state.corrupt = sorted(set().union(*self.world.gather(self.loader.corrupt)))
+        state.corrupt = sorted(set().union(*(corrupt for _, corrupt, _ in told)))
         self._pending.clear()
+        return [own for _, _, own in told]
 
     def _validate(self, validation: Validation) -> None:
         with self.meter.pausing():
@@ -354,7 +369,14 @@ def _prepare(config: Config, sources: Sources, world: World, tests: Store | None
         raise DataError(
             "the shards hold less than one batch", expected=f">= {config.batch_size}", found=f"{len(samples)} samples"
         )
-    plan = Plan(samples.counts, config.seed, weights=weights, shuffle=config.shuffle, window=config.shuffle_window)
+    plan = Plan(
+        samples.counts,
+        config.seed,
+        weights=weights,
+        shuffle=config.shuffle,
+        window=config.shuffle_window,
+        batch=config.batch_size,
+    )
     # Counted before the blocks are compiled, and these before an objective makes copies of them.
     flops = forward_flops(towers) if world.device.type == "cuda" and world.rank == 0 else None
     if config.compile:

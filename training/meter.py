@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -14,11 +14,18 @@ if TYPE_CHECKING:
     from infra.context import Context
     from training.world import World
 
-__all__ = ["Meter"]
+__all__ = ["Meter", "Own"]
+
+
+class Own(NamedTuple):
+    """What each rank measures for itself."""
+
+    waited: float  # for data since the last call of :meth:`Meter.log`, in seconds
+    memory: int  # the most it has held so far, in bytes
 
 
 class Meter:
-    """Rank 0's clock. Rates are over the time since the last call of :meth:`log`."""
+    """A rank's clock. Rates are over the time since the last call of :meth:`log`."""
 
     PROGRESS_S = 1.0
 
@@ -56,16 +63,23 @@ class Meter:
             self._shown = now
             self._progress(now)
 
-    def log(self, line: dict[str, float]) -> None:
-        """Send a line of the history to the curves, with the rates; needs all that came before to have finished."""
+    def own(self) -> Own:
+        return Own(self._waited, memory(self._world.device))
+
+    def log(self, line: dict[str, float], ranks: Sequence[Own]) -> None:
+        """Send a line of the history to the curves, with the rates; needs all that came before to have finished.
+
+        The rank that waits longest for its data keeps the others waiting for it, and the one that holds most is the
+        first to run out of memory: so of ``ranks`` the worst is shown.
+        """
         now = time.perf_counter()
         if self._world.rank == 0 and self._since is not None:
-            rates = {"memory_gb": memory(self._world.device) / 1e9}
+            rates = {"memory_gb": max(own.memory for own in ranks) / 1e9}
             if self._samples > self._since[1]:
                 each = self._rate(now) / self._world.size
                 rates["samples_per_s"] = self._rate(now)
                 rates["samples_per_s_per_worker"] = each
-                rates["data_wait"] = self._waited / (now - self._since[0])
+                rates["data_wait"] = max(own.waited for own in ranks) / (now - self._since[0])
                 if self._flops and self._peak:  # forward once, backward twice
                     rates["mfu"] = 3 * self._flops * each / self._peak
                     rates["peak_tflops"] = self._peak / 1e12

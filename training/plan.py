@@ -9,13 +9,17 @@ A run counts the samples it sees from 0, and every position of that count has it
 
 An epoch's shuffle is *global* (any sample may follow any other) or by *window*: shards in random order, samples
 shuffled among so many neighbouring shards. The second needs few shards at a time, so the rest may stay in an object
-store. Every position is found by itself, in constant time: a run may go on from anywhere.
+store, and a worker needs few of a window's shards: every batch has *lanes*, as many equal parts as a window has shards
+(or the next smaller divisor of the batch), and each lane goes through a stretch of the window of its own. That is a
+property of the plan, not of the workers: whoever has a part of each batch has the lanes in it.
+
+Every position is found by itself, in constant time: a run may go on from anywhere.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Literal
@@ -31,6 +35,8 @@ __all__ = ["Plan", "deal", "order", "scatter"]
 
 LARGEST_PERMUTATION = 1 << 22
 """Samples of which a permutation is kept (32 MB, made in 0.1 s); among more, each place is computed (1 us)."""
+
+EVERYTHING = Fraction(0), Fraction(1)
 
 RHYTHM = 1 << 20
 """The longest rhythm of a mixture: weights are exact up to this denominator, and rounded to it beyond."""
@@ -99,7 +105,7 @@ class Plan:
     """The sample of every position. Samples are numbered through all shards of all sources, in their order.
 
     ``shards`` holds for each source the number of samples in each of its shards. With ``shuffle="window"`` a source's
-    samples are shuffled among ``window`` shards at a time.
+    samples are shuffled among ``window`` shards at a time, in lanes of batches of ``batch`` samples.
     """
 
     def __init__(
@@ -110,22 +116,25 @@ class Plan:
         weights: Sequence[float] | None = None,
         shuffle: Literal["global", "window"] = "global",
         window: int = 16,
+        batch: int = 1,
     ) -> None:
         if weights is not None and len(weights) != len(shards):
             raise ConfigError("every source needs a weight", expected=f"{len(shards)}", found=f"{len(weights)}")
-        self._made_of = partial(Plan, shards, seed, weights=weights, shuffle=shuffle, window=window)
+        self._made_of = partial(Plan, shards, seed, weights=weights, shuffle=shuffle, window=window, batch=batch)
         groups = shards if weights is not None else [[count for source in shards for count in source]]
+        self._rhythm, self._before = deal(weights or [1.0])
+        self._share = np.bincount(self._rhythm)
+        self._batch, self._lanes = batch, _largest_divisor(batch, min(window, 1 << 16))
         self._sources, shard, sample = list[_Source](), 0, 0
         for number, counts in enumerate(groups):
             windowed = window if shuffle == "window" else None
-            self._sources.append(_Source(np.array(counts, np.int64), seed, number, shard, sample, windowed))
+            lanes = self._lanes, partial(self._lane, np.flatnonzero(self._rhythm == number))
+            self._sources.append(_Source(np.array(counts, np.int64), seed, number, shard, sample, windowed, lanes))
             shard, sample = shard + len(counts), sample + sum(counts)
             if not sum(counts):
                 raise ConfigError("a source of the mixture has no samples", found=f"source {number}")
         self.samples = sample
         self.window_samples = window * max(max(counts, default=0) for counts in groups) if shuffle == "window" else 0
-        self._rhythm, self._before = deal(weights or [1.0])
-        self._share = np.bincount(self._rhythm)
 
     def __reduce__(self) -> tuple[object, ...]:
         return self._made_of, ()
@@ -137,19 +146,32 @@ class Plan:
             numbers[own] = source.samples(turns)
         return numbers
 
-    def shards(self, start: int, stop: int) -> list[int]:
-        """The shards that positions ``[start, stop)`` read, in the order in which they are needed; the whole epoch's
-        where the shuffle is global."""
+    def shards(self, start: int, stop: int, part: tuple[Fraction, Fraction] = EVERYTHING) -> list[int]:
+        """The shards that positions ``[start, stop)`` read, in the order in which they are needed, where ``part`` of
+        each batch is read: from and up to which place, of 1. Where the shuffle is global, the whole epoch's."""
         found: dict[int, None] = {}
-        for source, _, turns in self._turns(np.arange(start, stop)):
-            if len(turns):
-                found |= dict.fromkeys(source.shards(int(turns[0]), int(turns[-1])))
+        lanes = math.floor(part[0] * self._lanes), math.ceil(part[1] * self._lanes)
+        for number, source in enumerate(self._sources):
+            first, end = (self._before_position(number, position) for position in (start, stop))
+            if first < end:
+                found |= dict.fromkeys(source.shards(first, end - 1, lanes))
         return list(found)
 
     def replacement(self, number: int) -> int:
         """The sample to take when ``number`` cannot be read: the next one of its source, after the last the first."""
         source = next(source for source in reversed(self._sources) if number >= source.first_sample)
         return source.first_sample + (number + 1 - source.first_sample) % source.count
+
+    def _before_position(self, number: int, position: int) -> int:
+        """How many of the run's first ``position`` samples are of source ``number``."""
+        period, place = divmod(position, len(self._rhythm))
+        return int(period * self._share[number] + np.count_nonzero(self._rhythm[:place] == number))
+
+    def _lane(self, places: NDArray[np.int64], turns: NDArray[np.int64]) -> NDArray[np.uint16]:
+        """The lanes that ``turns`` of a source fall into which has these ``places`` of the rhythm."""
+        period, turn = np.divmod(turns, len(places))
+        positions = period * len(self._rhythm) + places[turn]
+        return (positions % self._batch * self._lanes // self._batch).astype(np.uint16)
 
     def _turns(self, positions: NDArray[np.int64]) -> list[tuple[_Source, NDArray[np.bool_], NDArray[np.int64]]]:
         """Each source, which of the positions are its own, and how many it had before each of them."""
@@ -162,20 +184,33 @@ class Plan:
         return found
 
 
+def _largest_divisor(number: int, most: int) -> int:
+    return next(divisor for divisor in range(min(number, most), 0, -1) if number % divisor == 0)
+
+
 class _Source:
-    """One source's epochs."""
+    """One source's epochs. ``lanes``: how many, and a function from its turns to theirs."""
 
     def __init__(
-        self, counts: NDArray[np.int64], seed: int, number: int, first_shard: int, first_sample: int, window: int | None
+        self,
+        counts: NDArray[np.int64],
+        seed: int,
+        number: int,
+        first_shard: int,
+        first_sample: int,
+        window: int | None,
+        lanes: tuple[int, Callable[[NDArray[np.int64]], NDArray[np.uint16]]],
     ) -> None:
         self.counts, self.count = counts, int(counts.sum())
         self.first_shard, self.first_sample = first_shard, first_sample
         self._seed, self._number, self._window = seed, number, window
+        self._lanes, self._lane = lanes
         self._starts = np.concatenate([[0], np.cumsum(counts)])
         # A batch may straddle two epochs, and threads work on two or three batches at a time.
         self._order = lru_cache(maxsize=2)(partial(order, seed, count=self.count, source=number))
         self._layout = lru_cache(maxsize=2)(self._lay_out)
         self._shuffled = lru_cache(maxsize=4)(self._shuffle)
+        self._stretches = lru_cache(maxsize=16)(self._stretch)
 
     def samples(self, turns: NDArray[np.int64]) -> NDArray[np.int64]:
         epochs, places = np.divmod(turns, self.count)
@@ -185,17 +220,24 @@ class _Source:
             numbers[own] = self._epoch(epoch, places[own])
         return numbers + self.first_sample
 
-    def shards(self, first: int, last: int) -> list[int]:
-        """The shards of all windows that turns ``first`` to ``last`` lie in."""
+    def shards(self, first: int, last: int, lanes: tuple[int, int]) -> list[int]:
+        """The shards of all windows that turns ``first`` to ``last`` lie in, as far as a range of lanes reads them."""
         if self._window is None:
             return [self.first_shard + shard for shard in range(len(self.counts))]
         found: list[int] = []
         for epoch in range(first // self.count, last // self.count + 1):
-            shards, begins = self._layout(epoch)
+            _, begins = self._layout(epoch)
             low, high = max(0, first - epoch * self.count), min(self.count - 1, last - epoch * self.count)
             one, two = np.searchsorted(begins, [low, high], side="right") - 1
-            found += shards[one * self._window : (two + 1) * self._window].tolist()
+            for window in range(one, two + 1):
+                found += self._read_by(epoch, window, lanes)
         return [self.first_shard + shard for shard in found]
+
+    def _read_by(self, epoch: int, window: int, lanes: tuple[int, int]) -> list[int]:
+        shards = self._window_shards(epoch, window)
+        low, high = (int(self._stretches(epoch, window)[lane]) for lane in lanes)
+        one, two = np.searchsorted(np.cumsum(self.counts[shards]), [low, high - 1], side="right")
+        return shards[one : two + 1].tolist() if low < high else []
 
     def _epoch(self, epoch: int, places: NDArray[np.int64]) -> NDArray[np.int64]:
         if self._window is None:
@@ -216,9 +258,25 @@ class _Source:
         ends = np.cumsum(self.counts[shards])
         return shards, np.concatenate([[0], ends[self._window - 1 : -1 : self._window]])  # type: ignore[operator]
 
-    def _shuffle(self, epoch: int, window: int) -> NDArray[np.int64]:
-        """The samples of a window, in the order in which they are seen."""
+    def _window_shards(self, epoch: int, window: int) -> NDArray[np.int64]:
         width = self._window or 1
-        shards = self._layout(epoch)[0][window * width : (window + 1) * width]
+        return self._layout(epoch)[0][window * width : (window + 1) * width]
+
+    def _lanes_of(self, epoch: int, window: int) -> NDArray[np.uint16]:
+        """Of each place of a window its lane."""
+        first = epoch * self.count + int(self._layout(epoch)[1][window])
+        return self._lane(np.arange(first, first + int(self.counts[self._window_shards(epoch, window)].sum())))
+
+    def _stretch(self, epoch: int, window: int) -> NDArray[np.int64]:
+        """Where in a window's samples, shard after shard, each lane's stretch begins, and the last one's ends."""
+        return np.concatenate([[0], np.cumsum(np.bincount(self._lanes_of(epoch, window), minlength=self._lanes))])
+
+    def _shuffle(self, epoch: int, window: int) -> NDArray[np.int64]:
+        """The samples of a window, in the order in which they are seen: each lane's stretch at random in its places."""
+        shards = self._window_shards(epoch, window)
         samples = np.concatenate([np.arange(self._starts[shard], self._starts[shard + 1]) for shard in shards])
-        return np.random.default_rng([self._seed, epoch, self._number, 2, window]).permutation(samples)
+        places = np.random.default_rng([self._seed, epoch, self._number, 2, window]).permutation(len(samples))
+        places = places[np.argsort(self._lanes_of(epoch, window)[places], kind="stable")]
+        shuffled = np.empty_like(samples)
+        shuffled[places] = samples
+        return shuffled

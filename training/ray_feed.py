@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,15 +24,9 @@ from ray.exceptions import RayTaskError
 
 from infra.errors import CliplineError
 from training.loader import AHEAD, CHUNK, Batch, Loader
-from training.world import World
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from training.augment import Augment
-    from training.config import Config
-    from training.data import Samples
-    from training.plan import Plan
 
 __all__ = ["RayLoader"]
 
@@ -42,11 +36,9 @@ Piece = tuple["NDArray[np.uint8]", "NDArray[np.int64]", "NDArray[np.int64]", set
 class _Feeder:
     """An actor's side: one core that makes samples."""
 
-    def __init__(
-        self, samples: Samples, config: Config, image_size: tuple[int, int], plan: Plan | None, augment: Augment | None
-    ) -> None:
+    def __init__(self, loader: Loader) -> None:
         torch.set_num_threads(1)
-        self._loader = Loader(samples, config, World(), image_size, plan, augment)
+        self._loader = loader
 
     def load(self, start: int, count: int) -> Piece:
         """The samples at positions ``[start, start + count)``, and which have been found corrupt so far."""
@@ -55,33 +47,26 @@ class _Feeder:
 
 
 class RayLoader(Loader):
-    """This worker's part of each batch, made by ``feeders`` actors of one core each; call :meth:`close` at the end."""
+    """This worker's part of each batch, made by as many actors of one core each as the configuration has feeders."""
 
-    def __init__(
-        self,
-        samples: Samples,
-        config: Config,
-        world: World,
-        image_size: tuple[int, int],
-        plan: Plan | None = None,
-        augment: Augment | None = None,
-        *,
-        feeders: int,
-    ) -> None:
-        super().__init__(samples, config, world, image_size, plan, augment)
+    def batches(self, start: int, stop: int) -> Generator[Batch]:
+        """As :meth:`training.loader.Loader.batches` does; the actors live until it is gone through or closed."""
         actor: Any = ray.remote(_Feeder)
         options = {"num_cpus": 1, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": "SPREAD"}
-        shared = ray.put(samples)
-        self._feeders = [
-            actor.options(**options).remote(shared, config, image_size, plan, augment) for _ in range(feeders)
-        ]
+        loader = ray.put(self)
+        feeders = [actor.options(**options).remote(loader) for _ in range(self.config.feeders)]
+        try:
+            yield from self._made_by(feeders, start, stop)
+        finally:
+            for feeder in feeders:
+                ray.kill(feeder)
 
-    def _made(self, start: int, stop: int) -> Iterator[Batch]:
-        turn = itertools.cycle(self._feeders)
-        size = max(CHUNK, -(-self.share // len(self._feeders)))
+    def _made_by(self, feeders: list[Any], start: int, stop: int) -> Iterator[Batch]:
+        turn = itertools.cycle(feeders)
+        size = max(CHUNK, -(-self.share // len(feeders)))
+        pieces = [slice(row, min(row + size, self.share)) for row in range(0, self.share, size)]
         ahead: deque[list[tuple[slice, Any]]] = deque()
         for first in range(start, stop, self.config.batch_size):
-            pieces = [slice(row, min(row + size, self.share)) for row in range(0, self.share, size)]
             begin = first + self.offset
             ahead.append(
                 [(rows, next(turn).load.remote(begin + rows.start, rows.stop - rows.start)) for rows in pieces]
@@ -90,11 +75,6 @@ class RayLoader(Loader):
                 yield self._together(ahead.popleft())
         while ahead:
             yield self._together(ahead.popleft())
-
-    def close(self) -> None:
-        """Give the actors' cores back."""
-        for feeder in self._feeders:
-            ray.kill(feeder)
 
     def _together(self, pieces: list[tuple[slice, Any]]) -> Batch:
         batch = self._empty(self.share)

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from fractions import Fraction
 from typing import Any, TypeVar
 
 import torch
@@ -38,6 +39,16 @@ class World:
     control: dist.ProcessGroup | None = None  # none: the default group, which is gloo on CPUs
     active: bool = True  # false: this process stands by and must not train
     notice: Callable[[], bool] | None = None  # whether this machine is known to be taken away soon; none: nobody knows
+
+    @property
+    def node(self) -> tuple[Fraction, Fraction]:
+        """Which part of each batch the processes of this machine have: from and up to which place, of 1.
+
+        ``torchrun`` and Ray say how many they are, and number them one after another.
+        """
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        first = self.rank - int(os.environ.get("LOCAL_RANK", 0))
+        return Fraction(first, self.size), min(Fraction(first + here, self.size), Fraction(1))
 
     @classmethod
     def join(
@@ -93,14 +104,24 @@ class World:
 
         A rank that left alone would leave the others waiting in their next collective until it times out.
         """
-        state = 2 if error else int(stop)
-        if self.size > 1:
-            worst = torch.tensor([state])
-            dist.all_reduce(worst, dist.ReduceOp.MAX, group=self.control)
-            state = int(worst)
-        if state == 2:
-            raise next(failure for failure in self.gather(error) if failure is not None)
-        return state == 1
+        return self.settling(error, stop=stop)()
+
+    def settling(self, error: CliplineError | None = None, *, stop: bool = False) -> Callable[[], bool]:
+        """The same, begun now and answered by a call: all ranks call it, whatever else they do in between.
+
+        The answer goes around all ranks, some tens of microseconds a rank, which a step has and nobody need wait for.
+        """
+        worst = torch.tensor([2 if error else int(stop)])
+        going = dist.all_reduce(worst, dist.ReduceOp.MAX, self.control, async_op=True) if self.size > 1 else None
+
+        def answer() -> bool:
+            if going is not None:
+                going.wait()
+            if worst == 2:
+                raise next(failure for failure in self.gather(error) if failure is not None)
+            return bool(worst == 1)
+
+        return answer
 
 
 def _shrink(count: int, timeout: timedelta) -> None:

@@ -1,6 +1,7 @@
 """The plan, the index and the pixels."""
 
 import io
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,7 +16,7 @@ from training.augment import Augment
 from training.copies import Shard
 from training.data import Samples, Shards
 from training.images import CROP_DRAWS, decode, draw_crop, resize
-from training.loader import Loader
+from training.loader import Loader, on_device
 from training.plan import Plan, order
 from training.tokens import Tokenizer
 from training.world import World
@@ -108,7 +109,7 @@ def test_crops_differ_between_epochs(shards):
     assert (first[same[0]] != second[same[1]]).any(axis=(1, 2, 3)).all()
 
 
-@pytest.mark.parametrize("options", [{}, {"shuffle": "window", "window": 2}, {"weights": [0.25, 0.75]}])
+@pytest.mark.parametrize("options", [{}, {"shuffle": "window", "window": 2, "batch": 12}, {"weights": [0.25, 0.75]}])
 def test_any_plan_is_the_same_for_one_two_and_three_ranks(shards, options):
     store = LocalStore(shards)
     paths = [path for path in store.paths() if path.endswith(".tar")]
@@ -147,7 +148,7 @@ def test_batches_reach_the_gpu_as_they_were_made(shards):
     world = World(device=torch.device("cuda"))
     pairs = zip(
         Loader(source, config(), World(), SIDE).batches(0, 400),
-        Loader(source, config(), world, SIDE).batches(0, 400),
+        on_device(Loader(source, config(), world, SIDE).batches(0, 400), world.device),
         strict=True,
     )
     for expected, found in pairs:
@@ -168,7 +169,7 @@ def test_remote_shards_are_fetched_ahead_within_their_limit(make_shards, tmp_pat
     folder = make_shards(tmp_path, samples=80, shards=8)
     store = LocalStore(folder)
     paths = [path for path in store.paths() if path.endswith(".tar")]
-    plan = Plan([[10] * 8], 3, shuffle="window", window=2)
+    plan = Plan([[10] * 8], 3, shuffle="window", window=2, batch=8)
     expected, _ = load(samples(folder), 0, 160, plan=plan)
     monkeypatch.setattr(Shard, "local", None)
     size = max(store.size(path) for path in paths)
@@ -180,6 +181,22 @@ def test_remote_shards_are_fetched_ahead_within_their_limit(make_shards, tmp_pat
     assert sum(path.stat().st_size for path in (tmp_path / "disk").rglob("*.tar")) <= 5 * size
     with pytest.raises(ConfigError, match="do not fit"):
         load(source, 0, 160)  # shuffled globally
+
+
+def test_nodes_fetch_their_own_parts_of_a_window(make_shards, tmp_path, monkeypatch):
+    folder = make_shards(tmp_path / "shards", samples=160, shards=32)
+    plan = Plan([[5] * 32], 3, shuffle="window", window=8, batch=8)
+    expected, _ = load(samples(folder, folder=tmp_path / "cache"), 0, 160, plan=plan)
+    monkeypatch.setattr(Shard, "local", None)
+    parts = []
+    for rank in range(4):
+        shutil.copytree(tmp_path / "cache/index", tmp_path / f"node-{rank}/index")  # to make one takes all shards
+        source = samples(folder, folder=tmp_path / f"node-{rank}")
+        batches = Loader(source, config(), World(rank=rank, size=4), SIDE, plan).batches(0, 160)
+        parts.append([batch.images.numpy() for batch in batches])
+        assert len(list((tmp_path / f"node-{rank}/shards").rglob("*.tar"))) <= 16
+    for (images, _), own in zip(expected, zip(*parts, strict=True), strict=True):
+        assert (np.concatenate(own) == images).all()
 
 
 def test_corrupt_samples_are_replaced_by_the_next_and_counted(make_shards, tmp_path):

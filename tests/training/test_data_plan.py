@@ -2,6 +2,8 @@
 
 import pickle
 from collections import Counter
+from fractions import Fraction
+from itertools import product
 
 import numpy as np
 import pytest
@@ -30,7 +32,12 @@ def test_without_weights_it_is_one_shuffle_after_another():
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"shuffle": "window", "window": 2}, {"shuffle": "window", "window": 3}, {"shuffle": "window", "window": 99}],
+    [
+        {},
+        {"shuffle": "window", "window": 2},
+        {"shuffle": "window", "window": 3, "batch": 12},
+        {"shuffle": "window", "window": 99, "batch": 8},
+    ],
 )
 @pytest.mark.parametrize("weights", [None, [2.0, 1.0]])
 def test_any_stretch_is_found_by_itself(options, weights):
@@ -41,9 +48,10 @@ def test_any_stretch_is_found_by_itself(options, weights):
     assert [int(again.numbers(np.array([position]))[0]) for position in range(299, -1, -9)] == whole[299::-9]
 
 
+@pytest.mark.parametrize("batch", [1, 4, 6])
 @pytest.mark.parametrize("window", [1, 2, 3, 7])
-def test_a_window_shuffles_every_sample_of_few_shards(window):
-    plan = Plan([SHARDS], 1, shuffle="window", window=window)
+def test_a_window_shuffles_every_sample_of_few_shards(window, batch):
+    plan = Plan([SHARDS], 1, shuffle="window", window=window, batch=batch)
     epochs = [walk(plan, 37 * epoch, 37 * (epoch + 1)) for epoch in range(3)]
     assert all(sorted(epoch) == list(range(37)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
@@ -63,14 +71,47 @@ def test_a_window_shuffles_every_sample_of_few_shards(window):
 
 
 def test_the_shards_needed_are_those_read():
-    for weights in (None, [3.0, 1.0]):
-        plan = Plan([SHARDS, OTHER], 2, weights=weights, shuffle="window", window=2)
-        for start in range(0, 120, 11):
-            read = {shard_of(number, SHARDS + OTHER) for number in walk(plan, start, start + 11)}
-            needed = plan.shards(start, start + 11)
+    for weights, workers in product((None, [3.0, 1.0]), (1, 2, 3, 4, 6, 12)):
+        plan = Plan([SHARDS, OTHER], 2, weights=weights, shuffle="window", window=2, batch=12)
+        for start, worker in product(range(0, 120, 12), range(workers)):
+            own = 12 // workers
+            numbers = walk(plan, start + worker * own, start + (worker + 1) * own)
+            read = {shard_of(number, SHARDS + OTHER) for number in numbers}
+            needed = plan.shards(start, start + 12, (Fraction(worker, workers), Fraction(worker + 1, workers)))
             assert read <= set(needed)
             assert len(needed) <= (2 if weights is None else 4) * 3
     assert Plan([SHARDS], 2).shards(5, 6) == list(range(len(SHARDS)))
+
+
+@pytest.mark.parametrize("weights", [None, [2.0, 1.0]])
+def test_workers_share_the_shards_of_a_window(weights):
+    counts = np.random.default_rng(0).integers(40, 60, (2, 64)).tolist()
+    every = [count for source in counts for count in source]
+    total = sum(every)
+    plan = Plan(counts, 7, weights=weights, shuffle="window", window=16, batch=32)
+    whole = walk(plan, 0, total)
+    for workers in (2, 4, 8):
+        needed = [plan.shards(0, total, (Fraction(k, workers), Fraction(k + 1, workers))) for k in range(workers)]
+        assert max(map(len, needed)) <= 128 * (1 / workers + 2 / 16)
+        own = 32 // workers
+        for k, shards in enumerate(needed):
+            numbers = [number for at in range(k * own, total, 32) for number in whole[at : at + own]]
+            assert {shard_of(number, every) for number in numbers} <= set(shards)
+    if weights is None:
+        assert sorted(whole) == list(range(total))
+        for at in range(0, 512, 32):  # of the first window
+            assert len({shard_of(number, every) for number in whole[at : at + 32]}) > 10
+
+
+def test_a_lanes_places_are_dealt_at_random():
+    """Each sample of a window is as likely early as late."""
+    places = np.zeros((8, 400))
+    for seed in range(400):
+        order = walk(Plan([[50] * 8], seed, shuffle="window", window=8, batch=16), 0, 400)
+        for sample in range(8):
+            places[sample, seed] = order.index(sample * 50 + 7)
+    assert np.abs(places.mean(axis=1) - 199.5).max() < 4 * 400 / 12**0.5 / 400**0.5
+    assert np.abs(places.std(axis=1) / (400 / 12**0.5) - 1).max() < 0.15
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from training.tokens import Tokenizer
 from training.world import World
 
 CONFIG = SimpleNamespace(
-    batch_size=80, seed=3, crop_scale=(0.5, 1.0), crop_ratio=(0.75, 4 / 3), loader_threads=2, max_corrupt=2
+    batch_size=80, seed=3, crop_scale=(0.5, 1.0), crop_ratio=(0.75, 4 / 3), loader_threads=2, feeders=2, max_corrupt=2
 )
 
 
@@ -34,22 +34,24 @@ def test_actors_make_what_the_local_loader_makes(ray_cluster, make_shards, tmp_p
 
     from training.ray_feed import RayLoader
 
+    class Watched(RayLoader):
+        def _made_by(self, feeders, *span):
+            self.feeders = feeders
+            return super()._made_by(feeders, *span)
+
     source = samples(make_shards(tmp_path / "shards", damaged=(7, 20)), tmp_path)
-    plan = Plan(source.counts, 3, shuffle="window", window=2)
+    plan = Plan(source.counts, 3, shuffle="window", window=2, batch=80)
     augment = Augment(crop_scale=(0.5, 1.0), flip_prob=0.5, color_jitter=(0.3, 0.3, 0.3, 0.1))
     arguments = source, CONFIG, World(rank=1, size=2), (16, 16), plan, augment
-    local, remote = Loader(*arguments), RayLoader(*arguments, feeders=2)
+    local, remote = Loader(*arguments), Watched(*arguments)
     pairs = zip(local.batches(80, 800), remote.batches(80, 800), strict=True)
     for number, (ours, theirs) in enumerate(pairs):
         assert all(getattr(ours, name).equal(getattr(theirs, name)) for name in ("images", "texts", "lengths"))
         if number == 3:
-            ray.kill(remote._feeders[0], no_restart=False)
+            ray.kill(remote.feeders[0], no_restart=False)
     assert number == 8
     assert local.corrupt == remote.corrupt == {7, 20}
-    remote.close()
 
     source = samples(make_shards(tmp_path / "damaged", damaged=tuple(range(6))), tmp_path)
-    remote = RayLoader(source, CONFIG, World(), (16, 16), feeders=1)
     with pytest.raises(DataError, match="too many samples"):
-        list(remote.batches(0, 160))
-    remote.close()
+        list(RayLoader(source, CONFIG, World(), (16, 16)).batches(0, 160))
