@@ -209,9 +209,9 @@ def test_robots(status, body, url):
 @pytest.mark.parametrize("rule", ["/*a*a*a*a*a*a*a*a*a*a*a*a*b", "/" + "*" * 400 + "b$", "/" + "a*" * 300 + "$b"])
 def test_robots_patterns_are_matched_in_linear_time(rule):
     rules = Rules.read(200, f"User-agent: *\nDisallow: {rule}\n".encode())
-    started = time.perf_counter()
+    started = time.thread_time()
     rules.refusal("http://a.example/" + "a" * 4000, "clipline", as_ai=True)
-    assert time.perf_counter() - started < 1.0
+    assert time.thread_time() - started < 1.0
 
 
 _SITEMAPS = [

@@ -191,11 +191,11 @@ async def test_robots_redirects_of_other_hosts_are_followed_five_times():
     ids=["agents", "rules", "wildcards", "words", "lines"],
 )
 def test_no_robots_txt_can_stall_us(body):
-    start = time.process_time()
+    start = time.thread_time()
     rules = Rules.read(200, body[: 500 * 1024], "clipline")
     for _ in range(10):
         rules.refusal("http://a.example/" + "a" * 3000, "clipline", as_ai=True)
-    assert time.process_time() - start < 3.0
+    assert time.thread_time() - start < 3.0
 
 
 def test_robots_groups_survive_the_renaming():
