@@ -28,6 +28,10 @@ log = logging.getLogger(__name__)
 _LISTS = (".paths", ".paths.gz", ".txt", ".txt.gz")
 _ATTEMPTS = 5
 _REFUSALS = (401, 403, 404, 410)
+_NO_CREDENTIALS = (
+    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; without such, Common Crawl is to be had from "
+    "https://data.commoncrawl.org/"
+)
 _BLOCK = 8 << 20  # bytes asked for at once
 _KEPT = 2  # blocks held, so that a step back costs nothing
 
@@ -196,9 +200,11 @@ def _patiently(name: str, ask: Callable[[], T]) -> T:
         except PermissionError as error:
             raise DataError(f"{name} may not be read", found=str(error), fix="are credentials needed?") from error
         except Exception as error:  # the backends have no common error
+            if "Credentials" in type(error).__name__:
+                raise StorageError(f"no credentials to read {name}", found=str(error), fix=_NO_CREDENTIALS) from error
             # fsspec says of every failed HTTP request that there is no such file; the cause tells.
-            status = getattr(error, "status", None) or getattr(error.__cause__, "status", None)
-            lost = isinstance(error, FileNotFoundError) and (error.__cause__ is None or status in _REFUSALS)
+            status = _status(error) or _status(error.__cause__)
+            lost = isinstance(error, FileNotFoundError) and error.__cause__ is None
             if lost or status in _REFUSALS:
                 found = str(error.__cause__ or error)
                 raise DataError(f"{name} cannot be had", found=found, fix="is the path right?") from error
@@ -211,3 +217,11 @@ def _patiently(name: str, ask: Callable[[], T]) -> T:
     raise TransientError(
         f"{name} cannot be read for now", found=f"{type(failure).__name__}: {failure}", fix="run again to continue"
     ) from failure
+
+
+def _status(error: BaseException | None) -> int | None:
+    """The status of the HTTP answer behind an error of aiohttp or botocore."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):
+        return cast("int | None", response.get("ResponseMetadata", {}).get("HTTPStatusCode"))
+    return getattr(error, "status", None)

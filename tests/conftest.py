@@ -1,8 +1,11 @@
-"""Shared fixtures. Ray is started once for the whole session, only if a test asks for it."""
+"""Shared fixtures. Ray, and an S3 server, are started once for the whole session, only if a test asks for them."""
 
 from __future__ import annotations
 
+import logging
 import os
+import threading
+import uuid
 
 import hypothesis
 import pytest
@@ -24,3 +27,40 @@ def ray_cluster():
     """A local Ray cluster of two CPUs."""
     with cluster.connect(cpus=2):
         yield
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    """The endpoint of a real S3 server, with credentials in the environment and an empty bucket ``clipline``."""
+    from moto.s3.responses import S3Response
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # or it logs every request
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    put, one_at_a_time = S3Response.put_object, threading.Lock()
+
+    def put_atomically(self):  # as S3 does; moto looks first and writes then, which another thread may come between
+        with one_at_a_time:
+            return put(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(S3Response, "put_object", put_atomically)
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setenv("AWS_MAX_ATTEMPTS", "1")
+        patch.setenv("AWS_CONFIG_FILE", os.devnull)
+        import s3fs
+
+        s3fs.S3FileSystem().mkdir("clipline")
+        yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3_url(s3_server):
+    """A fresh folder on that server."""
+    return f"s3://clipline/{uuid.uuid4().hex}"
