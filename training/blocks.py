@@ -20,7 +20,7 @@ from open_clip.transformer import ResidualAttentionBlock, Transformer, VisionTra
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["Block", "compile_blocks", "encode_image", "lean", "through"]
+__all__ = ["Block", "compile_blocks", "encode_image", "lean", "pixels_for", "through"]
 
 
 class Block(ResidualAttentionBlock):  # type: ignore[misc] # open_clip has no types
@@ -119,12 +119,17 @@ def _run(transformer: Any, block: nn.Module, x: Tensor, **arguments: Tensor | No
     return y
 
 
+def pixels_for(visual: nn.Module, images: Tensor) -> Tensor:
+    """``images`` in what the tower's first layer is kept in: weights may be bf16, all but gains and embeddings."""
+    return images.to(next((weight.dtype for weight in visual.parameters() if weight.ndim == 4), images.dtype))
+
+
 def encode_image(model: Any, images: Tensor) -> Tensor:  # noqa: ANN401 - open_clip's models share methods, no type
     """``model.encode_image(images)``: (b, 3, h, w) -> (b, d); a ViT read at its class token stops there."""
     features: Tensor
     visual = getattr(model, "visual", None)
-    if visual is not None:  # weights may be kept in bf16, all but gains and embeddings
-        images = images.to(next((weight.dtype for weight in visual.parameters() if weight.ndim == 4), images.dtype))
+    if visual is not None:
+        images = pixels_for(visual, images)
     if not (
         isinstance(visual, VisionTransformer)
         and visual.attn_pool is None

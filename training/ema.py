@@ -14,6 +14,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from training.parallel import local
+
 __all__ = ["Ema", "half_life"]
 
 
@@ -46,8 +48,8 @@ class Ema(nn.Module):
         for name in self._names:
             average = self.get_buffer(_escaped(name))
             if average.is_floating_point():
-                averages.append(average)
-                current.append(values[name].float())
+                averages.append(local(average))  # FSDP shards it as it shards the weight
+                current.append(local(values[name]).float())
             else:
                 average.copy_(values[name])
         torch._foreach_lerp_(averages, current, new)

@@ -5,7 +5,11 @@ Rajbhandari et al. 2020, https://arxiv.org/abs/1910.02054) keeps a slice of ever
 on each rank, and brings a block's weights together just before the block needs them. Either way the gradient is that
 of the mean loss over ranks, and the numbers are those of one rank.
 
-FSDP2 cannot shard a number, so 0-D weights (the logit scale) stay whole on every rank and are averaged here.
+In bf16, FSDP2 rounds the weights of a block as it brings them together, which is half the bytes, and autocast does the
+rest as it does it under DDP: matrices are multiplied in bf16, norms and sums are not. What FSDP2 would round too much
+is kept from it. Vectors and numbers (gains, biases, the logit scale) stay whole on every rank and are averaged here:
+they are a thousandth of the weights, and a gain in bf16 has a gradient in bf16, added up over all tokens, of which on
+some devices nothing is right but the sign. Weights outside blocks (embeddings, projections) travel in fp32.
 """
 
 from __future__ import annotations
@@ -13,12 +17,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from training.train import Config
     from training.world import World
 
-__all__ = ["Parallel", "gathered", "wrap"]
+__all__ = ["Parallel", "gathered", "local", "wrap"]
 
 T = TypeVar("T")
 
@@ -103,18 +105,22 @@ class _Sharded(Parallel):
 
         super().__init__(objective)
         mesh = init_device_mesh(world.device.type, (world.size,))
-        # Weights travel and work in bf16, half the bytes; the shards of them, gradients and moments stay fp32. So they
-        # are the masters that weights in bf16 have elsewhere (training/precision.py).
+        # The shards, gradients and moments are fp32, so they are the masters that weights in bf16 have elsewhere
+        # (training/precision.py). With "bf16" what goes through the blocks is bf16, too.
         objective.float()
-        half = torch.bfloat16 if config.precision != "fp32" else None
-        if half:
-            _widen_norms(objective)
-        policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32 if half else None)
-        numbers = {weight for weight in objective.parameters() if weight.ndim == 0}
-        for block in [*_blocks(objective), objective]:
-            fully_shard(block, mesh=mesh, mp_policy=policy, ignored_params=numbers)
-        objective.to(world.device)  # FSDP2 has moved its own; these are the numbers and the buffers
-        self._numbers = [weight for weight in numbers if weight.requires_grad]
+        policy = MixedPrecisionPolicy()
+        if config.precision != "fp32":
+            policy = MixedPrecisionPolicy(
+                param_dtype=torch.bfloat16,
+                reduce_dtype=torch.float32,
+                cast_forward_inputs=config.precision == "bf16",
+            )
+        whole = [weight for weight in objective.parameters() if weight.ndim < 2]
+        for block in _blocks(objective):
+            fully_shard(block, mesh=mesh, mp_policy=policy, ignored_params={*whole})
+        fully_shard(objective, mesh=mesh, ignored_params={*whole})
+        objective.to(world.device)  # FSDP2 has moved its own; these are the vectors and the buffers
+        self._whole = [weight for weight in whole if weight.requires_grad]
         root: Any = objective
         root.call = lambda function, *arguments: function(*arguments)
         self._root = root
@@ -133,10 +139,15 @@ class _Sharded(Parallel):
             self._root.set_requires_gradient_sync(True)
 
     def clip(self, limit: float | None) -> Tensor:
-        for weight in self._numbers:
-            if weight.grad is not None:
-                dist.all_reduce(weight.grad)
-                weight.grad /= dist.get_world_size()
+        gradients = [weight.grad for weight in self._whole if weight.grad is not None]
+        if gradients:
+            together = torch.cat([gradient.flatten() for gradient in gradients])
+            dist.all_reduce(together)
+            together /= dist.get_world_size()
+            start = 0
+            for gradient in gradients:
+                gradient.copy_(together[start : start + gradient.numel()].view_as(gradient))
+                start += gradient.numel()
         return super().clip(limit)
 
 
@@ -150,22 +161,9 @@ def _blocks(module: nn.Module) -> list[nn.Module]:
         for group in module.modules()
         if isinstance(group, (nn.ModuleList, nn.Sequential)) and len(group) > 1 and len({*map(type, group)}) == 1
         for block in group
-        if next(block.children(), None) is not None and next(block.parameters(), None) is not None
+        if next(block.children(), None) is not None and any(weight.ndim > 1 for weight in block.parameters())
     ]
     return found[::-1]
-
-
-def _widen_norms(module: nn.Module) -> None:
-    """Let open_clip's norms that compute in fp32 take gains in bf16, which is how FSDP2 hands out a block's weights."""
-    from open_clip.transformer import LayerNormFp32
-
-    def forward(norm: nn.LayerNorm, x: Tensor) -> Tensor:
-        gain, bias = (None if part is None else part.float() for part in (norm.weight, norm.bias))
-        return F.layer_norm(x.float(), norm.normalized_shape, gain, bias, norm.eps).to(x.dtype)
-
-    for norm in module.modules():
-        if isinstance(norm, LayerNormFp32):
-            norm.forward = partial(forward, norm)
 
 
 def gathered(tree: Any, world: World) -> Any:  # noqa: ANN401 - a tree of plain values and tensors, as state_dict() gives
@@ -185,6 +183,11 @@ def gathered(tree: Any, world: World) -> Any:  # noqa: ANN401 - a tree of plain 
             return [gathered(value, world) for value in tree]
         case _:
             return tree
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The part of ``tensor`` that this rank holds, the same memory."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def _whole(tensor: Tensor) -> Tensor:

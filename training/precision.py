@@ -9,6 +9,8 @@ bf16      bf16, and fp32 masters bf16               half the memory of activatio
 ========  =====================  =================  =======================================
 
 In each of them norms' gains, embeddings and logit scale stay fp32, as do features, logits, loss and the optimizer.
+Where FSDP2 shards the weights, its shards are the masters, and both bf16 modes multiply by autocast in bf16; they
+differ in what goes through the blocks, fp32 or bf16.
 A step of AdamW is often smaller than half the distance between two bf16 numbers, so weights kept in bf16 alone would
 stand still. They therefore have a master copy in fp32, which AdamW moves and which they are the rounding of.
 """
@@ -41,7 +43,8 @@ class Precision:
 
     def autocast(self, device: torch.device) -> torch.autocast:
         """Around forward passes, of training and of validation."""
-        return torch.autocast(device.type, torch.bfloat16, enabled=self.name == "amp_bf16")
+        half = self.name == "amp_bf16" or (self.name == "bf16" and self.sharded)
+        return torch.autocast(device.type, torch.bfloat16, enabled=half)
 
     def apply(self) -> None:
         """Set how GPUs multiply fp32 matrices, for the whole process."""

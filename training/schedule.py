@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from training.precision import AdamW
 
@@ -71,16 +72,17 @@ def adamw(model: nn.Module, config: Config) -> AdamW:
         tower: max(_layer(name) for name, weight in named if weight.requires_grad and _of_text(name) is tower)
         for tower in {_of_text(name) for name, weight in named if weight.requires_grad}
     }
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for name, weight in named:
         if weight.requires_grad:
             share = text_share if _of_text(name) else 1.0
             if config.layer_decay != 1:
                 share *= config.layer_decay ** max(0, depth[_of_text(name)] - _layer(name, depth[_of_text(name)]))
             decay = config.weight_decay if weight.ndim >= 2 and "bias" not in name else 0.0
-            groups.setdefault((decay, share), []).append(weight)
+            # What FSDP shards and what it does not cannot move in one kernel.
+            groups.setdefault((decay, share, isinstance(weight, DTensor)), []).append(weight)
     return AdamW(
-        [{"params": weights, "weight_decay": decay, "share": share} for (decay, share), weights in groups.items()],
+        [{"params": weights, "weight_decay": decay, "share": share} for (decay, share, _), weights in groups.items()],
         lr=config.lr,
         betas=config.betas,
         eps=config.eps,

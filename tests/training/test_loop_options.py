@@ -34,6 +34,7 @@ OPTIONS = {
     "checkpointed activations": {"grad_checkpointing": True, "layer_decay": 0.7, "shuffle": "window"},
     "sharded": {"parallel": "fsdp", "ema_half_life": 16},
     "bf16 weights": {"precision": "bf16"},
+    "albef in bf16": {**ALBEF, "precision": "bf16"},
 }
 
 

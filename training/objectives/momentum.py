@@ -11,9 +11,9 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from training.objectives.pairs import attach, spans
+from training.parallel import local
 
 __all__ = ["Momentum", "Queue", "contrast"]
 
@@ -39,7 +39,8 @@ class Momentum(nn.Module):
     @torch.no_grad()
     def update(self, module: nn.Module, decay: float) -> None:
         """``average = decay * average + (1 - decay) * module``."""
-        mine, theirs = ([_local(weight) for weight in side.parameters()] for side in (self.average, module))
+        # FSDP shards both modules alike.
+        mine, theirs = ([local(weight) for weight in side.parameters()] for side in (self.average, module))
         torch._foreach_lerp_(mine, [new.to(old.dtype) for old, new in zip(mine, theirs, strict=True)], 1 - decay)
         for buffer, value in zip(self.average.buffers(), module.buffers(), strict=True):
             buffer.copy_(value)
@@ -103,7 +104,3 @@ def contrast(
             torch.div(error @ keys, count, out=gradient[rows])
         gradients = scale * gradient, (queries * gradient).sum()
     return attach(loss, (queries, scale), gradients)
-
-
-def _local(weight: Tensor) -> Tensor:
-    return weight.to_local() if isinstance(weight, DTensor) else weight  # FSDP shards both modules alike

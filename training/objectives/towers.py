@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from infra.errors import ConfigError
-from training.blocks import Block
+from training.blocks import Block, pixels_for
 from training.text import pack
 
 __all__ = ["Widths", "encode_images", "encode_texts", "lengths_of", "measure", "send", "shared_width", "word_embedding"]
@@ -88,7 +88,11 @@ def _text_width(model: Any) -> tuple[int, int]:  # noqa: ANN401
 def encode_images(model: Any, images: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ANN401
     """Pooled features (b, d), those of ``model.encode_image``, and all tokens (b, n, width) after the last norm."""
     outputs = model.visual.forward_intermediates(
-        images, indices=1, normalize_intermediates=True, output_fmt="NLC", output_extra_tokens=True
+        pixels_for(model.visual, images),
+        indices=1,
+        normalize_intermediates=True,
+        output_fmt="NLC",
+        output_extra_tokens=True,
     )
     (tokens,) = outputs["image_intermediates"]
     if prefix := outputs.get("image_intermediates_prefix"):
