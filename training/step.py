@@ -7,8 +7,7 @@ parts again, each with the random numbers it had before, and send the features' 
 Memory is that of one part; the price is a second forward pass.
 
 What is learnt outside the towers (temperature, bias) enters the loss as a number that ``forward`` hands out; its
-gradient is complete after the loss and goes back once. Losses that are whole within a part (``extra_losses``) are
-averaged over the parts.
+gradient is complete after the loss and goes back once.
 """
 
 from __future__ import annotations
@@ -48,27 +47,25 @@ def backward(
         for part in range(parts):
             states.append(_Random.now())
             encoded.append(encode(part))
-    leaves = {name: _leaf(tensor) for name, tensor in _together(encoded, objective.extra_losses).items()}
+    leaves = {name: _leaf(tensor) for name, tensor in _together(encoded).items()}
     losses = objective.loss(leaves)
     losses["loss"].backward()  # type: ignore[no-untyped-call]
+    objective.again = True
     for part, state in enumerate(states):
         last = part == parts - 1
         with state.again(), nullcontext() if last else no_sync():
             outputs = encode(part)
-            gradients = dict(_gradients(outputs, leaves, objective.extra_losses, part, parts))
+            gradients = dict(_gradients(outputs, leaves, part, parts))
             torch.autograd.backward([outputs[name] for name in gradients], list(gradients.values()))
+    objective.again = False
     return {name: loss.detach() for name, loss in losses.items()}
 
 
-def _together(encoded: list[Outputs], extra_losses: tuple[str, ...]) -> Outputs:
+def _together(encoded: list[Outputs]) -> Outputs:
     """The outputs of all parts as those of one."""
     joined: Outputs = {}
     for name, first in encoded[0].items():
-        values = [outputs[name] for outputs in encoded]
-        if name in extra_losses:
-            joined[name] = torch.stack(values).mean()
-        else:
-            joined[name] = torch.cat(values) if first.ndim else first
+        joined[name] = torch.cat([outputs[name] for outputs in encoded]) if first.ndim else first
     return joined
 
 
@@ -76,9 +73,7 @@ def _leaf(tensor: Tensor) -> Tensor:
     return tensor.detach().requires_grad_(tensor.is_floating_point())
 
 
-def _gradients(
-    outputs: Outputs, leaves: Mapping[str, Tensor], extra_losses: tuple[str, ...], part: int, parts: int
-) -> Iterator[tuple[str, Tensor]]:
+def _gradients(outputs: Outputs, leaves: Mapping[str, Tensor], part: int, parts: int) -> Iterator[tuple[str, Tensor]]:
     """The gradient of the batch's loss in each of a part's outputs that lead back to weights."""
     for name, output in outputs.items():
         gradient = leaves[name].grad
@@ -86,9 +81,7 @@ def _gradients(
             continue
         if gradient is None:
             gradient = torch.zeros_like(leaves[name])  # unused by the loss, but DDP waits for every weight
-        if name in extra_losses:
-            yield name, gradient / parts
-        elif output.ndim:
+        if output.ndim:
             yield name, gradient.chunk(parts)[part]
         else:
             yield name, gradient if part == parts - 1 else torch.zeros_like(gradient)

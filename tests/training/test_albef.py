@@ -1,6 +1,7 @@
 """ALBEF's objective against its losses written out pair by pair and word by word, and against itself split up."""
 
 import math
+from functools import partial
 
 import open_clip
 import pytest
@@ -10,8 +11,8 @@ from torch import nn
 
 from infra.errors import ConfigError
 from training import step, train
-from training.blocks import lean
-from training.objectives import sampling, towers
+from training.blocks import compile_blocks, lean
+from training.objectives import albef, sampling, towers
 from training.objectives.albef import ALBEF
 from training.objectives.fusion import Layout
 from training.parallel import gathered, wrap
@@ -247,6 +248,24 @@ def test_activations_may_be_computed_again(whole):
     assert losses == whole[0]
     for name, gradient in whole[1].items():
         assert gradients[name] == pytest.approx(gradient, rel=1e-12, abs=1e-15), name
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # dynamo looks at it to make its guards
+def test_its_blocks_may_be_compiled(monkeypatch):
+    torch._dynamo.reset()
+    monkeypatch.setattr(albef, "compile_blocks", partial(compile_blocks, backend="eager"))
+    eager, compiled = objective(), objective(compile=True)
+    for longest in (5, 9, 14):
+        images, texts = batch(BATCH, seed=longest, longest=longest)
+        found = []
+        for module in (eager, compiled):
+            module.zero_grad()
+            losses = module.loss(module(images, texts))
+            losses["loss"].backward()
+            found.append([losses["loss"].detach(), *(weight.grad for weight in module.fusion.parameters())])
+        for ours, theirs in zip(*found, strict=True):
+            torch.testing.assert_close(ours, theirs)
+    torch._dynamo.reset()
 
 
 # --- what it is for ---------------------------------------------------------------------------------------------------

@@ -269,7 +269,9 @@ def test_gradient_checkpointing_is_exact_with_patch_dropout():
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # dynamo looks at it to make its guards
-@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "backend", ["eager", pytest.param("inductor", marks=[pytest.mark.slow, pytest.mark.timeout(1800)])]
+)
 def test_compiled_blocks_agree_with_eager_ones(backend):
     """Also as the shapes change from batch to batch, with the names of the weights as they were."""
     torch._dynamo.reset()

@@ -503,6 +503,13 @@ def test_the_teacher_stays_what_it_is(teacher):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_the_teacher_is_asked_once_however_many_parts_there_are(teacher):
+    objective, asked = make("distill", teacher), []
+    objective._teacher[0].register_forward_hook(lambda _, inputs, __: asked.append(len(inputs[0])))
+    step(objective, parts=4)
+    assert asked == [2, 2, 2, 2]
+
+
 @pytest.mark.parametrize("change", [{"vocab_size": 65}, {"context_length": 7}])
 def test_a_teacher_that_cannot_read_the_tokens_is_refused(tmp_path, change):
     save(tmp_path, {**MODEL, "text_cfg": {**MODEL["text_cfg"], **change}})

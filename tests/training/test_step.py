@@ -56,29 +56,33 @@ def test_parts_have_the_gradient_of_the_whole(parts):
         torch.testing.assert_close(found[name], gradient, rtol=1e-10, atol=1e-12, msg=name)
 
 
-class WithExtra(nn.Module):
-    """A loss of features and one that is whole within a part."""
+class Plain(nn.Module):
+    """An objective without a model around it."""
 
-    extra_losses = ("own",)
+    again = False
 
     def __init__(self):
         super().__init__()
-        self.layer, self.other = nn.Linear(3, 2).double(), nn.Linear(3, 1).double()
+        self.layer = nn.Linear(3, 2).double()
+        self.seen = []
 
     def forward(self, x):
-        return {"feature": self.layer(x), "own": self.other(x).square().mean(), "count": torch.arange(len(x))}
+        self.seen.append((self.again, torch.is_grad_enabled()))
+        outputs = {"feature": self.layer(x)}
+        return outputs if self.again else outputs | {"known": x.sum(1), "count": torch.arange(len(x))}
 
     def loss(self, outputs):
-        everything = outputs["feature"].logsumexp(0).sum()  # no sum over samples
-        return {"loss": everything + 3 * outputs["own"], "everything": everything}
+        everything = (outputs["feature"] * outputs["known"][:, None]).logsumexp(0).sum()  # no sum over samples
+        return {"loss": 2 * everything, "everything": everything}
 
 
-def test_losses_of_parts_are_averaged_and_whole_numbers_pass():
+def test_what_has_no_gradient_is_asked_for_once():
     torch.manual_seed(1)
-    module, x = WithExtra(), torch.randn(8, 3).double()
+    module, x = Plain(), torch.randn(8, 3).double()
     module.loss(module(x))["loss"].backward()
     expected = {name: weight.grad.clone() for name, weight in module.named_parameters()}
     module.zero_grad()
+    module.seen.clear()
     synced = []
 
     class NoSync:
@@ -89,6 +93,8 @@ def test_losses_of_parts_are_averaged_and_whole_numbers_pass():
             pass
 
     losses = backward(module, lambda part: module(x.chunk(4)[part]), 4, NoSync)
+    assert module.seen == [(False, False)] * 4 + [(True, True)] * 4
+    assert not module.again
     assert len(synced) == 3  # all but the last
     assert set(losses) == {"loss", "everything"}
     for name, weight in module.named_parameters():
@@ -97,7 +103,7 @@ def test_losses_of_parts_are_averaged_and_whole_numbers_pass():
 
 def test_other_draws_go_on_as_if_nothing_had_been():
     torch.manual_seed(2)
-    module, x = WithExtra(), torch.randn(4, 3).double()
+    module, x = Plain(), torch.randn(4, 3).double()
     torch.manual_seed(7)
     first = torch.rand(1)
     torch.manual_seed(7)

@@ -43,10 +43,6 @@ class Objective(nn.Module, ABC):
     and so are its gradients. Neither the number of ranks nor of micro-batches changes anything.
     """
 
-    extra_losses: ClassVar[tuple[str, ...]] = ()
-    """Outputs that are 0-D losses already complete for their samples; the batch's is their mean over micro-batches
-    and ranks, whose shares are equal."""
-
     learnt: ClassVar[tuple[str, ...]] = ("logit_scale",)
     """The model's scalars that the loss uses. Others are frozen: DDP would wait for their gradients in vain."""
 
@@ -60,6 +56,8 @@ class Objective(nn.Module, ABC):
         for name in {"logit_scale", "logit_bias"} - {*self.learnt}:
             if (scalar := getattr(model, name, None)) is not None:
                 scalar.requires_grad_(False)
+        self.again = False
+        """Whether the next forward repeats an earlier one for its gradients: outputs that have none may be left out."""
         self.position = 0
         """Samples seen before the first of the next forward's, counted over the global batch; set by the loop. Random
         draws are keyed by it and the seed, never by the rank."""

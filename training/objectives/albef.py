@@ -81,8 +81,12 @@ class ALBEF(Objective):
                     matching=config.albef_itm_weight > 0,
                 )
             self.fusion.grad_checkpointing = config.grad_checkpointing
+            if config.compile:
+                compile_blocks(self.fusion)
         if config.albef_mlm_weight and config.albef_alpha:
             self.fusion_momentum = Momentum(self.fusion)
+            if config.compile:
+                compile_blocks(self.fusion_momentum.average)
         self._fresh: tuple[Tensor, Tensor] | None = None
 
     def forward(self, images: Tensor, texts: Tensor) -> dict[str, Tensor]:
@@ -92,6 +96,8 @@ class ALBEF(Objective):
         ``alpha`` is each sample's share of soft targets.
         """
         if self.fusion is None:
+            if self.again:
+                return super().forward(images, texts)
             with torch.no_grad(), self._precision(images.device):
                 keys = features(self.momentum.average, images, texts)
             return super().forward(images, texts) | self._keys(keys["image"], keys["text"])

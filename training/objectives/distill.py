@@ -47,8 +47,11 @@ class Distillation(Objective):
         return self
 
     def forward(self, images: Tensor, texts: Tensor) -> dict[str, Tensor]:
+        outputs = super().forward(images, texts)
+        if self.again:
+            return outputs
         taught = self._teacher[0](images, texts)
-        return {**super().forward(images, texts), **{f"teacher_{name}": value for name, value in taught.items()}}
+        return outputs | {f"teacher_{name}": value for name, value in taught.items()}
 
     def loss(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
         teacher = outputs["teacher_image"], outputs["teacher_text"], outputs["teacher_scale"]
