@@ -3,17 +3,20 @@
 The headers of the tars are read and the captions tokenised when a set of shards is first trained on, each rank doing
 its part. What comes of it is written to the node's cache folder under a name that says of which shards, captions and
 tokenizer it is, and mapped into memory: a run that starts again begins at once, and eight workers of a node hold one
-copy. It takes 16 bytes a sample (24 where samples have several captions) and 2 or 4 a token.
+copy. It takes 16 bytes a sample (24 where samples have several captions) and 2 or 4 a token; of the sets that a node
+has ever trained on, the few used last keep theirs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
+import os
 import shutil
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -36,6 +39,7 @@ PLACE = np.dtype([("block", "<u4"), ("size", "<u4")])
 """Where an image lies in its tar: at which block of 512 bytes, and how many bytes it has."""
 
 FORMAT = 1
+KEPT = 8  # indexes in a node's cache folder
 ROUND = 16  # shards that each rank reads before all tell one another what they found
 
 
@@ -149,6 +153,8 @@ class Index:
         """
         known = [FORMAT, *names, tokenizer.identity, caption_key]
         target = folder / "index" / digest(known)[:32]
+        with contextlib.suppress(OSError):  # there is none yet, or it is another user's
+            os.utime(target)  # used now
         if not all(world.gather((target / "index.json").exists())):
             nodes = world.gather(f"{socket.gethostname()} {folder.resolve()}")
             writes = nodes.index(nodes[world.rank]) == world.rank
@@ -236,7 +242,7 @@ def _unwritable(error: OSError, target: Path | None) -> StorageError:
     )
 
 
-@contextmanager
+@contextlib.contextmanager
 def _writing(target: Path, tokenizer: Tokenizer) -> Iterator[_Writer]:
     """A writer of ``target``. Whoever else on this node wants to write it waits; what a killed one left is removed."""
     temporary = target.with_name(f".tmp-{target.name}")
@@ -302,3 +308,15 @@ class _Writer:
             return  # another run on this node was quicker
         shutil.rmtree(self._target, ignore_errors=True)
         self._temporary.rename(self._target)
+        _drop_old(self._target.parent)
+
+
+def _drop_old(folder: Path) -> None:
+    """All but the indexes used last; a run that has one mapped reads on."""
+    used = []
+    for index in folder.glob("*/index.json"):
+        with contextlib.suppress(FileNotFoundError):  # another process drops it, too
+            used.append((index.parent.stat().st_mtime_ns, index))
+    for _, index in sorted(used)[:-KEPT]:
+        index.unlink(missing_ok=True)  # first: without it nobody takes the rest for an index
+        shutil.rmtree(index.parent, ignore_errors=True)

@@ -11,9 +11,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from infra.context import Context
@@ -96,14 +96,18 @@ def _train(config: Config, sources: dict[str, Shards], context: Context, tests: 
         return
 
 
+def _resources(config: Config) -> dict[str, float]:
+    """What a worker takes."""
+    return {"CPU": config.cpus_per_worker, **({"GPU": 1} if config.gpu else {})}
+
+
 def _check_room(config: Config) -> None:
     import ray
 
     least, _ = config.worker_range
-    wanted = {"CPU": least * config.cpus_per_worker, "GPU": least if config.gpu else 0}
     there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    for kind, count in wanted.items():
-        if there.get(kind, 0) < count:
+    for kind, each in _resources(config).items():
+        if there.get(kind, 0) < (count := least * each):
             raise ConfigError(
                 f"{least} training workers do not fit the cluster",
                 expected=f"{count} {kind}",
@@ -136,7 +140,7 @@ def _launch(config: Config, sources: dict[str, Shards], context: Context, tests:
         torch_config=TorchConfig(timeout_s=int(config.collective_timeout_s)),
         scaling_config=ScalingConfig(
             use_gpu=config.gpu,
-            resources_per_worker={"CPU": config.cpus_per_worker, **({"GPU": 1} if config.gpu else {})},
+            resources_per_worker=_resources(config),
             **number,
         ),
         run_config=RunConfig(
@@ -169,7 +173,8 @@ def _work(arguments: dict[str, Any]) -> CliplineError | None:
             timeout_s=config.collective_timeout_s,
         )
         nodes = set(world.gather(ray.get_runtime_context().get_node_id())) if world.active else set()
-        world = replace(world, notice=partial(_draining, nodes))
+        growing = _Growing(config, ray.train.get_context().get_world_size())
+        world = replace(world, notice=lambda: _draining(nodes) or growing())
         if world.rank > 0:  # rank 0 speaks for all, and is asked to stop for all
             arguments = {**arguments, "context": Context(arguments["context"].store, stage="train")}
         train(**arguments, world=world)
@@ -195,3 +200,38 @@ def _draining(nodes: set[str]) -> bool:
         log.warning("Ray does not say which nodes it will take away: %s", error)  # its head may be starting anew
         return False
     return not nodes.isdisjoint(draining)
+
+
+class _Growing:
+    """Whether Ray will soon start all workers anew because there is room for more of them.
+
+    It does so without a word to those that train, every ``grow_after_s`` and up to 20 s after a node has come: so long
+    there are checkpoints every few seconds. Room that it leaves alone for longer than that is for somebody else.
+    """
+
+    LATE_S = 20.0
+
+    def __init__(self, config: Config, workers: int) -> None:
+        self._each = _resources(config)
+        self._may = workers < config.worker_range[1]
+        self._patience = 2 * (config.grow_after_s + self.LATE_S)
+        self._until: float | None = None
+
+    def __call__(self) -> bool:
+        if not (self._may and self._room()):
+            self._until = None
+            return False
+        now = time.monotonic()
+        if self._until is None:
+            self._until = now + self._patience
+        return now < self._until
+
+    def _room(self) -> bool:
+        import ray
+
+        try:
+            free: dict[str, dict[str, float]] = ray._private.state.state.available_resources_per_node()  # type: ignore[no-untyped-call]
+        except ray.exceptions.RayError as error:
+            log.warning("Ray does not say what its nodes have left: %s", error)
+            return False
+        return any(all(node.get(kind, 0) >= count for kind, count in self._each.items()) for node in free.values())

@@ -3,6 +3,7 @@
 import errno
 import json
 import logging
+import os
 import threading
 from contextlib import contextmanager
 
@@ -103,12 +104,19 @@ def test_open_clip_loads_a_checkpoint(tmp_path):
         assert torch.equal(model.state_dict()[name], weight), name
 
 
-def test_it_lies_in_an_object_store_as_well(calm):
-    url = "memory://checkpoints-of-a-run"
-    for stop in (40, 80):
-        losses, _ = parts_of_a_run(url, "ddp", stop)
-    assert losses == calm[0]
-    assert saved(open_store(url)) == [64, 80]
+def in_a_bucket(url, kind, stop, environment):
+    os.environ.update(environment)  # the ranks' was made before the server was started
+    return parts_of_a_run(url, kind, stop)
+
+
+def test_it_lies_in_an_object_store_as_well(ranks, calm, s3_url):
+    environment = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    for size, kind, stop, kept in ((1, "ddp", 40, [32, 40]), (2, "fsdp", 56, [48, 56]), (1, "ddp", 80, [64, 80])):
+        losses, _ = ranks(size, in_a_bucket, s3_url, kind, stop, environment)[0]
+        assert saved(open_store(s3_url)) == kept
+        assert len(losses) == stop // 8
+    assert losses == pytest.approx(calm[0], rel=1e-6)
+    assert open_store(s3_url).folders("checkpoints") == ["000000000064", "000000000080"]  # nothing is left of others
 
 
 def test_extras_keep_tensors_and_values(tmp_path):
@@ -215,6 +223,11 @@ def sealed(store, *samples, **metrics):
         store.write(seal.path, seal.to_bytes())
 
 
+@pytest.fixture(params=["disk", "bucket"])
+def store(request, tmp_path):
+    return LocalStore(tmp_path) if request.param == "disk" else open_store(request.getfixturevalue("s3_url"))
+
+
 @pytest.mark.parametrize(
     ("rules", "kept"),
     [
@@ -225,8 +238,7 @@ def sealed(store, *samples, **metrics):
         ({"newest": 0, "every": 20}, [20]),
     ],
 )
-def test_retention(tmp_path, rules, kept):
-    store = LocalStore(tmp_path)
+def test_retention(store, rules, kept):
     acc = {6: 0.1, 12: 0.2, 18: 0.9, 20: 0.5}
     sealed(store, 6, 12, 18, 20, 24, 30, acc=acc, val_loss=acc)
     prune(store, **rules)
@@ -235,16 +247,15 @@ def test_retention(tmp_path, rules, kept):
     assert saved(store) == kept
 
 
-def test_rules_hold_while_it_trains(tmp_path):
+def test_rules_hold_while_it_trains(store):
     run = Run(config())
-    checkpoints = Checkpoints(
-        LocalStore(tmp_path), run.config.replace(keep_checkpoints=1, keep_every=32, keep_best=1), World(), best="acc"
-    )
+    rules = run.config.replace(keep_checkpoints=1, keep_every=32, keep_best=1)
+    checkpoints = Checkpoints(store, rules, World(), best="acc")
     for number in range(6):
         run.step()
         run.save(checkpoints, acc=-abs(number - 1))
     checkpoints.close()
-    assert saved(LocalStore(tmp_path)) == [16, 32, 48]
+    assert saved(store) == [16, 32, 48]
 
 
 class Clock:

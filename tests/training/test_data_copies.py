@@ -244,6 +244,25 @@ def test_what_it_was_made_of_is_its_name(make_shards, tmp_path, change):
     assert len(list((tmp_path / "index").glob("*/index.json"))) == 2
 
 
+def test_the_indexes_used_last_are_kept(shards, tmp_path, monkeypatch):
+    monkeypatch.setattr("training.index.KEPT", 2)
+
+    def use(moment, key):
+        samples = open_samples(local(shards), tmp_path, caption_key=key)
+        there = {path.parent for path in (tmp_path / "index").glob("*/index.json")}
+        used = max(there, key=lambda folder: folder.stat().st_mtime_ns)
+        os.utime(used, (moment, moment))  # long ago, and one after the other: not all disks tell moments apart
+        return samples, used, there
+
+    _, first, _ = use(1, "txt")
+    mapped, second, _ = use(2, "txt:lines")
+    assert use(3, "txt")[1] == first
+    _, third, there = use(4, "json:number")
+    assert there == {first, third} != {first, second}
+    assert len(mapped) == 40
+    assert mapped.index.texts(np.arange(40), np.zeros(40))[1].all()
+
+
 def test_shards_known_by_their_content_may_lie_elsewhere(make_shards, tmp_path, monkeypatch):
     for name in ("here", "there"):
         make_shards(tmp_path / name)

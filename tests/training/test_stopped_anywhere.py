@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,10 +13,10 @@ import torch
 
 from infra.context import Context
 from infra.errors import Preempted
-from infra.storage import LocalStore
+from infra.storage import LocalStore, open_store
 from training import loop, train
 from training.checkpoint import newest
-from training.data import Shards
+from training.data import Shards, sources_at
 from training.world import World
 
 TOTAL, BATCH = 160, 8
@@ -178,3 +179,27 @@ def test_sigterm_on_any_rank_gives_a_checkpoint_and_75_on_all(ranks, calm, shard
     assert newest(LocalStore(folder)) == 56  # a step later: all agree on the next batch while they work on this one
     assert ranks(1, command_line, arguments, (-1, -1)) == [0]
     assert learnt(folder) == learnt(calm)
+
+
+def in_a_bucket(url, seen, victim, environment):
+    """Shards, checkpoints and the result in an object store; the rest of what a machine has is its own."""
+    os.environ.update(environment)  # the ranks' was made before the server was started
+    loop.Trainer = Witness
+    Witness.seen, Witness.victim = seen, victim
+    settings = config(cache_folder=f"{Path(seen).parent}/cache-{os.getpid()}")
+    world = World.join(torch.device("cpu"))
+    loop.train(settings, sources_at([f"{url}/shards"]), Context(f"{url}/out"), world)
+
+
+def test_killed_and_continued_in_an_object_store(ranks, calm, shards, tmp_path, s3_url):
+    environment = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    store = open_store(s3_url)
+    for path in LocalStore(shards).paths("data"):
+        store.put(f"shards/{path}", shards / path)
+    seen = f"{tmp_path}/run-seen"
+    assert ranks(1, in_a_bucket, s3_url, seen, (56, 0), environment, dies=True) == [-signal.SIGKILL]
+    ranks(1, in_a_bucket, s3_url, seen, (-1, -1), environment)
+    assert learnt(tmp_path / "run") == learnt(calm)
+    for path in (calm / "data").iterdir():
+        assert store.read(f"out/data/{path.name}") == path.read_bytes(), path.name
+    assert store.folders("out/checkpoints") == ["000000000144", "000000000160"]

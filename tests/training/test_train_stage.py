@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,43 @@ def test_an_error_that_a_restart_cannot_help_surfaces_as_itself(ray_cluster, mak
 def test_workers_that_do_not_fit_are_refused(ray_cluster, shards, tmp_path):
     with pytest.raises(ConfigError, match="do not fit"):
         train.run(config(workers=8), {"shards": artifact(shards)}, Context(tmp_path))
+
+
+def wait_until(what):
+    """Ray's head learns from its nodes what they have left, some time later."""
+    end = time.monotonic() + 60
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_room_for_more_workers_is_notice_for_as_long_as_ray_takes_to_use_it(ray_cluster, monkeypatch):
+    import ray
+
+    monkeypatch.setattr(train._Growing, "LATE_S", 0)
+
+    @ray.remote(num_cpus=1)
+    class Busy:
+        def here(self):
+            return True
+
+    def growing(workers, **changes):
+        return train._Growing(config(workers=workers, grow_after_s=1e-9, **changes), 1)
+
+    room = growing((1, 2))
+    assert room()
+    assert not growing((1, 1))()
+    assert not growing((1, 2), cpus_per_worker=3)()
+    assert not growing((1, 2), gpu=True)()
+    assert not room()  # it was left alone
+    others = [Busy.remote() for _ in range(2)]
+    assert all(ray.get([other.here.remote() for other in others]))
+    wait_until(lambda: not room._room())
+    assert not room()
+    for other in others:
+        ray.kill(other)
+    wait_until(room._room)
+    assert room()  # it is new
 
 
 def test_a_batch_must_divide_among_the_workers():
