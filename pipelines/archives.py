@@ -15,13 +15,14 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, BinaryIO, TypeVar, cast
 
 from infra.cluster import backoff
 from infra.errors import DataError, StorageError, TransientError
 from infra.storage import unreachable
 
-__all__ = ["find", "open_archive", "read_range"]
+__all__ = ["find", "open_archive", "read_ranges"]
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ _NO_CREDENTIALS = (
     "https://data.commoncrawl.org/"
 )
 _BLOCK = 8 << 20  # bytes asked for at once
+_AT_ONCE = 1000  # ranges asked for at once
 _KEPT = 2  # blocks held, so that a step back costs nothing
 
 T = TypeVar("T")
@@ -116,14 +118,35 @@ def open_archive(path: str) -> Iterator[BinaryIO]:
             yield local
 
 
-def read_range(folder: str, path: str, start: int, end: int) -> bytes:
-    """Bytes ``start`` to ``end`` of a file in the folder (a path or an address) of a store."""
+Range = tuple[str, int, int]
+"""Bytes of a file: its path, the first of them, the one behind the last."""
+
+
+def read_ranges(folder: str, ranges: Sequence[Range]) -> list[bytes]:
+    """Parts of files in the folder (a path or an address) of a store; from elsewhere, many at once."""
     if "://" not in folder:
-        with open(f"{folder}/{path}", "rb") as file:
-            file.seek(start)
-            return file.read(end - start)
-    filesystem, place = _filesystem(f"{folder}/{path}")
-    return bytes(_patiently(path, lambda: filesystem.cat_file(place, start=start, end=end)))
+        return [_local_range(f"{folder}/{path}", start, end) for path, start, end in ranges]
+    filesystem, root = _filesystem(folder)
+    found: list[bytes] = []
+    for first in range(0, len(ranges), _AT_ONCE):
+        paths, starts, ends = zip(*ranges[first : first + _AT_ONCE], strict=True)
+        places = [f"{root.rstrip('/')}/{path}" for path in paths]
+        found += _patiently(folder, partial(_remote_ranges, filesystem, places, list(starts), list(ends)))
+    return found
+
+
+def _local_range(path: str, start: int, end: int) -> bytes:
+    with open(path, "rb") as file:
+        file.seek(start)
+        return file.read(end - start)
+
+
+def _remote_ranges(filesystem: Any, places: list[str], starts: list[int], ends: list[int]) -> list[bytes]:  # noqa: ANN401
+    found = filesystem.cat_ranges(places, starts, ends)
+    for one in found:
+        if isinstance(one, Exception):  # older versions of fsspec return them whatever they are told
+            raise one
+    return [bytes(one) for one in found]
 
 
 class _NoRangesError(Exception):
@@ -203,10 +226,11 @@ def _patiently(name: str, ask: Callable[[], T]) -> T:
             if "Credentials" in type(error).__name__:
                 raise StorageError(f"no credentials to read {name}", found=str(error), fix=_NO_CREDENTIALS) from error
             # fsspec says of every failed HTTP request that there is no such file; the cause tells.
-            status = _status(error) or _status(error.__cause__)
-            lost = isinstance(error, FileNotFoundError) and error.__cause__ is None
+            cause = error.__cause__
+            status = _status(error) or _status(cause)
+            lost = isinstance(error, FileNotFoundError) and (cause is None or not unreachable(cause))
             if lost or status in _REFUSALS:
-                found = str(error.__cause__ or error)
+                found = str(cause or error)
                 raise DataError(f"{name} cannot be had", found=found, fix="is the path right?") from error
             if not isinstance(error, (TransientError, FileNotFoundError)) and not unreachable(error):
                 raise

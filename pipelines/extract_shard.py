@@ -18,7 +18,7 @@ from infra.garbage import few_collections
 from infra.manifest import Funnel, ShardRecord
 from infra.schema import Drop, pairs_schema
 from infra.storage import Store
-from pipelines.archives import open_archive, read_range
+from pipelines.archives import open_archive, read_ranges
 from pipelines.extract import SCRATCH, Config
 from pipelines.html.candidates import Candidates, Taste, candidates, candidates_of_wat
 from pipelines.html.page import Html
@@ -240,9 +240,13 @@ def _bound(sizes: Array | list[int], data: bytes) -> bytes:
     return ends.astype("<i8").tobytes() + data
 
 
-def _part(store: Store, path: str, number: int) -> bytes:
-    start, end = np.frombuffer(read_range(store.url, path, 8 * number, 8 * number + 16), dtype="<i8").tolist()
-    return read_range(store.url, path, start, end) if end > start else b""
+def _parts(store: Store, wanted: Sequence[tuple[str, int]]) -> list[bytes]:
+    """Of each file, by path, the part of that number."""
+    tables = read_ranges(store.url, [(path, 8 * number, 8 * number + 16) for path, number in wanted])
+    places = [np.frombuffer(table, dtype="<i8").tolist() for table in tables]
+    there = [(path, start, end) for (path, _), (start, end) in zip(wanted, places, strict=True) if end > start]
+    parts = iter(read_ranges(store.url, there))
+    return [next(parts) if end > start else b"" for start, end in places]
 
 
 @dataclass(frozen=True)
@@ -258,9 +262,8 @@ def find_duplicates(shard: Ids, output: ShardOutput) -> ShardRecord:
 
     Memory: some 60 bytes per pair of the partition, which are as many as those of fifty files.
     """
-    parts = [
-        np.frombuffer(_part(output.store, f"{SCRATCH}/{name}.ids", shard.number), dtype=_ENTRY) for name in shard.names
-    ]
+    files = [(f"{SCRATCH}/{name}.ids", shard.number) for name in shard.names]
+    parts = [np.frombuffer(part, dtype=_ENTRY) for part in _parts(output.store, files)]
     again = repeated(np.concatenate(parts))
     borders = np.cumsum([len(part) for part in parts])[:-1]
     found = [part["row"][flags] for part, flags in zip(parts, np.split(again, borders), strict=True)]
@@ -296,8 +299,9 @@ def write_pairs(shard: Pairs, output: ShardOutput) -> ShardRecord:
     with output.store.open(f"{SCRATCH}/{shard.name}.parquet") as source:
         table = pq.read_table(source)
     again = np.zeros(table.num_rows, dtype=bool)
-    for partition in range(shard.partitions):
-        again[np.frombuffer(_part(output.store, f"{SCRATCH}/duplicates-{partition:04d}", shard.number), "<u4")] = True
+    files = [(f"{SCRATCH}/duplicates-{partition:04d}", shard.number) for partition in range(shard.partitions)]
+    for part in _parts(output.store, files):
+        again[np.frombuffer(part, "<u4")] = True
     reason = pc.if_else(pa.array(again), Drop.DUPLICATE_PAIR.value, table["reason"])
     table = table.set_column(table.schema.get_field_index("reason"), "reason", reason)
     kept = table.filter(pc.is_null(reason)).drop_columns("reason").cast(pairs_schema())

@@ -11,7 +11,7 @@ import pytest
 from infra.context import Context, ShardOutput
 from infra.errors import DataError, TransientError
 from pipelines import archives
-from pipelines.archives import find, open_archive, read_range
+from pipelines.archives import find, open_archive, read_ranges
 from pipelines.extract import Config
 from pipelines.extract_shard import Pages, find_candidates
 
@@ -114,8 +114,12 @@ def test_lists_prefixes_patterns_and_memory(tmp_path):
     assert find(["memory://archives/crawl/*"]) == ["memory:///archives/crawl/2.wat.gz"]
     with open_archive(listed[1]) as file:
         assert file.read() == DATA
-    assert read_range("memory://archives", "crawl/2.wat.gz", 3, 9) == DATA[3:9]
-    assert read_range(str(tmp_path), "a.warc.gz", 1, 4) == b"a.w"
+    parts = [("crawl/2.wat.gz", 3, 9), ("crawl/2.wat.gz", 0, 2), ("wat.paths.gz", 0, 2)]
+    assert read_ranges("memory://archives", parts) == [DATA[3:9], DATA[:2], b"\x1f\x8b"]
+    assert read_ranges(str(tmp_path), [("a.warc.gz", 1, 4), ("b.warc.gz", 0, 2)]) == [b"a.w", b"xb"]
+    assert read_ranges("memory://archives", []) == []
+    with pytest.raises(DataError, match="cannot be had"):
+        read_ranges("memory://archives", [*parts, ("gone", 0, 1)])
 
 
 def test_what_is_no_archive_is_said(tmp_path):
