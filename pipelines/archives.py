@@ -33,6 +33,7 @@ _NO_CREDENTIALS = (
     "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; without such, Common Crawl is to be had from "
     "https://data.commoncrawl.org/"
 )
+_SILENCE_S = 60.0  # of a web server, as botocore has it for S3
 _BLOCK = 8 << 20  # bytes asked for at once
 _AT_ONCE = 1000  # ranges asked for at once
 _KEPT = 2  # blocks held, so that a step back costs nothing
@@ -86,8 +87,14 @@ def _expand(path: str, prefix: str) -> Iterator[str]:
 def _filesystem(path: str) -> tuple[Any, str]:
     import fsspec
 
+    options = {}
+    if path.startswith(("http://", "https://")):
+        from aiohttp import ClientTimeout
+
+        # By itself it would wait five minutes for a server that fell silent, and give up a whole file after five.
+        options["timeout"] = ClientTimeout(total=None, sock_connect=_SILENCE_S, sock_read=_SILENCE_S)
     try:
-        filesystem, place = fsspec.core.url_to_fs(path)
+        filesystem, place = fsspec.core.url_to_fs(path, **options)
     except (ImportError, ValueError) as error:
         raise StorageError(
             f"{path} cannot be opened", found=str(error), fix="for s3://: pip install 'clipline[s3]'"

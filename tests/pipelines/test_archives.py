@@ -20,8 +20,10 @@ DATA = bytes(range(256)) * 200
 
 @contextlib.contextmanager
 def server(answers, ranges=True, data=DATA):
-    """Serves ``data``; a GET takes the next of ``answers``: a status, or how much of the body is sent (None: all)."""
+    """Serves ``data``; a GET takes the next of ``answers``: a status, or how much of the body is sent (None: all)
+    before the connection is closed, or, if that is negative, falls silent."""
     asked = []
+    over = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -46,7 +48,9 @@ def server(answers, ranges=True, data=DATA):
                 self.send_header("Content-Range", f"bytes {first}-{last}/{len(data)}")
             self.end_headers()
             if not head and not failed:
-                self.wfile.write(body if step is None else body[:step])
+                self.wfile.write(body if step is None else body[: abs(step)])
+                if step is not None and step < 0:
+                    over.wait()
                 self.close_connection = step is not None
 
         def log_message(self, *_):
@@ -59,6 +63,7 @@ def server(answers, ranges=True, data=DATA):
     try:
         yield f"http://127.0.0.1:{http.server_port}/x.warc.gz", asked
     finally:
+        over.set()
         http.shutdown()
         http.server_close()
         thread.join()
@@ -80,6 +85,14 @@ def test_a_read_that_breaks_is_taken_up_again(answers):
         file.seek(4)
         assert file.read(6) == DATA[4:10]
         assert all(asked)
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_server_that_falls_silent_is_asked_again(monkeypatch, ranges):
+    monkeypatch.setattr(archives, "_SILENCE_S", 1.0)
+    with server([None, -100, -1], ranges=ranges) as (url, asked), open_archive(url) as file:
+        assert file.read() == DATA
+        assert len(asked) > 3
 
 
 def test_a_server_without_ranges_is_copied_first():
