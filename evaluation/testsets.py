@@ -37,8 +37,8 @@ class Config(BaseConfig):
         if missing := [name for name in self.sets if f"{name}/{self.split}/nshards.txt" not in found]:
             raise ConfigError(
                 f"there is no test set {missing[0]!r} with split {self.split!r}",
-                expected=f"{missing[0]}/{self.split}/nshards.txt",
-                found=store.url,
+                expected=f"{store.url}/{missing[0]}/{self.split}/nshards.txt",
+                found=", ".join(store.folders()) or "no folder there",
             )
         return [path for path in found if path.count("/") == 1 or path.split("/")[1] == self.split]
 

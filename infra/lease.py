@@ -75,6 +75,8 @@ def current_claim(store: Store) -> Claim | None:
 class Lease:
     """Held from :meth:`acquire` to :meth:`release`; :meth:`check` before anything only the holder may do."""
 
+    TTL_S = 20.0
+
     def __init__(self, store: Store, number: int, claim: Claim, beat_s: float) -> None:
         self._store, self._number, self._claim, self._beat_s = store, number, claim, beat_s
         self._lost = False
@@ -83,7 +85,7 @@ class Lease:
         self._thread.start()
 
     @classmethod
-    def acquire(cls, store: Store, *, ttl_s: float = 20.0, beat_s: float | None = None) -> Lease:
+    def acquire(cls, store: Store, *, ttl_s: float = TTL_S, beat_s: float | None = None) -> Lease:
         """Take the lease of the artifact at ``store``.
 
         Raises LeaseHeld when another owner is seen alive. Finding out takes up to one heartbeat of the owner

@@ -422,7 +422,9 @@ def _named(url: str) -> Iterator[None]:
             raise TransientError(f"{url} does not answer", found=f"{type(error).__name__}: {error}") from error
         if "Credentials" in type(error).__name__:
             raise StorageError(
-                f"no credentials for {url}", found=str(error), fix="set AWS_ACCESS_KEY_ID ..."
+                f"no credentials for {url}",
+                found=str(error),
+                fix="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
             ) from error
         raise
 

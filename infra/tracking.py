@@ -4,7 +4,7 @@ The only file that imports mlflow. The journal on disk is the spool: a thread re
 what it finds, so an outage of the server costs a warning and some patience, never a stage, and whatever was not sent
 is sent by the next run, ``clipline resume`` or ``clipline sync``. Sending an event twice changes nothing: runs are
 found by our own tags, parameters are equal, and steps that are there already are skipped. An event MLflow will never
-accept is reported and passed over.
+accept is reported, counted and passed over.
 """
 
 from __future__ import annotations
@@ -68,8 +68,9 @@ class Address:
         return f"mlflow server --backend-store-uri {shlex.quote(redact(self.uri))} --workers 1 --port 5000"
 
     def page(self, experiment: str, run: str) -> str:
+        """Without its query MLflow 3 would show the run among judges, prompts and sessions of an agent."""
         base = re.sub("(?<=://)[^/]*@", "", self.uri) if self.uri.startswith("http") else "http://127.0.0.1:5000"
-        return f"{base.rstrip('/')}/#/experiments/{experiment}/runs/{run}"
+        return f"{base.rstrip('/')}/#/experiments/{experiment}/runs/{run}?workflowType=machine_learning"
 
 
 @dataclass
@@ -82,6 +83,7 @@ class _State:
     parent: str = ""
     children: dict[str, str] = field(default_factory=dict)
     models: dict[str, str] = field(default_factory=dict)
+    refused: int = 0
 
 
 class Tracker:
@@ -107,12 +109,17 @@ class Tracker:
         self._thread.start()
 
     def close(self, timeout_s: float = 60.0) -> bool:
-        """Send what is left, for at most ``timeout_s``; True if all of the journal has reached MLflow."""
+        """Send what is left, for at most ``timeout_s``; True if all of the journal was sent."""
         self._closing.set()
         if self._thread.ident is None:
             self._thread.start()
         self._thread.join(timeout_s)
         return self._drained.is_set()
+
+    @property
+    def refused(self) -> int:
+        """Events of this run that MLflow will never accept; a warning named each."""
+        return self._state.refused
 
     @property
     def page(self) -> str | None:
@@ -205,13 +212,25 @@ class _Projection:
     def apply(self, events: Iterable[Event]) -> None:
         points: dict[str, list[Metric]] = defaultdict(list)
         for event in events:
-            with _passing_over(event):
+            with self._passing_over(event):
                 if event["event"] == "metrics":
                     points[event["stage"]] += self._new_points(event)
                 elif handle := getattr(self, f"_on_{event['event']}", None):
                     self._log_points(points)
                     handle(event)
         self._log_points(points)
+
+    @contextmanager
+    def _passing_over(self, event: Event) -> Iterator[None]:
+        """Report and drop what cannot be sent however often one tries, or it would hold up all that follows."""
+        try:
+            yield
+        except Exception as error:
+            if _may_pass(error):
+                raise
+            where, what = event.get("stage", "the run"), redact(f"{type(error).__name__}: {error}")
+            log.warning("MLflow does not get the event %s of %s: %s", event["event"], where, what)
+            self._state.refused += 1
 
     # --- curves
 
@@ -233,7 +252,7 @@ class _Projection:
     def _log_points(self, points: dict[str, list[Metric]]) -> None:
         while points:
             stage, metrics = points.popitem()
-            with _passing_over({"event": "metrics", "stage": stage}):
+            with self._passing_over({"event": "metrics", "stage": stage}):
                 for start in range(0, len(metrics), 1000):  # the most one batch may hold
                     self._client.log_batch(self._child(stage), metrics=metrics[start : start + 1000])
 
@@ -450,20 +469,14 @@ def _environment(name: str, value: str) -> Iterator[None]:
             os.environ[name] = before
 
 
-@contextmanager
-def _passing_over(event: Event) -> Iterator[None]:
-    """Report and drop what cannot be sent however often one tries, or one such event would hold up all that follow."""
+def _may_pass(error: Exception) -> bool:
+    """Whether sending again may help."""
     from mlflow.exceptions import MlflowException
 
-    never = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INVALID_STATE", "RESOURCE_DOES_NOT_EXIST")
-    try:
-        yield
-    except Exception as error:
-        may_pass = isinstance(error, (OSError, TransientError)) and not isinstance(error, FileNotFoundError)
-        if may_pass or (isinstance(error, MlflowException) and error.error_code not in never):
-            raise
-        where, what = event.get("stage", "the run"), redact(f"{type(error).__name__}: {error}")
-        log.warning("MLflow does not get the event %s of %s: %s", event["event"], where, what)
+    if isinstance(error, MlflowException):
+        never = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INVALID_STATE", "RESOURCE_DOES_NOT_EXIST")
+        return error.error_code not in never
+    return isinstance(error, (OSError, TransientError)) and not isinstance(error, FileNotFoundError)
 
 
 def _name(key: str) -> str:

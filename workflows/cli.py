@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed, 2 usage or configuration, 73 another run holds the
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import logging
@@ -15,13 +16,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from infra.errors import CliplineError, UsageError, redact
+from infra.errors import CliplineError, StorageError, UsageError, redact
 from infra.storage import Store, open_store
 from workflows.console import print_json, strict
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from infra.context import Event
     from workflows.plan import Plan, Selection
     from workflows.recipe import Recipe
     from workflows.stage import Workflow
@@ -69,10 +71,15 @@ def clipline(
 
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A built-in recipe's name or a recipe file.")]
 RunName = Annotated[
-    str | None, typer.Argument(metavar="[RUN]", help="A run's name or its beginning. Default: the latest.")
+    str | None, typer.Argument(metavar="RUN", help="A run's name or its beginning. Default: the latest.")
 ]
 Root = Annotated[
-    str, typer.Option(envvar="CLIPLINE_ROOT", help="Where artifacts and runs are kept: a folder or a URL like s3://...")
+    str,
+    typer.Option(
+        envvar="CLIPLINE_ROOT",
+        metavar="FOLDER",
+        help="Where artifacts and runs are kept: a folder or a URL like s3://...",
+    ),
 ]
 Set = Annotated[
     list[str] | None,
@@ -89,6 +96,9 @@ Wait = Annotated[bool, typer.Option("--wait", help="If another run holds a stage
 Required = Annotated[bool, typer.Option("--tracking-required", help="Fail if MLflow does not get everything.")]
 
 DEFAULT_ROOT = ".clipline"
+
+# What a disk answers that is no place for results. Any other OSError is a fault of ours and keeps its trace.
+_STORE_REFUSES = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOSPC, errno.EDQUOT)
 
 
 def _out() -> Console:
@@ -177,6 +187,14 @@ def _execute(
         err.print(f"{asked.run}: nothing to do, every stage is done.", style="green")
         summary.show(asked, root, _out(), as_json=as_json)
         return
+    from workflows.doctor import ray_cluster
+
+    if (ray := ray_cluster()).verdict == "bad":  # Ray itself would try for a quarter of an hour, deaf to Ctrl-C
+        raise CliplineError(
+            "no Ray cluster answers at RAY_ADDRESS",
+            found=ray.detail,
+            fix="start it, or unset RAY_ADDRESS to start one here",
+        )
     from infra.tracking import Address
     from workflows import runner
     from workflows.console import Watcher
@@ -318,6 +336,8 @@ def list_(
     if as_json:
         print_json({"runs": runs, "artifacts": artifacts})
         return
+    if not runs and not artifacts:
+        _err().print(f"nothing below {redact(store.url)} yet", markup=False)
     out = _out()
     for run_name in runs:
         out.print(f"run       {run_name}")
@@ -421,8 +441,17 @@ def logs(
         if event["event"] in ("progress", "metrics"):
             continue
         when = datetime.fromtimestamp(event["time"]).strftime("%H:%M:%S")
-        text = event.get("trace") or event.get("message") or event.get("error") or ""
-        sys.stdout.write(f"{when} {event.get('stage', ''):<12} {event['event']:<15} {text}\n")
+        sys.stdout.write(f"{when} {event.get('stage', ''):<12} {event['event']:<15} {_told(event)}".rstrip() + "\n")
+
+
+def _told(event: Event) -> str:
+    """What a line of the journal says besides when and what."""
+    from workflows.console import seconds
+
+    for key in ("trace", "message", "error", "status"):
+        if event.get(key):
+            return str(event[key])
+    return "; ".join(event.get("why", ())) or (seconds(event["seconds"]) if "seconds" in event else "")
 
 
 @app.command(rich_help_panel=DOING)
@@ -448,11 +477,14 @@ def report(
 
 
 @app.command(rich_help_panel=HELPING)
-def recipes(as_json: Json = False) -> None:
+def recipes(
+    name: Annotated[str | None, typer.Argument(metavar="RECIPE", help="Only this one.")] = None,
+    as_json: Json = False,
+) -> None:
     """List the built-in recipes and their dials."""
     from workflows.recipe import built_in, load
 
-    found = [load(name) for name in built_in()]
+    found = [load(one) for one in ([name] if name else built_in())]
     if as_json:
         print_json({r.name: {"summary": r.summary, "dials": {d.name: vars(d) for d in r.dials}} for r in found})
         return
@@ -462,7 +494,8 @@ def recipes(as_json: Json = False) -> None:
         out.print(f"  {recipe.summary}", markup=False)
         for dial in recipe.dials:
             default = "  (needed)" if dial.needed else f" = {dial.default!r}"
-            out.print(f"    {dial.name}: {dial.annotation}{default}", markup=False, style="dim")
+            out.print(f"    {f'{dial.name}: {dial.annotation}{default}':<46}", end="", markup=False)
+            out.print(f"  {dial.note}", markup=False, style="dim")
 
 
 @app.command(rich_help_panel=HELPING)
@@ -477,7 +510,7 @@ def doctor(root: Root = DEFAULT_ROOT) -> None:
         out.print(f"{check.name:<17}{check.detail}", markup=False)
         bad += check.verdict == "bad"
     if bad:
-        raise CliplineError(f"{bad} checks failed")
+        raise CliplineError(f"{bad} check{'s' if bad > 1 else ''} failed")
 
 
 # --- shared
@@ -499,13 +532,16 @@ def _artifact(root: Store, name: str) -> Any:  # noqa: ANN401 - Artifact; import
         for digest in root.folders(f"artifacts/{stage}")
         if digest.startswith(start[:16]) and root.exists(f"artifacts/{stage}/{digest}/{MANIFEST}")
     ]
-    if len(found) != 1:
-        others = [f"{stage}/{digest[:12]}" for digest in found]
+    if not found:
+        others = ", ".join(root.folders("artifacts"))
         raise UsageError(
-            f"{name!r} names {len(found)} artifacts",
-            expected="one of " + ", ".join(others or root.folders("artifacts")),
-            fix="clipline ls lists them",
+            f"there is no artifact {name!r} below {root.url}",
+            expected=f"one of these stages: {others}" if others else "",
+            fix="clipline ls lists them" if others else "clipline run quickstart makes some",
         )
+    if len(found) > 1:
+        others = ", ".join(f"{stage}/{digest[:12]}" for digest in found)
+        raise UsageError(f"{name!r} names {len(found)} artifacts", expected=f"one of {others}")
     return Artifact.load(root.child(f"artifacts/{stage}/{found[0]}"))
 
 
@@ -516,6 +552,14 @@ def main() -> None:
     except CliplineError as error:
         _err().print(str(error), style="red", markup=False)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno not in _STORE_REFUSES:
+            raise
+        refused = StorageError(
+            f"cannot use {error.filename}", found=error.strerror or "", fix="another --root; clipline doctor tells"
+        )
+        _err().print(str(refused), style="red", markup=False)
+        sys.exit(refused.exit_code)
     finally:
         gc.freeze()  # at exit Python looks for cycles in all that was imported; with MLflow that takes most of a second
 

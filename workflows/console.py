@@ -89,7 +89,7 @@ class Watcher:
     def _on_progress(self, event: Event) -> None:
         stage, done, total = event["stage"], event["done"], event["total"]
         standard = ("event", "stage", "time", "done", "total")
-        note = "  ".join(f"{key} {_number(value)}" for key, value in event.items() if key not in standard)
+        note = "  ".join(_shown(key, value) for key, value in event.items() if key not in standard)
         if self._progress is not None and stage in self._tasks:
             self._progress.update(self._tasks[stage], completed=done, total=total, note=note)
         elif self._progress is None and time.monotonic() - self._said.get(stage, 0.0) > _EVERY_S:
@@ -113,7 +113,8 @@ class Watcher:
             self._say(event["stage"], "stopped; what is committed is kept", "yellow")
         else:
             again = "; trying again" if event.get("will_retry") else ""
-            self._say(event["stage"], f"failed: {event['error']}{again}", "red")
+            reason, _, _ = event["error"].partition("\n")  # what was found and how to mend it is said at the end
+            self._say(event["stage"], f"failed: {reason}{again}", "red")
 
     def _drop(self, stage: str) -> None:
         if self._progress is not None and stage in self._tasks:
@@ -126,6 +127,10 @@ def _result(event: Event) -> str:
         return f": {funnel['kept']:,} of {funnel['entered']:,} {funnel['unit']} kept"
     shown = [f"{key} {_number(value)}" for key, value in event.get("metrics", {}).items() if "_" not in key][:4]
     return f": {', '.join(shown)}" if shown else ""
+
+
+def _shown(key: str, value: float | str) -> str:
+    return f"eta {seconds(value)}" if key == "eta_s" and isinstance(value, float) else f"{key} {_number(value)}"
 
 
 def _number(value: object) -> str:

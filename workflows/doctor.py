@@ -18,7 +18,7 @@ from infra.errors import CliplineError, redact
 from infra.storage import LocalStore, Store
 from infra.tracking import Address
 
-__all__ = ["Check", "checks"]
+__all__ = ["Check", "checks", "ray_cluster"]
 
 _PACKAGES = ("ray", "torch", "torchvision", "open_clip_torch", "mlflow", "pyarrow", "img2dataset", "webdataset")
 
@@ -42,7 +42,7 @@ def checks(root: Store) -> Iterator[Check]:
     yield _disk(root)
     yield _memory()
     yield _gpus()
-    yield _reachable("ray", os.environ.get("RAY_ADDRESS"), "a local cluster is started for each run")
+    yield ray_cluster()
     address = Address.find(root)
     remote = address.uri if address.uri.startswith("http") else None
     yield _reachable("mlflow server", remote, f"runs go to {redact(address.uri)}")
@@ -86,13 +86,18 @@ def _gpus() -> Check:
     return Check("gpu", "ok", "; ".join(filter(None, found)))
 
 
+def ray_cluster() -> Check:
+    """Does the cluster at ``RAY_ADDRESS`` answer?"""
+    return _reachable("ray", os.environ.get("RAY_ADDRESS"), "a local cluster is started for each run")
+
+
 def _reachable(name: str, address: str | None, otherwise: str) -> Check:
     if not address:
         return Check(name, "ok", otherwise)
     if address in ("auto", "local"):  # Ray's words for the cluster of this machine
         return Check(name, "ok", address)
     parts = urlsplit(address if "://" in address else f"tcp://{address}")
-    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme, 6379)
+    port = parts.port or {"http": 80, "https": 443, "ray": 10001}.get(parts.scheme, 6379)
     try:
         socket.create_connection((parts.hostname or "", port), timeout=3).close()
     except OSError as error:

@@ -117,11 +117,11 @@ def _step(stage: Stage, root: Store, before: dict[str, Step], selection: Selecti
         upstream = before[source.name]
         # Stages are deterministic, so a repaired or forced input usually comes out the same; whether it did is known
         # only when it is there, and until then its dependants are due.
-        if upstream.action != "cached" or upstream.manifest is None:
-            if manifest is not None:
-                fate = "is left out" if upstream.action == "left" else "will run"
-                why.append(f"input {name} ({source.name}) {fate}")
-        elif manifest is not None and _recorded_input(manifest, name) != upstream.manifest.content_digest:
+        if manifest is None or upstream.action == "left":
+            continue  # an input that is left out changes nothing: somebody may have removed it to make room
+        if upstream.action == "run":
+            why.append(f"input {name} ({source.name}) will run")
+        elif upstream.manifest is not None and _recorded_input(manifest, name) != upstream.manifest.content_digest:
             why.append(f"input {name} ({source.name}) was rebuilt with other content")
     done = len(folder.paths("ledger")) if manifest is None else 0
     if done:

@@ -10,6 +10,7 @@ import difflib
 import importlib.util
 import inspect
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, is_dataclass, replace
@@ -34,6 +35,7 @@ class Dial:
     default: Any
     annotation: str
     needed: bool
+    note: str = ""  # the comment beside it in the recipe's file
 
 
 @dataclass(frozen=True)
@@ -55,15 +57,18 @@ class Recipe:
 
     @property
     def dials(self) -> list[Dial]:
-        return [
-            Dial(name, None if p.default is p.empty else p.default, _type(p.annotation), p.default is p.empty)
-            for name, p in inspect.signature(self.function).parameters.items()
-        ]
+        notes = dict(re.findall(r"^ +(\w+):.*?  # (.*)$", inspect.getsource(self.function), re.MULTILINE))
+        dials = []
+        for name, p in inspect.signature(self.function).parameters.items():
+            needed = p.default is p.empty
+            dials.append(Dial(name, None if needed else p.default, _type(p.annotation), needed, notes.get(name, "")))
+        return dials
 
     def build(self, settings: Iterable[str] = ()) -> Workflow:
         """The workflow with ``settings`` (``dial=value``, ``stage.field=value``) applied.
 
-        Values are read as JSON, else as text. Raises UsageError or ConfigError for names and values that do not fit.
+        Values are read as JSON, else as text; where a dial wants a list, one value will do. Raises UsageError or
+        ConfigError for names and values that do not fit.
         """
         dials: dict[str, Any] = {}
         fields: dict[str, dict[str, Any]] = {}
@@ -93,14 +98,14 @@ class Recipe:
     def _turn(self, name: str, value: object) -> object:
         """A dial's value as its annotation wants it."""
         annotation = get_type_hints(self.function).get(name, Any)
-        try:
-            return TypeAdapter(annotation).validate_python(value)
-        except ValidationError as error:
-            raise UsageError(
-                f"dial {name} of recipe {self.name} cannot be that",
-                expected=error.errors()[0]["msg"],
-                found=repr(value),
-            ) from None
+        for candidate in (value, [value]):
+            try:
+                return TypeAdapter(annotation).validate_python(candidate)
+            except ValidationError:
+                continue
+        raise UsageError(
+            f"dial {name} of recipe {self.name} cannot be that", expected=_type(annotation), found=repr(value)
+        )
 
 
 def built_in() -> list[str]:
@@ -140,7 +145,7 @@ def _import(path: Path) -> ModuleType:
 def _type(annotation: Any) -> str:  # noqa: ANN401 - a type, its name, or inspect's word for none
     if annotation is inspect.Parameter.empty:
         return "any"
-    return annotation.__name__ if type(annotation) is type else str(annotation)
+    return annotation.__name__ if type(annotation) is type else str(annotation).replace("typing.", "")
 
 
 def _value(text: str) -> Any:  # noqa: ANN401 - JSON

@@ -14,13 +14,13 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from infra import cluster
 from infra.context import Event
 from infra.errors import CliplineError, DeadlineError, LeaseHeld, LeaseLost, Preempted, StageFailed
-from infra.lease import Lease
+from infra.lease import Lease, current_claim
 from infra.manifest import MANIFEST, Artifact, Manifest
 from infra.storage import Store
 from infra.tracking import Address, Tracker
@@ -100,10 +100,20 @@ def run(plan: Plan, root: Store, asked: RunRecord, options: Options, listen: Lis
         took = time.monotonic() - started
         record([_event("run_finished", run=name, status=status, exit_code=code, seconds=took, note=note(asked, root))])
         tracked = tracker.close(timeout_s=60.0)
-        if options.tracking_required and not tracked and status == "done":
-            error = CliplineError("MLflow did not get everything", found=tracker.degraded, fix=f"clipline sync {name}")
+        if options.tracking_required and status == "done" and (tracker.refused or not tracked):
+            error = _untracked(tracker, name, tracked)
             status, code = "failed", 1
     return Outcome(name, status, code, error, tracker.page, tracked)
+
+
+def _untracked(tracker: Tracker, run: str, sent: bool) -> CliplineError:
+    if not sent:
+        return CliplineError("MLflow did not get everything", found=tracker.degraded, fix=f"clipline sync {run}")
+    return CliplineError(
+        "MLflow did not take everything",
+        found=f"{tracker.refused} events refused for good; a warning named each",
+        fix="every stage is done: run without --tracking-required",
+    )
 
 
 def _event(kind: str, **fields: Any) -> Event:  # noqa: ANN401 - JSON values
@@ -162,6 +172,7 @@ class _Driver:
         self._waiting = {step.stage.name: step for step in plan.to_run}
         self._not_before: dict[str, float] = {}
         self._tries: dict[str, int] = {}
+        self._contended: set[str] = set()  # stages somebody else was seen to hold
         self._running: dict[Any, _Attempt] = {}
         self._mailbox = cluster.mailbox()
         self._failure: CliplineError | None = None
@@ -231,6 +242,10 @@ class _Driver:
         )
 
     def _acquire(self, stage: Stage, folder: Store) -> Lease | None:
+        if stage.name not in self._contended and (claim := current_claim(folder)):
+            self._contended.add(stage.name)
+            message = f"{claim.owner} holds it; waiting for a sign of life, {Lease.TTL_S:g} s at most"
+            self._emit("log", stage, level="WARNING", message=message)
         try:
             return Lease.acquire(folder)
         except LeaseHeld as held:
@@ -243,8 +258,8 @@ class _Driver:
     def _settled(self, step: Step) -> bool:
         """Whether, now that its inputs are there, the stage is done after all: another run did it, or an input that
         was made again came out the same."""
-        now = make_plan(self._plan.workflow, self._root)[step.stage.name]
-        return now.action == "cached" and not (now.drifted and self._plan.selection.rerun_drift)
+        selection = replace(self._plan.selection, force=())
+        return make_plan(self._plan.workflow, self._root, selection)[step.stage.name].action == "cached"
 
     # --- minding
 

@@ -144,7 +144,9 @@ def test_a_run_is_a_parent_with_a_child_per_stage(run, address, pages):
     assert crawl.data.metrics == {"pages_per_s": 2.5, "entered": 3, "kept": 2, "dropped.http": 1, "seconds": 1.5}
     assert crawl.data.tags["clipline.cached"] == "false"
     assert parent.data.metrics == {"crawl.pages_per_s": 2.5}
-    assert tracker.page.endswith(f"/#/experiments/{parent.info.experiment_id}/runs/{parent.info.run_id}")
+    assert tracker.page.endswith(
+        f"/#/experiments/{parent.info.experiment_id}/runs/{parent.info.run_id}?workflowType=machine_learning"
+    )
 
 
 def test_curves_keep_every_point_once_however_often_they_are_sent(run, address, client, pages):
@@ -301,14 +303,15 @@ def test_an_event_that_cannot_be_sent_is_reported_and_the_rest_goes_on(run, addr
     run.add("something_new", stage="train")
     run.add("metrics", stage="train", values={"loss": 2.0}, step=2)
     run.add("run_finished", status="done")
-    run.send(address)
+    tracker = run.send(address)
     found = pages()
     assert found["train"].data.metrics == {"loss": 2.0}
     assert found[""].info.status == "FINISHED"
     reported = [message for message in caplog.messages if "does not get" in message]
     for words in ("metrics of never-started", "stage_finished of gone", "metrics of train", "stage_started of train"):
         assert sum(words in message for message in reported) == 1
-    assert len(reported) == 4
+    assert len(reported) == tracker.refused == 4
+    assert run.send(address).refused == 4  # and they stay refused, though nothing is left to send
 
 
 def test_an_experiment_somebody_deleted_is_brought_back(run, address, client, pages):
@@ -492,6 +495,7 @@ def test_a_server_with_credentials_in_its_address_does_not_show_them(monkeypatch
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://user:hunter2@mlflow.example/base/")
     address = Address.find(LocalStore("/root"))
     assert address.ui_command is None
-    assert address.page("1", "abc") == "https://mlflow.example/base/#/experiments/1/runs/abc"
+    page = "https://mlflow.example/base/#/experiments/1/runs/abc?workflowType=machine_learning"
+    assert address.page("1", "abc") == page
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://user:hunter2@db/mlflow")
     assert "hunter2" not in Address.find(LocalStore("/root")).ui_command

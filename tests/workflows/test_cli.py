@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -134,7 +135,9 @@ def test_ls_lists_runs_and_artifacts(clipline, toy):
 
 
 def test_ls_of_nothing_is_nothing(clipline):
-    assert clipline("ls").stdout == ""
+    shown = clipline("ls")
+    assert shown.stdout == ""
+    assert "yet" in shown.stderr
     assert strictly(clipline("ls", "--json").stdout) == {"runs": [], "artifacts": []}
 
 
@@ -189,6 +192,9 @@ def test_recipes_lists_them_with_their_dials(clipline):
     found = strictly(clipline("recipes", "--json").stdout)
     assert found["url_list"]["dials"]["url_list"]["needed"]
     assert found["quickstart"]["summary"]
+    one = clipline("recipes", "website").stdout
+    assert one.startswith("website") and "links away from a start" in one
+    assert "classification" not in one
 
 
 def test_a_run_of_what_is_done_says_so_without_ray(clipline, toy):
@@ -227,7 +233,10 @@ def test_resume_works_from_another_folder_and_keeps_the_selection(clipline, root
         (["plan", "website"], 2, "somewhere to start"),
         (["status"], 2, "there are no runs below"),
         (["resume"], 2, "there are no runs below"),
-        (["show", "filter"], 2, "names 0 artifacts"),
+        (["show", "filter"], 2, "there is no artifact 'filter'"),
+        (["plan", "toy.py", "--root", "toy.py"], 1, "Not a directory"),
+        (["run", "toy.py", "--root", "toy.py/x"], 1, "cannot use"),
+        (["recipes", "quikstart"], 2, "did you mean 'quickstart'?"),
         (["plan"], 2, "Missing argument"),
         (["plan", "toy.py", "--frce", "x"], 2, "No such option"),
         (["run", "toy.py", "--cpus", "0"], 2, "--cpus"),
@@ -242,6 +251,12 @@ def test_what_is_wrong_is_told_on_stderr_in_a_few_words(clipline, words, code, m
     assert shown.stdout == ""
     assert "Traceback" not in shown.stderr
     assert len(shown.stderr.splitlines()) <= 8
+
+
+def test_a_ray_cluster_that_is_not_there_is_told_at_once(clipline, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{server.getsockname()[1]}")
+    assert "unset RAY_ADDRESS" in clipline("run", "toy.py", code=1).stderr
 
 
 def test_a_long_message_is_not_broken_into_lines(clipline, root, tmp_path, monkeypatch):

@@ -276,6 +276,17 @@ def test_a_selection_that_leaves_out_what_it_needs_is_refused(root, shape, selec
     assert caught.value.fix == f"run it first: --until {missing}"
 
 
+def test_what_is_done_stays_done_when_an_input_was_removed_and_is_left_out(root):
+    """Somebody made room by deleting the crawl; the model can still be evaluated, trained on, and so on."""
+    carry_out(chain(), root)
+    root.delete(chain()["a"].folder)
+    assert due(make_plan(chain(), root)) == "abc"  # who asks for all gets all
+    assert due(make_plan(chain(), root, Selection(start="b"))) == ""
+    other = chain(c=Make(size=9))
+    assert due(make_plan(other, root, Selection(start="b"))) == "c"
+    assert due(make_plan(other, root, Selection(only=["c"]))) == "c"
+
+
 def test_force_runs_what_is_done_and_what_depends_on_it(root):
     workflow = diamond()
     carry_out(workflow, root)

@@ -132,7 +132,7 @@ def test_values_are_json_or_else_text(recipe, text, value):
         ("size", "has no value"),
         ("sise=3", "no dial 'sise'"),
         ("size=big", "dial size"),
-        ("hosts=example.org", "dial hosts"),
+        ("hosts=3", "dial hosts"),
         ("fast=perhaps", "dial fast"),
         ("frist.size=3", "no stage 'frist'"),
         ("first.sise=3", "no field 'sise'"),
@@ -148,6 +148,23 @@ def test_what_does_not_fit_is_refused(recipe, setting, words):
     with pytest.raises(UsageError, match=words) as caught:
         recipe.build([setting])
     assert caught.value.exit_code == 2
+
+
+def test_one_value_will_do_where_a_dial_wants_a_list(recipe):
+    assert recipe.build(["hosts=example.org"])["first"].config.hosts == ("example.org",)
+    assert recipe.build(["hosts=null"])["first"].config.hosts == ()
+
+
+def test_a_dial_that_does_not_fit_is_told_what_would(recipe):
+    with pytest.raises(UsageError) as caught:
+        recipe.build(["hosts=3"])
+    assert (caught.value.expected, caught.value.found) == ("list[str] | None", "3")
+
+
+def test_what_stands_beside_a_dial_explains_it():
+    notes = {dial.name: dial.note for dial in load("website").dials}
+    assert notes["max_depth"] == "links away from a start"
+    assert notes["gpu"] == ""
 
 
 def test_a_name_that_is_nearly_right_is_suggested(recipe):

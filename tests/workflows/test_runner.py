@@ -1,46 +1,46 @@
-"""The engine with real Ray and real kills: whatever happens, the end is what an undisturbed run ends with."""
+"""The engine with real Ray and real kills: whatever happens, the end is what an undisturbed run ends with.
+
+A driver that is to be killed is a process of its own, which costs it seconds of imports and of workers started anew.
+All others work in this process, on the same cluster, and find both there already.
+"""
 
 from __future__ import annotations
 
-import gc
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-import warnings
 from collections import Counter
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
+
+from workflows import cli
+
+# MLflow's own use of SQLAlchemy, deprecated since 2.1
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 
 TOY = Path(__file__).parent / "toy_recipe.py"
 
 
 @pytest.fixture(scope="module")
-def cluster_address():
+def cluster_address(ray_cluster):
     """A Ray cluster that outlives the drivers killed here, as a real one does."""
-    from ray.cluster_utils import Cluster
+    import ray
 
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", ResourceWarning
-        )  # Ray leaves the sockets it found free ports with to the collector
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
-        gc.collect()
-    yield cluster.address
-    cluster.shutdown()
+    return ray.get_runtime_context().gcs_address
 
 
 class Driver:
-    """``clipline`` as a process of its own."""
+    """``clipline`` below a root of its own, on the cluster at ``address``."""
 
     def __init__(self, root: Path, address: str) -> None:
-        self.root, self.diary = root, root.parent / f"{root.name}.diary"
-        self.env = {
-            **os.environ,
-            "RAY_ADDRESS": address,
+        self.root, self.diary, self._address = root, root.parent / f"{root.name}.diary", address
+        self._env = {
             "CLIPLINE_ROOT": str(root),
             # one database for all: making one takes MLflow three seconds
             "MLFLOW_TRACKING_URI": f"sqlite:///{root.parent.parent}/mlflow.db",
@@ -49,15 +49,23 @@ class Driver:
         }
 
     def start(self, *words: str, **env: str) -> subprocess.Popen[str]:
+        """In a process of its own, which may be killed."""
         command = [sys.executable, "-m", "workflows.cli", *words]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return subprocess.Popen(command, env={**self.env, **env}, text=True, **pipes)
+        env = {**os.environ, **self._env, "RAY_ADDRESS": self._address, **env}
+        return subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
-    def __call__(self, *words: str, expect: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
-        process = self.start(*words, **env)
-        out, err = process.communicate(timeout=120)
-        assert process.returncode == expect, f"exit code {process.returncode}\n{out}\n{err}"
-        return subprocess.CompletedProcess(words, process.returncode, out, err)
+    def __call__(self, *words: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
+        """In this process, to the end."""
+        out, err = io.StringIO(), io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+            for name, value in self._env.items():
+                patch.setenv(name, value)
+            patch.setattr(sys, "argv", ["clipline", *words])
+            with pytest.raises(SystemExit) as caught:
+                cli.main()
+        code = caught.value.code or 0
+        assert code == expect, f"exit code {code}\n{out.getvalue()}\n{err.getvalue()}"
+        return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
 
     def manifests(self) -> dict[str, bytes]:
         return {path.parent.parent.name: path.read_bytes() for path in self.root.glob("artifacts/*/*/manifest.json")}
@@ -83,7 +91,7 @@ def driver(tmp_path, cluster_address):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, cluster_address):
-    """Manifests of a run nobody disturbed, and how many durable writes its driver made."""
+    """Manifests of a run nobody disturbed."""
     driver = Driver(tmp_path_factory.mktemp("undisturbed") / "root", cluster_address)
     driver("run", str(TOY))
     return driver.manifests()
@@ -158,6 +166,7 @@ def test_the_second_of_two_runs_exits_73_naming_the_holder_or_waits(driver, undi
     waiting = driver.start("run", str(TOY), "--wait")
     refused = driver("run", str(TOY), expect=73)
     assert f"process {first.pid}" in refused.stderr
+    assert "waiting for a sign of life" in refused.stderr
     assert first.wait(timeout=60) == 0
     assert waiting.wait(timeout=60) == 0, waiting.communicate()
     first.communicate()
@@ -170,6 +179,13 @@ def test_troubles_that_pass_are_retried(driver, undisturbed):
     for trouble in ("worker dies", "first attempt fails"):
         driver("run", str(TOY), "--set", f"trouble={trouble}", "--force", "left")
         assert driver.manifests() == undisturbed
+
+
+def test_what_mlflow_refuses_fails_only_a_run_that_requires_tracking(driver):
+    trouble = ("run", str(TOY), "--set", "trouble=nothing to show")
+    driver(*trouble)
+    failed = driver(*trouble, "--force", "right", "--tracking-required", expect=1)
+    assert "1 events refused for good" in failed.stderr
 
 
 def test_a_stage_that_hangs_is_cancelled_at_its_timeout_and_tried_again(driver, undisturbed):

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -62,6 +63,45 @@ def test_from_shards_to_a_score(given):
     events = [json.loads(line) for line in journal.read_text().splitlines() if line.strip()]
     scored = [event["step"] for event in events if "validation/colours/acc1" in event.get("values", {})]
     assert scored[-1] == 96
+
+
+def events(folder):
+    return [
+        json.loads(line)
+        for journal in folder.glob("root/runs/*/journal.jsonl")
+        for line in journal.read_text().splitlines()
+        if line.endswith("}")  # the last may be half written
+    ]
+
+
+def test_sigterm_gives_a_checkpoint_and_75_and_resume_goes_on_from_it(given):
+    total = 8_000  # some seconds
+    sets = {
+        "shards": json.dumps([str(given / "shards")]), "model": json.dumps(MODEL), "samples": total, "batch_size": 16,
+        "train.log_every": 160, "train.checkpoint_every": 10**9,
+    }  # fmt: skip
+    command = [sys.executable, "-m", "workflows.cli"]
+    run = [*command, "run", "train", "--cpus", "2"]
+    run += [part for name, value in sets.items() for part in ("--set", f"{name}={value}")]
+    env = {**os.environ, "CLIPLINE_ROOT": str(given / "root")}
+    env.pop("MLFLOW_TRACKING_URI", None)
+    with subprocess.Popen(run, env=env, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        while not any(event["event"] == "train_start" for event in events(given)):
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.05)
+        process.terminate()
+        _, said = process.communicate(timeout=120)
+    assert process.returncode == 75, said
+    assert "clipline resume" in said
+    (checkpoint,) = given.glob("root/artifacts/train/*/checkpoints/*")
+    print("AT", checkpoint.name, [(e["time"], e["event"]) for e in events(given) if e["event"] in ("train_start", "stopping", "stage_end", "run_end", "metrics")][:3])
+    assert 0 < int(checkpoint.name) < total
+    done = subprocess.run([*command, "resume"], env=env, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    starts = [event["samples"] for event in events(given) if event["event"] == "train_start"]
+    assert starts == [0, int(checkpoint.name)]
+    (manifest,) = given.glob("root/artifacts/train/*/manifest.json")
+    assert json.loads(manifest.read_text())["facts"]["samples"] == total
 
 
 def test_sets_are_copied_as_they_are_and_missing_ones_said_so(given):

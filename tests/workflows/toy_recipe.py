@@ -56,7 +56,9 @@ def make(config, inputs, context):
     if config.trouble == "hangs" and once(config.diary, "hung"):
         time.sleep(3600)
     shards = [(f"{index:05d}", (index, config)) for index in range(config.shards)]
-    records = run_shards(context, shards, shard, Limits(cpus=0.5))
+    if config.trouble == "nothing to show":
+        context.emit("file", folder=context.store.url, path="not-there.png")
+    records = run_shards(context, shards, shard, Limits())
     context.metrics({"loss": 1.0}, step=1)
     context.metrics({"loss": 0.5}, step=2)
     return context.finish(records, metrics={"score": 0.5, "score_low": 0.4, "score_high": 0.6})

@@ -8,6 +8,7 @@ clipline run train --set ... --set train.objective=siglip --set train.precision=
 from typing import Any
 
 from evaluation import retrieval, testsets, zeroshot
+from infra.errors import UsageError
 from training import train
 from workflows.stage import Stage, Workflow
 
@@ -25,13 +26,15 @@ def workflow(
     captions: list[str] | None = None,  # those with captions
 ) -> Workflow:
     sets = (*(classification or ()), *(captions or ()))
+    if sets and not tests:
+        raise UsageError(f"nobody said where the test sets {', '.join(sets)} are", fix="--set tests=FOLDER")
     learning = train.Config(
         model=model, shards=shards, weights=weights, samples=samples, batch_size=batch_size, warmup=samples // 10,
         workers=workers, gpu=gpu, validation=sets, validation_every=max(1, samples // 10),
     )  # fmt: skip
     if not sets:
         return Workflow("train", (Stage("train", train.run, learning),))
-    known = Stage("tests", testsets.run, testsets.Config(folder=tests or "", sets=sets))
+    known = Stage("tests", testsets.run, testsets.Config(folder=tests, sets=sets))
     trained = Stage("train", train.run, learning, {"tests": known})
     both = {"model": trained, "dataset": known}
     scores = [
