@@ -30,6 +30,8 @@ _KEEP_S = 300.0  # for a name that resolves, or that does not exist: getaddrinfo
 _UNSURE_S = 10.0  # for one the resolver could not say anything about
 _MOST_NAMES = 50_000
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# Not global by IANA's registries, or site-local, whatever the ipaddress module of the Python at hand makes of them.
+_NOT_GLOBAL = [ipaddress.ip_network(network) for network in ("192.0.0.0/24", "fec0::/10", "3fff::/20")]
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -55,6 +57,8 @@ def is_public(address: Address) -> bool:
             inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
         if inner is not None:
             return is_public(inner)
+    if any(address in network for network in _NOT_GLOBAL):
+        return False
     return address.is_global and not (address.is_multicast or address.is_reserved or address.is_unspecified)
 
 
