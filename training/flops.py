@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from training.patches import PatchDropout
+from training.dropout import PatchDropout
 
 if TYPE_CHECKING:
     from training.model import Towers

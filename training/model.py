@@ -8,6 +8,7 @@ workers (blocks, patch dropout, batch norm). Names and shapes of the weights sta
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
 from collections.abc import Mapping
 from copy import deepcopy
@@ -20,14 +21,16 @@ from torch import Tensor, nn
 
 from infra.errors import ConfigError
 from training.blocks import lean
+from training.dropout import Dropout, PatchDropout, Position
 from training.norm import synchronise
-from training.patches import PatchDropout, Position
 from training.tokens import Tokenizer
 
 if TYPE_CHECKING:
     from training.world import World
 
 __all__ = ["Locks", "Towers", "build"]
+
+log = logging.getLogger(__name__)
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 
@@ -128,7 +131,7 @@ def build(
     if grad_checkpointing:
         built.set_grad_checkpointing()
     position = Position()
-    _replace_patch_dropout(built, seed, position)
+    _replace_dropout(built, seed, position)
     return Towers(
         model=synchronise(lean(built), world),
         tokenize=Tokenizer(tokenizer),
@@ -221,15 +224,31 @@ def _lock(model: Any, locks: Locks) -> None:  # noqa: ANN401 - open_clip's model
         ) from error
 
 
-def _replace_patch_dropout(model: nn.Module, seed: int, position: Position) -> None:
+def _replace_dropout(model: nn.Module, seed: int, position: Position) -> None:
+    """By ours, what open_clip's configuration can ask for; what else there is (Hugging Face's text towers) is said."""
+    from open_clip.timm_model import TimmModel
     from open_clip.transformer import PatchDropout as OpenClips
+    from timm.layers.drop import DropPath
     from timm.layers.patch_dropout import PatchDropout as Timms
 
     children: list[tuple[nn.Module, str, Any]] = [
         (module, name, child) for module in model.modules() for name, child in module.named_children()
     ]
-    for module, name, child in children:
+    heads = {part for module in model.modules() if isinstance(module, TimmModel) for part in module.head.modules()}
+    left = set()
+    for layer, (module, name, child) in enumerate(children):
         if type(child) is OpenClips:
             setattr(module, name, PatchDropout(child.prob, int(child.exclude_first_token), seed, position))
         elif type(child) is Timms:
             setattr(module, name, PatchDropout(child.prob, child.num_prefix_tokens, seed, position))
+        elif type(child) is DropPath and child.drop_prob and child.scale_by_keep:
+            setattr(module, name, Dropout(child.drop_prob, True, seed, layer, position))
+        elif type(child) is nn.Dropout and child.p and child in heads:
+            setattr(module, name, Dropout(child.p, False, seed, layer, position))
+        elif getattr(child, "drop_prob", 0) or (isinstance(child, nn.Dropout) and child.p):
+            left.add(type(module).__name__)
+    if left:
+        log.warning(
+            "dropout in %s is drawn by each worker: on another number of workers the run comes to other numbers",
+            ", ".join(sorted(left)),
+        )

@@ -12,8 +12,9 @@ from conftest import MODEL
 from infra.errors import ConfigError
 from training.blocks import compile_blocks, encode_image
 from training.config import Config
+from training.dropout import Dropout, Position
 from training.ema import Ema
-from training.model import Locks, build
+from training.model import Locks, _replace_dropout, build
 from training.objectives import OBJECTIVES
 from training.parallel import gathered, wrap
 from training.precision import exact
@@ -222,7 +223,7 @@ def test_several_ranks_learn_the_same_and_exchange_what_learns_only(ranks, paral
         np.testing.assert_allclose(results[0][1][name], value, rtol=1e-3, atol=2e-4, err_msg=name)
 
 
-# --- patch dropout ----------------------------------------------------------------------------------------------------
+# --- dropout ----------------------------------------------------------------------------------------------------------
 
 
 def features_at(towers, position, images):
@@ -244,6 +245,51 @@ def test_the_patches_left_out_belong_to_the_sample(config):
     assert torch.equal(features_at(towers, 40, images), whole)
     towers.model.eval()
     assert len(features_at(towers, 40, images).detach().round(decimals=3).unique(dim=0)) == 1
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # dynamo looks at it to make its guards
+def test_layers_of_timm_that_are_left_out_belong_to_the_sample():
+    """What is drawn for a sample is the same in other parts, in compiled blocks, and whatever the worker draws."""
+    vision = {**TIMM["vision_cfg"], "timm_drop": 0.5, "timm_drop_path": 0.5}
+    towers = build({**TIMM, "vision_cfg": vision}, 0, WORLD)
+    images = pixels(towers, 1).expand(8, -1, -1, -1)
+    torch.manual_seed(1)
+    whole = features_at(towers, 40, images)
+    parts = torch.cat([features_at(towers, 40 + start, images[:2]) for start in range(0, 8, 2)])
+    torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-4)
+    assert len(whole.detach().round(decimals=3).unique(dim=0)) == 8
+    torch._dynamo.reset()
+    compile_blocks(towers.model, "eager")
+    torch.testing.assert_close(features_at(towers, 40, images), whole, rtol=1e-4, atol=1e-4)
+    towers.model.eval()
+    assert len(features_at(towers, 40, images).detach().round(decimals=3).unique(dim=0)) == 1
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_dropout_keeps_its_part_and_the_mean(whole):
+    position = Position()
+    x = torch.ones(4000, 3, 5, requires_grad=True)
+    y = Dropout(0.3, whole, 0, 1, position)(x)
+    assert y.detach().unique().tolist() == pytest.approx([0, 1 / 0.7])
+    assert (y == 0).float().mean().item() == pytest.approx(0.3, abs=0.03)
+    assert ((y == 0).flatten(1).float().mean(1) % 1 == 0).all() == whole
+    y.sum().backward()
+    assert torch.equal(x.grad, y)
+    assert not torch.equal(Dropout(0.3, whole, 0, 2, position)(x), y)
+    assert not torch.equal(Dropout(0.3, whole, 1, 1, position)(x), y)
+    assert Dropout(0.3, whole, 0, 1, position).eval()(x) is x
+
+
+def test_dropout_that_each_worker_draws_is_said(caplog):
+    model = build(MODEL, 0, WORLD).model
+    caplog.clear()
+    _replace_dropout(model, 0, Position())
+    assert not caplog.messages
+    model.transformer.dropout = torch.nn.Dropout(0.1)
+    _replace_dropout(model, 0, Position())
+    assert caplog.messages == [
+        "dropout in Transformer is drawn by each worker: on another number of workers the run comes to other numbers"
+    ]
 
 
 def test_half_the_patches_cost_half_the_work():
