@@ -75,7 +75,7 @@ def events(folder):
 
 
 def test_sigterm_gives_a_checkpoint_and_75_and_resume_goes_on_from_it(given):
-    total = 8_000  # some seconds
+    total = 16_000  # takes ten times what a signal takes to get there
     sets = {
         "shards": json.dumps([str(given / "shards")]), "model": json.dumps(MODEL), "samples": total, "batch_size": 16,
         "train.log_every": 160, "train.checkpoint_every": 10**9,
@@ -94,7 +94,6 @@ def test_sigterm_gives_a_checkpoint_and_75_and_resume_goes_on_from_it(given):
     assert process.returncode == 75, said
     assert "clipline resume" in said
     (checkpoint,) = given.glob("root/artifacts/train/*/checkpoints/*")
-    print("AT", checkpoint.name, [(e["time"], e["event"]) for e in events(given) if e["event"] in ("train_start", "stopping", "stage_end", "run_end", "metrics")][:3])
     assert 0 < int(checkpoint.name) < total
     done = subprocess.run([*command, "resume"], env=env, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
