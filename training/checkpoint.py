@@ -93,7 +93,7 @@ class Checkpoints:
         each step. While rank 0 has notice that machines will be taken away there is one each time it is asked.
         """
         every = self.config.checkpoint_every
-        if before // every != after // every:
+        if every is not None and before // every != after // every:
             return True
         if self.config.checkpoint_minutes is None and self.world.notice is None:
             return False

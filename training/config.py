@@ -135,7 +135,7 @@ class Config(BaseConfig):
         "fp32", description="fp32; bf16 by autocast; bf16 weights with fp32 masters. Logits and loss are always fp32"
     )
     tf32: bool = Field(False, description="whether GPUs multiply fp32 matrices with 10 bits of mantissa")
-    log_every: int = Field(10_000, ge=1, description="samples between two lines of the history")
+    log_every: int | None = Field(None, ge=1, description="samples between two lines of the history; none: ten batches")
     validation: Runtime[tuple[str, ...]] = Field(
         (), description="test sets of the input `tests`, in CLIP_benchmark's layout, to score now and then"
     )
@@ -178,9 +178,11 @@ class Config(BaseConfig):
     )
     cache_mb: Runtime[int] = Field(2048, ge=0, description="MB of decoded images a worker keeps in memory")
     max_corrupt: Runtime[int] = Field(100, ge=0, description="samples that may fail to decode before the run fails")
-    checkpoint_every: Runtime[int] = Field(1_000_000, ge=1, description="samples between two checkpoints")
+    checkpoint_every: Runtime[int | None] = Field(
+        None, ge=1, description="samples between two checkpoints; none: minutes alone decide"
+    )
     checkpoint_minutes: Runtime[float | None] = Field(
-        None, gt=0, description="minutes after which there is a checkpoint anyway; none: samples alone decide"
+        5.0, gt=0, description="minutes after which there is a checkpoint anyway; none: samples alone decide"
     )
     keep_checkpoints: Runtime[int] = Field(2, ge=1, description="how many of the newest checkpoints are kept")
     keep_every: Runtime[int | None] = Field(

@@ -109,7 +109,6 @@ class Trainer:
         self.profiler = Profiler(context, world, config.profile_at)
         self.state = State()
         self._pending: dict[str, list[torch.Tensor]] = {}  # this rank's losses that the others have not heard of
-        self._scores: dict[str, float] | None = None  # of the validation since the last checkpoint
 
     @property
     def total(self) -> int:
@@ -155,12 +154,14 @@ class Trainer:
                 last = state.samples == self.total
                 self.meter.count(state.samples)
                 self.profiler.step(state.samples)
-                if last or _crosses(config.log_every, before, state.samples):
+                if last or _crosses(config.log_every or 10 * config.batch_size, before, state.samples):
                     self._log(rate, norm)
+                scores = None
                 if self.validation and (last or _crosses(config.validation_every, before, state.samples)):
-                    self._validate(self.validation)
-                if self.checkpoints.due(before, state.samples) or last:
-                    self._save()
+                    scores = self._validate(self.validation)
+                # The best can be kept only if there is one of what was scored.
+                if last or (scores is not None and config.keep_best) or self.checkpoints.due(before, state.samples):
+                    self._save(scores)
         self.profiler.close()
 
     def _agreed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
@@ -266,17 +267,17 @@ class Trainer:
         self._pending.clear()
         return [own for _, _, own in told]
 
-    def _validate(self, validation: Validation) -> None:
+    def _validate(self, validation: Validation) -> dict[str, float]:
+        """The scores, on rank 0."""
         with self.meter.pausing():
             autocast = self.precision.autocast(self.world.device)
             found = self.model.call(validation, self.objective.model, autocast)
         if self.world.rank == 0:
             self.context.metrics({f"validation/{name}": value for name, value in found.items()}, self.state.samples)
-        self._scores = found
+        return found
 
-    def _save(self) -> None:
+    def _save(self, scores: dict[str, float] | None = None) -> None:
         self._collect()
-        scores, self._scores = self._scores, None
         samples = self.state.samples
         held = self.checkpoints.save(samples, self.objective, self.optimizer, asdict(self.state), scores)
         if self.world.rank == 0:

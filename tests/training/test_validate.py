@@ -18,6 +18,7 @@ from infra.shards import TarWriter
 from infra.storage import LocalStore
 from infra.testset import EvalSet, prompts
 from training import train
+from training.checkpoint import complete
 from training.data import Shards
 from training.loop import train as run_loop
 from training.world import World
@@ -115,6 +116,26 @@ def test_validating_changes_no_byte_and_a_profile_is_written(ranks, shards, test
 
 def without_tests(folder, shards):
     return go(folder, shards, None, validation=(), profile_at=8)
+
+
+def best(folder, shards, tests):
+    rules = {
+        "checkpoint_every": None,
+        "keep_checkpoints": 1,
+        "keep_best": 2,
+        "best_metric": "captions/mean_recall_at_1",
+    }
+    return go(folder, shards, tests, validation_every=16, **rules)
+
+
+def test_the_best_are_those_that_were_scored(ranks, shards, tests, tmp_path):
+    ((found, _),) = ranks(1, best, tmp_path, shards, tests)
+    assert sorted(found) == [16, 32, 48, 64]
+    seals = [seals[0] for seals in complete(LocalStore(tmp_path))]
+    for seal in seals:
+        assert {f"validation/{name}": value for name, value in seal.metrics.items()} == found[seal.samples]
+    ranking = sorted(found, key=lambda at: (-found[at]["validation/captions/mean_recall_at_1"], at))
+    assert {seal.samples for seal in seals} == {*ranking[:2], 64}
 
 
 def test_a_set_that_is_not_there_is_said_so(ranks, shards, tests, tmp_path):
