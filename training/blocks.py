@@ -20,7 +20,7 @@ from open_clip.transformer import ResidualAttentionBlock, Transformer, VisionTra
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["Block", "compile_blocks", "encode_image", "lean", "pixels_for", "through"]
+__all__ = ["Block", "compile_blocks", "encode_image", "lean", "pixels_for", "run", "through"]
 
 
 class Block(ResidualAttentionBlock):  # type: ignore[misc] # open_clip has no types
@@ -107,13 +107,14 @@ def through(transformer: Any, x: Tensor, mask: Tensor | None, at: Tensor) -> Ten
     """Tokens ``x`` (n, l, d) through all blocks -> (n, q, d) at the positions ``at`` (n, q)."""
     *blocks, last = transformer.resblocks
     for block in blocks:
-        x = _run(transformer, block, x, attn_mask=mask)
+        x = run(transformer, block, x, attn_mask=mask)
     if isinstance(last, Block):
-        return _run(transformer, last, x, attn_mask=mask, at=at)
-    return _take(_run(transformer, last, x, attn_mask=mask), at)
+        return run(transformer, last, x, attn_mask=mask, at=at)
+    return _take(run(transformer, last, x, attn_mask=mask), at)
 
 
-def _run(transformer: Any, block: nn.Module, x: Tensor, **arguments: Tensor | None) -> Tensor:  # noqa: ANN401
+def run(transformer: Any, block: nn.Module, x: Tensor, **arguments: Tensor | None) -> Tensor:  # noqa: ANN401
+    """``block(x, **arguments)``, its activations kept or computed again as ``transformer`` has it."""
     kept = not transformer.grad_checkpointing
     y: Tensor = block(x, **arguments) if kept else checkpoint(partial(block, **arguments), x, use_reentrant=False)
     return y

@@ -208,6 +208,22 @@ def test_coca_is_open_clips_model_with_open_clips_loss(teacher):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-13)
 
 
+def test_a_caption_costs_what_it_is_long(teacher, monkeypatch):
+    """The decoder ends with the longest, and the vocabulary is asked for words only."""
+    objective, seen = make("coca", teacher), []
+    entropy = F.cross_entropy
+    monkeypatch.setattr(F, "cross_entropy", lambda x, *y, **z: seen.append(tuple(x.shape)) or entropy(x, *y, **z))
+    objective.model.text_decoder.ln_final.register_forward_pre_hook(lambda _, x: seen.append(tuple(x[0].shape)))
+    images, texts = batch()
+    texts[:, 4:] = 0
+    texts[:, 3] = 63
+    texts[0, 2:] = torch.tensor([63, 0, 0, 0, 0, 0])
+    objective(images, texts)
+    words = int((texts[:, 1:] != 0).sum())
+    assert seen == [(8, 3, 16), (words, 64)]
+    assert words < 8 * 3
+
+
 # --- however the batch is divided -------------------------------------------------------------------------------------
 
 
