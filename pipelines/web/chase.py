@@ -173,6 +173,7 @@ class Chase:
     async def _request(self, url: str, host: str, what: What) -> tuple[Response, int]:
         """One exchange in one turn, which tells the host's keepers how it went."""
         turns = self._turns
+        await self._client.resolve(host)  # before the turn, which others may use meanwhile
         await turns.take(host)
         start = self._clock()
         latency: float | None = None

@@ -123,6 +123,17 @@ class Client:
         await self._session.close()
         await self.guard.close()
 
+    async def resolve(self, host: str) -> None:
+        """Have ``host`` looked up. That may take a while, since dead names keep our resolver's threads for seconds; it
+        is no delay of the server's. Raises FetchError if it takes longer than a request may."""
+        if self.guard.knows(host):
+            return
+        try:
+            with self._deadlines.within(self._web.deadline_s):
+                await self.guard.look_up(host)
+        except TimeoutError:
+            raise FetchError(Drop.TIMEOUT, "the host's name was not resolved in time") from None
+
     async def request(self, url: str, what: What, answered: Callable[[int], None]) -> tuple[Response, int]:
         """The answer to a GET, and how many bytes of the budget its body holds: the caller gives them back.
 

@@ -79,7 +79,7 @@ class Web(Config):
     breaker_s: Runtime[float] = Field(
         30.0, gt=0, description="for how long at first, doubled each time it still does not answer"
     )
-    dns_threads: Runtime[int] = Field(32, gt=0, description="look-ups at once")
+    dns_threads: Runtime[int] = Field(64, gt=0, description="look-ups at once")
     connect_to: Runtime[dict[str, str]] = Field(
         {}, description='host pattern -> "address[:port]" to connect to instead, private ones too; first match wins'
     )

@@ -71,6 +71,7 @@ class Guard(AbstractResolver):
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="clipline-dns")
         self._known: dict[str, _Known] = {}  # oldest first
         self._asking: dict[str, asyncio.Future[_Known]] = {}
+        self._clock = asyncio.get_running_loop().time
 
     def allows(self, address: str) -> bool:
         ip = ipaddress.ip_address(address.partition("%")[0])
@@ -98,14 +99,25 @@ class Guard(AbstractResolver):
             raise AddressRefusedError
         return [self._result(host, address, port) for address in allowed]
 
+    def knows(self, host: str) -> bool:
+        """Whether :meth:`resolve` will have to ask nobody."""
+        known = self._known.get(host)
+        if known is not None and self._clock() < known.expires:
+            return True
+        return is_address(host) or bool(mapped(host, self._connect_to))
+
+    async def look_up(self, host: str) -> None:
+        """Find out what there is to know of ``host``, be it that there is no such name."""
+        await self._look_up(host)
+
     async def _look_up(self, host: str) -> _Known:
         loop = asyncio.get_running_loop()
         known = self._known.get(host)
-        if known is not None and loop.time() < known.expires:
+        if known is not None and self._clock() < known.expires:
             return known
         asking = self._asking.get(host)
         if asking is None:
-            asking = self._asking[host] = loop.run_in_executor(self._pool, _ask, host, loop.time)
+            asking = self._asking[host] = loop.run_in_executor(self._pool, _ask, host, self._clock)
             asking.add_done_callback(partial(self._keep, host))
         return await asyncio.shield(asking)  # who waits may give up; the answer is for all
 

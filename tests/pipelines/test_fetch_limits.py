@@ -307,6 +307,25 @@ async def test_what_a_resolver_said_is_kept_for_a_while(monkeypatch):
     await guard.close()
 
 
+async def test_a_queue_for_the_resolver_is_not_the_servers_delay(monkeypatch):
+    """Lists are full of names that nobody can resolve, and each of them keeps a thread for seconds."""
+
+    def slowly(host, *_):
+        time.sleep(0.2)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", slowly)
+    async with Site({"/": answer()}) as site:
+        web = Web(allow_private=("127.0.0.0/8",), dns_threads=1, connect_s=0.5, deadline_s=60, obey_robots=False)
+        urls = [f"http://h{number}.test:{site.port}/" for number in range(8)]
+        async with Fetcher(web) as fetcher:
+            assert [page.status for page in await asyncio.gather(*map(fetcher.get, urls))] == [200] * 8
+        async with Fetcher(web.model_copy(update={"deadline_s": 0.1})) as fetcher:
+            with pytest.raises(FetchError) as caught:
+                await fetcher.get(urls[0])
+        assert (caught.value.reason, caught.value.detail) == (Drop.TIMEOUT, "the host's name was not resolved in time")
+
+
 def test_a_preflight_tells_a_dead_resolver_from_dead_links(monkeypatch):
     hosts = [f"h{n}.test" for n in range(100)]
     some = Web(connect_to={"h1?.test": "127.0.0.1"})
