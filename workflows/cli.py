@@ -120,7 +120,7 @@ def _err() -> Console:
     rich_help_panel=DOING,
     epilog=_examples(
         "clipline run quickstart",
-        "clipline run website --set seeds='[\"https://example.org/\"]' --set contact=you@example.org",
+        "clipline run website --set seeds=https://example.org/ --set contact=you@example.org",
         "clipline run my_recipe.py --set download.image_size=224 --until filter",
         "clipline run my_recipe.py --root s3://bucket/clip --wait",
     ),

@@ -125,7 +125,8 @@ def _result(event: Event) -> str:
     funnel: dict[str, Any] | None = event.get("funnel")
     if funnel:
         return f": {funnel['kept']:,} of {funnel['entered']:,} {funnel['unit']} kept"
-    shown = [f"{key} {_number(value)}" for key, value in event.get("metrics", {}).items() if "_" not in key][:4]
+    metrics = event.get("metrics", {})
+    shown = [_shown(key, value) for key, value in metrics.items() if not key.endswith(("_low", "_high"))][:3]
     return f": {', '.join(shown)}" if shown else ""
 
 

@@ -268,12 +268,7 @@ class _Driver:
             return
         if self._asked_at is None:
             self._asked_at = time.monotonic()
-            self._fail(
-                Preempted(
-                    f"stopped by {signal.Signals(self._stop.signal).name}",
-                    fix="clipline resume continues where it was",
-                )
-            )
+            self._fail(Preempted(f"stopped by {signal.Signals(self._stop.signal).name}"))
             self._mailbox.stop.remote()
         elif time.monotonic() - self._asked_at > self._options.grace_s:
             self._abandon()

@@ -1,6 +1,6 @@
 """common_crawl: from files of Common Crawl, or any WARC and WAT files, to an evaluated model.
 
-clipline run common_crawl --set paths='["crawl-data/CC-MAIN-2024-22/wat.paths.gz"]' --set max_files=10 \\
+clipline run common_crawl --set paths=crawl-data/CC-MAIN-2024-22/wat.paths.gz --set max_files=10 \\
     --set contact=you@example.org
 """
 

@@ -1,7 +1,7 @@
 """train: a model from WebDataset shards you have, scored on test sets you have.
 
-clipline run train --set shards='["/data/shards"]' --set model=ViT-B-32 --set gpu=true --set workers=8
-clipline run train --set shards='["s3://bucket/cc12m"]' --set tests=/data/eval --set classification='["imagenet"]' ...
+clipline run train --set shards=/data/shards --set model=ViT-B-32 --set gpu=true --set workers=8
+clipline run train --set shards=s3://bucket/cc12m --set tests=/data/eval --set classification=imagenet ...
 clipline run train --set ... --set train.objective=siglip --set train.precision=amp_bf16 --set 'workers=[8, 64]'
 """
 
