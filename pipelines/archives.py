@@ -27,7 +27,7 @@ __all__ = ["find", "open_archive", "read_ranges"]
 log = logging.getLogger(__name__)
 
 _LISTS = (".paths", ".paths.gz", ".txt", ".txt.gz")
-_ATTEMPTS = 5
+_ATTEMPTS = 7  # over about a minute
 _REFUSALS = (401, 403, 404, 410)
 _NO_CREDENTIALS = (
     "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; without such, Common Crawl is to be had from "

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["Link", "Local", "Split", "shared"]
 
 _CPUS_PER_ACTOR = 32
-_CALLS_PER_S = 25  # of one worker at most, to all actors together: one more of them should not cost it more
+_CALLS_PER_S = 25  # of one worker, to all actors together: one more of them should not cost it more
+_LONGEST_PAUSE_S = 2.0  # well below SILENCE_S
 
 
 class Link:
@@ -93,7 +94,7 @@ class _Remote(Link):
     """The books in an actor. Pickles to workers."""
 
     pause_s = 0.1
-    _PATIENCE_S = 30.0
+    _PATIENCE_S = 60.0  # a lost process is replaced within seconds, a lost node may be missed later
     _AGAIN_S = 0.5
 
     def __init__(self, actor: Any) -> None:  # noqa: ANN401 - Ray's actor handles are untyped
@@ -134,7 +135,7 @@ class Split(Link):
 
     def __init__(self, parts: Sequence[Link]) -> None:
         self._parts = parts
-        self.pause_s = max(len(parts) / _CALLS_PER_S, *(part.pause_s for part in parts))
+        self.pause_s = max(min(len(parts) / _CALLS_PER_S, _LONGEST_PAUSE_S), *(part.pause_s for part in parts))
 
     @property
     def parts(self) -> Sequence[Link]:
