@@ -47,7 +47,7 @@ _WORST = 20  # failing hosts to name
 class Config(Base):
     """Names and meanings are img2dataset's where it has the option."""
 
-    code_version: ClassVar[int] = 2
+    code_version: ClassVar[int] = 3
 
     image_size: int = Field(256, gt=0, description="side to resize to, pixels")
     resize_mode: ResizeMode = Field(

@@ -6,29 +6,37 @@ nothing. The format is recognised by magic bytes; file names and Content-Type li
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
-__all__ = ["FORMATS", "Header", "read_header"]
+__all__ = ["DEFLATE_RATIO", "FORMATS", "MAX_PARTS", "Header", "chunks", "read_header"]
 
 FORMATS = ("jpeg", "png", "webp", "gif", "bmp")
 """The formats accepted. SVG, TIFF, PSD, PDF and the like are refused: their decoders are programs in disguise."""
 
+MAX_PARTS = 1 << 18
+"""Segments, chunks or blocks of a file that are looked through; the largest files taken have half as many."""
+
+DEFLATE_RATIO = 1032
+"""Bytes that deflate packs into one, at best."""
+
+_JPEG_MARKER = re.compile(rb"\xff+([^\xff])")  # which may be padded with any number of 0xFF
 _JPEG_STANDALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
 _JPEG_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _JPEG_ARITHMETIC = {*range(0xC9, 0xD0)}
 _JPEG_PROGRESSIVE = {0xC2, 0xC6, 0xCA, 0xCE}
 _ORIENTATION = 0x0112
 _PNG_SAMPLES = {2: 3, 4: 2, 6: 4}  # a pixel, by colour type; one where it is not named
-_DEFLATE_RATIO = 1032
 
 
 @dataclass(frozen=True)
 class Header:
     """``width`` and ``height`` in pixels as stored. ``exif`` is the TIFF block of the Exif data, empty if none.
 
-    ``progressive``: a JPEG whose pixels are told in many passes over the picture.
+    ``passes``: a JPEG whose pixels may be told in several passes over the picture.
     ``least``: bytes that no whole file of this size can do without, for decoders fill up with grey what is missing. A
     Huffman-coded JPEG has a bit for each block of 64 pixels, and deflate packs the rows of a PNG 1032 times at best.
     """
@@ -37,10 +45,10 @@ class Header:
     width: int
     height: int
     exif: bytes = b""
-    progressive: bool = False
+    passes: bool = False
     least: int = 0
 
-    @property
+    @cached_property
     def orientation(self) -> int:
         """The Exif orientation, 1 (upright) to 8; 1 when absent or absurd."""
         order = {b"II*\0": "<", b"MM\0*": ">"}.get(self.exif[:4])
@@ -78,7 +86,7 @@ def _read(data: bytes) -> Header | None:
     if data[:8] == b"\x89PNG\r\n\x1a\n" and data[12:16] == b"IHDR":
         width, height, depth, colour = struct.unpack_from(">IIBB", data, 16)
         row = 1 + width * depth * _PNG_SAMPLES.get(colour, 1) // 8
-        return Header("png", width, height, _png_exif(data), least=row * height // _DEFLATE_RATIO)
+        return Header("png", width, height, _png_exif(data), least=row * height // DEFLATE_RATIO)
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return _webp(data)
     if data[:6] in (b"GIF87a", b"GIF89a"):
@@ -89,29 +97,33 @@ def _read(data: bytes) -> Header | None:
 
 
 def _jpeg(data: bytes) -> Header | None:
-    exif, at = b"", 2
-    while True:
-        if data[at] != 0xFF:
-            return None
-        while data[at] == 0xFF:  # markers may be padded with any number of 0xFF
-            at += 1
-        marker, at = data[at], at + 1
+    """What stands before the first scan. That is the only one if it has all components and is not progressive."""
+    frame, height, width, components = 0, 0, 0, 0
+    passes, exif, at = True, b"", 2
+    for _ in range(MAX_PARTS):
+        found = _JPEG_MARKER.match(data, at)
+        if found is None:
+            break
+        marker, at = found[1][0], found.end()
         if marker in _JPEG_STANDALONE:
             continue
-        (length,) = struct.unpack_from(">H", data, at)
-        if marker in _JPEG_FRAME:
-            height, width = struct.unpack_from(">HH", data, at + 3)
-            blocks = 0 if marker in _JPEG_ARITHMETIC else -(-width // 8) * -(-height // 8)
-            return Header("jpeg", width, height, exif, marker in _JPEG_PROGRESSIVE, least=blocks // 8)
+        length = int.from_bytes(data[at : at + 2], "big")
+        if length < 2 or marker == 0xD9:
+            break
+        if marker == 0xDA:
+            passes = frame in _JPEG_PROGRESSIVE or data[at + 2] < components
+            break
+        if marker in _JPEG_FRAME and not frame:
+            frame, (height, width, components) = marker, struct.unpack_from(">HHB", data, at + 3)
         if marker == 0xE1 and not exif and data[at + 2 : at + 8] == b"Exif\0\0":
             exif = data[at + 8 : at + length]
-        if length < 2 or marker in (0xD9, 0xDA):  # the picture would start before its size was given
-            return None
         at += length
+    blocks = 0 if frame in _JPEG_ARITHMETIC else -(-width // 8) * -(-height // 8)
+    return Header("jpeg", width, height, exif, passes, least=blocks // 8)
 
 
 def _png_exif(data: bytes) -> bytes:
-    for kind, start, length in _chunks(data, 8, png=True):
+    for kind, start, length in chunks(data, 8, png=True):
         if kind == b"eXIf":
             return data[start : start + length]
         if kind == b"IDAT":
@@ -129,7 +141,7 @@ def _webp(data: bytes) -> Header | None:
         return Header("webp", (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1)
     if kind == b"VP8X":
         width, height = (int.from_bytes(body[at : at + 3], "little") + 1 for at in (4, 7))
-        exif = next((data[at : at + size] for name, at, size in _chunks(data, 12, png=False) if name == b"EXIF"), b"")
+        exif = next((data[at : at + size] for name, at, size in chunks(data, 12, png=False) if name == b"EXIF"), b"")
         return Header("webp", width, height, exif.removeprefix(b"Exif\0\0"))
     return None
 
@@ -142,9 +154,11 @@ def _bmp(data: bytes) -> Header | None:
     return Header("bmp", width, abs(height))  # negative: stored top down
 
 
-def _chunks(data: bytes, at: int, *, png: bool) -> Iterator[tuple[bytes, int, int]]:
+def chunks(data: bytes, at: int, *, png: bool) -> Iterator[tuple[bytes, int, int]]:
     """Name, start and length of each chunk: PNG's have a checksum behind, RIFF's are padded to even length."""
-    while at + 8 <= len(data):
+    for _ in range(MAX_PARTS):
+        if at + 8 > len(data):
+            break
         if png:
             length, name = struct.unpack_from(">I4s", data, at)
         else:

@@ -19,6 +19,8 @@ import io
 import json
 import math
 import struct
+import threading
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +30,7 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from infra.schema import Drop
+from pipelines.image_guard import guarded
 from pipelines.image_header import Header, read_header
 
 __all__ = ["ImageError", "Resized", "Resizing", "decode", "resize"]
@@ -40,8 +43,11 @@ cv2.utils.logging.setLogLevel(
 )  # what is wrong with an image goes into its row, not to stderr
 
 _HEADROOM = 1.75  # times the target: a JPEG decoded at less than that loses what the eye would miss
-_MAX_SCANS = 64  # of a progressive JPEG; real ones have about 10
-_MAX_WORK = 1e9  # pixels times scans: seconds
+_LARGE = 25_000_000  # pixels; larger ones take turns, for two of 100 megapixels at once may need 3 GB
+_one_large = threading.Lock()
+_STRIP = 1 << 18  # pixels brought to 8 bits without alpha at a time: whole copies would be most of the memory
+_EXIF_READS = 20_000  # values and bytes of Exif tags that are read; what has more is a trap
+_EXIF_BYTES = 1 << 18
 _FORMAT = {"jpg": "jpeg", "png": "png", "webp": "webp"}
 _ENCODER = {"jpg": cv2.IMWRITE_JPEG_QUALITY, "png": cv2.IMWRITE_PNG_COMPRESSION, "webp": cv2.IMWRITE_WEBP_QUALITY}
 
@@ -85,6 +91,11 @@ class Resized:
 def resize(data: bytes, options: Resizing) -> Resized:
     """The image in ``data`` brought to size and encoded anew. Raises ImageError."""
     header = judge(data, options)
+    with _one_large if header.width * header.height > _LARGE else nullcontext():
+        return _resized(data, header, options)
+
+
+def _resized(data: bytes, header: Header, options: Resizing) -> Resized:
     width, height = _upright(header)
     target = _target(width, height, options)
     image = decode(data, header, at_least=_enough(target) if target else None)
@@ -118,15 +129,17 @@ def decode(data: bytes, header: Header, *, at_least: tuple[int, int] | None = No
     ``at_least`` (width, height as shown) says what the picture is to be shrunk from. A larger JPEG is then decoded
     smaller, but not below that, and with the quicker of the transforms, whose errors the shrinking averages away.
     """
-    image = _decode_jpeg(data, header, at_least) if header.format == "jpeg" else _decode(data)
+    needed = guarded(data, header)
+    if needed is None:
+        raise ImageError(Drop.DECODE)
+    if header.format == "jpeg":
+        image = _decode_jpeg(needed, header, at_least)
+    else:
+        image = _decode_gif(needed) if header.format == "gif" else _decode(needed)
     return _turned(image, header.orientation)
 
 
 def _decode_jpeg(data: bytes, header: Header, at_least: tuple[int, int] | None) -> Pixels:
-    if header.progressive:
-        scans = data.count(b"\xff\xda")
-        if scans > _MAX_SCANS or scans * header.width * header.height > _MAX_WORK:
-            raise ImageError(Drop.DECODE)
     try:
         space = simplejpeg.decode_jpeg_header(data, strict=False)[2]
     except ValueError:
@@ -169,11 +182,38 @@ def _decode(data: bytes) -> Pixels:
         image = None
     if image is None:
         raise ImageError(Drop.DECODE)
-    if image.dtype == np.uint16:
-        image = cv2.convertScaleAbs(image, alpha=1 / 257)
-    elif image.dtype != np.uint8:
+    if image.dtype not in (np.uint8, np.uint16):
         raise ImageError(Drop.DECODE)
-    return _on_white(image) if image.ndim == 3 and image.shape[2] == 4 else image
+    alpha = image.ndim == 3 and image.shape[2] == 4
+    if image.dtype == np.uint8 and not alpha:
+        return image
+    result = np.empty((*image.shape[:2], 3) if alpha else image.shape, np.uint8)
+    rows = max(1, _STRIP // image.shape[1])
+    for top in range(0, image.shape[0], rows):
+        strip = image[top : top + rows]
+        if image.dtype == np.uint16:
+            strip = cv2.convertScaleAbs(strip, alpha=1 / 257)
+        result[top : top + rows] = _on_white(strip) if alpha else strip
+    return result
+
+
+def _decode_gif(data: bytes) -> Pixels:
+    """By Pillow, whose decoder empties its table of codes at no cost. ``data`` has one frame."""
+    from PIL.GifImagePlugin import GifImageFile
+
+    try:
+        with GifImageFile(io.BytesIO(data)) as image:
+            places = np.asarray(image)
+            shades = image.getpalette() or [shade for shade in range(256) for _ in "rgb"]
+            clear = image.info.get("transparency")
+    except (OSError, SyntaxError, ValueError):
+        raise ImageError(Drop.DECODE) from None
+    colours = np.zeros((256, 3), np.uint8)
+    colours[: len(shades) // 3] = np.reshape(shades, (-1, 3))[:, ::-1]
+    if clear is not None:
+        colours[clear] = 255
+    pixels: Pixels = colours[places]
+    return pixels
 
 
 def _on_white(image: Pixels) -> Pixels:
@@ -280,7 +320,23 @@ def _exif(header: Header) -> str:
     import exifread
 
     try:
-        tags = exifread.process_file(io.BytesIO(header.exif), details=False)
+        tags = exifread.process_file(_Sparing(header.exif), details=False)
     except (ArithmeticError, LookupError, TypeError, ValueError, struct.error):
         return "{}"  # exifread stops at damaged directories with whatever it runs into
     return json.dumps({name: str(value).strip() for name, value in tags.items() if value is not None})
+
+
+class _Sparing(io.BytesIO):
+    """Exif data that is read so much of, and no more: directories may lead to one another, thousands to the same."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self._reads, self._bytes = _EXIF_READS, _EXIF_BYTES
+
+    def read(self, size: int | None = -1) -> bytes:
+        found = super().read(size)
+        self._reads -= 1
+        self._bytes -= len(found)
+        if self._reads < 0 or self._bytes < 0:
+            raise ValueError("an Exif block without end")
+        return found

@@ -115,6 +115,19 @@ def png_with_bomb(where: str) -> bytes:
     return png(96, 64, pixels=_bomb(15, 128, start=(b"\0" + b"\x80" * 288) * 64))
 
 
+@cache
+def png_with_texts(megabytes: int) -> bytes:
+    """A small picture with texts that are inflated and kept, eight megabytes each, the most libpng takes."""
+    text = png_chunk(b"zTXt", b"Comment\0\0" + zlib.compress(b" " * 7_900_000, 9))
+    return png(96, 64, text * (megabytes // 8))
+
+
+@cache
+def png_with_more_behind_its_pixels(megabytes: int) -> bytes:
+    """A stream that goes on behind the picture, and is read to its end to check its sum."""
+    return png(96, 64, pixels=_bomb(15, megabytes, start=(b"\0" + b"\x80" * 288) * 64))
+
+
 # --- JPEG -------------------------------------------------------------------------------------------------------------
 
 
@@ -134,6 +147,34 @@ def jpeg_of_scans(count: int, side: int = 64) -> bytes:
     return data[:last] + data[last:-2] * count + data[-2:]
 
 
+def _segment(marker: int, body: bytes) -> bytes:
+    return struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body
+
+
+def jpeg_of_sequential_scans(count: int, side: int) -> bytes:
+    """A baseline JPEG that sends each colour by itself, and two of them again and again; ten bytes a scan."""
+    table = bytes([1] + [0] * 15) + b"\0"  # one code, of one bit: no difference, end of block
+    tables = _segment(0xDB, b"\0" + b"\1" * 64) + _segment(0xC4, b"\x00" + table) + _segment(0xC4, b"\x10" + table)
+    frame = _segment(0xC0, struct.pack(">BHHB", 8, side, side, 3) + b"".join(bytes([n, 0x11, 0]) for n in (1, 2, 3)))
+    blocks = (-(-side // 8)) ** 2
+    scans = [_segment(0xDA, bytes([1, n, 0, 0, 63, 0])) + bytes(blocks // 4 + 1) for n in (1, 2, 3)]
+    empty = _segment(0xDA, bytes([1, 2, 0, 0, 63, 0])) + _segment(0xDA, bytes([1, 3, 0, 0, 63, 0]))
+    return b"\xff\xd8" + tables + frame + b"".join(scans) + empty * (count // 2) + b"\xff\xd9"
+
+
+def jpeg_with(exif: bytes) -> bytes:
+    return HEALTHY_IMAGE[:2] + _segment(0xE1, b"Exif\0\0" + exif) + HEALTHY_IMAGE[2:]
+
+
+def exif_in_circles(pointers: int, entries: int) -> bytes:
+    """So many pointers to one and the same directory, each of whose entries has 999 values."""
+    at = 8 + 2 + 12 * pointers + 4
+    first = b"".join(struct.pack("<HHII", 0x8825, 4, 1, at) for _ in range(pointers))
+    second = b"".join(struct.pack("<HHII", 0x9C00 + n, 1, 999, 8) for n in range(entries))
+    directories = struct.pack("<H", pointers) + first + bytes(4) + struct.pack("<H", entries) + second + bytes(4)
+    return b"II*\0" + struct.pack("<I", 8) + directories
+
+
 # --- GIF, WebP, BMP ---------------------------------------------------------------------------------------------------
 
 _PIXEL = b"\x02\x02\x44\x01\x00"  # one pixel of colour 0, LZW-coded
@@ -145,6 +186,24 @@ def gif(width: int, height: int, *frames: tuple[int, int]) -> bytes:
         b"\x21\xf9\x04\0\x01\0\0\0" + b"\x2c\0\0\0\0" + struct.pack("<HHB", *size, 0) + _PIXEL for size in frames
     )
     return b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + b"\xff\0\0\0\0\xff" + body + b"\x3b"
+
+
+def gif_of_comments(size: int) -> bytes:
+    """Blocks of one byte before the picture."""
+    head = gif(64, 64, (1, 1))
+    return head[:19] + b"\x21\xfe" + b"\1x" * (size // 2) + b"\0" + head[19:]
+
+
+def gif_that_forgets(size: int, side: int = 64) -> bytes:
+    """Before its pixels, and between each and the next, codes that empty the table, three bits each."""
+
+    def packed(codes: str) -> bytes:  # of 4 (empty), 0 and 5 (end), the lowest bit first
+        return np.packbits(np.array(list(codes), np.uint8), bitorder="little").tobytes()
+
+    stream = packed("001" * 8) * (size // 3) + packed("001000" * side * side + "101")
+    blocks = b"".join(bytes([len(part)]) + part for part in (stream[n : n + 255] for n in range(0, len(stream), 255)))
+    head = b"GIF89a" + struct.pack("<HHBBB", side, side, 0x80, 0, 0) + b"\xff\0\0\0\0\xff"
+    return head + b"\x2c\0\0\0\0" + struct.pack("<HHBB", side, side, 0, 2) + blocks + b"\0\x3b"
 
 
 def _riff(*chunks: tuple[bytes, bytes]) -> bytes:

@@ -56,6 +56,7 @@ FILES = {
     "small png": encoded(photo(120, 90), "PNG"),
     "webp": encoded(photo(333, 500), "WEBP", quality=90),
     "bmp": encoded(photo(200, 310), "BMP"),
+    "gif": encoded(photo(340, 290).quantize(64), "GIF"),
 }
 
 
@@ -126,6 +127,39 @@ def test_transparency_lies_on_white():
         assert np.abs(pixels(ours.data) - expected).max() <= 1
     grey = encoded(Image.merge("LA", [Image.new("L", (8, 8), 40), Image.new("L", (8, 8), 0)]), "PNG")
     assert pixels(resize(grey, Resizing(encode_format="png", encode_quality=1)).data).min() == 255
+
+
+@pytest.mark.parametrize("interlace", [0, 1])
+@pytest.mark.parametrize("mode", ["P", "L"])
+def test_transparency_of_a_gif_lies_on_white(mode, interlace):
+    image = photo(90, 70).quantize(16) if mode == "P" else photo(90, 70).convert("L")
+    clear = image.getpixel((40, 30))
+    data = encoded(image, "GIF", transparency=clear, interlace=interlace)
+    shown = Image.open(io.BytesIO(data)).convert("RGBA")
+    expected = Image.alpha_composite(Image.new("RGBA", shown.size, "white"), shown).convert("RGB")
+    ours = resize(data, Resizing(encode_format="png", encode_quality=1))
+    assert np.array_equal(pixels(ours.data), np.asarray(expected))
+    assert pixels(ours.data)[30, 40].tolist() == [255, 255, 255]
+
+
+@pytest.mark.parametrize("form", ["PNG", "GIF"])
+def test_what_a_picture_is_not_made_of_changes_nothing(form):
+    frames = [photo(90, 70).quantize(32), photo(90, 70, seed=1).quantize(32)]
+    animation = {"save_all": True, "append_images": frames[1:], "duration": 100}
+    notes = {"icc_profile": b"x" * 500, "dpi": (72, 72)} if form == "PNG" else {"comment": b"x" * 500}
+    bare, dressed = encoded(frames[0], form), encoded(frames[0], form, **animation, **notes)
+    assert len(dressed) > len(bare) + 500
+    assert resize(dressed, Resizing()).data == resize(bare, Resizing()).data
+
+
+def test_a_picture_of_many_strips_is_that_of_one(monkeypatch):
+    deep = np.random.default_rng(0).integers(0, 65536, (211, 97, 4)).astype(np.uint16)
+    for image in (deep, deep[:, :, 0], deep[:, :, :3], (deep >> 8).astype(np.uint8)):
+        data = cv2.imencode(".png", image)[1].tobytes()
+        whole = decode(data, read_header(data))
+        monkeypatch.setattr("pipelines.images._STRIP", 1000)
+        assert np.array_equal(decode(data, read_header(data)), whole)
+        monkeypatch.undo()
 
 
 def test_sixteen_bits_keep_their_shades():

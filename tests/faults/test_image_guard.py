@@ -1,0 +1,76 @@
+"""What is cut off an image or refused before it is decoded, and what looks like it and must come through."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+
+import bombs
+import numpy as np
+import pytest
+from PIL import Image
+
+from infra.schema import Drop
+from pipelines.image_guard import guarded
+from pipelines.image_header import read_header
+from pipelines.images import ImageError, Resizing, resize
+
+AS_IT_IS = Resizing(encode_format="png", encode_quality=1)
+
+
+def pixels(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+def refused(data: bytes) -> bool:
+    with pytest.raises(ImageError) as error:
+        resize(data, Resizing())
+    return error.value.reason is Drop.DECODE
+
+
+def test_scans_are_counted_where_the_picture_is():
+    """Not in a thumbnail before it, nor in a video behind it."""
+    data = bombs.picture("JPEG", progressive=True)
+    thumbnail = b"\xff\xe2" + struct.pack(">H", 20_002) + b"\xff\xda\0\x08" * 5000
+    dressed = data[:2] + thumbnail + data[2:] + b"\xff\xda\0\x08" * 5000
+    assert resize(dressed, Resizing()).data == resize(data, Resizing()).data
+
+
+def test_a_jpeg_that_sends_each_colour_by_itself():
+    data = bombs.jpeg_of_sequential_scans(0, 100)
+    assert read_header(data).passes and not read_header(bombs.HEALTHY_IMAGE).passes
+    assert np.array_equal(pixels(resize(data, AS_IT_IS).data), pixels(data))
+    assert refused(bombs.jpeg_of_sequential_scans(64, 100))
+
+
+def test_exif_that_leads_in_circles_is_none():
+    sane = resize(bombs.jpeg_with(bombs.exif_in_circles(1, 8)), Resizing()).exif
+    assert len(json.loads(sane)) == 9
+    assert resize(bombs.jpeg_with(bombs.exif_in_circles(9, 8)), Resizing()).exif == "{}"
+
+
+def test_a_png_may_inflate_to_its_pixels_and_some_more(monkeypatch):
+    monkeypatch.setattr("pipelines.image_guard._MAX_SURPLUS", 0)
+    noise = bombs.picture("PNG")
+    assert resize(noise, Resizing()).width == 96
+    assert refused(bombs.png_with_more_behind_its_pixels(1))
+    broken = bombs.flipped(bombs.png_with_more_behind_its_pixels(1), 60)
+    assert refused(broken)
+
+
+def test_of_a_png_only_what_makes_its_pixels_is_left():
+    plain, full = bombs.png(96, 64), bombs.png_with_texts(80)
+    assert guarded(full, read_header(full)) == guarded(plain, read_header(plain)) == plain
+
+
+def test_of_a_gif_only_the_first_frame_is_left():
+    one, many = bombs.gif(64, 64, (9, 9)), bombs.gif(64, 64, (9, 9), (8, 8), (65535, 1))
+    assert guarded(many, read_header(many)) == guarded(one, read_header(one)) == one
+
+
+@pytest.mark.parametrize("form", ["PNG", "GIF"])
+def test_half_a_file_is_no_picture(form):
+    whole = bombs.picture(form)
+    for size in range(40, len(whole) - 20, 97):
+        assert refused(whole[:size])
