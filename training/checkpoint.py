@@ -121,11 +121,12 @@ class Checkpoints:
         objective: nn.Module,
         optimizer: Optimizer,
         extras: Mapping[str, Any],
-        metrics: Mapping[str, float] | None = None,
+        metrics: Callable[[], Mapping[str, float]] = dict,
     ) -> float:
         """Keep the state at ``samples`` seen; seconds for which training was held up. For all ranks.
 
-        ``extras`` is a tree of JSON values and tensors. The files are written after the return. What went wrong with
+        ``extras`` is a tree of JSON values and tensors, ``metrics`` says how good the state is, when that is known:
+        it is asked by the thread that writes. The files are written after the return. What went wrong with
         those of the save before is raised now, on all ranks: StorageError, TransientError. Where nothing has been seen
         since the save before, or since :meth:`restore`, there is nothing to do.
         """
@@ -146,10 +147,9 @@ class Checkpoints:
             rank=self.world.rank,
             size=self.world.size,
             identity=self.config.identity() if self.world.rank == 0 else {},
-            metrics=dict(metrics or {}) if self.world.rank == 0 else {},
             extras=plain if self.world.rank == 0 else None,
         )
-        self._writing = self._pool.submit(self._write, seal, model, own, rows, copied)
+        self._writing = self._pool.submit(self._write, seal, model, own, rows, copied, metrics)
         self._saved, self._saved_at = samples, time.monotonic()
         held = time.perf_counter() - started
         log.info("checkpoint at %d samples: held up for %.3f s, %.3f s of it by the one before", samples, held, waited)
@@ -208,6 +208,7 @@ class Checkpoints:
         own: dict[str, Tensor],
         rows: dict[str, list[int]],
         copied: Any,  # noqa: ANN401 - a torch.cuda.Event or none; torch does not type it
+        metrics: Callable[[], Mapping[str, float]],
     ) -> None:
         """Runs in the thread."""
         if copied is not None:
@@ -221,6 +222,8 @@ class Checkpoints:
             name = f"{seal.rank:05d}.safetensors"
             metadata = {"rows": json.dumps(rows, sort_keys=True)}
             seal.files[name] = self._publish(seal, name, partial(write_tensors, tensors=own, metadata=metadata))
+        if seal.rank == 0:
+            seal.metrics = dict(metrics())
         self._patiently(lambda: self.store.write(seal.path, seal.to_bytes()))
         if seal.rank == 0:
             self._prune()

@@ -17,6 +17,7 @@ import math
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -109,6 +110,8 @@ class Trainer:
         self.profiler = Profiler(context, world, config.profile_at)
         self.state = State()
         self._pending: dict[str, list[torch.Tensor]] = {}  # this rank's losses that the others have not heard of
+        self._scoring = ThreadPoolExecutor(1, "scoring")
+        self._scores: tuple[int, Future[dict[str, float]]] | None = None  # of the last validation, at samples seen
 
     @property
     def total(self) -> int:
@@ -156,12 +159,13 @@ class Trainer:
                 self.profiler.step(state.samples)
                 if last or _crosses(config.log_every or 10 * config.batch_size, before, state.samples):
                     self._log(rate, norm)
-                scores = None
-                if self.validation and (last or _crosses(config.validation_every, before, state.samples)):
-                    scores = self._validate(self.validation)
-                # The best can be kept only if there is one of what was scored.
-                if last or (scores is not None and config.keep_best) or self.checkpoints.due(before, state.samples):
-                    self._save(scores)
+                due = last or _crosses(config.validation_every, before, state.samples)
+                if due and self.validation:
+                    self._validate(self.validation)
+                # The best are kept of those that were scored.
+                best = due and self.validation and config.keep_best
+                if last or best or self.checkpoints.due(before, state.samples):
+                    self._save()
         self.profiler.close()
 
     def _agreed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
@@ -177,7 +181,7 @@ class Trainer:
                 return
             if stop:
                 self._save()
-                self.checkpoints.close()
+                self._close()
                 raise Preempted(
                     "training was asked to stop", fix="run or resume again: it continues from its checkpoint"
                 )
@@ -267,25 +271,43 @@ class Trainer:
         self._pending.clear()
         return [own for _, _, own in told]
 
-    def _validate(self, validation: Validation) -> dict[str, float]:
-        """The scores, on rank 0."""
+    def _validate(self, validation: Validation) -> None:
+        """Have all ranks encode the test sets; rank 0 scores them beside the next steps."""
+        samples = self.state.samples
         with self.meter.pausing():
             autocast = self.precision.autocast(self.world.device)
-            found = self.model.call(validation, self.objective.model, autocast)
+            score = self.model.call(validation, self.objective.model, autocast)
+        self._wait_for_scores()
+        self._scores = samples, self._scoring.submit(self._score, score, samples)
+
+    def _score(self, score: Callable[[], dict[str, float]], samples: int) -> dict[str, float]:
+        """Runs in the thread."""
+        found = score()
         if self.world.rank == 0:
-            self.context.metrics({f"validation/{name}": value for name, value in found.items()}, self.state.samples)
+            self.context.metrics({f"validation/{name}": value for name, value in found.items()}, samples)
         return found
 
-    def _save(self, scores: dict[str, float] | None = None) -> None:
+    def _wait_for_scores(self) -> None:
+        if self._scores is not None:
+            self._scores[1].result()
+
+    def _save(self) -> None:
         self._collect()
         samples = self.state.samples
-        held = self.checkpoints.save(samples, self.objective, self.optimizer, asdict(self.state), scores)
+        metrics = self._scores[1].result if self._scores is not None and self._scores[0] == samples else dict
+        held = self.checkpoints.save(samples, self.objective, self.optimizer, asdict(self.state), metrics)
         if self.world.rank == 0:
             self.context.metrics({"checkpoint_held_s": held}, samples)
 
+    def _close(self) -> None:
+        """Wait for what is done beside the steps."""
+        self._wait_for_scores()
+        self._scoring.shutdown()
+        self.checkpoints.close()
+
     def finish(self) -> None:
         """Write the model and enter it in the ledger."""
-        self.checkpoints.close()
+        self._close()
         model = gathered(dict(self._weights()), self.world)
         average = gathered(self.ema.weights(), self.world) if self.ema is not None else None
         optimizer = gathered(self.optimizer.state_dict(), self.world)

@@ -1,7 +1,8 @@
 """How good the model is while it is being trained: zero-shot accuracy and retrieval on test sets, by all ranks at once.
 
 The images are prepared once and kept as bytes; at each validation every rank encodes an equal part of images and texts,
-so none waits for another, and rank 0 scores the gathered features by the same functions as the evaluation stages.
+so none waits for another. Rank 0 scores the gathered features by the same functions as the evaluation stages; that may
+take seconds and needs nobody else, so it is left to whoever called, to be done beside the next steps.
 Nothing in here touches a random number, a weight or the artifact: validating more often changes no result.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -63,19 +65,21 @@ class Validation:
         *self._resizing, _ = image_transform_v2(preprocess, is_train=False).transforms  # normalising is the GPU's part
         self._sets = [self._read(EvalSet.at(folder, name, split), most) for name in names]
 
-    def __call__(self, model: Any, autocast: AbstractContextManager[object]) -> dict[str, float]:  # noqa: ANN401
-        """``{set}/{metric}`` of open_clip's ``model``, on rank 0; nothing on the others. Every rank must call it."""
-        found: dict[str, float] = {}
+    def __call__(self, model: Any, autocast: AbstractContextManager[object]) -> Callable[[], dict[str, float]]:  # noqa: ANN401
+        """Encode all sets with open_clip's ``model``. Every rank must call it.
+
+        What is returned finds ``{set}/{metric}`` on rank 0, and nothing on the others.
+        """
+        encoded = []
         training = model.training
         model.eval()
         with torch.no_grad(), autocast:
             for one in self._sets:
                 images = self._encode(one.images, lambda part: encode_image(model, self._normalised(part)))
                 texts = self._encode(one.texts, lambda part: encode_text(model, part))
-                if self._world.rank == 0:
-                    found |= {f"{one.name}/{name}": value for name, value in _score(one, images, texts)}
+                encoded.append((one, images, texts))
         model.train(training)
-        return found
+        return partial(_scores, encoded if self._world.rank == 0 else [])
 
     def _read(self, examples: EvalSet, most: int) -> _Set:
         images, owners, wordings = [], [], []
@@ -129,6 +133,10 @@ class Validation:
         for rank, features in enumerate(self._world.gather(own)):
             every[rank :: self._world.size] = features
         return every
+
+
+def _scores(encoded: list[tuple[_Set, NDArray[np.float32], NDArray[np.float32]]]) -> dict[str, float]:
+    return {f"{one.name}/{name}": value for one, images, texts in encoded for name, value in _score(one, images, texts)}
 
 
 def _score(one: _Set, images: NDArray[np.float32], texts: NDArray[np.float32]) -> list[tuple[str, float]]:

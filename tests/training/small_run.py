@@ -73,7 +73,7 @@ class Run:
 
     def save(self, checkpoints: Checkpoints, **metrics: float) -> None:
         state = {"samples": self.samples, "losses": self.losses}
-        checkpoints.save(self.samples, self.objective, self.optimizer, state, metrics)
+        checkpoints.save(self.samples, self.objective, self.optimizer, state, lambda: metrics)
 
     def step(self, parts: int = 1) -> float:
         draw = torch.Generator().manual_seed(self.samples)

@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from infra.errors import ConfigError, Preempted
 from infra.shards import TarWriter
 from infra.storage import LocalStore
 from infra.testset import EvalSet, prompts
-from training import train
+from training import train, validate
 from training.checkpoint import complete
 from training.data import Shards
 from training.loop import train as run_loop
@@ -54,11 +55,13 @@ def tests(tmp_path_factory):
     return folder
 
 
-def go(folder, shards, tests, **changes):
-    """The validations of a run, by samples seen."""
+def go(folder, shards, tests, heard=None, **changes):
+    """The validations of a run, by samples seen; ``heard`` hears of everything."""
     found, files = {}, []
 
     def emit(event):
+        if heard:
+            heard(event)
         if event["event"] == "metrics" and any(name.startswith("validation/") for name in event["values"]):
             found[event["step"]] = event["values"]
         if event["event"] == "file":
@@ -116,6 +119,22 @@ def test_validating_changes_no_byte_and_a_profile_is_written(ranks, shards, test
 
 def without_tests(folder, shards):
     return go(folder, shards, None, validation=(), profile_at=8)
+
+
+def test_training_goes_on_while_the_scores_are_worked_out(shards, tests, tmp_path, monkeypatch):
+    later, score = threading.Event(), validate._scores
+
+    def scored_later(encoded):
+        assert later.wait(60)
+        return score(encoded)
+
+    def heard(event):
+        if event["event"] == "metrics" and "loss" in event["values"] and event["step"] > 32:
+            later.set()
+
+    monkeypatch.setattr(validate, "_scores", scored_later)
+    found, _ = go(tmp_path, shards, tests, heard)
+    assert sorted(found) == [32, 64]
 
 
 def best(folder, shards, tests):
