@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,16 +25,22 @@ class Profiler:
     """Rank 0's; on the others it does nothing. The first step of a profile warms the profiler up and is thrown away."""
 
     REQUEST = "profile"
+    LOOK_S = 10.0  # between two looks into the store, which an object store takes some 50 ms for
     STEPS = 4
 
     def __init__(self, context: Context, world: World, at: int | None) -> None:
         self._context, self._world, self._at = context, world, at
         self._profile: profile | None = None
         self._steps, self._name = 0, ""
+        self._look_at = 0.0
 
     def look(self) -> None:
-        """Look for a request; costs a look into the store, so not at every step."""
-        if self._world.rank == 0 and self._context.store.exists(self.REQUEST):
+        """Look for a request, now and then."""
+        now = time.monotonic()
+        if self._world.rank != 0 or now < self._look_at:
+            return
+        self._look_at = now + self.LOOK_S
+        if self._context.store.exists(self.REQUEST):
             self._context.store.delete(self.REQUEST)
             self._at = 0
 

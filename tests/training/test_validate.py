@@ -157,6 +157,13 @@ def test_the_best_are_those_that_were_scored(ranks, shards, tests, tmp_path):
     assert {seal.samples for seal in seals} == {*ranking[:2], 64}
 
 
+def test_a_profile_is_taken_of_a_run_under_way_when_a_file_asks_for_it(shards, tmp_path):
+    (tmp_path / "profile").touch()
+    _, files = go(tmp_path, shards, None, validation=())
+    assert files == ["profiles/000000000056.json.gz", "profiles/000000000056.txt"]
+    assert not (tmp_path / "profile").exists()
+
+
 def test_a_set_that_is_not_there_is_said_so(ranks, shards, tests, tmp_path):
     assert "no test set 'birds'" in ranks(1, refused, tmp_path, shards, tests, ("birds",))[0]
     assert "no test sets to validate on" in ranks(1, refused, tmp_path, shards, None, ("birds",))[0]
