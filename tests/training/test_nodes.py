@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,8 @@ def test_a_node_is_lost_and_another_comes(shards, tmp_path):
     assert done.returncode == 0, done.stderr
     events = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     starts = [(event["samples"], event["workers"]) for event in events if event["event"] == "train_start"]
-    assert [workers for _, workers in starts] == [2, 1, 2]
+    # On a busy machine Ray may take a node for lost once more.
+    assert [workers for workers, _ in groupby(workers for _, workers in starts)] == [2, 1, 2]
     assert starts[0][0] == 0 < starts[1][0] <= 80 < starts[2][0] <= 160
     history = [json.loads(line) for line in (tmp_path / "out/data/history.jsonl").read_text().splitlines()]
     assert [line["samples"] for line in history] == [line["samples"] for line in expected]
