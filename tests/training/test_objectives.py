@@ -461,6 +461,17 @@ def test_scalars_that_a_loss_does_not_use_are_frozen(teacher):
         assert (model.logit_scale.requires_grad, model.logit_bias.requires_grad) == expected
 
 
+@pytest.mark.parametrize("name", ["infonce", "coca"])
+def test_a_decoder_that_a_loss_does_not_use_is_frozen(teacher, name):
+    """DDP would wait for its gradients in vain."""
+    settings = SimpleNamespace(coca_contrastive_weight=1.0, coca_caption_weight=2.0)
+    objective = OBJECTIVES[name](build(COCA), settings).double()
+    objective.loss(objective(*batch()))["loss"].backward()
+    learnt = {name for name, weight in objective.named_parameters() if weight.requires_grad}
+    assert learnt == {name for name, weight in objective.named_parameters() if weight.grad is not None}
+    assert any("text_decoder" in weight for weight in learnt) == (name == "coca")
+
+
 def test_siglip_needs_a_bias_and_its_settings_give_one():
     plain = {key: value for key, value in MODEL.items() if key != "init_logit_bias"}
     with pytest.raises(ConfigError, match="bias"):

@@ -46,6 +46,9 @@ class Objective(nn.Module, ABC):
     learnt: ClassVar[tuple[str, ...]] = ("logit_scale",)
     """The model's scalars that the loss uses. Others are frozen: DDP would wait for their gradients in vain."""
 
+    writes: ClassVar[bool] = False
+    """Whether the loss uses the model's decoder of captions, if it has one. If not, that is frozen, too."""
+
     settings: ClassVar[Mapping[str, Any]] = {}
     """Defaults for open_clip's model configuration that the objective wants, such as the initial temperature; what
     the configuration says itself goes before."""
@@ -56,6 +59,8 @@ class Objective(nn.Module, ABC):
         for name in {"logit_scale", "logit_bias"} - {*self.learnt}:
             if (scalar := getattr(model, name, None)) is not None:
                 scalar.requires_grad_(False)
+        if not self.writes and (decoder := getattr(model, "text_decoder", None)) is not None:
+            decoder.requires_grad_(False)
         self.again = False
         """Whether the next forward repeats an earlier one for its gradients: outputs that have none may be left out."""
         self.position = 0

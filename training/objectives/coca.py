@@ -26,6 +26,8 @@ class CoCa(Objective):
     Raises ConfigError for a model that is not a CoCa.
     """
 
+    writes = True
+
     def __init__(self, model: nn.Module, config: Config) -> None:
         from open_clip import CoCa as Model
 
