@@ -176,7 +176,7 @@ class Client:
         if not 200 <= reply.status < 300:
             return Response(url, reply.status, headers, b""), 0
         if what == "page" and (found := media_type(reply.headers.get("Content-Type", ""))) not in _HTML:
-            raise FetchError(Drop.NOT_HTML, found[:80])
+            raise FetchError(Drop.NOT_HTML, _printable(found[:80]))
         cap = self._caps[what]
         coding = reply.headers.get("Content-Encoding", "")
         length = reply.content_length
@@ -246,6 +246,11 @@ def _text(raw: bytes) -> str:
         return raw.decode()
     except UnicodeDecodeError:
         return raw.decode("latin-1")
+
+
+def _printable(text: str) -> str:
+    """A server's words as they may be shown on a terminal, which would obey control characters."""
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def _connection_error(error: Exception) -> FetchError:

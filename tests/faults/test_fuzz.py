@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import io
 import os
 import time
 import warnings
 import zlib
+from collections import Counter
 from contextlib import suppress
 from encodings.aliases import aliases
 
@@ -32,6 +34,7 @@ from pipelines.traps import Traps, pattern, trap, without_session
 from pipelines.wat import WatPage
 from pipelines.web.coding import CodingError, OversizeError, decoder
 from pipelines.web.exchange import retry_after
+from pipelines.web.fetch import Fetcher, FetchError, Kind, Web
 from pipelines.web.optout import IMAGE, PAGE, Policy, from_headers, from_metas, refusal
 from pipelines.web.robots import Rules, sitemaps
 from pipelines.web.tdmrep import Reservations
@@ -299,6 +302,69 @@ def test_codings(coding, data, size, cap):
         # Peers refuse garbage behind the end, which browsers and we forgive.
         peer = zlib.decompressobj(wbits=31 if coding == "gzip" else 15 if packed[0] & 15 == 8 else -15)
         assert out.startswith(peer.decompress(packed))
+
+
+# --- answers ----------------------------------------------------------------------------------------------------------
+
+
+def _answer(headers: bytes, body: bytes, status: bytes = b"200 OK") -> bytes:
+    length = b"" if b"chunked" in headers else b"Content-Length: %d\r\n" % len(body)
+    return b"HTTP/1.1 %s\r\n%s%s\r\n%s" % (status, length, headers, body)
+
+
+_HTML = b"Content-Type: text/html; charset=utf-8\r\n"
+_CHUNKS = b"8;name=value\r\n<p>hello\r\n0\r\nX-Trailer: value\r\n\r\n"
+_ANSWERS = [
+    _answer(_HTML, b"<p>hello"),
+    _answer(_HTML + b"Transfer-Encoding: chunked\r\nTrailer: X-Trailer\r\n", _CHUNKS),
+    *(_answer(_HTML + b"Content-Encoding: %s\r\n" % coding.encode(), pack(_TEXT)) for coding, pack in _PACK.items()),
+    _answer(b"X-Robots-Tag: gptbot: noai, max-image-preview: large\r\nTDM-Reservation: 1\r\n" + _HTML, b"<p>no"),
+    _answer(b"Location: //b.example:80/a?b#c\r\n", b"", b"301 Moved Permanently"),
+    _answer(b"Retry-After: Thu, 01 Jan 2026 00:00:00 GMT\r\n", b"", b"503 Service Unavailable"),
+    _answer(b"Content-Type: image/png\r\nSet-Cookie: a=b; Path=/\r\nDate: Thu, 01 Jan 2026\r\n", picture("PNG")),
+    b"HTTP/1.1 103 Early Hints\r\nLink: </x>; rel=preload\r\n\r\n" + _answer(_HTML, b"<p>late"),
+]
+
+
+def test_answers():
+    """Whatever comes over the wire ends as an answer or as one reason, in words that hold nothing of this machine."""
+    sent = b""
+    ended: Counter[bool] = Counter()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(sent)
+            await writer.drain()
+        writer.close()
+
+    async def get(fetcher: Fetcher, kind: Kind, host: int, port: int) -> None:
+        try:
+            await fetcher.get(f"http://h{host}.example/", kind)
+        except FetchError as error:
+            assert error.detail.isprintable() and len(error.detail) < 5000 and str(port) not in error.detail
+            ended[False] += 1
+        else:
+            ended[True] += 1
+
+    with asyncio.Runner() as runner:
+        server = runner.run(asyncio.start_server(serve, "127.0.0.1", 0))
+        port = server.sockets[0].getsockname()[1]
+        web = Web(connect_to={"*": f"127.0.0.1:{port}"}, retries=0, obey_robots=False, breaker_failures=1_000_000)
+        fetcher = Fetcher(web)
+        runner.run(fetcher.__aenter__())
+
+        @fuzz(300)
+        @given(mutated(_ANSWERS), st.sampled_from(["page", "image", "sitemap"]), st.integers(0, 1_000_000))
+        def ends(data: bytes, kind: Kind, host: int) -> None:
+            nonlocal sent
+            sent = data
+            runner.run(get(fetcher, kind, host, port))
+
+        ends()
+        runner.run(fetcher.__aexit__(None, None, None))
+        server.close()
+    assert all(ended[one] > 20 for one in (True, False)), ended
 
 
 # --- pages ------------------------------------------------------------------------------------------------------------
