@@ -6,6 +6,9 @@ Everything is counted in samples seen, so nothing depends on the number of worke
 
 from __future__ import annotations
 
+from difflib import get_close_matches
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -203,6 +206,21 @@ class Config(BaseConfig):
     collective_timeout_s: Runtime[float] = Field(
         600.0, gt=0, description="seconds a worker waits for the others before it gives up; the first steps compile"
     )
+
+    @model_validator(mode="after")
+    def _the_model_is_known(self) -> Config:
+        """A misspelt name is told by ``clipline plan``, not after days of downloads. open_clip itself loads torch."""
+        if isinstance(self.model, dict) or ":" in self.model or not (place := find_spec("open_clip")):
+            return self
+        known = sorted(path.stem for path in Path(place.origin or "").parent.glob("model_configs/*.json"))
+        if known and self.model not in known:
+            near = ", ".join(get_close_matches(self.model, known, n=3))
+            raise ConfigError(
+                f"open_clip has no model {self.model!r}",
+                expected="one of open_clip.list_models(), or a configuration",
+                fix=f"did you mean {near}?" if near else "",
+            )
+        return self
 
     @model_validator(mode="after")
     def _shares_are_equal(self) -> Config:

@@ -105,7 +105,12 @@ class Watcher:
 
     def _on_stage_finished(self, event: Event) -> None:
         self._drop(event["stage"])
-        self._say(event["stage"], f"done in {seconds(event['seconds'])}{_result(event)}", "green")
+        stage = event["stage"]
+        self._say(stage, f"done in {seconds(event['seconds'])}{_result(event)}", "green")
+        funnel: dict[str, Any] = event.get("funnel") or {"entered": 0, "kept": 0}
+        if funnel["entered"] and not funnel["kept"]:
+            hint = f"clipline show {stage} tells why; once mended, --force {stage} does it again"
+            self._say(stage, f"nothing was kept: {hint}", "yellow")
 
     def _on_stage_failed(self, event: Event) -> None:
         self._drop(event["stage"])

@@ -28,8 +28,21 @@ EVENTS = [
         "seconds": 3.21,
         "funnel": {"kept": 1200, "entered": 3400, "unit": "images"},
     },
+    {
+        "event": "stage_finished",
+        "stage": "download",
+        "seconds": 1.0,
+        "funnel": {"kept": 0, "entered": 34, "unit": "pairs"},
+    },
     {"event": "stage_started", "stage": "eval", "attempt": 1, "why": ["not done yet"]},
-    {"event": "stage_finished", "stage": "eval", "seconds": 65, "metrics": {"acc1": 0.8125, "acc1_low": 0.7, "n": 3}},
+    {"event": "progress", "stage": "eval", "done": 3, "total": 9, "eta_s": 185.4},
+    {
+        "event": "stage_finished",
+        "stage": "eval",
+        "seconds": 65,
+        "metrics": {"acc1": 0.8125, "acc1_low": 0.7, "acc1_high": 0.9, "recall_at_5": 0.5},
+    },
+    {"event": "stage_failed", "stage": "test", "error": "DataError: no shards\n  found: /data\n  fix: look there"},
     {"event": "stage_failed", "stage": "train", "error": "stop", "preempted": True},
     {"event": "something_new", "stage": "eval"},
 ]
@@ -54,8 +67,12 @@ def test_without_a_terminal_there_is_a_plain_line_per_thing_that_matters():
         "  filter      failed: TransientError: busy; trying again",
         "  filter      started (attempt 2): size: 3 -> 4",
         "  filter      done in 3.2 s: 1,200 of 3,400 images kept",
+        "  download    done in 1.0 s: 0 of 34 pairs kept",
+        "  download    nothing was kept: clipline show download tells why; once mended, --force download does it again",
         "  eval        started: not done yet",
-        "  eval        done in 1 min 05 s: acc1 0.812, n 3",
+        "  eval        3/9  eta 3 min 05 s",
+        "  eval        done in 1 min 05 s: acc1 0.812, recall_at_5 0.5",
+        "  test        failed: DataError: no shards",
         "  train       stopped; what is committed is kept",
     ]
 

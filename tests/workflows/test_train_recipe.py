@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from infra.context import Context
-from infra.errors import ConfigError
+from infra.errors import ConfigError, UsageError
 from infra.shards import TarWriter
+from workflows.recipe import load
 
 MODEL = {
     "embed_dim": 16,
@@ -121,3 +122,16 @@ def test_sets_are_copied_as_they_are_and_missing_ones_said_so(given):
     assert config.identity() != before
     with pytest.raises(ConfigError, match="no test set 'birds'"):
         testsets.Config(folder=str(given / "tests"), sets=("birds",)).identity()
+
+
+def test_test_sets_without_a_folder_are_told_before_anything_runs():
+    with pytest.raises(UsageError, match="where the test sets flickr30k are") as caught:
+        load("train").build(["shards=/data", "captions=flickr30k"])
+    assert caught.value.fix == "--set tests=FOLDER"
+
+
+def test_a_misspelt_model_is_told_before_anything_runs():
+    with pytest.raises(ConfigError, match="no model 'ViT-B-33'") as caught:
+        load("website").build(["seeds=https://example.org/", "model=ViT-B-33"])
+    assert "ViT-B-32" in caught.value.fix
+    assert load("website").build(["seeds=https://example.org/", "model=local-dir:/my/model"])
