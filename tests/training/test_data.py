@@ -2,6 +2,7 @@
 
 import io
 import shutil
+from fractions import Fraction
 from types import SimpleNamespace
 
 import numpy as np
@@ -197,6 +198,23 @@ def test_nodes_fetch_their_own_parts_of_a_window(make_shards, tmp_path, monkeypa
         assert len(list((tmp_path / f"node-{rank}/shards").rglob("*.tar"))) <= 16
     for (images, _), own in zip(expected, zip(*parts, strict=True), strict=True):
         assert (np.concatenate(own) == images).all()
+
+
+def test_the_disk_must_hold_what_all_processes_of_a_node_need(make_shards, tmp_path, monkeypatch):
+    folder = make_shards(tmp_path / "shards", samples=160, shards=32)
+    plan = Plan([[5] * 32], 3, shuffle="window", window=8, batch=8)
+    samples(folder, folder=tmp_path)
+    monkeypatch.setattr(Shard, "local", None)
+    largest = max(path.stat().st_size for path in folder.rglob("*.tar"))
+    source = samples(folder, folder=tmp_path, disk_bytes=8 * largest)  # two windows need sixteen
+    own = World(rank=1, size=4)
+    assert own.node == (Fraction(1, 4), Fraction(1, 2))
+    assert len(list(Loader(source, config(), own, SIDE, plan).batches(0, 160))) == 20
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert own.node == (0, 1)
+    with pytest.raises(ConfigError, match="do not fit"):
+        next(Loader(source, config(), own, SIDE, plan).batches(0, 160))
 
 
 def test_corrupt_samples_are_replaced_by_the_next_and_counted(make_shards, tmp_path):
