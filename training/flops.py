@@ -4,7 +4,8 @@ MFU (model FLOPs utilisation; Chowdhery et al. 2022, https://arxiv.org/abs/2204.
 that the model as published asks for, over what the device could have done in the same time. The backward pass counts
 twice the forward pass. Work that is done twice (gradient checkpointing, a batch in parts) does not count twice, and
 work that is spared (padding, patches left out by our own doing) counts as if it had been done: MFU compares speeds, and
-may so exceed what a profiler of the hardware shows.
+may so exceed what a profiler of the hardware shows. It is the model's: what an objective sets beside it (a teacher,
+slow towers, a fusion encoder) takes time and does not count.
 """
 
 from __future__ import annotations
