@@ -21,6 +21,7 @@ from markupsafe import Markup
 from infra.errors import redact
 from infra.manifest import Artifact, Manifest
 from workflows import charts
+from workflows.console import seconds
 
 __all__ = ["Report", "StageView", "funnel_png", "funnel_svg", "render"]
 
@@ -185,9 +186,9 @@ def _headlines(
     if rows:
         first, last = rows[0].funnel, rows[-1].funnel
         yield _Headline(f"{last.kept:,}", f"{last.unit} at the end", f"from {first.entered:,} {first.unit}")
-    if seconds := sum(view.seconds or 0 for view in stages):
+    if worked := sum(view.seconds or 0 for view in stages):
         done = sum(view.status == "done" for view in stages)
-        yield _Headline(_duration(seconds), "of work, all stages added up", f"{done} of {len(stages)} stages done")
+        yield _Headline(seconds(worked), "of work, all stages added up", f"{done} of {len(stages)} stages done")
 
 
 # --- pictures and curves ----------------------------------------------------------------------------------------------
@@ -309,15 +310,8 @@ def _label(name: str) -> str:
     return name.replace("_retrieval_recall", " recall").replace("_", " ").strip()
 
 
-def _duration(seconds: float | None) -> str:
-    if seconds is None or not math.isfinite(seconds):
-        return "–"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
+def _duration(value: float | None) -> str:
+    return "–" if value is None or not math.isfinite(value) else seconds(value)
 
 
 def _size(count: int | None) -> str:
