@@ -12,6 +12,7 @@ import inspect
 import json
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
@@ -138,7 +139,15 @@ def _import(path: Path) -> ModuleType:
         raise UsageError(f"{path} is not a Python file", expected="a file ending in .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        # Its author's to mend, whatever it is: say where, without the frames of ours that led there.
+        lines = [
+            str(frame.lineno) for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)
+        ]
+        place = ":".join([str(path), *lines[-1:]])
+        raise UsageError(f"the recipe {place} does not load", found=f"{type(error).__name__}: {error}") from error
     return module
 
 

@@ -23,7 +23,7 @@ from infra.manifest import Artifact, Manifest
 from workflows import charts
 from workflows.console import seconds
 
-__all__ = ["Report", "StageView", "funnel_png", "funnel_svg", "render"]
+__all__ = ["Report", "StageView", "funnel_png", "render"]
 
 _HISTORY = "data/history.jsonl"
 _TASKS = {
@@ -99,11 +99,6 @@ def render(report: Report) -> str:
         commits=report.commits,
         stages=[_provenance(view) for view in report.stages],
     )
-
-
-def funnel_svg(stages: Sequence[StageView]) -> str:
-    """The funnel alone, as SVG that stands by itself."""
-    return str(charts.funnel_svg(_bars(stages)))
 
 
 def funnel_png(stages: Sequence[StageView]) -> bytes:

@@ -105,6 +105,14 @@ def test_what_is_no_recipe_is_told(tmp_path):
     (tmp_path / "wrong.py").write_text("def workflow(): return 3\n")
     with pytest.raises(UsageError, match="returned int"):
         load(str(tmp_path / "wrong.py")).build()
+    (tmp_path / "misspelt.py").write_text("import json\nfrom pipelines import downlaod\n")
+    with pytest.raises(UsageError, match=r"misspelt\.py:2 does not load") as caught:
+        load(str(tmp_path / "misspelt.py"))
+    assert "cannot import name 'downlaod'" in caught.value.found
+    (tmp_path / "cut.py").write_text("def workflow(:\n")
+    with pytest.raises(UsageError, match="does not load") as caught:
+        load(str(tmp_path / "cut.py"))
+    assert "line 1" in caught.value.found
 
 
 # --- dials
@@ -164,7 +172,7 @@ def test_a_dial_that_does_not_fit_is_told_what_would(recipe):
 def test_what_stands_beside_a_dial_explains_it():
     notes = {dial.name: dial.note for dial in load("website").dials}
     assert notes["max_depth"] == "links away from a start"
-    assert notes["gpu"] == ""
+    assert notes["max_pages"] == ""
 
 
 def test_a_name_that_is_nearly_right_is_suggested(recipe):

@@ -190,7 +190,6 @@ def test_pictures_are_inside_and_large_ones_are_shrunk(stage):
 def test_the_same_run_gives_the_same_page(run):
     assert report.render(run) == report.render(run)
     assert report.funnel_png(run.stages) == report.funnel_png(run.stages)
-    assert report.funnel_svg(run.stages).startswith("<svg xmlns=")
 
 
 def test_reads_artifacts_from_object_stores(stage):

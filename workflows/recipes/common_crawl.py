@@ -19,12 +19,12 @@ def workflow(
     max_files: int | None = None,  # the first of them; one WAT file of Common Crawl holds some 200,000 pairs
     contact: str = "",  # for webmasters: an address or a page, sent with every request
     languages: list[str] | None = None,  # of captions, as ISO 639-1 codes; by default any
-    image_size: int = 224,
+    image_size: int = 224,  # pixels of an image as it is kept
     model: str | dict[str, Any] | None = None,  # an open_clip name or configuration
     samples: int = 1_000_000,  # seen in training
-    batch_size: int = 256,
-    workers: int = 2,
-    gpu: bool = False,
+    batch_size: int = 256,  # samples of a training step, over all workers
+    workers: int = 2,  # that train, one per GPU
+    gpu: bool = False,  # train on GPUs
     connect_to: dict[str, str] | None = None,  # host pattern -> address, for pictures that are not on the open web
 ) -> Workflow:
     web = Web(contact=contact, connect_to=connect_to or {})

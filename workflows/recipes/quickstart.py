@@ -21,7 +21,7 @@ MODEL = Path(site.__file__).with_name("model.json")  # a small CLIP in open_clip
 def workflow(
     pictures: int = 2000,  # different good pictures on the site; about a fifth as many pages
     samples: int = 48_000,  # seen in training
-    workers: int = 2,
+    workers: int = 2,  # that train
     port: int = 8642,  # where the site listens on this machine
     gate: float = 0.8,  # zero-shot accuracy from which the model is registered
 ) -> Workflow:

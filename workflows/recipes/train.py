@@ -18,9 +18,9 @@ def workflow(
     weights: dict[str, float] | None = None,  # of each of them, by sample; by default all are one set
     model: str | dict[str, Any] = "ViT-B-32",  # an open_clip name or configuration
     samples: int = 12_800_000,  # seen in training
-    batch_size: int = 4096,
+    batch_size: int = 4096,  # samples of a step, over all workers
     workers: int | list[int] = 1,  # processes, one per GPU; [least, most]: as many as there is room for
-    gpu: bool = False,
+    gpu: bool = False,  # train on GPUs
     tests: str | None = None,  # folder of test sets in CLIP_benchmark's layout
     classification: list[str] | None = None,  # those with classes, by name
     captions: list[str] | None = None,  # those with captions

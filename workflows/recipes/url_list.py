@@ -22,8 +22,8 @@ def workflow(
     input_format: str | None = None,  # by default told by the names of the files
     url_col: str | None = None,  # by default one of the usual names
     caption_col: str | None = None,  # likewise; "" for images without captions
-    image_size: int = 256,
-    resize_mode: str = "keep_ratio",
+    image_size: int = 256,  # pixels of an image as it is kept
+    resize_mode: str = "keep_ratio",  # any of img2dataset's
     samples_per_shard: int = 1000,
     verify_hash: str | None = None,  # the list's column of sha256; a picture of another is left out
     retry: list[str] | None = None,  # reasons of failed rows to try once more, in shards of their own
@@ -32,9 +32,9 @@ def workflow(
     languages: list[str] | None = None,  # of captions, as ISO 639-1 codes; by default any
     model: str | dict[str, Any] | None = None,  # an open_clip name or configuration
     samples: int = 100_000,  # seen in training
-    batch_size: int = 256,
-    workers: int = 2,
-    gpu: bool = False,
+    batch_size: int = 256,  # samples of a training step, over all workers
+    workers: int = 2,  # that train, one per GPU
+    gpu: bool = False,  # train on GPUs
     connect_to: dict[str, str] | None = None,  # host pattern -> address, for a site that is not on the open web
 ) -> Workflow:
     web = Web(contact=contact, connect_to=connect_to or {})

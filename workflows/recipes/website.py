@@ -24,15 +24,15 @@ def workflow(
     hosts: list[str] | None = None,  # instead: patterns of the hosts to stay on
     exclude: list[str] | None = None,  # regular expressions of links not to follow
     max_pages: int = 1000,
-    max_pages_per_host: int | None = None,
+    max_pages_per_host: int | None = None,  # by default no limit but max_pages
     max_depth: int | None = None,  # links away from a start
     languages: list[str] | None = None,  # of captions, as ISO 639-1 codes; by default any
-    image_size: int = 224,
+    image_size: int = 224,  # pixels of an image as it is kept
     model: str | dict[str, Any] | None = None,  # an open_clip name or configuration
     samples: int = 100_000,  # seen in training
-    batch_size: int = 256,
-    workers: int = 2,
-    gpu: bool = False,
+    batch_size: int = 256,  # samples of a training step, over all workers
+    workers: int = 2,  # that train, one per GPU
+    gpu: bool = False,  # train on GPUs
     connect_to: dict[str, str] | None = None,  # host pattern -> address, for a site that is not on the open web
 ) -> Workflow:
     web = Web(contact=contact, connect_to=connect_to or {})
