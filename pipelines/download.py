@@ -151,6 +151,7 @@ class _Progress:
         for record in done:
             self._funnel += record.funnel or funnel("pairs", [])
         self._before = self._funnel
+        self._hosts: Counter[str] = Counter()
         self._bytes = 0
         self._start = time.monotonic()
 
@@ -158,6 +159,9 @@ class _Progress:
         one = record.funnel or funnel("pairs", [])
         self._funnel += one
         self._bytes += record.facts["bytes"]
+        self._hosts.update(record.facts.get("failing_hosts", {}))
+        if len(self._hosts) > 10_000:
+            self._hosts = Counter(dict(self._hosts.most_common(1000)))
         self._floor.judge(self._context.ledger, record.shard, one.kept, one.dropped, record.facts.get("failing_hosts"))
         rows = self._funnel.entered
         seconds = max(time.monotonic() - self._start, 1e-3)
@@ -167,11 +171,13 @@ class _Progress:
             "MB_per_s": self._bytes / 1e6 / seconds,
         }
         curves = {f"share/{name}": count / rows for name, count in shares.items()}
-        self._context.metrics(curves | rates, step=rows)
-        left = (self._rows - rows) * seconds / max(rows - self._before.entered, 1)
+        left = {"eta_s": (self._rows - rows) * seconds / max(rows - self._before.entered, 1)}
+        self._context.metrics(curves | rates | left, step=rows)
         frequent = Counter(self._funnel.dropped).most_common(2)
         errors = ", ".join(f"{name} {count / rows:.0%}" for name, count in frequent)
-        return {"success": f"{self._funnel.kept / rows:.0%}", **rates, "eta_s": left, "errors": errors or "none"}
+        hosts = ", ".join(f"{host} {count}" for host, count in self._hosts.most_common(2))
+        told = {"errors": errors or "none"} | ({"at": hosts} if hosts else {})
+        return {"success": f"{self._funnel.kept / rows:.0%}", **rates, **left, **told}
 
 
 def worst(failing: Mapping[str, int]) -> dict[str, int]:

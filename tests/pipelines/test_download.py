@@ -4,6 +4,7 @@ import gc
 import io
 import json
 import math
+import re
 import socket
 import threading
 from collections import Counter
@@ -167,6 +168,24 @@ def test_the_stage(downloaded, site, pairs_artifact, finished, img2dataset, tmp_
     assert site[1]["/a.jpg"] == asked  # it is in the first and the last shard
     again = finished(run, config(site[0]), {"pairs": Artifact(tmp_path / "pairs", pairs_artifact(ROWS).manifest)})
     assert again.manifest == downloaded.manifest
+
+
+def test_progress_is_told_and_drawn(ray_cluster, site, pairs_artifact, tmp_path):
+    """Rates, success, the commonest errors and worst hosts, the time left: as a line, and all numbers as curves."""
+    events: list[dict] = []
+    manifest = run(config(site[0]), {"pairs": pairs_artifact(ROWS)}, Context(tmp_path, emit=events.append))
+    line = [event for event in events if event["event"] == "progress"][-1]
+    assert (line["done"], line["total"], line["success"], line["eta_s"]) == (3, 3, "30%", 0)
+    assert re.fullmatch(r"\w+ \d0%, \w+ \d0%", line["errors"])
+    assert line["at"] == "img.example 4"
+    curves = [event for event in events if event["event"] == "metrics"]
+    assert [curve["step"] for curve in curves] == sorted({curve["step"] for curve in curves})
+    last = curves[-1]["values"]
+    assert last.keys() >= {"images_per_s", "MB_per_s", "eta_s", "share/success", "share/http_error"}
+    assert last["images_per_s"] > 0 and last["MB_per_s"] > 0
+    shares = {name.removeprefix("share/"): value for name, value in last.items() if name.startswith("share/")}
+    assert shares.pop("success") == manifest.metrics["success_share"] == 0.3
+    assert shares == {name: count / 10 for name, count in manifest.funnel.dropped.items()}
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
