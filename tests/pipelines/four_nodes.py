@@ -71,7 +71,7 @@ def main():
             task.options(scheduling_strategy=place, num_cpus=1).remote(number, web, manners)
             for number, place in enumerate(places)
         ]
-        done = ray.get(refs, timeout=90)
+        done = ray.get(refs, timeout=200)
     json.dump({"spans": site.spans, "nodes": [node for node, _ in done], "statuses": [s for _, s in done]}, sys.stdout)
     sys.stdout.flush()
     ray.shutdown()
