@@ -53,9 +53,11 @@ def survey(file: UrlFile, output: ShardOutput) -> ShardRecord:
             types = {field.name: plain(field.type) for field in opened.schema_arrow}
             if len(types) < len(opened.schema_arrow):
                 raise DataError("two columns have the same name", found=", ".join(opened.schema_arrow.names))
+    elif file.format.startswith("txt"):
+        groups, types = [], {"url": pa.string()}
     else:
         groups, types = [], {}
-        text = file.format.startswith(("csv", "tsv", "txt"))
+        text = file.format.startswith(("csv", "tsv"))
         for batch in read_batches(file.open, file.format, file.url):
             for name, values in batch.columns.items():
                 found = _type_of_texts(values) if text else _type_of(values)
