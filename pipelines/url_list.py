@@ -2,8 +2,8 @@
 
 Lists come as csv, tsv, json, jsonl, txt (also gzipped) and Parquet, with a dozen names for the same two columns, and
 with bad lines in them. A list is read twice and never held: first for the types of its columns, which only the whole
-list knows (Parquet says so in its footers, and a txt has one), then for its rows. Rows that cannot be pairs are left out for a reason,
-and nothing else is lost: every other column of the list goes along.
+list knows (Parquet says so in its footers, and a txt has but one), then for its rows. Rows that cannot be pairs are
+left out for a reason, and nothing else is lost: every other column of the list goes along.
 
 Files: ``data/{file}-{part}.parquet`` (:func:`infra.schema.pairs_schema`, then the list's own columns; no ``caption``
 for a list without captions), ``data/dropped-{file}-{part}.parquet`` with where the row stood and what was in it.
