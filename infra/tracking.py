@@ -109,11 +109,14 @@ class Tracker:
         self._thread.start()
 
     def close(self, timeout_s: float = 60.0) -> bool:
-        """Send what is left, for at most ``timeout_s``; True if all of the journal was sent."""
+        """Send what is left, for at most ``timeout_s``; True if all of the journal was sent.
+
+        A tracker that was never started sends nothing: whoever waits to hear that a port is taken need not wait for
+        MLflow to be imported. The next run sends it.
+        """
         self._closing.set()
-        if self._thread.ident is None:
-            self._thread.start()
-        self._thread.join(timeout_s)
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
         return self._drained.is_set()
 
     @property

@@ -455,10 +455,12 @@ def main() -> int:
     )
     tests = open_store(arguments.tests) if arguments.tests else None
     try:
-        config = Config(**json.loads(arguments.config.read_text()))
+        config = _read_config(arguments.config)
         world = World.join(shares=config.batch_size // config.accumulate, timeout_s=config.collective_timeout_s)
         if RECORD not in context.ledger.read([RECORD]):
             train(config, sources_at([*arguments.shards, *config.shards]), context, world, tests)
+        else:
+            log.info("%s holds this run, finished", arguments.output)
     except CliplineError as error:
         log.error("%s", error)
         return error.exit_code
@@ -466,6 +468,14 @@ def main() -> int:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
     return 0
+
+
+def _read_config(path: Path) -> Config:
+    try:
+        return Config(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        wanted = "a JSON file of training.config.Config's fields"
+        raise ConfigError(f"{path} is no configuration", expected=wanted, found=str(error)) from error
 
 
 if __name__ == "__main__":

@@ -246,6 +246,18 @@ def test_errors_name_what_is_wrong(shards, tmp_path):
         go(tmp_path, shards, model={"embed_dim": 16, "vision_cfg": {"layerz": 1}, "text_cfg": {}})
 
 
+@pytest.mark.parametrize("content", [None, '{"model": ', "[3]"], ids=["missing", "cut off", "a list"])
+def test_a_configuration_that_cannot_be_read_is_told(tmp_path, content, monkeypatch, caplog):
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+    monkeypatch.setattr(
+        sys, "argv", ["training.loop", "--config", f"{tmp_path}/config.json", "--output", f"{tmp_path}/out"]
+    )
+    assert main() == 2
+    assert "config.json is no configuration" in caplog.text
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(shards, tmp_path):
     with pytest.raises(DataError, match="finite"):
         go(tmp_path, shards, lr=1e30, warmup=0, grad_clip=None)
