@@ -33,7 +33,7 @@ __all__ = ["Copies", "Shard"]
 QUESTIONS = 16  # to a store at once: each takes some 50 ms
 WAIT_S = 0.05  # between two looks whether there is room
 _PARTIAL = ".tmp-"
-PARALLEL = 4  # downloads at once in a process; one stream of an object store gives some 100 MB/s
+KEY = "[0-9a-f]" * 24
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Copies:
         self._local = [shard.local for shard in shards]
         with ThreadPoolExecutor(QUESTIONS, "copies") as pool:
             self.names = list(pool.map(Shard.name, shards))
-        keys = (hashlib.sha256(name.encode()).hexdigest()[:24] for name in self.names)
+        keys = (hashlib.sha256(name.encode()).hexdigest()[:24] for name in self.names)  # what KEY looks for
         self._targets = [self.folder / key / Path(shard.path).name for key, shard in zip(keys, shards, strict=True)]
 
     def remote(self, number: int) -> bool:
@@ -96,13 +96,6 @@ class Copies:
         with contextlib.suppress(FileNotFoundError):  # another process made room with it: its reader will ask again
             os.utime(target)
         return target
-
-    def fetch(self, numbers: Sequence[int]) -> None:
-        """Have these shards here, several at a time."""
-        remote = [number for number in numbers if self.remote(number)]
-        if remote:
-            with ThreadPoolExecutor(PARALLEL, "copies") as pool:
-                list(pool.map(self.path, remote))
 
     def check_room(self, numbers: Sequence[int], fix: str) -> None:
         """Raises ConfigError if these shards are too large to be here all at once."""
@@ -167,7 +160,7 @@ class Copies:
     def _make_room(self, most: int) -> bool:
         """Remove the copies used longest ago until all take at most ``most`` bytes; whether that could be done."""
         copies, taken = [], 0
-        for path in self.folder.glob("*/*"):
+        for path in self.folder.glob(f"{KEY}/*"):  # whatever else somebody keeps there is not ours to remove
             with contextlib.suppress(FileNotFoundError):
                 facts = path.stat()
                 taken += facts.st_size

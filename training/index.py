@@ -314,7 +314,7 @@ class _Writer:
 def _drop_old(folder: Path) -> None:
     """All but the indexes used last; a run that has one mapped reads on."""
     used = []
-    for index in folder.glob("*/index.json"):
+    for index in folder.glob("[0-9a-f]" * 32 + "/index.json"):
         with contextlib.suppress(FileNotFoundError):  # another process drops it, too
             used.append((index.parent.stat().st_mtime_ns, index))
     for _, index in sorted(used)[:-KEPT]:

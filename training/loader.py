@@ -16,6 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,6 +41,10 @@ CHUNK = 32
 
 AHEAD = 2
 """Batches made before they are asked for, beside the one that is worked with."""
+
+
+PARALLEL = 4
+"""Downloads at once in a process; one stream of an object store gives some 100 MB/s."""
 
 
 @dataclass(frozen=True)
@@ -232,24 +237,23 @@ class _Fetching:
             at_once = plan.shards(0, 1 + plan.window_samples, world.node)
             self._copies.check_room(at_once, "allow more disk_cache_gb, or shuffle by window, or by a smaller one")
         self._announced: dict[int, None] = {}
-        self._pool = ThreadPoolExecutor(1, "fetching")
-        self._failed: deque[Future[None]] = deque()
+        self._pool = ThreadPoolExecutor(PARALLEL, "fetching")
+        self._fetches: deque[Future[Path]] = deque()
 
     def __enter__(self) -> _Fetching:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(cancel_futures=True)
+        self._pool.shutdown(cancel_futures=True)  # who is stopped waits for the few that are under way, not for all
 
     def announce(self, start: int, stop: int) -> None:
         """Positions that will be read next; their shards, and those of as many positions again, are fetched."""
         if not self._needed:
             return
         shards = self._plan.shards(start, stop + self._plan.window_samples, self._own)
-        new = [shard for shard in shards if shard not in self._announced]
+        new = [shard for shard in shards if shard not in self._announced and self._copies.remote(shard)]
         self._announced = dict.fromkeys(shards)
-        if new:
-            first = int(self._own[0] * len(new))  # the processes of a node begin at different ones
-            self._failed.append(self._pool.submit(self._copies.fetch, new[first:] + new[:first]))
-        while self._failed and self._failed[0].done():
-            self._failed.popleft().result()
+        first = int(self._own[0] * len(new))  # the processes of a node begin at different ones
+        self._fetches += [self._pool.submit(self._copies.path, shard) for shard in new[first:] + new[:first]]
+        while self._fetches and self._fetches[0].done():
+            self._fetches.popleft().result()

@@ -2,6 +2,8 @@
 
 import io
 import shutil
+import threading
+from concurrent.futures import CancelledError
 from fractions import Fraction
 from types import SimpleNamespace
 
@@ -13,11 +15,12 @@ from PIL import Image
 from infra.errors import ConfigError, DataError
 from infra.shards import read_samples
 from infra.storage import LocalStore
+from training import copies
 from training.augment import Augment
 from training.copies import Shard
 from training.data import Samples, Shards
 from training.images import CROP_DRAWS, decode, draw_crop, resize
-from training.loader import Loader, on_device
+from training.loader import Loader, _Fetching, on_device
 from training.plan import Plan, order
 from training.tokens import Tokenizer
 from training.world import World
@@ -200,13 +203,40 @@ def test_nodes_fetch_their_own_parts_of_a_window(make_shards, tmp_path, monkeypa
         assert (np.concatenate(own) == images).all()
 
 
+def test_who_stops_waits_for_the_downloads_under_way_only(make_shards, tmp_path, monkeypatch):
+    folder = make_shards(tmp_path / "shards", samples=40, shards=20)
+    samples(folder, folder=tmp_path / "cache")
+    monkeypatch.setattr(Shard, "local", None)
+    source = samples(folder, folder=tmp_path / "cache")
+    begun, gate, copy = [], threading.Event(), copies._copy
+
+    def slow(shard, to):
+        begun.append(shard.path)
+        assert gate.wait(60)
+        return copy(shard, to)
+
+    monkeypatch.setattr(copies, "_copy", slow)
+    fetching = _Fetching(source, Plan(source.counts, 3), World())
+    fetching.announce(0, 8)
+    fetches = list(fetching._fetches)
+    assert len(fetches) == 20
+    leaving = threading.Thread(target=fetching.__exit__)
+    leaving.start()
+    with pytest.raises(CancelledError):
+        fetches[-1].result(60)
+    gate.set()
+    leaving.join(60)
+    assert not leaving.is_alive()
+    assert len(begun) <= 4
+
+
 def test_the_disk_must_hold_what_all_processes_of_a_node_need(make_shards, tmp_path, monkeypatch):
     folder = make_shards(tmp_path / "shards", samples=160, shards=32)
     plan = Plan([[5] * 32], 3, shuffle="window", window=8, batch=8)
-    samples(folder, folder=tmp_path)
+    samples(folder, folder=tmp_path / "cache")
     monkeypatch.setattr(Shard, "local", None)
     largest = max(path.stat().st_size for path in folder.rglob("*.tar"))
-    source = samples(folder, folder=tmp_path, disk_bytes=8 * largest)  # two windows need sixteen
+    source = samples(folder, folder=tmp_path / "cache", disk_bytes=8 * largest)  # two windows need sixteen
     own = World(rank=1, size=4)
     assert own.node == (Fraction(1, 4), Fraction(1, 2))
     assert len(list(Loader(source, config(), own, SIDE, plan).batches(0, 160))) == 20

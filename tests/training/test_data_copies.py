@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,12 @@ def bucket(tmp_path, monkeypatch):
     return store
 
 
+def fetch(copies, numbers):
+    """Have these here, several at a time, as a loader does."""
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(copies.path, numbers))
+
+
 def shards_of(store, digests=()):
     return Shards(store, [f"{number:05d}.tar" for number in range(12)], digests).each()
 
@@ -68,9 +75,9 @@ def shards_of(store, digests=()):
 
 def test_each_is_fetched_once_and_whole(bucket, tmp_path):
     copies = Copies(shards_of(bucket), tmp_path / "disk")
-    copies.fetch([3, 5, 3])
+    fetch(copies, [3, 5, 3])
     assert copies.path(3).read_bytes() == bytes([3]) * 1000
-    Copies(shards_of(bucket), tmp_path / "disk").fetch([3, 5])
+    fetch(Copies(shards_of(bucket), tmp_path / "disk"), [3, 5])
     assert sorted(bucket.log()) == ["00003.tar", "00005.tar"]
 
 
@@ -82,6 +89,10 @@ def test_one_replaced_in_the_store_is_another(bucket, tmp_path):
 
 def test_the_limit_holds_and_the_longest_unused_go(bucket, tmp_path):
     copies = Copies(shards_of(bucket), tmp_path / "disk", limit=3500)
+    somebodys = tmp_path / "disk/shards/cc12m/00000.data"
+    somebodys.parent.mkdir(parents=True)
+    somebodys.write_bytes(bytes(10_000))
+    os.utime(somebodys, (0, 0))
     for number in (0, 1, 2, 0, 3):
         copies.path(number)
         stamp = time.time_ns() + number  # not all disks tell moments apart
@@ -89,6 +100,7 @@ def test_the_limit_holds_and_the_longest_unused_go(bucket, tmp_path):
     kept = {path.name for path in (tmp_path / "disk").rglob("*.tar")}
     assert len(kept) == 3
     assert {"00000.tar", "00003.tar"} <= kept
+    assert somebodys.exists()
     assert copies.path(1).read_bytes() == bytes([1]) * 1000
 
 
@@ -146,7 +158,7 @@ def test_a_shard_that_is_not_there_is_named(bucket, tmp_path):
 def fetch_all(store, folder, begin):
     Shard.local = None
     copies = Copies(shards_of(store), folder)
-    copies.fetch([*range(begin, 12), *range(begin)])
+    fetch(copies, [*range(begin, 12), *range(begin)])
 
 
 def die_fetching(store, folder):
@@ -164,7 +176,7 @@ def test_the_limit_holds_while_many_are_fetched_at_once(bucket, tmp_path):
     abandoned = copies._targets[11].with_name(".tmp-0")
     abandoned.parent.mkdir(parents=True)
     abandoned.write_bytes(bytes(1000))
-    copies.fetch(range(11))
+    fetch(copies, range(11))
     assert sum(path.stat().st_size for path in (tmp_path / "disk/shards").glob("*/*")) == 2000
     assert not abandoned.exists()
 
