@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pipelines.images import Resizing
     from pipelines.retry import Pick
 
-__all__ = ["Config", "run", "worst"]
+__all__ = ["Config", "host", "run", "worst"]
 
 ResizeMode = Literal["no", "border", "keep_ratio", "keep_ratio_largest", "center_crop"]
 
@@ -130,11 +130,20 @@ def _shards(config: Config, inputs: Mapping[str, Artifact]) -> tuple[list[tuple[
 def _look_ahead(common: Work, shards: list[Any]) -> None:
     """Do names resolve here at all? Raises StageFailed if the resolver fails for those of some shards."""
     from pipelines.web.health import preflight
-    from pipelines.web.urls import host_of
 
     spread = shards[:: -(-len(shards) // _LOOK_AT) or 1]
-    names = {host_of(url) for parts in spread for url in common.rows(parts)["url"].to_pylist()}
-    preflight(names, common.config.web).check()
+    names = {host(url) for parts in spread for url in common.rows(parts)["url"].to_pylist()}
+    preflight(names - {""}, common.config.web).check()
+
+
+def host(listed: str) -> str:
+    """The host of an address as somebody wrote it down; empty if it is none."""
+    from pipelines.web.urls import BadUrlError, canonical, host_of
+
+    try:
+        return host_of(canonical(listed))
+    except BadUrlError:
+        return ""
 
 
 def _rows(part: Slice | Pick) -> int:
@@ -159,10 +168,10 @@ class _Progress:
         one = record.funnel or funnel("pairs", [])
         self._funnel += one
         self._bytes += record.facts["bytes"]
-        self._hosts.update(record.facts.get("failing_hosts", {}))
+        self._hosts.update(record.facts["failing_hosts"])
         if len(self._hosts) > 10_000:
             self._hosts = Counter(dict(self._hosts.most_common(1000)))
-        self._floor.judge(self._context.ledger, record.shard, one.kept, one.dropped, record.facts.get("failing_hosts"))
+        self._floor.judge(self._context.ledger, record.shard, one.kept, one.dropped, record.facts["failing_hosts"])
         rows = self._funnel.entered
         seconds = max(time.monotonic() - self._start, 1e-3)
         shares = {"success": self._funnel.kept, **self._funnel.dropped}
@@ -194,7 +203,7 @@ def _finish(records: Sequence[ShardRecord], context: Context) -> Manifest:
     total = sum((record.funnel for record in records if record.funnel), funnel("pairs", []))
     failing: Counter[str] = Counter()
     for record in records:
-        failing.update(record.facts.get("failing_hosts", {}))
+        failing.update(record.facts["failing_hosts"])
     facts = {"bytes": sum(record.facts["bytes"] for record in records), "failing_hosts": worst(failing)}
     share = total.kept / total.entered if total.entered else 0.0
     return context.finish(list(records), funnel=total, metrics={"success_share": share}, facts=facts)

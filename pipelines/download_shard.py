@@ -29,18 +29,17 @@ from infra.schema import Drop, Status, images_schema
 from infra.shards import sample_key, write_triple
 from infra.spool import Spool, Ticket
 from infra.storage import Store
-from pipelines.download import Config, worst
+from pipelines.download import Config, host, worst
 from pipelines.images import ImageError, Resizing, resize
 from pipelines.retry import read_picks
 from pipelines.tables import Images, funnel, read_slices
 from pipelines.verify import MISMATCH, Hash, hash_of
 from pipelines.web.fetch import Fetcher, FetchError
-from pipelines.web.urls import host_of
 
 if TYPE_CHECKING:
     from pipelines.web.hosts import Link
 
-__all__ = ["Downloader", "Outcome", "Work", "members", "tabulate", "work"]
+__all__ = ["Downloader", "Outcome", "Work", "failing_hosts", "members", "tabulate", "work"]
 
 
 class Outcome(NamedTuple):
@@ -214,13 +213,16 @@ def _commit(
 ) -> ShardRecord:
     table = tabulate(rows, outcomes, shard, config)
     write_triple(output, shard, members(table, outcomes, spool, config.encode_format), table)
-    reasons = table["reason"].to_pylist()
-    failing = Counter(
-        host_of(url) for url, status in zip(table["url"].to_pylist(), table["status"].to_pylist(), strict=True)
-        if status == Status.FAILED_TO_DOWNLOAD
-    )  # fmt: skip
-    facts = {"bytes": sum(outcome.size for outcome in outcomes), "failing_hosts": worst(failing)}
-    return output.commit(funnel("pairs", reasons), facts)
+    facts = {"bytes": sum(outcome.size for outcome in outcomes), "failing_hosts": failing_hosts(table)}
+    return output.commit(funnel("pairs", table["reason"].to_pylist()), facts)
+
+
+def failing_hosts(table: pa.Table) -> dict[str, int]:
+    """The hosts that failed most in a shard, by the number of rows."""
+    rows = zip(table["url"].to_pylist(), table["status"].to_pylist(), strict=True)
+    failing = Counter(host(url) for url, status in rows if status == Status.FAILED_TO_DOWNLOAD)
+    del failing[""]
+    return worst(failing)
 
 
 def tabulate(rows: pa.Table, outcomes: Sequence[Outcome], shard: int, config: Config) -> pa.Table:

@@ -26,6 +26,7 @@ from infra.errors import ConfigError
 from infra.manifest import ShardRecord
 from infra.schema import Drop, Status, images_schema
 from infra.shards import SHARD_DIGITS, read_samples, sample_key, shard_name, write_triple
+from pipelines.download_shard import failing_hosts
 from pipelines.tables import funnel
 from pipelines.verify import MISMATCH
 from pipelines.web.fetch import Web
@@ -56,7 +57,8 @@ def download_shard(config: Config, rows: pa.Table, shard: int, output: ShardOutp
         with Path(folder, f"{shard_name(shard)}.tar").open("rb") as tar:
             write_triple(output, shard, _members(tar), table)
         size = Path(folder, f"{shard_name(shard)}.tar").stat().st_size  # what was served, it does not tell
-    return output.commit(funnel("pairs", table["reason"].to_pylist()), {"bytes": size})
+    facts = {"bytes": size, "failing_hosts": failing_hosts(table)}
+    return output.commit(funnel("pairs", table["reason"].to_pylist()), facts)
 
 
 def refusal(url: str, web: Web) -> tuple[Drop, str] | None:

@@ -170,6 +170,25 @@ def test_the_stage(downloaded, site, pairs_artifact, finished, img2dataset, tmp_
     assert again.manifest == downloaded.manifest
 
 
+def test_addresses_as_people_write_them(ray_cluster, site, pairs_artifact, tmp_path):
+    """Lists keep theirs, so nothing may take them for canonical; one that is none costs its own row."""
+    listed = {
+        "http://img.example": "http_error",  # "/" is not there
+        "http://img.example?a.jpg": "http_error",
+        "HTTP:\\\\IMG.example\\a.jpg": None,
+        "http:/img.example/./b.jpg": None,
+        "//img.example/a.jpg": "refused_address",
+        "not an address": "refused_address",
+        "http://user@img.example/a.jpg": "refused_address",
+    }
+    manifest = run(
+        config(site[0]), {"pairs": pairs_artifact([(url, "a picture") for url in listed])}, Context(tmp_path)
+    )
+    rows = [row for path in sorted(tmp_path.glob("data/*.parquet")) for row in pq.read_table(path).to_pylist()]
+    assert {row["url"]: row["reason"] for row in rows} == listed
+    assert manifest.facts["failing_hosts"] == {"img.example": 2}
+
+
 def test_progress_is_told_and_drawn(ray_cluster, site, pairs_artifact, tmp_path):
     """Rates, success, the commonest errors and worst hosts, the time left: as a line, and all numbers as curves."""
     events: list[dict] = []
