@@ -144,6 +144,7 @@ class Tracker:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
         logging.getLogger("alembic").setLevel(logging.WARNING)
+        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # an outage is told once, below
         pause = self.INTERVAL_S
         while True:
             closing = self._closing.is_set()  # before reading: what was written by then must still be sent

@@ -204,7 +204,7 @@ def _execute(
         f"{asked.run}: {len(made.to_run)} of {len(made.steps)} stages to run, below {redact(root.url)}", markup=False
     )
     options = runner.Options(cpus=cpus, wait=wait, tracking_required=tracking_required)
-    with Watcher(err).live() as watch:
+    with Watcher(err, [step.stage.name for step in made]).live() as watch:
         outcome = runner.run(made, root, asked, options, watch)
     if outcome.error is not None:
         err.print(str(outcome.error), style="red" if outcome.status == "failed" else "yellow", markup=False)
@@ -255,6 +255,7 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Say for each stage whether it is done or will run, and why, down to the field that changed."""
+    from workflows.console import column
     from workflows.plan import Selection, make_plan
 
     _, workflow = _load(recipe, settings or [])
@@ -262,13 +263,13 @@ def plan(
     if as_json:
         print_json(_plan_rows(made))
         return
-    out = _out()
+    out, width = _out(), column(step.stage.name for step in made)
     marks = {"cached": ("cached", "dim"), "run": ("will run", "bold yellow"), "left": ("left out", "dim")}
     for step in made:
         word, style = marks[step.action]
         drift = "source has changed since (--rerun-drift runs it again)" if step.drifted else ""
         why = "; ".join(filter(None, (*step.why, drift if step.action == "cached" else "")))
-        out.print(f"{step.stage.name:<12}", end="")
+        out.print(f"{step.stage.name:<{width}}", end="")
         out.print(f"{word:<10}", style=style, end="")
         out.print(why, markup=False)
     out.print(f"{len(made.to_run)} of {len(made.steps)} stages would run.")
@@ -292,7 +293,7 @@ def _plan_rows(made: Plan) -> list[dict[str, Any]]:
 @app.command(rich_help_panel=LOOKING)
 def status(name: RunName = None, root: Root = DEFAULT_ROOT, as_json: Json = False) -> None:
     """How each stage of a run stands."""
-    from workflows.console import seconds
+    from workflows.console import column, seconds
     from workflows.runs import find_run, run_states
 
     store = open_store(root)
@@ -301,13 +302,13 @@ def status(name: RunName = None, root: Root = DEFAULT_ROOT, as_json: Json = Fals
     if as_json:
         print_json({"run": record.run, "stages": [state.as_dict() for state in states]})
         return
-    out = _out()
+    out, width = _out(), column(state.name for state in states)
     out.print(record.run, style="bold")
     styles = {"done": "green", "running": "bold", "failed": "red", "interrupted": "yellow", "waiting": "dim"}
     for state in states:
         took = "cached" if state.cached else seconds(state.seconds) if state.seconds is not None else ""
         detail = "  ".join(filter(None, (took, state.progress, state.error)))
-        out.print(f"  {state.name:<12}", end="")
+        out.print(f"  {state.name:<{width}}", end="")
         out.print(f"{state.state:<13}", style=styles[state.state], end="")
         out.print(detail, markup=False)
 
@@ -427,11 +428,14 @@ def logs(
     """Print a run's journal: what happened when, with log messages and traces of failures."""
     from datetime import datetime
 
+    from workflows.console import column
     from workflows.journal import Journal
     from workflows.runs import find_run
 
     store = open_store(root)
-    events, _ = Journal(store.child(f"runs/{find_run(store, name).run}")).read()
+    record = find_run(store, name)
+    width = column(planned.name for planned in record.stages)
+    events, _ = Journal(store.child(f"runs/{record.run}")).read()
     for event in events:
         if stage and event.get("stage") != stage:
             continue
@@ -441,7 +445,9 @@ def logs(
         if event["event"] in ("progress", "metrics"):
             continue
         when = datetime.fromtimestamp(event["time"]).strftime("%H:%M:%S")
-        sys.stdout.write(f"{when} {event.get('stage', ''):<12} {event['event']:<15} {_told(event)}".rstrip() + "\n")
+        sys.stdout.write(
+            f"{when} {event.get('stage', ''):<{width}} {event['event']:<15} {_told(event)}".rstrip() + "\n"
+        )
 
 
 def _told(event: Event) -> str:

@@ -9,7 +9,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
-__all__ = ["Watcher", "print_json", "seconds", "strict"]
+__all__ = ["Watcher", "column", "print_json", "seconds", "strict"]
 
 _EVERY_S = 10.0  # between plain progress lines of one stage
 
@@ -30,6 +30,11 @@ def seconds(value: float) -> str:
         return f"{value:.1f} s"
     minutes, rest = divmod(round(value), 60)
     return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def column(names: Iterable[str]) -> int:
+    """How wide a column of stages' names is, with the space behind it."""
+    return max([12, *(len(name) + 2 for name in names)])
 
 
 def print_json(value: object) -> None:
@@ -47,10 +52,10 @@ def strict(value: object) -> object:
 
 
 class Watcher:
-    """Listens to a run's events. Use within :meth:`live`."""
+    """Listens to the events of a run of the ``stages`` named. Use within :meth:`live`."""
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    def __init__(self, console: Console, stages: Iterable[str]) -> None:
+        self._console, self._width = console, column(stages)
         self._progress: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._said: dict[str, float] = {}
@@ -62,7 +67,7 @@ class Watcher:
             return
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-        columns = ("  {task.description:<12}", BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn())
+        columns = (f"  {{task.description:<{self._width}}}", BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, TextColumn("{task.fields[note]}"), console=self._console, transient=True) as progress:
             self._progress = progress
             yield self
@@ -74,7 +79,9 @@ class Watcher:
                 handle(event)
 
     def _say(self, stage: str, text: str, style: str = "") -> None:
-        self._console.print(f"  {stage:<12}{text}", style=style, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(
+            f"  {stage:<{self._width}}{text}", style=style, highlight=False, markup=False, soft_wrap=True
+        )
 
     def _on_stage_cached(self, event: Event) -> None:
         self._say(event["stage"], "cached", "dim")

@@ -51,7 +51,7 @@ EVENTS = [
 def watch(events, **settings):
     out = io.StringIO()
     console = Console(file=out, width=200, **settings)
-    with Watcher(console).live() as watcher:
+    with Watcher(console, ["crawl", "filter"]).live() as watcher:
         for event in events:
             watcher([event])
     return out.getvalue()
@@ -82,6 +82,14 @@ def test_on_a_terminal_progress_is_live_and_what_happened_stays():
     for words in ("done in 3.2 s", "trying again", "acc1 0.812", "stopped;"):
         assert words in shown
     assert "started: not done yet" not in shown  # the bar says so
+
+
+def test_long_names_stay_apart_from_what_is_said_of_them():
+    out = io.StringIO()
+    watcher = Watcher(Console(file=out, width=200), ["train", "retrieval_captions"])
+    for stage in ("train", "retrieval_captions"):
+        watcher([{"event": "stage_cached", "stage": stage}])
+    assert out.getvalue().splitlines() == ["  train               cached", "  retrieval_captions  cached"]
 
 
 @pytest.mark.parametrize(
