@@ -52,13 +52,15 @@ def _png(data: bytes, header: Header) -> bytes | None:
     for name, start, length in chunks(data, 8, png=True):
         if name == b"IEND":
             break
+        if start + length > len(data):
+            return None  # OpenCV would make room for all of it first, up to 4 GB
         if name == b"IDAT":
             pixels.append(data[start : start + length])
         if name == b"IDAT" or name in once:
             kept.append(data[start - 8 : start + length + 4])
         once.discard(name)
     else:
-        if len(data) > start + length + 4:
+        if start + length + 4 < len(data):
             return None  # too many to look through
     most = 2 * DEFLATE_RATIO * (header.least + 1)  # twice, for the passes of an interlaced one
     if sum(map(len, pixels)) * DEFLATE_RATIO > most + _MAX_SURPLUS and _inflates(pixels, most):

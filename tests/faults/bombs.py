@@ -115,6 +115,13 @@ def png_with_bomb(where: str) -> bytes:
     return png(96, 64, pixels=_bomb(15, 128, start=(b"\0" + b"\x80" * 288) * 64))
 
 
+def png_with_a_long_chunk(name: bytes) -> bytes:
+    """A chunk that says it has four gigabytes, of which a few bytes are there."""
+    data = picture("PNG", "P")
+    at = data.index(name) - 4
+    return data[:at] + b"\xff\xff\xff\xf0" + data[at + 4 :]
+
+
 @cache
 def png_with_texts(megabytes: int) -> bytes:
     """A small picture with texts that are inflated and kept, eight megabytes each, the most libpng takes."""

@@ -816,6 +816,13 @@ _image(
 _image("png_with_a_bomb_in_its_profile", "128 MB in iCCP.", lambda: bombs.png_with_bomb("iCCP"), None)
 _image("png_with_a_bomb_in_its_text", "128 MB in zTXt.", lambda: bombs.png_with_bomb("zTXt"), None)
 _image("png_with_a_bomb_in_its_pixels", "128 MB in IDAT.", lambda: bombs.png_with_bomb("IDAT"), None)
+for _name in (b"PLTE", b"IDAT"):
+    _image(
+        f"png_with_4_gb_of_{_name.decode().lower()}",
+        "So it says.",
+        lambda name=_name: bombs.png_with_a_long_chunk(name),
+        Drop.DECODE,
+    )
 _image("png_with_800_mb_of_texts", "In a hundred chunks.", lambda: bombs.png_with_texts(800), None)
 _image(
     "png_with_gigabytes_behind_its_pixels",

@@ -64,6 +64,12 @@ def test_of_a_png_only_what_makes_its_pixels_is_left():
     assert guarded(full, read_header(full)) == guarded(plain, read_header(plain)) == plain
 
 
+@pytest.mark.parametrize("name", [b"PLTE", b"IDAT"])
+def test_a_decoder_never_hears_of_more_bytes_than_there_are(name):
+    data = bombs.png_with_a_long_chunk(name)
+    assert guarded(data, read_header(data)) is None
+
+
 def test_of_a_gif_only_the_first_frame_is_left():
     one, many = bombs.gif(64, 64, (9, 9)), bombs.gif(64, 64, (9, 9), (8, 8), (65535, 1))
     assert guarded(many, read_header(many)) == guarded(one, read_header(one)) == one
