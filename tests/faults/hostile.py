@@ -824,18 +824,6 @@ for _name in (b"PLTE", b"IDAT"):
         Drop.DECODE,
     )
 _image("png_with_800_mb_of_texts", "In a hundred chunks.", lambda: bombs.png_with_texts(800), None)
-_image(
-    "png_with_gigabytes_behind_its_pixels",
-    "Three of them, in 3 MB of IDAT.",
-    lambda: bombs.png_with_more_behind_its_pixels(3000),
-    Drop.DECODE,
-)
-_image(
-    "png_of_300000_chunks",
-    "Before its pixels.",
-    lambda: bombs.png(64, 64, bombs.png_chunk(b"tEXt", b"") * 300_000),
-    Drop.DECODE,
-)
 _image("png_with_a_second_header", "64 square, then 30,000.", lambda: bombs.png_with_two_headers(), None)
 _image("jpeg_with_a_second_frame", "96 x 64, then 65,535 square.", lambda: bombs.jpeg_with_two_frames(), Drop.DECODE)
 _image("jpeg_of_500_scans", "Each a pass over all pixels.", lambda: bombs.jpeg_of_scans(500), Drop.DECODE)
@@ -847,28 +835,20 @@ _image(
     within_s=5.0,
 )
 _image(
-    "jpeg_of_100000_sequential_scans",
+    "jpeg_of_20000_sequential_scans",
     "No progressive one, but a pass each all the same.",
-    lambda: bombs.jpeg_of_sequential_scans(100_000, 4000),
+    lambda: bombs.jpeg_of_sequential_scans(20_000, 4000),
     Drop.DECODE,
 )
-_image(
-    "jpeg_of_300000_comments",
-    "Empty ones.",
-    lambda: b"\xff\xd8" + b"\xff\xfe\0\2" * 300_000 + HEALTHY_IMAGE[2:],
-    Drop.NOT_AN_IMAGE,
-)
-_image("jpeg_padded_with_2_mb", "Markers may be.", lambda: b"\xff\xd8" + b"\xff" * (2 << 20) + HEALTHY_IMAGE[2:], None)
+_image("jpeg_padded_with_ff", "Markers may be.", lambda: b"\xff\xd8" + b"\xff" * (1 << 19) + HEALTHY_IMAGE[2:], None)
 _image(
     "exif_that_leads_in_circles",
     "60 kB that take an hour to read.",
     lambda: bombs.jpeg_with(bombs.exif_in_circles(2000, 2900)),
     None,
 )
-_image(
-    "gif_that_forgets", "Eight million times, before its first pixel.", lambda: bombs.gif_that_forgets(3 << 20), None
-)
-_image("gif_of_a_long_comment", "3 MB, a byte at a time.", lambda: bombs.gif_of_comments(3 << 20), Drop.DECODE)
+_image("gif_that_forgets", "1.6 million times, before its first pixel.", lambda: bombs.gif_that_forgets(600_000), None)
+_image("gif_of_a_long_comment", "A byte at a time.", lambda: bombs.gif_of_comments(600_000), Drop.DECODE)
 _image("bmp_with_an_absurd_header", "Its header is 4 GB long.", lambda: bombs.bmp(64, 64, info=2**32 - 1), Drop.DECODE)
 _image("bmp_of_no_depth", "Zero bits a pixel.", lambda: bombs.bmp(64, 64, bits=0), Drop.DECODE)
 _image("bmp_whose_pixels_are_elsewhere", "Offset 2**31.", lambda: bombs.bmp(64, 64, offset=2**31), Drop.DECODE)

@@ -59,6 +59,16 @@ def test_a_png_may_inflate_to_its_pixels_and_some_more(monkeypatch):
     assert refused(broken)
 
 
+def test_gigabytes_behind_the_pixels_are_not_inflated():
+    assert refused(bombs.png_with_more_behind_its_pixels(2100))
+
+
+def test_parts_are_looked_through_up_to_a_number():
+    assert refused(bombs.png(64, 64, bombs.png_chunk(b"tEXt", b"") * 300_000))
+    with pytest.raises(ImageError):
+        resize(b"\xff\xd8" + b"\xff\xfe\0\2" * 300_000 + bombs.HEALTHY_IMAGE[2:], Resizing())
+
+
 def test_of_a_png_only_what_makes_its_pixels_is_left():
     plain, full = bombs.png(96, 64), bombs.png_with_texts(80)
     assert guarded(full, read_header(full)) == guarded(plain, read_header(plain)) == plain
