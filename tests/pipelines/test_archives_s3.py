@@ -33,11 +33,14 @@ class Line:
 
     def __init__(self, to):
         self._to = to
+        self._serving = set()  # asyncio itself does not keep who waits for a connection that was aborted
         self.cuts = 0
 
     async def serve(self, reader, writer):
         with contextlib.suppress(ConnectionError, asyncio.CancelledError), contextlib.ExitStack() as stack:
             stack.callback(writer.transport.abort)
+            self._serving.add(task := asyncio.current_task())
+            stack.callback(self._serving.discard, task)
             far, out = await asyncio.open_connection(*self._to)
             stack.callback(out.transport.abort)
             passed = 0
@@ -71,11 +74,11 @@ def lines(to, tls=None):
 
     async def stop(server):
         server.close()
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
-        await asyncio.sleep(0)  # connections that were closed are let go in the next turn of the loop
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:  # one that accepts starts one that serves
+            for task in others:
+                task.cancel()
+            await asyncio.wait(others)
+            await asyncio.sleep(0)  # connections that were closed are let go in the next turn of the loop
 
     server = asyncio.run_coroutine_threadsafe(asyncio.start_server(line.serve, "127.0.0.1", 0, ssl=tls), loop).result()
     try:
