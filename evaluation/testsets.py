@@ -10,11 +10,11 @@ from pydantic import Field
 
 from infra.config import Config as BaseConfig
 from infra.config import digest
-from infra.context import Context
 from infra.errors import ConfigError
-from infra.manifest import Artifact, Manifest
-from infra.storage import open_store
-from infra.testset import EvalSet
+from infra.formats.testset import EvalSet
+from infra.run.context import Context
+from infra.run.manifest import Artifact, Manifest
+from infra.store.storage import open_store
 
 __all__ = ["Config", "run"]
 

@@ -20,13 +20,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from infra.context import Context, Event, ShardOutput
 from infra.errors import CliplineError, DataError, DeadlineError, StageFailed, TransientError
-from infra.manifest import ShardRecord
-from infra.storage import unreachable
+from infra.run.context import Context, Event, ShardOutput
+from infra.run.manifest import ShardRecord
+from infra.store.storage import unreachable
 
 if TYPE_CHECKING:
-    from infra.storage import Store
+    from infra.store.storage import Store
 
 __all__ = [
     "ALONE",

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from infra.errors import DataError
-from infra.manifest import Artifact
-from infra.storage import LocalStore
+from infra.run.manifest import Artifact
+from infra.store.storage import LocalStore
 
 if TYPE_CHECKING:
     import numpy as np

@@ -16,14 +16,14 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from infra.errors import DataError
-from infra.manifest import Artifact, File, Funnel
-from infra.shards import IMAGE_EXTENSIONS, index_tar, shard_name, split_name
-from infra.storage import Store
+from infra.formats.shards import IMAGE_EXTENSIONS, index_tar, shard_name, split_name
+from infra.run.manifest import Artifact, File, Funnel
+from infra.store.storage import Store
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from infra.context import Output
+    from infra.run.context import Output
 
 __all__ = [
     "Images",

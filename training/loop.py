@@ -25,33 +25,33 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from infra.context import Context, ShardOutput
 from infra.errors import CliplineError, ConfigError, DataError, Preempted
-from infra.manifest import Funnel
+from infra.run.context import Context, ShardOutput
+from infra.run.manifest import Funnel
 from infra.schema import Drop
-from infra.storage import open_store
-from training.augment import Augment
-from training.blocks import compile_blocks
-from training.checkpoint import Checkpoints, write_folder, write_model
-from training.data import Samples, Shards, sources_at
-from training.ema import Ema
-from training.flops import forward_flops, peak
-from training.loader import Batch, Loader, on_device
-from training.meter import Meter, Own
-from training.model import Locks, Towers, build
+from infra.store.storage import open_store
+from training.checkpoint.checkpoints import Checkpoints, write_folder, write_model
+from training.data.augment import Augment
+from training.data.loader import Batch, Loader, on_device
+from training.data.sampler import Plan
+from training.data.samples import Samples, Shards, sources_at
+from training.distributed.parallel import gathered, wrap
+from training.distributed.world import World
+from training.model.blocks import compile_blocks
+from training.model.build import Locks, Towers, build
+from training.model.flops import forward_flops, peak
+from training.model.precision import Precision, exact
 from training.objectives import OBJECTIVES, Objective
-from training.parallel import gathered, wrap
-from training.plan import Plan
-from training.precision import Precision, exact
-from training.profile import Profiler
-from training.schedule import adamw, learning_rate
+from training.observe.meter import Meter, Own
+from training.observe.profile import Profiler
+from training.optim.ema import Ema
+from training.optim.schedule import adamw, learning_rate
 from training.step import backward
 from training.train import RECORD, Config
 from training.validate import Validation
-from training.world import World
 
 if TYPE_CHECKING:
-    from infra.storage import Store
+    from infra.store.storage import Store
 
 __all__ = ["main", "train"]
 
@@ -130,7 +130,7 @@ class Trainer:
         )
         kind = Loader
         if config.feeders:
-            from training.ray_feed import RayLoader
+            from training.data.remote_loader import RayLoader
 
             kind = RayLoader
         return kind(self.samples, config, self.world, self.towers.image_size, self.plan, augment)

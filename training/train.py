@@ -16,14 +16,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from infra.context import Context
 from infra.errors import CliplineError, ConfigError, StageFailed, TransientError
-from infra.manifest import Artifact, Manifest
+from infra.run.context import Context
+from infra.run.manifest import Artifact, Manifest
 from training.config import Config
 
 if TYPE_CHECKING:
-    from infra.storage import Store
-    from training.data import Shards
+    from infra.store.storage import Store
+    from training.data.samples import Shards
 
 __all__ = ["RECORD", "Config", "run"]
 
@@ -39,9 +39,9 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     Raises Preempted if asked to stop (a checkpoint is saved first), DataError for unreadable or too many corrupt
     shards, StageFailed when workers died more than ``max_failures`` times without a new checkpoint.
     """
-    from training.checkpoint import FOLDER, newest, prune
-    from training.data import sources_at
-    from training.figures import curves
+    from training.checkpoint.checkpoints import FOLDER, newest, prune
+    from training.data.samples import sources_at
+    from training.observe.figures import curves
 
     if RECORD not in context.ledger.read([RECORD]):
         sources = dict(_of_artifacts(inputs)) | sources_at(config.shards)
@@ -63,7 +63,7 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
 
 
 def _of_artifacts(inputs: Mapping[str, Artifact]) -> Iterator[tuple[str, Shards]]:
-    from training.data import Shards
+    from training.data.samples import Shards
 
     for name, artifact in inputs.items():
         if name != "tests":
@@ -75,7 +75,7 @@ def _train(config: Config, sources: dict[str, Shards], context: Context, tests: 
     """Train until it is done, fails for good, or fails too often without getting any further."""
     from ray.train import TrainingFailedError
 
-    from training.checkpoint import newest
+    from training.checkpoint.checkpoints import newest
 
     _check_room(config)
     while True:
@@ -158,12 +158,12 @@ def _work(arguments: dict[str, Any]) -> CliplineError | None:
     """One worker's life under Ray Train.
 
     An error that trying again cannot help is returned: Ray would restart the workers for any that is raised. All
-    workers agree on such an error (:meth:`training.world.World.settle`), and Ray hands back rank 0's answer.
+    workers agree on such an error (:meth:`World.settle`), and Ray hands back rank 0's answer.
     """
     import ray.train.torch
 
+    from training.distributed.world import World
     from training.loop import train
-    from training.world import World
 
     config: Config = arguments["config"]
     try:

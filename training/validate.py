@@ -21,18 +21,18 @@ from torch import Tensor
 
 from infra import metrics
 from infra.errors import DataError
-from infra.testset import EvalSet, prompts
-from training.blocks import encode_image
+from infra.formats.testset import EvalSet, prompts
+from training.model.blocks import encode_image
+from training.model.text import encode_text
 from training.objectives import unit
-from training.text import encode_text
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-    from infra.storage import Store
-    from training.model import Towers
-    from training.world import World
+    from infra.store.storage import Store
+    from training.distributed.world import World
+    from training.model.build import Towers
 
 __all__ = ["Validation"]
 

@@ -10,9 +10,9 @@ from functools import cached_property
 from typing import Any
 
 from infra.config import Config
-from infra.context import Context
 from infra.errors import UsageError
-from infra.manifest import Artifact, Manifest, fingerprint
+from infra.run.context import Context
+from infra.run.manifest import Artifact, Manifest, fingerprint
 
 __all__ = ["Check", "Gate", "Inputs", "Run", "Stage", "Workflow"]
 

@@ -18,11 +18,11 @@ from typing import Literal, NamedTuple
 from selectolax.lexbor import LexborNode
 
 from infra.schema import Drop
+from pipelines.formats.wat import WatPage
 from pipelines.html.jsonld import Described, described
 from pipelines.html.page import Html
 from pipelines.html.resolve import Base
 from pipelines.html.text import captions, clean, has_words, shorten
-from pipelines.wat import WatPage
 
 __all__ = ["SOURCES", "Candidates", "Source", "Taste", "candidates", "candidates_of_wat", "parse_srcset"]
 

@@ -11,14 +11,14 @@ from functools import partial
 from types import TracebackType
 
 from infra.schema import Drop
-from pipelines.web.errands import Answer
-from pipelines.web.exchange import Client, What
-from pipelines.web.fetch import FetchError, Kind, Response, Web
+from pipelines.web.fetcher import FetchError, Kind, Response, Web
 from pipelines.web.guard import AddressRefusedError
-from pipelines.web.robots import Rules
-from pipelines.web.sitefile import SiteFile
-from pipelines.web.tdmrep import PATH, Reservations
-from pipelines.web.turns import HostDownError, Turns
+from pipelines.web.http_client import Client, What
+from pipelines.web.policy.policy_file import SiteFile
+from pipelines.web.policy.robots import Rules
+from pipelines.web.policy.tdmrep import PATH, Reservations
+from pipelines.web.politeness.queue import HostDownError, Turns
+from pipelines.web.politeness.single_flight import Answer
 from pipelines.web.urls import BadUrlError, canonical, host_of, origin_of
 
 __all__ = ["Chase"]

@@ -20,8 +20,8 @@ from infra.errors import StageFailed
 from infra.schema import Drop
 
 if TYPE_CHECKING:
-    from infra.context import Ledger
-    from pipelines.web.fetch import Web
+    from infra.run.context import Ledger
+    from pipelines.web.fetcher import Web
 
 __all__ = ["Preflight", "SuccessFloor", "preflight"]
 

@@ -20,11 +20,11 @@ import open_clip
 import torch
 from torch import nn
 
-from infra.storage import LocalStore
-from training.checkpoint import Checkpoints
+from infra.store.storage import LocalStore
+from training.checkpoint.checkpoints import Checkpoints
 from training.config import Config
-from training.schedule import adamw
-from training.world import World
+from training.distributed.world import World
+from training.optim.schedule import adamw
 
 
 def main() -> None:

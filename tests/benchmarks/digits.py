@@ -22,9 +22,9 @@ import numpy as np
 
 from infra import metrics
 from infra.encoder import load_encoder
-from infra.shards import TarWriter
-from infra.storage import LocalStore
-from infra.testset import EvalSet, prompts
+from infra.formats.shards import TarWriter
+from infra.formats.testset import EvalSet, prompts
+from infra.store.storage import LocalStore
 from tests.benchmarks.trainers import run_ours, run_theirs
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

@@ -32,7 +32,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from infra.shards import read_samples
+from infra.formats.shards import read_samples
 from tests.benchmarks.served import Meter, dead, host, make_pictures, nginx, slow
 
 BIN = Path(sys.executable).parent

@@ -30,9 +30,9 @@ import time
 
 from fastwarc.warc import ArchiveIterator, WarcRecordType
 
-from pipelines.extract import Config
-from pipelines.extract_shard import Columns, Row, Rows, as_rows
-from pipelines.warc import Reader
+from pipelines.extract.shard import Columns, Row, Rows, as_rows
+from pipelines.extract.stage import Config
+from pipelines.formats.warc import Reader
 
 WORDS = {
     "latin": "red|bicycle|old|harbour|evening|light|small|kitchen|table|fresh|bread|market|portrait|of|woman|lake",

@@ -51,7 +51,7 @@ def caption(rng: np.random.Generator) -> str:
 
 def make(folder: Path, samples: int) -> None:
     """``SHARDS`` WebDataset tars, the same for the same number."""
-    from infra.shards import TarWriter
+    from infra.formats.shards import TarWriter
 
     folder.mkdir(parents=True, exist_ok=True)
     for shard, numbers in enumerate(np.array_split(np.arange(samples), SHARDS)):
@@ -100,11 +100,11 @@ def ours(folder: Path, samples: int) -> dict[str, float]:
     import open_clip
     import torch
 
-    from infra.storage import LocalStore
-    from training.data import Samples, Shards
-    from training.loader import Loader
-    from training.tokens import Tokenizer
-    from training.world import World
+    from infra.store.storage import LocalStore
+    from training.data.loader import Loader
+    from training.data.samples import Samples, Shards
+    from training.data.tokens import Tokenizer
+    from training.distributed.world import World
 
     config = SimpleNamespace(
         batch_size=BATCH, seed=0, crop_scale=(0.9, 1.0), crop_ratio=(0.75, 4 / 3), loader_threads=1, max_corrupt=0
@@ -136,11 +136,11 @@ def scaling(folder: Path, samples: int) -> dict[str, float]:
     """Samples per second of wall time with one thread and with two, on as many cores."""
     import open_clip
 
-    from infra.storage import LocalStore
-    from training.data import Samples, Shards
-    from training.loader import Loader
-    from training.tokens import Tokenizer
-    from training.world import World
+    from infra.store.storage import LocalStore
+    from training.data.loader import Loader
+    from training.data.samples import Samples, Shards
+    from training.data.tokens import Tokenizer
+    from training.distributed.world import World
 
     store = LocalStore(folder)
     shards = Shards(store, [path for path in store.paths() if path.endswith(".tar")])

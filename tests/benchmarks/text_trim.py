@@ -22,8 +22,8 @@ import open_clip
 import torch
 from torch import Tensor
 
-from training.blocks import lean
-from training.text import encode_text, pack
+from training.model.blocks import lean
+from training.model.text import encode_text, pack
 
 VISION = {"image_size": 32, "patch_size": 32, "width": 64, "layers": 1}  # no image is looked at
 TOWERS = {

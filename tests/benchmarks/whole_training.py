@@ -29,7 +29,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from infra.shards import TarWriter
+from infra.formats.shards import TarWriter
 from tests.benchmarks.served import picture
 from tests.benchmarks.trainers import run_ours, run_theirs
 
@@ -116,9 +116,9 @@ def mfu(model: Any, rate: float, args: argparse.Namespace) -> str:
         return ""
     import torch
 
-    from training import flops
-    from training.model import build
-    from training.world import World
+    from training.distributed.world import World
+    from training.model import flops
+    from training.model.build import build
 
     most = flops.peak(torch.device("cuda"), args.precision)
     if most is None:

@@ -10,10 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from infra.context import Context
-from infra.manifest import MANIFEST, Artifact
-from infra.shards import read_samples
-from workflows.demo import plan, site, truth
+from infra.formats.shards import read_samples
+from infra.run.context import Context
+from infra.run.manifest import MANIFEST, Artifact
+from tests.demo import truth
+from workflows.demo import plan, site
 from workflows.recipes import quickstart
 
 PICTURES = 60

@@ -7,9 +7,9 @@ import re
 import numpy as np
 import pytest
 
-from infra.context import Context
-from infra.manifest import MANIFEST, Artifact
-from infra.testset import EvalSet
+from infra.formats.testset import EvalSet
+from infra.run.context import Context
+from infra.run.manifest import MANIFEST, Artifact
 from workflows.demo import plan, scenes, testset
 
 CONFIG = testset.Config(seen_per_class=2, unseen_per_class=3, captioned=20, image_size=64)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.manifest import Artifact
+from infra.run.manifest import Artifact
 
 # A twentieth of the demo: enough for every kind of page, far too little to learn much.
 SMALL = ("pictures=160", "samples=1024", "train.checkpoint_every=256", "train.log_every=128", "gate=0.0")
@@ -26,7 +26,7 @@ class Demo:
     port: int
 
     def command(self, *words: str) -> list[str]:
-        return [sys.executable, "-m", "workflows.cli", *words, "--root", str(self.root)]
+        return [sys.executable, "-m", "workflows.cli.main", *words, "--root", str(self.root)]
 
     def settings(self) -> list[str]:
         return [word for setting in (*SMALL, f"port={self.port}") for word in ("--set", setting)]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from evaluation_samples import MODEL, picture, tar, write_artifact
 
-from infra.manifest import Artifact
+from infra.run.manifest import Artifact
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from infra.manifest import Artifact, File, Manifest
-from infra.shards import TarWriter
+from infra.formats.shards import TarWriter
+from infra.run.manifest import Artifact, File, Manifest
 
 MODEL = {
     "embed_dim": 16,

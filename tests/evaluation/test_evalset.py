@@ -12,7 +12,7 @@ from evaluation_samples import picture, tar, write_artifact
 from PIL import Image
 
 from infra.errors import ConfigError, DataError
-from infra.testset import EvalSet, decode_image
+from infra.formats.testset import EvalSet, decode_image
 
 
 def test_reads_what_webdataset_reads(seen):

@@ -13,10 +13,14 @@ from pathlib import Path
 
 from hostile import BEHAVIOURS
 
-from infra.spool import Spool
-from pipelines import crawl, crawl_shard, download, download_shard, extract, extract_shard
-from pipelines.warc import Page
-from pipelines.web.fetch import Fetcher, Web
+from infra.store.spool import Spool
+from pipelines import crawl, download, extract
+from pipelines.crawl import shard as crawl_shard
+from pipelines.crawl import stage
+from pipelines.download import shard as download_shard
+from pipelines.extract import shard as extract_shard
+from pipelines.formats.warc import Page
+from pipelines.web.fetcher import Fetcher, Web
 
 
 def resident_mb(what: str) -> int:
@@ -40,7 +44,7 @@ async def meet(name: str, web: Web) -> None:
     settings = crawl.Config(seeds=["http://a.example/"], allowed_hosts=["*.example"], web=web)
     with Spool() as spool:
         async with Fetcher(web) as fetcher, crawl_shard.Visitor(settings, fetcher, spool) as visitor:
-            seen = await visitor.visit(0, crawl.Due(behaviour.url("page"), 0))
+            seen = await visitor.visit(0, stage.Due(behaviour.url("page"), 0))
         body = spool.get(seen.body) if seen.body else b""
     if seen.response is not None:
         page = Page(seen.response.url, seen.response.headers, body)

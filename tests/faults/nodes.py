@@ -26,8 +26,8 @@ def main(plan: str, shards: str, output: str, config: str) -> None:
     import ray
     from ray.cluster_utils import Cluster
 
-    from infra.context import Context
-    from infra.manifest import Artifact, File, Manifest
+    from infra.run.context import Context
+    from infra.run.manifest import Artifact, File, Manifest
     from training import train
 
     journal, acts, todo = Path(f"{output}.journal"), Path(f"{output}.acts"), json.loads(plan)

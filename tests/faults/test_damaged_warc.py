@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipelines.warc import Reader, Writer
+from pipelines.formats.warc import Reader, Writer
 
 CAP = 1 << 20
 PAGES = [f"http://a.example/{number}" for number in range(5)]

@@ -23,21 +23,21 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from pipelines.crawl.sitemap import SitemapError, parse
+from pipelines.crawl.traps import Traps, pattern, trap, without_session
+from pipelines.formats.wat import WatPage
 from pipelines.html.candidates import SOURCES, Taste, candidates, parse_srcset
 from pipelines.html.jsonld import described
 from pipelines.html.page import Html, decode
 from pipelines.html.resolve import Base, quick
-from pipelines.image_header import FORMATS, read_header
-from pipelines.images import ImageError, Resizing, resize
-from pipelines.sitemap import SitemapError, parse
-from pipelines.traps import Traps, pattern, trap, without_session
-from pipelines.wat import WatPage
+from pipelines.images.header import FORMATS, read_header
+from pipelines.images.resize import ImageError, Resizing, resize
 from pipelines.web.coding import CodingError, OversizeError, decoder
-from pipelines.web.exchange import retry_after
-from pipelines.web.fetch import Fetcher, FetchError, Kind, Web
-from pipelines.web.optout import IMAGE, PAGE, Policy, from_headers, from_metas, refusal
-from pipelines.web.robots import Rules, sitemaps
-from pipelines.web.tdmrep import Reservations
+from pipelines.web.fetcher import Fetcher, FetchError, Kind, Web
+from pipelines.web.http_client import retry_after
+from pipelines.web.policy.opt_outs import IMAGE, PAGE, Policy, from_headers, from_metas, refusal
+from pipelines.web.policy.robots import Rules, sitemaps
+from pipelines.web.policy.tdmrep import Reservations
 from pipelines.web.urls import BadUrlError, canonical, host_of, origin_of
 
 

@@ -18,10 +18,14 @@ from bombs import HEALTHY_IMAGE, HEALTHY_PAGE
 from hostile import BEHAVIOURS
 from wire import Hostile
 
-from infra.context import Context, ShardOutput
+from infra.run.context import Context, ShardOutput
 from infra.schema import Drop, pairs_schema
-from pipelines import crawl, crawl_shard, download, download_shard, extract, extract_shard, tables
-from pipelines.web.fetch import Fetcher, FetchError, Web
+from pipelines import crawl, download, extract, tables
+from pipelines.crawl import shard as crawl_shard
+from pipelines.crawl import stage
+from pipelines.download import shard as download_shard
+from pipelines.extract import shard as extract_shard
+from pipelines.web.fetcher import Fetcher, FetchError, Web
 
 APPETITE_MB = 100  # more memory than this no behaviour may cost the process that meets it
 DATE = "2026-01-01T00:00:00Z"
@@ -91,7 +95,7 @@ async def test_the_client(server, behaviour):
 
 
 async def test_a_body_below_the_minimum_rate_ends_long_before_the_deadline(server, monkeypatch):
-    monkeypatch.setattr("pipelines.web.exchange._GRACE_S", 0.2)
+    monkeypatch.setattr("pipelines.web.http_client._GRACE_S", 0.2)
     async with asyncio.timeout(3.0), Fetcher(hasty(server, deadline_s=60.0)) as fetcher:
         with pytest.raises(FetchError) as caught:
             await fetcher.get(BEHAVIOURS["body_byte_by_byte"].url("image"), "image")
@@ -171,7 +175,7 @@ def crawl_all(folder: Path):
         settings = crawl.Config(
             seeds=["http://a.example/"], allowed_hosts=["*.example"], warc_date=DATE, web=patient(running)
         )
-        due = [(position, crawl.Due(url, 0)) for position, url in enumerate(urls)]
+        due = [(position, stage.Due(url, 0)) for position, url in enumerate(urls)]
         started = time.monotonic()
         output = ShardOutput(Context(folder).store, "0000-000")
         crawl_shard.work(crawl_shard.Shard("0000-000", due, settings), output)

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from infra.schema import Drop
-from pipelines.image_guard import guarded
-from pipelines.image_header import read_header
-from pipelines.images import ImageError, Resizing, resize
+from pipelines.images.guard import guarded
+from pipelines.images.header import read_header
+from pipelines.images.resize import ImageError, Resizing, resize
 
 AS_IT_IS = Resizing(encode_format="png", encode_quality=1)
 
@@ -51,7 +51,7 @@ def test_exif_that_leads_in_circles_is_none():
 
 
 def test_a_png_may_inflate_to_its_pixels_and_some_more(monkeypatch):
-    monkeypatch.setattr("pipelines.image_guard._MAX_SURPLUS", 0)
+    monkeypatch.setattr("pipelines.images.guard._MAX_SURPLUS", 0)
     noise = bombs.picture("PNG")
     assert resize(noise, Resizing()).width == 96
     assert refused(bombs.png_with_more_behind_its_pixels(1))

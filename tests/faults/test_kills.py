@@ -20,11 +20,11 @@ import pytest
 from hostile import BEHAVIOURS
 from wire import Hostile, Wire
 
-from infra.context import Context
+from infra.run.context import Context
 from infra.schema import pairs_schema
 from pipelines import download, extract
-from pipelines.warc import Writer
-from pipelines.web.fetch import Web
+from pipelines.formats.warc import Writer
+from pipelines.web.fetcher import Web
 
 PAUSE_S = 0.15
 ROWS, PER_SHARD = 60, 4

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 from infra import cluster
-from infra.context import Context, Event
-from infra.manifest import Artifact, Manifest
+from infra.run.context import Context, Event
+from infra.run.manifest import Artifact, Manifest
 
 
 def say(event: Event) -> None:

@@ -13,9 +13,9 @@ import pytest
 
 from infra import cluster
 from infra.cluster import Limits, Reporter, backoff, is_transient, mailbox, original, run_lots, run_shards
-from infra.context import Context
 from infra.errors import CliplineError, DataError, DeadlineError, LeaseHeld, Preempted, StageFailed, TransientError
-from infra.manifest import Funnel, ShardRecord
+from infra.run.context import Context
+from infra.run.manifest import Funnel, ShardRecord
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

@@ -14,8 +14,8 @@ from PIL import Image
 
 from infra.encoder import OpenClipEncoder, load_encoder
 from infra.errors import DataError
-from infra.manifest import Artifact, File, Manifest
-from infra.storage import open_store
+from infra.run.manifest import Artifact, File, Manifest
+from infra.store.storage import open_store
 
 CONFIG = {
     "embed_dim": 24,

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from infra.context import Context
-from infra.manifest import Artifact
+from infra.formats.shards import sample_key, write_triple
+from infra.run.context import Context
+from infra.run.manifest import Artifact
 from infra.schema import images_schema, pairs_schema
-from infra.shards import sample_key, write_triple
 
 # The first example pays for imports, and the machine may be busy: time is pytest-timeout's business.
 hypothesis.settings.register_profile("clipline", deadline=None)

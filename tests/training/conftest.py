@@ -48,7 +48,7 @@ def encode(image: np.ndarray, extension: str = "png") -> bytes:
 
 @pytest.fixture(scope="session")
 def make_shards() -> Callable[..., Path]:
-    from infra.shards import TarWriter
+    from infra.formats.shards import TarWriter
 
     def make(folder: Path, samples: int = 40, shards: int = 3, damaged: tuple[int, ...] = (), bare: int = 0) -> Path:
         """``samples`` samples in ``shards`` tars; images numbered in ``damaged`` are cut, ``bare`` more lack a text."""

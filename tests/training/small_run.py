@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from training import train
-from training.checkpoint import Checkpoints
-from training.collectives import gather
-from training.parallel import Parallel, gathered, wrap
-from training.schedule import adamw
-from training.world import World
+from training.checkpoint.checkpoints import Checkpoints
+from training.distributed.collectives import gather
+from training.distributed.parallel import Parallel, gathered, wrap
+from training.distributed.world import World
+from training.optim.schedule import adamw
 
 BATCH = 8
 

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from infra.context import Context
 from infra.errors import ConfigError, DataError, Preempted
-from infra.storage import LocalStore
+from infra.run.context import Context
+from infra.store.storage import LocalStore
 from training import train
-from training.checkpoint import complete
-from training.data import Shards
+from training.checkpoint.checkpoints import complete
+from training.data.samples import Shards
+from training.distributed.world import World
 from training.loop import main
 from training.loop import train as run_loop
-from training.world import World
 
 TOTAL = 160
 
@@ -97,9 +97,9 @@ def test_equals_a_loop_written_out_with_open_clips_parts(calm, shards):
     import open_clip
     from conftest import MODEL
 
-    from training.data import Samples
-    from training.loader import Loader
-    from training.model import build
+    from training.data.loader import Loader
+    from training.data.samples import Samples
+    from training.model.build import build
 
     towers = build(MODEL, 0, World())
     store = LocalStore(shards)

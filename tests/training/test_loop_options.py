@@ -8,12 +8,12 @@ import pytest
 import torch
 from conftest import MODEL
 
-from infra.context import Context
-from infra.storage import LocalStore
+from infra.run.context import Context
+from infra.store.storage import LocalStore
 from training import train
-from training.data import Shards
+from training.data.samples import Shards
+from training.distributed.world import World
 from training.loop import train as run_loop
-from training.world import World
 
 COCA = {
     **MODEL,

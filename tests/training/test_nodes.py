@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from infra.context import Context
-from infra.storage import LocalStore
-from training.data import Shards
+from infra.run.context import Context
+from infra.store.storage import LocalStore
+from training.data.samples import Shards
+from training.distributed.world import World
 from training.loop import train
 from training.train import Config
-from training.world import World
 
 DRIVER = Path(__file__).parents[1] / "faults/nodes.py"
 

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from infra.context import Context
 from infra.errors import Preempted
-from infra.storage import LocalStore, open_store
+from infra.run.context import Context
+from infra.store.storage import LocalStore, open_store
 from training import loop, train
-from training.checkpoint import newest
-from training.data import Shards, sources_at
-from training.world import World
+from training.checkpoint.checkpoints import newest
+from training.data.samples import Shards, sources_at
+from training.distributed.world import World
 
 TOTAL, BATCH = 160, 8
 

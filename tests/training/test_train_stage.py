@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from infra.context import Context
 from infra.errors import ConfigError, DataError
-from infra.manifest import Artifact, File, Manifest
+from infra.run.context import Context
+from infra.run.manifest import Artifact, File, Manifest
 from training import train
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # raised inside Ray

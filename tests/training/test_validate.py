@@ -12,17 +12,17 @@ from conftest import MODEL, draw, encode
 from PIL import Image
 
 from infra import metrics
-from infra.context import Context
 from infra.encoder import load_encoder
 from infra.errors import ConfigError, Preempted
-from infra.shards import TarWriter
-from infra.storage import LocalStore
-from infra.testset import EvalSet, prompts
+from infra.formats.shards import TarWriter
+from infra.formats.testset import EvalSet, prompts
+from infra.run.context import Context
+from infra.store.storage import LocalStore
 from training import train, validate
-from training.checkpoint import complete
-from training.data import Shards
+from training.checkpoint.checkpoints import complete
+from training.data.samples import Shards
+from training.distributed.world import World
 from training.loop import train as run_loop
-from training.world import World
 
 CLASSES = ("red", "green", "blue", "yellow")
 
@@ -182,7 +182,7 @@ def refused(folder, shards, tests, names):
 def test_images_are_prepared_as_open_clip_does(tests):
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
-    from training.model import build
+    from training.model.build import build
     from training.validate import Validation
 
     towers = build(MODEL, 0, World())

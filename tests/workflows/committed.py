@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from infra.context import Context
-from infra.manifest import MANIFEST, Funnel
-from infra.storage import Store
-from workflows.plan import make_plan
-from workflows.provenance import provenance
+from infra.run.context import Context
+from infra.run.manifest import MANIFEST, Funnel
+from infra.store.storage import Store
+from workflows.run.plan import make_plan
+from workflows.run.provenance import provenance
 from workflows.stage import Workflow
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from infra.config import Config, Runtime
 from infra.errors import UsageError
-from infra.manifest import Manifest
+from infra.run.manifest import Manifest
 from workflows.recipe import built_in, load
 from workflows.stage import Gate, Stage, Workflow
 

@@ -15,8 +15,8 @@ from pydantic import Field
 from infra.cluster import Limits, run_shards
 from infra.config import Config, Runtime
 from infra.errors import DataError, TransientError
-from infra.manifest import Funnel
-from infra.storage import LocalStore
+from infra.run.manifest import Funnel
+from infra.store.storage import LocalStore
 from workflows.stage import Gate, Stage, Workflow
 
 

@@ -26,9 +26,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.blocks import encode_image
 from training.config import Config
-from training.text import encode_text
+from training.model.blocks import encode_image
+from training.model.text import encode_text
 
 __all__ = ["MAX_LOGIT_SCALE", "OBJECTIVES", "Objective", "features", "unit"]
 

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from infra.errors import ConfigError
-from training.blocks import run
-from training.collectives import all_reduce, size
 from training.config import Config
+from training.distributed.collectives import all_reduce, size
+from training.model.blocks import run
 from training.objectives import Objective, unit
 from training.objectives.infonce import info_nce
 from training.objectives.towers import send

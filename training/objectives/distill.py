@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from infra.errors import ConfigError
-from training.blocks import compile_blocks, lean
 from training.config import Config
+from training.model.blocks import compile_blocks, lean
 from training.objectives import Objective, features
 from training.objectives.pairs import Pairs, Softmaxes, apart, attach
 

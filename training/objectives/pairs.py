@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from training.collectives import all_gather, all_reduce, rank, reduce_scatter
+from training.distributed.collectives import all_gather, all_reduce, rank, reduce_scatter
 
 __all__ = ["Pairs", "Softmaxes", "Tile", "apart", "attach", "most_logits", "spans"]
 

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from infra.errors import ConfigError
-from training.blocks import Block, pixels_for
-from training.text import pack
+from training.model.blocks import Block, pixels_for
+from training.model.text import pack
 
 __all__ = ["Widths", "encode_images", "encode_texts", "lengths_of", "measure", "send", "shared_width", "word_embedding"]
 

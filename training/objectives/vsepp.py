@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from training.collectives import gather, rank
 from training.config import Config
+from training.distributed.collectives import gather, rank
 from training.objectives import Objective
 from training.objectives.pairs import apart, most_logits, spans
 

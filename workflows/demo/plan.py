@@ -1,6 +1,6 @@
 """What the embedded web consists of, as plain data: every page, every picture, and what is odd about each.
 
-The server (:mod:`workflows.demo.site`) turns this plan into bytes, and :mod:`workflows.demo.truth` into the outcome a
+The server (:mod:`workflows.demo.site`) turns this plan into bytes, and :mod:`tests.demo.truth` into the outcome a
 correct pipeline must reach; neither knows of the other. Four hosts show generated scenes in the markup such hosts use:
 a gallery, a shop with lazy and responsive images, a blog with figures and Open Graph tags, a museum with a ``base``
 and old charsets. Between good pictures lie, in fixed number, the ones a real crawl meets.

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from infra.config import Config as BaseConfig
-from infra.context import Context
-from infra.manifest import Artifact, Manifest
+from infra.run.context import Context
+from infra.run.manifest import Artifact, Manifest
 from workflows.demo.plan import TEST_SEEDS
 from workflows.demo.scenes import COMBINATIONS, SEEN, UNSEEN, Scene, compose, full_captions, label, name
 
 if TYPE_CHECKING:
-    from infra.context import Output
+    from infra.run.context import Output
 
 __all__ = ["TEMPLATES", "Config", "distinct", "examples", "run"]
 
@@ -85,7 +85,7 @@ def distinct(number: int, first_seed: int) -> list[Scene]:
 
 def _write(output: Output, set_name: str, samples: Iterable[tuple[Scene, str, bytes]], total: int, side: int) -> None:
     """One shard of a set: image and label, or image and captions."""
-    from infra.shards import TarWriter
+    from infra.formats.shards import TarWriter
     from workflows.demo.pictures import encode
     from workflows.demo.scenes import render
 

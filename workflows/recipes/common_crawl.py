@@ -6,9 +6,11 @@ clipline run common_crawl --set paths=crawl-data/CC-MAIN-2024-22/wat.paths.gz --
 
 from typing import Any
 
-from evaluation import retrieval
-from pipelines import balance, dedup, download, extract, filter, rules, shard
-from pipelines.web.fetch import Web
+from evaluation.tasks import retrieval
+from pipelines import download, extract
+from pipelines.curate import balance, dedup, filter, shard
+from pipelines.curate.filter import rules
+from pipelines.web.fetcher import Web
 from training import train
 from workflows.stage import Gate, Stage, Workflow
 

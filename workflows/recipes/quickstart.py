@@ -8,9 +8,11 @@ import json
 from functools import partial
 from pathlib import Path
 
-from evaluation import retrieval, zeroshot
-from pipelines import balance, crawl, dedup, download, extract, filter, rules, shard
-from pipelines.web.fetch import Web
+from evaluation.tasks import retrieval, zeroshot
+from pipelines import crawl, download, extract
+from pipelines.curate import balance, dedup, filter, shard
+from pipelines.curate.filter import rules
+from pipelines.web.fetcher import Web
 from training import train
 from workflows.demo import plan, scenes, site, testset
 from workflows.stage import Gate, Stage, Workflow

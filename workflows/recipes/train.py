@@ -7,7 +7,8 @@ clipline run train --set ... --set train.objective=siglip --set train.precision=
 
 from typing import Any
 
-from evaluation import retrieval, testsets, zeroshot
+from evaluation import testsets
+from evaluation.tasks import retrieval, zeroshot
 from infra.errors import UsageError
 from training import train
 from workflows.stage import Stage, Workflow

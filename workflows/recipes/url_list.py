@@ -8,10 +8,12 @@ clipline run url_list --set ... --set train=true
 
 from typing import Any
 
-from evaluation import retrieval
-from pipelines import balance, dedup, download, filter, rules, shard
-from pipelines import url_list as lists
-from pipelines.web.fetch import Web
+from evaluation.tasks import retrieval
+from pipelines import download
+from pipelines import urls as lists
+from pipelines.curate import balance, dedup, filter, shard
+from pipelines.curate.filter import rules
+from pipelines.web.fetcher import Web
 from training import train as training
 from workflows.stage import Gate, Stage, Workflow
 

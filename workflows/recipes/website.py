@@ -7,9 +7,11 @@ clipline run website --set page_lists=pages.csv.gz --set max_pages=1000000 ...
 
 from typing import Any
 
-from evaluation import retrieval
-from pipelines import balance, crawl, dedup, download, extract, filter, rules, shard
-from pipelines.web.fetch import Web
+from evaluation.tasks import retrieval
+from pipelines import crawl, download, extract
+from pipelines.curate import balance, dedup, filter, shard
+from pipelines.curate.filter import rules
+from pipelines.web.fetcher import Web
 from training import train
 from workflows.stage import Gate, Stage, Workflow
 

@@ -1,0 +1,177 @@
+"""Test sets in CLIP_benchmark's WebDataset layout, read as strictly as an evaluation must.
+
+::
+
+    {name}/dataset_type.txt                        "retrieval"; absent or "classification" otherwise
+    {name}/classnames.txt                          a class per line, in label order
+    {name}/zeroshot_classification_templates.txt   a prompt per line, with {c} for the class
+    {name}/{split}/nshards.txt, {i}.tar            image + cls (a number), or image + txt (a caption per line)
+
+A sample that cannot be read is an error, never a skip: leaving out the hard ones would flatter the model.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from infra.errors import ConfigError, DataError
+from infra.formats.shards import IMAGE_EXTENSIONS, read_samples
+from infra.run.manifest import Artifact
+from infra.store.storage import Store
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["EvalSet", "Sample", "decode_image", "prompts"]
+
+_FORMATS = ("JPEG", "PNG", "WEBP")
+_MAX_PIXELS = 64 << 20
+
+
+@dataclass(frozen=True)
+class Sample:
+    """``label`` counts from 0 and is -1 in a retrieval set; ``captions`` is empty in a classification set."""
+
+    key: str
+    image: Image
+    label: int
+    captions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class EvalSet:
+    """One split of one test set of an artifact."""
+
+    name: str
+    split: str
+    store: Store
+    retrieval: bool
+    classes: tuple[str, ...]
+    templates: tuple[str, ...]  # empty if the set brings none
+    shards: int
+
+    @classmethod
+    def open(cls, artifact: Artifact, name: str, split: str) -> EvalSet:
+        """The set under ``data/{name}``. Raises ConfigError if the artifact has no such set or split."""
+        return cls.at(artifact.store.child("data"), name, split)
+
+    @classmethod
+    def at(cls, folder: Store, name: str, split: str) -> EvalSet:
+        """The set in the folder ``name`` of ``folder``. Raises ConfigError if there is no such set or split."""
+        store = folder.child(name)
+        if not store.exists(f"{split}/nshards.txt"):
+            found = {path.removesuffix("/nshards.txt") for path in folder.paths() if path.endswith("/nshards.txt")}
+            raise ConfigError(
+                f"{folder.url} has no test set {name!r} with split {split!r}",
+                expected=f"{name}/{split}/nshards.txt",
+                found=f"test sets {', '.join(sorted(found)) or 'none'}",
+            )
+        kind = (_lines(store, "dataset_type.txt") or ("classification",))[0].lower()
+        if kind not in ("classification", "retrieval"):
+            raise DataError(
+                f"test set {name!r} is of a kind clipline cannot score",
+                expected="classification or retrieval in dataset_type.txt",
+                found=kind,
+            )
+        return cls(
+            name=name,
+            split=split,
+            store=store,
+            retrieval=kind == "retrieval",
+            classes=_lines(store, "classnames.txt"),
+            templates=_lines(store, "zeroshot_classification_templates.txt"),
+            shards=int(store.read(f"{split}/nshards.txt")),
+        )
+
+    def __iter__(self) -> Iterator[Sample]:
+        """Every sample in shard order. Raises DataError naming the sample that is not as it must be."""
+        for raw in self._raw():
+            key = raw["__key__"]
+            yield Sample(
+                key=key,
+                image=decode_image(_picture(raw), key),
+                label=-1 if self.retrieval else self._label(raw),
+                captions=_captions(raw) if self.retrieval else (),
+            )
+
+    def images(self, places: Collection[int]) -> dict[int, Image]:
+        """The images at ``places`` in the order of iteration; the others are passed over undecoded."""
+        wanted = set(places)
+        found: dict[int, Image] = {}
+        for place, raw in enumerate(self._raw()):
+            if len(found) == len(wanted):
+                break
+            if place in wanted:
+                found[place] = decode_image(_picture(raw), raw["__key__"])
+        return found
+
+    def _raw(self) -> Iterator[dict[str, Any]]:
+        for shard in range(self.shards):
+            with self.store.open(f"{self.split}/{shard}.tar") as source:
+                yield from read_samples(source)
+
+    def _label(self, raw: dict[str, Any]) -> int:
+        text = raw.get("cls", b"").strip()
+        if not text.isdigit() or int(text) >= len(self.classes):
+            raise DataError(
+                f"sample {raw['__key__']!r} of {self.name} has no valid label",
+                expected=f"cls holding 0 to {len(self.classes) - 1}",
+                found=repr(text[:40]),
+            )
+        return int(text)
+
+
+def prompts(classes: Sequence[str], templates: Sequence[str] = ()) -> list[str]:
+    """The sentences of all classes, a class's side by side; without templates, CLIP's 80 for ImageNet."""
+    if templates:
+        # Not str.format: a template comes from a file, and {c.__class__} should stay what it is, text.
+        return [template.replace("{c}", name) for name in classes for template in templates]
+    from open_clip import OPENAI_IMAGENET_TEMPLATES
+
+    return [template(name) for name in classes for template in OPENAI_IMAGENET_TEMPLATES]
+
+
+def decode_image(data: bytes, key: str) -> Image:
+    """An RGB image from JPEG, PNG or WebP bytes, its size checked before a pixel is decoded. Raises DataError."""
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is ours, and an error
+            image = Image.open(io.BytesIO(data), formats=_FORMATS)
+            if image.width * image.height > _MAX_PIXELS:
+                raise DataError(
+                    f"the image of sample {key!r} is too large",
+                    expected=f"<= {_MAX_PIXELS} pixels",
+                    found=f"{image.width} x {image.height}",
+                )
+            return image.convert("RGB")
+    # PIL's decoders raise these three for bad bytes (UnidentifiedImageError is an OSError), DecompressionBombError
+    # for twice PIL's own limit.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"the image of sample {key!r} cannot be decoded", found=str(error)) from error
+
+
+def _lines(store: Store, path: str) -> tuple[str, ...]:
+    """The lines of a small text file that are not blank; none if the file is missing."""
+    if not store.exists(path):
+        return ()
+    return tuple(line.strip() for line in store.read(path).decode().splitlines() if line.strip())
+
+
+def _picture(raw: dict[str, Any]) -> bytes:
+    for extension in IMAGE_EXTENSIONS:
+        if extension in raw:
+            return bytes(raw[extension])
+    raise DataError(f"sample {raw['__key__']!r} has no image", expected=", ".join(IMAGE_EXTENSIONS))
+
+
+def _captions(raw: dict[str, Any]) -> tuple[str, ...]:
+    captions = tuple(line for line in raw.get("txt", b"").decode().splitlines() if line.strip())
+    if not captions:
+        raise DataError(f"sample {raw['__key__']!r} has no caption", expected="txt with a caption per line")
+    return captions

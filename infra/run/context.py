@@ -1,0 +1,187 @@
+"""What a running stage sees of the run: its output folder, the shard ledger, a way to report, and when to stop.
+
+A shard's files are written first, its sidecar ``ledger/{shard}.json`` last; a shard with a sidecar is never worked
+on again. Data goes below ``data/``, pictures below ``figures/``: img2dataset takes every ``*.json`` beside its
+shards for one of its own, so nothing of ours may lie there.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from infra.errors import DataError, Preempted
+from infra.run.manifest import File, Funnel, Manifest, ShardRecord
+from infra.store.storage import LocalStore, Store, open_store
+
+__all__ = ["Context", "Event", "Ledger", "Output", "ShardOutput"]
+
+Event = dict[str, Any]
+log = logging.getLogger(__name__)
+
+
+class Output:
+    """Collects the files written through it, with size, sha256 and rows."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.files: list[File] = []
+
+    @contextmanager
+    def open(self, path: str, rows: int | None = None) -> Iterator[Any]:
+        """A binary writer for ``path`` (relative to the artifact, e.g. ``data/00000.tar``), published on success.
+
+        Raises DataError for a path written before: the rows written first would be lost.
+        """
+        if any(file.path == path for file in self.files):
+            raise DataError(f"{path} was written already", fix="give every file its own name")
+        with self.store.publish(path) as out:
+            yield out
+        self.files.append(File(path=path, bytes=out.size, sha256=out.sha256, rows=rows))
+
+    def write(self, path: str, data: bytes, rows: int | None = None) -> None:
+        with self.open(path, rows) as out:
+            out.write(data)
+
+    def write_table(self, path: str, table: Any) -> None:  # noqa: ANN401 - a pyarrow.Table; pyarrow loads late
+        """``table`` as zstd Parquet, byte-reproducible."""
+        import pyarrow.parquet as pq
+
+        with self.open(path, rows=table.num_rows) as out:
+            pq.write_table(table, out, compression="zstd")
+
+
+class ShardOutput(Output):
+    """Where the work on one shard leaves its files and its account."""
+
+    def __init__(self, store: Store, shard: str) -> None:
+        super().__init__(store)
+        self.shard = shard
+
+    def commit(self, funnel: Funnel | None = None, facts: dict[str, Any] | None = None) -> ShardRecord:
+        """Publish the sidecar. After this the shard is done."""
+        record = ShardRecord(shard=self.shard, files=self.files, funnel=funnel, facts=facts or {})
+        self.store.write(Ledger.path(self.shard), record.model_dump_json(indent=1).encode())
+        return record
+
+
+class Ledger:
+    """The sidecars of an artifact's committed shards."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    @staticmethod
+    def path(shard: str) -> str:
+        return f"ledger/{shard}.json"
+
+    def forget(self, shard: str) -> None:
+        """The shard is to be done again: what its files hold is not what it should have been."""
+        self.store.delete(self.path(shard))
+
+    def read(self, shards: Iterable[str] | None = None) -> dict[str, ShardRecord]:
+        """The committed ones among ``shards`` (default: all there are), by name."""
+        paths = self.store.paths("ledger")
+        if shards is not None:
+            paths = sorted({self.path(shard) for shard in shards} & set(paths))
+        found = zip(paths, self.store.read_all(paths), strict=True)
+        records = [ShardRecord.from_bytes(data, f"{self.store.url}/{path}") for path, data in found]
+        return {record.shard: record for record in records}
+
+
+class Context:
+    """Handed to every stage's ``run``. In a test, ``Context(tmp_path)`` is all a stage needs."""
+
+    def __init__(
+        self,
+        folder: str | Store,
+        *,
+        stage: str = "stage",
+        digest: str = "0" * 64,
+        identity: dict[str, Any] | None = None,
+        provenance: dict[str, Any] | None = None,
+        emit: Callable[[Event], None] | None = None,
+        stopping: Callable[[], bool] | None = None,
+        flush: Callable[[], None] | None = None,
+    ) -> None:
+        self.store = folder if isinstance(folder, Store) else open_store(folder)
+        self.ledger = Ledger(self.store)
+        self.output = Output(self.store)
+        self.stage, self.digest, self.identity, self.provenance = stage, digest, identity or {}, provenance or {}
+        self._emit = emit or (lambda event: None)
+        self._stopping = stopping or (lambda: False)
+        self._flush = flush or (lambda: None)
+
+    def emit(self, kind: str, **fields: Any) -> None:  # noqa: ANN401 - JSON values
+        """Send one event to the run's journal."""
+        self._emit({"event": kind, "stage": self.stage, "time": time.time(), **fields})
+
+    def flush(self) -> None:
+        """Wait until all that was reported has arrived: the last thing to do in a process that is about to end."""
+        self._flush()
+
+    def progress(self, done: int, total: int | None, **numbers: float | str) -> None:
+        """How far the stage is, in its own unit, with what is worth showing (``images_per_s=...``)."""
+        self.emit("progress", done=done, total=total, **numbers)
+
+    def metrics(self, values: dict[str, float], step: int) -> None:
+        """One point of each named curve; ``step`` is a count that never repeats, such as samples seen."""
+        self.emit("metrics", values={name: float(value) for name, value in values.items()}, step=int(step))
+
+    def figure(self, name: str, png: bytes) -> None:
+        """A picture people look at: kept in the artifact as ``figures/{name}.png`` and shown in MLflow and report.
+        Drawn again it replaces the one before."""
+        self.output.files = [file for file in self.output.files if file.path != f"figures/{name}.png"]
+        self.output.write(f"figures/{name}.png", png)
+
+    @property
+    def stopping(self) -> bool:
+        """True once the run was asked to stop: save what you have and raise :class:`Preempted`."""
+        return self._stopping()
+
+    def check(self) -> None:
+        """Raise Preempted if the run was asked to stop."""
+        if self._stopping():
+            raise Preempted(f"{self.stage} was asked to stop", fix="run or resume again: committed work is kept")
+
+    @property
+    def local(self) -> bool:
+        return isinstance(self.store, LocalStore)
+
+    def finish(
+        self,
+        records: list[ShardRecord] | None = None,
+        *,
+        funnel: Funnel | None = None,
+        metrics: dict[str, float] | None = None,
+        facts: dict[str, Any] | None = None,
+    ) -> Manifest:
+        """The manifest of all files written: those of ``records`` (in that order), then those of ``output``.
+
+        Without ``funnel`` the records' funnels are added up. The runner commits the manifest; a stage does not.
+        """
+        for folder in ("data", "figures", "ledger"):
+            self.store.sweep(folder)
+        records = records or []
+        files = [file for record in records for file in record.files] + self.output.files
+        paths = [file.path for file in files]
+        if len(set(paths)) != len(paths):
+            raise DataError(
+                "two shards wrote the same file", found=", ".join(sorted({p for p in paths if paths.count(p) > 1}))
+            )
+        parts = [record.funnel for record in records if record.funnel is not None]
+        if funnel is None and parts:
+            funnel = sum(parts[1:], parts[0])
+        return Manifest(
+            stage=self.stage,
+            digest=self.digest,
+            identity=self.identity,
+            files=files,
+            funnel=funnel,
+            metrics=metrics or {},
+            facts=facts or {},
+            provenance=self.provenance,
+        )

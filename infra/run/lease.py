@@ -1,0 +1,191 @@
+"""One writer per artifact, on any store that can create a file exclusively.
+
+A lease is a numbered file ``lease/{n}.json``; whoever creates the next number holds it, so a number is also a fencing
+token: an owner that finds a higher one has lost. The owner rewrites its file with a growing generation. A reader calls
+a lease stale when the generation stood still for the TTL on the reader's own monotonic clock (no two machines' clocks
+are ever compared), or when its process is provably gone from this machine.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from infra.errors import LeaseHeld, LeaseLost, TransientError
+from infra.store.storage import LocalStore, Store
+
+__all__ = ["Claim", "Lease", "Owner", "current_claim"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A process, so that another on the same boot of the same machine can tell whether it still lives."""
+
+    id: str
+    host: str
+    pid: int
+    boot: str  # of the kernel, and the PID namespace: a container's neighbour has other processes of the same numbers
+    started: str  # of the process, in clock ticks since boot: a reused pid has another
+
+    @classmethod
+    def me(cls) -> Owner:
+        return cls(uuid.uuid4().hex, socket.gethostname(), os.getpid(), _boot_id(), _process_start(os.getpid()))
+
+    @property
+    def gone(self) -> bool:
+        """True only if the process certainly ended; False if it lives or cannot be seen from here."""
+        return bool(self.boot) and self.boot == _boot_id() and _process_start(self.pid) != self.started
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a lease file says."""
+
+    owner: Owner
+    generation: int = 0
+    released: bool = False
+
+    def to_bytes(self) -> bytes:
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Claim:
+        values = json.loads(data)
+        return cls(Owner(**values["owner"]), values["generation"], values["released"])
+
+
+def current_claim(store: Store) -> Claim | None:
+    """The newest claim on the artifact at ``store``, unless it was released or its owner is certainly gone."""
+    _, claim = _newest(store)
+    return None if claim is None or claim.released or claim.owner.gone else claim
+
+
+class Lease:
+    """Held from :meth:`acquire` to :meth:`release`; :meth:`check` before anything only the holder may do."""
+
+    TTL_S = 20.0
+
+    def __init__(self, store: Store, number: int, claim: Claim, beat_s: float) -> None:
+        self._store, self._number, self._claim, self._beat_s = store, number, claim, beat_s
+        self._lost = False
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="clipline-lease", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def acquire(cls, store: Store, *, ttl_s: float = TTL_S, beat_s: float | None = None) -> Lease:
+        """Take the lease of the artifact at ``store``.
+
+        Raises LeaseHeld when another owner is seen alive. Finding out takes up to one heartbeat of the owner
+        (``beat_s``: 2 s on local disk, 5 s on object stores), and up to ``ttl_s`` if it seems to have died elsewhere.
+        """
+        beat_s = beat_s or (2.0 if isinstance(store, LocalStore) else 5.0)
+        mine = Claim(Owner.me())
+        while True:
+            number, claim = _newest(store)
+            if claim is not None and not claim.released and not claim.owner.gone:
+                _wait_until_stale(store, number, claim, ttl_s)
+            if store.create(_path(number + 1), mine.to_bytes()):
+                return cls(store, number + 1, mine, beat_s)
+
+    @property
+    def lost(self) -> bool:
+        """Whether the heartbeat or a check has found that another owner took over. Costs nothing to ask."""
+        return self._lost
+
+    def check(self) -> None:
+        """Raises LeaseLost if another owner has taken over."""
+        if self._lost or _newest_number(self._store) > self._number:
+            self._lost = True
+            raise LeaseLost(
+                f"the lease on {self._store.url} was lost",
+                found="another process has taken it, so this one commits nothing",
+                fix="let the other finish; clipline status shows it",
+            )
+
+    def release(self) -> None:
+        self._done.set()
+        self._thread.join()
+        if not self._lost:
+            try:
+                self._write(replace(self._claim, released=True))
+            except (OSError, TransientError) as error:
+                log.warning("The lease on %s could not be given back and will expire: %s", self._store.url, error)
+
+    def _write(self, claim: Claim) -> None:
+        self._store.write(_path(self._number), claim.to_bytes())
+
+    def _beat(self) -> None:
+        silent = False
+        while not self._done.wait(self._beat_s):
+            self._claim = replace(self._claim, generation=self._claim.generation + 1)
+            try:
+                self.check()
+                self._write(self._claim)
+                silent = False
+            except LeaseLost:
+                return
+            except (OSError, TransientError) as error:
+                # Not reaching the store is no proof of anything: work goes on, and check() will tell before a commit.
+                if not silent:
+                    log.warning("The lease on %s cannot be renewed; still trying: %s", self._store.url, error)
+                silent = True
+
+
+def _path(number: int) -> str:
+    return f"lease/{number:08d}.json"
+
+
+def _newest_number(store: Store) -> int:
+    paths = store.paths("lease")
+    return int(Path(paths[-1]).stem) if paths else 0
+
+
+def _newest(store: Store) -> tuple[int, Claim | None]:
+    number = _newest_number(store)
+    return number, Claim.from_bytes(store.read(_path(number))) if number else None
+
+
+def _wait_until_stale(store: Store, number: int, claim: Claim, ttl_s: float) -> None:
+    """Returns when the claim has not moved for ``ttl_s``; raises LeaseHeld as soon as it moves."""
+    deadline = time.monotonic() + ttl_s
+    while time.monotonic() < deadline:
+        time.sleep(min(0.2, ttl_s / 10))
+        now, seen = _newest(store)
+        if now == number and seen is not None and (seen.released or seen.owner.gone):
+            return
+        if now != number or seen != claim:
+            holder = seen.owner if seen else claim.owner
+            raise LeaseHeld(
+                f"{store.url} is being written by another run",
+                found=str(holder),
+                fix="wait for it (--wait), or stop it and run again",
+            )
+
+
+def _boot_id() -> str:
+    try:
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
+    except FileNotFoundError:  # not Linux: then staleness is decided by the TTL alone
+        return ""
+
+
+def _process_start(pid: int) -> str:
+    try:
+        # Field 22; the command in field 2 may hold spaces and parentheses, so count from the last one.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+    return "" if fields[0] == "Z" else fields[19]

@@ -1,0 +1,252 @@
+"""One shard of a crawl's round: fetch its URLs side by side, write what came of them in their order.
+
+A page is read for links in a thread (parsing leaves the interpreter's lock), and its body waits on disk until it is
+its turn in the WARC, so a shard's memory does not depend on how slow the first server is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Coroutine, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from typing import Any, NoReturn
+
+import pyarrow as pa
+
+from infra.run.context import ShardOutput
+from infra.run.manifest import Funnel, ShardRecord
+from infra.schema import Drop
+from infra.store.spool import Spool, Ticket
+from pipelines.crawl.frontier_tables import Finds, Found, read_due, write_found
+from pipelines.crawl.scope import Scope
+from pipelines.crawl.stage import UNIT, Config, Due
+from pipelines.crawl.traps import Fingerprint, fingerprint
+from pipelines.formats.warc import Writer
+from pipelines.html.page import Html, attribute
+from pipelines.web.fetcher import Fetcher, FetchError, Response
+from pipelines.web.politeness.actor import Link
+
+__all__ = ["DueShard", "Shard", "Visit", "Visitor", "fetch", "work"]
+
+_URLS = pa.schema(
+    [
+        ("url", pa.string()),
+        ("depth", pa.int32()),
+        ("reason", pa.string()),  # null: kept
+        ("detail", pa.string()),
+        ("location", pa.string()),  # of a redirect
+        ("content_type", pa.string()),
+        ("bytes", pa.int64()),
+        ("sha256", pa.string()),  # of the decoded body
+        ("links", pa.int32()),
+        ("pictures", pa.uint64()),  # pipelines.crawl.traps.Fingerprint
+        ("simhash", pa.uint64()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class DueShard:
+    """A shard as the frontier dealt it."""
+
+    generation: int
+    partition: int
+    group: int
+    config: Config
+
+
+@dataclass(frozen=True)
+class Shard:
+    """``rows``: (position in the round, URL)."""
+
+    name: str
+    rows: list[tuple[int, Due]]
+    config: Config
+    manners: Link | None = None
+    generation: int = 0
+
+
+@dataclass
+class Visit:
+    """What came of one URL. ``response``, its body in the spool, is there if the page is kept."""
+
+    position: int
+    due: Due
+    reason: Drop | None = None
+    detail: str = ""
+    location: str = ""
+    response: Response | None = None
+    body: Ticket | None = None
+    sha256: str = ""
+    fingerprint: Fingerprint | None = None
+    found: list[Found] = field(default_factory=list)
+    outside: Counter[str] = field(default_factory=Counter)
+
+
+def fetch(spec: DueShard, output: ShardOutput, manners: Link | None = None) -> ShardRecord:
+    """Fetch what the frontier dealt to a shard."""
+    rows = read_due(output.store, spec.generation, spec.partition, spec.group)
+    return work(Shard(output.shard, rows, spec.config, manners, spec.generation), output)
+
+
+def work(shard: Shard, output: ShardOutput) -> ShardRecord:
+    """Fetch the shard's URLs and commit WARC, outcomes and what was found. Facts: ``found``, how many URLs that are."""
+    return asyncio.run(_work(shard, output))
+
+
+async def _work(shard: Shard, output: ShardOutput) -> ShardRecord:
+    config = shard.config
+    filename = f"{shard.name}.warc.gz"
+    urls: list[dict[str, Any]] = []
+    finds = Finds()
+    dropped: Counter[str] = Counter()
+    outside: Counter[str] = Counter()
+    sent = [("User-Agent", config.web.user_agent_header)]
+    info = {
+        "software": "clipline",
+        "format": "WARC File Format 1.1",
+        "robots": "obey" if config.web.obey_robots else "ignore",
+        "http-header-user-agent": config.web.user_agent_header,
+    }
+    with Spool() as spool, output.open(f"data/{filename}") as sink:
+        warc = Writer(sink, filename, _now(config), info)
+        async with Fetcher(config.web, manners=shard.manners) as fetcher, Visitor(config, fetcher, spool) as visitor:
+            visits = (visitor.visit(position, due) for position, due in shard.rows)
+            async for seen in _in_order(visits, 4 * config.web.concurrency):
+                if seen.response is not None and seen.body is not None:
+                    page = seen.response
+                    headers = _dated(page.headers, config)
+                    warc.page(page.url, _now(config), page.status, headers, spool.get(seen.body), sent)
+                else:
+                    dropped[str(seen.reason)] += 1
+                urls.append(_row(seen))
+                finds.add(seen.found)
+                outside += seen.outside
+    output.write_table(f"data/{shard.name}.urls.parquet", pa.Table.from_pylist(urls, _URLS))
+    write_found(output, shard.generation, shard.name, finds, config.partition_count)
+    entered, lost = len(shard.rows), sum(dropped.values())
+    funnel = Funnel(unit=UNIT, entered=entered, kept=entered - lost, dropped=dict(sorted(dropped.items())))
+    return output.commit(funnel, {"found": len(finds), "links_outside": dict(sorted(outside.items()))})
+
+
+async def _in_order(visits: Iterable[Coroutine[Any, Any, Visit]], window: int) -> AsyncIterator[Visit]:
+    """Results in the order of ``visits``, at most ``window`` of them under way or waiting to be written."""
+    flying: deque[asyncio.Task[Visit]] = deque()
+    try:
+        for one in visits:
+            flying.append(asyncio.create_task(one))
+            if len(flying) >= window:
+                yield await flying.popleft()
+        while flying:
+            yield await flying.popleft()
+    finally:
+        for task in flying:
+            task.cancel()
+        await asyncio.gather(*flying, return_exceptions=True)
+
+
+class Visitor:
+    """Fetches and reads pages, one call each, many at once. An async context manager around its threads."""
+
+    def __init__(self, config: Config, fetcher: Fetcher, spool: Spool) -> None:
+        self._config, self._fetcher, self._spool = config, fetcher, spool
+        self._scope = Scope(config)
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="clipline-page")
+
+    async def __aenter__(self) -> Visitor:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def visit(self, position: int, due: Due) -> Visit:
+        """Fetch one URL. A redirect is not followed: its target takes its own place among the URLs due."""
+        seen = Visit(position, due)
+        try:
+            async with self._fetcher.fetch(due.url, "page", follow=False) as response:
+                if response.is_redirect:
+                    self._redirected(seen, response)
+                if not response.content_type and response.body.lstrip()[:1] not in (b"<", b""):
+                    raise FetchError(Drop.NOT_HTML, "no content type")
+                await asyncio.get_running_loop().run_in_executor(self._threads, self._read, seen, response)
+                seen.body = self._spool.put(response.body)
+                seen.response = replace(response, body=b"")
+        except FetchError as error:
+            seen.reason, seen.detail = error.reason, error.detail
+        return seen
+
+    def _redirected(self, seen: Visit, response: Response) -> NoReturn:
+        due, most = seen.due, self._config.web.max_redirects
+        target = self._fetcher.redirect(response)
+        target = seen.location = target if due.listed else self._scope.tidy(target)
+        if not due.listed and (why := self._scope.outside(target)):
+            raise FetchError(Drop.NOT_HTML if why == "image" else Drop.OFF_SITE, target)
+        if target == due.url:
+            raise FetchError(Drop.REFUSED, "redirect loop")
+        if due.redirects >= most:
+            raise FetchError(Drop.REFUSED, f"more than {most} redirects")
+        following = Due(target, due.depth, due.redirects + 1, due.listed)
+        seen.found.append(self._scope.found(seen.position, following))
+        raise FetchError(Drop.REDIRECT, target)
+
+    def _read(self, seen: Visit, response: Response) -> None:
+        """In a thread: links and fingerprint of a page."""
+        seen.sha256 = hashlib.sha256(response.body).hexdigest()
+        if seen.due.listed:
+            return
+        html = Html.parse(response.url, response.headers, response.body)
+        links = list(dict.fromkeys(map(self._scope.tidy, html.links())))
+        told_not_to = self._config.web.obey_robots and self._config.web.policy.of_links(html.headers, html.metas)
+        seen.fingerprint = _fingerprint(html, seen.due.url, links)
+        if told_not_to:
+            return
+        for link in links[: self._config.max_links]:
+            if why := self._scope.outside(link):
+                seen.outside[why] += 1
+            else:
+                seen.found.append(self._scope.found(seen.position, Due(link, seen.due.depth + 1)))
+        if (more := len(links) - self._config.max_links) > 0:
+            seen.outside["too_many"] += more
+
+
+def _fingerprint(html: Html, url: str, links: list[str]) -> Fingerprint:
+    """The last thing asked of ``html``: scripts and styles are taken out to see what it says."""
+    pictures = [attribute(node, name) for node in html.tree.css("img") for name in ("src", "data-src", "srcset")]
+    for node in html.tree.css("script, style, template"):
+        node.decompose()
+    body = html.tree.body
+    return fingerprint(url, body.text(separator=" ") if body is not None else "", pictures, links)
+
+
+def _row(seen: Visit) -> dict[str, Any]:
+    page = seen.response
+    return {
+        "url": seen.due.url,
+        "depth": seen.due.depth,
+        "reason": seen.reason and str(seen.reason),
+        "detail": seen.detail or None,
+        "location": seen.location or None,
+        "content_type": page and page.header("Content-Type"),
+        "bytes": seen.body and seen.body.size,
+        "sha256": page and seen.sha256,
+        "links": page and len(seen.found),
+        "pictures": seen.fingerprint and seen.fingerprint.pictures,
+        "simhash": seen.fingerprint and seen.fingerprint.simhash,
+    }
+
+
+def _now(config: Config) -> str:
+    return config.warc_date or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _dated(headers: list[tuple[str, str]], config: Config) -> list[tuple[str, str]]:
+    """With a fixed instant, that is what the server's clock shows as well."""
+    if config.warc_date is None:
+        return headers
+    date = format_datetime(datetime.fromisoformat(config.warc_date), usegmt=True)
+    return [(name, date if name.lower() == "date" else value) for name, value in headers]

@@ -1,0 +1,284 @@
+"""The work on shards of a download: many rows under way at once, over the border between one shard and the next.
+
+A shard is only as fast as its slowest server, so a worker that waited for the last rows of each would mostly wait.
+Here the next shard's rows start as soon as there is room among the rows under way; each shard is written when its own
+are done. What is fetched early waits on disk (:class:`Spool`), so memory depends on the rows under way,
+not on what the servers do nor on the size of a shard.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from http import HTTPStatus
+from types import MappingProxyType, TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+import pyarrow as pa
+
+from infra.formats.shards import sample_key, write_triple
+from infra.garbage import few_collections
+from infra.run.context import ShardOutput
+from infra.run.manifest import ShardRecord
+from infra.schema import Drop, Status, images_schema
+from infra.store.spool import Spool, Ticket
+from infra.store.storage import Store
+from pipelines.download.retry import read_picks
+from pipelines.download.stage import Config, host, worst
+from pipelines.download.verify import MISMATCH, Hash, hash_of
+from pipelines.images.resize import ImageError, Resizing, resize
+from pipelines.tables import Images, funnel, read_slices
+from pipelines.web.fetcher import Fetcher, FetchError
+
+if TYPE_CHECKING:
+    from pipelines.web.politeness.actor import Link
+
+__all__ = ["Downloader", "Outcome", "Work", "failing_hosts", "members", "tabulate", "work"]
+
+
+class Outcome(NamedTuple):
+    """What became of one URL: an image in the spool, or the reason and the message there is none.
+
+    ``size``: bytes served. ``hashes``: those wanted beside sha256, by kind. Sides in pixels, of the picture upright.
+    """
+
+    ticket: Ticket | None = None
+    width: int | None = None
+    height: int | None = None
+    original_width: int | None = None
+    original_height: int | None = None
+    exif: str | None = None
+    sha256: str | None = None
+    hashes: Mapping[str, str] = MappingProxyType({})
+    size: int = 0
+    status: Status = Status.SUCCESS
+    reason: Drop | None = None
+    message: str | None = None
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the shards of a download have in common. ``source``: the store of the pairs, or the images to retry."""
+
+    config: Config
+    source: Store | Images
+    manners: Link | None = None
+
+    def rows(self, parts: Any) -> pa.Table:  # noqa: ANN401 - picks of images, slices of a store
+        return read_picks(self.source, parts) if isinstance(self.source, Images) else read_slices(self.source, parts)
+
+
+Lot = Sequence[tuple[tuple[int, Any], ShardOutput]]
+
+
+def work(common: Work, lot: Lot) -> Iterator[ShardRecord]:
+    """Download each ``((number, rows), output)`` and yield its record once it is committed."""
+    if common.config.engine == "img2dataset":
+        from pipelines.download.img2dataset_engine import download_shard
+
+        for (number, parts), output in lot:
+            yield download_shard(common.config, common.rows(parts), number, output)
+        return
+    with few_collections(), asyncio.Runner() as runner:
+        records = _records(common, lot)
+
+        async def following() -> ShardRecord | None:
+            return await anext(records, None)
+
+        while (record := runner.run(following())) is not None:
+            yield record
+
+
+async def _records(common: Work, lot: Lot) -> AsyncIterator[ShardRecord]:
+    async with Downloader(common.config, common.manners) as downloader:
+        turn = asyncio.Lock()  # of reading and starting rows: earlier shards first
+        shards = [asyncio.create_task(_shard(common, downloader, turn, one)) for one in lot]
+        try:
+            for done in asyncio.as_completed(shards):
+                yield await done
+        finally:
+            for task in shards:
+                task.cancel()
+            await asyncio.gather(*shards, return_exceptions=True)
+
+
+async def _shard(
+    common: Work, downloader: Downloader, turn: asyncio.Lock, one: tuple[tuple[int, Any], ShardOutput]
+) -> ShardRecord:
+    (number, parts), output = one
+    with Spool() as spool:
+        async with turn:
+            rows = await asyncio.to_thread(common.rows, parts)
+            started = await downloader.start(rows["url"].to_pylist(), spool)
+        outcomes = [await outcome for outcome in started]
+        return await asyncio.to_thread(_commit, common.config, rows, outcomes, number, spool, output)
+
+
+class Downloader:
+    """One worker's event loop at work: an async context manager around its connections and its threads."""
+
+    def __init__(self, config: Config, manners: Link | None = None) -> None:
+        self._config = config
+        self._resizing: Resizing = config.resizing
+        self._hashes = _hashes(config)
+        self._room = asyncio.Semaphore(config.rows_in_flight)
+        self._fetcher = Fetcher(config.web, manners=manners)
+        self._pool = ThreadPoolExecutor(config.resize_threads, thread_name_prefix="resize")
+        self._open = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        self._open.enter_context(self._pool)
+        await self._open.enter_async_context(self._fetcher)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._open.aclose()
+
+    async def start(self, urls: Sequence[str], spool: Spool) -> list[asyncio.Task[Outcome]]:
+        """Set each URL going as there is room; what becomes of them, in order. One named twice is fetched once."""
+        tasks: dict[str, asyncio.Task[Outcome]] = {}
+        try:
+            for url in urls:
+                if url not in tasks:
+                    await self._room.acquire()
+                    tasks[url] = asyncio.create_task(self._download(url, spool))
+        except BaseException:
+            for task in tasks.values():
+                task.cancel()
+            raise
+        return [tasks[url] for url in urls]
+
+    async def _download(self, url: str, spool: Spool) -> Outcome:
+        loop = asyncio.get_running_loop()
+        try:
+            async with self._fetcher.fetch(url, "image") as response:
+                outcome, image = await loop.run_in_executor(
+                    self._pool, _resized, response.body, self._resizing, self._hashes
+                )
+                return outcome if image is None else outcome._replace(ticket=spool.put(image))
+        except FetchError as error:
+            return _not_fetched(error)
+        finally:
+            self._room.release()
+
+
+def _not_fetched(error: FetchError) -> Outcome:
+    """In img2dataset's words where it has some."""
+    message = str(error)
+    if error.reason is Drop.OPT_OUT and not error.detail.startswith("robots.txt"):
+        message = "Use of image disallowed by X-Robots-Tag directive"
+    elif error.reason is Drop.HTTP_ERROR and error.detail in _PHRASES:
+        message = f"HTTP Error {error.detail}: {_PHRASES[error.detail]}"
+    return Outcome(status=Status.FAILED_TO_DOWNLOAD, reason=error.reason, message=message)
+
+
+_PHRASES = {str(status.value): status.phrase for status in HTTPStatus}
+
+
+def _hashes(config: Config) -> tuple[Hash, ...]:
+    """The hashes of a picture to take beside its sha256."""
+    wanted: list[Hash] = [config.compute_hash, *([config.verify.hash] if config.verify else [])]
+    return tuple(dict.fromkeys(kind for kind in wanted if kind != "sha256"))
+
+
+def _resized(body: bytes, options: Resizing, kinds: tuple[Hash, ...]) -> tuple[Outcome, bytes | None]:
+    outcome = Outcome(sha256=hashlib.sha256(body).hexdigest(), size=len(body))
+    try:
+        image = resize(body, options)
+    except ImageError as error:
+        return outcome._replace(status=Status.FAILED_TO_RESIZE, reason=error.reason, message=error.message), None
+    return outcome._replace(
+        width=image.width,
+        height=image.height,
+        original_width=image.original_width,
+        original_height=image.original_height,
+        exif=image.exif,
+        hashes={kind: hash_of(body, kind) for kind in kinds},
+    ), image.data
+
+
+# --- outcomes to files ------------------------------------------------------------------------------------------------
+
+
+def _commit(
+    config: Config, rows: pa.Table, outcomes: list[Outcome], shard: int, spool: Spool, output: ShardOutput
+) -> ShardRecord:
+    table = tabulate(rows, outcomes, shard, config)
+    write_triple(output, shard, members(table, outcomes, spool, config.encode_format), table)
+    facts = {"bytes": sum(outcome.size for outcome in outcomes), "failing_hosts": failing_hosts(table)}
+    return output.commit(funnel("pairs", table["reason"].to_pylist()), facts)
+
+
+def failing_hosts(table: pa.Table) -> dict[str, int]:
+    """The hosts that failed most in a shard, by the number of rows."""
+    rows = zip(table["url"].to_pylist(), table["status"].to_pylist(), strict=True)
+    failing = Counter(host(url) for url, status in rows if status == Status.FAILED_TO_DOWNLOAD)
+    del failing[""]
+    return worst(failing)
+
+
+def tabulate(rows: pa.Table, outcomes: Sequence[Outcome], shard: int, config: Config) -> pa.Table:
+    """img2dataset's table of a shard: the columns of ``rows``, then what became of each, then our ``reason``."""
+    values: dict[str, list[Any]] = {}
+    extra = [pa.field("reason", pa.string())]
+    if config.verify is not None:
+        differ = config.verify.mismatches(rows, [_hash(outcome, config.verify.hash) for outcome in outcomes])
+        if config.verify.mode == "warn":
+            values["hash_mismatch"] = differ
+            extra.append(pa.field("hash_mismatch", pa.bool_()))
+        else:
+            outcomes = [_refused(one) if wrong else one for one, wrong in zip(outcomes, differ, strict=True)]
+    values |= {
+        "key": [sample_key(shard, index, config.samples_per_shard) for index in range(len(outcomes))],
+        "status": [outcome.status for outcome in outcomes],
+        "error_message": [outcome.message for outcome in outcomes],
+    }
+    for name in ("width", "height", "original_width", "original_height", "exif", "sha256", "reason"):
+        values[name] = [getattr(outcome, name) for outcome in outcomes]
+    if config.compute_hash != "sha256":
+        values[config.compute_hash] = [_hash(outcome, config.compute_hash) for outcome in outcomes]
+        extra.append(pa.field(config.compute_hash, pa.string()))
+    schema = images_schema(rows.schema)
+    for field in extra:
+        schema = schema.append(field)
+    given = set(rows.column_names)
+    columns = [
+        rows[name] if name in given else pa.array(values[name], schema.field(name).type) for name in schema.names
+    ]
+    return pa.table(columns, schema=schema.remove_metadata())
+
+
+def _hash(outcome: Outcome, kind: Hash) -> str | None:
+    return outcome.sha256 if kind == "sha256" else outcome.hashes.get(kind)
+
+
+def _refused(outcome: Outcome) -> Outcome:
+    """The picture served is not the one listed. What failed before that keeps its own reason."""
+    if outcome.status != Status.SUCCESS:
+        return outcome
+    return Outcome(
+        sha256=outcome.sha256,
+        size=outcome.size,
+        status=Status.FAILED_TO_DOWNLOAD,
+        reason=Drop.HASH_MISMATCH,
+        message=MISMATCH,
+    )
+
+
+def members(table: pa.Table, outcomes: Sequence[Outcome], spool: Spool, extension: str) -> Iterator[tuple[str, bytes]]:
+    """Name and content of what goes into the tar: image, metadata and caption of each success."""
+    for row, outcome in zip(table.to_pylist(), outcomes, strict=True):
+        if row["status"] == Status.SUCCESS and outcome.ticket is not None:
+            key = row["key"]
+            yield f"{key}.{extension}", spool.get(outcome.ticket)
+            yield f"{key}.json", json.dumps(row, indent=4).encode()
+            if row.get("caption"):
+                yield f"{key}.txt", row["caption"].encode()

@@ -1,0 +1,313 @@
+"""The three steps of an extraction, on one file or one partition of ids each."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from infra.errors import DataError
+from infra.garbage import few_collections
+from infra.run.context import ShardOutput
+from infra.run.manifest import Funnel, ShardRecord
+from infra.schema import Drop, pairs_schema
+from infra.store.storage import Store
+from pipelines.extract.stage import SCRATCH, Config
+from pipelines.formats.archives import open_archive, read_ranges
+from pipelines.formats.warc import Page, Reader
+from pipelines.formats.wat import WatPage
+from pipelines.html.candidates import Candidates, Taste, candidates, candidates_of_wat
+from pipelines.html.page import Html
+from pipelines.html.resolve import quick
+from pipelines.tables import uid
+from pipelines.web.policy.opt_outs import Policy
+from pipelines.web.urls import BadUrlError
+
+__all__ = [
+    "Columns",
+    "Ids",
+    "Pages",
+    "Pairs",
+    "Row",
+    "Rows",
+    "as_rows",
+    "find_candidates",
+    "find_duplicates",
+    "page_rows",
+    "repeated",
+    "wat_rows",
+    "write_pairs",
+]
+
+_FLUSH_ROWS = 20_000
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+# --- step one: pages to candidates ---
+
+
+class Row(NamedTuple):
+    """The columns of :func:`infra.schema.pairs_schema`, and why the row is dropped; None: it is a pair."""
+
+    uid: str
+    url: str
+    caption: str
+    page_url: str
+    source: str | None
+    language: str | None
+    license: str | None
+    context: str | None
+    opt_out: str | None
+    reason: str | None
+
+
+Columns = Sequence[Sequence[str | None]]
+"""Rows, by the columns of :class:`Row`: a page's are alike in most of them, and no row need ever be made."""
+
+
+def _schema() -> pa.Schema:
+    return pairs_schema().append(pa.field("reason", pa.string()))
+
+
+class Finder:
+    """Finds the candidates of pages: their columns, ready for the table."""
+
+    def __init__(self, config: Config) -> None:
+        self._taste = Taste(config.sources, config.max_caption, config.context)
+        self._policy, self._obey = Policy(config.agent), config.obey_opt_out
+
+    def of_page(self, page: Page) -> tuple[Columns, bool]:
+        """The candidates, and whether the page was cut. Raises BadUrlError if it has no address."""
+        html = Html.parse(quick(page.url), page.headers, page.body)
+        return self._columns(html, candidates(html, self._taste)), html.cut
+
+    def of_wat(self, page: WatPage) -> Columns:
+        """The same of what a WAT file says of a page."""
+        return self._columns(page, candidates_of_wat(page, self._taste))
+
+    def _columns(self, page: Html | WatPage, found: Candidates) -> Columns:
+        count = len(found.urls)
+        if not count:
+            return ()
+        opt_out = self._policy.of_page(page.headers, page.metas) or None
+        license = page.license or None
+        return (
+            list(map(uid, found.urls, found.texts)),
+            found.urls,
+            found.texts,
+            (page.url,) * count,
+            found.sources,
+            (page.language or None,) * count,
+            [found.licenses.get(url, license) for url in found.urls] if found.licenses else (license,) * count,
+            found.contexts,
+            (opt_out,) * count,
+            (Drop.OPT_OUT.value,) * count if opt_out and self._obey else found.reasons,
+        )
+
+
+def page_rows(page: Page, config: Config) -> tuple[list[Row], bool]:
+    """The candidates of one page, and whether the page was cut. Raises BadUrlError if it has no address."""
+    columns, cut = Finder(config).of_page(page)
+    return as_rows(columns), cut
+
+
+def wat_rows(page: WatPage, config: Config) -> list[Row]:
+    """The same of what a WAT file says of a page."""
+    return as_rows(Finder(config).of_wat(page))
+
+
+def as_rows(columns: Columns) -> list[Row]:
+    return [Row._make(values) for values in zip(*columns, strict=True)]
+
+
+class Rows:
+    """The rows of an archive, page by page; see :class:`pipelines.formats.warc.Reader` for what it does with damage."""
+
+    def __init__(self, reader: Reader, config: Config) -> None:
+        self._reader, self._finder = reader, Finder(config)
+        self._unreadable = 0
+        self.pages = self.cut = 0
+
+    def __iter__(self) -> Iterator[Columns]:
+        with few_collections():
+            for found in self._reader:
+                yield self._of_wat(found) if isinstance(found, bytes) else self._of_page(found)
+
+    def _of_page(self, page: Page) -> Columns:
+        try:
+            columns, cut = self._finder.of_page(page)
+        except BadUrlError:
+            self._unreadable += 1
+            return ()
+        self.pages += 1
+        self.cut += cut
+        return columns
+
+    def _of_wat(self, record: bytes) -> Columns:
+        try:
+            page = WatPage.parse(record)
+        except ValueError:  # no JSON, or a page without an address
+            self._unreadable += 1
+            return ()
+        if page is None:
+            return ()
+        self.pages += 1
+        return self._finder.of_wat(page)
+
+    def batches(self) -> Iterator[list[list[Any]]]:
+        """The rows by columns, so many at a time that writing them is worth it; the last may be empty."""
+        columns: list[list[Any]] = [[] for _ in Row._fields]
+        for found in self:
+            for column, more in zip(columns, found):  # noqa: B905 - a page without images has no columns
+                column += more
+            if len(columns[0]) >= _FLUSH_ROWS:
+                yield columns
+                columns = [[] for _ in Row._fields]
+        yield columns
+
+    @property
+    def facts(self) -> dict[str, int]:
+        return {
+            "pages": self.pages,
+            "cut_pages": self.cut,
+            "damaged_records": self._reader.damaged + self._unreadable,
+            "other_records": self._reader.skipped,
+        }
+
+
+@dataclass(frozen=True)
+class Pages:
+    """The archive at ``path``; the ids of its pairs are wanted in ``partitions``."""
+
+    name: str
+    path: str
+    partitions: int
+    config: Config
+
+
+def find_candidates(shard: Pages, output: ShardOutput) -> ShardRecord:
+    """Read an archive's pages and write every candidate to the scratch table, and the ids of pairs beside it.
+
+    Memory: a flush of rows, and 20 bytes per pair of the file. Raises DataError if the file is no archive.
+    """
+    schema = _schema()
+    ids: list[tuple[bytes, Array]] = []
+    written = 0
+    with open_archive(shard.path) as source, output.open(f"{SCRATCH}/{shard.name}.parquet") as sink:
+        reader = Reader(source, shard.config.max_page_bytes)
+        pages = Rows(reader, shard.config)
+        with pq.ParquetWriter(sink, schema, compression="lz4") as table:
+            for columns in pages.batches():
+                table.write_table(pa.table([pa.array(column, pa.string()) for column in columns], schema))
+                uids, reasons = columns[0], columns[-1]
+                kept = [number for number, reason in enumerate(reasons) if reason is None]
+                ids.append((bytes.fromhex("".join([uids[number] for number in kept])), np.array(kept, "<u4") + written))
+                written += len(uids)
+        if not reader.records and not reader.is_archive:
+            raise DataError(f"{shard.path} is not a WARC or WAT file", expected="gzip or plain records, WARC/1.x")
+    with output.open(f"{SCRATCH}/{shard.name}.ids") as sink:
+        sink.write(_partitioned([data for data, _ in ids], [numbers for _, numbers in ids], shard.partitions))
+    return output.commit(facts=pages.facts)
+
+
+# --- step two: which candidates are duplicates ---
+#
+# Ids and row numbers travel in small binary files: a table of contents (int64 offsets of the parts, in bytes), then the
+# parts. An id is 16 bytes, a row number 4.
+
+
+_ENTRY = np.dtype([("high", ">u8"), ("low", ">u8"), ("row", "<u4")])
+
+
+def _partitioned(ids: Sequence[bytes], rows: Sequence[Array], partitions: int) -> bytes:
+    """Ids with their row numbers, by partition, in order within each."""
+    halves = np.frombuffer(b"".join(ids), dtype=">u8").reshape(-1, 2)
+    entries = np.empty(len(halves), dtype=_ENTRY)
+    entries["high"], entries["low"], entries["row"] = halves[:, 0], halves[:, 1], np.concatenate(rows)
+    partition = (entries["high"] % np.uint64(partitions)).astype(np.int64)
+    counts = np.bincount(partition, minlength=partitions)
+    return _bound(counts * _ENTRY.itemsize, entries[np.argsort(partition, kind="stable")].tobytes())
+
+
+def _bound(sizes: Array | list[int], data: bytes) -> bytes:
+    ends = np.cumsum([8 * (len(sizes) + 1), *sizes])
+    return ends.astype("<i8").tobytes() + data
+
+
+def _parts(store: Store, wanted: Sequence[tuple[str, int]]) -> list[bytes]:
+    """Of each file, by path, the part of that number."""
+    tables = read_ranges(store.url, [(path, 8 * number, 8 * number + 16) for path, number in wanted])
+    places = [np.frombuffer(table, dtype="<i8").tolist() for table in tables]
+    there = [(path, start, end) for (path, _), (start, end) in zip(wanted, places, strict=True) if end > start]
+    parts = iter(read_ranges(store.url, there))
+    return [next(parts) if end > start else b"" for start, end in places]
+
+
+@dataclass(frozen=True)
+class Ids:
+    """Partition ``number`` of the ids of the files ``names``."""
+
+    number: int
+    names: list[str]
+
+
+def find_duplicates(shard: Ids, output: ShardOutput) -> ShardRecord:
+    """For each file the row numbers of pairs whose uid occurred before, in this file or an earlier one.
+
+    Memory: some 60 bytes per pair of the partition, which are as many as those of fifty files.
+    """
+    files = [(f"{SCRATCH}/{name}.ids", shard.number) for name in shard.names]
+    parts = [np.frombuffer(part, dtype=_ENTRY) for part in _parts(output.store, files)]
+    again = repeated(np.concatenate(parts))
+    borders = np.cumsum([len(part) for part in parts])[:-1]
+    found = [part["row"][flags] for part, flags in zip(parts, np.split(again, borders), strict=True)]
+    with output.open(f"{SCRATCH}/duplicates-{shard.number:04d}") as sink:
+        sink.write(_bound([rows.nbytes for rows in found], b"".join(rows.tobytes() for rows in found)))
+    return output.commit()
+
+
+def repeated(ids: Array) -> Array:
+    """For each id, in two halves, whether it occurred before."""
+    order = np.lexsort((ids["low"], ids["high"]))  # stable: of equal ids the first stays first
+    ordered = ids[order]
+    again = np.zeros(len(ids), dtype=bool)
+    same = (ordered["high"][1:] == ordered["high"][:-1]) & (ordered["low"][1:] == ordered["low"][:-1])
+    again[order[1:][same]] = True
+    return again
+
+
+# --- step three: candidates to pairs ---
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The scratch table ``name``, the ``number``-th of all; what is known of its duplicates is in ``partitions``."""
+
+    number: int
+    name: str
+    partitions: int
+
+
+def write_pairs(shard: Pairs, output: ShardOutput) -> ShardRecord:
+    """Split a scratch table into pairs and dropped candidates."""
+    with output.store.open(f"{SCRATCH}/{shard.name}.parquet") as source:
+        table = pq.read_table(source)
+    again = np.zeros(table.num_rows, dtype=bool)
+    files = [(f"{SCRATCH}/duplicates-{partition:04d}", shard.number) for partition in range(shard.partitions)]
+    for part in _parts(output.store, files):
+        again[np.frombuffer(part, "<u4")] = True
+    reason = pc.if_else(pa.array(again), Drop.DUPLICATE_PAIR.value, table["reason"])
+    table = table.set_column(table.schema.get_field_index("reason"), "reason", reason)
+    kept = table.filter(pc.is_null(reason)).drop_columns("reason").cast(pairs_schema())
+    dropped = table.filter(pc.is_valid(reason))
+    output.write_table(f"data/pairs-{shard.name}.parquet", kept)
+    output.write_table(f"data/dropped-{shard.name}.parquet", dropped)
+    counts = Counter(dropped["reason"].to_pylist())
+    funnel = Funnel(unit="candidates", entered=table.num_rows, kept=kept.num_rows, dropped=dict(sorted(counts.items())))
+    return output.commit(funnel)

@@ -1,0 +1,99 @@
+"""The stage against CLIP_benchmark's definition of recall, computed here from open_clip's features."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from evaluation.tasks import retrieval
+from infra.errors import DataError
+from infra.formats.testset import EvalSet
+from infra.run.context import Context, ShardOutput
+
+CONFIG = retrieval.Config(bootstrap=200)
+
+
+@pytest.fixture
+def done(model, holdout, tmp_path):
+    output = ShardOutput(Context(tmp_path / "out").store, "holdout")
+    return retrieval.work((CONFIG, {"model": model, "dataset": holdout}), output), tmp_path / "out"
+
+
+def reference(model, holdout) -> tuple[np.ndarray, np.ndarray]:
+    """Texts x images: scores and which pairs belong together."""
+    name = f"local-dir:{Path(model.store.url) / 'data'}"
+    clip, preprocess = open_clip.create_model_from_pretrained(name)
+    clip.eval()
+    samples = list(EvalSet.open(holdout, "holdout", "test"))
+    captions = [caption for sample in samples for caption in sample.captions]
+    owner = [place for place, sample in enumerate(samples) for _ in sample.captions]
+    with torch.no_grad():
+        images = clip.encode_image(torch.stack([preprocess(sample.image) for sample in samples]), normalize=True)
+        texts = clip.encode_text(open_clip.get_tokenizer(name)(captions), normalize=True)
+    return (texts @ images.T).numpy(), np.array(owner)[:, None] == np.arange(len(samples))
+
+
+def test_scores_clip_benchmarks_recall(done, model, holdout):
+    """Where captions repeat, the mean over many orders of the repeats: topk's order is one of them."""
+    record, _ = done
+    scores, positive = reference(model, holdout)
+    metrics = {name: interval["value"] for name, interval in record.facts["metrics"].items()}
+    random = np.random.default_rng(0)
+    for k in (1, 5, 10):
+        top = np.argsort(-scores, axis=1)[:, :k]
+        assert metrics[f"image_retrieval_recall@{k}"] == pytest.approx(
+            np.take_along_axis(positive, top, axis=1).any(axis=1).mean()
+        )
+        orders = []
+        for _ in range(2000):
+            order = random.permutation(len(scores))
+            top = np.argsort(-scores.T[:, order].round(5), axis=1, kind="stable")[:, :k]
+            orders.append(np.take_along_axis(positive.T[:, order], top, axis=1).any(axis=1).mean())
+        assert metrics[f"text_retrieval_recall@{k}"] == pytest.approx(np.mean(orders), abs=0.01)
+
+
+def test_the_files(done):
+    record, folder = done
+    (path,) = folder.glob("data/*.json")
+    assert path.name == "holdout_train-aaaaaaaaaaaa_CLIP_en_zeroshot_retrieval.json"
+    result = json.loads(path.read_text())
+    assert result["task"] == "zeroshot_retrieval"
+    assert {f"{side}_retrieval_recall@{k}" for side in ("image", "text") for k in (1, 5, 10)} < set(result["metrics"])
+    assert record.facts["images"] == 20
+    assert record.facts["captions"] == 39
+    assert record.facts["distinct_captions"] < 39
+    assert pq.read_table(folder / "data/image_queries.parquet").num_rows == 20
+    by_text = pq.read_table(folder / "data/text_queries.parquet")
+    assert by_text.num_rows == 39
+    assert np.mean(np.array(by_text["better"]) == 0) == pytest.approx(result["metrics"]["image_retrieval_recall@1"])
+    for name in ("text_to_image", "image_to_text"):
+        with Image.open(folder / f"figures/{name}.png") as image:
+            assert min(image.size) > 200
+
+
+def test_twice_the_same_bytes(done, model, holdout, tmp_path):
+    record, _ = done
+    output = ShardOutput(Context(tmp_path / "again").store, "holdout")
+    assert retrieval.work((CONFIG, {"model": model, "dataset": holdout}), output) == record
+
+
+def test_runs_as_a_stage(ray_cluster, done, model, holdout, tmp_path):
+    context = Context(tmp_path / "stage", stage="retrieval", digest="c" * 64)
+    manifest = retrieval.run(CONFIG, {"model": model, "dataset": holdout}, context)
+    record, _ = done
+    assert manifest.files == record.files
+    assert "image_retrieval_recall_at_1_low" in manifest.metrics
+    assert not any("@" in name for name in manifest.metrics)
+
+
+def test_a_classification_set_is_refused(model, seen, tmp_path):
+    spec = (CONFIG.replace(dataset="seen"), {"model": model, "dataset": seen})
+    with pytest.raises(DataError, match="has no captions"):
+        retrieval.work(spec, ShardOutput(Context(tmp_path / "out").store, "x"))

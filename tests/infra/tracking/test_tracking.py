@@ -1,0 +1,502 @@
+"""A run's journal in a real MLflow: on a database, then on a server that goes away and comes back."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import threading
+import time
+
+import pytest
+
+from infra.run.context import Context
+from infra.run.manifest import MANIFEST, Artifact, Funnel
+from infra.store.storage import LocalStore
+from infra.tracking.tracker import Address, Tracker
+
+# MLflow's own use of SQLAlchemy, deprecated since 2.1
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    """One database for all tests: making one takes MLflow seconds. Each test has its own experiment."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    run = Run(folder / "root", "first")
+    run.begin()
+    run.send(Address(f"sqlite:///{folder}/mlflow.db", f"{folder}/mlartifacts"))
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def address(database):
+    return Address(f"sqlite:///{database}", str(database.parent / "mlartifacts"))
+
+
+@pytest.fixture
+def client(address):
+    from mlflow import MlflowClient
+
+    return MlflowClient(address.uri, registry_uri=address.uri)
+
+
+class Run:
+    """A run's folder and journal, and artifacts to speak of in it."""
+
+    def __init__(self, root, name: str) -> None:
+        self.root, self.name = LocalStore(root), name
+        self.folder = self.root.child(f"runs/{name}")
+        self.events: list[dict] = []
+
+    def read(self, start: int):
+        return self.events[start:], len(self.events)
+
+    def add(self, kind: str, **fields) -> None:
+        self.events.append({"event": kind, "time": 1700000000.0 + len(self.events), **fields})
+
+    def begin(self, **dials) -> None:
+        self.add("run_started", run=self.name, recipe="toy.py", dials={"settings": "", **dials}, commit="abc123")
+
+    def start(self, stage: str, config=None, forced=False) -> None:
+        identity = {"stage": stage, "code_version": 1, "config": config or {"size": 3}, "inputs": {}}
+        self.add("stage_started", stage=stage, attempt=1, digest="d" * 64, identity=identity, forced=forced, why=[])
+
+    def finish(
+        self, stage: str, *, write=None, metrics=None, funnel=None, inputs=None, config=None, cached=False
+    ) -> str:
+        """Commit an artifact and say so."""
+        folder = f"artifacts/{stage}/0"
+        if not self.root.exists(f"{folder}/{MANIFEST}"):
+            identity = {"stage": stage, "code_version": 1, "config": config or {"size": 3}, "inputs": {}}
+            context = Context(self.root.child(folder), stage=stage, digest="d" * 64, identity=identity)
+            for path, data in (write or {}).items():
+                context.output.write(path, data, rows=2)
+            manifest = context.finish(metrics=metrics, funnel=funnel)
+            context.store.write(MANIFEST, manifest.to_bytes())
+        time = {} if cached else {"seconds": 1.5}
+        self.add(
+            "stage_cached" if cached else "stage_finished", stage=stage, folder=folder, inputs=inputs or {}, **time
+        )
+        return folder
+
+    def tracker(self, address: Address) -> Tracker:
+        tracker = Tracker(address, self.name, self.root, self.folder, self.read)
+        tracker.INTERVAL_S = 0.02
+        return tracker
+
+    def send(self, address: Address) -> Tracker:
+        tracker = self.tracker(address)
+        tracker.start()
+        assert tracker.close(60), tracker.degraded
+        return tracker
+
+    def forget(self) -> None:
+        """As if killed before it could note what was sent."""
+        self.folder.delete(Tracker.PATH)
+
+
+@pytest.fixture
+def run(tmp_path, request):
+    return Run(tmp_path / "root", request.node.name[:60])
+
+
+@pytest.fixture
+def pages(client, run):
+    """The MLflow runs of the run's experiment: the parent is ``""``, children are under their stage's name."""
+
+    def pages():
+        experiment = client.get_experiment_by_name(run.name)
+        runs = client.search_runs([experiment.experiment_id])
+        return {found.data.tags["clipline.stage"]: found for found in runs}
+
+    return pages
+
+
+def curve(client, page, key):
+    return [(point.step, point.value) for point in client.get_metric_history(page.info.run_id, key)]
+
+
+# --- what arrives
+
+
+def test_a_run_is_a_parent_with_a_child_per_stage(run, address, pages):
+    run.begin()
+    config = {"pages": 3, "web": {"agent": "x"}, "hosts": ["a"], "none": None, "empty": {}}
+    funnel = Funnel(unit="pages", entered=3, kept=2, dropped={"http": 1})
+    run.start("crawl", config)
+    run.finish("crawl", config=config, metrics={"pages_per_s": 2.5}, funnel=funnel)
+    run.start("train")
+    run.add("stage_failed", stage="train", attempt=1, error="ValueError: no data", preempted=False)
+    run.add("run_finished", run=run.name, status="failed", exit_code=1, seconds=3)
+    tracker = run.send(address)
+    found = pages()
+    parent, crawl, train = found[""], found["crawl"], found["train"]
+    assert len(found) == 3
+    assert {page.data.tags.get("mlflow.parentRunId") for page in (crawl, train)} == {parent.info.run_id}
+    assert (parent.info.run_name, crawl.info.run_name, train.info.run_name) == (run.name, "crawl", "train")
+    assert (parent.info.status, crawl.info.status, train.info.status) == ("FAILED", "FINISHED", "FAILED")
+    assert parent.data.tags["mlflow.source.git.commit"] == "abc123"
+    assert parent.data.tags["clipline.recipe"] == "toy.py"
+    assert train.data.tags["clipline.error"] == "ValueError: no data"
+    assert crawl.data.params == {"pages": "3", "web.agent": "x", "hosts": '["a"]', "none": "None", "empty": "{}"}
+    assert crawl.data.metrics == {"pages_per_s": 2.5, "entered": 3, "kept": 2, "dropped.http": 1, "seconds": 1.5}
+    assert crawl.data.tags["clipline.cached"] == "false"
+    assert parent.data.metrics == {"crawl.pages_per_s": 2.5}
+    assert tracker.page.endswith(
+        f"/#/experiments/{parent.info.experiment_id}/runs/{parent.info.run_id}?workflowType=machine_learning"
+    )
+
+
+def test_curves_keep_every_point_once_however_often_they_are_sent(run, address, client, pages):
+    run.begin()
+    run.start("train")
+    for step in range(2500):
+        run.add("metrics", stage="train", values={"loss": 1 / (step + 1)}, step=step)
+    run.send(address)
+    run.forget()
+    for step in range(2400, 2600):  # a resumed stage repeats the steps since its checkpoint
+        run.add("metrics", stage="train", values={"loss": 1 / (step + 1), "late": step}, step=step)
+    run.send(address)
+    page = pages()["train"]
+    assert curve(client, page, "loss") == [(step, 1 / (step + 1)) for step in range(2600)]
+    assert curve(client, page, "late") == [(step, step) for step in range(2400, 2600)]
+
+
+def test_sending_everything_twice_changes_nothing(run, address, client, pages):
+    run.begin()
+    crawl = run.finish("crawl", write={"data/a.tar": b"1"}, metrics={"m": 1.0})
+    run.start("train")
+    run.add("metrics", stage="train", values={"loss": 1.0}, step=1)
+    run.finish("train", write=MODEL, inputs={"pages": crawl}, metrics={"acc": 0.5})
+    run.add("gate", model="train", digest="d" * 64, name=run.name, alias="champion", checks=[], passed=True)
+    run.send(address)
+    before = {stage: page.to_dictionary() for stage, page in pages().items()}
+    run.forget()
+    run.send(address)
+    after = {stage: page.to_dictionary() for stage, page in pages().items()}
+    for page in (*before.values(), *after.values()):
+        page["info"].pop("end_time")
+    assert after == before
+    assert len(client.search_logged_models([client.get_experiment_by_name(run.name).experiment_id])) == 1
+    assert len(client.search_model_versions(f"name = '{run.name}'")) == 1
+
+
+def test_inputs_are_datasets(run, address, pages):
+    run.begin()
+    crawl = run.finish("crawl", write={"data/a.tar": b"123", "data/b.tar": b"45"})
+    run.start("filter")
+    run.finish("filter", inputs={"images": crawl})
+    run.send(address)
+    [dataset] = pages()["filter"].inputs.dataset_inputs
+    manifest = Artifact.load(run.root.child(crawl)).manifest
+    assert (dataset.dataset.name, dataset.dataset.digest) == ("crawl", manifest.content_digest[:12])
+    assert json.loads(dataset.dataset.profile) == {"rows": 4, "files": 2, "bytes": 5}
+    assert json.loads(dataset.dataset.source) == {"uri": f"{run.root.url}/{crawl}"}
+    assert {tag.key: tag.value for tag in dataset.tags} == {"mlflow.data.context": "images"}
+
+
+def test_figures_results_and_run_artifacts_are_shown(run, address, client, pages):
+    run.begin()
+    files = {"figures/curve.png": b"png", "data/result.json": b"{}", "data/00000_stats.json": b"{}", "data/x.tar": b"1"}
+    run.finish("evaluate", write=files)
+    run.folder.write("report.html", b"<html>")
+    run.add("run_artifact", path="report.html")
+    run.send(address)
+    found = pages()
+    assert [file.path for file in client.list_artifacts(found[""].info.run_id)] == ["report.html"]
+    child = found["evaluate"].info.run_id
+    assert [file.path for file in client.list_artifacts(child)] == ["figures", "results"]
+    assert [file.path for file in client.list_artifacts(child, "figures")] == ["figures/curve.png"]
+    assert [file.path for file in client.list_artifacts(child, "results")] == ["results/result.json"]
+    assert found["evaluate"].info.artifact_uri.startswith(address.artifacts)
+
+
+def test_a_stage_done_before_is_shown_as_cached(run, address, pages):
+    run.begin()
+    run.finish("crawl", metrics={"m": 2.0}, cached=True)
+    run.send(address)
+    page = pages()["crawl"]
+    assert (page.info.status, page.data.tags["clipline.cached"], page.data.metrics) == ("FINISHED", "true", {"m": 2.0})
+
+
+def test_a_forced_run_gets_a_page_of_its_own(run, address, client, pages):
+    run.begin()
+    run.start("train")
+    run.add("metrics", stage="train", values={"loss": 3.0}, step=1)
+    run.send(address)
+    first = pages()["train"].info.run_id
+    run.start("train", forced=True)
+    run.add("metrics", stage="train", values={"loss": 4.0}, step=1)
+    run.send(address)
+    found = pages()
+    assert found["train"].info.run_id != first
+    assert found["train (superseded)"].info.run_id == first
+    assert curve(client, found["train"], "loss") == [(1, 4.0)]
+    assert curve(client, found["train (superseded)"], "loss") == [(1, 3.0)]
+
+
+# --- models and the gate
+
+MODEL = {"data/open_clip_config.json": b"{}", "data/open_clip_model.safetensors": b"weights"}
+
+
+@pytest.mark.parametrize("passed", [True, False])
+def test_a_model_is_logged_and_if_the_gate_passes_registered(run, address, client, pages, passed):
+    run.begin()
+    run.start("train")
+    run.finish("train", write=MODEL)
+    checks = [{"metric": "eval.acc1", "at_least": 0.5, "found": 0.7, "passed": passed}]
+    for _ in range(2):  # a run repeated does not make a second version
+        run.add("gate", model="train", digest="d" * 64, name=run.name, alias="best", checks=checks, passed=passed)
+    run.send(address)
+    found = pages()
+    [model] = client.search_logged_models([found[""].info.experiment_id])
+    assert (model.name, model.source_run_id, str(model.status)) == ("train", found["train"].info.run_id, "READY")
+    names = [file.path for file in client.list_logged_model_artifacts(model.model_id)]
+    assert names == ["open_clip_config.json", "open_clip_model.safetensors"]
+    assert json.loads(found[""].data.tags["clipline.gate"]) == checks
+    versions = client.search_model_versions(f"name = '{run.name}'")
+    assert len(versions) == passed
+    if passed:
+        version = client.get_model_version_by_alias(run.name, "best")
+        assert (version.version, version.source) == (versions[0].version, f"models:/{model.model_id}")
+        assert client.get_model_version_download_uri(run.name, version.version) == model.artifact_location
+
+
+# --- what must not stop the rest
+
+
+def test_names_mlflow_does_not_allow_are_spelled_so_that_it_does(run, address, client, pages):
+    run.begin()
+    run.start("eval", {"hosts": {"*.example": 1}, "prompt": "a photo of {c}"})
+    run.add("metrics", stage="eval", values={"recall@5": 0.5, "acc (top 1)": 0.25}, step=0)
+    run.send(address)
+    run.forget()
+    run.send(address)
+    page = pages()["eval"]
+    assert page.data.params == {"hosts._.example": "1", "prompt": "a photo of {c}"}
+    assert page.data.metrics == {"recall_at_5": 0.5, "acc _top 1_": 0.25}
+    assert curve(client, page, "recall_at_5") == [(0, 0.5)]
+
+
+def test_the_same_run_with_other_runtime_settings_is_the_same_run(run, address, pages):
+    run.begin(settings="download.workers=2")
+    run.start("crawl")
+    run.send(address)
+    run.begin(settings="download.workers=64")
+    run.add("run_finished", status="done")
+    run.send(address)
+    parent = pages()[""]
+    assert parent.data.tags["clipline.settings"] == "download.workers=64"
+    assert parent.info.status == "FINISHED"
+
+
+def test_an_event_that_cannot_be_sent_is_reported_and_the_rest_goes_on(run, address, pages, caplog):
+    run.begin()
+    run.add("metrics", stage="never-started", values={"loss": 1.0}, step=1)
+    run.add("stage_finished", stage="gone", folder="artifacts/gone/0", inputs={}, seconds=1)
+    run.start("train")
+    run.add("metrics", stage="train", values={"loss": "no number"}, step=1)
+    run.start("train", {"size": 4})  # MLflow does not change a parameter
+    run.add("something_new", stage="train")
+    run.add("metrics", stage="train", values={"loss": 2.0}, step=2)
+    run.add("run_finished", status="done")
+    tracker = run.send(address)
+    found = pages()
+    assert found["train"].data.metrics == {"loss": 2.0}
+    assert found[""].info.status == "FINISHED"
+    reported = [message for message in caplog.messages if "does not get" in message]
+    for words in ("metrics of never-started", "stage_finished of gone", "metrics of train", "stage_started of train"):
+        assert sum(words in message for message in reported) == 1
+    assert len(reported) == tracker.refused == 4
+    assert run.send(address).refused == 4  # and they stay refused, though nothing is left to send
+
+
+def test_an_experiment_somebody_deleted_is_brought_back(run, address, client, pages):
+    run.begin()
+    run.send(address)
+    client.delete_experiment(client.get_experiment_by_name(run.name).experiment_id)
+    run.start("train")
+    run.send(address)
+    assert client.get_experiment_by_name(run.name).lifecycle_stage == "active"
+    assert set(pages()) == {"", "train"}
+
+
+def test_what_was_sent_elsewhere_is_sent_again(run, address, client, pages):
+    """MLFLOW_TRACKING_URI may change between run and resume, and a database may be deleted."""
+    run.begin()
+    run.start("train")
+    run.add("metrics", stage="train", values={"loss": 2.0}, step=2)
+    elsewhere = {"uri": "http://elsewhere", "position": 3, "experiment": "7", "parent": "p", "children": {"train": "c"}}
+    lost = {**elsewhere, "uri": address.uri}
+    for state in (elsewhere, lost):
+        run.folder.write(Tracker.PATH, json.dumps(state).encode())
+        run.send(address)
+        assert pages()["train"].data.metrics == {"loss": 2.0}
+
+
+def test_a_tracker_that_has_nothing_to_send_sends_nothing(run, address, client):
+    run.send(address)
+    assert run.tracker(address).page is None
+    assert not run.folder.exists(Tracker.PATH)
+
+
+# --- outages
+
+
+class Server:
+    """MLflow's own server application on a loopback port, to be stopped and started."""
+
+    def __init__(self, database) -> None:
+        from mlflow.server import app, handlers
+
+        handlers._get_tracking_store(f"sqlite:///{database}", str(database.parent / "mlartifacts"))
+        handlers._get_model_registry_store(f"sqlite:///{database}")
+        self._app, self.port, self._server = app, 0, None
+        self.start()
+
+    def start(self) -> None:
+        from werkzeug.serving import make_server
+
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)
+        self._server = make_server("127.0.0.1", self.port, self._app, threaded=True)
+        self.port = self._server.server_port
+        self._thread = threading.Thread(target=self._server.serve_forever)
+        self._thread.start()
+
+    def stop(self) -> None:
+        if self._server is not None:
+            self._server.shutdown()
+            self._thread.join()
+            self._server.server_close()
+            self._server = None
+
+
+@pytest.fixture(scope="module")
+def mlflow_server(database):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "mlflow.server.auth", None)  # not used here; each request would try to import it
+        server = Server(database)
+        yield server
+        server.stop()
+
+
+def test_an_outage_costs_one_warning_and_nothing_is_lost(run, mlflow_server, client, pages, caplog, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    address = Address(f"http://user:hunter2@127.0.0.1:{mlflow_server.port}")
+    tracker = run.tracker(address)
+    run.begin()
+    run.start("train")
+    run.add("metrics", stage="train", values={"loss": 9.0}, step=0)
+    tracker.start()
+    _until(lambda: run.folder.exists(Tracker.PATH))
+    sent = json.loads(run.folder.read(Tracker.PATH))
+    assert sent["position"] == 3
+
+    mlflow_server.stop()
+    for step in range(1, 40):
+        run.add("metrics", stage="train", values={"loss": 1 / step}, step=step)
+    _until(lambda: tracker.degraded)
+    assert json.loads(run.folder.read(Tracker.PATH)) == sent  # not sent, so not taken for sent
+    assert not tracker.close(30)
+    assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 1
+    assert "cannot be reached" in caplog.text
+    assert not any("hunter2" in text for text in (caplog.text, tracker.degraded, tracker.page, json.dumps(sent)))
+
+    mlflow_server.start()
+    run.finish("train", write=MODEL, metrics={"acc": 0.5})
+    run.send(address)
+    assert curve(client, pages()["train"], "loss") == [(0, 9.0), *((step, 1 / step) for step in range(1, 40))]
+    assert pages()["train"].info.status == "FINISHED"
+
+
+def test_a_tracker_recovers_by_itself_when_the_server_is_back(run, mlflow_server, client, pages, caplog, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    mlflow_server.stop()
+    tracker = run.tracker(Address(f"http://127.0.0.1:{mlflow_server.port}"))
+    run.begin()
+    run.start("train")
+    tracker.start()
+    _until(lambda: tracker.degraded)
+    mlflow_server.start()
+    run.add("metrics", stage="train", values={"loss": 9.0}, step=0)
+    _until(lambda: not tracker.degraded)
+    assert tracker.close(60)
+    assert pages()["train"].data.metrics == {"loss": 9.0}
+    assert sum("cannot be reached" in message for message in caplog.messages) == 1
+
+
+def test_points_whose_sending_failed_halfway_are_not_taken_for_sent(run, address, client, pages, monkeypatch):
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    failures = iter([True, False, True])
+    send = MlflowClient.log_batch
+
+    def sometimes(self, run_id, metrics=(), **rest):
+        before = metrics and next(failures, None)
+        if before is True:
+            raise MlflowException("the server is away")
+        send(self, run_id, metrics=metrics, **rest)
+        if before is False:
+            raise MlflowException("the answer was lost")
+
+    monkeypatch.setattr(MlflowClient, "log_batch", sometimes)
+    run.begin()
+    run.start("train")
+    tracker = run.tracker(address)
+    tracker.start()
+    for step in range(5):
+        run.add("metrics", stage="train", values={"loss": float(step)}, step=step)
+    _until(lambda: run.folder.exists(Tracker.PATH) and json.loads(run.folder.read(Tracker.PATH))["position"] == 7)
+    assert tracker.close(60)
+    assert curve(client, pages()["train"], "loss") == [(step, float(step)) for step in range(5)]
+
+
+def _until(condition) -> None:
+    """Wait for the tracker's thread."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.01)
+
+
+# --- where MLflow is
+
+
+def test_without_an_address_it_is_a_database_below_the_root(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    address = Address.find(LocalStore(tmp_path))
+    assert (address.uri, address.artifacts) == (f"sqlite:///{tmp_path}/mlflow.db", f"{tmp_path}/mlartifacts")
+    assert (
+        address.ui_command
+        == f"mlflow server --backend-store-uri sqlite:///{tmp_path}/mlflow.db --workers 1 --port 5000"
+    )
+
+
+def test_the_artifacts_of_a_database_lie_beside_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/my.db")
+    assert Address.find(LocalStore("/elsewhere")).artifacts == f"{tmp_path}/mlartifacts"
+
+
+def test_nothing_is_ever_put_into_mlruns(address, client, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run.begin()
+    run.finish("crawl", write={"figures/a.png": b"1"})
+    run.send(address)
+    assert not (tmp_path / "mlruns").exists()
+    for experiment in client.search_experiments():
+        assert experiment.artifact_location.startswith(address.artifacts)
+    assert "_MLFLOW_SERVER_ARTIFACT_ROOT" not in os.environ
+
+
+def test_a_server_with_credentials_in_its_address_does_not_show_them(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://user:hunter2@mlflow.example/base/")
+    address = Address.find(LocalStore("/root"))
+    assert address.ui_command is None
+    page = "https://mlflow.example/base/#/experiments/1/runs/abc?workflowType=machine_learning"
+    assert address.page("1", "abc") == page
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://user:hunter2@db/mlflow")
+    assert "hunter2" not in Address.find(LocalStore("/root")).ui_command

@@ -1,0 +1,283 @@
+"""The crawl: what belongs to it, how it is dealt out, what it keeps, and that it continues where it was."""
+
+import io
+import subprocess
+import sys
+from collections import Counter
+
+import pyarrow.parquet as pq
+import pytest
+from fastwarc.warc import ArchiveIterator
+from loopback import NOT_FOUND, answer, serving
+from warcio.archiveiterator import ArchiveIterator as WarcioIterator
+from warcio.cli import main as warcio_command
+
+from infra.errors import ConfigError, StageFailed
+from infra.run.context import Context, ShardOutput
+from pipelines import crawl
+from pipelines.crawl.scope import Scope, registered_domain
+from pipelines.crawl.shard import Shard, work
+from pipelines.crawl.stage import Config, Due
+from pipelines.formats.warc import Reader, Writer
+from pipelines.html.page import Html
+from pipelines.web.fetcher import Web
+
+DATE = "2026-01-01T00:00:00Z"
+
+
+def links(*targets, head=""):
+    anchors = "".join(f'<a href="{target}">x</a>' for target in targets)
+    return answer(f"<head>{head}</head>{anchors}".encode())
+
+
+def moved(target):
+    return answer(b"", "301 Moved", Location=target)
+
+
+SITE = {
+    "a.example/": links(
+        "/1", "1#top", "/2?utm_source=x", "http://b.example/", "http://off.example/", "/i.png", "/gone"
+    ),
+    "a.example/1": links("/", "/3", "/robbed", "/pdf"),
+    "a.example/2": links("/nofollow", "/old", "/away", "/self", "/r0", "/taken"),
+    "a.example/3": links("/4"),
+    "a.example/4": links("/5"),
+    "a.example/5": links(),
+    "a.example/nofollow": links("/hidden", head='<meta name="robots" content="nofollow">'),
+    "a.example/old": moved("/new"),
+    "a.example/new": links(),
+    "a.example/away": moved("http://off.example/"),
+    "a.example/self": moved("/self"),
+    **{f"a.example/r{n}": moved(f"/r{n + 1}") for n in range(9)},
+    "a.example/taken": answer(X_Robots_Tag="noai"),
+    "a.example/robots.txt": answer(b"User-agent: *\nDisallow: /robbed"),
+    "a.example/pdf": answer(b"%PDF", Content_Type="application/pdf"),
+    "b.example/": links("http://a.example/1", "/deep"),
+    "b.example/deep": links("/deeper"),
+    "b.example/deeper": links("/deepest"),
+    "b.example/deepest": links(),
+}
+FATES = {
+    **dict.fromkeys(["/", "/1", "/2", "/3", "/4", "/nofollow", "/new"], None),
+    "/gone": "http_error",
+    "/robbed": "robots_disallowed",
+    "/pdf": "not_html",
+    "/old": "redirected",
+    "/away": "off_site_redirect",
+    "/self": "refused_address",
+    "/taken": "opt_out",
+    **{f"/r{n}": "redirected" for n in range(5)},
+    "/r5": "refused_address",
+    "/5": "over_budget",
+}
+
+
+def config(site=None, **changes):
+    reach = {"connect_to": {"*.example": f"127.0.0.1:{site.port}"}} if site else {}
+    web = Web(**reach, retries=0, host_concurrency=8)
+    return Config(**{"seeds": ["http://a.example", "http://b.example"], "warc_date": DATE, "web": web, **changes})
+
+
+def outcomes(folder):
+    found = {}
+    for path in sorted((folder / "data").glob("*.urls.parquet")) + sorted(
+        (folder / "data").glob("unvisited-*.parquet")
+    ):
+        for row in pq.read_table(path).to_pylist():
+            assert row["url"] not in found
+            found[row["url"]] = row["reason"]
+    return found
+
+
+# --- the parts ---
+
+
+def test_scope():
+    scope = Scope(Config(seeds=["http://www.a.example/x"], include=["/x", "/y"], exclude=["logout"]))
+    assert scope.outside("http://a.example/x") == scope.outside("http://www.a.example/y") == ""
+    assert scope.outside("http://b.example/x") == "off_site"
+    assert scope.outside("http://a.example/x.JPG?size=3") == "image"
+    assert scope.outside("http://a.example/z") == "not_included"
+    assert scope.outside("http://a.example/x/logout") == "excluded"
+    wide = Scope(Config(seeds=["http://a.example/"], allowed_hosts=["*.b.example"]))
+    assert wide.outside("http://c.b.example/") == ""
+    assert wide.outside("http://a.example/") == "off_site"
+
+
+def test_scope_by_registered_domain():
+    domains = {
+        "www.bbc.co.uk": "bbc.co.uk",
+        "a.b.example.org": "example.org",
+        "me.github.io": "me.github.io",
+        "x.y.b.example": "b.example",
+        "127.0.0.1": "127.0.0.1",
+        "localhost": "localhost",
+        "github.io": "github.io",
+    }
+    assert {host: registered_domain(host) for host in domains} == domains
+    scope = Scope(Config(seeds=["http://www.a.example/"], scope="domain"))
+    assert [scope.outside(f"http://{host}/") for host in ("a.example", "x.a.example", "b.example")] == [
+        "",
+        "",
+        "off_site",
+    ]
+    assert Scope(Config(seeds=["http://www.a.example/"], scope="any")).outside("http://b.test/") == ""
+
+
+def test_config_refuses_what_is_no_address_pattern_or_instant():
+    for wrong in (
+        {"seeds": ["ftp://a.example/"]},
+        {"seeds": []},
+        {"sitemaps": ["robots"], "seeds": []},
+        {"exclude": ["("]},
+        {"warc_date": "yesterday"},
+    ):
+        with pytest.raises(ConfigError):
+            Config(**{"seeds": ["http://a.example/"], **wrong})
+    assert Config(seeds=[], pages=["x"]).pages == ("x",)
+    assert Config(seeds=["HTTP://A.example", "http://a.example/#x"]).seeds == ("http://a.example/",)
+
+
+def test_links_of_a_page():
+    page = Html.parse(
+        "http://a.example/x/y",
+        [],
+        b"""<base href="/z/"><a href=" 1 ">a</a><a href="?q">b</a><area href="1#f"><a href="#top">t</a>
+        <a href="mailto:a@b">m</a><a rel="x NoFollow" href="2">n</a><iframe src="//b.example/3"></iframe><a>no</a>
+        <meta http-equiv="Refresh" content="5; URL='4'">""",
+    )
+    assert page.links() == [
+        *("http://a.example/z/1", "http://a.example/z/?q", "http://b.example/3", "http://a.example/z/4"),
+    ]
+
+
+# --- a shard ---
+
+
+def test_a_shard_keeps_pages_that_two_readers_read(tmp_path):
+    routes = {
+        "/": answer("<p>grüße".encode(), X_Odd=["1", "2"], Date="Thu, 01 Jan 1970 00:00:00 GMT"),
+        "/x?y=1": links("/"),
+    }
+    with serving(routes) as site:
+        rows = [
+            (0, Due("http://a.example/", 0)),
+            (1, Due("http://a.example/none", 0)),
+            (2, Due("http://a.example/x?y=1", 0)),
+        ]
+        for folder in ("one", "two"):
+            output = ShardOutput(Context(tmp_path / folder).store, "0000-000")
+            record = work(Shard("0000-000", rows, config(site)), output)
+    assert record.funnel.model_dump() == {"unit": "pages", "entered": 3, "kept": 2, "dropped": {"http_error": 1}}
+    data = (tmp_path / "one/data/0000-000.warc.gz").read_bytes()
+    assert data == (tmp_path / "two/data/0000-000.warc.gz").read_bytes()
+
+    records = [
+        (r.rec_type, r.rec_headers, r.http_headers, r.content_stream().read()) for r in WarcioIterator(io.BytesIO(data))
+    ]
+    assert [kind for kind, *_ in records] == ["warcinfo", "response", "request", "response", "request"]
+    _, about, http, body = records[1]
+    assert body.decode() == "<p>grüße"
+    assert about.get_header("WARC-Target-URI") == "http://a.example/"
+    assert about.get_header("WARC-Date") == DATE
+    assert http.get_header("Date") == "Thu, 01 Jan 2026 00:00:00 GMT"
+    assert [value for name, value in http.headers if name == "X-Odd"] == ["1", "2"]
+    assert records[2][1].get_header("WARC-Concurrent-To") == about.get_header("WARC-Record-ID")
+    assert records[4][2].protocol == "GET" and "/x?y=1" in records[4][2].statusline
+    assert len({about.get_header("WARC-Record-ID") for _, about, *_ in records}) == 5
+    assert all(r.verify_block_digest() for r in ArchiveIterator(io.BytesIO(data), parse_http=False))
+    assert [page.url for page in Reader(io.BytesIO(data), 1 << 20)] == ["http://a.example/", "http://a.example/x?y=1"]
+    with pytest.raises(SystemExit) as verdict:
+        warcio_command(["check", str(tmp_path / "one/data/0000-000.warc.gz")])
+    assert verdict.value.code == 0
+
+
+def test_a_header_cannot_forge_a_record():
+    sink = io.BytesIO()
+    warc = Writer(sink, "x.warc.gz", DATE, {})
+    warc.page(
+        "http://a.example/", DATE, 299, [("X-A", "1\r\nX-B: 2\r\n\r\nWARC/1.1"), ("Content-Encoding", "gzip")], b"b", []
+    )
+    response = list(WarcioIterator(io.BytesIO(sink.getvalue())))[1]
+    assert response.http_headers.headers == [
+        *(("X-A", "1 X-B: 2 WARC/1.1"), ("X-Crawl-Content-Encoding", "gzip"), ("Content-Length", "1")),
+    ]
+
+
+# --- the whole ---
+
+
+class Stopped(Exception):
+    pass
+
+
+def test_a_crawl_accounts_for_every_url_and_continues_wherever_it_was_stopped(ray_cluster, tmp_path, monkeypatch):
+    with serving(SITE) as site:
+        settings = config(site, max_depth=3, shard_urls=4)
+        first = crawl.run(settings, {}, Context(tmp_path / "one"))
+        assert not (tmp_path / "one/frontier").exists()
+
+        commit = ShardOutput.commit
+        site.asked.clear()
+
+        def fatal(output, *args, **facts):
+            commit(output, *args, **facts)
+            raise Stopped
+
+        monkeypatch.setattr(ShardOutput, "commit", fatal)
+        for _ in range(100):  # the driver dies behind every commit it makes itself, having got a step further each time
+            try:
+                second = crawl.run(settings, {}, Context(tmp_path / "two"))
+                break
+            except Stopped:
+                pass
+    asked = Counter(site.asked)
+    assert all(count == 1 for url, count in asked.items() if not url.endswith("robots.txt"))
+    assert second.to_bytes() == first.to_bytes()
+
+    found = outcomes(tmp_path / "one")
+    fates = {f"http://a.example{path}": fate for path, fate in FATES.items()}
+    fates |= dict.fromkeys(f"http://b.example/{path}" for path in ("", "deep", "deeper", "deepest"))
+    assert found == fates
+    assert first.funnel.kept == sum(fate is None for fate in fates.values())
+    assert first.funnel.dropped == Counter(fate for fate in fates.values() if fate)
+    assert first.facts == {"links_outside": {"image": 1, "off_site": 1}}
+    assert all(file.path.startswith("data/") for file in first.files)
+
+
+def test_the_page_budget_is_exact(ray_cluster, tmp_path):
+    with serving(SITE) as site:
+        manifest = crawl.run(config(site, max_pages=6, round_urls=4), {}, Context(tmp_path))
+    assert manifest.funnel.kept == 6
+    assert manifest.funnel.dropped["over_budget"] == sum(
+        reason == "over_budget" for reason in outcomes(tmp_path).values()
+    )
+
+
+def test_a_crawl_that_hardly_gets_an_answer_stops_and_its_next_run_tries_again(ray_cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipelines.crawl.rounds._FLOOR_URLS", 4)
+    pages = [f"http://{host}.example/{n}" for n in range(3) for host in "ab"]
+    routes = {f"{host}.example/robots.txt": NOT_FOUND for host in "ab"}
+    with serving(routes) as site:
+        settings = config(site, seeds=[], pages=pages, shard_urls=3, min_success_share=0.5)
+        with pytest.raises(StageFailed, match="only 0 of 6"):
+            crawl.run(settings, {}, Context(tmp_path))
+        site.routes |= {f"{host}.example/{n}": links() for n in range(3) for host in "ab"}
+        assert crawl.run(settings, {}, Context(tmp_path)).funnel.kept == 6
+
+
+def test_a_crawl_without_name_servers_says_so(ray_cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipelines.web.guard.look_up", lambda name: ([], -3))
+    with pytest.raises(StageFailed, match="names do not resolve"):
+        crawl.run(Config(pages=[f"http://{host}.test/" for host in "abcd"]), {}, Context(tmp_path))
+
+
+def test_planning_a_crawl_loads_nothing_heavy():
+    code = (
+        "import sys; from pipelines import crawl, extract; from pipelines.web import fetch;"
+        "crawl.Config(seeds=['http://a.example/']).identity(); extract.Config().identity();"
+        "heavy = {'aiohttp', 'pyarrow', 'numpy', 'ray', 'selectolax', 'fastwarc', 'warcio', 'ftfy', 'protego'};"
+        "sys.exit(', '.join(sorted(heavy & sys.modules.keys())) or None)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,182 @@
+"""Hashes against imagehash, grouping against brute force, and the whole against pictures known to be the same."""
+
+import io
+from dataclasses import replace
+
+import imagehash
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from infra.errors import DataError
+from pipelines.curate.dedup.signatures import CELLS, SIDE, difference, leaders, signature
+from pipelines.curate.dedup.stage import Config, decide, run
+from pipelines.tables import read_table
+from workflows.demo import scenes
+
+
+def picture(number: int, side: int = 160, **changes) -> Image.Image:
+    rng = np.random.default_rng(number)
+    names = (scenes.SHAPES, scenes.COLOURS, scenes.SIZES, scenes.TEXTURES, scenes.POSITIONS, scenes.BACKGROUNDS)
+    scene = scenes.Scene(*(str(rng.choice(choices)) for choices in names), number)
+    return Image.fromarray(scenes.render(replace(scene, **changes), side))
+
+
+def file(image: Image.Image, form="JPEG", side=None, **options) -> bytes:
+    out = io.BytesIO()
+    (image.resize((side, side), Image.Resampling.LANCZOS) if side else image).save(out, form, **options)
+    return out.getvalue()
+
+
+def test_the_hash_is_imagehashs():
+    for number in range(40):
+        data = file(picture(number, 256), quality=95)
+        theirs = int(str(imagehash.phash(Image.open(io.BytesIO(data)))), 16)
+        assert (signature(data)[0] ^ theirs).bit_count() <= 4  # it reads all pixels, we a reduced decode
+    for number in range(10):  # at 32 pixels a side there is nothing to reduce; only the rounding of grey differs
+        data = file(picture(number, 32), "PNG")
+        theirs = int(str(imagehash.phash(Image.open(io.BytesIO(data)))), 16)
+        assert (signature(data)[0] ^ theirs).bit_count() <= 2
+
+
+def test_a_grey_image_has_a_signature():
+    phash, thumbnail = signature(file(picture(1).convert("L")))
+    assert len(thumbnail) == CELLS == SIDE * SIDE * 3
+    assert (phash ^ signature(file(picture(1), "PNG"))[0]).bit_count() <= 2
+
+
+def test_a_stored_image_must_be_one():
+    with pytest.raises(DataError):
+        signature(b"not an image")
+
+
+def grouped(*images: bytes) -> list[int]:
+    hashes, thumbnails = zip(*map(signature, images), strict=True)
+    tiles = np.stack([np.frombuffer(one, np.uint8) for one in thumbnails])
+    config = Config()
+    return leaders(np.array(hashes, np.uint64), tiles, config.max_distance, config.max_difference).tolist()
+
+
+@pytest.mark.parametrize("number", range(12))
+def test_copies_of_a_picture_are_found(number):
+    image = picture(number)
+    copies = [
+        file(image, quality=92),
+        file(image, quality=60),
+        file(image, "WEBP", quality=80),
+        file(image, "PNG", side=240),
+        file(image, side=100, quality=90),
+        file(image, "WEBP", side=64, quality=75),
+    ]
+    assert grouped(*copies) == [0] * len(copies)
+
+
+@pytest.mark.parametrize("number", range(12))
+def test_twins_in_another_colour_are_kept_apart(number):
+    images = [file(picture(number, colour=colour)) for colour in scenes.COLOURS]
+    assert grouped(*images) == list(range(len(images)))
+
+
+def test_different_pictures_are_kept_apart():
+    assert grouped(*(file(picture(number)) for number in range(200))) == list(range(200))
+
+
+def test_flat_pictures_are_told_apart_by_colour():
+    flat = [file(Image.new("RGB", (80, 80), colour)) for colour in ("white", "black", "red", "white")]
+    assert grouped(*flat) == [0, 1, 2, 0]
+
+
+def brute_force(hashes, thumbnails, distance, levels):
+    stay, result = [], []
+    for image in range(len(hashes)):
+        near = [
+            other
+            for other in stay
+            if int(hashes[other] ^ hashes[image]).bit_count() <= distance
+            and difference(thumbnails[image], thumbnails[[other]])[0] <= levels
+        ]
+        result.append(near[0] if near else image)
+        if not near:
+            stay.append(image)
+    return result
+
+
+@given(st.integers(0, 2**32), st.integers(0, 15), st.integers(1, 60))
+def test_grouping_is_exact(seed, distance, count):
+    """Hashes that differ in about as many bits as are allowed, thumbnails of two kinds."""
+    rng = np.random.default_rng(seed)
+    centres = rng.integers(0, 2**64, 4, dtype=np.uint64)
+    hashes = centres[rng.integers(0, 4, count)]
+    for _ in range(distance):
+        hashes = hashes ^ (np.uint64(1) << rng.integers(0, 64, count).astype(np.uint64)) * (rng.random(count) < 0.6)
+    thumbnails = np.repeat(rng.choice([10, 90], (count, 1)), CELLS, axis=1).astype(np.uint8)
+    assert leaders(hashes, thumbnails, distance, 40).tolist() == brute_force(hashes, thumbnails, distance, 40)
+
+
+def test_difference_sees_a_small_part():
+    one = np.full(CELLS, 100, np.uint8)
+    other = one.copy()
+    other[: 8 * 3 : 3] = 200  # one channel of eight cells
+    assert difference(one, np.stack([one, other])).tolist() == [0, 100]
+
+
+def rows_of(*rows):
+    """(sha256, area, phash) -> the tables that decide() takes; thumbnails all alike."""
+    table = pa.table(
+        {
+            "sha256": pa.array([sha for sha, _, _ in rows], pa.string()),
+            "original_width": [area for _, area, _ in rows],
+            "original_height": [1] * len(rows),
+        }
+    )
+    signatures = pa.table(
+        {
+            "phash": pa.array([phash for *_, phash in rows], pa.uint64()),
+            "thumbnail": pa.array([bytes(CELLS)] * len(rows), pa.binary(CELLS)),
+        }
+    )
+    return table, signatures
+
+
+def test_the_best_of_a_group_stays():
+    far = (1 << 40) - 1
+    tables = rows_of(
+        ("a", 5, 0), ("a", 5, 0), ("b", 9, 1), ("c", 9, 3), ("d", 1, far), (None, 1, ~far % 2**64), (None, 1, far)
+    )
+    reasons, originals = decide(*tables, Config())
+    assert reasons == ["near_duplicate", "duplicate_bytes", None, "near_duplicate", None, None, "near_duplicate"]
+    assert originals == [2, 2, 2, 2, 4, 5, 4]  # the second row's own original went too: it points at what stayed
+    assert decide(*tables, Config(near=False))[0] == [None, "duplicate_bytes", *[None] * 5]
+
+
+def test_the_stage(ray_cluster, images_artifact, finished):
+    from pipelines.curate import filter as filtering
+
+    one, two = picture(1), picture(2)
+    rows = [
+        ("a first picture", file(one, side=128)),
+        ("a second picture", file(two)),
+        ("the same bytes", file(one, side=128)),
+        ("larger, so it stays", file(one)),
+        ("lost on the way", None),
+        ("another format", file(two, "WEBP", side=100)),
+    ]
+    images = images_artifact(rows, per_shard=4)
+    selection = finished(filtering.run, filtering.Config(rules=()), {"images": images})
+    inputs = {"images": images, "selection": selection}
+    result = finished(run, Config(), inputs)
+    assert result.manifest.funnel.dropped == {"duplicate_bytes": 1, "near_duplicate": 2}
+    kept = [row for shard in range(2) for row in read_table(result.store, f"data/kept-{shard:05d}.parquet").to_pylist()]
+    assert [row["caption"] for row in kept] == ["a second picture", "larger, so it stays"]
+    assert len(kept[0]["phash"]) == 16
+    dropped = [
+        row for shard in range(2) for row in read_table(result.store, f"data/dropped-{shard:05d}.parquet").to_pylist()
+    ]
+    assert [row["duplicate_of"] for row in dropped] == [kept[1]["uid"], kept[1]["uid"], kept[0]["uid"]]
+    assert {file.path for file in result.files("figures/")} == {
+        f"figures/{name}.png" for name in ("kept", "dropped_duplicate_bytes", "dropped_near_duplicate")
+    }
+    assert finished(run, Config(), inputs).manifest == result.manifest

@@ -1,0 +1,198 @@
+"""The rules against texts and sizes a person would judge the same way, and the stage against its rules."""
+
+import io
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from infra.errors import ConfigError
+from pipelines.curate.filter.rules import (
+    BASIC,
+    ImageAspect,
+    ImageSide,
+    Language,
+    TextJunk,
+    TextLength,
+    TextWords,
+    language_odds,
+)
+from pipelines.curate.filter.stage import Config, judge, run
+from pipelines.tables import read_table
+
+
+def kept(rule, *captions) -> list[bool]:
+    return list(map(bool, rule.keeps(pa.table({"caption": pa.array(captions, pa.string())})).to_pylist()))
+
+
+SENSE = """a small red circle at the top left
+Green square.
+A picture of a dotted yellow triangle in the centre
+Portrait of Marie Curie, 1920
+Eiffel Tower, Paris
+Figure 3.1: The partitioning tool of the installer
+Apollo 11 launch, 16 July 1969
+AC/DC live at Wembley
+image of two dogs playing in the snow
+The home of Jane Austen
+My 3 cats
+Debian 12 (bookworm) boot menu
+Click beetle on a leaf
+左上角的红色小圆圈
+маленький красный круг слева вверху
+a very very very nice picture""".splitlines()
+
+JUNK = """IMG_2034.JPG
+DSC00417
+IMG-20190402-WA0012
+photo-1.png
+my summer holiday.jpeg
+image
+Image 3 of 12
+picture #7
+untitled
+logo
+ACME Corporation logo
+our site logo
+spacer
+loading...
+thumbnail
+no image
+click here to enlarge
+Click to view larger
+http://cdn.example/pictures/banner.png
+see www.example.org for more
+d41d8cd98f00b204e9800998ecf8427e
+123e4567-e89b-12d3-a456-426614174000
+aHR0cHM6Ly9leGFtcGxlLm9yZy9waWN0dXJl
+---- 1234 ----
+★★★★★ 4.5 (120)
+<b>bold</b>
+Tom &amp; Jerry
+{{ product.title }}
+sale sale sale sale sale sale now""".splitlines()
+
+
+@pytest.mark.parametrize("caption", SENSE)
+def test_sense_is_no_junk(caption):
+    assert kept(TextJunk(), caption) == [True]
+
+
+@pytest.mark.parametrize("caption", JUNK)
+def test_junk(caption):
+    assert kept(TextJunk(), caption) == [False]
+
+
+ENGLISH = [text for text in SENSE if text.isascii()]
+FOREIGN = """ein kleiner roter Kreis oben links
+Ein großer blauer Stern auf grauem Hintergrund
+grünes Quadrat
+un petit cercle rouge en haut à gauche
+une grande étoile bleue
+triangle jaune
+un pequeño círculo rojo arriba a la izquierda
+círculo rojo
+una estrella azul grande sobre un fondo gris
+un cerchio rosso su uno sfondo grigio
+красный круг на сером фоне
+左上角的红色小圆圈
+左上の赤い丸
+een kleine rode cirkel linksboven
+mały czerwony okrąg w lewym górnym rogu""".splitlines()
+
+
+@pytest.mark.parametrize("caption", ENGLISH)
+def test_english_stays(caption):
+    assert kept(Language(), caption) == [True]
+
+
+@pytest.mark.parametrize("caption", FOREIGN)
+def test_other_languages_go(caption):
+    assert kept(Language(), caption) == [False]
+
+
+def test_generated_captions_are_english():
+    from workflows.demo import scenes
+
+    scene = scenes.Scene("circle", "red", "small", "plain", "top left", "grey", 1)
+    captions = [
+        text
+        for shape in scenes.SHAPES
+        for text in scenes.captions(scenes.Scene(shape, *("blue", "large", "striped", "right", "rose", 2)))
+    ]
+    captions += scenes.captions(scene)
+    assert all(kept(Language(), *captions))
+    assert all(kept(TextJunk(), *captions))
+
+
+def test_several_languages():
+    rule = Language(languages=("de", "fr"))
+    assert kept(rule, "ein kleiner roter Kreis oben links", "une grande étoile bleue", SENSE[0]) == [True, True, False]
+    assert language_odds("une grande étoile bleue", ("fr",)) == 1
+    with pytest.raises(ConfigError, match="languages"):
+        Language(languages=("English",))
+
+
+@given(st.text(max_size=40))
+def test_any_text_has_an_answer(text):
+    for rule in (TextJunk(), Language(), TextWords(), TextLength()):
+        assert kept(rule, text) in ([True], [False])
+    words = len(text.split())
+    assert kept(TextWords(min=1, max=3), text) == [1 <= words <= 3]
+    assert kept(TextLength(min=2, max=5), text) == [2 <= len(text.strip()) <= 5]
+
+
+def test_sizes():
+    rows = pa.table({"original_width": [200, 199, 800, 601, 600], "original_height": [200, 500, 199, 200, 200]})
+    assert ImageSide(min=200).keeps(rows).to_pylist() == [True, False, False, True, True]
+    assert ImageAspect(max=3).keeps(rows).to_pylist() == [True, True, False, False, True]
+
+
+def test_the_first_rule_that_fails_is_the_reason():
+    rows = pa.table({"caption": ["IMG_1.jpg", "red", "a red circle", "ein roter Kreis auf grauem Grund"]})
+    assert judge(rows, [TextJunk(), TextWords(), Language()]) == ["text_junk", "text_words", None, "language"]
+    assert judge(rows, [TextWords(), TextJunk()]) == ["text_words", "text_words", None, None]
+    assert judge(rows, []) == [None] * 4
+
+
+def test_rules_come_from_plain_values():
+    config = Config(rules=[{"rule": "text_words", "min": 2}, {"rule": "language", "languages": ["de"]}])
+    assert config.rules == (TextWords(min=2), Language(languages=("de",)))
+    assert config.identity()["rules"][0] == {"rule": "text_words", "min": 2, "max": 256}
+    assert Config().rules == BASIC
+    with pytest.raises(ConfigError):
+        Config(rules=[{"rule": "text_wrds"}])
+    with pytest.raises(ConfigError, match="minn"):
+        Config(rules=[{"rule": "text_words", "minn": 2}])
+
+
+def test_the_stage(ray_cluster, images_artifact, finished):
+    large, small = Image.new("RGB", (300, 200), "red"), Image.new("RGB", (64, 64), "blue")
+    rows = [
+        ("a red rectangle without anything", large),
+        ("a blue square that is small", small),
+        ("gone before it came", None),
+        ("logo", large),
+        ("ein rotes Rechteck ohne irgendetwas", large),
+        ("another red rectangle, on the second shard", large),
+    ]
+    images = images_artifact(rows, per_shard=4)
+    selection = finished(run, Config(), {"images": images})
+    assert selection.manifest.funnel.model_dump() == {
+        "unit": "images",
+        "entered": 5,
+        "kept": 2,
+        "dropped": {"image_side": 1, "language": 1, "text_junk": 1},
+    }
+    dropped = read_table(selection.store, "data/dropped-00000.parquet").to_pylist()
+    assert [(row["caption"], row["reason"]) for row in dropped] == [(rows[1][0], "image_side"), ("logo", "text_junk")]
+    second = read_table(selection.store, "data/kept-00001.parquet").to_pylist()
+    assert [(row["caption"], row["shard"], row["key"]) for row in second] == [(rows[5][0], 1, "000011")]
+    figures = [file.path for file in selection.files("figures/")]
+    assert figures == [
+        f"figures/{name}.png" for name in ("kept", "dropped_image_side", "dropped_language", "dropped_text_junk")
+    ]
+    assert Image.open(io.BytesIO(selection.read("figures/kept.png"))).width > 400
+    assert finished(run, Config(), {"images": images}).manifest == selection.manifest

@@ -1,0 +1,142 @@
+"""Archives here and elsewhere: which there are, and reading on when the network breaks."""
+
+import contextlib
+import gzip
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import fsspec
+import pytest
+
+from infra.errors import DataError, TransientError
+from infra.run.context import Context, ShardOutput
+from pipelines.extract.shard import Pages, find_candidates
+from pipelines.extract.stage import Config
+from pipelines.formats import archives
+from pipelines.formats.archives import find, open_archive, read_ranges
+
+DATA = bytes(range(256)) * 200
+
+
+@contextlib.contextmanager
+def server(answers, ranges=True, data=DATA):
+    """Serves ``data``; a GET takes the next of ``answers``: a status, or how much of the body is sent (None: all)
+    before the connection is closed, or, if that is negative, falls silent."""
+    asked = []
+    over = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_HEAD(self):
+            self.answer(head=True)
+
+        def do_GET(self):
+            self.answer(head=False)
+
+        def answer(self, head):
+            wanted = self.headers.get("Range") if ranges else None
+            first, last = wanted.removeprefix("bytes=").split("-") if wanted else (0, len(data) - 1)
+            body = data[int(first) : int(last) + 1]
+            step = None if head else (answers.pop(0) if answers else None)
+            if not head:
+                asked.append(wanted)
+            failed = isinstance(step, int) and step >= 400
+            self.send_response(step if failed else 206 if wanted else 200)
+            self.send_header("Content-Length", "0" if failed else str(len(body)))
+            if wanted:
+                self.send_header("Content-Range", f"bytes {first}-{last}/{len(data)}")
+            self.end_headers()
+            if not head and not failed:
+                self.wfile.write(body if step is None else body[: abs(step)])
+                if step is not None and step < 0:
+                    over.wait()
+                self.close_connection = step is not None
+
+        def log_message(self, *_):
+            pass
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    http.daemon_threads = True
+    thread = threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{http.server_port}/x.warc.gz", asked
+    finally:
+        over.set()
+        http.shutdown()
+        http.server_close()
+        thread.join()
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    monkeypatch.setattr(archives, "backoff", lambda attempt: 0.0)
+    monkeypatch.setattr(archives, "_BLOCK", 10_000)
+
+
+@pytest.mark.parametrize("answers", [[], [503], [None, 500, 100], [None, None, 0, 429, 502], [None] * 5 + [7, 7]])
+def test_a_read_that_breaks_is_taken_up_again(answers):
+    with server(answers) as (url, asked), open_archive(url) as file:
+        pieces = iter(lambda: file.read(777), b"")
+        assert b"".join(pieces) == DATA
+        file.seek(len(DATA) - 5)
+        assert (file.read(), file.read(10), file.tell()) == (DATA[-5:], b"", len(DATA))
+        file.seek(4)
+        assert file.read(6) == DATA[4:10]
+        assert all(asked)
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_server_that_falls_silent_is_asked_again(monkeypatch, ranges):
+    monkeypatch.setattr(archives, "_SILENCE_S", 1.0)
+    with server([None, -100, -1], ranges=ranges) as (url, asked), open_archive(url) as file:
+        assert file.read() == DATA
+        assert len(asked) > 3
+
+
+def test_a_server_without_ranges_is_copied_first():
+    with server([], ranges=False) as (url, _), open_archive(url) as file:
+        assert file.read() == DATA
+
+
+def test_what_stays_broken_is_said():
+    with server([500] * 50) as (url, _), pytest.raises(TransientError, match="for now"), open_archive(url) as file:
+        file.read()
+    with server([None] + [404] * 50) as (url, _), pytest.raises(DataError), open_archive(url) as file:
+        while file.read(1000):
+            pass
+    with pytest.raises(DataError, match="no file"):
+        find(["/nowhere/at.all"])
+    with pytest.raises(DataError, match="no file is called"):
+        find(["/nowhere/*.gz"])
+
+
+def test_lists_prefixes_patterns_and_memory(tmp_path):
+    for name in ("b.warc.gz", "a.warc.gz", "c.wat.gz"):
+        (tmp_path / name).write_bytes(b"x" + name.encode())
+    assert find([f"{tmp_path}/*.warc.gz", f"{tmp_path}/c.wat.gz"]) == [
+        f"{tmp_path}/{name}" for name in ("a.warc.gz", "b.warc.gz", "c.wat.gz")
+    ]
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file("/archives/wat.paths.gz", gzip.compress(b"crawl/1.wat.gz\n\ncrawl/2.wat.gz\ncrawl/1.wat.gz\n"))
+    memory.pipe_file("/archives/crawl/2.wat.gz", DATA)
+    listed = find(["wat.paths.gz", f"{tmp_path}/a.warc.gz"], "memory://archives/")
+    assert listed == [*(f"memory://archives/crawl/{n}.wat.gz" for n in (1, 2)), f"{tmp_path}/a.warc.gz"]
+    assert find(["wat.paths.gz"], "memory://archives", max_files=1) == listed[:1]
+    assert find(["memory://archives/crawl/*"]) == ["memory:///archives/crawl/2.wat.gz"]
+    with open_archive(listed[1]) as file:
+        assert file.read() == DATA
+    parts = [("crawl/2.wat.gz", 3, 9), ("crawl/2.wat.gz", 0, 2), ("wat.paths.gz", 0, 2)]
+    assert read_ranges("memory://archives", parts) == [DATA[3:9], DATA[:2], b"\x1f\x8b"]
+    assert read_ranges(str(tmp_path), [("a.warc.gz", 1, 4), ("b.warc.gz", 0, 2)]) == [b"a.w", b"xb"]
+    assert read_ranges("memory://archives", []) == []
+    with pytest.raises(DataError, match="cannot be had"):
+        read_ranges("memory://archives", [*parts, ("gone", 0, 1)])
+
+
+def test_what_is_no_archive_is_said(tmp_path):
+    page = tmp_path / "x.warc.gz"
+    page.write_bytes(b"<html>Please sign in")
+    with pytest.raises(DataError, match="not a WARC or WAT file"):
+        find_candidates(Pages("00000", str(page), 1, Config()), ShardOutput(Context(tmp_path / "out").store, "c"))

@@ -1,0 +1,360 @@
+"""What the client holds, waits for and reads of a site's own files, against real servers; DNS and health alone."""
+
+import asyncio
+import json
+import os
+import re
+import resource
+import socket
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from loopback import Site, answer
+
+from infra.errors import ConfigError, StageFailed, TransientError
+from infra.schema import Drop
+from pipelines.web.deadline import Deadlines
+from pipelines.web.fetcher import Fetcher, FetchError, Web
+from pipelines.web.guard import Guard
+from pipelines.web.health import SuccessFloor, preflight
+from pipelines.web.http_client import Budget
+from pipelines.web.policy.opt_outs import Policy
+from pipelines.web.policy.robots import Rules, sitemaps
+from pipelines.web.policy.tdmrep import Reservations
+
+
+def web(site, **changes):
+    return Web(**{"connect_to": {"*.example": f"127.0.0.1:{site.port}"}, "retries": 0, "retry_s": 0.0, **changes})
+
+
+async def failure(site, url="http://a.example/x", kind="page", **changes):
+    async with Fetcher(web(site, **changes)) as fetcher:
+        with pytest.raises(FetchError) as caught:
+            await fetcher.get(url, kind)
+    return caught.value.reason, caught.value.detail
+
+
+# --- bytes in flight ---
+
+
+async def test_bodies_wait_for_room_without_losing_their_deadline():
+    body = b"x" * 60_000
+    chunked = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+    stream = answer(chunked, Transfer_Encoding="chunked", Content_Length=None)
+    routes = {f"/{n}": answer(body) if n % 2 else stream for n in range(8)}
+    small = {"max_bytes_in_flight": 100_000, "max_page_bytes": 100_000, "max_image_bytes": 100_000}
+    async with Site(routes) as site, Fetcher(web(site, obey_robots=False, deadline_s=0.5, **small)) as fetcher:
+        held = most = 0
+
+        async def use(number):
+            nonlocal held, most
+            async with fetcher.fetch(f"http://h{number}.example/{number}") as response:
+                held += len(response.body)
+                most = max(most, held)
+                await asyncio.sleep(0.15)  # eight of these one after the other are longer than the deadline
+                held -= len(response.body)
+
+        await asyncio.gather(*(use(number) for number in range(8)))
+        assert most <= 100_000
+        assert fetcher._chase._client.budget.free == 100_000
+        with pytest.raises(FetchError):
+            await fetcher.get("http://h0.example/none")
+        assert fetcher._chase._client.budget.free == 100_000
+
+
+async def test_the_budget_is_first_come_first_served_and_survives_who_gives_up():
+    budget = Budget(10)
+    assert budget.try_take(8)
+    large = asyncio.create_task(budget.take(9))
+    await asyncio.sleep(0)
+    small = asyncio.create_task(budget.take(1))
+    await asyncio.sleep(0)
+    assert not budget.try_take(1) and not small.done()  # there is room, but somebody was first
+    large.cancel()
+    await asyncio.wait([large, small], timeout=1)
+    assert small.done() and budget.free == 1
+    budget.give(8)
+    taken = asyncio.create_task(budget.take(10))
+    await asyncio.sleep(0)
+    budget.give(1)
+    taken.cancel()  # after it was given its bytes, before it knew
+    await asyncio.wait([taken])
+    assert budget.free == 10
+
+
+def test_there_must_be_room_for_the_largest_body():
+    with pytest.raises(ConfigError, match="max_bytes_in_flight"):
+        Web(max_bytes_in_flight=1000)
+
+
+# --- headers, retries, deadlines ---
+
+
+async def test_headers_are_bounded_in_number_and_size():
+    async with Site({"/x": answer(X_Many=["1"] * 150), "/y": answer(X_Large=["x" * 4000] * 9)}) as site:
+        assert (await failure(site))[0] is Drop.CONNECTION
+        assert await failure(site, "http://a.example/y") == (Drop.TOO_LARGE, "more than 32768 bytes of headers")
+
+
+async def test_retry_after_is_obeyed_up_to_a_clamp_and_given_up_above():
+    later = answer(b"", "503 Busy", Retry_After="1")
+    async with Site({"/x": [later, answer()]}) as site, Fetcher(web(site, retries=2, max_delay_s=1.5)) as fetcher:
+        start = time.monotonic()
+        assert (await fetcher.get("http://a.example/x")).status == 200
+        assert time.monotonic() - start >= 1.0
+    async with Site({"/x": answer(b"", "503 Busy", Retry_After="3600")}) as site:
+        assert await failure(site, retries=5, max_delay_s=0.1) == (Drop.HTTP_ERROR, "503")
+        assert site.asked.count("a.example/x") == 1
+
+
+async def test_a_dead_host_with_many_urls_is_given_up():
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))  # nobody listens
+        port = bound.getsockname()[1]
+        async with Fetcher(Web(connect_to={"*": f"127.0.0.1:{port}"}, retries=0, obey_robots=False)) as fetcher:
+
+            async def fate(number):
+                try:
+                    await fetcher.get(f"http://a.example/{number}")
+                except FetchError as error:
+                    return error.reason
+
+            fates = await asyncio.gather(*(fate(number) for number in range(2000)))
+    assert set(fates) == {Drop.CONNECTION, Drop.HOST_DOWN}
+    assert fates.count(Drop.CONNECTION) <= 20
+
+
+async def test_running_out_of_files_is_not_the_hosts_fault(monkeypatch):
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    monkeypatch.setattr("pipelines.web.http_client._FILES", 0)
+    async with Site({"/x": answer()}) as site, Fetcher(web(site, obey_robots=False)) as fetcher:
+        with open(os.devnull) as highest:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (highest.fileno() + 1, limits[1]))
+            try:
+                with pytest.raises(TransientError, match="connections"):
+                    await fetcher.get("http://a.example/x")
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert (await fetcher.get("http://a.example/x")).status == 200
+
+
+async def test_deadlines_end_their_own_block_only():
+    deadlines = Deadlines()
+    with pytest.raises(TimeoutError), deadlines.within(0.01):
+        await asyncio.sleep(10)
+    with deadlines.within(0.01) as moved:
+        moved.at += 10
+        await asyncio.sleep(0.12)
+    with pytest.raises(TimeoutError), deadlines.within(10), deadlines.within(0.01):
+        await asyncio.sleep(10)
+
+    async def cancelled_from_outside():
+        with deadlines.within(10):
+            await asyncio.sleep(10)
+
+    task = asyncio.create_task(cancelled_from_outside())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    deadlines.close()
+
+
+# --- a site's own files ---
+
+
+async def test_robots_redirects_of_other_hosts_are_followed_five_times():
+    routes = {
+        **{f"/{n}": answer(b"", "302 Found", Location=f"http://r{n}.example/{n + 1}") for n in range(1, 5)},
+        "/robots.txt": answer(b"", "301 Moved", Location="/1"),
+        "/5": answer(b"User-agent: *\nDisallow: /x", Content_Type="text/plain"),
+        "/x": answer(),
+    }
+    async with Site(routes) as site:
+        assert await failure(site, max_redirects=0) == (Drop.ROBOTS, "robots.txt")
+        routes["/5"] = answer(b"", "302 Found", Location="/6")
+        async with Fetcher(web(site)) as fetcher:
+            assert (await fetcher.get("http://a.example/x")).status == 200
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"".join(b"User-agent: a%d\n" % n for n in range(10_000)) + b"Disallow: /x\n" * 20_000,
+        b"User-agent: *\n" + b"".join(b"Disallow: /%d\n" % n for n in range(25_000)),
+        b"User-agent: *\n" + b"Disallow: /" + b"*a" * 240_000 + b"$\n",
+        b"User-agent: " * 40_000,
+        b"\n" * 500_000,
+    ],
+    ids=["agents", "rules", "wildcards", "words", "lines"],
+)
+def test_no_robots_txt_can_stall_us(body):
+    start = time.thread_time()
+    rules = Rules.read(200, body[: 500 * 1024], "clipline")
+    for _ in range(10):
+        rules.refusal("http://a.example/" + "a" * 3000, "clipline", as_ai=True)
+    assert time.thread_time() - start < 3.0
+
+
+def test_robots_groups_survive_the_renaming():
+    text = b"\xef\xbb\xbfUser-agent: other\nUser-agent: GPTBot/1.2\nDisallow: /art\n\nuser agent: third\nDisallow: /"
+    rules = Rules.read(200, text + b"\nSitemap: http://a.example/s.xml\nsite-map:/t.xml", "clipline")
+    assert rules.agents == ("gptbot",)
+    assert rules.refusal("http://a.example/art", "clipline", as_ai=True) == (Drop.OPT_OUT, "robots.txt: gptbot")
+    assert rules.refusal("http://a.example/", "clipline", as_ai=True) is None
+    assert Rules.read(200, text, "third").refusal("http://a.example/", "third", as_ai=False)
+    assert sitemaps(text + b"\nSitemap: http://a.example/s.xml\nsite-map:/t.xml") == [
+        "http://a.example/s.xml",
+        "/t.xml",
+    ]
+
+
+TDM = [
+    {"location": "/open/*", "tdm-reservation": 0},
+    {"location": "*.jpg$", "tdm-reservation": 1, "tdm-policy": "http://a.example/policy"},
+    {"location": "/closed", "tdm-reservation": 1},
+]
+
+
+async def test_reservations_at_the_well_known_place_if_asked_for():
+    routes = {"/.well-known/tdmrep.json": answer(json.dumps(TDM).encode()), "/closed/x": answer(), "/y": answer()}
+    async with Site(routes) as site:
+        said = (Drop.OPT_OUT, "tdmrep.json: tdm-reservation")
+        assert await failure(site, "http://a.example/closed/x", tdm_well_known=True) == said
+        async with Fetcher(web(site, tdm_well_known=True)) as fetcher:
+            assert [(await fetcher.get("http://a.example/y")).status for _ in range(3)] == [200] * 3
+        assert site.asked.count("a.example/.well-known/tdmrep.json") == 2
+        async with Fetcher(web(site)) as fetcher:
+            assert (await fetcher.get("http://a.example/closed/x")).status == 200
+        routes["/.well-known/tdmrep.json"] = answer(b"{}" * 1_000_000)
+        async with Fetcher(web(site, tdm_well_known=True)) as fetcher:
+            assert (await fetcher.get("http://a.example/closed/x")).status == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "reserved"),
+    [("/open/1.jpg", False), ("/a/1.jpg", True), ("/1.jpg?q", False), ("/closed/x", True), ("/", False)],
+)
+def test_the_first_rule_that_matches_decides(path, reserved):
+    assert Reservations.read(200, json.dumps(TDM).encode()).reserved(f"http://a.example{path}") is reserved
+
+
+@given(st.text("ab*$/", max_size=12), st.text("ab/", max_size=12))
+def test_patterns_match_as_a_regular_expression_would(pattern, path):
+    body, end = (pattern[:-1], "$") if pattern.endswith("$") else (pattern, "")
+    expression = ".*".join(re.escape(part) for part in body.split("*")) + ("\\Z" if end else "")
+    rules = Reservations(((pattern, True),))
+    assert rules.reserved(f"http://h/{path}") is bool(re.match(expression, f"/{path}"))
+
+
+@pytest.mark.parametrize("body", [b"", b"[", b"{}", b"[1, null, {}]", b"[" * 100_000, b'[{"location": 3}]', b"\xff"])
+def test_reservations_that_are_none(body):
+    assert not Reservations.read(200, body).reserved("http://a.example/")
+
+
+def test_one_policy_for_pages_images_and_links():
+    policy = Policy("clipline")
+    headers = [("X-Robots-Tag", "otherbot: noai, clipline: noimageai, nofollow"), ("tdm-reservation", "1")]
+    assert policy.of_file(headers, image=True) == "noimageai, tdm-reservation"
+    assert policy.of_file(headers, image=False) == "tdm-reservation"
+    assert policy.of_links([], [("robots", "index, nofollow")]) == "nofollow"
+    assert policy.of_page(headers[:1], [("gptbot", "noai"), ("somebot", "none")]) == "noai, noimageai"
+
+
+# --- names ---
+
+
+class Names:
+    """A resolver with a list."""
+
+    def __init__(self, names):
+        self.names, self.asked = names, []
+
+    def __call__(self, host, port, *_):
+        self.asked.append(host)
+        found = self.names.get(host, socket.EAI_NONAME)
+        if isinstance(found, int):
+            raise socket.gaierror(found, "no")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (found, port))]
+
+
+async def test_what_a_resolver_said_is_kept_for_a_while(monkeypatch):
+    names = Names({"good.test": "93.184.216.34", "unsure.test": socket.EAI_AGAIN})
+    monkeypatch.setattr(socket, "getaddrinfo", names)
+    monkeypatch.setattr("pipelines.web.guard._UNSURE_S", 0.0)
+    guard = Guard({"mapped.test": "127.0.0.1:81"}, (), 4)
+
+    async def ask(host):
+        try:
+            return (await guard.resolve(host, 80))[0]["host"]
+        except socket.gaierror as error:
+            return error.errno
+
+    for host, wanted, asked in [
+        ("good.test", "93.184.216.34", 1),
+        ("gone.test", socket.EAI_NONAME, 1),
+        ("unsure.test", socket.EAI_AGAIN, 3),
+        ("mapped.test", "127.0.0.1", 0),
+    ]:
+        assert await asyncio.gather(*(ask(host) for _ in range(5))) == [wanted] * 5  # together: asked once
+        assert [await ask(host), await ask(host)] == [wanted] * 2
+        assert names.asked.count(host) == asked
+    monkeypatch.setattr("pipelines.web.guard._MOST_NAMES", 2)
+    await ask("other.test")
+    assert len(guard._known) <= 3
+    await guard.close()
+
+
+async def test_a_queue_for_the_resolver_is_not_the_servers_delay(monkeypatch):
+    """Lists are full of names that nobody can resolve, and each of them keeps a thread for seconds."""
+
+    def slowly(host, *_):
+        time.sleep(0.2)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", slowly)
+    async with Site({"/": answer()}) as site:
+        web = Web(allow_private=("127.0.0.0/8",), dns_threads=1, connect_s=0.5, deadline_s=60, obey_robots=False)
+        urls = [f"http://h{number}.test:{site.port}/" for number in range(8)]
+        async with Fetcher(web) as fetcher:
+            assert [page.status for page in await asyncio.gather(*map(fetcher.get, urls))] == [200] * 8
+        async with Fetcher(web.model_copy(update={"deadline_s": 0.1})) as fetcher:
+            with pytest.raises(FetchError) as caught:
+                await fetcher.get(urls[0])
+        assert (caught.value.reason, caught.value.detail) == (Drop.TIMEOUT, "the host's name was not resolved in time")
+
+
+def test_a_preflight_tells_a_dead_resolver_from_dead_links(monkeypatch):
+    hosts = [f"h{n}.test" for n in range(100)]
+    some = Web(connect_to={"h1?.test": "127.0.0.1"})
+    names = Names({host: "93.184.216.34" for host in hosts[:70]})
+    monkeypatch.setattr(socket, "getaddrinfo", names)
+    report = preflight([*hosts, "127.0.0.1"], some)
+    assert (report.asked, report.resolved, report.unknown, report.failed) == (90, 60, 30, 0)
+    report.check()
+    asked = sorted(names.asked)
+    names.asked.clear()
+    assert preflight(hosts[::-1], some, sample=20).asked == 20
+    first = sorted(names.asked)
+    names.asked.clear()
+    preflight(hosts, some, sample=20)
+    assert sorted(names.asked) == first and set(first) < set(asked)
+    names.names = dict.fromkeys(hosts, socket.EAI_AGAIN)
+    with pytest.raises(StageFailed, match="resolver") as caught:
+        preflight(hosts, Web()).check()
+    assert "100 of 100" in caught.value.found and "h0.test" not in caught.value.fix
+    preflight([], Web()).check()
+
+
+def test_a_stage_below_its_floor_ends_with_a_diagnosis():
+    floor = SuccessFloor(share=0.1, after=1000)
+    floor.add(0, {Drop.CONNECTION: 600, Drop.TIMEOUT: 100}, {"a.example": 500, "b.example": 3})
+    floor.add(100, {Drop.CONNECTION: 200})  # exactly the floor
+    with pytest.raises(StageFailed) as caught:
+        floor.add(0, {Drop.CONNECTION: 1})
+    assert "100 of 1001" in caught.value.message
+    assert caught.value.found == "connection_failed 801, timeout 100; most at a.example (500), b.example (3)"
+    assert "network" in caught.value.fix
+    SuccessFloor(share=0.0, after=1).add(0, {"odd": 5})

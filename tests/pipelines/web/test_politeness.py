@@ -1,0 +1,376 @@
+"""The cluster's manners, by simulation: real books and real workers in a time that jumps, and a host that watches."""
+
+import asyncio
+import itertools
+import json
+import selectors
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from infra.errors import TransientError
+from pipelines.web.fetcher import Web
+from pipelines.web.politeness.actor import Link, Local, Split
+from pipelines.web.politeness.limiter import SILENCE_S, Books, News
+from pipelines.web.politeness.queue import HostDownError, Turns
+from pipelines.web.politeness.single_flight import Answer
+
+
+class _Jump(selectors.DefaultSelector):
+    """Instead of waiting, moves the clock."""
+
+    now = 1000.0
+
+    def select(self, timeout=None):
+        ready = super().select(0)
+        if not ready and timeout:
+            self.now += timeout
+        return ready
+
+
+def run(scenario, clock_of=lambda loop: loop.time):
+    """Run ``scenario(clock)`` in a loop whose time passes only when nothing else is left to do."""
+    jump = _Jump()
+    loop = asyncio.SelectorEventLoop(jump)
+    loop.time = lambda: jump.now
+    loop._clock_resolution = 1e-9
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        return runner.run(asyncio.wait_for(scenario(loop.time), 3_000))
+
+
+class Wire(Link):
+    """A link that takes its time. A worker that is ``cut`` off never hears or says anything again."""
+
+    def __init__(self, books, delay_s=0.001, pause_s=0.1):
+        self.books, self.delay_s, self.pause_s, self.cut = books, delay_s, pause_s, False
+
+    async def _travel(self):
+        await asyncio.sleep(self.delay_s)
+        if self.cut:
+            raise TransientError("cut off")
+
+    async def exchange(self, *args):
+        await self._travel()
+        reply = await self.books.exchange(*args)
+        await self._travel()
+        return reply
+
+    async def news(self, worker):
+        keys = await self.books.news(worker)
+        await self._travel()
+        return keys
+
+    async def leave(self, worker):
+        await self._travel()
+        await self.books.leave(worker)
+
+
+class Server:
+    """Sees every request: how many at once, and when each began."""
+
+    def __init__(self, clock):
+        self.clock, self.open, self.most, self.starts = clock, Counter(), Counter(), {}
+
+    async def serve(self, turns, name, seconds):
+        await turns.take(name)
+        self.starts.setdefault(name, []).append(self.clock())
+        self.open[name] += 1
+        self.most[name] = max(self.most[name], self.open[name])
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self.open[name] -= 1
+            turns.give(name, seconds)
+
+    def gaps(self, name):
+        starts = sorted(self.starts[name])
+        return [after - before for before, after in itertools.pairwise(starts)]
+
+
+bursts = st.lists(  # worker, host, when, how many requests at once, how long each takes
+    st.tuples(
+        st.integers(0, 3),
+        st.sampled_from("aab"),
+        st.sampled_from([0.0, 0.1, 2.5, 9.0, 30.0]),
+        st.integers(1, 8),
+        st.sampled_from([0.01, 0.3, 5.0]),
+    ),
+    min_size=1,
+    max_size=20,
+)
+
+
+@settings(max_examples=100)
+@given(
+    bursts=bursts,
+    volumes=st.sampled_from([1, 3]),
+    cap=st.integers(1, 5),
+    delay=st.sampled_from([0.0, 0.0, 0.7]),
+    lag=st.sampled_from([0.0, 0.001, 0.4]),
+    connections=st.integers(1, 4),
+    dies=st.none() | st.tuples(st.integers(0, 3), st.floats(0, 20)),
+    lost=st.none() | st.floats(0, 20),
+)
+def test_tokens_never_exceed_the_cap_and_nobody_starves(bursts, volumes, cap, delay, lag, connections, dies, lost):
+    """Whether there is one set of books or several; a worker may die, and the books may have to be begun anew."""
+    web = Web(host_concurrency=cap, delay_s=delay, concurrency=connections)
+
+    async def scenario(clock):
+        server, books = Server(clock), [Local(web, clock) for _ in range(volumes)]
+        wires = [[Wire(one, lag) for one in books] for _ in range(4)]
+        finished = Counter()
+
+        async def worker(number):
+            async with Turns(web, Split(wires[number])) as turns:
+
+                async def burst(name, at, count, seconds):
+                    await asyncio.sleep(at)
+                    await asyncio.gather(*(server.serve(turns, name, seconds) for _ in range(count)))
+                    finished[number] += count
+
+                await asyncio.gather(*(burst(*rest) for who, *rest in bursts if who == number))
+
+        async def lose():
+            await asyncio.sleep(lost)
+            for number in range(volumes):
+                anew = Local(web, clock)
+                for wire in wires:
+                    wire[number].books = anew
+
+        async def die():
+            number, at = dies
+            await asyncio.sleep(at)
+            for wire in wires[number]:
+                wire.cut = True
+            tasks[number].cancel()  # its requests end; it says no good-bye that anybody would hear
+
+        tasks = [asyncio.create_task(worker(number)) for number in range(4)]
+        await asyncio.gather(*([lose()] if lost is not None else []), *([die()] if dies else []))
+        for number, task in enumerate(tasks):
+            if not dies or number != dies[0]:
+                await task
+        for name in server.starts:
+            assert server.most[name] <= (cap if lost is None else 2 * cap)
+            hasty = sum(gap < delay - 1e-6 for gap in server.gaps(name))
+            assert hasty == 0 or (lost is not None and hasty == 1)
+        for who in range(4):
+            assert finished[who] == sum(burst[3] for burst in bursts if burst[0] == who) or (dies and dies[0] == who)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    run(scenario)
+
+
+def workers(count, web, clock, lag=0.001):
+    books = Local(web, clock)
+    return [Turns(web, Wire(books, lag)) for _ in range(count)]
+
+
+def test_a_file_is_fetched_by_one_for_all_and_by_another_if_that_one_dies():
+    async def scenario(clock):
+        first, *others = workers(4, Web(), clock)
+        loads = Counter()
+
+        async def load(who, seconds):
+            loads[who] += 1
+            await asyncio.sleep(seconds)
+            return Answer(200, b"rules", crawl_delay_s=2.0)
+
+        async with others[0], others[1], others[2]:
+            async with first:
+                lost = asyncio.create_task(first.file("http://a/robots.txt", lambda: load("first", 1e6)))
+                await asyncio.sleep(1)
+                waiting = [
+                    asyncio.create_task(one.file("http://a/robots.txt", lambda n=n: load(n, 1.0)))
+                    for n, one in enumerate(others)
+                ]
+                await asyncio.sleep(30)
+                assert loads == {"first": 1}
+                lost.cancel()  # leaves in good order; that a silent one is found out, the simulation above shows
+            answers = await asyncio.gather(*waiting)
+            assert {answer.body for answer in answers} == {b"rules"}
+            assert sum(loads.values()) == 2
+            server = Server(clock)
+            await asyncio.gather(*(server.serve(one, "a", 0.1) for one in others for _ in range(2)))
+            assert min(server.gaps("a")) >= 2.0 - 1e-6  # the Crawl-delay is everybody's at once
+
+    run(scenario)
+
+
+def test_a_dead_host_costs_seconds_and_is_probed_again():
+    web = Web(breaker_failures=5, breaker_s=30.0)
+
+    async def scenario(clock):
+        asked = []
+        one, two = workers(2, web, clock)
+        alive = False
+
+        async def request(turns):
+            try:
+                await turns.take("dead")
+            except HostDownError:
+                return "down"
+            asked.append(clock())
+            await asyncio.sleep(1.0)
+            turns.give("dead", 1.0 if alive else None, answered=alive)
+            return alive
+
+        async with one, two:
+            start = clock()
+            fates = Counter(await asyncio.gather(*(request(turns) for turns in (one, two) for _ in range(5000))))
+            assert clock() - start < 10
+            assert fates[False] == len(asked) <= 10  # the fifth failure, and what began before the word was out
+            await asyncio.sleep(31)
+            before = len(asked)
+            assert Counter(await asyncio.gather(*(request(one) for _ in range(50)))) == {False: 1, "down": 49}
+            await asyncio.sleep(31)
+            assert await request(two) == "down"  # now for twice as long
+            await asyncio.sleep(31)
+            alive = True
+            assert set(await asyncio.gather(*(request(turns) for turns in (one, two) for _ in range(5)))) == {True}
+            assert len(asked) == before + 1 + 10
+
+    run(scenario)
+
+
+def test_a_pause_that_a_host_asks_for_is_kept_by_all():
+    async def scenario(clock):
+        one, two = workers(2, Web(host_concurrency=4), clock)
+        server = Server(clock)
+        async with one, two:
+            await asyncio.gather(server.serve(one, "a", 0.1), server.serve(two, "a", 0.1))
+            await one.take("a")
+            paused = clock()
+            one.pause("a", 20.0)
+            one.give("a", 0.1, good=False)
+            await asyncio.sleep(0.5)  # for the news to travel
+            await asyncio.gather(server.serve(one, "a", 0.1), server.serve(two, "a", 0.1))
+            assert min(server.starts["a"][2:]) >= paused + 20.0 - 1e-6
+
+    run(scenario)
+
+
+def test_books_begun_anew_hear_of_a_crawl_delay():
+    async def scenario(clock):
+        one, two = workers(2, Web(host_concurrency=4), clock)
+        server = Server(clock)
+
+        async def fetch(turns):
+            turns.slow("a", 5.0)  # as every fetch says that has read the site's robots.txt
+            await server.serve(turns, "a", 0.1)
+
+        async with one, two:
+            await asyncio.gather(fetch(one), fetch(two))
+            await asyncio.sleep(60)  # until nobody knows of the host
+            one._link.books = two._link.books = Local(Web(host_concurrency=4), clock)
+            await asyncio.gather(*(fetch(turns) for turns in (one, two) * 3))
+        assert min(server.gaps("a")) >= 5.0 - 1e-6
+
+    run(scenario)
+
+
+def test_the_delay_follows_autothrottle():
+    web = Web(target_concurrency=2.0, max_delay_s=10.0)
+    books, delay = Books(web), 0.0
+    for latency, good in [(4.0, True), (1.0, True), (0.5, False), (30.0, False), (50.0, True), (0.0, True)]:
+        seen = {"good": (1, latency)} if good else {"bad": (1, latency)}
+        share = books.exchange("w", {"h": News(need=1, **seen)}, 0.0).shares["h"]
+        goal = (delay + latency / 2.0) / 2
+        delay = min(10.0, goal if good else max(delay, goal))
+        assert share.interval_s == pytest.approx(delay)
+    many = books.exchange("w", {"h": News(need=1, good=(40, 40.0))}, 0.0).shares["h"]  # as if heard one by one
+    assert many.interval_s == pytest.approx(0.5, rel=1e-6)
+    many = books.exchange("w", {"h": News(need=1, good=(5000, 5000.0))}, 0.0).shares["h"]
+    books.exchange("w", {"h": News(need=2)}, 0.0)
+    other = books.exchange("v", {"h": News(need=2)}, 0.0).shares["h"]
+    assert other.tokens == 0  # until the first hands one back
+    books.exchange("w", {"h": News(need=2, given=1)}, 0.0)
+    both = [books.exchange(who, {"h": News(need=2)}, 0.0).shares["h"] for who in "wv"]
+    assert [share.tokens for share in both] == [1, 1]
+    assert sum(1 / share.interval_s for share in both) == pytest.approx(1 / many.interval_s)
+
+
+def test_a_worker_out_of_touch_starts_nothing_and_one_without_books_ends():
+    async def scenario(clock):
+        wire = Wire(Local(Web(), clock))
+        async with Turns(Web(), wire) as turns:
+            await turns.take("a")
+            turns.give("a", 0.1)
+            wire.delay_s = 60.0  # a line so slow that the books take us for dead
+            await asyncio.sleep(SILENCE_S)
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(30):
+                    await turns.take("a")
+            wire.delay_s = 0.001
+            await turns.take("a")
+            turns.give("a", 0.1)
+            wire.cut = True
+            await asyncio.sleep(2)
+            with pytest.raises(TransientError):
+                await turns.take("a")
+            with pytest.raises(TransientError):
+                await turns.file("http://a/robots.txt", None)
+
+    run(scenario)
+
+
+def test_an_error_of_our_own_reaches_whoever_waits():
+    class Broken(Local):
+        async def exchange(self, *args):
+            raise ZeroDivisionError
+
+    async def scenario(clock):
+        async def load():
+            raise ZeroDivisionError
+
+        async with Turns(Web(), Local(Web(), clock)) as turns:
+            with pytest.raises(ZeroDivisionError):
+                await turns.file("http://a/robots.txt", load)
+            await turns.take("a")
+            turns.give("a")
+        async with Turns(Web(), Broken(Web(), clock)) as turns:
+            with pytest.raises(ZeroDivisionError):
+                await turns.take("a")
+
+    run(scenario)
+
+
+def test_the_books_stay_small(monkeypatch):
+    monkeypatch.setattr("pipelines.web.politeness.limiter._MAX_HOSTS", 100)
+    monkeypatch.setattr("pipelines.web.politeness.single_flight._MAX_BYTES", 50_000)
+    books = Books(Web(delay_s=1.0))
+    for number in range(1000):
+        name, url = f"h{number}", f"http://h{number}/robots.txt"
+        reply = books.exchange("w", {name: News(need=1)}, float(number), [url])
+        assert reply.files == {url: None} and reply.shares[name].tokens >= 1
+        books.exchange("w", {name: News(given=reply.shares[name].tokens)}, number, (), {url: Answer(200, b"x" * 1000)})
+        assert len(books._hosts) <= 102 and books._errands.bytes <= 50_000
+    assert books.exchange("v", {}, 1000.0, [url]).files[url].body == b"x" * 1000
+    assert books.exchange("v", {}, 1000.0, ["http://h0/robots.txt"]).files == {"http://h0/robots.txt": None}
+
+
+def test_four_nodes_keep_the_manners_of_one():
+    """Concurrency and Crawl-delay as the server sees them, with a Ray cluster of four nodes asking."""
+    script = Path(__file__).with_name("four_nodes.py")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    seen = json.loads(done.stdout.splitlines()[-1])
+    assert len(set(seen["nodes"])) == 4
+    assert all(status == 200 for statuses in seen["statuses"] for status in statuses)
+    by_host = {}
+    for host, path, start, end in seen["spans"]:
+        by_host.setdefault(host, []).append((start, end, path))
+    for host, spans in by_host.items():
+        assert [path for *_, path in spans].count("/robots.txt") == 1, host
+        assert len(spans) == len({path for *_, path in spans})
+        assert max(sum(a <= start < b for a, b, _ in spans) for start, *_ in spans) <= 3
+    assert len(by_host["busy.example"]) == 101
+    starts = sorted(start for start, *_ in by_host["calm.example"])
+    # 0.4 s between starts, as the client keeps them; the way to the server takes a request a little more or less time
+    assert min(after - before for before, after in itertools.pairwise(starts)) > 0.3

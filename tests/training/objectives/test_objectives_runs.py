@@ -1,0 +1,83 @@
+"""Whole runs with each objective: stopped and continued on other numbers of ranks, and loaded by open_clip."""
+
+import json
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from conftest import MODEL
+from safetensors.torch import save_file
+
+from infra.errors import Preempted
+from infra.run.context import Context
+from infra.store.storage import LocalStore
+from training.config import Config
+from training.data.samples import Shards
+from training.distributed.world import World
+from training.loop import train
+
+COCA = {
+    **MODEL,
+    "vision_cfg": {**MODEL["vision_cfg"], "attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True},
+    "text_cfg": {**MODEL["text_cfg"], "embed_cls": True, "output_tokens": True},
+    "multimodal_cfg": {**MODEL["text_cfg"], "attn_pooler_heads": 2},
+    "custom_text": True,
+}
+RUNS = {
+    "infonce": {},
+    "siglip": {"objective": "siglip"},
+    "vsepp": {"objective": "vsepp", "vsepp_warmup": 40},
+    "coca": {"objective": "coca", "model": COCA},
+    "distill": {"objective": "distill"},
+}
+
+
+def run(folder, shards, teacher, stop_at=None, **changes):
+    """Each objective's run below ``folder``, to its end or until so many samples are seen."""
+    tars = Shards(LocalStore(shards), [f"data/train/{path.name}" for path in sorted(shards.glob("data/train/*.tar"))])
+    values = {"model": MODEL, "batch_size": 8, "samples": 64, "lr": 3e-3, "warmup": 24, "log_every": 8}
+    for name, own in RUNS.items():
+        seen = [0]
+
+        def emit(event, seen=seen):
+            if event["event"] == "progress":
+                seen[0] = event["done"]
+
+        context = Context(
+            folder / name, emit=emit, stopping=lambda seen=seen: stop_at is not None and seen[0] >= stop_at
+        )
+        config = Config(**{**values, "distill_teacher": teacher, **own, **changes})
+        try:
+            train(config, {"shards": tars}, context, World.join(torch.device("cpu")))
+        except Preempted:
+            assert stop_at is not None
+
+
+def test_every_objective_trains_the_same_on_any_number_of_ranks(ranks, shards, tmp_path):
+    teacher = tmp_path / "teacher"
+    teacher.mkdir()
+    tower = open_clip.CLIP(**{**MODEL, "embed_dim": 12})
+    save_file(tower.state_dict(), teacher / "open_clip_model.safetensors")
+    description = {"model_cfg": {**MODEL, "embed_dim": 12}, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}
+    (teacher / "open_clip_config.json").write_text(json.dumps(description))
+
+    ranks(1, run, tmp_path / "calm", shards, str(teacher))
+    ranks(2, run_in_parts, tmp_path / "other", shards, str(teacher))
+    ranks(1, run, tmp_path / "other", shards, str(teacher))
+    for name in RUNS:
+        calm, other = (history(tmp_path / kind / name) for kind in ("calm", "other"))
+        assert [line["samples"] for line in calm] == list(range(8, 72, 8))
+        for one, two in zip(calm, other, strict=True):
+            assert two["loss"] == pytest.approx(one["loss"], rel=1e-6), (name, one)
+        if name != "vsepp":  # whose loss grows harder
+            assert np.mean([line["loss"] for line in calm[-2:]]) < calm[0]["loss"], name
+        open_clip.create_model(f"local-dir:{tmp_path}/calm/{name}/data", require_pretrained=True)
+
+
+def run_in_parts(folder, shards, teacher):
+    run(folder, shards, teacher, stop_at=32, accumulate=2)
+
+
+def history(folder):
+    return [json.loads(line) for line in (folder / "data/history.jsonl").read_text().splitlines()]

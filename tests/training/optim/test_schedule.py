@@ -1,0 +1,151 @@
+"""Learning rate and decay rules against their definitions."""
+
+import math
+
+import pytest
+
+from training import train
+from training.optim.schedule import Schedule, adamw, learning_rate
+
+
+def test_warms_up_linearly_then_follows_half_a_cosine():
+    config = train.Config(lr=2.0, warmup=100)
+    assert [learning_rate(config, samples, 1100) for samples in (0, 25, 100)] == [0, 0.5, 2.0]
+    assert learning_rate(config, 350, 1100) == pytest.approx(1 + math.cos(math.pi / 4))
+    assert learning_rate(config, 600, 1100) == pytest.approx(1.0)
+    assert learning_rate(config, 1100, 1100) == pytest.approx(0.0)
+
+
+def test_constant_stays():
+    config = train.Config(lr=2.0, warmup=100, schedule="constant")
+    assert [learning_rate(config, samples, 1000) for samples in (50, 100, 999)] == [1.0, 2.0, 2.0]
+
+
+def test_agrees_with_open_clips_schedule_at_the_middle_of_steps():
+    # open_clip counts whole steps: lr = base * (step + 1) / warmup, then half a cosine over (step - warmup).
+    config = train.Config(lr=1.0, warmup=64 * 10)
+    for step in range(10, 100):
+        theirs = 0.5 * (1 + math.cos(math.pi * (step - 10) / 90))
+        assert learning_rate(config, step * 64, 100 * 64) == pytest.approx(theirs)
+
+
+def theirs(adjuster, steps):
+    """Rates of one of open_clip_train's schedules."""
+    import torch
+
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    return [adjuster(optimizer, 1.0, 10, 100)(step) for step in range(steps)]
+
+
+def test_equals_open_clips_schedules_at_the_start_of_steps():
+    """open_clip's step k stands for k whole steps; its warm-up runs a step ahead, which ours does not."""
+    from functools import partial
+
+    from open_clip_train.scheduler import const_lr, const_lr_cooldown, cosine_lr
+
+    cooled = partial(const_lr_cooldown, cooldown_steps=30, cooldown_end_lr=0.25)
+    ours = {
+        cosine_lr: Schedule(1.0, 640),
+        const_lr: Schedule(1.0, 640, "constant"),
+        cooled: Schedule(1.0, 640, "constant", floor=0.25, cooldown=30 * 64, cooldown_shape="linear"),
+    }
+    for adjuster, schedule in ours.items():
+        expected = theirs(adjuster, 100)
+        assert [schedule.rate(step * 64, 6400) for step in range(10, 100)] == pytest.approx(expected[10:])
+        assert [schedule.rate((step + 1) * 64, 6400) for step in range(10)] == pytest.approx(expected[:10])
+
+
+def test_cools_down_to_the_floor_by_one_minus_the_root():
+    schedule = Schedule(2.0, shape="constant", cooldown=400, floor=0.1)
+    assert [schedule.rate(samples, 1000) for samples in (0, 300, 600)] == [2.0, 2.0, 2.0]
+    assert schedule.rate(700, 1000) == pytest.approx(2 * (0.1 + 0.9 * 0.5))
+    assert schedule.rate(1000, 1000) == pytest.approx(0.2)
+
+
+def test_cosine_ends_at_the_floor():
+    schedule = Schedule(2.0, warmup=100, floor=0.1)
+    assert schedule.rate(600, 1100) == pytest.approx(2 * (0.1 + 0.9 * 0.5))
+    assert schedule.rate(1100, 1100) == schedule.rate(1200, 1100) == pytest.approx(0.2)
+
+
+def test_layers_may_learn_the_slower_the_nearer_to_the_input():
+    from conftest import MODEL
+
+    from training.distributed.world import World
+    from training.model.build import build
+
+    config = {**MODEL, "vision_cfg": {**MODEL["vision_cfg"], "layers": 3}}
+    model = build(config, 0, World()).model
+    names = {id(weight): name for name, weight in model.named_parameters()}
+    shares = {
+        names[id(weight)]: group["share"]
+        for group in adamw(model, train.Config(layer_decay=0.5)).param_groups
+        for weight in group["params"]
+    }
+    assert shares["logit_scale"] == shares["visual.proj"] == shares["visual.ln_post.weight"] == 1.0
+    assert [shares[f"visual.transformer.resblocks.{n}.ln_1.weight"] for n in (2, 1, 0)] == [1.0, 0.5, 0.25]
+    assert shares["visual.conv1.weight"] == shares["visual.class_embedding"] == 0.125
+    assert shares["transformer.resblocks.0.ln_1.weight"] == shares["text_projection"] == shares["ln_final.bias"] == 1.0
+    assert shares["token_embedding.weight"] == shares["positional_embedding"] == 0.5
+
+
+def test_what_is_locked_has_no_place_in_the_optimizer():
+    from conftest import MODEL
+
+    from training.distributed.world import World
+    from training.model.build import Locks, build
+
+    model = build(MODEL, 0, World(), locks=Locks(image=0)).model
+    optimizer = adamw(model, train.Config())
+    listed = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
+    assert listed == {id(weight) for weight in model.parameters() if weight.requires_grad}
+    assert not listed & {id(weight) for weight in model.visual.parameters()}
+
+
+def test_decay_is_for_matrices_only():
+    """The same weights as open_clip's rule excludes by name and dimension."""
+    import open_clip
+    from conftest import MODEL
+
+    from training.distributed.world import World
+    from training.model.build import build
+
+    model = build({**MODEL, "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8}}, 0, World()).model
+    assert isinstance(model, open_clip.CLIP)
+    groups = adamw(model, train.Config(weight_decay=0.3)).param_groups
+    decayed, spared = sorted(groups, key=lambda group: -group["weight_decay"])
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.3, 0.0)
+    names = {id(weight): name for name, weight in model.named_parameters()}
+
+    def excluded(name, weight):
+        return weight.ndim < 2 or any(part in name for part in ("bn", "ln", "bias", "logit_scale"))
+
+    for group, expected in ((decayed, False), (spared, True)):
+        assert group["params"]
+        for weight in group["params"]:
+            assert excluded(names[id(weight)], weight) is expected, names[id(weight)]
+
+
+def test_the_text_tower_may_learn_at_its_own_rate():
+    from conftest import MODEL
+
+    from training.distributed.world import World
+    from training.model.build import build
+    from training.objectives.infonce import InfoNCE
+
+    model = InfoNCE(build(MODEL, 0, World()).model, train.Config())
+    names = {id(weight): name for name, weight in model.named_parameters()}
+    shares = {
+        names[id(weight)]: group["share"]
+        for group in adamw(model, train.Config(lr=1e-3, text_lr=1e-4)).param_groups
+        for weight in group["params"]
+    }
+    assert set(shares) == set(names.values())
+    for name, share in shares.items():
+        image = name == "model.logit_scale" or name.startswith("model.visual.")
+        assert share == pytest.approx(1.0 if image else 0.1), name
+
+
+def test_samples_or_epochs_make_whole_batches():
+    assert train.Config(samples=1000, batch_size=64).steps(50) == 16
+    assert train.Config(epochs=2, batch_size=64).steps(100) == 4

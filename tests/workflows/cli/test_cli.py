@@ -1,0 +1,388 @@
+"""The command line: what it prints where, with which exit code, and how little it needs to look."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from committed import carry_out
+from test_recipe import RECIPE
+
+from infra.store.storage import LocalStore
+from workflows.cli import main as cli
+from workflows.recipe import load
+from workflows.run.journal import Journal
+from workflows.run.records import RunRecord
+
+COMMANDS = ["run", "resume", "plan", "status", "ls", "show", "diff", "logs", "report", "recipes", "doctor", "sync"]
+HEAVY = {"ray", "torch", "pyarrow", "numpy", "mlflow", "cv2", "PIL", "aiohttp", "matplotlib", "open_clip", "pandas"}
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("CLIPLINE_ROOT", str(tmp_path / "root"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "toy.py").write_text(RECIPE)
+    return LocalStore(tmp_path / "root")
+
+
+@pytest.fixture
+def clipline(root, monkeypatch, capsys):
+    """Call the command line as its entry point does; returns what it printed, after checking the exit code."""
+
+    def call(*words, code=0):
+        monkeypatch.setattr(sys, "argv", ["clipline", *words])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        out, err = capsys.readouterr()
+        assert (caught.value.code or 0) == code, out + err
+        return subprocess.CompletedProcess(words, code, out, err)
+
+    return call
+
+
+@pytest.fixture
+def toy(root):
+    """The toy recipe's workflow, carried out and on record."""
+    recipe = load("toy.py")
+    workflow = recipe.build()
+    carry_out(workflow, root, funnel=True, metrics={"acc": 0.5, "worst": float("nan")})
+    record = RunRecord.of(str(recipe.path), [], workflow)
+    record.save(root)
+    Journal(root.child(f"runs/{record.run}")).append(
+        [
+            {"event": "run_started", "time": 1e9, "run": record.run},
+            {"event": "stage_started", "time": 1e9, "stage": "first", "attempt": 1},
+            {"event": "metrics", "time": 1e9, "stage": "first", "values": {"loss": float("inf")}, "step": 1},
+            {"event": "log", "time": 1e9, "stage": "first", "level": "INFO", "message": "[bold]hello[/bold]"},
+            {"event": "stage_finished", "time": 1e9, "stage": "first", "seconds": 65.0},
+        ]
+    )
+    return workflow
+
+
+def strictly(text):
+    return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+# --- looking
+
+
+def test_plan_says_what_would_run_and_why(clipline, root):
+    shown = clipline("plan", "toy.py")
+    assert shown.stdout.splitlines() == [
+        "first       will run  not done yet",
+        "second      will run  not done yet",
+        "third       will run  not done yet",
+        "3 of 3 stages would run.",
+    ]
+    assert shown.stderr == ""
+    assert not root.root.exists()
+
+
+def test_plan_after_a_change_names_the_field(clipline, toy):
+    assert "0 of 3 stages would run." in clipline("plan", "toy.py").stdout
+    lines = clipline("plan", "toy.py", "--set", "second.size=9").stdout.splitlines()
+    assert lines[:3] == [
+        "first       cached    ",
+        "second      will run  size: 256 -> 9",
+        "third       will run  input two changed",
+    ]
+    rows = strictly(clipline("plan", "toy.py", "--set", "second.size=9", "--until", "second", "--json").stdout)
+    assert [(row["stage"], row["action"]) for row in rows] == [
+        ("first", "cached"),
+        ("second", "run"),
+        ("third", "left"),
+    ]
+    assert rows[1]["why"] == ["size: 256 -> 9"]
+    assert rows[1]["folder"] == f"artifacts/second/{rows[1]['digest'][:16]}"
+
+
+def test_status_shows_every_stage(clipline, toy):
+    lines = clipline("status").stdout.splitlines()
+    assert lines[0].startswith("toy-")
+    assert lines[1].split(maxsplit=2) == ["first", "done", "1 min 05 s"]
+    shown = strictly(clipline("status", "toy", "--json").stdout)
+    assert [(stage["name"], stage["state"]) for stage in shown["stages"]] == [
+        ("first", "done"),
+        ("second", "done"),
+        ("third", "done"),
+    ]
+    assert shown["stages"][0]["seconds"] == 65.0
+
+
+def test_ls_lists_runs_and_artifacts(clipline, toy):
+    lines = clipline("ls").stdout.splitlines()
+    assert lines[0].startswith("run       toy-")
+    assert [line.split()[1].split("/")[0] for line in lines[1:]] == ["first", "second", "third"]
+    assert all(line.endswith("2 kept") for line in lines[1:])
+    assert len(clipline("ls", "second").stdout.splitlines()) == 1
+    shown = strictly(clipline("ls", "--json").stdout)
+    assert len(shown["runs"]) == 1
+    assert [(row["name"].split("/")[0], row["files"], row["kept"]) for row in shown["artifacts"]] == [
+        ("first", 1, 2),
+        ("second", 1, 2),
+        ("third", 1, 2),
+    ]
+
+
+def test_ls_of_nothing_is_nothing(clipline):
+    shown = clipline("ls")
+    assert shown.stdout == ""
+    assert "yet" in shown.stderr
+    assert strictly(clipline("ls", "--json").stdout) == {"runs": [], "artifacts": []}
+
+
+def test_show_tells_what_an_artifact_is(clipline, toy, root):
+    shown = clipline("show", "second").stdout
+    assert f"second/{toy['second'].digest[:12]}" in shown
+    assert "5 rows entered, 2 kept" in shown
+    assert re.search(r"3 small", shown)
+    assert "config  size = 256" in shown
+    assert "metrics  acc = 0.5" in shown
+    assert strictly(clipline("show", "second", "--json").stdout)["metrics"] == {"acc": 0.5, "worst": None}
+    assert "every file is as" in clipline("show", f"second/{toy['second'].digest[:6]}", "--verify").stderr
+    root.write(f"{toy['second'].folder}/data/out", b"spoiled")
+    broken = clipline("show", "second", "--verify", code=1).stderr
+    assert "data/out: 7 bytes, not 6" in broken
+    assert "--force second" in broken
+
+
+def test_show_of_what_is_not_there_says_what_is(clipline, toy):
+    assert "first, second, third" in clipline("show", "secnd", code=2).stderr
+    carry_out(load("toy.py").build(["size=9"]), LocalStore(Path("root")), "first")
+    several = clipline("show", "first", code=2).stderr
+    assert "names 2 artifacts" in several
+    assert several.count("first/") == 2
+
+
+def test_diff_puts_two_artifacts_side_by_side(clipline, toy, root):
+    other = load("toy.py").build(["first.size=9"])
+    carry_out(other, root, "first", metrics={"acc": 0.75})
+    names = [f"first/{workflow['first'].digest[:12]}" for workflow in (toy, other)]
+    assert "config.size: 3 -> 9" in clipline("diff", *names).stdout.splitlines()
+    rows = strictly(clipline("diff", *names, "--json").stdout)
+    assert rows["config.size"] == [3, 9]
+    assert rows["metrics.acc"] == [0.5, 0.75]
+    assert rows["funnel.kept"] == [2, None]
+    same = clipline("diff", names[0], names[0])
+    assert (same.stdout, same.stderr.strip()) == ("", "no difference")
+
+
+def test_logs_print_the_journal(clipline, toy):
+    lines = clipline("logs").stdout.splitlines()
+    assert [line.split()[-2:] for line in lines][-2] == ["log", "[bold]hello[/bold]"]
+    assert not any("loss" in line for line in lines)
+    events = [strictly(line) for line in clipline("logs", "--json", "--stage", "first").stdout.splitlines()]
+    assert [event["event"] for event in events] == ["stage_started", "metrics", "log", "stage_finished"]
+
+
+def test_recipes_lists_them_with_their_dials(clipline):
+    text = clipline("recipes").stdout
+    assert text.startswith("quickstart")
+    assert "url_list: str | list[str]  (needed)" in text
+    found = strictly(clipline("recipes", "--json").stdout)
+    assert found["url_list"]["dials"]["url_list"]["needed"]
+    assert found["quickstart"]["summary"]
+    one = clipline("recipes", "website").stdout
+    assert one.startswith("website") and "links away from a start" in one
+    assert "classification" not in one
+
+
+def test_a_run_of_what_is_done_says_so_without_ray(clipline, toy):
+    shown = clipline("run", "toy.py")
+    assert "nothing to do" in shown.stderr
+    assert "Funnel" in shown.stdout
+    assert json.loads(clipline("run", "toy.py", "--json").stdout)["stages"]["first"]["funnel"]["kept"] == 2
+    assert "nothing to do" in clipline("resume").stderr
+
+
+def test_resume_works_from_another_folder_and_keeps_the_selection(clipline, root, tmp_path, monkeypatch):
+    from workflows.run.plan import Selection
+
+    recipe = load("toy.py")
+    workflow = recipe.build()
+    carry_out(workflow, root, "first")
+    RunRecord.of(str(recipe.path), [], workflow, Selection(until="first", force=("first",))).save(root)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert "nothing to do" in clipline("resume").stderr
+
+
+# --- errors
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["plan", "quikstart"], 2, "did you mean 'quickstart'?"),
+        (["plan", "nothing.py"], 2, "there is no recipe 'nothing.py'"),
+        (["plan", "toy.py", "--set", "sise=3"], 2, "did you mean 'size'?"),
+        (["plan", "toy.py", "--set", "first.sise=3"], 2, "did you mean 'size'?"),
+        (["plan", "toy.py", "--until", "furst"], 2, "no stage 'furst'"),
+        (["plan", "toy.py", "--only", "third"], 2, "run it first: --until first"),
+        (["plan", "url_list"], 2, "needs a value for url_list"),
+        (["plan", "website"], 2, "somewhere to start"),
+        (["status"], 2, "there are no runs below"),
+        (["resume"], 2, "there are no runs below"),
+        (["show", "filter"], 2, "there is no artifact 'filter'"),
+        (["plan", "toy.py", "--root", "toy.py"], 1, "Not a directory"),
+        (["run", "toy.py", "--root", "toy.py/x"], 1, "cannot use"),
+        (["recipes", "quikstart"], 2, "did you mean 'quickstart'?"),
+        (["plan"], 2, "Missing argument"),
+        (["plan", "toy.py", "--frce", "x"], 2, "No such option"),
+        (["run", "toy.py", "--cpus", "0"], 2, "--cpus"),
+        (["plam"], 2, "No such command"),
+        (["ls", "--root", "gopher://x"], 1, "no store can be opened"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_is_wrong_is_told_on_stderr_in_a_few_words(clipline, words, code, message):
+    shown = clipline(*words, code=code)
+    assert message in shown.stderr
+    assert shown.stdout == ""
+    assert "Traceback" not in shown.stderr
+    assert len(shown.stderr.splitlines()) <= 8
+
+
+def test_a_ray_cluster_that_is_not_there_is_told_at_once(clipline, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{server.getsockname()[1]}")
+    assert "unset RAY_ADDRESS" in clipline("run", "toy.py", code=1).stderr
+
+
+def test_a_long_message_is_not_broken_into_lines(clipline, root, tmp_path, monkeypatch):
+    deep = tmp_path / ("x" * 100)
+    assert f"there are no runs below {deep}" in clipline("status", "--root", str(deep), code=2).stderr
+
+
+def test_the_output_can_be_cut_off(root, toy):
+    """As `clipline ls | head` does."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "workflows.cli.main", "logs"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    process.stdout.close()
+    err = process.stderr.read()
+    process.stderr.close()
+    process.wait()
+    assert "Traceback" not in err
+
+
+# --- colour
+
+
+def test_colour_is_for_terminals_that_want_it(clipline, toy, monkeypatch):
+    assert "\x1b[" not in clipline("status").stdout
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert "\x1b[32m" in clipline("status").stdout
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b[32m" not in clipline("status").stdout
+
+
+# --- help
+
+
+def test_the_commands_are_those_that_are_tested(clipline):
+    shown = clipline("--help").stdout
+    assert [name for name in COMMANDS if not re.search(rf"│ {name} +\w", shown)] == []
+    assert len(re.findall(r"^│ (?!-)\w+ +[A-Z]", shown, re.MULTILINE)) == len(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself_and_its_options(clipline, command):
+    import typer
+
+    assert f"Usage: clipline {command}" in clipline(command, "--help").stdout
+    found = typer.main.get_command(cli.app).commands[command]
+    assert found.help
+    assert [parameter.name for parameter in found.params if not parameter.help] == []
+
+
+def test_examples_in_help_are_whole_lines_that_parse(clipline, monkeypatch):
+    import shlex
+
+    monkeypatch.setenv("COLUMNS", "120")
+    examples = []
+    for command in ([], *([name] for name in COMMANDS)):
+        examples += re.findall(r"• (clipline .*?)\s*$", clipline(*command, "--help").stdout, re.MULTILINE)
+    assert len(examples) >= 8
+    for example in examples:
+        assert shlex.split(example)[1] in COMMANDS
+
+
+def test_without_a_command_help_is_shown(clipline):
+    shown = clipline(code=2)
+    assert "Usage: clipline" in shown.stdout + shown.stderr
+
+
+def test_the_version_is_told(clipline):
+    assert re.fullmatch(r"clipline \d+\.\d+\.\d+\S*\n", clipline("--version").stdout)
+
+
+# --- quick
+
+
+def looking(toy) -> list[list[str]]:
+    first = f"first/{toy['first'].digest[:12]}"
+    return [
+        ["plan", "toy.py"],
+        ["plan", "quickstart"],
+        ["status"],
+        ["ls"],
+        ["show", first],
+        ["diff", first, first],
+        ["logs"],
+        ["recipes"],
+        ["run", "toy.py"],
+    ]
+
+
+def test_looking_imports_nothing_heavy(toy):
+    code = """
+import contextlib, io, json, sys
+from workflows import cli
+loaded = {}
+for words in json.loads(sys.argv[1]):
+    sys.argv = ["clipline", *words]
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        try:
+            cli.main()
+        except SystemExit as end:
+            assert not end.code, (words, end.code)
+    loaded[" ".join(words)] = sorted({name.partition(".")[0] for name in sys.modules})
+print(json.dumps(loaded))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(looking(toy))], capture_output=True, text=True, check=True
+    )
+    for words, modules in json.loads(done.stdout).items():
+        assert not HEAVY & set(modules), words
+
+
+def test_planning_twelve_stages_takes_less_than_half_a_second(toy):
+    """Of CPU, user and system, the best of three: the machine may be busy with other things."""
+    command = [sys.executable, "-m", "workflows.cli.main", "plan", "quickstart", "--root", "nowhere"]
+    taken = []
+    for _ in range(3):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        out = process.stdout.read()
+        process.stdout.close()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0
+        assert "12 of 12 stages would run" in out
+        taken.append(usage.ru_utime + usage.ru_stime)
+    assert min(taken) < 0.5
+
+
+def test_a_signal_ends_looking_with_its_code(toy, monkeypatch, clipline):
+    monkeypatch.setattr("workflows.run.records.run_states", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+    clipline("status", code=130)

@@ -1,0 +1,137 @@
+"""From shards and test sets that somebody has to a scored model, through the command line."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from infra.errors import ConfigError, UsageError
+from infra.formats.shards import TarWriter
+from infra.run.context import Context
+from workflows.recipe import load
+
+MODEL = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 16, "layers": 1, "head_width": 8},
+    "text_cfg": {"context_length": 8, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+COLOURS = {"red": (0, 0, 200), "green": (0, 160, 0), "blue": (200, 0, 0)}
+
+
+def tar(path, extension, values):
+    path.parent.mkdir(parents=True)
+    sink = io.BytesIO()
+    with TarWriter(sink) as out:
+        for number, (colour, value) in enumerate(values):
+            image = np.full((24, 24, 3), COLOURS[colour], np.uint8)
+            out.add(f"{number:04d}.png", cv2.imencode(".png", image)[1].tobytes())
+            out.add(f"{number:04d}.{extension}", value.encode())
+    path.write_bytes(sink.getvalue())
+
+
+@pytest.fixture
+def given(tmp_path):
+    names = list(COLOURS)
+    tar(tmp_path / "shards/00000.tar", "txt", [(names[n % 3], f"a {names[n % 3]} square") for n in range(48)])
+    tar(tmp_path / "tests/colours/test/0.tar", "cls", [(names[n % 3], str(n % 3)) for n in range(9)])
+    for name, text in {"test/nshards": "1", "classnames": "\n".join(names)}.items():
+        (tmp_path / f"tests/colours/{name}.txt").write_text(text)
+    (tmp_path / "tests/colours/zeroshot_classification_templates.txt").write_text("a {c} square")
+    return tmp_path
+
+
+def test_from_shards_to_a_score(given):
+    sets = {
+        "shards": json.dumps([str(given / "shards")]), "model": json.dumps(MODEL), "samples": 96, "batch_size": 16,
+        "tests": given / "tests", "classification": '["colours"]', "train.lr": 0.01, "train.log_every": 16,
+    }  # fmt: skip
+    command = [str(Path(sys.executable).parent / "clipline"), "run", "train", "--cpus", "2"]
+    command += [part for name, value in sets.items() for part in ("--set", f"{name}={value}")]
+    env = {**os.environ, "CLIPLINE_ROOT": str(given / "root")}
+    env.pop("MLFLOW_TRACKING_URI", None)
+    done = subprocess.run(command, env=env, cwd=given, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    (result,) = (given / "root/artifacts/zeroshot_colours").glob("*/data/colours_*.json")
+    assert 0 <= json.loads(result.read_text())["metrics"]["acc1"] <= 1
+    (journal,) = given.glob("root/runs/*/journal.jsonl")
+    events = [json.loads(line) for line in journal.read_text().splitlines() if line.strip()]
+    scored = [event["step"] for event in events if "validation/colours/acc1" in event.get("values", {})]
+    assert scored[-1] == 96
+
+
+def events(folder):
+    return [
+        json.loads(line)
+        for journal in folder.glob("root/runs/*/journal.jsonl")
+        for line in journal.read_text().splitlines()
+        if line.endswith("}")  # the last may be half written
+    ]
+
+
+def test_sigterm_gives_a_checkpoint_and_75_and_resume_goes_on_from_it(given):
+    total = 16_000  # takes ten times what a signal takes to get there
+    sets = {
+        "shards": json.dumps([str(given / "shards")]), "model": json.dumps(MODEL), "samples": total, "batch_size": 16,
+        "train.log_every": 160, "train.checkpoint_every": 10**9,
+    }  # fmt: skip
+    command = [sys.executable, "-m", "workflows.cli.main"]
+    run = [*command, "run", "train", "--cpus", "2"]
+    run += [part for name, value in sets.items() for part in ("--set", f"{name}={value}")]
+    env = {**os.environ, "CLIPLINE_ROOT": str(given / "root")}
+    env.pop("MLFLOW_TRACKING_URI", None)
+    with subprocess.Popen(run, env=env, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        while not any(event["event"] == "train_start" for event in events(given)):
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.05)
+        process.terminate()
+        _, said = process.communicate(timeout=120)
+    assert process.returncode == 75, said
+    assert "clipline resume" in said
+    (checkpoint,) = given.glob("root/artifacts/train/*/checkpoints/*")
+    assert 0 < int(checkpoint.name) < total
+    done = subprocess.run([*command, "resume"], env=env, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    starts = [event["samples"] for event in events(given) if event["event"] == "train_start"]
+    assert starts == [0, int(checkpoint.name)]
+    (manifest,) = given.glob("root/artifacts/train/*/manifest.json")
+    assert json.loads(manifest.read_text())["facts"]["samples"] == total
+
+
+def test_sets_are_copied_as_they_are_and_missing_ones_said_so(given):
+    from evaluation import testsets
+
+    config = testsets.Config(folder=str(given / "tests"), sets=("colours",))
+    manifest = testsets.run(config, {}, Context(given / "out"))
+    assert {file.path for file in manifest.files} == {
+        f"data/colours/{name}"
+        for name in ("classnames.txt", "zeroshot_classification_templates.txt", "test/0.tar", "test/nshards.txt")
+    }
+    for file in manifest.files:
+        assert (given / "out" / file.path).read_bytes() == (
+            given / "tests" / file.path.removeprefix("data/")
+        ).read_bytes()
+    before = config.identity()
+    (given / "tests/colours/classnames.txt").write_text("red\ngreen\nblack")
+    assert config.identity() != before
+    with pytest.raises(ConfigError, match="no test set 'birds'"):
+        testsets.Config(folder=str(given / "tests"), sets=("birds",)).identity()
+
+
+def test_test_sets_without_a_folder_are_told_before_anything_runs():
+    with pytest.raises(UsageError, match="where the test sets flickr30k are") as caught:
+        load("train").build(["shards=/data", "captions=flickr30k"])
+    assert caught.value.fix == "--set tests=FOLDER"
+
+
+def test_a_misspelt_model_is_told_before_anything_runs():
+    with pytest.raises(ConfigError, match="no model 'ViT-B-33'") as caught:
+        load("website").build(["seeds=https://example.org/", "model=ViT-B-33"])
+    assert "ViT-B-32" in caught.value.fix
+    assert load("website").build(["seeds=https://example.org/", "model=local-dir:/my/model"])

@@ -1,0 +1,163 @@
+"""How runs and their stages stand is read from what lies on disk, and says no more than that tells."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from committed import carry_out
+
+from infra.config import Config
+from infra.errors import UsageError
+from infra.run.context import ShardOutput
+from infra.run.lease import Claim, Lease, Owner
+from infra.store.storage import LocalStore, open_store
+from workflows.run.journal import Journal
+from workflows.run.plan import Selection
+from workflows.run.records import RunRecord, find_run, list_runs, run_states
+from workflows.stage import Stage, Workflow
+
+
+class Make(Config):
+    size: int = 3
+
+
+def run(config, inputs, context): ...
+
+
+def workflow(size=3, name="toy"):
+    a = Stage("a", run, Make(size=size))
+    b = Stage("b", run, Make(), {"data": a})
+    return Workflow(name, (a, b, Stage("c", run, Make(), {"data": b})))
+
+
+@pytest.fixture(params=["local", "object"])
+def root(request, tmp_path):
+    return LocalStore(tmp_path / "root") if request.param == "local" else open_store(f"memory://runs-{tmp_path.name}")
+
+
+@pytest.fixture
+def record(root):
+    record = RunRecord.of("toy.py", ["size=3"], workflow())
+    record.save(root)
+    return record
+
+
+def happens(root, record, *events):
+    Journal(root.child(f"runs/{record.run}")).append([{"time": 1.0, **event} for event in events])
+
+
+def started(stage, attempt=1):
+    return {"event": "stage_started", "stage": stage, "attempt": attempt}
+
+
+def states(root, record):
+    return {state.name: state for state in run_states(root, record)}
+
+
+# --- records
+
+
+def test_the_same_plan_is_the_same_run():
+    first, again, other = (RunRecord.of("toy.py", [], workflow(size)) for size in (3, 3, 4))
+    assert first.run == again.run != other.run
+    assert first.run.startswith("toy-")
+    assert len(first.run) == len("toy-") + 8
+
+
+def test_a_record_reads_back(root):
+    selection = Selection(only=("a",), until="b", rerun_drift=True)
+    record = RunRecord.of("toy.py", ["size=3", "a.size=4"], workflow(), selection)
+    record.save(root)
+    found = RunRecord.load(root, record.run)
+    assert found.started > 0
+    assert found.model_dump(mode="json", exclude={"started"}) == record.model_dump(mode="json", exclude={"started"})
+    assert (list(found.selection.only), found.selection.until, found.selection.rerun_drift) == (["a"], "b", True)
+    assert [stage.inputs for stage in found.stages] == [{}, {"data": "a"}, {"data": "b"}]
+
+
+def test_runs_are_listed_by_their_start(root, monkeypatch):
+    assert list_runs(root) == []
+    for now, name in ((30, "late"), (10, "early"), (20, "middle"), (40, "early")):
+        monkeypatch.setattr("workflows.run.records.time.time", lambda now=now: float(now))
+        RunRecord.of("toy.py", [], workflow(name=name)).save(root)
+    assert [name.split("-")[0] for name in list_runs(root)] == ["middle", "late", "early"]
+
+
+def test_a_run_is_found_by_the_beginning_of_its_name(root):
+    with pytest.raises(UsageError, match="no runs below"):
+        find_run(root, None)
+    for size in (3, 4):
+        RunRecord.of("toy.py", [], workflow(size)).save(root)
+    RunRecord.of("toy.py", [], workflow(name="toyota")).save(root)
+    names = list_runs(root)
+    assert find_run(root, None).run == names[-1]
+    assert find_run(root, "toyo").run.startswith("toyota-")
+    assert find_run(root, names[0]).run == names[0]
+    for name, count in (("toy-", 2), ("nothing", 0)):
+        with pytest.raises(UsageError, match=f"names {count} runs") as caught:
+            find_run(root, name)
+        assert names[0] in caught.value.expected
+
+
+# --- states
+
+
+def test_at_first_every_stage_waits(root, record):
+    assert {state.state for state in run_states(root, record)} == {"waiting"}
+
+
+def test_done_is_what_has_a_manifest_whatever_the_journal_says(root, record):
+    carry_out(workflow(), root, "a")
+    happens(root, record, started("a"), {"event": "stage_failed", "stage": "a", "error": "lost contact", "attempt": 1})
+    assert states(root, record)["a"].state == "done"
+    root.delete(f"runs/{record.run}/journal.jsonl")
+    assert states(root, record)["a"].state == "done"
+
+
+def test_the_journal_tells_how_it_went(root, record):
+    carry_out(workflow(), root, "a", "b")
+    happens(
+        root,
+        record,
+        started("a"),
+        {"event": "stage_failed", "stage": "a", "error": "busy", "attempt": 1},
+        started("a", 2),
+        {"event": "stage_finished", "stage": "a", "seconds": 2.5},
+        {"event": "stage_cached", "stage": "b"},
+        started("c"),
+        {"event": "progress", "stage": "c", "done": 3, "total": 10},
+        {"event": "progress", "stage": "c", "done": 4, "total": None},
+        {"event": "stage_failed", "stage": "c", "error": "ValueError: wrong", "attempt": 1},
+    )
+    found = states(root, record)
+    assert (found["a"].attempts, found["a"].seconds, found["a"].error, found["a"].cached) == (2, 2.5, "", False)
+    assert (found["b"].state, found["b"].cached, found["b"].seconds) == ("done", True, None)
+    assert (found["c"].state, found["c"].error, found["c"].progress) == ("failed", "ValueError: wrong", "3/10")
+
+
+def test_a_stage_is_running_while_somebody_holds_its_lease(root, record):
+    happens(root, record, started("a"), {"event": "progress", "stage": "a", "done": 1, "total": 4})
+    folder = root.child(workflow()["a"].folder)
+    lease = Lease.acquire(folder, beat_s=60)
+    assert (states(root, record)["a"].state, states(root, record)["a"].progress) == ("running", "1/4")
+    lease.release()
+    assert states(root, record)["a"].state == "interrupted"
+
+
+@pytest.mark.parametrize(("boot", "state"), [("", "running"), (Owner.me().boot, "interrupted")])
+def test_only_what_is_certainly_gone_is_called_interrupted(root, record, boot, state):
+    happens(root, record, started("a"))
+    owner = replace(Owner.me(), boot=boot, started="1")
+    root.child(workflow()["a"].folder).create("lease/00000001.json", Claim(owner).to_bytes())
+    assert states(root, record)["a"].state == state
+
+
+def test_committed_shards_without_a_journal_are_an_interrupted_stage(root, record):
+    ShardOutput(root.child(workflow()["b"].folder), "00000").commit()
+    assert states(root, record)["b"].state == "interrupted"
+
+
+def test_a_stage_that_was_asked_to_stop_did_not_fail(root, record):
+    happens(root, record, started("a"), {"event": "stage_failed", "stage": "a", "error": "stop", "preempted": True})
+    assert (states(root, record)["a"].state, states(root, record)["a"].error) == ("interrupted", "")

@@ -1,0 +1,205 @@
+"""The engine with real Ray and real kills: whatever happens, the end is what an undisturbed run ends with.
+
+A driver that is to be killed is a process of its own, which costs it seconds of imports and of workers started anew.
+All others work in this process, on the same cluster, and find both there already.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import pytest
+
+from workflows.cli import main as cli
+
+# MLflow's own use of SQLAlchemy, deprecated since 2.1
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
+
+TOY = Path(__file__).parent / "toy_recipe.py"
+
+
+@pytest.fixture(scope="module")
+def cluster_address(ray_cluster):
+    """A Ray cluster that outlives the drivers killed here, as a real one does."""
+    import ray
+
+    return ray.get_runtime_context().gcs_address
+
+
+class Driver:
+    """``clipline`` below a root of its own, on the cluster at ``address``."""
+
+    def __init__(self, root: Path, address: str) -> None:
+        self.root, self.diary, self._address = root, root.parent / f"{root.name}.diary", address
+        self._env = {
+            "CLIPLINE_ROOT": str(root),
+            # one database for all: making one takes MLflow three seconds
+            "MLFLOW_TRACKING_URI": f"sqlite:///{root.parent.parent}/mlflow.db",
+            "TOY_DIARY": str(self.diary),
+            "NO_COLOR": "1",
+        }
+
+    def start(self, *words: str, **env: str) -> subprocess.Popen[str]:
+        """In a process of its own, which may be killed."""
+        command = [sys.executable, "-m", "workflows.cli.main", *words]
+        env = {**os.environ, **self._env, "RAY_ADDRESS": self._address, **env}
+        return subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def __call__(self, *words: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
+        """In this process, to the end."""
+        out, err = io.StringIO(), io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+            for name, value in self._env.items():
+                patch.setenv(name, value)
+            patch.setattr(sys, "argv", ["clipline", *words])
+            with pytest.raises(SystemExit) as caught:
+                cli.main()
+        code = caught.value.code or 0
+        assert code == expect, f"exit code {code}\n{out.getvalue()}\n{err.getvalue()}"
+        return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
+
+    def manifests(self) -> dict[str, bytes]:
+        return {path.parent.parent.name: path.read_bytes() for path in self.root.glob("artifacts/*/*/manifest.json")}
+
+    def worked(self) -> Counter[str]:
+        return Counter(self.diary.read_text().split()) if self.diary.exists() else Counter()
+
+    def committed_shards(self) -> set[str]:
+        return {f"{p.parent.parent.parent.name}/{p.stem}" for p in self.root.glob("artifacts/*/*/ledger/*.json")}
+
+    def wait_for(self, process: subprocess.Popen[str], what) -> None:
+        deadline = time.monotonic() + 60
+        while not what():
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline, "it never happened"
+            time.sleep(0.02)
+
+
+@pytest.fixture
+def driver(tmp_path, cluster_address):
+    return Driver(tmp_path / "root", cluster_address)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, cluster_address):
+    """Manifests of a run nobody disturbed."""
+    driver = Driver(tmp_path_factory.mktemp("undisturbed") / "root", cluster_address)
+    driver("run", str(TOY))
+    return driver.manifests()
+
+
+def test_a_second_run_does_nothing_and_a_changed_field_reruns_only_what_depends_on_it(driver, undisturbed):
+    driver("run", str(TOY))
+    assert driver.manifests() == undisturbed
+    before = driver.worked()
+
+    again = driver("run", str(TOY))
+    assert "nothing to do" in again.stderr
+    assert driver.worked() == before
+
+    plan = json.loads(driver("plan", str(TOY), "--set", "left.shards=4", "--json").stdout)
+    assert {row["stage"]: row["action"] for row in plan} == {"left": "run", "right": "cached", "both": "run"}
+    assert plan[0]["why"] == ["shards: 3 -> 4"]
+    driver("run", str(TOY), "--set", "left.shards=4")
+    assert driver.worked() - before == Counter({f"left/{n:05d}": 1 for n in range(4)})
+
+
+def test_a_forced_stage_that_comes_out_the_same_leaves_its_dependants_cached(driver):
+    driver("run", str(TOY))
+    forced = driver("run", str(TOY), "--force", "left")
+    assert driver.worked()["left/00000"] == 2
+    assert driver.worked()["right/00000"] == 1
+    assert "both        cached" in forced.stderr
+
+
+@pytest.mark.parametrize("point", [3, 6, 9, 12, 15, 18, 21])
+def test_a_driver_killed_at_a_durable_write_is_continued_to_the_same_bytes(driver, undisturbed, point):
+    process = driver.start("run", str(TOY), TOY_CRASH_AT=str(point))
+    process.communicate(timeout=120)
+    if process.returncode == 0:
+        pytest.skip(f"the driver made fewer than {point} durable writes")
+    assert process.returncode == -signal.SIGKILL
+    kept, worked = driver.committed_shards(), driver.worked()
+    driver("run", str(TOY))
+    assert driver.manifests() == undisturbed
+    for shard in kept:
+        assert driver.worked()[shard] == worked[shard], f"{shard} was committed and yet done again"
+
+
+def test_a_driver_killed_in_mid_stage_repeats_no_committed_shard(driver, undisturbed):
+    process = driver.start("run", str(TOY), "--set", "pause_s=0.5")
+    driver.wait_for(process, lambda: len(driver.committed_shards()) >= 2)
+    process.kill()
+    process.communicate()
+    kept, worked = driver.committed_shards(), driver.worked()
+    status = json.loads(driver("status", "--json").stdout)
+    assert {stage["state"] for stage in status["stages"]} <= {"interrupted", "waiting", "done"}
+    driver("resume")
+    assert driver.manifests() == undisturbed
+    assert all(driver.worked()[shard] == worked[shard] for shard in kept)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_signal_stops_the_run_and_resume_continues_it(driver, undisturbed, number, code):
+    process = driver.start("run", str(TOY), "--set", "pause_s=0.5")
+    driver.wait_for(process, lambda: len(driver.committed_shards()) >= 1)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert "clipline resume" in err
+    driver("resume")
+    assert driver.manifests() == undisturbed
+
+
+def test_the_second_of_two_runs_exits_73_naming_the_holder_or_waits(driver, undisturbed):
+    first = driver.start("run", str(TOY), "--set", "pause_s=1.5")
+    driver.wait_for(first, lambda: len(list(driver.root.glob("artifacts/*/*/lease/*"))) >= 2)
+    waiting = driver.start("run", str(TOY), "--wait")
+    refused = driver("run", str(TOY), expect=73)
+    assert f"process {first.pid}" in refused.stderr
+    assert "waiting for a sign of life" in refused.stderr
+    assert first.wait(timeout=60) == 0
+    assert waiting.wait(timeout=60) == 0, waiting.communicate()
+    first.communicate()
+    waiting.communicate()
+    assert driver.manifests() == undisturbed
+    assert max(driver.worked().values()) == 1
+
+
+def test_troubles_that_pass_are_retried(driver, undisturbed):
+    for trouble in ("worker dies", "first attempt fails"):
+        driver("run", str(TOY), "--set", f"trouble={trouble}", "--force", "left")
+        assert driver.manifests() == undisturbed
+
+
+def test_what_mlflow_refuses_fails_only_a_run_that_requires_tracking(driver):
+    trouble = ("run", str(TOY), "--set", "trouble=nothing to show")
+    driver(*trouble)
+    failed = driver(*trouble, "--force", "right", "--tracking-required", expect=1)
+    assert "1 events refused for good" in failed.stderr
+
+
+def test_a_stage_that_hangs_is_cancelled_at_its_timeout_and_tried_again(driver, undisturbed):
+    done = driver("run", str(TOY), "--set", "trouble=hangs", "--set", "timeout_s=3")
+    assert "ran past 3 s" in done.stderr
+    assert driver.manifests() == undisturbed
+
+
+def test_bad_data_is_not_retried_and_independent_stages_still_finish(driver):
+    failed = driver("run", str(TOY), "--set", "trouble=bad data", expect=1)
+    assert "this shard is bad" in failed.stderr
+    assert "found: nonsense" in failed.stderr
+    assert set(driver.manifests()) == {"right"}
+    assert max(driver.worked().values()) == 1
+    states = {s["name"]: s["state"] for s in json.loads(driver("status", "--json").stdout)["stages"]}
+    assert states == {"left": "failed", "right": "done", "both": "waiting"}
+    assert "this shard is bad" in driver("logs", "--stage", "left").stdout

@@ -1,0 +1,105 @@
+"""Is this machine ready? Each check says what it found; none needs more than a second or two."""
+
+from __future__ import annotations
+
+import os
+import platform
+import secrets
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Literal
+from urllib.parse import urlsplit
+
+from infra.errors import CliplineError, redact
+from infra.store.storage import LocalStore, Store
+from infra.tracking.tracker import Address
+
+__all__ = ["Check", "checks", "ray_cluster"]
+
+_PACKAGES = ("ray", "torch", "torchvision", "open_clip_torch", "mlflow", "pyarrow", "img2dataset", "webdataset")
+
+
+@dataclass(frozen=True)
+class Check:
+    name: str
+    verdict: Literal["ok", "warn", "bad"]
+    detail: str
+
+
+def checks(root: Store) -> Iterator[Check]:
+    """Look at everything a run needs, cheapest first."""
+    yield Check("python", "ok", f"{platform.python_version()} on {platform.platform()}")
+    for name in _PACKAGES:
+        try:
+            yield Check(name, "ok", version(name))
+        except PackageNotFoundError:
+            yield Check(name, "bad", "not installed: pip install clipline -c constraints.txt")
+    yield _store(root)
+    yield _disk(root)
+    yield _memory()
+    yield _gpus()
+    yield ray_cluster()
+    address = Address.find(root)
+    remote = address.uri if address.uri.startswith("http") else None
+    yield _reachable("mlflow server", remote, f"runs go to {redact(address.uri)}")
+
+
+def _store(root: Store) -> Check:
+    """Write, create exclusively, read and delete, as a run does."""
+    path = f".doctor-{secrets.token_hex(4)}"
+    try:
+        root.write(path, b"1")
+        exclusive = not root.create(path, b"2") and root.read(path) == b"1"
+        root.delete(path)
+    except (OSError, CliplineError) as error:
+        return Check("store", "bad", f"{redact(root.url)}: {error}")
+    if not exclusive:
+        return Check("store", "bad", f"{redact(root.url)} overwrites where it should create: leases are not safe there")
+    return Check("store", "ok", f"{redact(root.url)} writes, creates exclusively and reads")
+
+
+def _disk(root: Store) -> Check:
+    if not isinstance(root, LocalStore):
+        return Check("disk", "ok", "the store is remote")
+    there = next(folder for folder in (root.root, *root.root.parents) if folder.exists())
+    free = shutil.disk_usage(there).free
+    return Check("disk", "ok" if free > 5e9 else "warn", f"{free / 1e9:,.0f} GB free below {root.url}")
+
+
+def _memory() -> Check:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    shared = shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else 0
+    detail = f"{total / 1e9:,.0f} GB, {os.cpu_count()} CPUs, {shared / 1e9:,.1f} GB of shared memory for Ray's objects"
+    return Check("memory", "ok" if total > 4e9 and shared > 5e8 else "warn", detail)
+
+
+def _gpus() -> Check:
+    try:
+        query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
+        found = subprocess.run(query, capture_output=True, text=True, check=True, timeout=20).stdout.split("\n")
+    except (FileNotFoundError, subprocess.SubprocessError):
+        return Check("gpu", "warn", "none: training runs on the CPU")
+    return Check("gpu", "ok", "; ".join(filter(None, found)))
+
+
+def ray_cluster() -> Check:
+    """Does the cluster at ``RAY_ADDRESS`` answer?"""
+    return _reachable("ray", os.environ.get("RAY_ADDRESS"), "a local cluster is started for each run")
+
+
+def _reachable(name: str, address: str | None, otherwise: str) -> Check:
+    if not address:
+        return Check(name, "ok", otherwise)
+    if address in ("auto", "local"):  # Ray's words for the cluster of this machine
+        return Check(name, "ok", address)
+    parts = urlsplit(address if "://" in address else f"tcp://{address}")
+    port = parts.port or {"http": 80, "https": 443, "ray": 10001}.get(parts.scheme, 6379)
+    try:
+        socket.create_connection((parts.hostname or "", port), timeout=3).close()
+    except OSError as error:
+        return Check(name, "bad", f"{redact(address)}: {error}")
+    return Check(name, "ok", f"{redact(address)} answers")

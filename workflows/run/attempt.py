@@ -1,0 +1,68 @@
+"""One attempt at a stage: what runs inside the Ray worker, between the runner and the stage's own function."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+from infra import cluster
+from infra.run.context import Context
+from infra.run.manifest import Artifact
+from infra.store.storage import Store
+from workflows.stage import Run
+
+__all__ = ["run_attempt", "ship_by_value"]
+
+
+def ship_by_value(function: Run) -> None:
+    """A recipe file can hold stages of its own; workers cannot import it, so its code travels with the task."""
+    from ray import cloudpickle
+
+    if function.__module__.startswith("clipline_recipe_"):
+        cloudpickle.register_pickle_by_value(sys.modules[function.__module__])  # type: ignore[no-untyped-call]
+
+
+def run_attempt(
+    function: Run,
+    config: Any,  # noqa: ANN401 - the stage's own Config
+    inputs: dict[str, Artifact],
+    folder: Store,
+    stage: str,
+    stamp: str,
+    identity: dict[str, Any],
+    origin: dict[str, Any],
+    box: Any,  # noqa: ANN401 - Ray's actor handles are untyped
+) -> bytes:
+    """One attempt at a stage, inside a Ray worker."""
+    reporter = cluster.Reporter(box)
+    context = Context(
+        folder,
+        stage=stage,
+        digest=stamp,
+        identity=identity,
+        provenance=origin,
+        emit=reporter.emit,
+        stopping=reporter.stopping,
+        flush=reporter.flush,
+    )
+    handler = _Forward(context)
+    root = logging.getLogger()
+    root.addHandler(handler)
+    try:
+        return function(config, inputs, context).to_bytes()
+    finally:
+        root.removeHandler(handler)
+        reporter.close()
+
+
+class _Forward(logging.Handler):
+    """Log records become events of the run."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(logging.INFO)
+        self._context = context
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.name.split(".")[0] != "ray":
+            self._context.emit("log", level=record.levelname, logger=record.name, message=record.getMessage())

@@ -1,0 +1,170 @@
+"""What a run would do and why, from manifests alone. Planning writes nothing and imports neither Ray nor torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from infra.config import flatten
+from infra.errors import UsageError
+from infra.run.manifest import Artifact, Manifest
+from infra.store.storage import Store
+from workflows.run.drift import source_digest
+from workflows.stage import Stage, Workflow
+
+__all__ = ["Plan", "Selection", "Step", "make_plan"]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which stages a command is about; empty means all.
+
+    ``start``/``until`` cut the graph: a stage with all that depends on it / with all that it needs.
+    ``force`` stages run although they are done. ``rerun_drift`` does so for stages whose source changed.
+    """
+
+    only: Sequence[str] = ()
+    start: str | None = None
+    until: str | None = None
+    force: Sequence[str] = ()
+    rerun_drift: bool = False
+
+    def choose(self, workflow: Workflow) -> set[str]:
+        for name in (*self.only, *self.force, *filter(None, (self.start, self.until))):
+            workflow[name]  # raises UsageError for a name that is not there
+        needs: dict[str, set[str]] = {}  # of each stage: itself and everything upstream of it
+        for stage in workflow:
+            needs[stage.name] = {stage.name}.union(*(needs[source.name] for source in stage.inputs.values()))
+        chosen = set(needs)
+        if self.only:
+            chosen &= set(self.only)
+        if self.start:
+            chosen &= {name for name, upstream in needs.items() if self.start in upstream}
+        if self.until:
+            chosen &= needs[self.until]
+        return chosen
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage's part of a plan.
+
+    ``cached``: its manifest is there. ``run``: it will run, because of ``why``. ``left``: it would run, but the
+    selection leaves it out.
+    """
+
+    stage: Stage
+    action: Literal["cached", "run", "left"]
+    why: tuple[str, ...] = ()
+    manifest: Manifest | None = None
+    drifted: bool = False
+    shards_done: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    workflow: Workflow
+    steps: tuple[Step, ...]
+    selection: Selection = field(default_factory=Selection)
+
+    def __iter__(self) -> Iterator[Step]:
+        return iter(self.steps)
+
+    def __getitem__(self, name: str) -> Step:
+        return next(step for step in self.steps if step.stage.name == name)
+
+    @property
+    def to_run(self) -> list[Step]:
+        return [step for step in self.steps if step.action == "run"]
+
+
+def make_plan(workflow: Workflow, root: Store, selection: Selection | None = None) -> Plan:
+    """Look at every stage's artifact below ``root`` and decide.
+
+    Raises UsageError when the selection leaves out a stage whose result a selected one needs.
+    """
+    selection = selection or Selection()
+    chosen = selection.choose(workflow)
+    steps: dict[str, Step] = {}
+    for stage in workflow:
+        step = _step(stage, root, steps, selection)
+        if step.action == "run" and stage.name not in chosen:
+            step = Step(stage, "left", step.why, step.manifest, step.drifted, step.shards_done)
+        steps[stage.name] = step
+        missing = [source.name for source in stage.inputs.values() if steps[source.name].action == "left"]
+        if step.action == "run" and missing:
+            raise UsageError(
+                f"stage {stage.name} needs {', '.join(missing)}, which the selection leaves out and is not done",
+                fix=f"run it first: --until {missing[0]}",
+            )
+    return Plan(workflow, tuple(steps.values()), selection)
+
+
+def _step(stage: Stage, root: Store, before: dict[str, Step], selection: Selection) -> Step:
+    folder = root.child(stage.folder)
+    artifact = Artifact.find(folder)
+    manifest = artifact.manifest if artifact else None
+    drifted = manifest is not None and manifest.provenance.get("source") != source_digest(stage.run)
+    why: list[str] = []
+    if stage.name in selection.force:
+        why.append("forced")
+    if drifted and selection.rerun_drift:
+        why.append("its source changed")
+    if manifest is None:
+        why += _differences(stage, root)
+    for name, source in stage.inputs.items():
+        upstream = before[source.name]
+        # Stages are deterministic, so a repaired or forced input usually comes out the same; whether it did is known
+        # only when it is there, and until then its dependants are due.
+        if manifest is None or upstream.action == "left":
+            continue  # an input that is left out changes nothing: somebody may have removed it to make room
+        if upstream.action == "run":
+            why.append(f"input {name} ({source.name}) will run")
+        elif upstream.manifest is not None and _recorded_input(manifest, name) != upstream.manifest.content_digest:
+            why.append(f"input {name} ({source.name}) was rebuilt with other content")
+    done = len(folder.paths("ledger")) if manifest is None else 0
+    if done:
+        why.append(f"continues: {done} shards are committed")
+    return Step(stage, "run" if why else "cached", tuple(why), manifest, drifted, done)
+
+
+def _recorded_input(manifest: Manifest, name: str) -> str | None:
+    recorded: dict[str, str] = manifest.provenance.get("inputs", {})
+    return recorded.get(name)
+
+
+def _differences(stage: Stage, root: Store) -> list[str]:
+    """How the stage differs from the most similar artifact there is."""
+    folders = [root.child(f"artifacts/{stage.name}/{name}") for name in root.folders(f"artifacts/{stage.name}")]
+    others = [artifact.manifest for folder in folders if (artifact := Artifact.find(folder))]
+    if not others:
+        return ["not done yet"]
+    return min((list(_changes(other.identity, stage.identity)) for other in others), key=len)
+
+
+def _changes(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
+    if old["code_version"] != new["code_version"]:
+        yield f"code version {old['code_version']} -> {new['code_version']}"
+    for name in sorted({*old["inputs"], *new["inputs"]}):
+        if old["inputs"].get(name) != new["inputs"].get(name):
+            yield f"input {name} changed"
+    before, after = flatten(_numbered(old["config"])), flatten(_numbered(new["config"]))
+    for key in sorted({*before, *after}):
+        if before.get(key, _ABSENT) != after.get(key, _ABSENT):
+            yield f"{key}: {_short(before.get(key, _ABSENT))} -> {_short(after.get(key, _ABSENT))}"
+
+
+_ABSENT = object()
+
+
+def _numbered(value: object) -> object:
+    """Lists of records as dictionaries by position, so that a change in one shows as that field's."""
+    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+        value = {str(index): item for index, item in enumerate(value)}
+    return {key: _numbered(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def _short(value: object) -> str:
+    text = "(none)" if value is _ABSENT else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,135 @@
+"""Runs on record: what was asked for, and how each stage stands, read from manifests, leases and the journal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from infra.config import digest
+from infra.errors import UsageError
+from infra.run.lease import current_claim
+from infra.run.manifest import MANIFEST
+from infra.store.storage import Store
+from workflows.run.journal import Journal
+from workflows.run.plan import Selection
+from workflows.stage import Workflow
+
+__all__ = ["RunRecord", "StageState", "find_run", "list_runs", "run_states"]
+
+
+class _Planned(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    folder: str
+    inputs: dict[str, str]
+
+
+class RunRecord(BaseModel):
+    """``runs/{run}/run.json``: enough to resume the run and to show it without its recipe."""
+
+    model_config = ConfigDict(frozen=True)
+
+    run: str
+    recipe: str  # path of the recipe file, or the name of a built-in one
+    settings: list[str]
+    selection: Selection = Selection()
+    stages: list[_Planned]
+    started: float = 0.0  # seconds since the epoch; only for people, and to list the latest last
+
+    @classmethod
+    def of(
+        cls, recipe: str, settings: Iterable[str], workflow: Workflow, selection: Selection | None = None
+    ) -> RunRecord:
+        """The run of a workflow. Its name holds a digest of all fingerprints: the same plan is always the same run."""
+        name = f"{workflow.name}-{digest([stage.digest for stage in workflow])[:8]}"
+        stages = [
+            _Planned(name=s.name, folder=s.folder, inputs={name: source.name for name, source in s.inputs.items()})
+            for s in workflow
+        ]
+        chosen = selection or Selection()
+        return cls(run=name, recipe=recipe, settings=list(settings), selection=chosen, stages=stages)
+
+    def save(self, root: Store) -> None:
+        started = self.model_copy(update={"started": time.time()})
+        root.write(f"runs/{self.run}/run.json", started.model_dump_json(indent=1).encode())
+
+    @classmethod
+    def load(cls, root: Store, run: str) -> RunRecord:
+        return cls.model_validate_json(root.read(f"runs/{run}/run.json"))
+
+
+def list_runs(root: Store) -> list[str]:
+    """Names of the runs below ``root``, the latest started last."""
+    names = [name for name in root.folders("runs") if root.exists(f"runs/{name}/run.json")]
+    return sorted(names, key=lambda name: RunRecord.load(root, name).started)
+
+
+def find_run(root: Store, name: str | None) -> RunRecord:
+    """The run of that name or unique beginning; without a name the latest. Raises UsageError."""
+    names = list_runs(root)
+    if not names:
+        raise UsageError(f"there are no runs below {root.url}", fix="clipline run quickstart")
+    if name is None:
+        return RunRecord.load(root, names[-1])
+    matches = [known for known in names if known == name] or [known for known in names if known.startswith(name)]
+    if len(matches) != 1:
+        raise UsageError(f"{name!r} names {len(matches)} runs", expected="one of " + ", ".join(names))
+    return RunRecord.load(root, matches[0])
+
+
+@dataclass(frozen=True)
+class StageState:
+    """``state``: done | running | failed | interrupted | waiting. A holder on another machine counts as running:
+    only what is certainly gone is called interrupted."""
+
+    name: str
+    folder: str
+    state: str
+    seconds: float | None = None
+    attempts: int = 0
+    progress: str = ""
+    error: str = ""
+    cached: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        return vars(self)
+
+
+def run_states(root: Store, record: RunRecord) -> list[StageState]:
+    """How each stage of a run stands now."""
+    events, _ = Journal(root.child(f"runs/{record.run}")).read()
+    latest: dict[str, dict[str, Any]] = {stage.name: {} for stage in record.stages}
+    for event in events:
+        facts = latest.get(event.get("stage", ""))
+        if facts is None:
+            continue
+        match event["event"]:
+            case "stage_started":
+                facts.update(attempts=event["attempt"], error="", began=event["time"], progress="", cached=False)
+            case "progress" if event["total"]:
+                facts["progress"] = f"{event['done']}/{event['total']}"
+            case "stage_failed":
+                facts["error"] = "" if event.get("preempted") else event["error"]
+            case "stage_finished":
+                facts.update(seconds=event["seconds"], error="")
+            case "stage_cached":
+                facts["cached"] = "seconds" not in facts
+    states = []
+    for stage in record.stages:
+        facts, folder = latest[stage.name], root.child(stage.folder)
+        shown = {key: value for key, value in facts.items() if key != "began"}
+        if folder.exists(MANIFEST):
+            state, shown["progress"] = "done", ""
+        elif current_claim(folder):
+            state = "running"
+        elif facts.get("error"):
+            state = "failed"
+        else:
+            state = "interrupted" if facts.get("began") or folder.paths("ledger") else "waiting"
+        states.append(StageState(stage.name, stage.folder, state, **shown))
+    return states
