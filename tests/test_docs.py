@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from workflows.cli.main import app
+from workflows.cli.app import app
 
 REPO = Path(__file__).parents[1]
 README = (REPO / "README.md").read_text()

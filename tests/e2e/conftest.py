@@ -26,7 +26,7 @@ class Demo:
     port: int
 
     def command(self, *words: str) -> list[str]:
-        return [sys.executable, "-m", "workflows.cli.main", *words, "--root", str(self.root)]
+        return [sys.executable, "-m", "workflows.cli", *words, "--root", str(self.root)]
 
     def settings(self) -> list[str]:
         return [word for setting in (*SMALL, f"port={self.port}") for word in ("--set", setting)]

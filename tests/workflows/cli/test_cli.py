@@ -15,7 +15,7 @@ from committed import carry_out
 from test_recipe import RECIPE
 
 from infra.store.storage import LocalStore
-from workflows.cli import main as cli
+from workflows.cli import app as cli
 from workflows.recipe import load
 from workflows.run.journal import Journal
 from workflows.run.records import RunRecord
@@ -267,7 +267,7 @@ def test_a_long_message_is_not_broken_into_lines(clipline, root, tmp_path, monke
 def test_the_output_can_be_cut_off(root, toy):
     """As `clipline ls | head` does."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "workflows.cli.main", "logs"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "workflows.cli", "logs"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     process.stdout.close()
     err = process.stderr.read()
@@ -369,7 +369,7 @@ print(json.dumps(loaded))
 
 def test_planning_twelve_stages_takes_less_than_half_a_second(toy):
     """Of CPU, user and system, the best of three: the machine may be busy with other things."""
-    command = [sys.executable, "-m", "workflows.cli.main", "plan", "quickstart", "--root", "nowhere"]
+    command = [sys.executable, "-m", "workflows.cli", "plan", "quickstart", "--root", "nowhere"]
     taken = []
     for _ in range(3):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

@@ -81,7 +81,7 @@ def test_sigterm_gives_a_checkpoint_and_75_and_resume_goes_on_from_it(given):
         "shards": json.dumps([str(given / "shards")]), "model": json.dumps(MODEL), "samples": total, "batch_size": 16,
         "train.log_every": 160, "train.checkpoint_every": 10**9,
     }  # fmt: skip
-    command = [sys.executable, "-m", "workflows.cli.main"]
+    command = [sys.executable, "-m", "workflows.cli"]
     run = [*command, "run", "train", "--cpus", "2"]
     run += [part for name, value in sets.items() for part in ("--set", f"{name}={value}")]
     env = {**os.environ, "CLIPLINE_ROOT": str(given / "root")}

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from workflows.cli import main as cli
+from workflows.cli import app as cli
 
 # MLflow's own use of SQLAlchemy, deprecated since 2.1
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
@@ -50,7 +50,7 @@ class Driver:
 
     def start(self, *words: str, **env: str) -> subprocess.Popen[str]:
         """In a process of its own, which may be killed."""
-        command = [sys.executable, "-m", "workflows.cli.main", *words]
+        command = [sys.executable, "-m", "workflows.cli", *words]
         env = {**os.environ, **self._env, "RAY_ADDRESS": self._address, **env}
         return subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 

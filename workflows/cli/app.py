@@ -568,7 +568,3 @@ def main() -> None:
         sys.exit(refused.exit_code)
     finally:
         gc.freeze()  # at exit Python looks for cycles in all that was imported; with MLflow that takes most of a second
-
-
-if __name__ == "__main__":
-    main()

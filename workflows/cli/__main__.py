@@ -1,0 +1,5 @@
+"""``python -m workflows.cli``."""
+
+from workflows.cli.app import main
+
+main()
