@@ -24,7 +24,7 @@ from workflows.cli import app as cli
 # MLflow's own use of SQLAlchemy, deprecated since 2.1
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 
-TOY = Path(__file__).parent / "toy_recipe.py"
+TOY = Path(__file__).parents[1] / "toy_recipe.py"
 
 
 @pytest.fixture(scope="module")
