@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
-from infra.config import Config as BaseConfig
-from infra.config import digest
+from infra.config import StageConfig, digest
 from infra.errors import ConfigError
 from infra.formats.testset import EvalSet
 from infra.run.context import Context
@@ -19,7 +18,9 @@ from infra.store.storage import open_store
 __all__ = ["Config", "run"]
 
 
-class Config(BaseConfig):
+class Config(StageConfig):
+    produces: ClassVar[tuple[str, ...]] = ("testsets",)
+
     folder: str = Field(description="folder or fsspec URL of test sets in CLIP_benchmark's layout, a folder each")
     sets: tuple[str, ...] = Field(min_length=1, description="names of the sets that are wanted")
     split: str = Field("test", description="split that is wanted")

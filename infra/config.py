@@ -1,23 +1,50 @@
-"""Configuration of a stage: frozen, strict about names, and sure of what makes up its identity.
+"""Configurations: frozen, strict about names, and precise about what identifies a result.
 
-A field decides the result unless it is marked :data:`Runtime` (workers, timeouts, retries, addresses);
-only deciding fields enter a fingerprint, so moving a run to another machine never invalidates it.
+A field decides the result unless it is marked :data:`Runtime` (workers, timeouts, retries). Only deciding fields that
+differ from their defaults enter the identity, recursively: a new field with a default leaves every finished artifact
+valid, and moving a run to another machine never invalidates it. That makes defaults part of a stage's code: a changed
+default needs a raised ``code_version``, which tests/test_defaults.py enforces.
+
+:class:`StageConfig` adds what a stage declares: its code version, its inputs and what it produces.
+:class:`Choice` is the base of open sets of configurations: rules, objectives, evaluation tasks. A subclass anywhere, in
+a recipe file or an installed package, is one more member.
 """
 
 from __future__ import annotations
 
 import difflib
 import hashlib
+import importlib
+import importlib.metadata
+import inspect
 import json
 import math
-from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 from infra.errors import ConfigError
 
-__all__ = ["Config", "Runtime", "canonical_json", "digest", "flatten"]
+__all__ = [
+    "EXTENSIONS",
+    "Choice",
+    "Config",
+    "Input",
+    "Runtime",
+    "StageConfig",
+    "canonical_json",
+    "configs_in",
+    "digest",
+    "flatten",
+    "is_runtime",
+]
+
+EXTENSIONS = "clipline.extensions"
+"""Entry point group of installed packages that add choices: each entry names a module to import."""
 
 
 class _RuntimeMark:
@@ -46,10 +73,15 @@ def flatten(value: object, prefix: str = "") -> dict[str, object]:
     return {prefix: value} if prefix else {}
 
 
-class Config(BaseModel):
-    """Base of every stage's configuration.
+def is_runtime(field: FieldInfo) -> bool:
+    """True for a field that never enters the identity."""
+    return any(isinstance(mark, _RuntimeMark) for mark in field.metadata)
 
-    ``code_version`` is the stage's declared code version: raise it when the same configuration gives another result.
+
+class Config(BaseModel):
+    """Base of every configuration.
+
+    ``code_version``: raise it when the same values give another result, or when a default changes.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -57,13 +89,12 @@ class Config(BaseModel):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:  # noqa: ANN401 - pydantic's signature
-        """Refuse, when the class is defined, what would make two different configurations look the same."""
+        """Refuse class definitions under which two different configurations would look the same."""
         for name, field in cls.model_fields.items():
             if any(isinstance(mark, _RuntimeMark) for mark in _marks_inside(field.annotation)):
                 raise TypeError(f"{cls.__qualname__}.{name}: Runtime goes outermost, as in Runtime[int | None]")
-            choices = _configs_in(field.annotation)
-            if len(choices) > 1 and not set.intersection(*(_literals(choice) for choice in choices)):
-                raise TypeError(f"{cls.__qualname__}.{name}: configurations to choose from need a discriminator field")
+            if len(configs_in(field.annotation)) > 1:
+                raise TypeError(f"{cls.__qualname__}.{name}: to choose from several configurations use a Choice")
 
     def __init__(self, **values: Any) -> None:  # noqa: ANN401 - pydantic validates
         try:
@@ -72,17 +103,176 @@ class Config(BaseModel):
             raise _explain(type(self), error) from None
 
     def identity(self) -> dict[str, Any]:
-        """The deciding fields as plain JSON values; nested configurations likewise."""
-        return {
-            name: _plain(getattr(self, name))
-            for name, field in type(self).model_fields.items()
-            if not any(isinstance(mark, _RuntimeMark) for mark in field.metadata)
-        }
+        """The deciding fields that differ from their defaults, as plain JSON values; nested ones likewise."""
+        identity = {}
+        for name, field in self._deciding():
+            value = _plain(getattr(self, name), _identity)
+            # A nested configuration shows its raised code version, so it counts even where its values are the default.
+            if field.is_required() or _versioned(value) or value != _default(field):
+                identity[name] = value
+        return identity
+
+    def resolved(self) -> dict[str, Any]:
+        """All deciding fields with their values, defaults too, as plain JSON values."""
+        return {name: _plain(getattr(self, name), _values) for name, _ in self._deciding()}
+
+    def parts(self) -> Iterator[Config]:
+        """This configuration and every one nested in it, at any depth, runtime fields too."""
+        yield self
+        for name in type(self).model_fields:
+            for config in _configs_within(getattr(self, name)):
+                yield from config.parts()
 
     def replace(self, **changes: Any) -> Self:  # noqa: ANN401
         """A copy with ``changes`` applied and validated anew."""
         values = {name: getattr(self, name) for name in type(self).model_fields}
         return type(self)(**{**values, **changes})
+
+    def _deciding(self) -> Iterator[tuple[str, FieldInfo]]:
+        return ((name, field) for name, field in type(self).model_fields.items() if not is_runtime(field))
+
+    def _named_identity(self) -> dict[str, Any]:
+        """The identity as it stands inside another's: with the code version, once that was raised."""
+        return ({"code_version": self.code_version} if self.code_version != 1 else {}) | self.identity()
+
+    def _named_values(self) -> dict[str, Any]:
+        return self.resolved()
+
+
+@dataclass(frozen=True)
+class Input:
+    """One named input of a stage.
+
+    ``holds``: what the artifact must contain, a word that the producing stage lists in ``StageConfig.produces``.
+    ``repeated``: ``name`` may be followed by ``name_anything``, any number of times.
+    """
+
+    holds: str
+    required: bool = True
+    repeated: bool = False
+    description: str = ""
+
+
+class StageConfig(Config):
+    """Base of a stage's configuration: beside its fields, what the stage takes and gives.
+
+    ``inputs`` by name; ``produces``: what later stages can find in the artifact (``"images"``, ``"selection"``, ...).
+    """
+
+    inputs: ClassVar[Mapping[str, Input]] = {}
+    produces: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def input_named(cls, name: str) -> Input | None:
+        """The declaration that the input ``name`` falls under."""
+        for declared, spec in cls.inputs.items():
+            if name == declared or (spec.repeated and name.startswith(f"{declared}_")):
+                return spec
+        return None
+
+    def check_inputs(self, given: Collection[str]) -> None:
+        """Raise UsageError where the inputs ``given`` do not go together or with the fields."""
+
+    def outputs(self) -> tuple[str, ...]:
+        """What the artifact of this configuration holds; ``produces`` unless it depends on a field."""
+        return self.produces
+
+    def location(self) -> str | None:
+        """URL of the files where they are not in the artifact's own folder, but were adopted in place."""
+        return None
+
+
+class Choice(Config):
+    """Base of a family of configurations of which a field takes one.
+
+    A family is a direct subclass (``class Rule(Choice)``); its members are the subclasses of that, wherever they are
+    defined. ``kind`` is a member's name in JSON, on the command line and in identities; by default the class's name in
+    snake case. Where a field's type is the family, it accepts an instance, ``{"kind": "image_side", "min": 64}`` or
+    just ``"image_side"``; members of modules not imported yet are found as ``"package.module:Class"`` or through the
+    entry point group ``clipline.extensions``.
+    """
+
+    kind: ClassVar[str] = ""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:  # noqa: ANN401 - pydantic's signature
+        super().__pydantic_init_subclass__(**kwargs)
+        if not cls.is_family() and "kind" not in vars(cls):
+            cls.kind = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", cls.__name__).lower()
+
+    @classmethod
+    def is_family(cls) -> bool:
+        return Choice in cls.__bases__
+
+    @classmethod
+    def family(cls) -> type[Choice]:
+        """The direct subclass of Choice that this one belongs to."""
+        return next(base for base in cls.__mro__ if issubclass(base, Choice) and base.is_family())
+
+    @classmethod
+    def members(cls) -> dict[str, type[Choice]]:
+        """The concrete members known to this process, by kind."""
+        found: dict[str, type[Choice]] = {}
+        for member in _subclasses(cls):
+            if member.kind and not inspect.isabstract(member):
+                earlier = found.get(member.kind)
+                if earlier is not None and not _same_place(earlier, member):
+                    raise ConfigError(
+                        f"two classes are called {member.kind!r} among the {cls.__name__} configurations",
+                        found=f"{_place(earlier)} and {_place(member)}",
+                        fix="give one of them another kind",
+                    )
+                found[member.kind] = member
+        return found
+
+    @classmethod
+    def named(cls, kind: str) -> type[Choice]:
+        """The member of that kind, or at that ``module:Class``. Raises ConfigError."""
+        if kind in (known := cls.members()):
+            return known[kind]
+        module, colon, name = kind.partition(":")
+        if colon:
+            member = _load(module, name)
+            if isinstance(member, type) and issubclass(member, cls):
+                return member
+            raise ConfigError(f"{kind} is not a {cls.__name__}", expected=f"a subclass of {_place(cls)}")
+        for entry in importlib.metadata.entry_points(group=EXTENSIONS):
+            entry.load()
+        if kind in (known := cls.members()):
+            return known[kind]
+        close = difflib.get_close_matches(kind, known, n=1)
+        raise ConfigError(
+            f"there is no {cls.__name__} {kind!r}",
+            expected=f"{', '.join(sorted(known))}, or one of your own as module:Class",
+            fix=f"did you mean {close[0]!r}?" if close else "",
+        )
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _choose(cls, value: Any, handler: Callable[[Any], Self]) -> Self:  # noqa: ANN401 - anything may be given
+        if isinstance(value, cls):
+            return value
+        if not cls.is_family():
+            return handler(value)
+        if isinstance(value, str):
+            value = {"kind": value}
+        if not (isinstance(value, dict) and isinstance(value.get("kind"), str)):
+            raise ValueError(f"a {cls.__name__}, its kind, or a dictionary with its kind")
+        member: Any = cls.named(value["kind"])
+        return member(**{key: item for key, item in value.items() if key != "kind"})  # type: ignore[no-any-return]
+
+    def _named_identity(self) -> dict[str, Any]:
+        return {"kind": self.kind} | super()._named_identity()
+
+    def _named_values(self) -> dict[str, Any]:
+        return {"kind": self.kind} | self.resolved()
+
+
+def configs_in(annotation: object) -> set[type[Config]]:
+    """The configuration classes an annotation names."""
+    if isinstance(annotation, type) and issubclass(annotation, Config):
+        return {annotation}
+    return set[type[Config]]().union(*(configs_in(part) for part in get_args(annotation)))
 
 
 def _explain(cls: type[Config], error: ValidationError) -> ConfigError:
@@ -95,15 +285,26 @@ def _explain(cls: type[Config], error: ValidationError) -> ConfigError:
     return ConfigError(f"{name}.{field} is not valid", expected=first["msg"], found=repr(first["input"])[:200])
 
 
-def _configs_in(annotation: object) -> set[type[Config]]:
-    """The configuration classes an annotation names."""
-    if isinstance(annotation, type) and issubclass(annotation, Config):
-        return {annotation}
-    return set[type[Config]]().union(*(_configs_in(part) for part in get_args(annotation)))
+def _subclasses(cls: type[Choice]) -> Iterator[type[Choice]]:
+    for subclass in cls.__subclasses__():
+        yield subclass
+        yield from _subclasses(subclass)
 
 
-def _literals(config: type[Config]) -> set[str]:
-    return {name for name, field in config.model_fields.items() if get_origin(field.annotation) is Literal}
+def _place(cls: type) -> str:
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def _same_place(one: type, other: type) -> bool:
+    """True for two versions of one class, from a recipe file that was loaded again after an edit; the later counts."""
+    return one.__qualname__ == other.__qualname__ and inspect.getsourcefile(one) == inspect.getsourcefile(other)
+
+
+def _load(module: str, name: str) -> object:
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"{module}:{name} cannot be imported", found=str(error)) from error
 
 
 def _marks_inside(annotation: object) -> Iterator[object]:
@@ -112,17 +313,48 @@ def _marks_inside(annotation: object) -> Iterator[object]:
         yield from _marks_inside(part)
 
 
-def _plain(value: object) -> Any:  # noqa: ANN401 - JSON has no tighter type
+def _configs_within(value: object) -> Iterator[Config]:
     if isinstance(value, Config):
-        return value.identity()
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _configs_within(item)
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        for item in value:
+            yield from _configs_within(item)
+
+
+def _identity(config: Config) -> dict[str, Any]:
+    return config._named_identity()
+
+
+def _values(config: Config) -> dict[str, Any]:
+    return config._named_values()
+
+
+def _default(field: FieldInfo) -> Any:  # noqa: ANN401 - JSON
+    return _plain(field.get_default(call_default_factory=True), _identity)
+
+
+def _versioned(value: object) -> bool:
+    """True if a nested configuration's identity holds a raised code version."""
+    if isinstance(value, dict):
+        return "code_version" in value or any(map(_versioned, value.values()))
+    return isinstance(value, list) and any(map(_versioned, value))
+
+
+def _plain(value: object, nested: Callable[[Config], dict[str, Any]]) -> Any:  # noqa: ANN401 - JSON has no tighter type
+    """``value`` as JSON; configurations inside it by ``nested``. Raises ConfigError for what has no canonical form."""
+    if isinstance(value, Config):
+        return nested(value)
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): _plain(item, nested) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [_plain(item, nested) for item in value]
     if isinstance(value, (set, frozenset)):
-        return sorted((_plain(item) for item in value), key=canonical_json)
+        return sorted((_plain(item, nested) for item in value), key=canonical_json)
     if value is None or isinstance(value, (str, int)) or (isinstance(value, float) and math.isfinite(value)):
         return value
     raise ConfigError(

@@ -6,6 +6,7 @@ Everything is counted in samples seen, so nothing depends on the number of worke
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,15 +14,20 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from infra.config import Config as BaseConfig
-from infra.config import Runtime
+from infra.config import Input, Runtime, StageConfig
 from infra.errors import ConfigError
 
 __all__ = ["Config"]
 
 
-class Config(BaseConfig):
+class Config(StageConfig):
     """The training stage's configuration."""
+
+    inputs: ClassVar[Mapping[str, Input]] = {
+        "shards": Input("shards", required=False, repeated=True),
+        "tests": Input("testsets", required=False),
+    }
+    produces: ClassVar[tuple[str, ...]] = ("model",)
 
     code_version: ClassVar[int] = 3
 

@@ -17,13 +17,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
 from infra.config import Config
 from infra.errors import ConfigError, UsageError
 from workflows.stage import Stage, Workflow
+
+C = TypeVar("C", bound=Config)
 
 __all__ = ["Dial", "Recipe", "built_in", "load"]
 
@@ -185,7 +187,7 @@ def _with_fields(workflow: Workflow, fields: dict[str, dict[str, Any]]) -> Workf
     return replace(workflow, stages=tuple(rebuilt.values()))
 
 
-def _set(config: Config, path: list[str], value: object) -> Config:
+def _set(config: C, path: list[str], value: object) -> C:
     name, *rest = path
     inner = getattr(config, name, None)
     if rest and isinstance(inner, Config):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from infra.config import Config
+from infra.config import Input, StageConfig
 from infra.errors import UsageError
 from infra.run.context import Context
 from infra.run.manifest import Artifact, Manifest, fingerprint
@@ -26,18 +27,46 @@ Run = Callable[[Any, Inputs, Context], Manifest]
 class Stage:
     """``run(config, inputs, context) -> Manifest``, with the stages its inputs come from.
 
-    ``retries`` and ``timeout_s`` (of one attempt, seconds) say how hard to try; they cannot change the result.
+    The inputs are checked against those the configuration's class declares. ``retries`` and ``timeout_s`` (of one
+    attempt, seconds) cannot change the result. Raises UsageError for a missing, misspelt or unfit input.
     """
 
     name: str
     run: Run
-    config: Config
+    config: StageConfig
     inputs: Mapping[str, Stage] = field(default_factory=dict)
     retries: int = 2
     timeout_s: float | None = None
 
     def __post_init__(self) -> None:
         _check_name("stage", self.name)
+        self._check_inputs()
+
+    def _check_inputs(self) -> None:
+        declared = self.config.inputs
+        for name, source in self.inputs.items():
+            spec = self.config.input_named(name)
+            if spec is None:
+                close = difflib.get_close_matches(name, declared, n=1)
+                raise UsageError(
+                    f"stage {self.name} takes no input {name!r}",
+                    expected=_described(declared),
+                    fix=f"did you mean {close[0]!r}?" if close else "",
+                )
+            if spec.holds not in source.config.outputs():
+                raise UsageError(
+                    f"input {name!r} of stage {self.name} must hold {spec.holds}",
+                    found=f"stage {source.name}, which gives {', '.join(source.config.outputs()) or 'nothing named'}",
+                )
+        for name, spec in declared.items():
+            if spec.required and not any(self.config.input_named(given) is spec for given in self.inputs):
+                raise UsageError(
+                    f"stage {self.name} lacks its input {name!r}",
+                    expected=_described(declared),
+                    found=", ".join(self.inputs) or "no inputs",
+                    fix=f"give it a stage that produces {spec.holds}",
+                )
+        self.config.check_inputs(tuple(self.inputs))
 
     @cached_property
     def _fingerprint(self) -> tuple[str, dict[str, Any]]:
@@ -130,6 +159,15 @@ class Workflow:
             if stage.name == name:
                 return stage
         raise UsageError(f"workflow {self.name} has no stage {name!r}", expected=", ".join(s.name for s in self.stages))
+
+
+def _described(inputs: Mapping[str, Input]) -> str:
+    """The declared inputs as an error shows them: ``images (images), selection (selection, optional)``."""
+    parts = []
+    for name, spec in inputs.items():
+        notes = [spec.holds, *(["optional"] if not spec.required else []), *(["repeated"] if spec.repeated else [])]
+        parts.append(f"{name} ({', '.join(notes)})")
+    return ", ".join(parts) or "no inputs"
 
 
 def _check_name(kind: str, name: str) -> None:

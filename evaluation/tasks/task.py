@@ -9,12 +9,12 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from pydantic import Field
 
 from infra.cluster import Limits, run_shards
-from infra.config import Config, Runtime
+from infra.config import Input, Runtime, StageConfig
 from infra.encoder import OpenClipEncoder, Precision, load_encoder
 from infra.run.context import Context, ShardOutput
 from infra.run.manifest import Artifact, Manifest, ShardRecord
@@ -28,8 +28,14 @@ __all__ = ["Interval", "Task", "batched", "evaluate", "intervals", "result", "se
 T = TypeVar("T")
 
 
-class Task(Config):
+class Task(StageConfig):
     """The dials of any evaluation."""
+
+    inputs: ClassVar[Mapping[str, Input]] = {
+        "model": Input("model"),
+        "dataset": Input("testsets"),
+    }
+    produces: ClassVar[tuple[str, ...]] = ("scores",)
 
     dataset: str = Field("seen", description="test set: a folder in CLIP_benchmark's layout below the artifact's data/")
     split: str = Field("test", description="split of the test set")
@@ -121,7 +127,7 @@ def result(config: Task, model: Artifact, task: str, metrics: Mapping[str, Inter
 
 def _architecture(model: Artifact) -> str:
     """The model's name in open_clip, if it has one."""
-    name = model.manifest.identity.get("config", {}).get("model")
+    name = model.manifest.config.get("model")
     return name if isinstance(name, str) else "CLIP"
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -102,6 +102,8 @@ class Context:
         stage: str = "stage",
         digest: str = "0" * 64,
         identity: dict[str, Any] | None = None,
+        config: dict[str, Any] | None = None,
+        location: str | None = None,
         provenance: dict[str, Any] | None = None,
         emit: Callable[[Event], None] | None = None,
         stopping: Callable[[], bool] | None = None,
@@ -111,6 +113,7 @@ class Context:
         self.ledger = Ledger(self.store)
         self.output = Output(self.store)
         self.stage, self.digest, self.identity, self.provenance = stage, digest, identity or {}, provenance or {}
+        self._config, self._location = config or {}, location
         self._emit = emit or (lambda event: None)
         self._stopping = stopping or (lambda: False)
         self._flush = flush or (lambda: None)
@@ -158,15 +161,16 @@ class Context:
         funnel: Funnel | None = None,
         metrics: dict[str, float] | None = None,
         facts: dict[str, Any] | None = None,
+        adopted: Sequence[File] = (),
     ) -> Manifest:
-        """The manifest of all files written: those of ``records`` (in that order), then those of ``output``.
+        """The manifest of all files: those of ``records`` (in that order), of ``output``, and ``adopted`` ones.
 
         Without ``funnel`` the records' funnels are added up. The runner commits the manifest; a stage does not.
         """
         for folder in ("data", "figures", "ledger"):
             self.store.sweep(folder)
         records = records or []
-        files = [file for record in records for file in record.files] + self.output.files
+        files = [file for record in records for file in record.files] + self.output.files + list(adopted)
         paths = [file.path for file in files]
         if len(set(paths)) != len(paths):
             raise DataError(
@@ -179,6 +183,8 @@ class Context:
             stage=self.stage,
             digest=self.digest,
             identity=self.identity,
+            config=self._config,
+            location=self._location,
             files=files,
             funnel=funnel,
             metrics=metrics or {},

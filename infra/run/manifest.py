@@ -91,15 +91,19 @@ class ShardRecord(_Record):
 class Manifest(_Record):
     """See the module docstring.
 
-    ``identity`` is what the fingerprint was computed from: ``{stage, code_version, config, inputs: {name: digest}}``.
-    ``provenance`` records what was true but does not decide: source digest, package versions, commit, and the
-    content digest of each input manifest.
+    ``identity`` is what the fingerprint was computed from: ``{stage, code_version, config, inputs: {name: digest}}``,
+    where ``config`` has only the fields that differ from their defaults; ``config`` beside it has them all.
+    ``location``: URL of the folder that holds the files' ``data/``, if they were adopted in place.
+    ``provenance`` records what was true but does not decide: digests of the source, package versions, and the content
+    digest of each input manifest.
     """
 
     format: Literal[1] = 1
     stage: str
     digest: str
     identity: dict[str, Any]
+    config: dict[str, Any] = Field(default_factory=dict)
+    location: str | None = None
     files: list[File] = Field(default_factory=list)
     funnel: Funnel | None = None
     metrics: dict[str, float] = Field(default_factory=dict)

@@ -277,7 +277,7 @@ class _Projection:
             # Metrics append and never overwrite, so a forced re-run gets a page of its own.
             self._client.set_tag(old, _STAGE, f"{event['stage']} (superseded)")
             self._state.models.pop(event["stage"], None)
-        self._open(event["stage"], event["digest"], event["identity"])
+        self._open(event["stage"], event["digest"], event["config"])
         self._client.update_run(self._child(event["stage"]), status="RUNNING")
 
     def _on_stage_cached(self, event: Event) -> None:
@@ -291,7 +291,7 @@ class _Projection:
     def _on_stage_finished(self, event: Event) -> None:
         artifact = Artifact.load(self._root.child(event["folder"]))
         manifest = artifact.manifest
-        self._open(event["stage"], manifest.digest, manifest.identity)
+        self._open(event["stage"], manifest.digest, manifest.config)
         run = self._child(event["stage"])
         values = {**manifest.metrics, **_funnel_metrics(artifact)}
         if "seconds" in event:
@@ -354,12 +354,12 @@ class _Projection:
     def _child(self, stage: str) -> str:
         return self._state.children[stage]
 
-    def _open(self, stage: str, stamp: str, identity: dict[str, Any]) -> None:
+    def _open(self, stage: str, stamp: str, config: dict[str, Any]) -> None:
         """The child run of a stage's artifact within this run; a forced re-run replaces its predecessor's."""
         tags = {"mlflow.parentRunId": self._state.parent, "clipline.digest": stamp}
         mine = {_RUN: self._run_name(), _STAGE: stage}
         self._state.children[stage] = self._find_or_create(mine, stage, tags)
-        self._log_params(self._child(stage), identity["config"])
+        self._log_params(self._child(stage), config)
 
     def _run_name(self) -> str:
         return self._folder.url.rstrip("/").rpartition("/")[2]

@@ -17,12 +17,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from infra.config import Config as BaseConfig
-from infra.config import Runtime
+from infra.config import Runtime, StageConfig
 from infra.errors import ConfigError
 from infra.run.context import Context
 from infra.run.manifest import Artifact, Manifest
@@ -40,8 +39,10 @@ UNIT = "pages"
 _PAGES_PER_PARTITION = 20_000
 
 
-class Config(BaseConfig):
+class Config(StageConfig):
     """What to crawl, how far, and how to behave. Of seeds, sitemaps, pages and page_lists at least one is needed."""
+
+    produces: ClassVar[tuple[str, ...]] = ("pages",)
 
     seeds: tuple[str, ...] = Field((), description="addresses to start from")
     sitemaps: tuple[str, ...] = Field(

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from infra.cluster import Limits, run_lots, slots
-from infra.config import Config as Base
-from infra.config import Runtime
+from infra.config import Input, Runtime, StageConfig
 from infra.formats.shards import shard_name
 from infra.run.context import Context
 from infra.run.manifest import Artifact, Manifest, ShardRecord
@@ -44,8 +43,14 @@ _FLOOR_ROWS = 1000  # before their success is judged
 _WORST = 20  # failing hosts to name
 
 
-class Config(Base):
+class Config(StageConfig):
     """Names and meanings are img2dataset's where it has the option."""
+
+    inputs: ClassVar[Mapping[str, Input]] = {
+        "pairs": Input("pairs", required=False),
+        "images": Input("images", required=False, repeated=True),
+    }
+    produces: ClassVar[tuple[str, ...]] = ("images",)
 
     code_version: ClassVar[int] = 3
 

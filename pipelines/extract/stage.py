@@ -16,8 +16,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from infra.config import Config as BaseConfig
-from infra.config import Runtime
+from infra.config import Input, Runtime, StageConfig
 from infra.errors import ConfigError, DataError
 from infra.run.context import Context
 from infra.run.manifest import Artifact, Manifest
@@ -30,8 +29,13 @@ _FILES_PER_PARTITION = 50  # so that a partition's ids, those of 50 files, fit i
 _MAX_PARTITIONS = 1024
 
 
-class Config(BaseConfig):
+class Config(StageConfig):
     """Where pages come from, which texts to take and what to respect."""
+
+    inputs: ClassVar[Mapping[str, Input]] = {
+        "pages": Input("pages", required=False),
+    }
+    produces: ClassVar[tuple[str, ...]] = ("pairs",)
 
     code_version: ClassVar[int] = 4
 

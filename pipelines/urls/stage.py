@@ -23,8 +23,7 @@ from typing import Any, BinaryIO, ClassVar, Literal, get_args
 from pydantic import Field, field_validator
 
 from infra.cluster import Limits, run_shards
-from infra.config import Config as Base
-from infra.config import Runtime
+from infra.config import Runtime, StageConfig
 from infra.errors import ConfigError, DataError, TransientError
 from infra.run.context import Context
 from infra.run.manifest import Artifact, Manifest
@@ -37,8 +36,10 @@ Format = Literal[
 ]  # fmt: skip
 
 
-class Config(Base):
+class Config(StageConfig):
     """Names and meanings are img2dataset's where it has the option."""
+
+    produces: ClassVar[tuple[str, ...]] = ("pairs",)
 
     code_version: ClassVar[int] = 2
 

@@ -369,7 +369,7 @@ def show(
             out.print(f"  {manifest.funnel.entered:,} {manifest.funnel.unit} entered, {manifest.funnel.kept:,} kept")
             for reason, count in manifest.funnel.dropped.items():
                 out.print(f"    {count:>10,} {reason}")
-        for title, values in (("metrics", manifest.metrics), ("config", manifest.identity.get("config", {}))):
+        for title, values in (("metrics", manifest.metrics), ("config", manifest.config)):
             for key, value in flatten(values).items():
                 out.print(f"  {title}  {key} = {value}", markup=False)
         for kind, digest in manifest.identity.get("inputs", {}).items():
@@ -402,7 +402,7 @@ def diff(
     for name in (one, other):
         manifest = _artifact(store, name).manifest
         funnel = manifest.funnel.model_dump() if manifest.funnel else {}
-        whole = {"config": manifest.identity.get("config", {}), "inputs": manifest.identity.get("inputs", {})}
+        whole = {"config": manifest.config, "inputs": manifest.identity.get("inputs", {})}
         sides.append(flatten({**whole, "funnel": funnel, "metrics": manifest.metrics}))
     rows = {
         key: [side.get(key) for side in sides]

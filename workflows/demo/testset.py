@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import count, islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from infra.config import Config as BaseConfig
+from infra.config import StageConfig
 from infra.run.context import Context
 from infra.run.manifest import Artifact, Manifest
 from workflows.demo.plan import TEST_SEEDS
@@ -35,7 +35,9 @@ TEMPLATES = (
 )
 
 
-class Config(BaseConfig):
+class Config(StageConfig):
+    produces: ClassVar[tuple[str, ...]] = ("testsets",)
+
     seen_per_class: int = Field(20, gt=0, description="test pictures of each class that training shows")
     unseen_per_class: int = Field(40, gt=0, description="test pictures of each class that training never shows")
     captioned: int = Field(200, gt=0, description="pictures of the retrieval set")

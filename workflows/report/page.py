@@ -281,7 +281,7 @@ def _versions(stages: Sequence[StageView]) -> dict[str, str]:
 
 def _provenance(view: StageView) -> dict[str, Any]:
     manifest = view.manifest
-    config = manifest.identity.get("config", {}) if manifest else {}
+    config = manifest.config if manifest else {}
     return {
         "view": view,
         "config": redact(json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False)) if config else "",

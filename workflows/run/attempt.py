@@ -41,6 +41,8 @@ def run_attempt(
         stage=stage,
         digest=stamp,
         identity=identity,
+        config=config.resolved(),
+        location=config.location(),
         provenance=origin,
         emit=reporter.emit,
         stopping=reporter.stopping,

@@ -236,7 +236,7 @@ class _Driver:
             stage,
             attempt=number,
             digest=stage.digest,
-            identity=stage.identity,
+            config=stage.config.resolved(),
             forced=forced,
             why=step.why,
         )

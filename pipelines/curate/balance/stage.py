@@ -18,13 +18,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache, partial
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, field_validator
 
 from infra.cluster import Limits, run_shards
-from infra.config import Config as Base
-from infra.config import Runtime
+from infra.config import Input, Runtime, StageConfig
 from infra.errors import DataError
 from infra.formats.shards import shard_name
 from infra.run.context import Context, ShardOutput
@@ -43,7 +42,12 @@ __all__ = ["Config", "Matcher", "entries_of", "keep_probabilities", "run", "spac
 ENTRIES = "data/entries.txt"
 
 
-class Config(Base):
+class Config(StageConfig):
+    inputs: ClassVar[Mapping[str, Input]] = {
+        "selection": Input("selection"),
+    }
+    produces: ClassVar[tuple[str, ...]] = ("selection",)
+
     t: int = Field(
         20_000, gt=0, description="captions an entry may have before it is thinned out; MetaCLIP's is for 400M pairs"
     )

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
 from infra.cluster import Limits, run_shards
-from infra.config import Config as Base
-from infra.config import Runtime
+from infra.config import Input, Runtime, StageConfig
 from infra.formats.shards import shard_name
 from infra.run.context import Context, ShardOutput
 from infra.run.manifest import Artifact, Manifest, ShardRecord
@@ -28,7 +27,13 @@ if TYPE_CHECKING:
 __all__ = ["Config", "decide", "run"]
 
 
-class Config(Base):
+class Config(StageConfig):
+    inputs: ClassVar[Mapping[str, Input]] = {
+        "images": Input("images", repeated=True),
+        "selection": Input("selection"),
+    }
+    produces: ClassVar[tuple[str, ...]] = ("selection",)
+
     near: bool = Field(True, description="also drop re-encoded and resized copies, not just equal files")
     max_distance: int = Field(6, ge=0, le=15, description="bits two perceptual hashes may differ in, of 64")
     max_difference: float = Field(

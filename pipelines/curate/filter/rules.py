@@ -10,12 +10,11 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, field_validator
 
-from infra.config import Config
-from infra.schema import Drop
+from infra.config import Choice
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -23,19 +22,25 @@ if TYPE_CHECKING:
 __all__ = ["BASIC", "ImageAspect", "ImageSide", "Language", "Rule", "TextJunk", "TextLength", "TextWords"]
 
 
-class _Rule(Config):
-    reason: ClassVar[Drop]
+class Rule(Choice):
+    """One condition on rows. ``reason`` is recorded with the rows that fail it; by default the rule's kind."""
+
+    reason: ClassVar[str] = ""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:  # noqa: ANN401 - pydantic's signature
+        super().__pydantic_init_subclass__(**kwargs)
+        if "reason" not in vars(cls):
+            cls.reason = cls.kind
 
     @abstractmethod
     def keeps(self, rows: pa.Table) -> pa.ChunkedArray | pa.Array:
         """One boolean per row: may it stay, as far as this rule is concerned."""
 
 
-class TextWords(_Rule):
+class TextWords(Rule):
     """The number of words, that is of runs of characters between spaces."""
 
-    rule: Literal["text_words"] = "text_words"
-    reason: ClassVar[Drop] = Drop.TEXT_WORDS
     min: int = Field(3, ge=0, description="fewest words")
     max: int = Field(256, ge=1, description="most words")
 
@@ -47,11 +52,9 @@ class TextWords(_Rule):
         return _within(words, self.min, self.max)
 
 
-class TextLength(_Rule):
+class TextLength(Rule):
     """The number of characters."""
 
-    rule: Literal["text_length"] = "text_length"
-    reason: ClassVar[Drop] = Drop.TEXT_LENGTH
     min: int = Field(6, ge=0, description="fewest characters")
     max: int = Field(1000, ge=1, description="most characters")
 
@@ -61,7 +64,7 @@ class TextLength(_Rule):
         return _within(pc.utf8_length(pc.utf8_trim_whitespace(rows["caption"])), self.min, self.max)
 
 
-class Language(_Rule):
+class Language(Rule):
     """The language a text is in, told by py3langid.
 
     Captions are often too short to tell ("Eiffel Tower, Paris"), so a text stays unless another language is several
@@ -69,8 +72,6 @@ class Language(_Rule):
     accurate as lingua, which takes a hundred times as long.
     """
 
-    rule: Literal["language"] = "language"
-    reason: ClassVar[Drop] = Drop.LANGUAGE
     languages: tuple[str, ...] = Field(("en",), min_length=1, description="ISO 639-1 codes of the languages to keep")
     min_odds: float = Field(
         0.25, gt=0, le=1, description="least likelihood of a wanted language, relative to the likeliest one"
@@ -101,11 +102,9 @@ def language_odds(text: str, languages: tuple[str, ...]) -> float:
     return math.exp((wanted - ranking[0][1]) / math.sqrt(len(text.encode()) or 1))
 
 
-class TextJunk(_Rule):
+class TextJunk(Rule):
     """Texts that describe nothing: file names, camera names, hashes, addresses, markup, page furniture, noise."""
 
-    rule: Literal["text_junk"] = "text_junk"
-    reason: ClassVar[Drop] = Drop.TEXT_JUNK
     min_letters: float = Field(0.5, ge=0, le=1, description="least share of letters among the characters")
     max_repetition: float = Field(
         0.6, gt=0, le=1, description="most of a text's words (of 6 or more) that one word may make up"
@@ -156,11 +155,9 @@ def _repetition(text: str) -> float:
     return max(map(words.count, set(words))) / len(words) if len(words) >= 6 else 0.0
 
 
-class ImageSide(_Rule):
+class ImageSide(Rule):
     """The shorter side of the original image."""
 
-    rule: Literal["image_side"] = "image_side"
-    reason: ClassVar[Drop] = Drop.IMAGE_SIDE
     min: int = Field(200, ge=1, description="smallest, pixels")
 
     def keeps(self, rows: pa.Table) -> pa.ChunkedArray | pa.Array:
@@ -169,11 +166,9 @@ class ImageSide(_Rule):
         return pc.greater_equal(pc.min_element_wise(rows["original_width"], rows["original_height"]), self.min)
 
 
-class ImageAspect(_Rule):
+class ImageAspect(Rule):
     """The longer by the shorter side of the original image."""
 
-    rule: Literal["image_aspect"] = "image_aspect"
-    reason: ClassVar[Drop] = Drop.IMAGE_ASPECT
     max: float = Field(3.0, ge=1, description="largest ratio")
 
     def keeps(self, rows: pa.Table) -> pa.ChunkedArray | pa.Array:
@@ -184,11 +179,6 @@ class ImageAspect(_Rule):
         ratio = pc.divide(pc.max_element_wise(width, height), pc.min_element_wise(width, height))
         return pc.less_equal(ratio, self.max)
 
-
-Rule = Annotated[
-    TextWords | TextLength | TextJunk | Language | ImageSide | ImageAspect,
-    Field(discriminator="rule"),
-]
 
 BASIC: tuple[Rule, ...] = (ImageSide(), ImageAspect(), TextJunk(), TextLength(), TextWords(), Language())
 """DataComp's basic filter and the look at junk, cheap rules first and the more telling reason before the plainer."""

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
 from infra.cluster import Limits, run_shards
-from infra.config import Config as Base
-from infra.config import Runtime
+from infra.config import Input, Runtime, StageConfig
 from infra.formats.shards import shard_name
 from infra.run.context import Context, ShardOutput
 from infra.run.manifest import Artifact, Manifest, ShardRecord
@@ -27,7 +26,12 @@ if TYPE_CHECKING:
 __all__ = ["Config", "judge", "run"]
 
 
-class Config(Base):
+class Config(StageConfig):
+    inputs: ClassVar[Mapping[str, Input]] = {
+        "images": Input("images", repeated=True),
+    }
+    produces: ClassVar[tuple[str, ...]] = ("selection",)
+
     rules: tuple[Rule, ...] = Field(BASIC, description="what a row must pass, in the order it is asked")
     limits: Runtime[Limits] = Field(Limits(), description="how to use the cluster")
 
@@ -57,6 +61,6 @@ def judge(rows: pa.Table, rules: Sequence[Rule]) -> list[str | None]:
     for rule in rules:
         keeps = np.asarray(rule.keeps(rows.take(places)), dtype=bool)
         for place in places[~keeps]:
-            reasons[place] = rule.reason.value
+            reasons[place] = rule.reason
         places = places[keeps]
     return reasons

@@ -14,13 +14,12 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from hashlib import blake2b
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
 from infra.cluster import Limits, run_shards
-from infra.config import Config as Base
-from infra.config import Runtime
+from infra.config import Input, Runtime, StageConfig
 from infra.formats.shards import TarWriter, sample_key, shard_name
 from infra.run.context import Context, ShardOutput
 from infra.run.manifest import Artifact, Funnel, Manifest, ShardRecord
@@ -32,7 +31,13 @@ Row = dict[str, Any]
 Part = Literal["train", "holdout"]
 
 
-class Config(Base):
+class Config(StageConfig):
+    inputs: ClassVar[Mapping[str, Input]] = {
+        "images": Input("images", repeated=True),
+        "selection": Input("selection"),
+    }
+    produces: ClassVar[tuple[str, ...]] = ("shards", "testsets")
+
     samples_per_shard: int = Field(1000, gt=1, description="samples in a shard")
     holdout_fraction: float = Field(0.05, ge=0, lt=1, description="share of the images kept from training")
     seed: int = Field(0, description="of the shuffle and of the split")
