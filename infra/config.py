@@ -177,6 +177,10 @@ class StageConfig(Config):
         """What the artifact of this configuration holds; ``produces`` unless it depends on a field."""
         return self.produces
 
+    def progress(self, folder: Any) -> str:  # noqa: ANN401 - a Store; storage stands on this module
+        """How far the unfinished work in an artifact's folder is, for ``plan``; by default nothing is said."""
+        return ""
+
     def location(self) -> str | None:
         """URL of the files where they are not in the artifact's own folder, but were adopted in place."""
         return None

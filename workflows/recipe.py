@@ -7,11 +7,10 @@ dial=value`` turns one, ``--set stage.field=value`` sets a field of a stage's co
 from __future__ import annotations
 
 import difflib
-import importlib.util
+import importlib
 import inspect
 import json
 import re
-import sys
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, is_dataclass, replace
@@ -23,6 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from infra.config import Config
 from infra.errors import ConfigError, UsageError
+from workflows import user
 from workflows.stage import Stage, Workflow
 
 C = TypeVar("C", bound=Config)
@@ -136,13 +136,10 @@ def load(name: str) -> Recipe:
 def _import(path: Path) -> ModuleType:
     if path.parent == _FOLDER:
         return importlib.import_module(f"workflows.recipes.{path.stem}")
-    spec = importlib.util.spec_from_file_location(f"clipline_recipe_{path.stem}", path)
-    if spec is None or spec.loader is None:
+    if path.suffix != ".py":
         raise UsageError(f"{path} is not a Python file", expected="a file ending in .py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
     try:
-        spec.loader.exec_module(module)
+        return user.load(path)
     except Exception as error:
         # Its author's to mend, whatever it is: say where, without the frames of ours that led there.
         lines = [
@@ -150,7 +147,6 @@ def _import(path: Path) -> ModuleType:
         ]
         place = ":".join([str(path), *lines[-1:]])
         raise UsageError(f"the recipe {place} does not load", found=f"{type(error).__name__}: {error}") from error
-    return module
 
 
 def _type(annotation: Any) -> str:  # noqa: ANN401 - a type, its name, or inspect's word for none

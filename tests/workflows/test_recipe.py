@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.config import Config, Runtime
+from infra.config import Input, Runtime, StageConfig
 from infra.errors import UsageError
 from infra.run.manifest import Manifest
 from workflows.recipe import built_in, load
@@ -18,7 +18,7 @@ More about it.
 """
 from dataclasses import dataclass
 
-from infra.config import Config, Runtime
+from infra.config import Config, Runtime, Input, StageConfig
 from workflows.stage import Stage, Workflow
 
 
@@ -33,7 +33,10 @@ class Web(Config):
     timeout_s: Runtime[float] = 10.0
 
 
-class Make(Config):
+class Make(StageConfig):
+    inputs = {name: Input("lines", required=False) for name in ("data", "one", "two")}
+    produces = ("lines",)
+
     size: int = 256
     name: str = ""
     hosts: tuple[str, ...] = ()
@@ -216,7 +219,10 @@ def test_the_last_of_two_settings_counts(recipe):
 # --- workflows
 
 
-class Nothing(Config):
+class Nothing(StageConfig):
+    inputs = {name: Input("lines", required=False) for name in ("data",)}
+    produces = ("lines",)
+
     workers: Runtime[int] = 1
 
 

@@ -13,19 +13,25 @@ from pathlib import Path
 from pydantic import Field
 
 from infra.cluster import Limits, run_shards
-from infra.config import Config, Runtime
+from infra.config import Input, Runtime, StageConfig
 from infra.errors import DataError, TransientError
 from infra.run.manifest import Funnel
 from infra.store.storage import LocalStore
 from workflows.stage import Gate, Stage, Workflow
 
 
-class Make(Config):
+class Make(StageConfig):
+    produces = ("lines",)
+
     name: str = Field("a", description="Written into every shard.")
     shards: int = Field(3, description="Number of shards.")
     pause_s: Runtime[float] = Field(0.0, description="Seconds each shard takes.")
     trouble: Runtime[str] = Field("", description="What goes wrong, the first time or always.")
     diary: Runtime[str] = Field("", description="File that gets a line per shard worked on.")
+
+
+class Join(StageConfig):
+    inputs = {"left": Input("lines"), "right": Input("lines")}
 
 
 def once(diary: str, what: str) -> bool:
@@ -79,7 +85,7 @@ def workflow(shards: int = 3, pause_s: float = 0.0, trouble: str = "", timeout_s
         timeout_s=timeout_s,
     )
     right = Stage("right", make, Make(name="right", shards=2, pause_s=pause_s, diary=diary))
-    both = Stage("both", join, Config(), inputs={"left": left, "right": right})
+    both = Stage("both", join, Join(), inputs={"left": left, "right": right})
     return Workflow("toy", (left, right, both), gate=Gate("both", "toy-model", {"left.score": 0.5}))
 
 

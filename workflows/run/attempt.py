@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from typing import Any
 
 from infra import cluster
@@ -12,15 +11,7 @@ from infra.run.manifest import Artifact
 from infra.store.storage import Store
 from workflows.stage import Run
 
-__all__ = ["run_attempt", "ship_by_value"]
-
-
-def ship_by_value(function: Run) -> None:
-    """A recipe file can hold stages of its own; workers cannot import it, so its code travels with the task."""
-    from ray import cloudpickle
-
-    if function.__module__.startswith("clipline_recipe_"):
-        cloudpickle.register_pickle_by_value(sys.modules[function.__module__])  # type: ignore[no-untyped-call]
+__all__ = ["run_attempt"]
 
 
 def run_attempt(

@@ -24,8 +24,9 @@ from infra.run.lease import Lease, current_claim
 from infra.run.manifest import MANIFEST, Artifact, Manifest
 from infra.store.storage import Store
 from infra.tracking.tracker import Address, Tracker
+from workflows import user
 from workflows.report.summary import manifests, note, report_files
-from workflows.run.attempt import run_attempt, ship_by_value
+from workflows.run.attempt import run_attempt
 from workflows.run.journal import Journal
 from workflows.run.plan import Plan, Step, make_plan
 from workflows.run.provenance import commit, provenance
@@ -88,6 +89,7 @@ def run(plan: Plan, root: Store, asked: RunRecord, options: Options, listen: Lis
             for service in plan.workflow.services:
                 stack.enter_context(service())
             with cluster.connect(options.cpus):
+                user.publish()
                 tracker.start()  # not sooner: importing MLflow would hold Ray up, which everything waits for
                 stop.install()  # again: Ray puts its own handler for SIGTERM
                 _Driver(plan, root, options, record, stop).drive()
@@ -222,9 +224,8 @@ class _Driver:
             for part in ("ledger", "data", "figures", "checkpoints"):
                 folder.delete(part)
         inputs = {name: Artifact.load(self._root.child(source.folder)) for name, source in stage.inputs.items()}
-        origin = provenance(stage.run, {name: artifact.manifest for name, artifact in inputs.items()})
+        origin = provenance(stage.run, stage.config, {name: artifact.manifest for name, artifact in inputs.items()})
         task = ray.remote(run_attempt).options(num_cpus=0, max_retries=0, name=f"clipline:{stage.name}")
-        ship_by_value(stage.run)
         ref = task.remote(
             stage.run, stage.config, inputs, folder, stage.name, stage.digest, stage.identity, origin, self._mailbox
         )

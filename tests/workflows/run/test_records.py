@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from committed import carry_out
 
-from infra.config import Config
+from infra.config import Input, StageConfig
 from infra.errors import UsageError
 from infra.run.context import ShardOutput
 from infra.run.lease import Claim, Lease, Owner
@@ -18,7 +18,10 @@ from workflows.run.records import RunRecord, find_run, list_runs, run_states
 from workflows.stage import Stage, Workflow
 
 
-class Make(Config):
+class Make(StageConfig):
+    inputs = {name: Input("lines", required=False) for name in ("data", "left", "right", "one", "two")}
+    produces = ("lines",)
+
     size: int = 3
 
 
