@@ -19,8 +19,8 @@ demo: $(READY) ## from a web site to an evaluated model, about three minutes
 test: $(READY) ## run the tests
 	$(BIN)/pytest
 
-fuzz: $(READY) ## run the fuzzers with fifteen times as many examples, other ones each time
-	CLIPLINE_FUZZ=15 $(BIN)/pytest tests/faults tests/infra tests/pipelines
+fuzz: $(READY) ## run the property tests with random examples, and CLIPLINE_FUZZ (15) times as many for the parsers
+	CLIPLINE_EXAMPLES=random CLIPLINE_FUZZ=$${CLIPLINE_FUZZ:-15} $(BIN)/pytest -m "hypothesis and not gpu and not slow" $(TESTS)
 
 check: $(READY) ## lint, types, layers
 	$(BIN)/ruff check
