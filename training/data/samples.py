@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infra.errors import CliplineError, DataError
+from infra.store.content import contents
 from infra.store.storage import open_store
 from training.data.decode import decode
 from training.data.index import Index
@@ -37,13 +38,21 @@ __all__ = ["Samples", "Shards", "cache_folder", "sources_at"]
 class Shards:
     """WebDataset tars of images (jpg, png, webp) with captions, in a store. Their order matters.
 
-    ``digests`` are their sha256, where a manifest knows them: what is fetched is checked, and what is kept of the
-    shards (copies, index) is found again wherever they lie.
+    ``digests`` are their sha256, where that is known: what is fetched is checked, and what is kept of the shards
+    (copies, index) is found again wherever they lie. ``contents``: their sha256 or ETags, which identify the data.
     """
 
     store: Store
     paths: list[str]
     digests: tuple[str, ...] = ()
+    contents: tuple[str, ...] = ()
+
+    @classmethod
+    def at(cls, store: Store, paths: list[str]) -> Shards:
+        """Shards nobody has a manifest of, identified by content."""
+        found = list(contents(store, paths).values())
+        digests = tuple(content.sha256 for content in found)
+        return cls(store, paths, digests if all(digests) else (), tuple(c.sha256 or c.etag for c in found))
 
     def each(self) -> list[Shard]:
         digests = self.digests or [""] * len(self.paths)
@@ -54,7 +63,7 @@ def sources_at(folders: Iterable[str]) -> dict[str, Shards]:
     """The tars below folders or fsspec URLs, by these."""
     stores = {folder: open_store(folder) for folder in folders}
     return {
-        folder: Shards(store, [path for path in store.paths() if path.endswith(".tar")])
+        folder: Shards.at(store, [path for path in store.paths() if path.endswith(".tar")])
         for folder, store in stores.items()
     }
 
