@@ -110,8 +110,8 @@ def main(arguments: list[str] | None = None) -> float:
 def ours(args: argparse.Namespace, seed: int, work: Path, folder: Path) -> tuple[Path, float]:
     config = {
         "model": MODEL, "batch_size": args.batch, "samples": args.samples, "lr": args.lr, "seed": seed,
-        "warmup": args.samples // 10, "weight_decay": 0.2, "crop_scale": [0.7, 1.0], "log_every": 10 * args.batch,
-        "checkpoint_every": 10**9,
+        "warmup": args.samples // 10, "weight_decay": 0.2, "augment__crop_scale": [0.7, 1.0], "log_every": 10 * args.batch,
+        "checkpoint__every": 10**9,
     }  # fmt: skip
     seconds, _ = run_ours(config, work / "shards", folder)
     return folder / "out/data", seconds

@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> float:
                 folder.mkdir()
                 config = {
                     "model": TINY, "batch_size": args.batch, "samples": samples, "warmup": 10 * args.batch,
-                    "workers": workers, "loader_threads": 1, "checkpoint_every": 10**12, "log_every": args.batch,
+                    "workers": workers, "loading__threads": 1, "checkpoint__every": 10**12, "log_every": args.batch,
                 }  # fmt: skip
                 seconds.append(run_ours(config, shards, folder, workers)[0])
             rates.append((args.samples[1] - args.samples[0]) / (seconds[1] - seconds[0]))

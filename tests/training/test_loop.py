@@ -1,5 +1,6 @@
 """The loop: what a run ends with, however it got there."""
 
+from nesting import nested
 import json
 import logging
 import os
@@ -27,17 +28,17 @@ def config(**changes):
     from conftest import MODEL
 
     values = {
-        "model": MODEL,
+        "model__architecture": MODEL,
         "batch_size": 8,
         "samples": TOTAL,
-        "lr": 3e-3,
-        "warmup": 24,
-        "grad_clip": 1.0,
+        "optimizer__lr": 3e-3,
+        "schedule__warmup": 24,
+        "optimizer__grad_clip": 1.0,
         "log_every": 24,
-        "checkpoint_every": 32,
-        "crop_scale": (0.5, 1.0),
+        "checkpoint__every": 32,
+        "augment__crop_scale": (0.5, 1.0),
     }
-    return train.Config(**{**values, **changes})
+    return train.Config(**nested({**values, **changes}))
 
 
 def go(folder, shards, *, stop_at=None, kill_at=None, **changes):
@@ -241,12 +242,12 @@ def test_errors_name_what_is_wrong(shards, tmp_path):
     with pytest.raises(DataError, match="less than one batch"):
         go(tmp_path, shards, batch_size=64)
     with pytest.raises(ConfigError, match="no model"):
-        go(tmp_path, shards, model="ViT-Z-99")
+        go(tmp_path, shards, model__architecture="ViT-Z-99")
     with pytest.raises(ConfigError, match="cannot build"):
-        go(tmp_path, shards, model={"embed_dim": 16, "vision_cfg": {"layerz": 1}, "text_cfg": {}})
+        go(tmp_path, shards, model__architecture={"embed_dim": 16, "vision_cfg": {"layerz": 1}, "text_cfg": {}})
 
 
-@pytest.mark.parametrize("content", [None, '{"model": ', "[3]"], ids=["missing", "cut off", "a list"])
+@pytest.mark.parametrize("content", [None, '{"model__architecture": ', "[3]"], ids=["missing", "cut off", "a list"])
 def test_a_configuration_that_cannot_be_read_is_told(tmp_path, content, monkeypatch, caplog):
     if content is not None:
         (tmp_path / "config.json").write_text(content)
@@ -260,4 +261,4 @@ def test_a_configuration_that_cannot_be_read_is_told(tmp_path, content, monkeypa
 
 def test_a_loss_that_is_not_finite_stops_the_run(shards, tmp_path):
     with pytest.raises(DataError, match="finite"):
-        go(tmp_path, shards, lr=1e30, warmup=0, grad_clip=None)
+        go(tmp_path, shards, optimizer__lr=1e30, schedule__warmup=0, optimizer__grad_clip=None)

@@ -24,14 +24,14 @@ def test_a_node_is_lost_and_another_comes(shards, tmp_path):
     from conftest import MODEL
 
     config = Config(
-        model=MODEL,
+        model__architecture=MODEL,
         batch_size=8,
         samples=240,
-        lr=1e-3,
+        optimizer__lr=1e-3,
         log_every=40,
-        checkpoint_every=40,
-        workers=(1, 2),
-        grow_after_s=1,
+        checkpoint__every=40,
+        cluster__workers=(1, 2),
+        cluster__grow_after_s=1,
     )
     store = LocalStore(shards)
     tars = Shards(store, store.paths("data/train"))

@@ -1,5 +1,6 @@
 """Processes killed in the middle, and continued by another number: the run cannot be told from one left alone."""
 
+from nesting import nested
 import hashlib
 import json
 import os
@@ -25,9 +26,9 @@ TOTAL, BATCH = 160, 8
 def config(**changes):
     from conftest import MODEL
 
-    values = {"model": MODEL, "batch_size": BATCH, "samples": TOTAL, "lr": 1e-3, "warmup": 24, "grad_clip": 1.0}
-    values |= {"log_every": 24, "checkpoint_every": 16, "crop_scale": (0.5, 1.0)}
-    return train.Config(**{**values, **changes})
+    values = {"model__architecture": MODEL, "batch_size": BATCH, "samples": TOTAL, "optimizer__lr": 1e-3, "schedule__warmup": 24, "optimizer__grad_clip": 1.0}
+    values |= {"log_every": 24, "checkpoint__every": 16, "augment__crop_scale": (0.5, 1.0)}
+    return train.Config(**nested({**values, **changes}))
 
 
 class Witness(loop.Trainer):
@@ -144,7 +145,7 @@ def test_shards_of_the_model_on_two_ranks_end_as_the_whole_on_one(ranks, shards,
 
 
 def averaged(parallel):
-    return ({"parallel": parallel, "ema_half_life": 40, "accumulate": 2},)
+    return ({"parallel": parallel, "optimizer__ema_half_life": 40, "cluster__accumulate": 2},)
 
 
 @pytest.mark.parametrize("kinds", [("ddp", "fsdp", "ddp"), ("fsdp", "ddp", "fsdp")])
@@ -186,7 +187,7 @@ def in_a_bucket(url, seen, victim, environment):
     os.environ.update(environment)  # the ranks' was made before the server was started
     loop.Trainer = Witness
     Witness.seen, Witness.victim = seen, victim
-    settings = config(cache_folder=f"{Path(seen).parent}/cache-{os.getpid()}")
+    settings = config(loading__cache_folder=f"{Path(seen).parent}/cache-{os.getpid()}")
     world = World.join(torch.device("cpu"))
     loop.train(settings, sources_at([f"{url}/shards"]), Context(f"{url}/out"), world)
 

@@ -25,7 +25,7 @@ def saved(store):
 
 def parts_of_a_run(url, kind, stop):
     """Continue from where the run was left, up to ``stop`` samples; curve, and the state's end."""
-    run = Run(config(parallel=kind))
+    run = Run(config(cluster__parallel=kind))
     checkpoints = run.checkpoints(open_store(url))
     run.restore(checkpoints)
     while run.samples < stop:
@@ -96,7 +96,7 @@ def test_open_clip_loads_a_checkpoint(tmp_path):
     run = Run(config())
     run.step()
     description = {"model_cfg": run.config.model, "preprocess_cfg": {}}
-    checkpoints = Checkpoints(LocalStore(tmp_path), run.config, World(), description)
+    checkpoints = Checkpoints(LocalStore(tmp_path), run.config.checkpoint, World(), description)
     run.save(checkpoints)
     checkpoints.close()
     model = open_clip.create_model(f"local-dir:{tmp_path}/checkpoints/000000000008")
@@ -201,7 +201,7 @@ def test_without_any_intact_one_it_starts_anew(tmp_path):
 
 def test_one_of_another_run_is_refused(tmp_path):
     parts_of_a_run(str(tmp_path), "ddp", 16)
-    other = Run(config(lr=0.5))
+    other = Run(config(optimizer__lr=0.5))
     with pytest.raises(ConfigError, match="another configuration") as refused:
         other.restore(other.checkpoints(LocalStore(tmp_path)))
     assert "lr = 0.5" in refused.value.expected
@@ -249,8 +249,8 @@ def test_retention(store, rules, kept):
 
 def test_rules_hold_while_it_trains(store):
     run = Run(config())
-    rules = run.config.replace(keep_checkpoints=1, keep_every=32, keep_best=1)
-    checkpoints = Checkpoints(store, rules, World(), best="acc")
+    rules = run.config.checkpoint.replace(keep=1, keep_every=32, keep_best=1, best_metric="acc")
+    checkpoints = Checkpoints(store, rules, World())
     for number in range(6):
         run.step()
         run.save(checkpoints, acc=-abs(number - 1))
@@ -270,7 +270,7 @@ def test_minutes_are_rank_0s_and_asked_for_now_and_then(tmp_path, monkeypatch):
     clock = Clock()
     monkeypatch.setattr(checkpoint.time, "monotonic", clock.monotonic)
     checkpoints = Checkpoints(
-        LocalStore(tmp_path), config(checkpoint_every=10**12, checkpoint_minutes=1, batch_size=10), World()
+        LocalStore(tmp_path), train.Checkpoint(every=10**12, minutes=1), World()
     )
     asked, due, start = [], [], 10**9  # as continued from a checkpoint: what came before says nothing of the rate
     ask = checkpoints._ask
@@ -287,7 +287,7 @@ def test_minutes_are_rank_0s_and_asked_for_now_and_then(tmp_path, monkeypatch):
 def noticed(folder):
     steps = []
     world = World.join(torch.device("cpu"), notice=lambda: steps[-1] in (3, 4))
-    checkpoints = Checkpoints(LocalStore(folder), config(checkpoint_every=10**6), world)
+    checkpoints = Checkpoints(LocalStore(folder), train.Checkpoint(every=10**6), world)
     checkpoints.ASK_S = 0
     found = []
     for number in range(6):
@@ -354,7 +354,7 @@ def test_a_full_disk_is_reported_by_the_next_save_or_the_end(tmp_path, where):
 
 
 def one_fails(folder):
-    run = Run(config(parallel="fsdp"))
+    run = Run(config(cluster__parallel="fsdp"))
     run.step()
     store = Gate(folder, OSError("broken") if run.world.rank else None)
     store.open_for.set()
