@@ -24,7 +24,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_serializer, model_validator
 from pydantic.fields import FieldInfo
 
 from infra.errors import ConfigError
@@ -264,6 +264,11 @@ class Choice(Config):
             raise ValueError(f"a {cls.__name__}, its kind, or a dictionary with its kind")
         member: Any = cls.named(value["kind"])
         return member(**{key: item for key, item in value.items() if key != "kind"})  # type: ignore[no-any-return]
+
+    @model_serializer(mode="plain")
+    def _with_kind(self) -> dict[str, Any]:
+        """In JSON the kind stands beside the fields, so that it can be read back."""
+        return {"kind": self.kind, **{name: getattr(self, name) for name in type(self).model_fields}}
 
     def _named_identity(self) -> dict[str, Any]:
         return {"kind": self.kind} | super()._named_identity()

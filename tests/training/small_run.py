@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from nesting import nested
 from typing import Any
 
 import torch
+from nesting import nested
 from torch import Tensor, nn
 
 from training import train
@@ -13,6 +13,8 @@ from training.checkpoint.checkpoints import Checkpoints
 from training.distributed.collectives import gather
 from training.distributed.parallel import Parallel, gathered, wrap
 from training.distributed.world import World
+from training.inputs import Inputs
+from training.loop import identity
 from training.optim.schedule import adamw
 
 BATCH = 8
@@ -44,7 +46,13 @@ def config(**changes: Any) -> train.Config:
     from conftest import MODEL
 
     model = {**MODEL, "vision_cfg": {**MODEL["vision_cfg"], "layers": 2}}
-    values = {"model__architecture": model, "batch_size": BATCH, "samples": 80, "optimizer__lr": 1e-2, "checkpoint__every": 16}
+    values = {
+        "model__architecture": model,
+        "batch_size": BATCH,
+        "samples": 80,
+        "optimizer__lr": 1e-2,
+        "checkpoint__every": 16,
+    }
     return train.Config(**nested({**values, **changes}))
 
 
@@ -64,7 +72,9 @@ class Run:
         self.norms: list[float] = []
 
     def checkpoints(self, store: Any, **changes: Any) -> Checkpoints:
-        return Checkpoints(store, self.config.checkpoint.replace(**changes), self.world, identity=identity(self.config, Inputs({})))
+        return Checkpoints(
+            store, self.config.checkpoint.replace(**changes), self.world, identity=identity(self.config, Inputs({}))
+        )
 
     def restore(self, checkpoints: Checkpoints) -> bool:
         state = checkpoints.restore(self.objective, self.optimizer)

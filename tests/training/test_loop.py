@@ -1,6 +1,5 @@
 """The loop: what a run ends with, however it got there."""
 
-from nesting import nested
 import json
 import logging
 import os
@@ -10,15 +9,17 @@ import sys
 import numpy as np
 import pytest
 import torch
+from nesting import nested
 
 from infra.errors import ConfigError, DataError, Preempted
 from infra.run.context import Context
 from infra.store.storage import LocalStore
 from training import train
-from training.checkpoint.checkpoints import complete
+from training.checkpoint.manifests import complete
+from training.cli import main
 from training.data.samples import Shards
 from training.distributed.world import World
-from training.loop import main
+from training.inputs import Inputs
 from training.loop import train as run_loop
 
 TOTAL = 160
@@ -57,7 +58,7 @@ def go(folder, shards, *, stop_at=None, kill_at=None, **changes):
     try:
         run_loop(
             config(**changes),
-            {"shards": tars},
+            Inputs({"shards": tars}),
             Context(folder, emit=emit, stopping=stopping),
             World.join(torch.device("cpu")),
         )
@@ -210,14 +211,14 @@ def test_it_may_go_on_with_another_number_of_ranks(ranks, calm, shards, tmp_path
 
 
 def command_line(arguments, terminate):
-    """The exit code of ``python -m training.loop``; with ``terminate`` it gets a SIGTERM at its first metrics."""
+    """The exit code of ``clipline-train``; with ``terminate`` it gets a SIGTERM at its first metrics."""
 
     class Terminate(logging.Handler):
         def emit(self, record):
             if '"metrics"' in record.getMessage():
                 os.kill(os.getpid(), signal.SIGTERM)
 
-    sys.argv = ["training.loop", *arguments]
+    sys.argv = ["clipline-train", *arguments]
     if terminate:
         logging.getLogger("training.loop").addHandler(Terminate())
     return main()
@@ -247,13 +248,15 @@ def test_errors_name_what_is_wrong(shards, tmp_path):
         go(tmp_path, shards, model__architecture={"embed_dim": 16, "vision_cfg": {"layerz": 1}, "text_cfg": {}})
 
 
-@pytest.mark.parametrize("content", [None, '{"model__architecture": ', "[3]"], ids=["missing", "cut off", "a list"])
+@pytest.mark.parametrize("content", [None, '{"model": ', "[3]"], ids=["missing", "cut off", "a list"])
 def test_a_configuration_that_cannot_be_read_is_told(tmp_path, content, monkeypatch, caplog):
     if content is not None:
         (tmp_path / "config.json").write_text(content)
     monkeypatch.setattr(signal, "signal", lambda number, handler: None)
     monkeypatch.setattr(
-        sys, "argv", ["training.loop", "--config", f"{tmp_path}/config.json", "--output", f"{tmp_path}/out"]
+        sys,
+        "argv",
+        ["clipline-train", "--config", f"{tmp_path}/config.json", "--shards", "x", "--output", f"{tmp_path}/out"],
     )
     assert main() == 2
     assert "config.json is no configuration" in caplog.text

@@ -1,6 +1,5 @@
 """The stage under Ray Train, with workers that really die."""
 
-from nesting import nested
 import json
 import os
 import signal
@@ -8,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from nesting import nested
 
 from infra.errors import ConfigError, DataError
 from infra.run.context import Context
@@ -26,7 +26,14 @@ def artifact(folder: Path) -> Artifact:
 def config(**changes) -> train.Config:
     from conftest import MODEL
 
-    values = {"model__architecture": MODEL, "batch_size": 8, "samples": 160, "optimizer__lr": 1e-3, "log_every": 40, "checkpoint__every": 40}
+    values = {
+        "model__architecture": MODEL,
+        "batch_size": 8,
+        "samples": 160,
+        "optimizer__lr": 1e-3,
+        "log_every": 40,
+        "checkpoint__every": 40,
+    }
     return train.Config(**nested({**values, **changes}))
 
 

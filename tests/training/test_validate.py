@@ -1,6 +1,5 @@
 """Scores in the middle of training: those the evaluation stages would find, for any number of ranks."""
 
-from nesting import nested
 import gzip
 import io
 import json
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import MODEL, draw, encode
+from nesting import nested
 from PIL import Image
 
 from infra import metrics
@@ -20,9 +20,10 @@ from infra.formats.testset import EvalSet, prompts
 from infra.run.context import Context
 from infra.store.storage import LocalStore
 from training import train, validate
-from training.checkpoint.checkpoints import complete
+from training.checkpoint.manifests import complete
 from training.data.samples import Shards
 from training.distributed.world import World
+from training.inputs import Inputs
 from training.loop import train as run_loop
 
 CLASSES = ("red", "green", "blue", "yellow")
@@ -70,9 +71,15 @@ def go(folder, shards, tests, heard=None, **changes):
 
     store = LocalStore(shards)
     settings = {
-        "model__architecture": MODEL, "batch_size": 8, "samples": 64, "optimizer__lr": 3e-3, "log_every": 16, "checkpoint__every": 64,
-        "validation__sets": ("colours", "captions"), "validation__every": 32,
-    }  # fmt: skip
+        "model__architecture": MODEL,
+        "batch_size": 8,
+        "samples": 64,
+        "optimizer__lr": 3e-3,
+        "log_every": 16,
+        "checkpoint__every": 64,
+        "validation__sets": ("colours", "captions"),
+        "validation__every": 32,
+    }
     config = train.Config(**nested({**settings, **changes}))
     shards = Shards(store, [path for path in store.paths() if path.endswith(".tar")])
     context = Context(folder, emit=emit)

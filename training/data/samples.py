@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 from infra.errors import CliplineError, DataError
 from infra.store.content import contents
-from infra.store.storage import open_store
 from training.data.decode import decode
 from training.data.index import Index
 from training.data.shard_cache import Copies, Shard
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from training.data.tokens import Tokenizer
     from training.distributed.world import World
 
-__all__ = ["Samples", "Shards", "cache_folder", "sources_at"]
+__all__ = ["Samples", "Shards", "cache_folder"]
 
 
 @dataclass(frozen=True)
@@ -57,15 +56,6 @@ class Shards:
     def each(self) -> list[Shard]:
         digests = self.digests or [""] * len(self.paths)
         return [Shard(self.store, path, digest) for path, digest in zip(self.paths, digests, strict=True)]
-
-
-def sources_at(folders: Iterable[str]) -> dict[str, Shards]:
-    """The tars below folders or fsspec URLs, by these."""
-    stores = {folder: open_store(folder) for folder in folders}
-    return {
-        folder: Shards.at(store, [path for path in store.paths() if path.endswith(".tar")])
-        for folder, store in stores.items()
-    }
 
 
 def cache_folder() -> Path:

@@ -14,8 +14,10 @@ from small_run import Run, arrays, config
 
 from infra.errors import ConfigError, StorageError, TransientError
 from infra.store.storage import LocalStore, open_store
+from training import train
 from training.checkpoint import checkpoints as checkpoint
-from training.checkpoint.checkpoints import Checkpoints, complete, prune
+from training.checkpoint.checkpoints import Checkpoints
+from training.checkpoint.manifests import complete, prune
 from training.distributed.world import World
 
 
@@ -269,9 +271,7 @@ class Clock:
 def test_minutes_are_rank_0s_and_asked_for_now_and_then(tmp_path, monkeypatch):
     clock = Clock()
     monkeypatch.setattr(checkpoint.time, "monotonic", clock.monotonic)
-    checkpoints = Checkpoints(
-        LocalStore(tmp_path), train.Checkpoint(every=10**12, minutes=1), World()
-    )
+    checkpoints = Checkpoints(LocalStore(tmp_path), train.Checkpoint(every=10**12, minutes=1), World())
     asked, due, start = [], [], 10**9  # as continued from a checkpoint: what came before says nothing of the rate
     ask = checkpoints._ask
     monkeypatch.setattr(checkpoints, "_ask", lambda samples: asked.append(samples) or ask(samples))

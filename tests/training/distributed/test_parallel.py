@@ -12,7 +12,6 @@ from training.distributed.parallel import _blocks, gathered, wrap
 from training.distributed.world import World, parties
 from training.model.build import build
 from training.model.precision import Precision
-from training.objectives import OBJECTIVES
 from training.step import backward
 
 
@@ -100,7 +99,12 @@ COCA = {
     "multimodal_cfg": {**DEEP["text_cfg"], "attn_pooler_heads": 2},
     "custom_text": True,
 }
-ALBEF = {"objective__fusion_layers": 2, "objective__negatives_among": 4, "objective__queue_size": 16, "objective__alpha_warmup": 0}
+ALBEF = {
+    "objective__fusion_layers": 2,
+    "objective__negatives_among": 4,
+    "objective__queue_size": 16,
+    "objective__alpha_warmup": 0,
+}
 
 
 def gradients(name, parallel, precision, parts=1):
@@ -111,9 +115,13 @@ def gradients(name, parallel, precision, parts=1):
     for weight in model.parameters():  # no gain is just 1, no bias 0
         weight.data += (0.1 * torch.randn(weight.shape, generator=draw) * (weight.ndim > 0)).to(weight.dtype)
     settings = config(
-        objective__kind=name, batch_size=64, cluster__parallel=parallel, precision=precision, **(ALBEF if name == "albef" else {})
+        objective__kind=name,
+        batch_size=64,
+        cluster__parallel=parallel,
+        precision=precision,
+        **(ALBEF if name == "albef" else {}),
     )
-    objective = OBJECTIVES[name](model, settings)
+    objective = settings.objective.build(model, settings, {})
     wrapped = wrap(objective, settings, world)
     draw = torch.Generator().manual_seed(1)
     images, texts = torch.randn(64, 3, 16, 16, generator=draw), torch.randint(1, 98, (64, 8), generator=draw)

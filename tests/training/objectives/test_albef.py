@@ -1,12 +1,12 @@
 """ALBEF's objective against its losses written out pair by pair and word by word, and against itself split up."""
 
-from nesting import nested
 import math
 from functools import partial
 
 import open_clip
 import pytest
 import torch
+from nesting import nested
 from test_albef_parts import batch, build
 from torch import nn
 
@@ -175,7 +175,9 @@ def test_without_its_extras_it_is_momentum_contrast():
     assert losses["loss"].item() == pytest.approx(expected.item() / 2, rel=1e-12)
 
 
-@pytest.mark.parametrize("changes", [{"objective__itm_weight": 0.0}, {"objective__mlm_weight": 0.0}, {"objective__alpha": 0.0}])
+@pytest.mark.parametrize(
+    "changes", [{"objective__itm_weight": 0.0}, {"objective__mlm_weight": 0.0}, {"objective__alpha": 0.0}]
+)
 def test_any_part_may_be_left_out(changes):
     losses, gradients, _ = steps(count=1, **changes)
     assert [name for name in ("itm", "mlm") if name in losses[0]] == [

@@ -1,6 +1,5 @@
 """Whole runs with each objective: stopped and continued on other numbers of ranks, and loaded by open_clip."""
 
-from nesting import nested
 import json
 
 import numpy as np
@@ -8,6 +7,7 @@ import open_clip
 import pytest
 import torch
 from conftest import MODEL
+from nesting import nested
 from safetensors.torch import save_file
 
 from infra.errors import Preempted
@@ -16,6 +16,7 @@ from infra.store.storage import LocalStore
 from training.config import Config
 from training.data.samples import Shards
 from training.distributed.world import World
+from training.inputs import Inputs
 from training.loop import train
 
 COCA = {
@@ -37,7 +38,14 @@ RUNS = {
 def run(folder, shards, teacher, stop_at=None, **changes):
     """Each objective's run below ``folder``, to its end or until so many samples are seen."""
     tars = Shards(LocalStore(shards), [f"data/train/{path.name}" for path in sorted(shards.glob("data/train/*.tar"))])
-    values = {"model__architecture": MODEL, "batch_size": 8, "samples": 64, "optimizer__lr": 3e-3, "schedule__warmup": 24, "log_every": 8}
+    values = {
+        "model__architecture": MODEL,
+        "batch_size": 8,
+        "samples": 64,
+        "optimizer__lr": 3e-3,
+        "schedule__warmup": 24,
+        "log_every": 8,
+    }
     for name, own in RUNS.items():
         seen = [0]
 
@@ -50,7 +58,9 @@ def run(folder, shards, teacher, stop_at=None, **changes):
         )
         config = Config(**nested({**values, **own, **changes}))
         try:
-            train(config, Inputs({"shards": tars}, models={"teacher": teacher}), context, World.join(torch.device("cpu")))
+            train(
+                config, Inputs({"shards": tars}, models={"teacher": teacher}), context, World.join(torch.device("cpu"))
+            )
         except Preempted:
             assert stop_at is not None
 
