@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 import signal
 import sys
 from contextlib import ExitStack
@@ -53,11 +52,10 @@ def main() -> int:
     with ExitStack() as stack:
         try:
             config = _read_config(arguments.config)
-            if int(os.environ.get("RANK", "0")) == 0:  # one writer per output; torchrun ends the other ranks with it
-                stack.callback(Lease.acquire(context.store).release)
             world = World.join(
                 shares=config.batch_size // config.cluster.accumulate, timeout_s=config.cluster.collective_timeout_s
             )
+            _hold(context, world, stack)
             inputs = _read_inputs(arguments, world)
             config.check_inputs(_names(inputs))
             if not _finished(config, inputs, context, world):
@@ -85,6 +83,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--teacher", help="folder of the model that the objective distill learns from")
     parser.add_argument("--output", required=True, help="folder or fsspec URL; a run found there is continued")
     return parser
+
+
+def _hold(context: Context, world: World, stack: ExitStack) -> None:
+    """One writer per output: rank 0 takes the lease for all until ``stack`` ends. Raises LeaseHeld on all ranks."""
+    error: CliplineError | None = None
+    if world.rank == 0:
+        try:
+            stack.callback(Lease.acquire(context.store).release)
+        except CliplineError as held:
+            error = held
+    world.settle(error)
 
 
 def _read_inputs(arguments: argparse.Namespace, world: World) -> Inputs:

@@ -53,7 +53,7 @@ def go(folder, shards, *, stop_at=None, kill_at=None, **changes):
                 os.kill(os.getpid(), signal.SIGKILL)
 
     store = LocalStore(shards)
-    tars = Shards(store, [path for path in store.paths() if path.endswith(".tar")])
+    tars = Shards.at(store, [path for path in store.paths() if path.endswith(".tar")])
     stopping = (lambda: seen[0] >= stop_at) if stop_at is not None else None
     try:
         run_loop(
@@ -220,7 +220,7 @@ def command_line(arguments, terminate):
 
     sys.argv = ["clipline-train", *arguments]
     if terminate:
-        logging.getLogger("training.loop").addHandler(Terminate())
+        logging.getLogger("training.cli").addHandler(Terminate())
     return main()
 
 

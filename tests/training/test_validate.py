@@ -21,6 +21,7 @@ from infra.run.context import Context
 from infra.store.storage import LocalStore
 from training import train, validate
 from training.checkpoint.manifests import complete
+from training.config import Validation as Validated
 from training.data.samples import Shards
 from training.distributed.world import World
 from training.inputs import Inputs
@@ -195,7 +196,7 @@ def test_images_are_prepared_as_open_clip_does(tests):
     from training.validate import Validation
 
     towers = build(MODEL, 0, World())
-    validation = Validation(LocalStore(tests), train.Validation(sets=("colours",), images=5), towers, World(), 4)
+    validation = Validation(LocalStore(tests), Validated(sets=("colours",), images=5), towers, World(), 4)
     (one,) = validation._sets
     assert len(one.images) == 5
     transform = image_transform_v2(PreprocessCfg(**towers.description["preprocess_cfg"]), is_train=False)

@@ -27,6 +27,7 @@ class ObjectiveConfig(Choice):
     cannot do without, beside ``shards``.
     """
 
+    home = "training.objectives"
     model_settings: ClassVar[Mapping[str, Any]] = {}
     needs: ClassVar[tuple[str, ...]] = ()
 
