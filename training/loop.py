@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
@@ -28,7 +28,7 @@ from infra.run.context import Context, ShardOutput
 from infra.run.manifest import Funnel
 from infra.schema import Drop
 from training.checkpoint.checkpoints import Checkpoints
-from training.checkpoint.export import write_folder, write_model
+from training.checkpoint.export import write_folder, write_model, write_module
 from training.config import RECORD, Config
 from training.data.loader import Batch, Loader, on_device
 from training.data.sampler import Plan
@@ -307,18 +307,28 @@ class Trainer:
         model = gathered(dict(self._weights()), self.world)
         average = gathered(self.ema.weights(), self.world) if self.ema is not None else None
         optimizer = gathered(self.optimizer.state_dict(), self.world)
+        companions = {
+            name: (companion.config, gathered(dict(exact(companion.module, self.optimizer)), self.world))
+            for name, companion in self.objective.companions().items()
+        }
         if self.world.rank == 0:
-            self._write(model, average, optimizer)
+            self._write(model, average, optimizer, companions)
         self.world.settle()  # nobody leaves before the model is written
 
     def _write(
-        self, model: dict[str, torch.Tensor], average: dict[str, torch.Tensor] | None, optimizer: dict[str, Any]
+        self,
+        model: dict[str, torch.Tensor],
+        average: dict[str, torch.Tensor] | None,
+        optimizer: dict[str, Any],
+        companions: dict[str, tuple[Mapping[str, Any], dict[str, torch.Tensor]]],
     ) -> None:
         state, samples, description = self.state, self.samples, self.towers.description
         output = ShardOutput(self.context.store, RECORD)
         write_model(output, description, model, optimizer, state.samples // len(samples))
         if average is not None:
             write_folder(output, "data/ema", description, average)
+        for name, (config, weights) in companions.items():
+            write_module(output, f"data/{name}", config, weights)
         output.write(IDENTITY, json.dumps(self.identity, indent=1, sort_keys=True).encode())
         output.write("data/history.jsonl", "".join(json.dumps(line) + "\n" for line in state.history).encode())
         dropped = {Drop.DECODE: len(state.corrupt), Drop.NO_TEXT: samples.incomplete}

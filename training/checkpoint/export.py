@@ -16,7 +16,7 @@ from training.checkpoint.tensors import write_tensors
 if TYPE_CHECKING:
     from infra.run.context import Output
 
-__all__ = ["write_folder", "write_model"]
+__all__ = ["write_folder", "write_model", "write_module"]
 
 
 def write_model(
@@ -44,6 +44,14 @@ def write_folder(
     with output.open(f"{folder}/{MODEL}") as out:
         write_tensors(out, weights, {"format": "pt"})
     return weights
+
+
+def write_module(output: Output, folder: str, config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> None:
+    """A module of our own as ``config.json``, which it is built again from, and ``model.safetensors``."""
+    weights = {name: weight.detach().cpu().contiguous() for name, weight in state_dict.items()}
+    output.write(f"{folder}/config.json", json.dumps(config, indent=2, sort_keys=True).encode())
+    with output.open(f"{folder}/model.safetensors") as out:
+        write_tensors(out, weights, {"format": "pt"})
 
 
 def _canonical(value: Any) -> Any:  # noqa: ANN401 - a tree of plain values and tensors

@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -27,10 +28,17 @@ from torch import Tensor, nn
 from training.model.blocks import encode_image
 from training.model.text import encode_text
 
-__all__ = ["MAX_LOGIT_SCALE", "Objective", "features", "unit"]
+__all__ = ["MAX_LOGIT_SCALE", "Companion", "Objective", "features", "unit"]
 
 MAX_LOGIT_SCALE = math.log(100)
 """CLIP's bound on the learnt temperature: hotter logits let one batch's noise overturn the towers."""
+
+
+class Companion(NamedTuple):
+    """A module exported beside the model, and the JSON that it is built again from."""
+
+    module: nn.Module
+    config: Mapping[str, Any]
 
 
 class Objective(nn.Module, ABC):
@@ -76,6 +84,10 @@ class Objective(nn.Module, ABC):
         if "logit_bias" in self.learnt:
             scalars["bias"] = self.model.logit_bias.reshape(())
         return scalars
+
+    def companions(self) -> Mapping[str, Companion]:
+        """Modules trained with the model that are useful after training, by the folder below ``data/`` they go to."""
+        return {}
 
     @abstractmethod
     def loss(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -311,7 +311,7 @@ def test_towers_kept_in_bf16_have_averages_in_fp32():
     assert {weight.dtype for weight in module.momentum.parameters()} == {torch.float32}
     images, texts = batch(BATCH)
     expected, losses = exact.loss(exact(images, texts)), module.loss(module(images.bfloat16(), texts))
-    assert module.eval().match(images.bfloat16(), texts).dtype == torch.float32
+    assert module.eval().matcher().match(images.bfloat16(), texts).dtype == torch.float32
     for name, loss in losses.items():
         assert loss.item() == pytest.approx(expected[name].item(), rel=0.05), name
     losses["loss"].backward()
@@ -351,7 +351,7 @@ def test_matching_and_guessing_are_learnt():
     module.eval()
     others = torch.roll(torch.arange(256), 1)
     different = (codes != codes[others]).any(1)
-    found = module.match(images, texts) > module.match(images[others], texts)
+    found = module.matcher().match(images, texts) > module.matcher().match(images[others], texts)
     assert found[different].float().mean() > 0.9  # chance is a half
 
     guesses = []
@@ -372,9 +372,10 @@ def test_candidates_share_an_image():
     module = objective().eval()
     images, texts = batch(8)
     image_of = torch.tensor([3, 3, 0, 1, 3, 2, 1, 0])
-    found = module.match(images, texts, image_of)
-    assert torch.allclose(found, module.match(images[image_of], texts), atol=1e-6)
-    alone = [module.match(images[i : i + 1], texts[j : j + 1]).item() for j, i in enumerate(image_of.tolist())]
+    found = module.matcher().match(images, texts, image_of)
+    assert torch.allclose(found, module.matcher().match(images[image_of], texts), atol=1e-6)
+    match = module.matcher().match
+    alone = [match(images[i : i + 1], texts[j : j + 1]).item() for j, i in enumerate(image_of.tolist())]
     assert found.tolist() == pytest.approx(alone, abs=1e-5)
 
 
@@ -394,7 +395,7 @@ def test_blocks_must_divide_what_is_worked_on_at_a_time():
 
 def test_only_who_learnt_to_match_can():
     with pytest.raises(ConfigError, match="match"):
-        objective(objective__itm_weight=0.0).match(*batch(8))
+        objective(objective__itm_weight=0.0).matcher()
 
 
 def test_a_resnet_may_contrast_but_not_fuse():

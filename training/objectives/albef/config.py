@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -11,14 +12,13 @@ from infra.errors import ConfigError
 from training.objectives.config import ObjectiveConfig
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from torch import nn
 
     from training.config import Config as Run
+    from training.objectives.albef.matcher import Matcher
     from training.objectives.base import Objective
 
-__all__ = ["Config"]
+__all__ = ["Config", "load"]
 
 
 class Config(ObjectiveConfig):
@@ -52,3 +52,14 @@ class Config(ObjectiveConfig):
                 expected=f"a divisor of {micro_batch}",
                 found=str(self.negatives_among),
             )
+
+
+def load(folder: str | Path) -> Matcher:
+    """The model trained with this objective and its fusion encoder, to score how well texts and images match.
+
+    ``folder`` is a training artifact or the ``data`` folder in it. Raises ConfigError if there is no fusion encoder, or
+    if it was trained without matching.
+    """
+    from training.objectives.albef.matcher import Matcher
+
+    return Matcher.load(Path(folder))

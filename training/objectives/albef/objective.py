@@ -7,7 +7,7 @@ Li et al. 2021, https://arxiv.org/abs/2107.07651. Three losses on open_clip's to
 - masked language modelling (MLM): it guesses hidden words from the other words and the image.
 
 ITC alone, with ``alpha`` 0, is MoCo's contrast between two modalities. What is trained for the world are the
-towers; the fusion encoder lives in the checkpoints, and :meth:`ALBEF.match` ranks candidates with it.
+towers. The fusion encoder is exported beside them, for :class:`.matcher.Matcher` to rank candidates with.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from training.distributed.collectives import all_gather, all_reduce, rank, size
 from training.model.blocks import compile_blocks
 from training.objectives.albef.config import Config
 from training.objectives.albef.fusion import Fusion, Layout, pick
+from training.objectives.albef.matcher import FOLDER, Matcher
 from training.objectives.albef.momentum import Momentum, Queue, contrast
 from training.objectives.albef.sampling import HARD_NEGATIVES, MASKING, gumbel, hard_negatives, hide_words, uniform
-from training.objectives.base import Objective, features, unit
+from training.objectives.base import Companion, Objective, features, unit
 from training.objectives.towers import (
     encode_images,
     encode_texts,
@@ -152,23 +153,19 @@ class ALBEF(Objective):
         self.text_queue.put(self._fresh[1])
         self._fresh = None
 
-    @torch.no_grad()
-    def match(self, images: Tensor, texts: Tensor, image_of: Tensor | None = None) -> Tensor:
-        """Logits (t,) that ``texts`` (t, context) belong to their images; to rank what a search by features found.
+    def matcher(self) -> Matcher:
+        """The model as it scores pairs. Raises ConfigError if it was made without matching."""
+        return Matcher(self.model, self.fusion)
 
-        ``images`` are (i, 3, h, w), ``image_of`` (t,) says which is whose; without it each text has its own. Put the
-        module into evaluation mode first. Raises ConfigError if it was made without matching.
-        """
-        if self.fusion is None or self.fusion.match_head is None:
-            raise ConfigError("this model has not learnt to match", expected="itm_weight > 0", found="0")
-        texts, lengths = texts.cpu(), lengths_of(texts)
-        _, image_tokens = encode_images(self.model, images)
-        _, words = encode_texts(self.model, texts, lengths)
-        layout = Layout(lengths, words.device)
-        image_of = torch.arange(len(texts), device=words.device) if image_of is None else image_of
-        with self._precision(words.device):
-            logits: Tensor = self.fusion.match(self.fusion(words, layout, image_tokens, image_of), layout.ends)
-        return logits
+    def companions(self) -> dict[str, Companion]:
+        if self.fusion is None:
+            return {}
+        config = {
+            "layers": self.config.fusion_layers,
+            "vocabulary": int(self.model.vocab_size) if self.config.mlm_weight else None,
+            "matching": self.config.itm_weight > 0,
+        }
+        return {FOLDER: Companion(self.fusion, config)}
 
     def _precision(self, device: torch.device) -> AbstractContextManager[object]:
         """That of the towers, where these are kept in bf16, for what is kept in fp32 all the same."""
