@@ -155,20 +155,20 @@ class Schedule(Part):
     cooldown: int = Field(0, ge=0, description="last samples, over which a constant rate falls to the floor")
     cooldown_shape: Literal["linear", "1-sqrt"] = Field("1-sqrt", description="how it falls")
 
-    def factor(self, samples: float, total: int) -> float:
-        """Fraction of the peak learning rate at ``samples`` seen of ``total``.
+    def rate(self, peak: float, samples: float, total: int) -> float:
+        """Learning rate at ``samples`` seen of ``total``.
 
         The loop asks for the middle of each batch, so neither the first nor the last step is spent on a rate of zero.
         """
         if samples < self.warmup:
-            return samples / self.warmup
+            return peak * samples / self.warmup
         if self.shape == "cosine":
             way = (samples - self.warmup) / max(1, total - self.warmup)
             part = 0.5 * (1 + math.cos(math.pi * min(1.0, way)))
         else:
             way = max(0.0, 1 - (total - samples) / self.cooldown) if self.cooldown else 0.0
             part = 1 - (math.sqrt(way) if self.cooldown_shape == "1-sqrt" else way)
-        return self.floor + (1 - self.floor) * part
+        return peak * (self.floor + (1 - self.floor) * part)
 
 
 class Checkpoint(Part):

@@ -18,7 +18,7 @@ __all__ = ["adamw", "learning_rate"]
 
 def learning_rate(config: Config, samples: float, total: int) -> float:
     """The rate at ``samples`` seen of ``total``."""
-    return config.optimizer.lr * config.schedule.factor(samples, total)
+    return config.schedule.rate(config.optimizer.lr, samples, total)
 
 
 def adamw(model: nn.Module, config: Optimizer) -> AdamW:

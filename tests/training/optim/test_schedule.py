@@ -52,21 +52,21 @@ def test_equals_open_clips_schedules_at_the_start_of_steps():
     }
     for adjuster, schedule in ours.items():
         expected = theirs(adjuster, 100)
-        assert [schedule.factor(step * 64, 6400) for step in range(10, 100)] == pytest.approx(expected[10:])
-        assert [schedule.factor((step + 1) * 64, 6400) for step in range(10)] == pytest.approx(expected[:10])
+        assert [schedule.rate(1.0, step * 64, 6400) for step in range(10, 100)] == pytest.approx(expected[10:])
+        assert [schedule.rate(1.0, (step + 1) * 64, 6400) for step in range(10)] == pytest.approx(expected[:10])
 
 
 def test_cools_down_to_the_floor_by_one_minus_the_root():
     schedule = Schedule(shape="constant", cooldown=400, floor=0.1)
-    assert [schedule.factor(samples, 1000) for samples in (0, 300, 600)] == [1.0, 1.0, 1.0]
-    assert schedule.factor(700, 1000) == pytest.approx(0.1 + 0.9 * 0.5)
-    assert schedule.factor(1000, 1000) == pytest.approx(0.1)
+    assert [schedule.rate(1.0, samples, 1000) for samples in (0, 300, 600)] == [1.0, 1.0, 1.0]
+    assert schedule.rate(1.0, 700, 1000) == pytest.approx(0.1 + 0.9 * 0.5)
+    assert schedule.rate(1.0, 1000, 1000) == pytest.approx(0.1)
 
 
 def test_cosine_ends_at_the_floor():
     schedule = Schedule(warmup=100, floor=0.1)
-    assert schedule.factor(600, 1100) == pytest.approx(0.1 + 0.9 * 0.5)
-    assert schedule.factor(1100, 1100) == schedule.factor(1200, 1100) == pytest.approx(0.1)
+    assert schedule.rate(1.0, 600, 1100) == pytest.approx(0.1 + 0.9 * 0.5)
+    assert schedule.rate(1.0, 1100, 1100) == schedule.rate(1.0, 1200, 1100) == pytest.approx(0.1)
 
 
 def test_layers_may_learn_the_slower_the_nearer_to_the_input():

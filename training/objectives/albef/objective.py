@@ -14,17 +14,15 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from infra.errors import ConfigError
-from training.config import Config as Run
 from training.distributed.collectives import all_gather, all_reduce, rank, size
 from training.model.blocks import compile_blocks
-from training.objectives.albef.config import Config
 from training.objectives.albef.fusion import Fusion, Layout, pick
 from training.objectives.albef.matcher import FOLDER, Matcher
 from training.objectives.albef.momentum import Momentum, Queue, contrast
@@ -39,6 +37,10 @@ from training.objectives.towers import (
     shared_width,
     word_embedding,
 )
+
+if TYPE_CHECKING:
+    from training.config import Config as Run
+    from training.objectives.albef.config import Config
 
 __all__ = ["ALBEF"]
 

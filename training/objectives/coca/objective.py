@@ -5,6 +5,8 @@ Yu et al. 2022, https://arxiv.org/abs/2205.01917. Towers and decoder are open_cl
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,9 +15,11 @@ from infra.errors import ConfigError
 from training.distributed.collectives import all_reduce, size
 from training.model.blocks import run
 from training.objectives.base import Objective, unit
-from training.objectives.coca.config import Config
 from training.objectives.infonce.objective import info_nce
 from training.objectives.towers import send
+
+if TYPE_CHECKING:
+    from training.objectives.coca.config import Config
 
 __all__ = ["CoCa"]
 

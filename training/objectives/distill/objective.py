@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from infra.errors import ConfigError
 from training.model.blocks import compile_blocks, lean
 from training.objectives.base import Objective, features
-from training.objectives.distill.config import Config
 from training.objectives.pairs import Pairs, Softmaxes, apart, attach
+
+if TYPE_CHECKING:
+    from training.objectives.distill.config import Config
 
 __all__ = ["Distillation", "Teacher", "distillation"]
 

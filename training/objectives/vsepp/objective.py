@@ -8,6 +8,8 @@ Chen et al. 2021, https://arxiv.org/abs/2011.04305, switches after an epoch).
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -15,7 +17,9 @@ from torch.utils.checkpoint import checkpoint
 from training.distributed.collectives import gather, rank
 from training.objectives.base import Objective
 from training.objectives.pairs import apart, most_logits, spans
-from training.objectives.vsepp.config import Config
+
+if TYPE_CHECKING:
+    from training.objectives.vsepp.config import Config
 
 __all__ = ["VSEPP", "hinge"]
 
