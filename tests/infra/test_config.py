@@ -199,6 +199,11 @@ def test_a_choice_is_given_as_an_instance_or_a_dictionary(given):
     assert Held(rule="words").rule == Words()
 
 
+def test_a_choice_survives_json():
+    whole = Example(rules=(Words(), Chars(least=3, threads=4)))
+    assert Example(**json.loads(whole.model_dump_json())) == whole
+
+
 def test_a_choice_that_is_not_there_is_refused_with_a_suggestion():
     with pytest.raises(ConfigError, match="there is no Rule 'word'") as caught:
         Held(rule="word")

@@ -44,11 +44,9 @@ def workflow(
         model=model or "ViT-B-32",
         samples=samples,
         batch_size=batch_size,
-        warmup=samples // 10,
-        workers=workers,
-        gpu=gpu,
-        validation=("holdout",),
-        validation_every=max(1, samples // 10),
+        schedule={"warmup": samples // 10},
+        cluster={"workers": workers, "gpu": gpu},
+        validation={"sets": ("holdout",), "every": max(1, samples // 10)},
     )
     trained = Stage("train", train.run, learning, {"shards": shards, "tests": shards})
     found = Stage("retrieval", retrieval.run, retrieval.Config(), {"model": trained, "dataset": shards})

@@ -49,12 +49,20 @@ def workflow(
     shards = Stage("shard", shard.run, shard.Config(), {"images": images, "selection": even})
 
     tests = Stage("testset", testset.run, testset.Config(image_size=size))
-    learning = train.Config(
-        model=model, samples=samples, batch_size=64, lr=3e-3, text_lr=3e-4, warmup=samples // 10, weight_decay=0.1,
-        grad_clip=1.0, crop_scale=(0.6, 1.0), crop_ratio=(1.0, 1.0), log_every=1000, checkpoint_every=12_000,
-        validation=("seen", "captions"), validation_every=12_000, loader_threads=1, workers=workers,
-    )  # fmt: skip
-    trained = Stage("train", train.run, learning, {"shards": shards, "tests": tests})
+    train_config = train.Config(
+        model=model,
+        samples=samples,
+        batch_size=64,
+        augment={"crop_scale": (0.6, 1.0), "crop_ratio": (1.0, 1.0)},
+        optimizer={"lr": 3e-3, "text_lr": 3e-4, "weight_decay": 0.1, "grad_clip": 1.0},
+        schedule={"warmup": samples // 10},
+        log_every=1000,
+        checkpoint={"every": 12_000},
+        validation={"sets": ("seen", "captions"), "every": 12_000},
+        loading={"threads": 1},
+        cluster={"workers": workers},
+    )
+    trained = Stage("train", train.run, train_config, {"shards": shards, "tests": tests})
 
     both = {"model": trained, "dataset": tests}
     seen = Stage("zeroshot", zeroshot.run, zeroshot.Config(dataset="seen"), both)

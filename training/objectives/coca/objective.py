@@ -5,23 +5,27 @@ Yu et al. 2022, https://arxiv.org/abs/2205.01917. Towers and decoder are open_cl
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from infra.errors import ConfigError
-from training.config import Config
 from training.distributed.collectives import all_reduce, size
 from training.model.blocks import run
-from training.objectives import Objective, unit
-from training.objectives.infonce import info_nce
+from training.objectives.base import Objective, unit
+from training.objectives.infonce.objective import info_nce
 from training.objectives.towers import send
+
+if TYPE_CHECKING:
+    from training.objectives.coca.config import Config
 
 __all__ = ["CoCa"]
 
 
 class CoCa(Objective):
-    """InfoNCE and captioning, weighed by ``config.coca_contrastive_weight`` and ``config.coca_caption_weight``.
+    """InfoNCE and captioning, weighed by ``config.contrastive_weight`` and ``config.caption_weight``.
 
     Raises ConfigError for a model that is not a CoCa.
     """
@@ -38,8 +42,8 @@ class CoCa(Objective):
                 found=type(model).__name__,
                 fix="set model to coca_ViT-B-32, for example",
             )
-        super().__init__(model, config)
-        self.weights = config.coca_contrastive_weight, config.coca_caption_weight
+        super().__init__(model)
+        self.weights = config.contrastive_weight, config.caption_weight
 
     def forward(self, images: Tensor, texts: Tensor) -> dict[str, Tensor]:
         """With features and ``scale``: nats of each caption, ``surprise``, and its ``tokens``.

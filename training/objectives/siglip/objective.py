@@ -6,15 +6,11 @@ the first steps would do nothing but push everything apart. From scratch it is l
 
 from __future__ import annotations
 
-import math
-from types import MappingProxyType
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from infra.errors import ConfigError
-from training.config import Config
-from training.objectives import Objective
+from training.objectives.base import Objective
 from training.objectives.pairs import Pairs, apart, attach
 
 __all__ = ["SigLIP", "pairwise_sigmoid"]
@@ -23,20 +19,19 @@ __all__ = ["SigLIP", "pairwise_sigmoid"]
 class SigLIP(Objective):
     """Pairwise sigmoid loss over the global batch, with learnt temperature and bias.
 
-    Raises ConfigError for a model that has no ``logit_bias``: it was configured without :attr:`settings`.
+    Raises ConfigError for a model that has no ``logit_bias``: it was configured without ``model_settings``.
     """
 
     learnt = ("logit_scale", "logit_bias")
-    settings = MappingProxyType({"init_logit_scale": math.log(10), "init_logit_bias": -10.0})
 
-    def __init__(self, model: nn.Module, config: Config) -> None:
+    def __init__(self, model: nn.Module) -> None:
         if getattr(model, "logit_bias", None) is None:
             raise ConfigError(
                 "SigLIP needs a model whose logits have a bias",
                 expected="init_logit_bias in the model's configuration",
                 fix='add "init_logit_bias": -10 there',
             )
-        super().__init__(model, config)
+        super().__init__(model)
 
     def loss(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"loss": pairwise_sigmoid(outputs["image"], outputs["text"], outputs["scale"], outputs["bias"])}

@@ -8,27 +8,31 @@ Chen et al. 2021, https://arxiv.org/abs/2011.04305, switches after an epoch).
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from training.config import Config
 from training.distributed.collectives import gather, rank
-from training.objectives import Objective
+from training.objectives.base import Objective
 from training.objectives.pairs import apart, most_logits, spans
+
+if TYPE_CHECKING:
+    from training.objectives.vsepp.config import Config
 
 __all__ = ["VSEPP", "hinge"]
 
 
 class VSEPP(Objective):
-    """Hinge loss over the global batch, both ways. ``config.vsepp_margin`` is in cosine; ``config.vsepp_warmup`` is the
-    number of samples over which the weight moves from all negatives to the hardest."""
+    """Hinge loss over the global batch, both ways. ``config.margin`` is in cosine; ``config.warmup`` is the number of
+    samples over which the weight moves from all negatives to the hardest."""
 
     learnt = ()
 
-    def __init__(self, model: nn.Module, config: Config) -> None:
-        super().__init__(model, config)
-        self.margin, self.warmup, self.batch_size = config.vsepp_margin, config.vsepp_warmup, config.batch_size
+    def __init__(self, model: nn.Module, config: Config, batch_size: int) -> None:
+        super().__init__(model)
+        self.margin, self.warmup, self.batch_size = config.margin, config.warmup, batch_size
 
     @property
     def hardness(self) -> float:

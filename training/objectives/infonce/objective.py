@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from training.objectives import Objective
+from training.objectives.base import Objective
 from training.objectives.pairs import Pairs, Softmaxes, apart, attach
 
 __all__ = ["InfoNCE", "info_nce"]

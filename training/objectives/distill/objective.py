@@ -10,36 +10,37 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from infra.errors import ConfigError
-from training.config import Config
 from training.model.blocks import compile_blocks, lean
-from training.objectives import Objective, features
+from training.objectives.base import Objective, features
 from training.objectives.pairs import Pairs, Softmaxes, apart, attach
+
+if TYPE_CHECKING:
+    from training.objectives.distill.config import Config
 
 __all__ = ["Distillation", "Teacher", "distillation"]
 
 
 class Distillation(Objective):
-    """InfoNCE plus ``config.distill_weight`` times the cross-entropy with the teacher in ``config.distill_teacher``.
+    """InfoNCE plus ``config.weight`` times the cross-entropy with the teacher in the folder ``teacher``.
 
     Raises ConfigError as :class:`Teacher` does.
     """
 
-    def __init__(self, model: nn.Module, config: Config) -> None:
-        super().__init__(model, config)
-        self.weight = config.distill_weight
-        assert config.distill_teacher is not None, "Config sees to it"
-        teacher = Teacher(config.distill_teacher, model)
-        if config.compile:
-            compile_blocks(teacher.model)
+    def __init__(self, model: nn.Module, config: Config, teacher: str | Path, *, compiled: bool = False) -> None:
+        super().__init__(model)
+        self.weight = config.weight
+        trained = Teacher(teacher, model)
+        if compiled:
+            compile_blocks(trained.model)
         # In a tuple it is no submodule: it learns nothing, so checkpoints, DDP and FSDP have no business with it.
-        self._teacher = (teacher,)
+        self._teacher = (trained,)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self._teacher[0]._apply(fn)  # type: ignore[no-untyped-call] # it moves to another device with the rest
@@ -80,7 +81,7 @@ class Teacher(nn.Module):
                 "there is no teacher to distill from",
                 expected="a folder with open_clip_config.json and the weights",
                 found=f"{folder}: {error!r}"[:500] if folders else str(folder),
-                fix="set distill_teacher to a training artifact",
+                fix="give the training stage a model as its input teacher",
             ) from error
         self.model: Any = lean(model).eval().requires_grad_(False)
         for name, fits in {"vocab_size": int.__eq__, "context_length": int.__le__}.items():
