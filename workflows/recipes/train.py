@@ -7,8 +7,8 @@ clipline run train --set ... --set train.objective=siglip --set train.precision=
 
 from typing import Any
 
-from evaluation import testsets
-from evaluation.tasks import retrieval, zeroshot
+from evaluation import evaluate, testsets
+from evaluation.tasks import Retrieval, Task, ZeroShot
 from infra.errors import UsageError
 from training import train
 from workflows.stage import Stage, Workflow
@@ -38,9 +38,7 @@ def workflow(
     known = Stage("tests", testsets.run, testsets.Config(folder=tests, sets=sets))
     trained = Stage("train", train.run, learning, {"tests": known})
     both = {"model": trained, "dataset": known}
-    scores = [
-        Stage(f"{kind.__name__.rpartition('.')[2]}_{name}", kind.run, kind.Config(dataset=name), both)
-        for kind, names in ((zeroshot, classification), (retrieval, captions))
-        for name in names or ()
-    ]
+    tasks: dict[str, Task] = {f"zeroshot_{name}": ZeroShot(dataset=name) for name in classification or ()}
+    tasks |= {f"retrieval_{name}": Retrieval(dataset=name) for name in captions or ()}
+    scores = [Stage(name, evaluate.run, evaluate.Config(task=task), both) for name, task in tasks.items()]
     return Workflow("train", (known, trained, *scores))
