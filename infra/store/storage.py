@@ -109,6 +109,18 @@ class Store(ABC):
     def version(self, path: str) -> str:
         """What is another when ``path`` holds other bytes, without reading them. Raises FileNotFoundError."""
 
+    def etag(self, path: str) -> str:
+        """The store's own digest of a file's content, "" if it keeps none. Raises FileNotFoundError."""
+        return ""
+
+    def locate(self, path: str) -> str:
+        """Path or URL of a file, for people and other programs."""
+        return f"{self.url}/{path}" if path else self.url
+
+    def local_path(self, path: str) -> Path | None:
+        """Where ``path`` lies on this machine's disk; None for a store elsewhere."""
+        return None
+
     @abstractmethod
     def delete(self, path: str) -> None:
         """Remove a file or a whole folder; no error if it is not there."""
@@ -156,6 +168,9 @@ class LocalStore(Store):
 
     def path(self, path: str) -> Path:
         return self.root / _clean(path)
+
+    def local_path(self, path: str) -> Path | None:
+        return self.path(path)
 
     def child(self, path: str) -> LocalStore:
         return LocalStore(self.path(path))
@@ -382,6 +397,11 @@ class ObjectStore(Store):
     def version(self, path: str) -> str:
         with _named(self.url):
             return str(self._fs.ukey(self._at(path)))
+
+    def etag(self, path: str) -> str:
+        with _named(self.url):
+            facts = self._fs.info(self._at(path))
+        return str(facts.get("ETag") or facts.get("etag") or "").strip('"')
 
     def delete(self, path: str) -> None:
         self._appended.clear()

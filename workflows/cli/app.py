@@ -11,6 +11,8 @@ import gc
 import json
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -160,9 +162,22 @@ def resume(
 
     from workflows.run.records import find_run
 
+    root = open_store(root).url  # absolute, before the directory changes
     record = find_run(open_store(root), name)
     selection = replace(record.selection, force=())  # what was forced and has begun is due anyhow
-    _execute(record.recipe, record.settings, root, selection, cpus, wait, tracking_required, as_json)
+    with _directory(record.directory):
+        record.check_same(_load(record.recipe, record.settings)[1])
+        _execute(record.recipe, record.settings, root, selection, cpus, wait, tracking_required, as_json)
+
+
+@contextmanager
+def _directory(path: str) -> Iterator[None]:
+    """Stand in the directory that a run was started from: its settings may hold relative paths."""
+    if not path or not Path(path).is_dir():
+        yield
+        return
+    with chdir(path):
+        yield
 
 
 def _execute(

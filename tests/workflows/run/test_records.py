@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ from infra.errors import UsageError
 from infra.run.context import ShardOutput
 from infra.run.lease import Claim, Lease, Owner
 from infra.store.storage import LocalStore, open_store
+from workflows.recipe import load
 from workflows.run.journal import Journal
 from workflows.run.plan import Selection
 from workflows.run.records import RunRecord, find_run, list_runs, run_states
@@ -164,3 +166,76 @@ def test_committed_shards_without_a_journal_are_an_interrupted_stage(root, recor
 def test_a_stage_that_was_asked_to_stop_did_not_fail(root, record):
     happens(root, record, started("a"), {"event": "stage_failed", "stage": "a", "error": "stop", "preempted": True})
     assert (states(root, record)["a"].state, states(root, record)["a"].error) == ("interrupted", "")
+
+
+# --- as meant
+
+
+def write_recipe(path, size: int = 3) -> None:
+    path.write_text(
+        "from pathlib import Path\n"
+        "from infra.config import StageConfig\n"
+        "from pipelines import adopt\n"
+        "from workflows.stage import Stage, Workflow\n"
+        "class Make(StageConfig):\n"
+        f"    size: int = 1\n"
+        "def make(config, inputs, context):\n"
+        "    context.output.write('data/out', b'x' * config.size)\n"
+        "    return context.finish()\n"
+        "def workflow(shards: str):\n"
+        "    mine = Stage('mine', adopt.run, adopt.Config(path=shards, contents='metadata'))\n"
+        f"    return Workflow('small', (mine, Stage('make', make, Make(size={size}))))\n"
+    )
+
+
+@pytest.fixture
+def recorded(tmp_path, monkeypatch):
+    """A run on record, started in a directory of its own with a relative path among its settings."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "words.txt").write_text("a\n")
+    write_recipe(here / "small.py")
+    monkeypatch.chdir(here)
+    workflow = load("small.py").build(["shards=words.txt"])
+    record = RunRecord.of("small.py", ["shards=words.txt"], workflow)
+    record.save(LocalStore(tmp_path / "root"))
+    monkeypatch.chdir(tmp_path)
+    return here, RunRecord.load(LocalStore(tmp_path / "root"), record.run)
+
+
+def test_a_run_is_recorded_with_absolute_places_and_the_digest_of_its_recipe(recorded):
+    here, record = recorded
+    assert record.recipe == str(here / "small.py")
+    assert record.directory == str(here)
+    assert record.recipe_digest == hashlib.sha256((here / "small.py").read_bytes()).hexdigest()
+
+
+def rebuilt(here, record, monkeypatch):
+    monkeypatch.chdir(here)
+    return load(record.recipe).build(record.settings)
+
+
+def test_the_same_recipe_is_the_same_run_from_anywhere(recorded, monkeypatch):
+    here, record = recorded
+    record.check_same(rebuilt(here, record, monkeypatch))
+    (here / "small.py").write_text((here / "small.py").read_text() + "# a remark\n")
+    record.check_same(rebuilt(here, record, monkeypatch))
+
+
+def test_an_edited_recipe_is_told_down_to_the_field(recorded, monkeypatch):
+    here, record = recorded
+    write_recipe(here / "small.py", size=4)
+    with pytest.raises(UsageError, match="was started with another recipe") as caught:
+        record.check_same(rebuilt(here, record, monkeypatch))
+    assert caught.value.found == "make.size: 3 -> 4"
+    assert f"clipline run {here}/small.py" in caught.value.fix
+
+
+def test_replaced_data_is_told_as_such(recorded, monkeypatch):
+    here, record = recorded
+    (here / "words.txt").write_text("b\n")
+    with pytest.raises(UsageError) as caught:
+        record.check_same(rebuilt(here, record, monkeypatch))
+    assert caught.value.found.startswith("mine.content: '")
+    assert caught.value.expected == "the same data and versions as then"
