@@ -83,8 +83,8 @@ class OpenClipEncoder:
         self._dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
         try:
             self._model, self._preprocess = open_clip.create_model_from_pretrained(model, pretrained, device=device)
-        # RuntimeError: unknown names, weights that do not fit. The others: files that are no checkpoint.
-        except (RuntimeError, LookupError, EOFError, UnpicklingError, SafetensorError) as error:
+        # RuntimeError, AssertionError: unknown names, weights that do not fit. The others: no checkpoint at all.
+        except (RuntimeError, AssertionError, LookupError, EOFError, UnpicklingError, SafetensorError) as error:
             tags = open_clip.list_pretrained_tags_by_model(model)
             raise DataError(
                 f"the weights of {self.name} cannot be used",

@@ -7,9 +7,10 @@ clipline run train --set ... --set train.objective=siglip --set train.precision=
 
 from typing import Any
 
-from evaluation import evaluate, testsets
+from evaluation import evaluate
 from evaluation.tasks import Retrieval, Task, ZeroShot
 from infra.errors import UsageError
+from pipelines import adopt
 from training import train
 from workflows.stage import Stage, Workflow
 
@@ -35,7 +36,7 @@ def workflow(
     )  # fmt: skip
     if not sets:
         return Workflow("train", (Stage("train", train.run, learning),))
-    known = Stage("tests", testsets.run, testsets.Config(folder=tests, sets=sets))
+    known = Stage("tests", adopt.run, adopt.Config(path=tests, contents=adopt.TestSets(sets=sets)))
     trained = Stage("train", train.run, learning, {"tests": known})
     both = {"model": trained, "dataset": known}
     tasks: dict[str, Task] = {f"zeroshot_{name}": ZeroShot(dataset=name) for name in classification or ()}
