@@ -9,11 +9,13 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from infra.errors import DataError
+from infra.errors import ConfigError, DataError
 from infra.run.manifest import Artifact
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-__all__ = ["Encoder", "OpenClipEncoder", "Precision", "load_encoder"]
+__all__ = ["Encoder", "OpenClipEncoder", "Precision", "check_architecture", "load_encoder"]
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -125,6 +127,21 @@ class OpenClipEncoder:
                 features = encode(batch(items[start : start + self.batch_size]).to(self.device))
                 parts.append(torch.nn.functional.normalize(features.float(), dim=-1).cpu().numpy())
         return np.concatenate(parts)
+
+
+def check_architecture(name: str) -> None:
+    """Raise ConfigError unless open_clip has a model of that name. Reads its files only: importing it loads torch."""
+    open_clip = find_spec("open_clip")
+    if open_clip is None or open_clip.origin is None:
+        return
+    known = sorted(path.stem for path in Path(open_clip.origin).parent.glob("model_configs/*.json"))
+    if name not in known:
+        near = ", ".join(get_close_matches(name, known, n=3))
+        raise ConfigError(
+            f"open_clip has no model {name!r}",
+            expected="one of open_clip.list_models()",
+            fix=f"did you mean {near}?" if near else "",
+        )
 
 
 def load_encoder(

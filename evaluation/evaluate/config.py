@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 
 from evaluation.tasks import Task
 from infra.config import Input, Runtime, StageConfig
-from infra.encoder import Precision
+from infra.encoder import Precision, check_architecture
 from infra.errors import UsageError
 
 __all__ = ["Config"]
@@ -42,6 +42,13 @@ class Config(StageConfig):
         # A path or a hub's address may hold other weights tomorrow under the same name.
         if value is not None and any(mark in value for mark in ("/", "\\", ":")):
             raise ValueError("a name that open_clip knows; a file or folder enters as the input 'model' through adopt")
+        return value
+
+    @field_validator("model")
+    @classmethod
+    def _exists(cls, value: str | None) -> str | None:
+        if value is not None:
+            check_architecture(value)
         return value
 
     def check_inputs(self, given: Collection[str]) -> None:

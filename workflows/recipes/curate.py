@@ -21,14 +21,18 @@ def workflow(
 ) -> Workflow:
     downloaded = {"images": Stage("images", adopt.run, adopt.Config(path=images, contents=adopt.Images()))}
 
+    # What is worth training on.
     image_rules = (rules.ImageSide(min=min_side), rules.ImageAspect(max=max_aspect))
     text_rules = (rules.TextJunk(), rules.TextLength(), rules.TextWords())
     language_rules = (rules.Language(languages=languages),) if languages else ()
     filtering = filter.Config(rules=(*image_rules, *text_rules, *language_rules))
     filtered = Stage("filter", filter.run, filtering, downloaded)
+
+    # One row per image, and no concept too often.
     deduplicated = Stage("dedup", dedup.run, dedup.Config(), {**downloaded, "selection": filtered})
     balanced = Stage("balance", balance.run, balance.Config(t=max_per_entry), {"selection": deduplicated})
 
+    # Shuffled training shards, and a holdout that shares no image with them.
     sharding = shard.Config(samples_per_shard=samples_per_shard, holdout_fraction=holdout_fraction)
     shards = Stage("shard", shard.run, sharding, {**downloaded, "selection": balanced})
     return Workflow("curate", (*downloaded.values(), filtered, deduplicated, balanced, shards))

@@ -29,6 +29,7 @@ def workflow(
     tasks: dict[str, Task] = {f"zeroshot_{name}": ZeroShot(dataset=name, split=split) for name in classification or ()}
     tasks |= {f"retrieval_{name}": Retrieval(dataset=name, split=split) for name in captions or ()}
 
+    # Model and test sets stay where they are; both are identified by their content.
     testsets = Stage("tests", adopt.run, adopt.Config(path=tests, contents=adopt.TestSets(sets=sets, split=split)))
     given = {"dataset": testsets}
     if pretrained is None:
@@ -36,10 +37,9 @@ def workflow(
     else:
         architecture = model
 
-    def score(task: Task) -> evaluate.Config:
-        return evaluate.Config(
-            task=task, model=architecture, pretrained=pretrained, batch_size=batch_size, gpus=gpus
-        )  # fmt: skip
-
-    scores = [Stage(name.replace("/", "_"), evaluate.run, score(task), given) for name, task in tasks.items()]
+    # A stage per test set: each is cached by itself, and several run at once.
+    scores = []
+    for name, task in tasks.items():
+        config = evaluate.Config(task=task, model=architecture, pretrained=pretrained, batch_size=batch_size, gpus=gpus)
+        scores.append(Stage(name.replace("/", "_"), evaluate.run, config, given))
     return Workflow("evaluate", (*given.values(), *scores))

@@ -13,7 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from infra.errors import UsageError
+from infra.errors import ConfigError, UsageError
 from workflows.recipe import load
 
 
@@ -81,3 +81,9 @@ def test_published_weights_need_no_input(given):
 def test_no_set_is_told_before_anything_runs(given):
     with pytest.raises(UsageError, match="no test set is named"):
         build(given, f"model={given / 'model'}")
+
+
+def test_a_misspelt_architecture_is_told_before_anything_runs(given):
+    with pytest.raises(ConfigError, match="no model 'ViT-B-33'") as caught:
+        build(given, "model=ViT-B-33", "pretrained=openai", "classification=seen")
+    assert "ViT-B-32" in caught.value.fix
