@@ -26,15 +26,16 @@ def test_gpus_are_asked_of_ray_and_used_only_where_granted(model, seen, tmp_path
     command = [sys.executable, str(HERE / "gpu_cluster.py"), model.store.url, seen.store.url, str(tmp_path / "out")]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])}
     env.pop("RAY_ADDRESS", None)
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
     for facts in report["with"]:
         assert facts["node"] == report["gpu_node"]
         assert facts["gpus"] == ["0"]
         assert facts["device"] == ("cuda" if facts["cuda"] else "cpu")
-    assert report["without"]["gpus"] == []
-    assert report["without"]["device"] == "cpu"
+    for facts in report["without"]:
+        assert facts["gpus"] == []
+        assert facts["device"] == "cpu"
 
 
 class Miscounted(Task):
