@@ -1,15 +1,12 @@
 """Draw the figures of an evaluation as PNG bytes; the same input gives the same bytes.
 
-Drawn without pyplot (no global state), without mathtext (captions hold dollar signs) and without the software's
-version in the file.
+Drawn without pyplot, which has global state.
 """
 
 from __future__ import annotations
 
-import io
 import math
 import textwrap
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,9 +16,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
-from matplotlib.text import Text
 from numpy.typing import NDArray
 from PIL.Image import Image
+
+from infra.figures import png
 
 __all__ = ["Answer", "Prediction", "Query", "confusion", "image_to_text", "predictions", "text_to_image"]
 
@@ -62,14 +60,7 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _png(figure: Figure) -> bytes:
-    for text in figure.findobj(Text):
-        text.set_parse_math(False)
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        # A caption in a script the font lacks shows boxes; the picture is still worth having.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure.savefig(buffer, format="png", metadata={"Software": None}, bbox_inches="tight", pad_inches=0.15)
-    return buffer.getvalue()
+    return png(figure, bbox_inches="tight", pad_inches=0.15)
 
 
 def _wrap(text: str, width: int, lines: int = 2) -> str:
