@@ -64,8 +64,11 @@ def host_of(url: str) -> str:
 
 
 def is_address(host: str) -> bool:
-    """Whether the host of a canonical URL is an IP address rather than a name: no name ends in a number (WHATWG)."""
-    return ":" in host or host[-1:].isdigit()
+    """True if the host of a canonical URL is an IP address: it has colons, or its last label is a number.
+
+    The WHATWG standard takes every host whose last label is a number for an IPv4 address; ``static1`` is a name.
+    """
+    return ":" in host or host.rpartition(".")[2].isdigit()
 
 
 def origin_of(url: str) -> str:
