@@ -50,7 +50,7 @@ def evaluate(config: Config, inputs: Mapping[str, Artifact], output: ShardOutput
     for name, png in scores.figures.items():
         output.write(f"figures/{name}.png", png)
     metrics = {name: asdict(interval) for name, interval in intervals.items()}
-    return output.commit(facts={"metrics": metrics, **scores.facts})
+    return output.commit(facts={**scores.facts, "metrics": metrics})
 
 
 def _encoder(config: Config, model: Artifact | None) -> OpenClipEncoder:
