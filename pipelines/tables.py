@@ -212,7 +212,10 @@ def funnel(unit: str, reasons: Sequence[str | None]) -> Funnel:
 
 
 def selected(rows: pa.Table, shard: int) -> pa.Table:
-    """The columns of a selection from the rows of an image shard, successes only."""
+    """The columns of a selection from the rows of an image shard, successes only.
+
+    img2dataset's own tables have no ``uid``; it is computed from the address and caption they have.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -220,6 +223,9 @@ def selected(rows: pa.Table, shard: int) -> pa.Table:
     columns: dict[str, Any] = {name: rows[name] for name in rows.column_names}
     columns["shard"] = pa.repeat(pa.scalar(shard, pa.int32()), rows.num_rows)
     absent = pa.nulls(rows.num_rows, pa.string())
+    if "uid" not in columns:
+        pairs = zip(rows["url"].to_pylist(), columns.get("caption", absent).to_pylist(), strict=True)
+        columns["uid"] = pa.array([uid(url, caption or "") for url, caption in pairs], pa.string())
     return pa.table({name: columns.get(name, absent) for name in selection_columns})
 
 

@@ -6,7 +6,8 @@ clipline run common_crawl --set paths=crawl-data/CC-MAIN-2024-22/wat.paths.gz --
 
 from typing import Any
 
-from evaluation.tasks import retrieval
+from evaluation import evaluate
+from evaluation.tasks import Retrieval
 from pipelines import download, extract
 from pipelines.curate import balance, dedup, filter, shard
 from pipelines.curate.filter import rules
@@ -49,7 +50,8 @@ def workflow(
         validation={"sets": ("holdout",), "every": max(1, samples // 10)},
     )
     trained = Stage("train", train.run, learning, {"shards": shards, "tests": shards})
-    found = Stage("retrieval", retrieval.run, retrieval.Config(), {"model": trained, "dataset": shards})
+    held_out = evaluate.Config(task=Retrieval(dataset="holdout"))
+    found = Stage("retrieval", evaluate.run, held_out, {"model": trained, "dataset": shards})
 
     stages = (pairs, images, good, unique, even, shards, trained, found)
     gate = Gate("train", "common_crawl", {"retrieval.image_retrieval_recall_at_5": 0.5})

@@ -8,7 +8,8 @@ import json
 from functools import partial
 from pathlib import Path
 
-from evaluation.tasks import retrieval, zeroshot
+from evaluation import evaluate
+from evaluation.tasks import Retrieval, ZeroShot
 from pipelines import crawl, download, extract
 from pipelines.curate import balance, dedup, filter, shard
 from pipelines.curate.filter import rules
@@ -65,9 +66,9 @@ def workflow(
     trained = Stage("train", train.run, train_config, {"shards": shards, "tests": tests})
 
     both = {"model": trained, "dataset": tests}
-    seen = Stage("zeroshot", zeroshot.run, zeroshot.Config(dataset="seen"), both)
-    unseen = Stage("unseen", zeroshot.run, zeroshot.Config(dataset="unseen"), both)
-    captions = Stage("retrieval", retrieval.run, retrieval.Config(dataset="captions"), both)
+    seen = Stage("zeroshot", evaluate.run, evaluate.Config(task=ZeroShot(dataset="seen")), both)
+    unseen = Stage("unseen", evaluate.run, evaluate.Config(task=ZeroShot(dataset="unseen")), both)
+    captions = Stage("retrieval", evaluate.run, evaluate.Config(task=Retrieval(dataset="captions")), both)
 
     stages = (pages, pairs, images, good, unique, even, shards, tests, trained, seen, unseen, captions)
     good_enough = Gate("train", "quickstart", {"zeroshot.acc1": gate})

@@ -7,7 +7,8 @@ clipline run train --set ... --set objective=siglip --set train.precision=amp_bf
 
 from typing import Any
 
-from evaluation.tasks import retrieval, zeroshot
+from evaluation import evaluate
+from evaluation.tasks import Retrieval, Task, ZeroShot
 from infra.errors import UsageError
 from pipelines import adopt
 from training import train
@@ -57,9 +58,10 @@ def workflow(
     )
     trained = Stage("train", train.run, train_config, sources)
 
+    tasks: dict[str, Task] = {f"zeroshot_{name}": ZeroShot(dataset=name) for name in classification or ()}
+    tasks |= {f"retrieval_{name}": Retrieval(dataset=name) for name in captions or ()}
     scores = [
-        Stage(f"{task}_{name}", kind.run, kind.Config(dataset=name), {"model": trained, "dataset": sources["tests"]})
-        for task, kind, chosen in (("zeroshot", zeroshot, classification), ("retrieval", retrieval, captions))
-        for name in chosen or ()
+        Stage(name, evaluate.run, evaluate.Config(task=task), {"model": trained, "dataset": sources["tests"]})
+        for name, task in tasks.items()
     ]
     return Workflow("train", (*sources.values(), trained, *scores))

@@ -8,7 +8,8 @@ clipline run url_list --set ... --set train=true
 
 from typing import Any
 
-from evaluation.tasks import retrieval
+from evaluation import evaluate
+from evaluation.tasks import Retrieval
 from pipelines import download
 from pipelines import urls as lists
 from pipelines.curate import balance, dedup, filter, shard
@@ -74,7 +75,8 @@ def workflow(
         validation={"sets": ("holdout",), "every": max(1, samples // 10)},
     )
     trained = Stage("train", training.run, learning, {"shards": shards, "tests": shards})
-    found = Stage("retrieval", retrieval.run, retrieval.Config(), {"model": trained, "dataset": shards})
+    held_out = evaluate.Config(task=Retrieval(dataset="holdout"))
+    found = Stage("retrieval", evaluate.run, held_out, {"model": trained, "dataset": shards})
 
     stages = (pairs, *images.values(), good, unique, even, shards, trained, found)
     return Workflow("url_list", stages, gate=Gate("train", "url_list", {"retrieval.image_retrieval_recall_at_5": 0.5}))

@@ -7,7 +7,8 @@ clipline run website --set page_lists=pages.csv.gz --set max_pages=1000000 ...
 
 from typing import Any
 
-from evaluation.tasks import retrieval
+from evaluation import evaluate
+from evaluation.tasks import Retrieval
 from pipelines import crawl, download, extract
 from pipelines.curate import balance, dedup, filter, shard
 from pipelines.curate.filter import rules
@@ -61,7 +62,8 @@ def workflow(
         validation={"sets": ("holdout",), "every": max(1, samples // 10)},
     )
     trained = Stage("train", train.run, learning, {"shards": shards, "tests": shards})
-    found = Stage("retrieval", retrieval.run, retrieval.Config(), {"model": trained, "dataset": shards})
+    held_out = evaluate.Config(task=Retrieval(dataset="holdout"))
+    found = Stage("retrieval", evaluate.run, held_out, {"model": trained, "dataset": shards})
 
     stages = (crawled, pairs, images, good, unique, even, shards, trained, found)
     return Workflow("website", stages, gate=Gate("train", "website", {"retrieval.image_retrieval_recall_at_5": 0.5}))

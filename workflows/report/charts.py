@@ -6,7 +6,6 @@ drawn a second time by matplotlib, for places that show only pictures (MLflow, a
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -171,6 +170,8 @@ def funnel_png(rows: Sequence[Bar]) -> bytes:
     from matplotlib.figure import Figure
     from matplotlib.patches import Polygon, Rectangle
 
+    from infra.figures import png
+
     height = max(16, sum(_BAR + _LINE * len(_legend(bar)) + _GAP for bar in rows) - _GAP + 16)
     figure = Figure(figsize=(_WIDTH / 100, height / 100), dpi=200, facecolor="white")
     FigureCanvasAgg(figure)
@@ -217,9 +218,7 @@ def funnel_png(rows: Sequence[Bar]) -> bytes:
                 axes.add_patch(Rectangle((_LEFT + dx, y - 9), 9, 9, facecolor=colour, linewidth=0))
                 write(_LEFT + dx + 14, y - 4.5, f"{reason} {count:,}", soft=True)
         y += _GAP
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
+    return png(figure)
 
 
 # --- curves and intervals ---------------------------------------------------------------------------------------------

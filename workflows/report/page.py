@@ -142,8 +142,11 @@ class _Result:
 def _results(view: StageView) -> Iterator[_Result]:
     if view.artifact is None:
         return
+    # CLIP_benchmark ends a result's file name with its task: one of its own, or the kind of a task from a recipe.
+    task = view.artifact.manifest.config.get("task")
+    kinds = (*_TASKS, *([task["kind"]] if isinstance(task, dict) and "kind" in task else []))
     for file in view.artifact.files("data/", ".json"):
-        if not file.path.removesuffix(".json").endswith(tuple(_TASKS)):
+        if not file.path.removesuffix(".json").endswith(kinds):
             continue
         content = json.loads(view.artifact.read(file.path))
         intervals = content.get("intervals", {})
@@ -154,7 +157,7 @@ def _results(view: StageView) -> Iterator[_Result]:
         yield _Result(
             stage=view.name,
             dataset=content["dataset"],
-            task=_TASKS[content["task"]],
+            task=_TASKS.get(content["task"], content["task"].replace("_", " ")),
             model=f"{content['model']} {content['pretrained']}",
             confidence=intervals.get("confidence"),
             method=intervals.get("method", ""),

@@ -14,7 +14,6 @@ import pytest
 
 from infra.errors import ConfigError, UsageError
 from infra.formats.shards import TarWriter
-from infra.run.context import Context
 from workflows.recipe import load
 
 MODEL = {
@@ -102,26 +101,6 @@ def test_sigterm_gives_a_checkpoint_and_75_and_resume_goes_on_from_it(given):
     assert starts == [0, int(checkpoint.name)]
     (manifest,) = given.glob("root/artifacts/train/*/manifest.json")
     assert json.loads(manifest.read_text())["facts"]["samples"] == total
-
-
-def test_sets_are_copied_as_they_are_and_missing_ones_said_so(given):
-    from evaluation import testsets
-
-    config = testsets.Config(folder=str(given / "tests"), sets=("colours",))
-    manifest = testsets.run(config, {}, Context(given / "out"))
-    assert {file.path for file in manifest.files} == {
-        f"data/colours/{name}"
-        for name in ("classnames.txt", "zeroshot_classification_templates.txt", "test/0.tar", "test/nshards.txt")
-    }
-    for file in manifest.files:
-        assert (given / "out" / file.path).read_bytes() == (
-            given / "tests" / file.path.removeprefix("data/")
-        ).read_bytes()
-    before = config.identity()
-    (given / "tests/colours/classnames.txt").write_text("red\ngreen\nblack")
-    assert config.identity() != before
-    with pytest.raises(ConfigError, match="no test set 'birds'"):
-        testsets.Config(folder=str(given / "tests"), sets=("birds",)).identity()
 
 
 def test_test_sets_without_a_folder_are_told_before_anything_runs():
