@@ -1,4 +1,4 @@
-"""The README and the architecture page cannot drift: folders, commands, targets and pictures are those there are."""
+"""The documents cannot drift: folders, commands, targets, pictures and fields are those there are."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import typer.main
 
+from workflows.cli import fields
 from workflows.cli.app import app
 
 REPO = Path(__file__).parents[1]
@@ -38,6 +39,13 @@ def test_the_make_targets_of_the_readme_exist():
     makefile = (REPO / "Makefile").read_text()
     for target in re.findall(r"^\$ make (\w+)", README, re.MULTILINE):
         assert f"\n{target}:" in makefile
+
+
+def test_the_reference_lists_the_fields_there_are():
+    text = (REPO / "docs/reference.md").read_text()
+    assert text == fields.markdown(fields.tables(fields.built_in())), (
+        "python -m workflows.cli fields --markdown writes it"
+    )
 
 
 def test_every_picture_of_the_readme_is_there():

@@ -1,4 +1,4 @@
-"""What zero-shot classification and retrieval share: their dials, where they compute, and the form of a result.
+"""What zero-shot classification and retrieval share: their parameters, where they compute, and the form of a result.
 
 An evaluation is one task on the cluster: features stay in its memory and only numbers, a table and pictures leave it.
 """
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 class Task(Config):
-    """The dials of any evaluation."""
+    """The parameters of any evaluation."""
 
     dataset: str = Field("seen", description="test set: a folder in CLIP_benchmark's layout below the artifact's data/")
     split: str = Field("test", description="split of the test set")

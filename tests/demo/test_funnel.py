@@ -143,6 +143,8 @@ def test_the_recipe_loads_nothing_heavy():
 
 
 def test_the_port_changes_no_fingerprint_but_the_number_of_pictures_does():
-    usual, elsewhere, larger = (quickstart.workflow(**dials) for dials in ({}, {"port": 1}, {"pictures": 3000}))
+    usual, elsewhere, larger = (
+        quickstart.workflow(**parameters) for parameters in ({}, {"port": 1}, {"pictures": 3000})
+    )
     assert [stage.digest for stage in usual] == [stage.digest for stage in elsewhere]
     assert usual["crawl"].digest != larger["crawl"].digest

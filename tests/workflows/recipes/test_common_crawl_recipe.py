@@ -63,8 +63,8 @@ def archives(folder):
 
 def test_from_archives_to_images(ray_cluster, tmp_path, pictures):
     archives(tmp_path)
-    dials = {"prefix": str(tmp_path), "max_files": 2, "connect_to": {"*.example": f"127.0.0.1:{pictures}"}}
-    workflow = load("common_crawl").function(paths=["some.paths.gz"], **dials)
+    parameters = {"prefix": str(tmp_path), "max_files": 2, "connect_to": {"*.example": f"127.0.0.1:{pictures}"}}
+    workflow = load("common_crawl").function(paths=["some.paths.gz"], **parameters)
     stages = {stage.name: stage for stage in workflow.stages}
     assert list(stages) == ["extract", "download", "filter", "dedup", "balance", "shard", "train", "retrieval"]
 

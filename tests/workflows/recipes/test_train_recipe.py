@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -52,7 +51,7 @@ def test_from_shards_to_a_score(given):
         "shards": json.dumps([str(given / "shards")]), "model": json.dumps(MODEL), "samples": 96, "batch_size": 16,
         "tests": given / "tests", "classification": '["colours"]', "train.lr": 0.01, "train.log_every": 16,
     }  # fmt: skip
-    command = [str(Path(sys.executable).parent / "clipline"), "run", "train", "--cpus", "2"]
+    command = [sys.executable, "-m", "workflows.cli", "run", "train", "--cpus", "2"]
     command += [part for name, value in sets.items() for part in ("--set", f"{name}={value}")]
     env = {**os.environ, "CLIPLINE_ROOT": str(given / "root")}
     env.pop("MLFLOW_TRACKING_URI", None)

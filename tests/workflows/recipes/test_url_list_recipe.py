@@ -51,11 +51,15 @@ def site():
         server.shutdown()
 
 
-def build(tmp_path, port=1, **dials):
+def build(tmp_path, port=1, **parameters):
     rows = [{"URL": f"http://img.example/{n}.jpg", "TEXT": f"a picture of number {n}", "NSFW": "no"} for n in range(10)]
     rows.append({"URL": "nonsense", "TEXT": "nothing at all", "NSFW": "no"})
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "list.parquet")
-    values = {"url_list": str(tmp_path / "list.parquet"), "connect_to": {"*.example": f"127.0.0.1:{port}"}, **dials}
+    values = {
+        "url_list": str(tmp_path / "list.parquet"),
+        "connect_to": {"*.example": f"127.0.0.1:{port}"},
+        **parameters,
+    }
     return load("url_list").function(**values)
 
 
