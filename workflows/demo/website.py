@@ -1,9 +1,9 @@
-"""What the embedded web consists of, as plain data: every page, every picture, and what is odd about each.
+"""The embedded web as plain data: every page, every image, and what is odd about each.
 
-The server (:mod:`workflows.demo.site`) turns this plan into bytes, and :mod:`tests.demo.truth` into the outcome a
-correct pipeline must reach; neither knows of the other. Four hosts show generated scenes in the markup such hosts use:
-a gallery, a shop with lazy and responsive images, a blog with figures and Open Graph tags, a museum with a ``base``
-and old charsets. Between good pictures lie, in fixed number, the ones a real crawl meets.
+The server (:mod:`workflows.demo.site`) turns this description into bytes, and tests into the outcome a correct pipeline
+must reach; neither knows of the other. Four hosts show generated scenes in the markup such hosts use: a gallery, a shop
+with lazy and responsive images, a blog with figures and Open Graph tags, a museum with a ``base`` and old charsets.
+Among the good images are, in fixed numbers, the bad ones that a real crawl meets.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from workflows.demo.scenes import SEEN, Scene, captions, compose, label
 
-__all__ = ["HOSTS", "MAX_DEPTH", "SEEDS", "SMALL", "TEST_SEEDS", "Page", "Picture", "Shown", "Web", "build"]
+__all__ = ["HOSTS", "MAX_DEPTH", "SEEDS", "SMALL", "TEST_SEEDS", "Image", "Page", "Shown", "Web", "build"]
 
 SEEDS = ("http://gallery.example/", "http://shop.example/", "http://blog.example/", "http://museum.example/")
 HOSTS = (
@@ -24,12 +24,12 @@ HOSTS = (
     *("closed.example", "down.example", "untrained.example"),
 )
 MAX_DEPTH = 8  # links from a seed; only the calendar goes deeper, without end
-SMALL = "&small=1"  # added to a shop picture's address: the same at 60 pixels a side
+SMALL = "&small=1"  # added to a shop image's address: the same at 60 pixels a side
 TEST_SEEDS = 1_000_000  # scenes from here on never appear on the site
 
 
 @dataclass(frozen=True)
-class Picture:
+class Image:
     """An image address and what answers there; ``kind`` is "good", a harmless :data:`TWISTS`, or an odd one."""
 
     url: str
@@ -38,14 +38,14 @@ class Picture:
     width: int
     height: int
     format: str  # jpeg | png | webp
-    original: int = 0  # side in pixels of the picture this one was scaled down from; 0: it is the original
+    original: int = 0  # side in pixels of the image this one was scaled down from; 0: it is the original
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A picture on a page: its markup, and each (source, text) that goes with it, as an extractor should find them."""
+    """An image on a page: its markup, and each (source, text) that goes with it, as an extractor should find them."""
 
-    picture: Picture
+    image: Image
     markup: str
     texts: tuple[tuple[str, str], ...]
     kind: str
@@ -65,20 +65,20 @@ class Page:
 
 @dataclass(frozen=True, eq=False)
 class Web:
-    """The whole plan. ``scenes``: how many different good pictures it holds."""
+    """The whole web. ``scenes``: number of different good images it holds."""
 
     scenes: int
     pages: dict[str, Page] = field(default_factory=dict)
-    pictures: dict[str, Picture] = field(default_factory=dict)
+    images: dict[str, Image] = field(default_factory=dict)
 
     def page(self, url: str) -> Page | None:
-        """The page at ``url``; the calendar's are made up as they are asked for."""
+        """The page at ``url``; the calendar's are made on request."""
         return calendar(url) if url.startswith(CALENDAR) else self.pages.get(url)
 
 
 # --- what is odd, and how often ---------------------------------------------------------------------------------------
 
-# Harmless: a correct pipeline reads all of these. Per hundred good pictures.
+# Harmless: a correct pipeline reads all of these. Per hundred good images.
 TWISTS = {
     "rotated": 3.0,  # stored on its side, with the EXIF orientation to set it upright
     "progressive": 4.0,
@@ -90,7 +90,7 @@ TWISTS = {
     "index-ok": 2.0,  # X-Robots-Tag that forbids nothing we do
 }
 ALTERED = ("rotated", "progressive", "cmyk", "palette", "alpha")  # of these, those that change the file
-# Answers that end a picture's way at its download. Per hundred good pictures; at least one each.
+# Answers that end an image's way at its download. Per hundred good images; at least one each.
 BAD_ANSWERS = {
     "missing": 2.0,  # 404
     "gone": 0.6,  # 410
@@ -114,14 +114,14 @@ BAD_ANSWERS = {
     "banner": 1.0,  # ten times as wide as high
     "bomb": 0.1,  # claims far more pixels than anybody should decode
 }
-# Texts and measures that end a pair's way at the filter. Per hundred good pictures; at least one each.
+# Texts and measures that end a pair's way at the filter. Per hundred good images; at least one each.
 BAD_SIZES = {"thumbnail": 2.0, "panorama": 1.0}  # 48 pixels a side; four times as wide as high
 BAD_TEXTS = {"junk": 4.0, "word": 1.5, "short": 2.0, "long": 1.0, "foreign": 4.0, "unspaced": 1.0}
-# Texts that say nothing of the picture, though a filter cannot know; they end at balancing, which knows the words.
+# Texts that say nothing of the image, though a filter cannot know; they end at balancing, which knows the words.
 VAGUE_TEXTS = {"vague": 2.0}
 # Appearances that end at extraction, and copies that end at deduplication.
 BAD_MARKUP = {"bare": 4.0, "pixel": 4.0, "inline": 1.0, "script": 0.5, "twice": 2.0}
-COPIES = {"copy": 5.0, "twin": 5.0}  # the same bytes elsewhere; the same picture smaller and in another format
+COPIES = {"copy": 5.0, "twin": 5.0}  # the same bytes elsewhere; the same image smaller and in another format
 
 JUNK = (
     "IMG_2034.JPG",
@@ -222,7 +222,7 @@ _SHOWN = (*SEEN, *(pair for word in ("circle", "red") for pair in SEEN if word i
 _SIDES = (112, 112, 128, 128, 128, 160, 160, 192, 192, 224, 256, 256, 320, 400)
 _PER_PAGE = 10
 _PER_SECTION = 5
-_MARKUP = {  # how each host shows a good picture
+_MARKUP = {  # how each host shows a good image
     "gallery.example": ("alt", "figure", "alt", "figure", "both"),
     "shop.example": ("alt", "lazy", "srcset", "picture"),
     "blog.example": ("figure", "both", "alt", "title", "og"),
@@ -234,7 +234,7 @@ _OUTSIDE_UTF8 = " by Zoë"  # what captions on pages of an old charset end with,
 
 @lru_cache(maxsize=4)
 def build(scenes: int) -> Web:
-    """The plan of a web with ``scenes`` different good pictures; about a fifth as many pages."""
+    """Describe a web with ``scenes`` different good images; about a fifth as many pages."""
     web = Web(scenes)
     cards = list(_deck(scenes))
     random.Random("deck").shuffle(cards)
@@ -242,16 +242,16 @@ def build(scenes: int) -> Web:
     for turn, host in enumerate(_MARKUP):
         for page in _host(host, hands[turn :: len(_MARKUP)]):
             web.pages[page.url] = page
-            web.pictures.update({shown.picture.url: shown.picture for shown in page.shown})
+            web.images.update({shown.image.url: shown.image for shown in page.shown})
     for page in _odd_pages():
         web.pages[page.url] = page
-        web.pictures.update({shown.picture.url: shown.picture for shown in page.shown})
+        web.images.update({shown.image.url: shown.image for shown in page.shown})
     return web
 
 
 @dataclass(frozen=True)
 class _Card:
-    """A picture before it is known where it will be shown."""
+    """An image before a page is chosen for it."""
 
     number: int
     kind: str
@@ -272,7 +272,7 @@ def _deck(scenes: int) -> Iterator[_Card]:
             number += 1
     for kind, per_hundred in COPIES.items():
         for turn in range(_count(per_hundred, scenes)):
-            # Of plain good pictures only, each at most once per kind.
+            # Of plain good images only, each at most once per kind.
             yield _Card(number, kind, compose(scenes - 1 - turn, _SHOWN))
             number += 1
 
@@ -281,7 +281,7 @@ def _count(per_hundred: float, scenes: int) -> int:
     return max(1, round(per_hundred * scenes / 100))
 
 
-def _picture(card: _Card, host: str) -> Picture:
+def _image(card: _Card, host: str) -> Image:
     """The file for ``card`` under an address of the kind ``host`` uses; what it shows depends on the scene alone."""
     draw = random.Random(f"picture {card.scene.seed}")
     side = draw.choice(_SIDES) if draw.random() > 0.01 else draw.choice((800, 1200))
@@ -303,7 +303,7 @@ def _picture(card: _Card, host: str) -> Picture:
         case "twin":
             width = height = max(96, round(0.9 * side))
             original, kind = side, "webp" if kind == "jpeg" else "jpeg"
-    return Picture(_address(card, host, width, kind), card.kind, card.scene, width, height, kind, original)
+    return Image(_address(card, host, width, kind), card.kind, card.scene, width, height, kind, original)
 
 
 def _address(card: _Card, host: str, width: int, kind: str) -> str:
@@ -324,10 +324,10 @@ def _address(card: _Card, host: str, width: int, kind: str) -> str:
 
 def _show(card: _Card, host: str, ending: str = "") -> Shown:
     """``card`` in one of the host's markups, with as many texts as that takes; ``ending`` is put after captions."""
-    picture = _picture(card, host)
+    image = _image(card, host)
     draw = random.Random(f"show {card.number}")
     markup = card.kind if card.kind in BAD_MARKUP else draw.choice(_MARKUP[host])
-    if markup == "srcset" and picture.width < 100:
+    if markup == "srcset" and image.width < 100:
         markup = "alt"  # the small variant would be the larger one
     words = draw.sample(captions(card.scene), 2)
     if card.text is not None:
@@ -337,7 +337,7 @@ def _show(card: _Card, host: str, ending: str = "") -> Shown:
         markup, ("alt",)
     )
     texts = tuple((source, text + ending) for source, text in zip(sources, words, strict=False))
-    return Shown(picture, markup, texts, card.kind)
+    return Shown(image, markup, texts, card.kind)
 
 
 def _host(host: str, hands: list[list[_Card]]) -> Iterator[Page]:
@@ -372,18 +372,18 @@ def _content(host: str, section: int, turn: int) -> str:
 
 
 def _odd_pages() -> Iterator[Page]:
-    """Pages by address whose answer matters more than their content; those that may hold pictures do."""
+    """Pages by address whose answer matters more than their content; those that may hold images do."""
     number = 900_000
     for path, kind in ODD_PAGES.items():
         hand = [_Card(number + turn, "good", compose(number + turn, _SHOWN)) for turn in range(2)]
         number += len(hand)
-        shown = tuple(_show(card, "gallery.example") for card in hand) if kind in _WITH_PICTURES else ()
+        shown = tuple(_show(card, "gallery.example") for card in hand) if kind in _WITH_IMAGES else ()
         yield Page(f"http://gallery.example{path}", kind, kind.capitalize(), shown, (SEEDS[0],))
     for url in (*CLOSED, *DOWN, *UNTRAINED, AWAY):
         yield Page(url, "good", "Elsewhere")
 
 
-_WITH_PICTURES = ("private", "here", "noai-header", "noai-meta", "tdm-header", "tdm-meta", "soup")
+_WITH_IMAGES = ("private", "here", "noai-header", "noai-meta", "tdm-header", "tdm-meta", "soup")
 
 
 def calendar(url: str) -> Page | None:
