@@ -124,7 +124,7 @@ def test_sets_are_copied_as_they_are_and_missing_ones_said_so(given):
 
 
 def test_test_sets_without_a_folder_are_told_before_anything_runs():
-    with pytest.raises(UsageError, match="where the test sets flickr30k are") as caught:
+    with pytest.raises(UsageError, match="no folder given for the test sets flickr30k") as caught:
         load("train").build(["shards=/data", "captions=flickr30k"])
     assert caught.value.fix == "--set tests=FOLDER"
 
