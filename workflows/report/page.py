@@ -1,8 +1,8 @@
-"""One HTML file that shows a whole run, to read, print, mail and keep.
+"""The report of a run: one HTML file to read, print, mail and keep.
 
-It shows what is there, whatever the recipe: a manifest with a funnel is a data stage, ``figures/`` are pictures,
-``data/history.jsonl`` are training curves, CLIP_benchmark's JSON is a table. The page asks nothing of the network and
-runs no script (its content policy forbids both), and all text in it is escaped: captions come from strangers.
+It shows whatever a recipe's stages have written: funnels from manifests, images from ``figures/``, training curves from
+``data/history.jsonl``, tables from CLIP_benchmark's JSON. The page loads nothing from the network and runs no script
+(its content policy forbids both), and all text in it is escaped, since captions come from strangers.
 """
 
 from __future__ import annotations
@@ -14,14 +14,18 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from markupsafe import Markup
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
 
 from infra.errors import redact
 from infra.run.manifest import Artifact, Manifest
 from workflows.cli.console import seconds
 from workflows.report import charts
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["Report", "StageView", "funnel_png", "render"]
 
@@ -72,9 +76,7 @@ class Report:
 
 
 def render(report: Report) -> str:
-    """The page. Equal runs give equal bytes but for the times the stages took."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
+    """The HTML of a report. Equal runs give equal bytes except for the times that the stages took."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -90,8 +92,8 @@ def render(report: Report) -> str:
         name=Path(report.recipe).stem,
         headlines=list(_headlines(results, rows, report.stages)),
         bars=rows,
-        funnel=charts.funnel_svg(rows),
-        galleries=[(view, pictures) for view in report.stages if (pictures := _pictures(view))],
+        funnel=_svg_uri(charts.funnel(rows)) if rows else "",
+        galleries=[(view, figures) for view in report.stages if (figures := _figures(view))],
         trainings=[(view.name, curves) for view in report.stages if (curves := _curves(view))],
         results=results,
         times=_times(report.stages),
@@ -102,8 +104,8 @@ def render(report: Report) -> str:
 
 
 def funnel_png(stages: Sequence[StageView]) -> bytes:
-    """The funnel as a picture, for MLflow and READMEs."""
-    return charts.funnel_png(_bars(stages))
+    """The funnel as PNG, for MLflow and READMEs."""
+    return charts.image(charts.funnel(_bars(stages)), "png")
 
 
 def _bars(stages: Sequence[StageView]) -> list[charts.Bar]:
@@ -123,7 +125,6 @@ class _Metric:
     value: float
     low: float | None
     high: float | None
-    drawing: Markup
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ def _results(view: StageView) -> Iterator[_Result]:
         metrics = []
         for name, value in content["metrics"].items():
             low, high = intervals.get("bounds", {}).get(name, (None, None))
-            metrics.append(_Metric(name, value, low, high, charts.interval_svg(value, low, high)))
+            metrics.append(_Metric(name, value, low, high))
         yield _Result(
             stage=view.name,
             dataset=content["dataset"],
@@ -172,7 +173,7 @@ class _Headline:
 def _headlines(
     results: Sequence[_Result], rows: Sequence[charts.Bar], stages: Sequence[StageView]
 ) -> Iterator[_Headline]:
-    """The first numbers a reader wants: how good, out of how much data, in what time."""
+    """The most important numbers: quality, amount of data, time."""
     for result in results:
         main = next((m for name in _HEADLINES for m in result.metrics if m.name == name), None)
         if main is not None:
@@ -186,24 +187,24 @@ def _headlines(
         yield _Headline(seconds(worked), "of work, all stages added up", f"{done} of {len(stages)} stages done")
 
 
-# --- pictures and curves ----------------------------------------------------------------------------------------------
+# --- images and curves ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class _Picture:
+class _Figure:
     uri: str
     label: str
-    count: int | None  # rows dropped for the reason the picture shows
+    count: int | None  # rows dropped for the reason the image shows
     width: int
     height: int
 
 
-def _pictures(view: StageView) -> list[_Picture]:
+def _figures(view: StageView) -> list[_Figure]:
     if view.artifact is None or view.manifest is None:
         return []
-    drawn = {"training"} if view.artifact.files(_HISTORY) else set()  # the page draws these curves itself
+    drawn = {"training"} if view.artifact.files(_HISTORY) else set()  # the page draws the same curves
     dropped = view.manifest.funnel.dropped if view.manifest.funnel else {}
-    pictures = []
+    figures = []
     for file in view.artifact.files("figures/", ".png"):
         name = Path(file.path).stem
         if name not in drawn:
@@ -211,15 +212,13 @@ def _pictures(view: StageView) -> list[_Picture]:
             # The first chunk of a PNG holds width and height.
             width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
             reason = max((r for r in dropped if name.endswith(r)), key=len, default=None)
-            pictures.append(_Picture(_data_uri(data), _label(name), dropped[reason] if reason else None, width, height))
-    return pictures
+            figures.append(_Figure(_data_uri(data), _label(name), dropped[reason] if reason else None, width, height))
+    return figures
 
 
 def _data_uri(png: bytes) -> str:
     kind, data = "png", png
     if len(png) > _SHRINK_ABOVE:
-        from PIL import Image
-
         buffer = io.BytesIO()
         Image.open(io.BytesIO(png), formats=("PNG",)).convert("RGB").save(buffer, "WEBP", quality=88, method=4)
         if buffer.tell() < len(png):
@@ -227,8 +226,19 @@ def _data_uri(png: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def _curves(view: StageView) -> list[tuple[str, Markup]]:
-    """Name and drawing of every number in the history, over its step."""
+def _svg_uri(figure: Figure) -> str:
+    return f"data:image/svg+xml;base64,{base64.b64encode(charts.image(figure, 'svg')).decode()}"
+
+
+@dataclass(frozen=True)
+class _Curve:
+    name: str
+    uri: str
+    last: float
+
+
+def _curves(view: StageView) -> list[_Curve]:
+    """A curve over the step for every number in the training history."""
     if view.artifact is None or not view.artifact.files(_HISTORY):
         return []
     lines = [json.loads(line) for line in view.artifact.read(_HISTORY).splitlines() if line.strip()]
@@ -236,12 +246,12 @@ def _curves(view: StageView) -> list[tuple[str, Markup]]:
     if step is None:
         return []
     names = dict.fromkeys(name for line in lines for name in line if name != step)
-    drawings = []
+    curves = []
     for name in names:
         points = [(line[step], line[name]) for line in lines if isinstance(line.get(name), (int, float))]
-        if drawing := charts.curve_svg(name, points, "samples seen" if step == "samples" else step):
-            drawings.append((name, drawing))
-    return drawings
+        if figure := charts.curve(points, "samples seen" if step == "samples" else step):
+            curves.append(_Curve(name, _svg_uri(figure), points[-1][1]))
+    return curves
 
 
 # --- time and provenance ----------------------------------------------------------------------------------------------
@@ -296,7 +306,7 @@ def _provenance(view: StageView) -> dict[str, Any]:
 
 
 def _label(name: str) -> str:
-    """A name as people say it: ``dropped_text_length`` -> ``dropped: text length``."""
+    """A readable name: ``dropped_text_length`` -> ``dropped: text length``."""
     if name in _NAMES:
         return _NAMES[name]
     for prefix in ("kept", "dropped"):

@@ -1,9 +1,12 @@
-"""How a run ends on the terminal: the funnel, the metrics with their intervals, and where to see more."""
+"""The result of a run on the terminal, in MLflow and as a report: funnel, and metrics with their intervals."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
+
+from rich import box
+from rich.table import Table
 
 from infra.run.manifest import Artifact, Manifest
 from infra.store.storage import Store
@@ -26,9 +29,6 @@ def show(record: RunRecord, root: Store, out: Console, *, as_json: bool) -> None
         rows = {m.stage: {"funnel": m.funnel.model_dump() if m.funnel else None, "metrics": m.metrics} for m in done}
         print_json({"run": record.run, "stages": rows})
         return
-    from rich import box
-    from rich.table import Table
-
     funnel = Table("stage", "unit", box=box.SIMPLE_HEAD, title="Funnel", title_justify="left")
     for name in ("entered", "kept"):
         funnel.add_column(name, justify="right")
@@ -51,13 +51,13 @@ def show(record: RunRecord, root: Store, out: Console, *, as_json: bool) -> None
 
 
 def manifests(record: RunRecord, root: Store) -> list[Manifest]:
-    """Those of the run's finished stages, in the order of the recipe."""
+    """The manifests of the run's finished stages, in the order of the recipe."""
     folders = [root.child(stage.folder) for stage in record.stages]
     return [artifact.manifest for folder in folders if (artifact := Artifact.find(folder))]
 
 
 def _intervals(manifest: Manifest) -> Iterator[tuple[str, float, str]]:
-    """Metrics that have bounds beside them (``acc1``, ``acc1_low``, ``acc1_high``), with the bounds."""
+    """The metrics with bounds (``acc1`` with ``acc1_low`` and ``acc1_high``): name, value, interval as text."""
     for name, value in manifest.metrics.items():
         low, high = manifest.metrics.get(f"{name}_low"), manifest.metrics.get(f"{name}_high")
         if low is not None and high is not None:
@@ -77,7 +77,7 @@ def note(record: RunRecord, root: Store) -> str:
 
 
 def show_address(address: Address, page: str | None, out: Console) -> None:
-    """The command that opens MLflow, then, as the last line, the address of the run."""
+    """Print the command that opens MLflow and, as the last line, the URL of the run."""
     if address.ui_command:
         out.print(f"See it in MLflow:  {address.ui_command}", soft_wrap=True)
     if page:
@@ -85,8 +85,8 @@ def show_address(address: Address, page: str | None, out: Console) -> None:
 
 
 def report_files(root: Store, record: RunRecord) -> Iterator[tuple[str, bytes]]:
-    """The run's report and the picture of its funnel, by file name."""
-    from workflows.report import page as report
+    """The report of a run and the image of its funnel, by file name."""
+    from workflows.report import page as report  # loads matplotlib, which takes a second
 
     views = []
     for state in run_states(root, record):
