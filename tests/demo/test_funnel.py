@@ -14,7 +14,7 @@ from infra.formats.shards import read_samples
 from infra.run.context import Context
 from infra.run.manifest import MANIFEST, Artifact
 from tests.demo import truth
-from workflows.demo import site, website
+from workflows.demo import oddities, site, website
 from workflows.recipes import quickstart
 
 IMAGES = 60
@@ -119,7 +119,7 @@ def test_dedup(artifacts, web):
 
 
 def test_balance(artifacts):
-    assert {row["caption"] for row in tables(artifacts["balance"], "dropped-")} <= set(website.VAGUE)
+    assert {row["caption"] for row in tables(artifacts["balance"], "dropped-")} <= set(oddities.VAGUE)
 
 
 def test_what_is_trained_on_is_one_good_caption_of_each_good_scene(artifacts, web):

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from infra.errors import CliplineError
-from workflows.demo import images, site, website
+from workflows.demo import images, oddities, site, website
 
 SCENES = 60
 
@@ -149,12 +149,12 @@ def test_oddities_come_in_the_numbers_declared():
     web = website.build(1000)
     shown = Counter(shown.kind for page in web.pages.values() if page.kind == "content" for shown in page.shown)
     declared = {
-        **website.TWISTS, **website.BAD_ANSWERS, **website.BAD_SIZES, **website.BAD_TEXTS, **website.VAGUE_TEXTS,
-        **website.BAD_MARKUP, **website.COPIES,
+        **oddities.TWISTS, **oddities.BAD_ANSWERS, **oddities.BAD_SIZES, **oddities.BAD_TEXTS, **oddities.VAGUE_TEXTS,
+        **oddities.BAD_MARKUP, **oddities.COPIES,
     }  # fmt: skip
     for kind, per_hundred in declared.items():
         assert shown[kind] == max(1, round(10 * per_hundred)), kind
-    assert shown["good"] == 1000 - sum(shown[kind] for kind in website.TWISTS)
+    assert shown["good"] == 1000 - sum(shown[kind] for kind in oddities.TWISTS)
 
 
 def test_image_files_are_what_they_say(web):

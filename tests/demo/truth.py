@@ -13,7 +13,8 @@ from functools import lru_cache
 
 from infra.run.manifest import Funnel
 from infra.schema import Drop
-from workflows.demo.website import ALTERED, AWAY, CLOSED, DOWN, MAX_DEPTH, SEEDS, UNTRAINED, Image, Page, Shown, Web
+from workflows.demo.oddities import ALTERED, AWAY, CLOSED, DOWN, UNTRAINED
+from workflows.demo.website import MAX_DEPTH, SEEDS, Image, Page, Shown, Web
 
 __all__ = ["Row", "crawled", "funnels", "rows"]
 

@@ -245,7 +245,7 @@ def fields(
         str | None, typer.Option(metavar="RECIPE", help="Show the stages of this recipe instead of all known ones.")
     ] = None,
     settings: Set = None,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, as in docs/reference.md.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the fields as Markdown tables.")] = False,
     as_json: Json = False,
 ) -> None:
     """List the configuration fields of each stage, as `--set stage.field=value` sets them."""

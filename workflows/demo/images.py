@@ -1,4 +1,4 @@
-"""The bytes of every image on the embedded web, in each of the forms that files take in the wild."""
+"""The bytes of every image on the embedded web, in the formats and encodings found on real sites."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ORIENTATION_6 = b"Exif\0\0MM\0*\0\0\0\x08" + struct.pack(">HHHIHHI", 1, 0x0112,
 
 
 def draw(image: Image) -> bytes:
-    """The file behind ``image``, whole; what a broken answer leaves of it is the server's business."""
+    """The complete file of ``image``; the server cuts it where the response is broken."""
     import cv2
 
     if image.kind == "bomb":
@@ -63,7 +63,7 @@ def encode(pixels: Any, form: str, *options: int) -> bytes:  # noqa: ANN401 - nu
 
 
 def _by_pillow(pixels: NDArray[np.uint8], kind: str) -> bytes:
-    """The forms OpenCV does not write."""
+    """The encodings that OpenCV does not write."""
     import PIL.Image
 
     image, out = PIL.Image.fromarray(pixels), io.BytesIO()

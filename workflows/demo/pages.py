@@ -1,4 +1,4 @@
-"""The HTML of every page on the embedded web: each host writes as such hosts do, well or badly."""
+"""The HTML of every page on the embedded web, in the markup that such hosts use, valid or not."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _RUSSIAN = "Мы выставляем новые работы каждые дв�
 
 
 def html(page: Page) -> bytes:
-    """The page's document in its charset; what the charset cannot say is written as character references."""
+    """The page's document in its charset; characters outside it become character references."""
     charset, declared = page.charset
     head = [f"<title>{escape(page.title)} - {urlsplit(page.url).hostname}</title>", *_head(page)]
     if declared == "meta":
@@ -68,7 +68,7 @@ def _body(page: Page) -> list[str]:
 
 
 def _navigation(page: Page) -> str:
-    """Every link of the page, written the ways links are written, among some that lead nowhere."""
+    """Every link of the page, in the usual spellings of links, among some that lead nowhere."""
     here = urlsplit(page.url)
     links = []
     for turn, url in enumerate(page.links):
@@ -127,7 +127,7 @@ def _shown(page: Page, shown: Shown) -> str:
 
 
 def _reference(page: Page, url: str) -> str:
-    """The address of an image as its page spells it: relative to the base, to the host or to the scheme."""
+    """The URL of an image as its page spells it: relative to the base, to the host or to the scheme."""
     here, there = urlsplit(page.url), urlsplit(url)
     if there.hostname != here.hostname:
         return url.removeprefix("http:") if here.hostname == "gallery.example" else url

@@ -1,4 +1,4 @@
-"""Images whose content is known: one coloured shape on a muted background, and the words people use for it.
+"""Images with known content: one coloured shape on a muted background, and the words people use for it.
 
 A scene is six attributes and a seed. The attributes are what captions talk about and what a model can learn; the seed
 moves everything a caption would not mention (tilt, exact place, shade, the clouds behind). Thirty of the thirty-six
@@ -139,12 +139,12 @@ _FULL_WORDINGS = (
 
 
 def captions(scene: Scene) -> list[str]:
-    """Twelve ways to put the scene into words; all name colour and shape, most one to three things more."""
+    """Twelve captions of the scene; all name colour and shape, most one to three more attributes."""
     return [_say(scene, wording, turn) for turn, wording in enumerate(_WORDINGS)]
 
 
 def full_captions(scene: Scene) -> list[str]:
-    """Five wordings that each name all six attributes, so that a caption tells its image from most others."""
+    """Five captions that each name all six attributes, so that they distinguish the image from most others."""
     return [_say(scene, wording, turn) for turn, wording in enumerate(_FULL_WORDINGS)]
 
 
@@ -200,7 +200,7 @@ def render(scene: Scene, side: int) -> NDArray[np.uint8]:
     radius = _RADIUS[scene.size] * side
     room = 0.5 * side - radius - _MARGIN * side
     row, column = divmod(POSITIONS.index(scene.position), 3)
-    # Less half a pixel, since a pixel's number is that of its centre.
+    # Less half a pixel, since a pixel's index is that of its centre.
     x, y = (
         0.5 * side - 0.5 + room * (0.85 * (place - 1) + 0.13 * by)
         for place, by in zip((column, row), shift, strict=True)
@@ -270,7 +270,7 @@ def _pattern(
 
 @lru_cache
 def _outline(shape: str) -> NDArray[np.float32]:
-    """The shape as a polygon of radius about 1 around the origin, y down; areas are roughly alike. (n, 2)"""
+    """The shape as a polygon (n, 2) of radius about 1 around the origin, y down; areas are roughly equal."""
     import numpy as np
 
     around = np.linspace(0, 2 * np.pi, 72, endpoint=False)

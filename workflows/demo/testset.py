@@ -1,7 +1,7 @@
 """Labelled test sets of scenes the embedded site never shows, in CLIP_benchmark's WebDataset layout.
 
 - ``seen``: new images of the thirty pairs of colour and shape that training images show
-- ``unseen``: images of the other six, to be told from all thirty-six: does the model compose what it learned?
+- ``unseen``: images of the other six, classified among all thirty-six: does the model compose what it learned?
 - ``captions``: retrieval, five captions an image that name every attribute, no two images alike in all of them
 """
 
@@ -66,12 +66,12 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
 
 
 def examples(classes: tuple[tuple[str, str], ...], per_class: int, first_seed: int) -> list[Scene]:
-    """``per_class`` scenes of each class, the classes taking turns, so that any leading part is balanced too."""
+    """``per_class`` scenes of each class, interleaved, so that every prefix is balanced too."""
     return [compose(first_seed + n, (classes[n % len(classes)],)) for n in range(per_class * len(classes))]
 
 
 def distinct(number: int, first_seed: int) -> list[Scene]:
-    """``number`` scenes no two of which share all six attributes: every full caption has one right image."""
+    """``number`` scenes of which no two share all six attributes: every full caption has one correct image."""
 
     def fresh() -> Iterator[Scene]:
         taken = set()
