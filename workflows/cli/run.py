@@ -13,11 +13,11 @@ import typer
 from infra.errors import CliplineError, redact
 from infra.store.storage import Store, open_store
 from infra.tracking.tracker import Address
+from workflows.cli import result
 from workflows.cli.console import Watcher, column, print_json
 from workflows.cli.doctor import ray_cluster
 from workflows.cli.options import DEFAULT_ROOT, Execution, Json, RecipeName, Request, Requested, Root, RunName, grouped
 from workflows.cli.terminal import stderr, stdout
-from workflows.report import summary
 from workflows.run.plan import Plan, make_plan
 from workflows.run.records import RunRecord, find_run
 
@@ -82,7 +82,7 @@ def _execute(name: str, request: Request, execution: dict[str, Any], as_json: bo
     made = make_plan(workflow, root, request.selection)
     if not made.to_run:
         err.print(f"{record.run}: nothing to do, every stage is done.", style="green")
-        summary.show(record, root, stdout(), as_json=as_json)
+        result.show(record, root, stdout(), as_json=as_json)
         return
     _check_cluster()
     err.print(
@@ -114,8 +114,8 @@ def _carry_out(made: Plan, root: Store, record: RunRecord, execution: dict[str, 
         if outcome.status == "preempted":
             err.print(f"clipline resume {record.run} continues.")
         raise typer.Exit(outcome.exit_code)
-    summary.show(record, root, stdout(), as_json=as_json)
+    result.show(record, root, stdout(), as_json=as_json)
     if not outcome.tracked:
         err.print(f"MLflow is missing some events; clipline sync {record.run} sends them.", style="yellow")
     if not as_json:
-        summary.show_address(Address.find(root), outcome.page, stdout())
+        result.show_address(Address.find(root), outcome.page, stdout())

@@ -7,7 +7,6 @@ bytes. Importing matplotlib takes a second, so only what draws a report may impo
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -22,7 +21,7 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 
 from infra.run.manifest import Funnel
 
-__all__ = ["Bar", "bars", "curve", "funnel", "image", "number"]
+__all__ = ["Bar", "bars", "curve", "funnel", "image"]
 
 _KEPT, _BAND, _INK, _SOFT = "#1f6f8b", "#e4eff3", "#1c2329", "#5d6975"
 _DROPS = ("#b4470f", "#cf6a24", "#e08f4a", "#ebb27a", "#f2cfa9")
@@ -30,15 +29,6 @@ _HOLDERS = ("urls", "pages")  # units that contain the things counted after them
 # Lengths of the funnel in points: the whole width, margins left and right, a bar, a line of its legend, the gap below.
 _WIDTH, _LEFT, _RIGHT, _BAR, _LINE, _GAP = 760, 128, 118, 26, 17, 22
 _BINS = 240  # of a curve: more than its width in pixels shows nothing more
-
-
-def number(value: float) -> str:
-    """A number for people: 12,345; 0.734; 5e-04."""
-    if value == int(value) and abs(value) < 1e15:
-        return f"{int(value):,}"
-    if abs(value) >= 1000:
-        return f"{value:,.0f}"
-    return f"{value:.3g}" if abs(value) >= 0.01 else f"{value:.1e}"
 
 
 def image(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
@@ -171,11 +161,8 @@ def _style(colour: str) -> dict[str, Any]:
 # --- curves -----------------------------------------------------------------------------------------------------------
 
 
-def curve(points: Sequence[tuple[float, float]], x_label: str) -> Figure | None:
-    """A line over x; of a long one the mean and, shaded, the range of neighbours. None without finite points."""
-    points = [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
-    if not points:
-        return None
+def curve(points: Sequence[tuple[float, float]], x_label: str) -> Figure:
+    """A line through finite points (x, y), at least one; of many, the mean and the range (shaded) of neighbours."""
     figure = Figure(figsize=(3.4, 2.0), dpi=100, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()

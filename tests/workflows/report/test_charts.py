@@ -107,15 +107,6 @@ def test_a_short_curve_has_its_points_and_no_band():
     assert not axes.collections
 
 
-def test_curves_without_numbers_or_spread():
-    assert charts.curve([], "samples") is None
-    assert charts.curve([(1, float("nan"))], "samples") is None
+def test_curves_without_spread():
     for points in ([(5, 0.0)], [(5, 2.0), (6, 2.0)]):
         ElementTree.fromstring(charts.image(charts.curve(points, "samples"), "svg"))
-
-
-@pytest.mark.parametrize(
-    ("value", "text"), [(12345, "12,345"), (0.73456, "0.735"), (5e-4, "5.0e-04"), (1234.5, "1,234"), (0, "0")]
-)
-def test_numbers_as_people_write_them(value, text):
-    assert charts.number(value) == text
