@@ -116,7 +116,9 @@ class _Walk:
         parts = _parts_in(annotation)
         fresh = {kind: part for kind, part in parts.items() if part not in self._met}
         if known := [self._met[part] for part in parts.values() if part in self._met]:
-            description = "; ".join(filter(None, (description, f"fields as of `{known[0]}`")))
+            description = _joined(description, f"fields as of `{known[0]}`")
+        if kinds := ", ".join(filter(None, parts)):
+            description = _joined(description, f"kinds: {kinds}")
         required = default is _REQUIRED
         yield Row(path, _type(annotation), "" if required else _shown(default), required, runtime, description)
         for kind, part in fresh.items():
@@ -187,6 +189,10 @@ def _type(annotation: Any) -> str:  # noqa: ANN401 - any annotation
     if origin is not None:
         return f"{origin.__name__}[{', '.join(map(_type, arguments))}]"
     return "None" if annotation is types.NoneType else getattr(annotation, "__name__", str(annotation))
+
+
+def _joined(*texts: str) -> str:
+    return "; ".join(filter(None, texts))
 
 
 def _shown(default: object) -> str:
