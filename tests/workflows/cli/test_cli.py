@@ -204,7 +204,7 @@ def test_fields_lists_types_defaults_and_descriptions(clipline):
     assert any(re.match(r" +image_size: int = 256 +side to resize to, pixels$", line) for line in lines)
     assert any(re.match(r" +rows_in_flight: int = 2048 +\[runtime\] ", line) for line in lines)
     found = strictly(clipline("fields", "--json").stdout)
-    assert {"crawl", "filter", "train", "zeroshot"} <= set(found)
+    assert {"crawl", "filter", "train"} <= set(found)
     (side,) = (row for row in found["filter"] if row["path"] == "rules[image_side].min")
     assert (side["type"], side["default"], side["runtime"]) == ("int", "200", False)
 
