@@ -18,7 +18,7 @@ SCENE = Scene("circle", "red", "medium", "plain", "centre", "grey", 7)
 
 
 def shape_mask(scene, side=128):
-    """Where two renderings that differ in colour only differ: the shape, whatever is behind it."""
+    """The pixels in which two renderings of different colour differ: the shape, without the background."""
     other = replace(scene, colour="blue" if scene.colour != "blue" else "yellow")
     return np.abs(render(scene, side).astype(int) - render(other, side).astype(int)).max(axis=2) > 40
 

@@ -148,7 +148,7 @@ def _shown(page: Page, shown: Shown) -> Iterator[Row]:
 
 
 def _file(image: Image) -> str:
-    """What the bytes of an image depend on."""
+    """A key that is equal for images with equal bytes."""
     twist = image.kind if image.kind in ALTERED else ""
     return f"{image.scene.seed} {twist} {image.format} {image.width} {image.original}"
 

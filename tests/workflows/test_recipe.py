@@ -1,4 +1,4 @@
-"""Recipes are found, parameters and fields of stages set; what does not fit is told before anything runs."""
+"""Recipes are found, parameters and fields are set, and invalid ones are refused before anything runs."""
 
 from __future__ import annotations
 

@@ -185,7 +185,7 @@ def test_hostile_names_are_text(stage):
     assert "hunter2" not in html
 
 
-def test_pictures_are_inside_and_large_ones_are_shrunk(stage):
+def test_images_are_embedded_and_large_ones_shrunk(stage):
     view = stage("x", {"figures/small.png": png(), "figures/large.png": png(400, 300, noise=True)})
     page = Page(render(Report("r", "x", [view])))
     images = {attrs["alt"]: attrs for tag, attrs in page.tags if tag == "img"}
