@@ -269,7 +269,7 @@ class _Projection:
         self._state.parent = self._find_or_create({_RUN: event["run"], _STAGE: ""}, event["run"], tags)
         self._client.update_run(self._state.parent, status="RUNNING")
         # Tags, not parameters: resuming with other workers or time limits is the same run.
-        for key, value in {"recipe": event["recipe"], **event.get("dials", {})}.items():
+        for key, value in {"recipe": event["recipe"], **event.get("parameters", {})}.items():
             self._client.set_tag(self._state.parent, f"clipline.{key}", value)
 
     def _on_stage_started(self, event: Event) -> None:

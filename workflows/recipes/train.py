@@ -1,4 +1,4 @@
-"""train: a model from WebDataset shards you have, scored on test sets you have.
+"""train: from your own WebDataset shards to a model, evaluated on your own test sets.
 
 clipline run train --set shards=/data/shards --set model=ViT-B-32 --set gpu=true --set workers=8
 clipline run train --set shards=s3://bucket/cc12m --set tests=/data/eval --set classification=imagenet ...
@@ -17,18 +17,18 @@ from workflows.stage import Stage, Workflow
 
 def workflow(
     shards: list[str],  # folders or fsspec URLs of tars with images and captions
-    weights: dict[str, float] | None = None,  # of each of them, by sample; by default all are one set
+    weights: dict[str, float] | None = None,  # shares of samples by folder of shards; by default all are one set
     model: str | dict[str, Any] = "ViT-B-32",  # an open_clip name or configuration
     objective: str | dict[str, Any] = "infonce",  # or siglip, vsepp, albef, coca, distill, or one of your own
     pretrained: str | None = None,  # folder or checkpoint of a model to start from
     teacher: str | None = None,  # folder of the model that the objective distill learns from
     samples: int = 12_800_000,  # seen in training
     batch_size: int = 4096,  # samples of a step, over all workers
-    workers: int | list[int] = 1,  # processes, one per GPU; [least, most]: as many as there is room for
+    workers: int | list[int] = 1,  # training processes, one per GPU; [least, most]: as many as there is room for
     gpu: bool = False,  # train on GPUs
     tests: str | None = None,  # folder of test sets in CLIP_benchmark's layout
-    classification: list[str] | None = None,  # those with classes, by name
-    captions: list[str] | None = None,  # those with captions
+    classification: list[str] | None = None,  # names of the test sets with classes
+    captions: list[str] | None = None,  # names of the test sets with captions
 ) -> Workflow:
     sets = (*(classification or ()), *(captions or ()))
     if sets and not tests:

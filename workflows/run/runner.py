@@ -79,8 +79,8 @@ def run(plan: Plan, root: Store, asked: RunRecord, options: Options, listen: Lis
 
     tracker = Tracker(Address.find(root), plan.workflow.name, root, folder, journal.read)
     started = time.monotonic()
-    dials = {"settings": " ".join(asked.settings)}
-    record([_event("run_started", run=name, recipe=asked.recipe, dials=dials, commit=commit())])
+    parameters = {"settings": " ".join(asked.settings)}
+    record([_event("run_started", run=name, recipe=asked.recipe, parameters=parameters, commit=commit())])
     error: BaseException | None = None
     concluding: Future[None] | None = None
     with ExitStack() as stack, ThreadPoolExecutor(1) as aside:

@@ -56,8 +56,10 @@ class Run:
     def add(self, kind: str, **fields) -> None:
         self.events.append({"event": kind, "time": 1700000000.0 + len(self.events), **fields})
 
-    def begin(self, **dials) -> None:
-        self.add("run_started", run=self.name, recipe="toy.py", dials={"settings": "", **dials}, commit="abc123")
+    def begin(self, **parameters) -> None:
+        self.add(
+            "run_started", run=self.name, recipe="toy.py", parameters={"settings": "", **parameters}, commit="abc123"
+        )
 
     def start(self, stage: str, config=None, forced=False) -> None:
         identity = {"stage": stage, "code_version": 1, "config": config or {"size": 3}, "inputs": {}}

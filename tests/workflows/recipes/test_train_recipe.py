@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -51,7 +50,7 @@ def test_from_shards_to_a_score(given):
         "shards": json.dumps([str(given / "shards")]), "model": json.dumps(MODEL), "samples": 96, "batch_size": 16,
         "tests": given / "tests", "classification": '["colours"]', "train.lr": 0.01, "train.log_every": 16,
     }  # fmt: skip
-    command = [str(Path(sys.executable).parent / "clipline"), "run", "train", "--cpus", "2"]
+    command = [sys.executable, "-m", "workflows.cli", "run", "train", "--cpus", "2"]
     command += [part for name, value in sets.items() for part in ("--set", f"{name}={value}")]
     env = {**os.environ, "CLIPLINE_ROOT": str(given / "root")}
     env.pop("MLFLOW_TRACKING_URI", None)
@@ -104,7 +103,7 @@ def test_sigterm_gives_a_checkpoint_and_75_and_resume_goes_on_from_it(given):
 
 
 def test_test_sets_without_a_folder_are_told_before_anything_runs():
-    with pytest.raises(UsageError, match="where the test sets flickr30k are") as caught:
+    with pytest.raises(UsageError, match="no folder given for the test sets flickr30k") as caught:
         load("train").build(["shards=/data", "captions=flickr30k"])
     assert caught.value.fix == "--set tests=FOLDER"
 

@@ -1,4 +1,4 @@
-"""The bytes of every picture on the embedded web, in each of the forms that files take in the wild."""
+"""The bytes of every image on the embedded web, in the formats and encodings found on real sites."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import struct
 import zlib
 from typing import TYPE_CHECKING, Any
 
-from workflows.demo.plan import Picture
 from workflows.demo.scenes import render
+from workflows.demo.website import Image
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,30 +24,30 @@ _QUALITY = 90
 _ORIENTATION_6 = b"Exif\0\0MM\0*\0\0\0\x08" + struct.pack(">HHHIHHI", 1, 0x0112, 3, 1, 6, 0, 0)
 
 
-def draw(picture: Picture) -> bytes:
-    """The file behind ``picture``, whole; what a broken answer leaves of it is the server's business."""
+def draw(image: Image) -> bytes:
+    """The complete file of ``image``; the server cuts it where the response is broken."""
     import cv2
 
-    if picture.kind == "bomb":
+    if image.kind == "bomb":
         return _bomb()
-    side = picture.original or min(picture.width, picture.height)
-    pixels = render(picture.scene, side)
-    if pixels.shape[:2] != (picture.height, picture.width):
-        pixels = cv2.resize(pixels, (picture.width, picture.height), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
-    match picture.kind:
+    side = image.original or min(image.width, image.height)
+    pixels = render(image.scene, side)
+    if pixels.shape[:2] != (image.height, image.width):
+        pixels = cv2.resize(pixels, (image.width, image.height), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+    match image.kind:
         case "rotated":
             jpeg = encode(cv2.rotate(pixels, cv2.ROTATE_90_COUNTERCLOCKWISE), "jpeg")
             return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(_ORIENTATION_6) + 2) + _ORIENTATION_6 + jpeg[2:]
         case "progressive":
             return encode(pixels, "jpeg", cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
         case "cmyk" | "palette" | "alpha":
-            return _by_pillow(pixels, picture.kind)
+            return _by_pillow(pixels, image.kind)
         case "corrupt":
-            return _corrupt(encode(pixels, "jpeg"), picture.scene.seed)
+            return _corrupt(encode(pixels, "jpeg"), image.scene.seed)
         case "stub":
             jpeg = encode(pixels, "jpeg")
             return jpeg[: len(jpeg) // 2]
-    return encode(pixels, picture.format)
+    return encode(pixels, image.format)
 
 
 def encode(pixels: Any, form: str, *options: int) -> bytes:  # noqa: ANN401 - numpy loads late, and cv2 types arrays loosely
@@ -63,16 +63,16 @@ def encode(pixels: Any, form: str, *options: int) -> bytes:  # noqa: ANN401 - nu
 
 
 def _by_pillow(pixels: NDArray[np.uint8], kind: str) -> bytes:
-    """The forms OpenCV does not write."""
-    from PIL import Image
+    """The encodings that OpenCV does not write."""
+    import PIL.Image
 
-    image, out = Image.fromarray(pixels), io.BytesIO()
+    image, out = PIL.Image.fromarray(pixels), io.BytesIO()
     if kind == "cmyk":
         image.convert("CMYK").save(out, "JPEG", quality=_QUALITY)
     elif kind == "palette":
-        image.quantize(64, method=Image.Quantize.FASTOCTREE).save(out, "PNG", compress_level=1)
+        image.quantize(64, method=PIL.Image.Quantize.FASTOCTREE).save(out, "PNG", compress_level=1)
     else:
-        alpha = Image.new("L", image.size, 0)
+        alpha = PIL.Image.new("L", image.size, 0)
         rim = max(1, image.width // 40)  # transparent, as screenshots of windows have it
         alpha.paste(255, (rim, rim, image.width - rim, image.height - rim))
         image.putalpha(alpha)
@@ -81,7 +81,7 @@ def _by_pillow(pixels: NDArray[np.uint8], kind: str) -> bytes:
 
 
 def _corrupt(jpeg: bytes, seed: int) -> bytes:
-    """A JPEG that is noise from its first Huffman table on: the size can be read, the picture cannot."""
+    """A JPEG that is noise from its first Huffman table on: the size can be read, the image cannot."""
     start = jpeg.index(b"\xff\xc4") + 4
     return jpeg[:start] + random.Random(seed).randbytes(len(jpeg) - start)
 
