@@ -14,7 +14,7 @@ from infra.errors import ConfigError
 from infra.formats.testset import EvalSet
 from infra.run.context import Context
 from infra.run.manifest import Artifact, Manifest
-from infra.store.storage import open_store
+from infra.store import open_store
 
 __all__ = ["Config", "run"]
 
@@ -27,7 +27,7 @@ class Config(BaseConfig):
     def identity(self) -> dict[str, Any]:
         """Sets count by their files' names, sizes and times, wherever they lie."""
         store = open_store(self.folder)
-        versions = {path: store.version(path) for path in self.files()}
+        versions = {path: store.change_token(path) for path in self.files()}
         return super().identity() | {"folder": digest(versions)}
 
     def files(self) -> list[str]:

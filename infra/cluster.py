@@ -21,12 +21,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from infra.errors import CliplineError, DataError, DeadlineError, StageFailed, TransientError
-from infra.run.context import Context, Event, ShardOutput
+from infra.events import Event, ShardRetry
+from infra.run.context import Context, ShardOutput
 from infra.run.manifest import ShardRecord
-from infra.store.storage import unreachable
+from infra.store import unreachable
 
 if TYPE_CHECKING:
-    from infra.store.storage import Store
+    from infra.store import Store
 
 __all__ = [
     "ALONE",
@@ -261,7 +262,7 @@ def _retry(context: Context, job: _Job, error: Exception, limits: Limits) -> _Jo
             fix="run again to continue: the other shards are kept",
         ) from cause
     wait = backoff(job.attempt + 1)
-    context.emit("shard_retry", shard=shard, attempt=job.attempt, error=repr(cause), wait_s=wait)
+    context.send(ShardRetry(stage=context.stage, shard=shard, attempt=job.attempt, error=repr(cause), wait_s=wait))
     return replace(job, attempt=job.attempt + 1, at=time.monotonic() + wait)
 
 

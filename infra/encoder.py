@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from infra.errors import DataError
 from infra.run.manifest import Artifact
-from infra.store.storage import LocalStore
+from infra.store import LocalStore
 
 if TYPE_CHECKING:
     import numpy as np

@@ -26,10 +26,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from infra.errors import CliplineError, ConfigError, DataError, Preempted
+from infra.events import TrainStart
 from infra.run.context import Context, ShardOutput
 from infra.run.manifest import Funnel
 from infra.schema import Drop
-from infra.store.storage import open_store
+from infra.store import open_store
 from training.checkpoint.checkpoints import Checkpoints, write_folder, write_model
 from training.data.augment import Augment
 from training.data.loader import Batch, Loader, on_device
@@ -51,7 +52,7 @@ from training.train import RECORD, Config
 from training.validate import Validation
 
 if TYPE_CHECKING:
-    from infra.store.storage import Store
+    from infra.store import Store
 
 __all__ = ["main", "train"]
 
@@ -145,7 +146,8 @@ class Trainer:
             self.state = State(**saved)
             self.loader.corrupt.update(self.state.corrupt)
         if self.world.rank == 0:
-            self.context.emit("train_start", samples=self.state.samples, workers=self.world.size)
+            samples, workers = self.state.samples, self.world.size
+            self.context.send(TrainStart(stage=self.context.stage, samples=samples, workers=workers))
 
     def run(self) -> None:
         """Steps until all samples of the run have been seen."""

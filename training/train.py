@@ -17,12 +17,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from infra.errors import CliplineError, ConfigError, StageFailed, TransientError
+from infra.events import TrainRetry
 from infra.run.context import Context
 from infra.run.manifest import Artifact, Manifest
 from training.config import Config
 
 if TYPE_CHECKING:
-    from infra.store.storage import Store
+    from infra.store import Store
     from training.data.samples import Shards
 
 __all__ = ["RECORD", "Config", "run"]
@@ -89,7 +90,7 @@ def _train(config: Config, sources: dict[str, Shards], context: Context, tests: 
                     found=str(failure),
                     fix="run again to continue from the newest checkpoint",
                 ) from failure
-            context.emit("train_retry", error=str(failure), samples=newest(context.store))
+            context.send(TrainRetry(stage=context.stage, error=str(failure), samples=newest(context.store)))
             continue
         if error is not None:
             raise error

@@ -8,18 +8,17 @@ shards for one of its own, so nothing of ours may lie there.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from infra.errors import DataError, Preempted
+from infra.errors import DataError, Preempted, UsageError
+from infra.events import Custom, Event, Metrics, Progress, is_built_in
 from infra.run.manifest import File, Funnel, Manifest, ShardRecord
-from infra.store.storage import LocalStore, Store, open_store
+from infra.store import LocalStore, Store, open_store
 
-__all__ = ["Context", "Event", "Ledger", "Output", "ShardOutput"]
+__all__ = ["Context", "Ledger", "Output", "ShardOutput"]
 
-Event = dict[str, Any]
 log = logging.getLogger(__name__)
 
 
@@ -115,21 +114,36 @@ class Context:
         self._stopping = stopping or (lambda: False)
         self._flush = flush or (lambda: None)
 
-    def emit(self, kind: str, **fields: Any) -> None:  # noqa: ANN401 - JSON values
-        """Send one event to the run's journal."""
-        self._emit({"event": kind, "stage": self.stage, "time": time.time(), **fields})
+    def emit(self, kind: str, /, **fields: Any) -> None:  # noqa: ANN401 - JSON values
+        """Send an event of the stage's own ``kind`` to the run's journal: a :class:`~infra.events.Custom` event.
+
+        Raises UsageError for a kind or a field name that clipline uses itself.
+        """
+        if is_built_in(kind):
+            raise UsageError(
+                f"{kind!r} is a kind of event of clipline's own",
+                expected="another name, or context.send with its class in infra.events",
+            )
+        if taken := {"event", "time", "stage", "custom"} & set(fields):
+            raise UsageError(f"an event cannot have a field {min(taken)!r}: every event has one", fix="rename it")
+        self.send(Custom(stage=self.stage, name=kind, fields=fields))
+
+    def send(self, event: Event) -> None:
+        """Send an event of clipline's own kinds to the run's journal."""
+        self._emit(event)
 
     def flush(self) -> None:
         """Wait until all that was reported has arrived: the last thing to do in a process that is about to end."""
         self._flush()
 
     def progress(self, done: int, total: int | None, **numbers: float | str) -> None:
-        """How far the stage is, in its own unit, with what is worth showing (``images_per_s=...``)."""
-        self.emit("progress", done=done, total=total, **numbers)
+        """Report how far the stage is, in its own unit, with numbers to show beside it (``images_per_s=...``)."""
+        self.send(Progress(stage=self.stage, done=done, total=total, numbers=numbers))
 
     def metrics(self, values: dict[str, float], step: int) -> None:
-        """One point of each named curve; ``step`` is a count that never repeats, such as samples seen."""
-        self.emit("metrics", values={name: float(value) for name, value in values.items()}, step=int(step))
+        """Add a point to each named curve; ``step`` is a count that never repeats, such as samples seen."""
+        points = {name: float(value) for name, value in values.items()}
+        self.send(Metrics(stage=self.stage, values=points, step=int(step)))
 
     def figure(self, name: str, png: bytes) -> None:
         """A picture people look at: kept in the artifact as ``figures/{name}.png`` and shown in MLflow and report.

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from infra.errors import LeaseHeld, LeaseLost, TransientError
-from infra.store.storage import LocalStore, Store
+from infra.store import LocalStore, Store
 
 __all__ = ["Claim", "Lease", "Owner", "current_claim"]
 

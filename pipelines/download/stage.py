@@ -29,7 +29,7 @@ from pipelines.web.fetcher import Web
 from pipelines.web.health import SuccessFloor
 
 if TYPE_CHECKING:
-    from infra.store.storage import Store
+    from infra.store import Store
     from pipelines.download.retry import Pick
     from pipelines.download.shard import Work
     from pipelines.images.resize import Resizing

@@ -14,6 +14,7 @@ import pytest
 from infra import cluster
 from infra.cluster import Limits, Reporter, backoff, is_transient, mailbox, original, run_lots, run_shards
 from infra.errors import CliplineError, DataError, DeadlineError, LeaseHeld, Preempted, StageFailed, TransientError
+from infra.events import Custom, Log, Progress, ShardRetry
 from infra.run.context import Context
 from infra.run.manifest import Funnel, ShardRecord
 
@@ -144,7 +145,7 @@ def test_records_come_in_the_order_of_the_shards(context, diary, events):
     assert [record.facts["spec"] for record in records] == ["c", "a", "b"]
     assert [context.store.read(record.files[0].path) for record in records] == [b"cc", b"aa", b"bb"]
     assert sorted(record.shard for record in done) == ["shard-a", "shard-b", "shard-c"]
-    progress = [(event["done"], event["total"]) for event in events if event["event"] == "progress"]
+    progress = [(event.done, event.total) for event in events if isinstance(event, Progress)]
     assert progress[0] == (0, 3)
     assert progress[-1] == (3, 3)
     assert progress == sorted(progress)
@@ -152,7 +153,7 @@ def test_records_come_in_the_order_of_the_shards(context, diary, events):
 
 def test_no_shards_are_no_work(context, events):
     assert run_shards(context, [], hang) == []
-    assert [(event["done"], event["total"]) for event in events] == [(0, 0)]
+    assert [(event.done, event.total) for event in events] == [(0, 0)]
 
 
 def test_committed_shards_are_not_worked_on_again(context, diary, events):
@@ -162,7 +163,7 @@ def test_committed_shards_are_not_worked_on_again(context, diary, events):
     assert calls(diary) == {"a": 1, "b": 1, "c": 1}
     assert again[:2] == first
     assert [record.shard for record in done] == ["shard-c"]
-    assert [event["done"] for event in events if event["event"] == "progress"][-2:] == [2, 3]
+    assert [event.done for event in events if isinstance(event, Progress)][-2:] == [2, 3]
 
 
 def test_two_shards_of_one_name_are_refused(context):
@@ -182,14 +183,14 @@ def test_a_lot_is_worked_on_together(context, diary, events):
     records = run_lots(context, named(*"abcde"), partial(stumble, diary), lot=2)
     assert [record.facts["spec"] for record in records] == list("abcde")
     assert [record.facts["with"] for record in records] == [["a", "b"], ["a", "b"], ["c", "d"], ["c", "d"], ["e"]]
-    assert [event["done"] for event in events if event["event"] == "progress"] == [0, 1, 2, 3, 4, 5]
+    assert [event.done for event in events if isinstance(event, Progress)] == [0, 1, 2, 3, 4, 5]
 
 
 def test_of_a_lot_that_fails_only_the_rest_is_tried_again(context, diary, events):
     records = run_lots(context, named("a", "bad", "c", "d"), partial(stumble, diary), lot=4)
     assert calls(diary) == {"a": 1, "bad": 2, "c": 1, "d": 1}
     assert [len(record.facts["with"]) for record in records] == [2, 2, 4, 4]
-    assert [event["attempt"] for event in events if event["event"] == "shard_retry"] == [1]
+    assert [event.attempt for event in events if isinstance(event, ShardRetry)] == [1]
 
 
 def test_a_lot_that_leaves_a_shard_out_is_an_error(context):
@@ -209,9 +210,9 @@ def test_what_may_pass_is_tried_again(context, diary, events, error):
     records = run_shards(context, named("a", "bad"), partial(fail_at_first, error, diary))
     assert [record.facts["spec"] for record in records] == ["a", "bad"]
     assert calls(diary) == {"a": 1, "bad": 2}
-    [retry] = [event for event in events if event["event"] == "shard_retry"]
-    assert (retry["shard"], retry["attempt"]) == ("shard-bad", 1)
-    assert retry["error"] == repr(error)
+    [retry] = [event for event in events if isinstance(event, ShardRetry)]
+    assert (retry.shard, retry.attempt) == ("shard-bad", 1)
+    assert retry.error == repr(error)
 
 
 @pytest.mark.parametrize(
@@ -245,14 +246,14 @@ def test_a_worker_that_dies_costs_an_attempt(context, diary, events):
     records = run_shards(context, named("a", "bad"), partial(die_at_first, diary))
     assert len(records) == 2
     assert calls(diary)["bad"] == 2
-    assert [event["shard"] for event in events if event["event"] == "shard_retry"] == ["shard-bad"]
+    assert [event.shard for event in events if isinstance(event, ShardRetry)] == ["shard-bad"]
 
 
 def test_a_stuck_shard_ends_at_its_deadline(context, diary, events):
     records = run_shards(context, named("bad"), partial(hang_at_first, diary), Limits(deadline_s=0.5))
     assert records[0].facts == {"spec": "bad"}
-    [retry] = [event for event in events if event["event"] == "shard_retry"]
-    assert retry["error"] == repr(DeadlineError("shard shard-bad ran past 0.5 s"))
+    [retry] = [event for event in events if isinstance(event, ShardRetry)]
+    assert retry.error == repr(DeadlineError("shard shard-bad ran past 0.5 s"))
 
 
 def test_a_shard_always_stuck_fails_the_stage(context):
@@ -265,7 +266,7 @@ def test_the_deadline_does_not_count_the_wait_for_a_cpu(context, diary, events):
     """All at once on one CPU's worth of room: the last waits longer than its deadline."""
     limits = Limits(cpus=2, in_flight=16, deadline_s=2.0)
     run_shards(context, named(*"abcdefghijklmnop"), partial(take_a_while, diary), limits)
-    assert not [event for event in events if event["event"] == "shard_retry"]
+    assert not [event for event in events if isinstance(event, ShardRetry)]
 
 
 @pytest.mark.parametrize(
@@ -357,7 +358,7 @@ def test_backoff_doubles_to_a_minute_and_is_jittered():
 
 def report(reporter: Reporter, name: str, count: int) -> None:
     for n in range(count):
-        reporter.emit({"event": "e", "from": name, "n": n})
+        reporter.emit(Custom(stage="toy", name="e", fields={"from": name, "n": n}))
         if n % 7 == 0:
             reporter.flush()
     reporter.close()
@@ -378,7 +379,7 @@ def test_every_event_arrives_once_and_in_order():
     ray.get([task.remote(Reporter(box), name, 50) for name in ("a", "b")])
     events = ray.get(box.take.remote())
     for name in ("a", "b"):
-        assert [event["n"] for event in events if event["from"] == name] == list(range(50))
+        assert [event.fields["n"] for event in events if event.fields["from"] == name] == list(range(50))
     assert ray.get(box.take.remote()) == []
 
 
@@ -386,14 +387,14 @@ def test_events_go_out_without_being_asked_for():
     import ray
 
     box = mailbox()
-    reporter = Reporter(box)
+    reporter, event = Reporter(box), Log(stage="toy", level="INFO", message="hello")
     reporter.INTERVAL_S = 0.01
-    reporter.emit({"event": "e"})
+    reporter.emit(event)
     found = []
     deadline = time.monotonic() + 30
     while not found and time.monotonic() < deadline:
         found = ray.get(box.take.remote())
-    assert found == [{"event": "e"}]
+    assert found == [event]
     reporter.close()
     reporter._thread.join(30)
     assert not reporter._thread.is_alive()
@@ -412,10 +413,10 @@ def test_a_reporter_whose_driver_is_gone_gives_up_quietly():
     import ray
 
     box = mailbox()
-    reporter = Reporter(box)
+    reporter, event = Reporter(box), Log(stage="toy", level="INFO", message="hello")
     reporter.INTERVAL_S = 0.01
     ray.kill(box)
-    reporter.emit({"event": "e"})
+    reporter.emit(event)
     reporter._thread.join(60)
     assert not reporter._thread.is_alive()
 

@@ -12,7 +12,7 @@ import torch
 
 from infra.errors import ConfigError, DataError, Preempted
 from infra.run.context import Context
-from infra.store.storage import LocalStore
+from infra.store import LocalStore
 from training import train
 from training.checkpoint.checkpoints import complete
 from training.data.samples import Shards
@@ -45,9 +45,9 @@ def go(folder, shards, *, stop_at=None, kill_at=None, **changes):
     seen = [0]
 
     def emit(event):
-        if event["event"] == "progress":
-            seen[0] = event["done"]
-            if kill_at is not None and event["done"] >= kill_at:
+        if event.kind == "progress":
+            seen[0] = event.done
+            if kill_at is not None and event.done >= kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     store = LocalStore(shards)

@@ -9,7 +9,7 @@ import torch
 from conftest import MODEL
 
 from infra.run.context import Context
-from infra.store.storage import LocalStore
+from infra.store import LocalStore
 from training import train
 from training.data.samples import Shards
 from training.distributed.world import World

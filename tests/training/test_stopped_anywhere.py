@@ -13,7 +13,7 @@ import torch
 
 from infra.errors import Preempted
 from infra.run.context import Context
-from infra.store.storage import LocalStore, open_store
+from infra.store import LocalStore, open_store
 from training import loop, train
 from training.checkpoint.checkpoints import newest
 from training.data.samples import Shards, sources_at

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from infra.run.context import Output
-    from infra.store.storage import Store
+    from infra.store import Store
     from training.distributed.world import World
     from training.train import Config
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infra.errors import CliplineError, DataError
-from infra.store.storage import open_store
+from infra.store import open_store
 from training.data.decode import decode
 from training.data.index import Index
 from training.data.shard_cache import Copies, Shard
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from infra.store.storage import Store
+    from infra.store import Store
     from training.data.tokens import Tokenizer
     from training.distributed.world import World
 

@@ -17,13 +17,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from infra.errors import CliplineError, StorageError, UsageError, redact
-from infra.store.storage import Store, open_store
+from infra.store import Store, open_store
 from workflows.cli.console import print_json, strict
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from infra.run.context import Event
     from workflows.recipe import Recipe
     from workflows.run.plan import Plan, Selection
     from workflows.stage import Workflow
@@ -195,7 +194,7 @@ def _execute(
             found=ray.detail,
             fix="start it, or unset RAY_ADDRESS to start one here",
         )
-    from infra.tracking.tracker import Address
+    from infra.tracking import Address
     from workflows.cli.console import Watcher
     from workflows.run import runner
 
@@ -221,7 +220,7 @@ def _execute(
 @app.command(rich_help_panel=DOING)
 def sync(name: RunName = None, root: Root = DEFAULT_ROOT) -> None:
     """Send to MLflow what a run's journal holds and MLflow has not got (after an outage, say)."""
-    from infra.tracking.tracker import Address, Tracker
+    from infra.tracking import Address, Tracker
     from workflows.run.journal import Journal
     from workflows.run.records import find_run
 
@@ -428,7 +427,8 @@ def logs(
     """Print a run's journal: what happened when, with log messages and traces of failures."""
     from datetime import datetime
 
-    from workflows.cli.console import column
+    from infra.events import Metrics, Progress
+    from workflows.cli.console import column, detail
     from workflows.run.journal import Journal
     from workflows.run.records import find_run
 
@@ -437,27 +437,15 @@ def logs(
     width = column(planned.name for planned in record.stages)
     events, _ = Journal(store.child(f"runs/{record.run}")).read()
     for event in events:
-        if stage and event.get("stage") != stage:
+        if stage and event.stage != stage:
             continue
         if as_json:
-            sys.stdout.write(json.dumps(strict(event)) + "\n")
+            sys.stdout.write(json.dumps(strict(event.to_json())) + "\n")
             continue
-        if event["event"] in ("progress", "metrics"):
+        if isinstance(event, (Progress, Metrics)):
             continue
-        when = datetime.fromtimestamp(event["time"]).strftime("%H:%M:%S")
-        sys.stdout.write(
-            f"{when} {event.get('stage', ''):<{width}} {event['event']:<15} {_told(event)}".rstrip() + "\n"
-        )
-
-
-def _told(event: Event) -> str:
-    """What a line of the journal says besides when and what."""
-    from workflows.cli.console import seconds
-
-    for key in ("trace", "message", "error", "status"):
-        if event.get(key):
-            return str(event[key])
-    return "; ".join(event.get("why", ())) or (seconds(event["seconds"]) if "seconds" in event else "")
+        when = datetime.fromtimestamp(event.time).strftime("%H:%M:%S")
+        sys.stdout.write(f"{when} {event.stage:<{width}} {event.kind:<15} {detail(event)}".rstrip() + "\n")
 
 
 @app.command(rich_help_panel=DOING)

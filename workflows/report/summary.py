@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from infra.events import RunStarted
 from infra.run.manifest import Artifact, Manifest
-from infra.store.storage import Store
+from infra.store import Store
 from workflows.cli.console import print_json
 from workflows.run.journal import Journal
 from workflows.run.records import RunRecord, run_states
@@ -14,7 +15,7 @@ from workflows.run.records import RunRecord, run_states
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from infra.tracking.tracker import Address
+    from infra.tracking import Address
 
 __all__ = ["manifests", "note", "report_files", "show", "show_address"]
 
@@ -95,7 +96,7 @@ def report_files(root: Store, record: RunRecord) -> Iterator[tuple[str, bytes]]:
         manifest = artifact.manifest if artifact else None
         views.append(report.StageView(state.name, manifest, artifact, state.seconds, state.attempts, state.state))
     events, _ = Journal(root.child(f"runs/{record.run}")).read()
-    commits = dict.fromkeys(event["commit"] for event in events if event.get("commit"))
+    commits = dict.fromkeys(event.commit for event in events if isinstance(event, RunStarted) and event.commit)
     yield "report.html", report.render(report.Report(record.run, record.recipe, views, list(commits))).encode()
     if any(view.manifest and view.manifest.funnel for view in views):
         yield "funnel.png", report.funnel_png(views)

@@ -7,9 +7,10 @@ import sys
 from typing import Any
 
 from infra import cluster
+from infra.events import Log
 from infra.run.context import Context
 from infra.run.manifest import Artifact
-from infra.store.storage import Store
+from infra.store import Store
 from workflows.stage import Run
 
 __all__ = ["run_attempt", "ship_by_value"]
@@ -65,4 +66,11 @@ class _Forward(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.name.split(".")[0] != "ray":
-            self._context.emit("log", level=record.levelname, logger=record.name, message=record.getMessage())
+            self._context.send(
+                Log(
+                    stage=self._context.stage,
+                    level=record.levelname,
+                    logger=record.name,
+                    message=record.getMessage(),
+                )
+            )

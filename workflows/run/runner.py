@@ -2,42 +2,50 @@
 
 An attempt's task has no CPU of its own; it drives the stage's Ray work and returns a manifest, which the runner commits
 under the artifact's lease. Everything that happens becomes an event of the journal; the console and MLflow follow it.
-If this process dies, Ray reaps the attempts, and the next run goes on from the manifests and ledgers.
+If this process dies, Ray reaps the attempts, and the next run continues from the manifests and ledgers.
 """
 
 from __future__ import annotations
 
-import logging
 import re
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from infra import cluster
 from infra.errors import CliplineError, DeadlineError, LeaseHeld, LeaseLost, Preempted, StageFailed
-from infra.run.context import Event
+from infra.events import (
+    Event,
+    Gate,
+    Log,
+    RunArtifact,
+    RunFinished,
+    RunStarted,
+    StageCached,
+    StageFinished,
+    StageStarted,
+)
+from infra.events import StageFailed as StageFailedEvent
 from infra.run.lease import Lease, current_claim
 from infra.run.manifest import MANIFEST, Artifact, Manifest
-from infra.store.storage import Store
-from infra.tracking.tracker import Address, Tracker
+from infra.store import Store
+from infra.tracking import Address, Tracker
 from workflows.report.summary import manifests, note, report_files
 from workflows.run.attempt import run_attempt, ship_by_value
 from workflows.run.journal import Journal
 from workflows.run.plan import Plan, Step, make_plan
 from workflows.run.provenance import commit, provenance
 from workflows.run.records import RunRecord
-from workflows.run.signals import Stop
+from workflows.run.signals import SignalHandler
 from workflows.stage import Stage
 
 __all__ = ["Options", "Outcome", "run"]
 
-log = logging.getLogger(__name__)
-
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # Ray paints its traces
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # Ray colours its traces
 
 Listener = Callable[[list[Event]], None]
 
@@ -54,51 +62,52 @@ class Options:
 
 @dataclass(frozen=True)
 class Outcome:
+    """How a run ended."""
+
     run: str
     status: str  # done | failed | preempted
     exit_code: int
     error: BaseException | None = None
     page: str | None = None  # of the run in the MLflow UI
-    tracked: bool = True
+    tracked: bool = True  # whether MLflow got all of the journal
 
 
-def run(plan: Plan, root: Store, asked: RunRecord, options: Options, listen: Listener) -> Outcome:
-    """Run what the plan says is due. ``asked`` is put on record first; ``listen`` gets every event.
+def run(plan: Plan, root: Store, record: RunRecord, options: Options, listen: Listener) -> Outcome:
+    """Run the stages of the plan that are due. ``record`` is saved first; ``listen`` gets every event.
 
-    Never raises for a stage's failure: the Outcome tells.
+    Never raises for a stage's failure: it is the Outcome's ``error``.
     """
-    name = asked.run
-    asked.save(root)
+    name = record.run
+    record.save(root)
     folder = root.child(f"runs/{name}")
     journal = Journal(folder)
 
-    def record(events: list[Event]) -> None:
+    def emit(events: list[Event]) -> None:
         journal.append(events)
         listen(events)
 
     tracker = Tracker(Address.find(root), plan.workflow.name, root, folder, journal.read)
     started = time.monotonic()
-    dials = {"settings": " ".join(asked.settings)}
-    record([_event("run_started", run=name, recipe=asked.recipe, dials=dials, commit=commit())])
+    emit([RunStarted(run=name, recipe=record.recipe, settings=" ".join(record.settings), commit=commit())])
     error: BaseException | None = None
     concluding: Future[None] | None = None
-    with ExitStack() as stack, ThreadPoolExecutor(1) as aside:
-        stop = stack.enter_context(Stop.installed())
+    with ExitStack() as stack, ThreadPoolExecutor(1) as pool:
+        signals = stack.enter_context(SignalHandler.installed())
         try:
             for service in plan.workflow.services:
                 stack.enter_context(service())
             with cluster.connect(options.cpus):
                 tracker.start()  # not sooner: importing MLflow would hold Ray up, which everything waits for
-                stop.install()  # again: Ray puts its own handler for SIGTERM
-                _Driver(plan, root, options, record, stop).drive()
-                concluding = aside.submit(_conclude, plan, root, asked, folder, record)  # while Ray shuts down
+                signals.install()  # again: Ray installs its own handler for SIGTERM
+                _Driver(plan, root, options, emit, signals).drive()
+                concluding = pool.submit(_conclude, plan, root, record, folder, emit)  # while Ray shuts down
         except CliplineError as caught:
             error = caught
-        status, code = _verdict(error, stop)
+        status, code = _status(error, signals)
         if concluding is not None:
             concluding.result()
-        took = time.monotonic() - started
-        record([_event("run_finished", run=name, status=status, exit_code=code, seconds=took, note=note(asked, root))])
+        seconds, text = time.monotonic() - started, note(record, root)
+        emit([RunFinished(run=name, status=status, exit_code=code, seconds=seconds, note=text)])
         tracked = tracker.close(timeout_s=60.0)
         if options.tracking_required and status == "done" and (tracker.refused or not tracked):
             error = _untracked(tracker, name, tracked)
@@ -116,231 +125,264 @@ def _untracked(tracker: Tracker, run: str, sent: bool) -> CliplineError:
     )
 
 
-def _event(kind: str, **fields: Any) -> Event:  # noqa: ANN401 - JSON values
-    return {"event": kind, "time": time.time(), **fields}
-
-
-def _verdict(error: BaseException | None, stop: Stop) -> tuple[str, int]:
+def _status(error: BaseException | None, signals: SignalHandler) -> tuple[str, int]:
+    """Status and exit code of a run that ended with ``error``."""
     if error is None:
         return "done", 0
     if isinstance(error, Preempted):
-        return "preempted", 130 if stop.signal == signal.SIGINT else error.exit_code
+        return "preempted", 130 if signals.received == signal.SIGINT else error.exit_code
     return "failed", error.exit_code if isinstance(error, CliplineError) else 1
 
 
-def _conclude(plan: Plan, root: Store, asked: RunRecord, folder: Store, record: Listener) -> None:
-    """What a finished run adds: the gate's verdict and the report."""
-    done = {manifest.stage: manifest for manifest in manifests(asked, root)}
+def _conclude(plan: Plan, root: Store, record: RunRecord, folder: Store, emit: Listener) -> None:
+    """Evaluate the gate and write the report of a run whose stages are done."""
+    done = {manifest.stage: manifest for manifest in manifests(record, root)}
     gate = plan.workflow.gate
     if gate is not None and gate.model in done:
         checks = gate.check(done)
-        record(
-            [
-                _event(
-                    "gate",
-                    model=gate.model,
-                    digest=done[gate.model].digest,
-                    name=gate.name,
-                    alias=gate.alias,
-                    checks=[{**asdict(check), "passed": check.passed} for check in checks],
-                    passed=all(check.passed for check in checks),
-                )
-            ]
-        )
-    for path, data in report_files(root, asked):
+        passed = all(check.passed for check in checks)
+        found = [{**asdict(check), "passed": check.passed} for check in checks]
+        digest = done[gate.model].digest
+        emit([Gate(model=gate.model, digest=digest, name=gate.name, alias=gate.alias, checks=found, passed=passed)])
+    for path, data in report_files(root, record):
         folder.write(path, data)
-        record([_event("run_artifact", path=path)])
+        emit([RunArtifact(path=path)])
 
 
 @dataclass
-class _Attempt:
-    """A stage at work."""
+class _StageRun:
+    """One stage of the plan and how far it is. ``ended``: done, failed, cached, or left out by the selection."""
 
-    stage: Stage
-    number: int
+    step: Step
+    state: Literal["waiting", "running", "ended"]
+    tries: int = 0  # attempts begun
+    not_before: float = 0.0  # monotonic s; no attempt begins earlier
+    contended: bool = False  # another owner of its lease was seen, and a warning said so
+    attempt: _Attempt | None = None  # while running
+
+    @property
+    def stage(self) -> Stage:
+        return self.step.stage
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """The attempt in progress at a stage."""
+
+    task: Any  # Ray's reference to its manifest
     lease: Lease
-    started: float  # monotonic
+    started: float  # monotonic s
+
+    def overdue(self, stage: Stage) -> CliplineError | None:
+        """Why the attempt must be cancelled now; None if it may go on."""
+        if self.lease.lost:
+            return LeaseLost(f"the lease on {stage.name} was taken by another run", fix="let the other finish")
+        if stage.timeout_s is not None and time.monotonic() - self.started > stage.timeout_s:
+            return DeadlineError(f"stage {stage.name} ran past {stage.timeout_s:g} s")
+        return None
 
 
 class _Driver:
-    """The loop that starts attempts, listens to them and commits their manifests."""
+    """The loop that starts attempts, receives their events and commits their manifests."""
 
     POLL_S = 0.25
 
-    def __init__(self, plan: Plan, root: Store, options: Options, record: Listener, stop: Stop) -> None:
-        self._plan, self._root, self._options, self._record, self._stop = plan, root, options, record, stop
-        self._waiting = {step.stage.name: step for step in plan.to_run}
-        self._not_before: dict[str, float] = {}
-        self._tries: dict[str, int] = {}
-        self._contended: set[str] = set()  # stages somebody else was seen to hold
-        self._running: dict[Any, _Attempt] = {}
+    def __init__(self, plan: Plan, root: Store, options: Options, emit: Listener, signals: SignalHandler) -> None:
+        self._plan, self._root, self._options, self._emit_all, self._signals = plan, root, options, emit, signals
+        self._stages = {
+            step.stage.name: _StageRun(step, "waiting" if step.action == "run" else "ended") for step in plan
+        }
         self._mailbox = cluster.mailbox()
-        self._failure: CliplineError | None = None
-        self._asked_at: float | None = None
+        self._failure: CliplineError | None = None  # the first; no attempt begins after it
+        self._asked_at: float | None = None  # when the stages were asked to stop, monotonic s
 
     def drive(self) -> None:
-        """Until everything due is done. Raises the first failure, after stages already running have ended."""
-        for step in self._plan:
-            if step.action == "cached":
-                self._emit("stage_cached", step.stage, folder=step.stage.folder, inputs=_input_folders(step.stage))
+        """Run until everything due is done. Raises the first failure, after the stages already running have ended."""
+        for one in self._stages.values():
+            if one.step.action == "cached":
+                self._emit_cached(one.stage)
         try:
-            while self._running or (self._waiting and self._failure is None):
-                self._mind_signals()
+            while self._in("running") or (self._in("waiting") and self._failure is None):
+                self._handle_signals()
                 if self._failure is None:
-                    for step in [step for step in self._waiting.values() if self._ready(step)]:
-                        self._start(step)
-                self._listen()
+                    for one in [one for one in self._in("waiting") if self._ready(one)]:
+                        self._start(one)
+                self._receive()
                 self._reap()
         finally:
-            self._abandon()
+            self._cancel_all()
         if self._failure is not None:
             raise self._failure
 
+    def _in(self, state: str) -> list[_StageRun]:
+        return [one for one in self._stages.values() if one.state == state]
+
     # --- starting
 
-    def _ready(self, step: Step) -> bool:
-        busy = {*self._waiting, *(attempt.stage.name for attempt in self._running.values())}
-        inputs_done = not any(source.name in busy for source in step.stage.inputs.values())
-        return inputs_done and time.monotonic() >= self._not_before.get(step.stage.name, 0.0)
+    def _ready(self, one: _StageRun) -> bool:
+        """Whether the stage's inputs are done and its backoff is over."""
+        inputs = [self._stages[source.name].state for source in one.stage.inputs.values()]
+        return not {"waiting", "running"} & set(inputs) and time.monotonic() >= one.not_before
 
-    def _start(self, step: Step) -> None:
-        import ray
-
-        stage, folder = step.stage, self._root.child(step.stage.folder)
-        number = self._tries.get(stage.name, 0) + 1
-        lease = self._acquire(stage, folder)
+    def _start(self, one: _StageRun) -> None:
+        """Begin an attempt, unless another run holds the stage or it turns out to be done."""
+        stage, folder = one.stage, self._root.child(one.stage.folder)
+        lease = self._acquire(one, folder)
         if lease is None:
             return
-        forced = "forced" in step.why and number == 1
-        if not forced and self._settled(step):
+        forced = "forced" in one.step.why and one.tries == 0
+        if not forced and self._done_meanwhile(stage):
             lease.release()
-            del self._waiting[stage.name]
-            self._emit("stage_cached", stage, folder=stage.folder, inputs=_input_folders(stage))
+            one.state = "ended"
+            self._emit_cached(stage)
             return
         if folder.exists(MANIFEST):  # due although done: what is there does not count any more
             folder.delete(MANIFEST)
             for part in ("ledger", "data", "figures", "checkpoints"):
                 folder.delete(part)
+        task = self._submit(stage, folder)
+        one.state, one.tries = "running", one.tries + 1
+        one.attempt = _Attempt(task, lease, time.monotonic())
+        self._emit(
+            StageStarted(
+                stage=stage.name,
+                attempt=one.tries,
+                digest=stage.digest,
+                identity=stage.identity,
+                forced=forced,
+                why=list(one.step.why),
+            )
+        )
+
+    def _submit(self, stage: Stage, folder: Store) -> Any:  # noqa: ANN401 - Ray's reference
+        """Submit the attempt's Ray task."""
+        import ray
+
         inputs = {name: Artifact.load(self._root.child(source.folder)) for name, source in stage.inputs.items()}
         origin = provenance(stage.run, {name: artifact.manifest for name, artifact in inputs.items()})
         task = ray.remote(run_attempt).options(num_cpus=0, max_retries=0, name=f"clipline:{stage.name}")
         ship_by_value(stage.run)
-        ref = task.remote(
+        return task.remote(
             stage.run, stage.config, inputs, folder, stage.name, stage.digest, stage.identity, origin, self._mailbox
         )
-        del self._waiting[stage.name]
-        self._tries[stage.name] = number
-        self._running[ref] = _Attempt(stage, number, lease, time.monotonic())
-        self._emit(
-            "stage_started",
-            stage,
-            attempt=number,
-            digest=stage.digest,
-            identity=stage.identity,
-            forced=forced,
-            why=step.why,
-        )
 
-    def _acquire(self, stage: Stage, folder: Store) -> Lease | None:
-        if stage.name not in self._contended and (claim := current_claim(folder)):
-            self._contended.add(stage.name)
+    def _acquire(self, one: _StageRun, folder: Store) -> Lease | None:
+        """Take the lease of the stage's artifact; None if another run holds it: this run fails or tries again later."""
+        if not one.contended and (claim := current_claim(folder)):
+            one.contended = True
             message = f"{claim.owner} holds it; waiting for a sign of life, {Lease.TTL_S:g} s at most"
-            self._emit("log", stage, level="WARNING", message=message)
+            self._emit(Log(stage=one.stage.name, level="WARNING", message=message))
         try:
             return Lease.acquire(folder)
         except LeaseHeld as held:
             if self._options.wait:
-                self._not_before[stage.name] = time.monotonic() + 1.0
+                one.not_before = time.monotonic() + 1.0
             else:
                 self._fail(held)
             return None
 
-    def _settled(self, step: Step) -> bool:
+    def _done_meanwhile(self, stage: Stage) -> bool:
         """Whether, now that its inputs are there, the stage is done after all: another run did it, or an input that
         was made again came out the same."""
         selection = replace(self._plan.selection, force=())
-        return make_plan(self._plan.workflow, self._root, selection)[step.stage.name].action == "cached"
+        return make_plan(self._plan.workflow, self._root, selection)[stage.name].action == "cached"
 
-    # --- minding
+    # --- while stages run
 
-    def _mind_signals(self) -> None:
-        if self._stop.signal is None:
+    def _handle_signals(self) -> None:
+        """After the first signal, ask the stages to stop; when their time is over, cancel them."""
+        if self._signals.received is None:
             return
         if self._asked_at is None:
             self._asked_at = time.monotonic()
-            self._fail(Preempted(f"stopped by {signal.Signals(self._stop.signal).name}"))
+            self._fail(Preempted(f"stopped by {signal.Signals(self._signals.received).name}"))
             self._mailbox.stop.remote()
         elif time.monotonic() - self._asked_at > self._options.grace_s:
-            self._abandon()
+            self._cancel_all()
 
-    def _listen(self) -> None:
+    def _receive(self) -> None:
+        """Pass on what the stages have emitted since the last call."""
         import ray
 
         try:
-            self._record(ray.get(self._mailbox.take.remote()))
+            self._emit_all(ray.get(self._mailbox.take.remote()))
         except ray.exceptions.RayError as error:
             raise StageFailed(
                 "the connection to the Ray cluster was lost", found=str(error), fix="run again"
             ) from error
 
     def _reap(self) -> None:
+        """Wait a moment for attempts to end; commit or fail those that did, and cancel the overdue."""
         import ray
 
-        if not self._running:
+        running = {one.attempt.task: one for one in self._in("running") if one.attempt}
+        if not running:  # every stage left is waiting out its backoff
             time.sleep(self.POLL_S)
             return
-        done, _ = ray.wait(list(self._running), num_returns=1, timeout=self.POLL_S)
+        done, _ = ray.wait(list(running), num_returns=1, timeout=self.POLL_S)
         if done:
-            self._listen()
-        for ref in done:
-            attempt = self._running.pop(ref)
-            try:
-                self._commit(attempt, Manifest.from_bytes(ray.get(ref)))
-            except Exception as error:  # noqa: BLE001 - a stage may fail with anything; it is recorded and judged below
-                self._failed(attempt, error)
-            finally:
-                attempt.lease.release()
-        for ref, attempt in list(self._running.items()):
-            if verdict := _overdue(attempt):
-                del self._running[ref]
-                ray.cancel(ref, force=True)
-                self._failed(attempt, verdict)
-                attempt.lease.release()
+            self._receive()
+        for task in done:
+            one = running.pop(task)
+            with self._ending(one) as attempt:
+                try:
+                    self._commit(one, attempt, Manifest.from_bytes(ray.get(task)))
+                except Exception as error:  # noqa: BLE001 - a stage may raise anything; _failed records and judges it
+                    self._failed(one, attempt, error)
+        for task, one in running.items():
+            if one.attempt and (reason := one.attempt.overdue(one.stage)):
+                ray.cancel(task, force=True)
+                with self._ending(one) as attempt:
+                    self._failed(one, attempt, reason)
 
     # --- ending
 
-    def _commit(self, attempt: _Attempt, manifest: Manifest) -> None:
-        folder = self._root.child(attempt.stage.folder)
+    @contextmanager
+    def _ending(self, one: _StageRun) -> Iterator[_Attempt]:
+        """The attempt that ended; its lease is released when the block is left."""
+        assert one.attempt is not None
+        attempt, one.attempt, one.state = one.attempt, None, "ended"
+        try:
+            yield attempt
+        finally:
+            attempt.lease.release()
+
+    def _commit(self, one: _StageRun, attempt: _Attempt, manifest: Manifest) -> None:
+        """Write the manifest. Raises LeaseLost if another run has taken over."""
+        stage = one.stage
         attempt.lease.check()
-        if not folder.create(MANIFEST, manifest.to_bytes()):
-            raise LeaseLost(f"{attempt.stage.name} was committed by another run meanwhile")
+        if not self._root.child(stage.folder).create(MANIFEST, manifest.to_bytes()):
+            raise LeaseLost(f"{stage.name} was committed by another run meanwhile")
         self._emit(
-            "stage_finished",
-            attempt.stage,
-            seconds=time.monotonic() - attempt.started,
-            attempt=attempt.number,
-            folder=attempt.stage.folder,
-            inputs=_input_folders(attempt.stage),
-            funnel=manifest.funnel.model_dump() if manifest.funnel else None,
-            metrics=manifest.metrics,
+            StageFinished(
+                stage=stage.name,
+                seconds=time.monotonic() - attempt.started,
+                attempt=one.tries,
+                folder=stage.folder,
+                inputs=_input_folders(stage),
+                funnel=manifest.funnel.model_dump() if manifest.funnel else None,
+                metrics=manifest.metrics,
+            )
         )
 
-    def _failed(self, attempt: _Attempt, error: Exception) -> None:
-        stage, cause = attempt.stage, cluster.original(error)
-        again = cluster.is_transient(error) and attempt.number <= stage.retries and self._failure is None
+    def _failed(self, one: _StageRun, attempt: _Attempt, error: Exception) -> None:
+        """Record a failed attempt; schedule the next, or make its error the run's."""
+        stage, cause = one.stage, cluster.original(error)
+        again = cluster.is_transient(error) and one.tries <= stage.retries and self._failure is None
         self._emit(
-            "stage_failed",
-            stage,
-            attempt=attempt.number,
-            error=f"{type(cause).__name__}: {cause}",
-            trace=_COLOUR.sub("", str(error)),
-            preempted=isinstance(cause, Preempted),
-            will_retry=again,
-            seconds=time.monotonic() - attempt.started,
+            StageFailedEvent(
+                stage=stage.name,
+                attempt=one.tries,
+                error=f"{type(cause).__name__}: {cause}",
+                trace=_COLOUR.sub("", str(error)),
+                preempted=isinstance(cause, Preempted),
+                will_retry=again,
+                seconds=time.monotonic() - attempt.started,
+            )
         )
         if again:
-            self._waiting[stage.name] = self._plan[stage.name]
-            self._not_before[stage.name] = time.monotonic() + cluster.backoff(attempt.number + 1)
+            one.state = "waiting"
+            one.not_before = time.monotonic() + cluster.backoff(one.tries + 1)
         elif isinstance(cause, CliplineError):
             self._fail(cause)
         else:
@@ -356,28 +398,20 @@ class _Driver:
         if self._failure is None:
             self._failure = error
 
-    def _abandon(self) -> None:
-        """End what is still running, now."""
+    def _cancel_all(self) -> None:
+        """Cancel what is still running, at once."""
         import ray
 
-        for ref, attempt in self._running.items():
-            ray.cancel(ref, force=True)
-            self._emit("stage_failed", attempt.stage, attempt=attempt.number, error="abandoned", preempted=True)
-            attempt.lease.release()
-        self._running.clear()
+        for one in self._in("running"):
+            with self._ending(one) as attempt:
+                ray.cancel(attempt.task, force=True)
+                self._emit(StageFailedEvent(stage=one.stage.name, attempt=one.tries, error="abandoned", preempted=True))
 
-    def _emit(self, kind: str, stage: Stage, **fields: Any) -> None:  # noqa: ANN401 - JSON values
-        self._record([_event(kind, stage=stage.name, **fields)])
+    def _emit(self, event: Event) -> None:
+        self._emit_all([event])
 
-
-def _overdue(attempt: _Attempt) -> CliplineError | None:
-    """Why an attempt must end now, if it must."""
-    stage = attempt.stage
-    if attempt.lease.lost:
-        return LeaseLost(f"the lease on {stage.name} was taken by another run", fix="let the other finish")
-    if stage.timeout_s is not None and time.monotonic() - attempt.started > stage.timeout_s:
-        return DeadlineError(f"stage {stage.name} ran past {stage.timeout_s:g} s")
-    return None
+    def _emit_cached(self, stage: Stage) -> None:
+        self._emit(StageCached(stage=stage.name, folder=stage.folder, inputs=_input_folders(stage)))
 
 
 def _input_folders(stage: Stage) -> dict[str, str]:

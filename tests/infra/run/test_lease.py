@@ -16,14 +16,14 @@ import pytest
 
 from infra.errors import LeaseHeld, LeaseLost, TransientError
 from infra.run.lease import Claim, Lease, Owner, current_claim
-from infra.store.storage import LocalStore, open_store
+from infra.store import LocalStore, open_store
 
 # Takes the lease and says so, then answers each line on stdin with whether it still has it.
 HOLDER = """
 import sys
 from infra.errors import LeaseHeld, LeaseLost
 from infra.run.lease import Lease
-from infra.store.storage import open_store
+from infra.store import open_store
 try:
     lease = Lease.acquire(open_store(sys.argv[1]), ttl_s=60, beat_s=0.05)
 except LeaseHeld:

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from infra.run.manifest import Artifact, File, Funnel, Manifest
-from infra.store.storage import open_store
+from infra.store import open_store
 from workflows.report import page as report
 
 NASTY = '</pre><script>alert("x")</script><img src=https://evil.example/x onerror=alert(1)>'
