@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from infra.cluster import Limits, run_lots, slots
+from infra.cluster import Limits, run_batches, slots
 from infra.config import Config as Base
 from infra.config import Runtime
 from infra.formats.shards import shard_name
@@ -106,13 +106,13 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     with hosts.shared(config.web) as manners:
         common = Work(config, source, manners)
         _look_ahead(common, [parts for number, parts in shards if shard_name(number) not in done])
-        records = run_lots(
+        records = run_batches(
             context,
             [(shard_name(number), (number, parts)) for number, parts in shards],
             partial(work, common),
             config.limits,
             on_done=progress.add,
-            lot=max(1, min(_LOT, -(-len(shards) // slots(config.limits)))),
+            size=max(1, min(_LOT, -(-len(shards) // slots(config.limits)))),
         )
     return _finish(records, context)
 

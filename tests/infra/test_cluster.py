@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from infra import cluster
-from infra.cluster import Limits, Reporter, backoff, is_transient, mailbox, original, run_lots, run_shards
+from infra.cluster import Limits, Reporter, backoff, is_transient, mailbox, original, run_batches, run_shards
 from infra.errors import CliplineError, DataError, DeadlineError, LeaseHeld, Preempted, StageFailed, TransientError
 from infra.events import Custom, Log, Progress, ShardRetry
 from infra.run.context import Context
@@ -32,7 +32,7 @@ def work_travels_with_its_task():
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):
-    monkeypatch.setattr(cluster, "backoff", lambda attempt: 0.0)
+    monkeypatch.setattr("infra.cluster.loop.backoff", lambda attempt: 0.0)
 
 
 @pytest.fixture
@@ -113,16 +113,16 @@ def calls(diary: Path) -> dict[str, int]:
     return {name: names.count(name) for name in sorted(set(names))}
 
 
-def stumble(diary: Path, lot) -> list[ShardRecord]:
-    """Works off a lot backwards, and dies at first when it comes to the bad one."""
-    for spec, output in reversed(lot):
+def stumble(diary: Path, batch) -> list[ShardRecord]:
+    """Work on a batch backwards, and die the first time at the bad shard."""
+    for spec, output in reversed(batch):
         if note(diary, spec) == 0 and spec == "bad":
             os._exit(1)
-        yield output.commit(facts={"spec": spec, "with": [other for other, _ in lot]})
+        yield output.commit(facts={"spec": spec, "with": [other for other, _ in batch]})
 
 
-def skip_last(lot) -> list[ShardRecord]:
-    for _, output in lot[:-1]:
+def skip_last(batch) -> list[ShardRecord]:
+    for _, output in batch[:-1]:
         yield output.commit()
 
 
@@ -176,26 +176,26 @@ def test_work_that_commits_nothing_is_an_error(context):
         run_shards(context, named("a"), return_nothing)
 
 
-# --- lots
+# --- batches
 
 
-def test_a_lot_is_worked_on_together(context, diary, events):
-    records = run_lots(context, named(*"abcde"), partial(stumble, diary), lot=2)
+def test_a_batch_is_worked_on_together(context, diary, events):
+    records = run_batches(context, named(*"abcde"), partial(stumble, diary), size=2)
     assert [record.facts["spec"] for record in records] == list("abcde")
     assert [record.facts["with"] for record in records] == [["a", "b"], ["a", "b"], ["c", "d"], ["c", "d"], ["e"]]
     assert [event.done for event in events if isinstance(event, Progress)] == [0, 1, 2, 3, 4, 5]
 
 
-def test_of_a_lot_that_fails_only_the_rest_is_tried_again(context, diary, events):
-    records = run_lots(context, named("a", "bad", "c", "d"), partial(stumble, diary), lot=4)
+def test_of_a_batch_that_fails_only_the_rest_is_tried_again(context, diary, events):
+    records = run_batches(context, named("a", "bad", "c", "d"), partial(stumble, diary), size=4)
     assert calls(diary) == {"a": 1, "bad": 2, "c": 1, "d": 1}
     assert [len(record.facts["with"]) for record in records] == [2, 2, 4, 4]
     assert [event.attempt for event in events if isinstance(event, ShardRetry)] == [1]
 
 
-def test_a_lot_that_leaves_a_shard_out_is_an_error(context):
+def test_a_batch_that_leaves_a_shard_out_is_an_error(context):
     with pytest.raises(CliplineError, match="shard-c committed nothing"):
-        run_lots(context, named("a", "b", "c"), skip_last, lot=3)
+        run_batches(context, named("a", "b", "c"), skip_last, size=3)
 
 
 # --- errors
