@@ -19,7 +19,7 @@ To add a kind: write its class here, add it to ``_CLASSES``, and handle it in th
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from time import time as now
 from typing import Any, ClassVar
@@ -28,6 +28,7 @@ __all__ = [
     "Custom",
     "Event",
     "Gate",
+    "Listener",
     "Log",
     "Metrics",
     "Progress",
@@ -296,6 +297,9 @@ class Custom(StageEvent, _Named):
 class Unknown(_Named):
     """A line of the journal that this version cannot read as any other class."""
 
+
+Listener = Callable[[list[Event]], None]
+"""Gets every event of a run, in order."""
 
 _CLASSES: tuple[type[Event], ...] = (
     RunStarted,

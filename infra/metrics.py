@@ -14,11 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+import numpy as np
+from numpy.typing import NDArray
 
 __all__ = ["Classified", "Retrieved", "classify", "confusion_matrix", "ensemble", "retrieve", "tie_recall", "top_k"]
 
@@ -34,8 +33,6 @@ def ensemble(prompts: NDArray[np.float32], classes: int) -> NDArray[np.float32]:
 
     ``prompts``: (classes * templates, d), unit rows, a class's templates side by side. -> (classes, d).
     """
-    import numpy as np
-
     mean = prompts.reshape(classes, -1, prompts.shape[-1]).mean(axis=1)
     unit: NDArray[np.float32] = mean / np.linalg.norm(mean, axis=1, keepdims=True)
     return unit
@@ -43,8 +40,6 @@ def ensemble(prompts: NDArray[np.float32], classes: int) -> NDArray[np.float32]:
 
 def top_k(scores: NDArray[Any], k: int) -> NDArray[np.int64]:
     """Columns of the ``k`` highest scores of each row, best first, equals in column order. (n, m) -> (n, min(k, m))."""
-    import numpy as np
-
     return np.argsort(-scores, axis=1, kind="stable")[:, :k]
 
 
@@ -69,8 +64,6 @@ class Classified:
 
         Mean per-class recall is over the classes a resample holds (scikit-learn's ``balanced_accuracy_score``).
         """
-        import numpy as np
-
         rows = len(index)
         first = self.rank[index] == 0
         cell = (np.arange(rows)[:, None] * self.classes + self.labels[index]).ravel()
@@ -84,15 +77,11 @@ class Classified:
         return np.stack(columns, axis=1)
 
     def metrics(self) -> Iterator[tuple[str, float]]:
-        import numpy as np
-
         yield from zip(self.names(), self.resampled(np.arange(len(self.labels))[None])[0].tolist(), strict=True)
 
 
 def classify(images: NDArray[np.float32], classifier: NDArray[np.float32], labels: Sequence[int]) -> Classified:
     """Rank the classes for every image. ``images`` (N, d), ``classifier`` (C, d), unit rows; labels in [0, C)."""
-    import numpy as np
-
     truth = np.asarray(labels, dtype=np.int64)
     predicted, rank = np.empty_like(truth), np.empty_like(truth)
     columns = np.arange(len(classifier))
@@ -108,8 +97,6 @@ def classify(images: NDArray[np.float32], classifier: NDArray[np.float32], label
 
 def confusion_matrix(classified: Classified) -> NDArray[np.int64]:
     """(C, C) counts: rows the true class, columns the predicted one."""
-    import numpy as np
-
     cells = classified.labels * classified.classes + classified.predicted
     size = classified.classes
     return np.bincount(cells, minlength=size * size).reshape(size, size)
@@ -134,8 +121,6 @@ class Retrieved:
 
     def image_recall(self, k: int) -> NDArray[np.float64]:
         """(T,) recall at ``k`` of the image each text asks for: CLIP_benchmark's ``image_retrieval_recall@k``."""
-        import numpy as np
-
         return tie_recall(self.text_better, self.text_equal, np.ones_like(self.text_equal), k)
 
     def text_recall(self, k: int) -> NDArray[np.float64]:
@@ -153,8 +138,6 @@ class Retrieved:
         The gallery stays whole: queries are resampled, not what they search. ``mean_recall@k`` is the mean of both
         directions, the main number of DataComp's retrieval sets.
         """
-        import numpy as np
-
         texts = np.bincount(self.image_of, minlength=len(self.image_better))
         total = texts[index].sum(axis=1)
         found = [np.bincount(self.image_of, weights=self.image_recall(k), minlength=len(texts)) for k in ks]
@@ -163,8 +146,6 @@ class Retrieved:
         return np.concatenate([image, text, (image + text) / 2], axis=1)
 
     def metrics(self, ks: Sequence[int]) -> Iterator[tuple[str, float]]:
-        import numpy as np
-
         everything = np.arange(len(self.image_better))[None]
         yield from zip(self.names(ks), self.resampled(everything, ks)[0].tolist(), strict=True)
 
@@ -174,8 +155,6 @@ def tie_recall(
 ) -> NDArray[np.float64]:
     """Chance that one of ``right`` answers is in the first ``k`` when they are shuffled with ``equal`` wrong ones
     below ``better`` wrong ones: one minus the hypergeometric chance of drawing wrong ones only."""
-    import numpy as np
-
     missed = np.ones(len(better))
     for drawn in range(k):
         # The place `better + drawn`, if it is among the first k, goes to a wrong one again.
@@ -193,8 +172,6 @@ def retrieve(
     to the last bit. Caption i has the wording ``text_of[i]`` and belongs to image ``image_of[i]``; captions come in
     the order of their images, and every image has one at least.
     """
-    import numpy as np
-
     wording, owner = np.asarray(text_of, dtype=np.int64), np.asarray(image_of, dtype=np.int64)
     first = np.searchsorted(owner, np.arange(len(images) + 1))  # the captions of image i: first[i] .. first[i + 1]
 

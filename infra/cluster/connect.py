@@ -38,35 +38,21 @@ def connect(cpus: int | None = None) -> Iterator[None]:
         return
     # Ray announces the token it made for a local cluster as a warning; it is intended.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": "clipline"}
     if address:
-        _join(address)
+        try:
+            ray.init(address=address, **quiet)
+        except ConnectionError as error:
+            raise CliplineError(
+                f"no Ray cluster answers at {address}", found=str(error), fix="unset RAY_ADDRESS to start one here"
+            ) from error
     else:
-        _start(cpus)
+        # "local": without it Ray would join whatever cluster another user started on this machine
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+        # The autoscaler has nothing to do on one machine, and ray.shutdown() would wait a second for its end.
+        node: Any = ray._private.worker._global_node
+        node.kill_monitor(check_alive=False)
     try:
         yield
     finally:
         ray.shutdown()
-
-
-_QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": "clipline"}
-
-
-def _join(address: str) -> None:
-    import ray
-
-    try:
-        ray.init(address=address, **_QUIET)
-    except ConnectionError as error:
-        raise CliplineError(
-            f"no Ray cluster answers at {address}", found=str(error), fix="unset RAY_ADDRESS to start one here"
-        ) from error
-
-
-def _start(cpus: int | None) -> None:
-    import ray
-
-    # "local": without it Ray would join whatever cluster another user started on this machine
-    ray.init(address="local", num_cpus=cpus, include_dashboard=False, **_QUIET)
-    # The autoscaler has nothing to do on one machine, and ray.shutdown() would wait a second for its end.
-    node: Any = ray._private.worker._global_node
-    node.kill_monitor(check_alive=False)

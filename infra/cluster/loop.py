@@ -16,8 +16,8 @@ from typing import Any
 import ray
 from ray.exceptions import WorkerCrashedError
 
-from infra.cluster.failures import backoff, is_transient, original
-from infra.cluster.shards import BatchWork, Limits, OnDone, slots
+from infra.cluster.failures import is_transient, original
+from infra.cluster.limits import BatchWork, Limits, OnDone, backoff, slots
 from infra.errors import CliplineError, DataError, DeadlineError, StageFailed
 from infra.events import ShardRetry
 from infra.run.context import Context, ShardOutput

@@ -1,9 +1,13 @@
-"""Events from any process of the cluster to the driver, and the driver's request to stop back to them."""
+"""Events from any process of the cluster to the driver, and the driver's request to stop back. Imports Ray."""
 
 from __future__ import annotations
 
 import threading
 from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from infra.events import Event
 
@@ -33,9 +37,6 @@ class _Mailbox:
 
 def mailbox() -> Any:  # noqa: ANN401 - Ray's actor handles are untyped
     """Start a mailbox actor on this node; its methods are ``post``, ``take`` and ``stop``."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return ray.remote(_Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
 
@@ -71,8 +72,6 @@ class Reporter:
 
     def flush(self) -> None:
         """Send what is pending and wait until it has arrived."""
-        import ray
-
         with self._flushing:  # keeps events in order when a caller and the thread flush at once
             with self._lock:
                 events, self._pending = self._pending, []
@@ -89,8 +88,6 @@ class Reporter:
             self._thread.start()
 
     def _run(self) -> None:
-        from ray.exceptions import RayError
-
         while not self._closed.wait(self.INTERVAL_S):
             try:
                 self.flush()

@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
+from infra.cluster.limits import BatchWork, Limits, OnDone, ShardWork
 from infra.run.context import Context, ShardOutput
 from infra.run.manifest import ShardRecord
 
-__all__ = ["BatchWork", "Limits", "OnDone", "ShardWork", "run_batches", "run_shards", "slots"]
-
-ShardWork = Callable[[Any, ShardOutput], ShardRecord]
-BatchWork = Callable[[Sequence[tuple[Any, ShardOutput]]], Iterable[ShardRecord]]
-OnDone = Callable[[ShardRecord], Mapping[str, float | str] | None]
-"""Callback after each shard; its return value joins the progress line."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How a shard loop may use the cluster. None of this can change a result."""
-
-    cpus: float = 1.0  # of one task
-    gpus: float = 0.0
-    in_flight: int | None = None  # tasks at once; None: as many as the cluster's CPUs take
-    attempts: int = 3  # per shard
-    deadline_s: float | None = None  # per attempt of a shard, from when it starts to work
+__all__ = ["run_batches", "run_shards"]
 
 
 def run_shards(
@@ -69,11 +53,3 @@ def run_batches(
     from infra.cluster.loop import ShardLoop  # imports ray
 
     return ShardLoop(context, list(shards), work, limits or Limits(), on_done, size).run()
-
-
-def slots(limits: Limits) -> int:
-    """How many tasks of a shard loop run at once."""
-    import ray
-
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return limits.in_flight or max(1, int(resources.get("CPU", 1.0) / max(limits.cpus, 0.01)))

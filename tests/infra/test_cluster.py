@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from infra import cluster
-from infra.cluster import Limits, Reporter, backoff, is_transient, mailbox, original, run_batches, run_shards
+from infra.cluster import Limits, backoff, run_batches, run_shards
+from infra.cluster.failures import is_transient, original
+from infra.cluster.mailbox import Reporter, mailbox
 from infra.errors import CliplineError, DataError, DeadlineError, LeaseHeld, Preempted, StageFailed, TransientError
 from infra.events import Custom, Log, Progress, ShardRetry
 from infra.run.context import Context

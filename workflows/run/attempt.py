@@ -6,7 +6,9 @@ import logging
 import sys
 from typing import Any
 
-from infra import cluster
+from ray import cloudpickle
+
+from infra.cluster.mailbox import Reporter
 from infra.events import Log
 from infra.run.context import Context
 from infra.run.manifest import Artifact
@@ -18,8 +20,6 @@ __all__ = ["run_attempt", "ship_by_value"]
 
 def ship_by_value(function: Run) -> None:
     """A recipe file can hold stages of its own; workers cannot import it, so its code travels with the task."""
-    from ray import cloudpickle
-
     if function.__module__.startswith("clipline_recipe_"):
         cloudpickle.register_pickle_by_value(sys.modules[function.__module__])  # type: ignore[no-untyped-call]
 
@@ -36,7 +36,7 @@ def run_attempt(
     box: Any,  # noqa: ANN401 - Ray's actor handles are untyped
 ) -> bytes:
     """One attempt at a stage, inside a Ray worker."""
-    reporter = cluster.Reporter(box)
+    reporter = Reporter(box)
     context = Context(
         folder,
         stage=stage,
