@@ -1,8 +1,8 @@
 """Every kind of event of a run, one class per kind.
 
 Stages and the runner emit them, the journal stores them as JSON lines, and the console, MLflow, ``clipline status`` and
-the report are projections of them. A line is ``{"event": kind, "time": ..., "stage": ..., ...}``, with the fields of
-the class beside these three::
+the report are projections of them. A line is ``{"event": kind, "time": ..., "stage": ..., ...}``, followed by the
+fields of the class::
 
     Event
     ├── RunStarted, RunArtifact, Gate, RunFinished                     about the run
@@ -56,7 +56,7 @@ class Event:
 
     KIND: ClassVar[str] = ""
     EXTRA: ClassVar[str] = ""
-    """Name of the dictionary field whose entries stand beside the other fields in JSON; empty if there is none."""
+    """Name of the dictionary field that JSON holds flattened into the line; empty if there is none."""
 
     time: float = field(default_factory=now)
     stage: str = ""
@@ -192,7 +192,7 @@ class StageFailed(StageEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class Progress(StageEvent):
-    """How far a stage is, in its own unit. In JSON ``numbers`` stand beside the other fields."""
+    """Progress of a stage in its own unit. In JSON the ``numbers`` are at the level of the other fields."""
 
     KIND: ClassVar[str] = "progress"
     EXTRA: ClassVar[str] = "numbers"
@@ -237,7 +237,7 @@ class ShardRetry(StageEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class StageFile(StageEvent):
-    """A file that belongs beside the stage's curves in MLflow, such as a profile."""
+    """A file to show with the stage's curves in MLflow, such as a profile."""
 
     KIND: ClassVar[str] = "file"
 
@@ -322,7 +322,7 @@ _BY_KIND = {one.KIND: one for one in _CLASSES}
 
 
 def is_built_in(kind: str) -> bool:
-    """Whether ``kind`` is one of the classes here, so that no stage may use it for an event of its own."""
+    """True if ``kind`` belongs to one of the classes here, so that a stage cannot use it for an event of its own."""
     return kind in _BY_KIND
 
 

@@ -4,7 +4,7 @@ Each evaluator first ranks (one pass over chunks of the score matrix), then yiel
 CLIP_benchmark's names, and gives the same numbers for any set of resamples at once, which is what the bootstrap needs.
 
 **Ties.** Classes: the first in the list wins, as numpy's and scikit-learn's argmax have it. Retrieval: web captions
-repeat word for word, so ties are the rule, and an order among equals would be an accident of the sort. A query's
+repeat word for word, so ties are the rule, and an order among equals would depend on the sort. A query's
 recall is its *expectation over random orders of equals*: between g strictly better wrong answers, t equal wrong and p
 equal right ones, the chance that a right one is among the first K. Without ties this is the usual 0 or 1, and a model
 that gives all pairs one score gets exactly what guessing gets.
@@ -48,7 +48,7 @@ def top_k(scores: NDArray[Any], k: int) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class Classified:
-    """What became of each of N images over C classes."""
+    """The classification of N images over C classes: the predicted class and the rank of the true one."""
 
     labels: NDArray[np.int64]  # (N,)
     predicted: NDArray[np.int64]  # (N,)
@@ -56,7 +56,7 @@ class Classified:
     classes: int
 
     def names(self) -> tuple[str, ...]:
-        """``acc5`` says nothing below five classes and is left out there."""
+        """Names of the metrics; ``acc5``, which is always 1 below five classes, is left out there."""
         return ("acc1", "acc5", "mean_per_class_recall") if self.classes >= 5 else ("acc1", "mean_per_class_recall")
 
     def resampled(self, index: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -107,7 +107,7 @@ def confusion_matrix(classified: Classified) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class Retrieved:
-    """Where the right answers stand for N image queries and T text queries (see the module docstring for g, t, p).
+    """Ranks of the right answers to N image queries and T text queries (g, t, p as in the module docstring).
 
     ``image_of`` is the image of each text, ascending: the texts of an image lie side by side.
     """

@@ -20,6 +20,6 @@ def original(error: BaseException) -> BaseException:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether another attempt may succeed: a TransientError, a lost worker or node, the network."""
+    """True if another attempt may succeed: a TransientError, a lost worker or node, the network."""
     cause = original(error)
     return isinstance(cause, (TransientError, *_LOST)) or unreachable(cause)

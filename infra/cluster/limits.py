@@ -1,4 +1,4 @@
-"""What a stage passes to a shard loop: its functions and limits; and the wait before another attempt."""
+"""The functions and limits that a stage passes to a shard loop, and the wait before another attempt."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OnDone = Callable[[ShardRecord], Mapping[str, float | str] | None]
 
 @dataclass(frozen=True)
 class Limits:
-    """How a shard loop may use the cluster. None of this can change a result."""
+    """Resources and retries of a shard loop. None of this can change a result."""
 
     cpus: float = 1.0  # of one task
     gpus: float = 0.0
@@ -30,7 +30,7 @@ class Limits:
 
 
 def slots(limits: Limits) -> int:
-    """How many tasks of a shard loop run at once."""
+    """Number of tasks of a shard loop that run at once, on the cluster as it is now."""
     import ray
 
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]

@@ -65,7 +65,7 @@ class Reporter:
             self._start()
 
     def stopping(self) -> bool:
-        """Whether the run was asked to stop, as of the last exchange with the mailbox."""
+        """True if the run was asked to stop, as of the last exchange with the mailbox."""
         with self._lock:
             self._start()
         return self._stop

@@ -1,4 +1,4 @@
-"""Test sets in CLIP_benchmark's WebDataset layout, read as strictly as an evaluation must.
+"""Test sets in CLIP_benchmark's WebDataset layout, read strictly.
 
 ::
 
@@ -34,12 +34,12 @@ _MAX_PIXELS = 64 << 20
 
 @dataclass(frozen=True)
 class Sample:
-    """``label`` counts from 0 and is -1 in a retrieval set; ``captions`` is empty in a classification set."""
+    """One image of a test set, with its class or its captions."""
 
     key: str
     image: Image
-    label: int
-    captions: tuple[str, ...]
+    label: int  # from 0; -1 in a retrieval set
+    captions: tuple[str, ...]  # empty in a classification set
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class EvalSet:
         kind = (_lines(store, "dataset_type.txt") or ("classification",))[0].lower()
         if kind not in ("classification", "retrieval"):
             raise DataError(
-                f"test set {name!r} is of a kind clipline cannot score",
+                f"test set {name!r} has a type that clipline cannot score",
                 expected="classification or retrieval in dataset_type.txt",
                 found=kind,
             )
@@ -88,25 +88,25 @@ class EvalSet:
         )
 
     def __iter__(self) -> Iterator[Sample]:
-        """Every sample in shard order. Raises DataError naming the sample that is not as it must be."""
+        """Every sample in shard order. Raises DataError naming the sample that cannot be read."""
         for raw in self._raw():
             key = raw["__key__"]
             yield Sample(
                 key=key,
-                image=decode_image(_picture(raw), key),
+                image=decode_image(_image_bytes(raw), key),
                 label=-1 if self.retrieval else self._label(raw),
                 captions=_captions(raw) if self.retrieval else (),
             )
 
-    def images(self, places: Collection[int]) -> dict[int, Image]:
-        """The images at ``places`` in the order of iteration; the others are passed over undecoded."""
-        wanted = set(places)
+    def images(self, indices: Collection[int]) -> dict[int, Image]:
+        """Decode the images at ``indices`` of the iteration order, and only these."""
+        wanted = set(indices)
         found: dict[int, Image] = {}
-        for place, raw in enumerate(self._raw()):
+        for index, raw in enumerate(self._raw()):
             if len(found) == len(wanted):
                 break
-            if place in wanted:
-                found[place] = decode_image(_picture(raw), raw["__key__"])
+            if index in wanted:
+                found[index] = decode_image(_image_bytes(raw), raw["__key__"])
         return found
 
     def _raw(self) -> Iterator[dict[str, Any]]:
@@ -126,7 +126,7 @@ class EvalSet:
 
 
 def prompts(classes: Sequence[str], templates: Sequence[str] = ()) -> list[str]:
-    """The sentences of all classes, a class's side by side; without templates, CLIP's 80 for ImageNet."""
+    """The prompts of all classes, grouped by class; without templates, from CLIP's 80 for ImageNet."""
     if templates:
         # Not str.format: a template comes from a file, and {c.__class__} should stay what it is, text.
         return [template.replace("{c}", name) for name in classes for template in templates]
@@ -163,7 +163,7 @@ def _lines(store: Store, path: str) -> tuple[str, ...]:
     return tuple(line.strip() for line in store.read(path).decode().splitlines() if line.strip())
 
 
-def _picture(raw: dict[str, Any]) -> bytes:
+def _image_bytes(raw: dict[str, Any]) -> bytes:
     for extension in IMAGE_EXTENSIONS:
         if extension in raw:
             return bytes(raw[extension])

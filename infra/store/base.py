@@ -24,7 +24,7 @@ TEMP_PREFIX = ".tmp-"
 
 
 class Publication(io.RawIOBase):
-    """A sequential binary writer that knows how many bytes passed and their sha256."""
+    """A sequential binary writer that counts the bytes written and computes their sha256."""
 
     def __init__(self, sink: IO[bytes]) -> None:
         self._sink, self._hash, self.size = sink, hashlib.sha256(), 0
@@ -57,19 +57,19 @@ class Store(ABC):
 
     @abstractmethod
     def child(self, path: str) -> Store:
-        """The folder ``path`` below this one; it need not exist."""
+        """The store of the folder ``path`` below this one; it need not exist."""
 
     @abstractmethod
     def read(self, path: str) -> bytes:
-        """The whole file. Raises FileNotFoundError."""
+        """Read the whole file. Raises FileNotFoundError."""
 
     def read_all(self, paths: Sequence[str]) -> list[bytes]:
-        """The files in that order. Raises FileNotFoundError."""
+        """Read whole files, in that order. Raises FileNotFoundError."""
         return [self.read(path) for path in paths]
 
     @abstractmethod
     def open(self, path: str) -> BinaryIO:
-        """The file for sequential reading. Raises FileNotFoundError."""
+        """Open the file for sequential reading. Raises FileNotFoundError."""
 
     @abstractmethod
     def publish(self, path: str) -> AbstractContextManager[Publication]:
@@ -85,7 +85,7 @@ class Store(ABC):
 
     @abstractmethod
     def read_appended(self, path: str, start: int = 0) -> tuple[bytes, int]:
-        """The whole lines appended to ``path`` since position ``start``, and the position after them."""
+        """Read the whole lines appended to ``path`` since position ``start``; they and the position after them."""
 
     @abstractmethod
     def paths(self, prefix: str = "") -> list[str]:
@@ -97,7 +97,7 @@ class Store(ABC):
 
     @abstractmethod
     def exists(self, path: str) -> bool:
-        """Whether there is a file at ``path``."""
+        """True if there is a file at ``path``."""
 
     @abstractmethod
     def size(self, path: str) -> int:
@@ -115,7 +115,7 @@ class Store(ABC):
         """Remove a file or a whole folder; no error if it is not there."""
 
     def sweep(self, prefix: str) -> None:  # noqa: B027 - an object appears whole or not at all
-        """Remove what killed writers left half-written below ``prefix``."""
+        """Remove the temporary files of killed writers below ``prefix``."""
 
     @abstractmethod
     def fetch(self, path: str, to: Path) -> Path:

@@ -80,7 +80,7 @@ class LocalStore(Store):
         with target.open("rb") as source:
             source.seek(start)
             data = source.read()
-        whole = data[: data.rfind(b"\n") + 1]  # another thread may be in the middle of a line
+        whole = data[: data.rfind(b"\n") + 1]  # another thread may be writing a line
         return whole, start + len(whole)
 
     def paths(self, prefix: str = "") -> list[str]:

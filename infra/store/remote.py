@@ -30,9 +30,9 @@ class ObjectStore(Store):
         import fsspec
 
         try:
-            # Without its cache of listings: other processes write here, and what they wrote must be seen.
+            # Without its cache of listings, which would hide what other processes write here.
             self._filesystem, base = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
-        except (ImportError, ValueError) as error:  # no package, or nobody knows the protocol
+        except (ImportError, ValueError) as error:  # a package is missing, or the protocol is unknown
             raise StorageError(
                 f"no store can be opened at {self.url}", found=str(error), fix="for s3://: pip install 'clipline[s3]'"
             ) from error
@@ -86,7 +86,7 @@ class ObjectStore(Store):
         except FileExistsError:
             return False
         except (OSError, TransientError):
-            # Not every server refuses in the words s3fs knows, and an answer may be lost after the file was made.
+            # Not every server refuses with an error that s3fs knows, and a reply may be lost after the file was made.
             if self.exists(path):
                 return self.read(path) == data
             raise
@@ -156,7 +156,7 @@ _BACKENDS = {"aiobotocore", "aiohttp", "botocore", "gcsfs", "google", "urllib3"}
 
 
 def unreachable(error: BaseException) -> bool:
-    """Whether the error means that a store did not answer or was too busy. Few of the backends' are OSErrors."""
+    """True if a store did not answer or was too busy. Few of the backends' exceptions are OSErrors."""
     if type(error).__module__.partition(".")[0] in _BACKENDS:  # some of them OSErrors, as aiohttp's of a closed port
         return "Credentials" not in type(error).__name__
     return isinstance(error, OSError) and (isinstance(error, (ConnectionError, TimeoutError)) or error.errno in _BUSY)

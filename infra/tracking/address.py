@@ -1,4 +1,4 @@
-"""Where the MLflow of a run is."""
+"""The address of a run's MLflow."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Address"]
 
 @dataclass(frozen=True)
 class Address:
-    """The URI of an MLflow server or database, and where a new database keeps its artifacts.
+    """The URI of an MLflow server or database, and the artifact folder of a new database.
 
     Without ``MLFLOW_TRACKING_URI`` it is an sqlite file below the root, never ``./mlruns``.
     """

@@ -1,4 +1,4 @@
-"""The MLflow client: how it is opened, which of its errors may pass, and the names and values it allows."""
+"""The MLflow client: opening it, judging its errors, and the names and values it allows."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def environment(name: str, value: str) -> Iterator[None]:
 
 
 def is_refusal(error: Exception) -> bool:
-    """Whether sending the same again would fail the same way."""
+    """True if sending the same again would fail the same way."""
     if isinstance(error, MlflowException):
         never = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INVALID_STATE", "RESOURCE_DOES_NOT_EXIST")
         return error.error_code in never

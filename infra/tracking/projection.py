@@ -1,4 +1,4 @@
-"""What each event becomes in MLflow: a parent run, a child run per stage, curves, pictures, data sets, models.
+"""Projection of events into MLflow: a parent run, a child run per stage, curves, figures, data sets, models.
 
 Applying an event twice changes nothing: runs are found by clipline's own tags, parameters are equal, and steps that are
 there already are skipped. An event that MLflow will never accept is logged, counted and skipped.
@@ -78,7 +78,7 @@ class Projection:
                 self._client.restore_experiment(found.experiment_id)
 
     def has(self, run: str) -> bool:
-        """Whether MLflow has a run of that id."""
+        """True if MLflow has a run of that id."""
         try:
             self._client.get_run(run)
         except MlflowException as error:
@@ -88,7 +88,7 @@ class Projection:
         return True
 
     def apply(self, events: Iterable[Event]) -> None:
-        """Send ``events`` in order. Raises what may pass if the events are sent again later."""
+        """Send ``events`` in order. Raises errors that may not recur when the events are sent again."""
         points: dict[str, list[Metric]] = defaultdict(list)  # by stage: neighbouring points are sent in one request
         for event in events:
             with self._skip_if_refused(event.kind, event.stage):
@@ -244,7 +244,7 @@ class Projection:
             self._client.log_batch(run, params=params[start : start + 100])
 
     def _find_or_create(self, key: dict[str, str], name: str, tags: dict[str, str]) -> str:
-        """Id of the MLflow run with the tags ``key``, made with ``tags`` beside them if there is none."""
+        """Id of the MLflow run with the tags ``key``; if there is none it is created, with ``tags`` added."""
         query = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in key.items())
         found = self._client.search_runs([self._state.experiment], query, max_results=1)
         if found:

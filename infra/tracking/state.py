@@ -1,4 +1,4 @@
-"""How much of a run's journal has reached MLflow, kept in the run's folder."""
+"""Record of how much of a run's journal has reached MLflow, kept in the run's folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PATH = "tracking.json"
 class State:
     """Position in the journal, and the MLflow ids of what was made for it. Saved after every batch."""
 
-    uri: str  # of the MLflow it is about, without credentials
+    uri: str  # of MLflow, without credentials
     position: int = 0  # in the journal
     experiment: str = ""  # id
     parent: str = ""  # id of the run's own MLflow run

@@ -103,7 +103,7 @@ class Tracker:
         if self._projection is None:
             self._state = self._saved()
             self._projection = self._connect()
-            # If somebody removed the database, everything is sent again.
+            # If the database was removed meanwhile, everything is sent again.
             if self._state.parent and not self._projection.has(self._state.parent):
                 self._state = State(self._state.uri)
                 self._projection = self._connect()

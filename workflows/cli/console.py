@@ -172,7 +172,7 @@ def detail(event: Event) -> str:
 
 
 def _result(event: StageFinished) -> str:
-    """What a finished stage made: its funnel, else its first metrics."""
+    """The result of a finished stage for its line: the funnel, else the first metrics."""
     if funnel := event.funnel:
         return f": {funnel['kept']:,} of {funnel['entered']:,} {funnel['unit']} kept"
     metrics = {key: value for key, value in event.metrics.items() if not key.endswith(("_low", "_high"))}

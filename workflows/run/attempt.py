@@ -1,4 +1,4 @@
-"""One attempt at a stage: what runs inside the Ray worker, between the runner and the stage's own function."""
+"""One attempt at a stage, as the Ray task between the driver and the stage's own function."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["run_attempt", "ship_by_value"]
 
 
 def ship_by_value(function: Run) -> None:
-    """A recipe file can hold stages of its own; workers cannot import it, so its code travels with the task."""
+    """Have Ray send the code of a stage defined in a recipe file, which workers cannot import."""
     if function.__module__.startswith("clipline_recipe_"):
         cloudpickle.register_pickle_by_value(sys.modules[function.__module__])  # type: ignore[no-untyped-call]
 
@@ -30,19 +30,19 @@ def run_attempt(
     inputs: dict[str, Artifact],
     folder: Store,
     stage: str,
-    stamp: str,
+    digest: str,
     identity: dict[str, Any],
-    origin: dict[str, Any],
-    box: Any,  # noqa: ANN401 - Ray's actor handles are untyped
+    provenance: dict[str, Any],
+    mailbox: Any,  # noqa: ANN401 - Ray's actor handles are untyped
 ) -> bytes:
-    """One attempt at a stage, inside a Ray worker."""
-    reporter = Reporter(box)
+    """Run the stage inside a Ray worker; the manifest as bytes. ``mailbox`` is the actor of the driver."""
+    reporter = Reporter(mailbox)
     context = Context(
         folder,
         stage=stage,
-        digest=stamp,
+        digest=digest,
         identity=identity,
-        provenance=origin,
+        provenance=provenance,
         emit=reporter.emit,
         stopping=reporter.stopping,
         flush=reporter.flush,
@@ -58,7 +58,7 @@ def run_attempt(
 
 
 class _Forward(logging.Handler):
-    """Log records become events of the run."""
+    """Turns log records into events of the run."""
 
     def __init__(self, context: Context) -> None:
         super().__init__(logging.INFO)

@@ -116,7 +116,7 @@ class Driver:
     # --- starting
 
     def _ready(self, one: _StageRun) -> bool:
-        """Whether the stage's inputs are done and its backoff is over."""
+        """True if the stage's inputs are done and its backoff is over."""
         inputs = [self._stages[source.name].state for source in one.stage.inputs.values()]
         return not {"waiting", "running"} & set(inputs) and time.monotonic() >= one.not_before
 
@@ -132,7 +132,7 @@ class Driver:
             one.state = "ended"
             self._emit_cached(stage)
             return
-        if folder.exists(MANIFEST):  # due although done: what is there does not count any more
+        if folder.exists(MANIFEST):  # forced, or out of date: start from an empty artifact
             folder.delete(MANIFEST)
             for part in ("ledger", "data", "figures", "checkpoints"):
                 folder.delete(part)
@@ -176,8 +176,10 @@ class Driver:
             return None
 
     def _done_meanwhile(self, stage: Stage) -> bool:
-        """Whether, now that its inputs are there, the stage is done after all: another run did it, or an input that
-        was made again came out the same."""
+        """True if the stage is done after all, now that its inputs are there.
+
+        Another run did it meanwhile, or an input that was made again came out the same.
+        """
         selection = replace(self._plan.selection, force=())
         return make_plan(self._plan.workflow, self._root, selection)[stage.name].action == "cached"
 

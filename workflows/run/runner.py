@@ -29,7 +29,7 @@ __all__ = ["Options", "Outcome", "run"]
 
 @dataclass(frozen=True)
 class Options:
-    """How to run; none of it can change a result."""
+    """Options of a run; none of them can change a result."""
 
     cpus: int | None = None  # of a local Ray; None: all
     wait: bool = False  # for a lease another run holds, instead of giving up
@@ -39,12 +39,12 @@ class Options:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended."""
+    """The end of a run."""
 
     run: str
     status: str  # done | failed | preempted
     exit_code: int
-    error: BaseException | None = None
+    error: CliplineError | None = None
     page: str | None = None  # of the run in the MLflow UI
     tracked: bool = True  # whether MLflow got all of the journal
 
@@ -66,35 +66,42 @@ def run(plan: Plan, root: Store, record: RunRecord, options: Options, listen: Li
     tracker = Tracker(Address.find(root), plan.workflow.name, root, folder, journal.read)
     started = time.monotonic()
     emit([RunStarted(run=name, recipe=record.recipe, settings=" ".join(record.settings), commit=commit())])
-    error: BaseException | None = None
+    error: CliplineError | None = None
     concluding: Future[None] | None = None
     with ExitStack() as stack, ThreadPoolExecutor(1) as pool:
         signals = stack.enter_context(SignalHandler.installed())
+        # The stages, with the services they need, on a cluster.
         try:
             for service in plan.workflow.services:
                 stack.enter_context(service())
             with cluster.connect(options.cpus):
                 tracker.start()  # not sooner: importing MLflow would hold Ray up, which everything waits for
                 signals.install()  # again: Ray installs its own handler for SIGTERM
-                from workflows.run.driver import Driver  # imports ray, which connect() has to prepare
-
-                Driver(plan, root, emit, signals, wait=options.wait, grace_s=options.grace_s).drive()
+                _run_stages(plan, root, emit, signals, options)
                 concluding = pool.submit(_conclude, plan, root, record, folder, emit)  # while Ray shuts down
         except CliplineError as caught:
             error = caught
+        # The end, for people and for MLflow.
         status, code = _status(error, signals)
         if concluding is not None:
             concluding.result()
         seconds, text = time.monotonic() - started, note(record, root)
         emit([RunFinished(run=name, status=status, exit_code=code, seconds=seconds, note=text)])
         tracked = tracker.close(timeout_s=60.0)
-        if options.tracking_required and status == "done" and (tracker.refused or not tracked):
-            error = _untracked(tracker, name, tracked)
-            status, code = "failed", 1
+    if options.tracking_required and status == "done" and (tracker.refused or not tracked):
+        error = _untracked(tracker, name, tracked)
+        status, code = "failed", error.exit_code
     return Outcome(name, status, code, error, tracker.page, tracked)
 
 
+def _run_stages(plan: Plan, root: Store, emit: Listener, signals: SignalHandler, options: Options) -> None:
+    from workflows.run.driver import Driver  # imports ray, which cluster.connect has to prepare
+
+    Driver(plan, root, emit, signals, wait=options.wait, grace_s=options.grace_s).drive()
+
+
 def _untracked(tracker: Tracker, run: str, sent: bool) -> CliplineError:
+    """The error of a run that had to be tracked and was not, or not all of it."""
     if not sent:
         return CliplineError("MLflow did not get everything", found=tracker.degraded, fix=f"clipline sync {run}")
     return CliplineError(
@@ -104,13 +111,13 @@ def _untracked(tracker: Tracker, run: str, sent: bool) -> CliplineError:
     )
 
 
-def _status(error: BaseException | None, signals: SignalHandler) -> tuple[str, int]:
+def _status(error: CliplineError | None, signals: SignalHandler) -> tuple[str, int]:
     """Status and exit code of a run that ended with ``error``."""
     if error is None:
         return "done", 0
     if isinstance(error, Preempted):
         return "preempted", 130 if signals.received == signal.SIGINT else error.exit_code
-    return "failed", error.exit_code if isinstance(error, CliplineError) else 1
+    return "failed", error.exit_code
 
 
 def _conclude(plan: Plan, root: Store, record: RunRecord, folder: Store, emit: Listener) -> None:

@@ -146,10 +146,10 @@ def test_a_stage_is_running_while_somebody_holds_its_lease(root, record):
     assert states(root, record)["a"].state == "interrupted"
 
 
-@pytest.mark.parametrize(("boot", "state"), [("", "running"), (Owner.me().boot, "interrupted")])
+@pytest.mark.parametrize(("boot", "state"), [("", "running"), (Owner.current().boot, "interrupted")])
 def test_only_what_is_certainly_gone_is_called_interrupted(root, record, boot, state):
     happens(root, record, started("a"))
-    owner = replace(Owner.me(), boot=boot, started="1")
+    owner = replace(Owner.current(), boot=boot, started="1")
     root.child(workflow()["a"].folder).create("lease/00000001.json", Claim(owner).to_bytes())
     assert states(root, record)["a"].state == state
 
