@@ -134,7 +134,7 @@ def curve(client, page, key):
     return [(point.step, point.value) for point in client.get_metric_history(page.info.run_id, key)]
 
 
-# --- what arrives
+# --- runs, curves, files
 
 
 def test_a_run_is_a_parent_with_a_child_per_stage(run, address, pages):
@@ -281,7 +281,7 @@ def test_a_model_is_logged_and_if_the_gate_passes_registered(run, address, clien
         assert client.get_model_version_download_uri(run.name, version.version) == model.artifact_location
 
 
-# --- what must not stop the rest
+# --- refused events and names
 
 
 def test_names_mlflow_does_not_allow_are_spelled_so_that_it_does(run, address, client, pages):
@@ -330,7 +330,7 @@ def test_an_event_that_cannot_be_sent_is_reported_and_the_rest_goes_on(run, addr
     assert run.send(address).refused == 4  # and they stay refused, though nothing is left to send
 
 
-def test_an_experiment_somebody_deleted_is_brought_back(run, address, client, pages):
+def test_a_deleted_experiment_is_restored(run, address, client, pages):
     run.begin()
     run.send(address)
     client.delete_experiment(client.get_experiment_by_name(run.name).experiment_id)
@@ -479,22 +479,7 @@ def _until(condition) -> None:
         threading.Event().wait(0.01)
 
 
-# --- where MLflow is
-
-
-def test_without_an_address_it_is_a_database_below_the_root(tmp_path, monkeypatch):
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    address = Address.find(LocalStore(tmp_path))
-    assert (address.uri, address.artifacts) == (f"sqlite:///{tmp_path}/mlflow.db", f"{tmp_path}/mlartifacts")
-    assert (
-        address.ui_command
-        == f"mlflow server --backend-store-uri sqlite:///{tmp_path}/mlflow.db --workers 1 --port 5000"
-    )
-
-
-def test_the_artifacts_of_a_database_lie_beside_it(tmp_path, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/my.db")
-    assert Address.find(LocalStore("/elsewhere")).artifacts == f"{tmp_path}/mlartifacts"
+# --- the database
 
 
 def test_nothing_is_ever_put_into_mlruns(address, client, run, tmp_path, monkeypatch):
@@ -506,13 +491,3 @@ def test_nothing_is_ever_put_into_mlruns(address, client, run, tmp_path, monkeyp
     for experiment in client.search_experiments():
         assert experiment.artifact_location.startswith(address.artifacts)
     assert "_MLFLOW_SERVER_ARTIFACT_ROOT" not in os.environ
-
-
-def test_a_server_with_credentials_in_its_address_does_not_show_them(monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://user:hunter2@mlflow.example/base/")
-    address = Address.find(LocalStore("/root"))
-    assert address.ui_command is None
-    page = "https://mlflow.example/base/#/experiments/1/runs/abc?workflowType=machine_learning"
-    assert address.page("1", "abc") == page
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://user:hunter2@db/mlflow")
-    assert "hunter2" not in Address.find(LocalStore("/root")).ui_command

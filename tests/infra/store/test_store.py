@@ -1,4 +1,4 @@
-"""One contract for every store, kept on disk and on a real S3 server alike."""
+"""One contract for every store, on disk and on a real S3 server."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Contract:
 
     # --- reading and writing
 
-    def test_another_content_is_another_version(self, store):
+    def test_other_content_has_another_change_token(self, store):
         with pytest.raises(FileNotFoundError):
             store.change_token("file")
         store.write("file", b"one")
@@ -464,7 +464,7 @@ def test_open_store_knows_folders_from_urls(tmp_path):
     assert open_store("memory://x/").url == "memory://x"
 
 
-def test_a_protocol_nobody_knows_is_an_error_of_ours():
+def test_an_unknown_protocol_is_a_storage_error():
     with pytest.raises(StorageError, match="no store can be opened at gopher://x"):
         open_store("gopher://x")
 
