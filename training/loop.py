@@ -452,7 +452,7 @@ def main() -> int:
     context = Context(
         arguments.output,
         stage="train",
-        emit=lambda event: log.info("%s", json.dumps(event)),
+        emit=lambda event: log.info("%s", json.dumps(event.to_json())),
         stopping=lambda: bool(stopped),
     )
     tests = open_store(arguments.tests) if arguments.tests else None

@@ -65,7 +65,7 @@ class ShardLoop:
         self._waiting = deque(_Batch(tuple(left[start : start + size])) for start in range(0, len(left), size))
         self._running: dict[Any, _Batch] = {}  # by the stream of the task's records
         self._slots = slots(limits)
-        self._task = ray.remote(_work_on).options(
+        self._task = ray.remote(_batch_task).options(
             num_cpus=limits.cpus,
             num_gpus=limits.gpus,
             num_returns="streaming",
@@ -143,7 +143,7 @@ class ShardLoop:
 # --- in the worker ----------------------------------------------------------------------------------------------------
 
 
-def _work_on(
+def _batch_task(
     work: BatchWork, shards: Sequence[tuple[str, Any]], store: Store, deadline_s: float | None
 ) -> Iterator[str]:
     """The Ray task of a batch: run ``work`` and yield each record as JSON."""

@@ -95,7 +95,7 @@ def processes(title):
 
 def fetching():
     """The workers at work on a shard."""
-    return processes("_lot_task")
+    return processes("_batch_task")
 
 
 def _ancestors(pid, parents):
