@@ -1,10 +1,10 @@
-"""Zero-shot classification and retrieval metrics as pure functions of features; the N x M score matrix never exists.
+"""Compute zero-shot classification and retrieval metrics from features, without the whole N x M score matrix.
 
 Each evaluator first ranks (one pass over chunks of the score matrix), then yields ``(name, value)`` under
 CLIP_benchmark's names, and gives the same numbers for any set of resamples at once, which is what the bootstrap needs.
 
 **Ties.** Classes: the first in the list wins, as numpy's and scikit-learn's argmax have it. Retrieval: web captions
-repeat word for word, so ties are the rule, and an order among equals would depend on the sort. A query's
+repeat word for word, so ties are the rule, and an order among equals would be an accident of the sort. A query's
 recall is its *expectation over random orders of equals*: between g strictly better wrong answers, t equal wrong and p
 equal right ones, the chance that a right one is among the first K. Without ties this is the usual 0 or 1, and a model
 that gives all pairs one score gets exactly what guessing gets.
@@ -29,7 +29,7 @@ def _chunk(columns: int) -> int:
 
 
 def ensemble(prompts: NDArray[np.float32], classes: int) -> NDArray[np.float32]:
-    """One classifier row per class from its prompts: mean of unit vectors, made a unit vector (Radford et al., 2021).
+    """Combine prompts into one unit vector per class, the normalised mean of its prompts (Radford et al., 2021).
 
     ``prompts``: (classes * templates, d), unit rows, a class's templates side by side. -> (classes, d).
     """
@@ -48,7 +48,7 @@ def top_k(scores: NDArray[Any], k: int) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class Classified:
-    """The classification of N images over C classes: the predicted class and the rank of the true one."""
+    """The classification of N images into C classes."""
 
     labels: NDArray[np.int64]  # (N,)
     predicted: NDArray[np.int64]  # (N,)
@@ -56,11 +56,11 @@ class Classified:
     classes: int
 
     def names(self) -> tuple[str, ...]:
-        """Names of the metrics; ``acc5``, which is always 1 below five classes, is left out there."""
+        """Names of the metrics; ``acc5`` says nothing below five classes and is left out there."""
         return ("acc1", "acc5", "mean_per_class_recall") if self.classes >= 5 else ("acc1", "mean_per_class_recall")
 
     def resampled(self, index: NDArray[np.int64]) -> NDArray[np.float64]:
-        """The metrics, in the order of :meth:`names`, of each row of image indices: (b, n) -> (b, m).
+        """Compute the metrics, in the order of :meth:`names`, of each row of image indices: (b, n) -> (b, m).
 
         Mean per-class recall is over the classes a resample holds (scikit-learn's ``balanced_accuracy_score``).
         """
@@ -96,7 +96,7 @@ def classify(images: NDArray[np.float32], classifier: NDArray[np.float32], label
 
 
 def confusion_matrix(classified: Classified) -> NDArray[np.int64]:
-    """(C, C) counts: rows the true class, columns the predicted one."""
+    """Count images by true class (rows) and predicted class (columns): (C, C)."""
     cells = classified.labels * classified.classes + classified.predicted
     size = classified.classes
     return np.bincount(cells, minlength=size * size).reshape(size, size)
@@ -107,7 +107,7 @@ def confusion_matrix(classified: Classified) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class Retrieved:
-    """Ranks of the right answers to N image queries and T text queries (g, t, p as in the module docstring).
+    """Ranks of the right answers to N image queries and T text queries (see the module docstring for g, t, p).
 
     ``image_of`` is the image of each text, ascending: the texts of an image lie side by side.
     """
@@ -120,11 +120,11 @@ class Retrieved:
     text_equal: NDArray[np.int64]  # (T,) wrong images level with it
 
     def image_recall(self, k: int) -> NDArray[np.float64]:
-        """(T,) recall at ``k`` of the image each text asks for: CLIP_benchmark's ``image_retrieval_recall@k``."""
+        """Recall at ``k`` of the image of each text, (T,): CLIP_benchmark's ``image_retrieval_recall@k``."""
         return tie_recall(self.text_better, self.text_equal, np.ones_like(self.text_equal), k)
 
     def text_recall(self, k: int) -> NDArray[np.float64]:
-        """(N,) recall at ``k`` of any text of each image: ``text_retrieval_recall@k``."""
+        """Recall at ``k`` of any text of each image, (N,): ``text_retrieval_recall@k``."""
         return tie_recall(self.image_better, self.image_equal, self.image_right, k)
 
     @staticmethod
@@ -133,7 +133,7 @@ class Retrieved:
         return (*(f"{name}@{k}" for name in directions for k in ks), *(f"mean_recall@{k}" for k in ks))
 
     def resampled(self, index: NDArray[np.int64], ks: Sequence[int]) -> NDArray[np.float64]:
-        """The metrics of :meth:`names` for each row of image indices, an image's texts with it: (b, n) -> (b, m).
+        """Compute the metrics of :meth:`names` of each row of image indices, with the images' texts: (b, n) -> (b, m).
 
         The gallery stays whole: queries are resampled, not what they search. ``mean_recall@k`` is the mean of both
         directions, the main number of DataComp's retrieval sets.
@@ -153,8 +153,11 @@ class Retrieved:
 def tie_recall(
     better: NDArray[np.int64], equal: NDArray[np.int64], right: NDArray[np.int64], k: int
 ) -> NDArray[np.float64]:
-    """Chance that one of ``right`` answers is in the first ``k`` when they are shuffled with ``equal`` wrong ones
-    below ``better`` wrong ones: one minus the hypergeometric chance of drawing wrong ones only."""
+    """Compute the chance that one of ``right`` answers is in the first ``k``.
+
+    They are shuffled with ``equal`` wrong ones, below ``better`` wrong ones: one minus the hypergeometric chance of
+    drawing wrong ones only.
+    """
     missed = np.ones(len(better))
     for drawn in range(k):
         # The place `better + drawn`, if it is among the first k, goes to a wrong one again.
@@ -175,6 +178,7 @@ def retrieve(
     wording, owner = np.asarray(text_of, dtype=np.int64), np.asarray(image_of, dtype=np.int64)
     first = np.searchsorted(owner, np.arange(len(images) + 1))  # the captions of image i: first[i] .. first[i + 1]
 
+    # Each image against all texts, as far as its best own text.
     image_side = np.empty((3, len(images)), dtype=np.int64)
     for start in range(0, len(images), step := _chunk(len(owner))):
         stop = min(start + step, len(images))
@@ -187,6 +191,7 @@ def retrieve(
         level = (scores == best[:, None]).sum(axis=1)
         image_side[:, start:stop] = (scores > best[:, None]).sum(axis=1), level - right, right
 
+    # Each text against all images.
     text_side = np.empty((2, len(owner)), dtype=np.int64)
     for start in range(0, len(owner), step := _chunk(len(images))):
         part = slice(start, start + step)

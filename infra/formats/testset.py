@@ -1,4 +1,4 @@
-"""Test sets in CLIP_benchmark's WebDataset layout, read strictly.
+"""Read test sets in CLIP_benchmark's WebDataset layout, as strictly as an evaluation must.
 
 ::
 
@@ -34,12 +34,15 @@ _MAX_PIXELS = 64 << 20
 
 @dataclass(frozen=True)
 class Sample:
-    """One image of a test set, with its class or its captions."""
+    """One image of a test set.
+
+    ``label`` counts from 0 and is -1 in a retrieval set; ``captions`` is empty in a classification set.
+    """
 
     key: str
     image: Image
-    label: int  # from 0; -1 in a retrieval set
-    captions: tuple[str, ...]  # empty in a classification set
+    label: int
+    captions: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -56,12 +59,15 @@ class EvalSet:
 
     @classmethod
     def open(cls, artifact: Artifact, name: str, split: str) -> EvalSet:
-        """The set under ``data/{name}``. Raises ConfigError if the artifact has no such set or split."""
+        """Open the set under ``data/{name}``. Raises ConfigError if the artifact has no such set or split."""
         return cls.at(artifact.store.child("data"), name, split)
 
     @classmethod
     def at(cls, folder: Store, name: str, split: str) -> EvalSet:
-        """The set in the folder ``name`` of ``folder``. Raises ConfigError if there is no such set or split."""
+        """Open the set in the folder ``name`` of ``folder``.
+
+        Raises ConfigError if there is no such set or split, DataError if the set is of a kind that cannot be scored.
+        """
         store = folder.child(name)
         if not store.exists(f"{split}/nshards.txt"):
             found = {path.removesuffix("/nshards.txt") for path in folder.paths() if path.endswith("/nshards.txt")}
@@ -73,7 +79,7 @@ class EvalSet:
         kind = (_lines(store, "dataset_type.txt") or ("classification",))[0].lower()
         if kind not in ("classification", "retrieval"):
             raise DataError(
-                f"test set {name!r} has a type that clipline cannot score",
+                f"test set {name!r} is of a kind clipline cannot score",
                 expected="classification or retrieval in dataset_type.txt",
                 found=kind,
             )
@@ -88,7 +94,7 @@ class EvalSet:
         )
 
     def __iter__(self) -> Iterator[Sample]:
-        """Every sample in shard order. Raises DataError naming the sample that cannot be read."""
+        """Yield every sample in shard order. Raises DataError naming a sample that cannot be read."""
         for raw in self._raw():
             key = raw["__key__"]
             yield Sample(
@@ -98,15 +104,15 @@ class EvalSet:
                 captions=_captions(raw) if self.retrieval else (),
             )
 
-    def images(self, indices: Collection[int]) -> dict[int, Image]:
-        """Decode the images at ``indices`` of the iteration order, and only these."""
-        wanted = set(indices)
+    def images(self, places: Collection[int]) -> dict[int, Image]:
+        """Return the images at ``places``, counted in the order of iteration; the others are skipped undecoded."""
+        wanted = set(places)
         found: dict[int, Image] = {}
-        for index, raw in enumerate(self._raw()):
+        for place, raw in enumerate(self._raw()):
             if len(found) == len(wanted):
                 break
-            if index in wanted:
-                found[index] = decode_image(_image_bytes(raw), raw["__key__"])
+            if place in wanted:
+                found[place] = decode_image(_image_bytes(raw), raw["__key__"])
         return found
 
     def _raw(self) -> Iterator[dict[str, Any]]:
@@ -126,7 +132,7 @@ class EvalSet:
 
 
 def prompts(classes: Sequence[str], templates: Sequence[str] = ()) -> list[str]:
-    """The prompts of all classes, grouped by class; without templates, from CLIP's 80 for ImageNet."""
+    """Return the prompts of all classes, those of a class side by side; without templates, CLIP's 80 for ImageNet."""
     if templates:
         # Not str.format: a template comes from a file, and {c.__class__} should stay what it is, text.
         return [template.replace("{c}", name) for name in classes for template in templates]
@@ -136,7 +142,7 @@ def prompts(classes: Sequence[str], templates: Sequence[str] = ()) -> list[str]:
 
 
 def decode_image(data: bytes, key: str) -> Image:
-    """An RGB image from JPEG, PNG or WebP bytes, its size checked before a pixel is decoded. Raises DataError."""
+    """Decode JPEG, PNG or WebP bytes as RGB; the size is checked before a pixel is decoded. Raises DataError."""
     from PIL import Image
 
     try:
@@ -157,7 +163,7 @@ def decode_image(data: bytes, key: str) -> Image:
 
 
 def _lines(store: Store, path: str) -> tuple[str, ...]:
-    """The lines of a small text file that are not blank; none if the file is missing."""
+    """Return the lines of a small text file that are not blank; none if the file is missing."""
     if not store.exists(path):
         return ()
     return tuple(line.strip() for line in store.read(path).decode().splitlines() if line.strip())
