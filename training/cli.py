@@ -46,7 +46,7 @@ def main() -> int:
     context = Context(
         arguments.output,
         stage="train",
-        emit=lambda event: log.info("%s", json.dumps(event)),
+        emit=lambda event: log.info("%s", json.dumps(event.to_json())),
         stopping=lambda: bool(stopped),
     )
     with ExitStack() as stack:

@@ -23,7 +23,7 @@ from training.objectives import infonce
 from training.objectives.config import ObjectiveConfig
 
 if TYPE_CHECKING:
-    from infra.store.storage import Store
+    from infra.store import Store
 
 __all__ = [
     "RECORD",

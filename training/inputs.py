@@ -9,7 +9,7 @@ from pathlib import Path
 from infra.config import digest
 from infra.errors import ConfigError, DataError
 from infra.run.manifest import Artifact
-from infra.store.storage import Store, open_store
+from infra.store import Store, open_store
 from training.data.samples import Shards
 
 __all__ = ["Inputs"]

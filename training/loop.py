@@ -24,6 +24,7 @@ import torch
 
 from infra.config import flatten
 from infra.errors import CliplineError, ConfigError, DataError, Preempted
+from infra.events import TrainStart
 from infra.run.context import Context, ShardOutput
 from infra.run.manifest import Funnel
 from infra.schema import Drop
@@ -49,7 +50,7 @@ from training.step import backward
 from training.validate import Validation
 
 if TYPE_CHECKING:
-    from infra.store.storage import Store
+    from infra.store import Store
 
 __all__ = ["IDENTITY", "identity", "train"]
 
@@ -141,7 +142,8 @@ class Trainer:
             self.state = State(**saved)
             self.loader.corrupt.update(self.state.corrupt)
         if self.world.rank == 0:
-            self.context.emit("train_start", samples=self.state.samples, workers=self.world.size)
+            samples, workers = self.state.samples, self.world.size
+            self.context.send(TrainStart(stage=self.context.stage, samples=samples, workers=workers))
 
     def run(self) -> None:
         """Steps until all samples of the run have been seen."""

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.errors import CliplineError, ConfigError, StageFailed, TransientError
+from infra.events import TrainRetry
 from infra.run.context import Context
 from infra.run.manifest import Artifact, Manifest
 from training.checkpoint.manifests import FOLDER, newest, prune
@@ -70,7 +71,7 @@ def _train(config: Config, inputs: Mapping[str, Artifact], context: Context) -> 
                     found=str(failure),
                     fix="run again to continue from the newest checkpoint",
                 ) from failure
-            context.emit("train_retry", error=str(failure), samples=newest(context.store))
+            context.send(TrainRetry(stage=context.stage, error=str(failure), samples=newest(context.store)))
             continue
         if error is not None:
             raise error

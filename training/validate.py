@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-    from infra.store.storage import Store
+    from infra.store import Store
     from training.config import Validation as Config
     from training.distributed.world import World
     from training.model.build import Towers

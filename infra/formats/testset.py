@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from infra.errors import ConfigError, DataError
 from infra.formats.shards import IMAGE_EXTENSIONS, read_samples
 from infra.run.manifest import Artifact
-from infra.store.storage import Store
+from infra.store import Store
 
 if TYPE_CHECKING:
     from PIL.Image import Image

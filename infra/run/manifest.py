@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationErr
 
 from infra.config import canonical_json, digest
 from infra.errors import DataError
+from infra.store import Store, open_store
 from infra.store.mounted import MountedStore
-from infra.store.storage import Store, open_store
 
 __all__ = ["MANIFEST", "Artifact", "File", "Funnel", "Manifest", "ShardRecord"]
 

@@ -17,7 +17,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra.store.storage import Store
+from infra.store.base import Store
 
 __all__ = ["Content", "contents"]
 

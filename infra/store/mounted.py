@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from infra.errors import StorageError
-from infra.store.storage import Store
+from infra.store.base import Store
 
 __all__ = ["MountedStore"]
 
@@ -59,8 +59,8 @@ class MountedStore(Store):
     def size(self, path: str) -> int:
         return self._inner.size(_below(path))
 
-    def version(self, path: str) -> str:
-        return self._inner.version(_below(path))
+    def change_token(self, path: str) -> str:
+        return self._inner.change_token(_below(path))
 
     def etag(self, path: str) -> str:
         return self._inner.etag(_below(path))

@@ -12,8 +12,8 @@ from pydantic import Field, field_validator
 
 from infra.config import Runtime, StageConfig, digest
 from infra.errors import ConfigError
+from infra.store import open_store
 from infra.store.content import Content, contents
-from infra.store.storage import open_store
 from pipelines.adopt.contents import Contents
 
 __all__ = ["Config"]

@@ -16,7 +16,7 @@ from infra.config import Choice
 from infra.errors import ConfigError, DataError
 from infra.formats.shards import IMAGE_EXTENSIONS, read_samples
 from infra.formats.testset import EvalSet
-from infra.store.storage import Store
+from infra.store import Store
 
 __all__ = [
     "Archives",

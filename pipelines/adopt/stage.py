@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from infra.errors import DataError
 from infra.run.context import Context
 from infra.run.manifest import Artifact, File, Manifest
-from infra.store.storage import open_store
+from infra.store import open_store
 from pipelines.adopt.config import Config
 
 __all__ = ["run"]

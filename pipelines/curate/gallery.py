@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
     from PIL.ImageFont import FreeTypeFont
 
-    from infra.store.storage import Store
+    from infra.store import Store
 
 __all__ = ["COUNT", "LOOK_AT", "Tile", "draw", "figure", "montage", "of_selection", "show"]
 

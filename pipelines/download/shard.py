@@ -31,8 +31,8 @@ from infra.garbage import few_collections
 from infra.run.context import ShardOutput
 from infra.run.manifest import ShardRecord
 from infra.schema import Drop, Status, images_schema
+from infra.store import Store
 from infra.store.spool import Spool, Ticket
-from infra.store.storage import Store
 from pipelines.download.retry import read_picks
 from pipelines.download.stage import Config, host, worst
 from pipelines.download.verify import MISMATCH, Hash, hash_of

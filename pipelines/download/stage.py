@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from infra.cluster import Limits, run_lots, slots
+from infra.cluster import Limits, run_batches, slots
 from infra.config import Input, Runtime, StageConfig
 from infra.formats.shards import shard_name
 from infra.run.context import Context
@@ -28,7 +28,7 @@ from pipelines.web.fetcher import Web
 from pipelines.web.health import SuccessFloor
 
 if TYPE_CHECKING:
-    from infra.store.storage import Store
+    from infra.store import Store
     from pipelines.download.retry import Pick
     from pipelines.download.shard import Work
     from pipelines.images.resize import Resizing
@@ -111,13 +111,13 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     with hosts.shared(config.web) as manners:
         common = Work(config, source, manners)
         _look_ahead(common, [parts for number, parts in shards if shard_name(number) not in done])
-        records = run_lots(
+        records = run_batches(
             context,
             [(shard_name(number), (number, parts)) for number, parts in shards],
             partial(work, common),
             config.limits,
             on_done=progress.add,
-            lot=max(1, min(_LOT, -(-len(shards) // slots(config.limits)))),
+            size=max(1, min(_LOT, -(-len(shards) // slots(config.limits)))),
         )
     return _finish(records, context)
 

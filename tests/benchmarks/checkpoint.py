@@ -20,7 +20,7 @@ import open_clip
 import torch
 from torch import nn
 
-from infra.store.storage import LocalStore
+from infra.store import LocalStore
 from training.checkpoint.checkpoints import Checkpoints
 from training.config import Config
 from training.distributed.world import World

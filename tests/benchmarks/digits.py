@@ -24,7 +24,7 @@ from infra import metrics
 from infra.encoder import load_encoder
 from infra.formats.shards import TarWriter
 from infra.formats.testset import EvalSet, prompts
-from infra.store.storage import LocalStore
+from infra.store import LocalStore
 from tests.benchmarks.trainers import run_ours, run_theirs
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

@@ -100,7 +100,7 @@ def ours(folder: Path, samples: int) -> dict[str, float]:
     import open_clip
     import torch
 
-    from infra.store.storage import LocalStore
+    from infra.store import LocalStore
     from training.config import Config
     from training.data.loader import Loader
     from training.data.samples import Samples, Shards
@@ -135,7 +135,7 @@ def scaling(folder: Path, samples: int) -> dict[str, float]:
     """Samples per second of wall time with one thread and with two, on as many cores."""
     import open_clip
 
-    from infra.store.storage import LocalStore
+    from infra.store import LocalStore
     from training.config import Config
     from training.data.loader import Loader
     from training.data.samples import Samples, Shards

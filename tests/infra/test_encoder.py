@@ -15,7 +15,7 @@ from PIL import Image
 from infra.encoder import OpenClipEncoder, load_encoder
 from infra.errors import DataError
 from infra.run.manifest import Artifact, File, Manifest
-from infra.store.storage import open_store
+from infra.store import open_store
 
 CONFIG = {
     "embed_dim": 24,

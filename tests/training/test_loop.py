@@ -13,7 +13,7 @@ from nesting import nested
 
 from infra.errors import ConfigError, DataError, Preempted
 from infra.run.context import Context
-from infra.store.storage import LocalStore
+from infra.store import LocalStore
 from training import train
 from training.checkpoint.manifests import complete
 from training.cli import main
@@ -47,9 +47,9 @@ def go(folder, shards, *, stop_at=None, kill_at=None, **changes):
     seen = [0]
 
     def emit(event):
-        if event["event"] == "progress":
-            seen[0] = event["done"]
-            if kill_at is not None and event["done"] >= kill_at:
+        if event.kind == "progress":
+            seen[0] = event.done
+            if kill_at is not None and event.done >= kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     store = LocalStore(shards)

@@ -10,7 +10,7 @@ from conftest import MODEL
 from nesting import nested
 
 from infra.run.context import Context
-from infra.store.storage import LocalStore
+from infra.store import LocalStore
 from training import train
 from training.data.samples import Shards
 from training.distributed.world import World

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from infra.run.context import Context
-from infra.store.storage import LocalStore
+from infra.store import LocalStore
 from training.data.samples import Shards
 from training.distributed.world import World
 from training.inputs import Inputs

@@ -14,7 +14,7 @@ from nesting import nested
 
 from infra.errors import Preempted
 from infra.run.context import Context
-from infra.store.storage import LocalStore, open_store
+from infra.store import LocalStore, open_store
 from training import cli, loop, train
 from training.checkpoint.manifests import newest
 from training.data.samples import Shards

@@ -41,7 +41,7 @@ def test_a_killed_worker_changes_nothing(ray_cluster, shards, tmp_path):
     died = tmp_path / "died"
 
     def dies_once(event):  # local, so that it travels to the workers by value
-        if event["event"] == "metrics" and event["step"] >= 80 and not died.exists():
+        if event.kind == "metrics" and event.step >= 80 and not died.exists():
             died.touch()
             os.kill(os.getpid(), signal.SIGKILL)
 

@@ -18,7 +18,7 @@ from infra.errors import ConfigError, Preempted
 from infra.formats.shards import TarWriter
 from infra.formats.testset import EvalSet, prompts
 from infra.run.context import Context
-from infra.store.storage import LocalStore
+from infra.store import LocalStore
 from training import train, validate
 from training.checkpoint.manifests import complete
 from training.config import Validation as Validated
@@ -65,10 +65,10 @@ def go(folder, shards, tests, heard=None, **changes):
     def emit(event):
         if heard:
             heard(event)
-        if event["event"] == "metrics" and any(name.startswith("validation/") for name in event["values"]):
-            found[event["step"]] = event["values"]
-        if event["event"] == "file":
-            files.append(event["path"])
+        if event.kind == "metrics" and any(name.startswith("validation/") for name in event.values):
+            found[event.step] = event.values
+        if event.kind == "file":
+            files.append(event.path)
 
     store = LocalStore(shards)
     settings = {
@@ -139,7 +139,7 @@ def test_training_goes_on_while_the_scores_are_worked_out(shards, tests, tmp_pat
         return score(encoded)
 
     def heard(event):
-        if event["event"] == "metrics" and "loss" in event["values"] and event["step"] > 32:
+        if event.kind == "metrics" and "loss" in event.values and event.step > 32:
             later.set()
 
     monkeypatch.setattr(validate, "_scores", scored_later)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from infra.run.context import Context
 from infra.run.manifest import MANIFEST, Funnel
-from infra.store.storage import Store
+from infra.store import Store
 from workflows.run.plan import make_plan
 from workflows.run.provenance import provenance
 from workflows.stage import Workflow

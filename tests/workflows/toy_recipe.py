@@ -15,8 +15,9 @@ from pydantic import Field
 from infra.cluster import Limits, run_shards
 from infra.config import Input, Runtime, StageConfig
 from infra.errors import DataError, TransientError
+from infra.events import StageFile
 from infra.run.manifest import Funnel
-from infra.store.storage import LocalStore
+from infra.store import LocalStore
 from workflows.stage import Gate, Stage, Workflow
 
 
@@ -63,7 +64,7 @@ def make(config, inputs, context):
         time.sleep(3600)
     shards = [(f"{index:05d}", (index, config)) for index in range(config.shards)]
     if config.trouble == "nothing to show":
-        context.emit("file", folder=context.store.url, path="not-there.png")
+        context.send(StageFile(stage=context.stage, folder=context.store.url, path="not-there.png"))
     records = run_shards(context, shards, shard, Limits())
     context.metrics({"loss": 1.0}, step=1)
     context.metrics({"loss": 0.5}, step=2)

@@ -51,7 +51,7 @@ from training.checkpoint.tensors import write_tensors
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
-    from infra.store.storage import Store
+    from infra.store import Store
     from training.config import Checkpoint
     from training.distributed.world import World
 

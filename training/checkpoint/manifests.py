@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from infra.store.storage import Store
+    from infra.store import Store
     from training.config import Checkpoint
 
 __all__ = ["CONFIG", "FOLDER", "MODEL", "RankManifest", "complete", "drop", "newest", "progress", "prune"]

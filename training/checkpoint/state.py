@@ -18,7 +18,7 @@ from training.checkpoint.tensors import Place, read_header, read_rows
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
-    from infra.store.storage import Store
+    from infra.store import Store
 
 __all__ = [
     "MASTER",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from infra.store.storage import Store
+    from infra.store import Store
     from training.data.tokens import Tokenizer
     from training.distributed.world import World
 

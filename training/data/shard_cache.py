@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from infra.errors import ConfigError, DataError, StorageError
 
 if TYPE_CHECKING:
-    from infra.store.storage import Store
+    from infra.store import Store
 
 __all__ = ["Copies", "Shard"]
 
@@ -57,7 +57,7 @@ class Shard:
             return self.sha256
         place = f"{self.store.url}/{self.path}"
         try:
-            return f"{place} {self.store.version(self.path)}"
+            return f"{place} {self.store.change_token(self.path)}"
         except FileNotFoundError:
             raise DataError("a shard is not there", found=place) from None
 

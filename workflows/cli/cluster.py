@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from infra.errors import CliplineError
-from infra.store.storage import open_store
-from infra.tracking.tracker import Address, Tracker
+from infra.store import open_store
+from infra.tracking import Address, Tracker
 from workflows.cli.doctor import checks
 from workflows.cli.options import DEFAULT_ROOT, Root, RunName
 from workflows.cli.terminal import stdout

@@ -15,8 +15,8 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from infra.errors import CliplineError, redact
-from infra.store.storage import LocalStore, Store
-from infra.tracking.tracker import Address
+from infra.store import LocalStore, Store
+from infra.tracking import Address
 
 __all__ = ["Check", "checks", "ray_cluster"]
 

@@ -13,11 +13,11 @@ import typer
 
 from infra.config import Config, flatten
 from infra.errors import CliplineError, UsageError, redact
-from infra.run.context import Event
+from infra.events import Metrics, Progress
 from infra.run.manifest import MANIFEST, Artifact, Manifest
-from infra.store.storage import Store, open_store
+from infra.store import Store, open_store
 from workflows.cli import fields as reference
-from workflows.cli.console import column, print_json, seconds, strict
+from workflows.cli.console import column, detail, print_json, seconds, strict
 from workflows.cli.options import DEFAULT_ROOT, Json, Root, RunName, Set
 from workflows.cli.terminal import stderr, stdout
 from workflows.recipe import built_in, load
@@ -185,22 +185,13 @@ def logs(
     width = column(planned.name for planned in record.stages)
     events, _ = Journal(store.child(f"runs/{record.run}")).read()
     for event in events:
-        if stage and event.get("stage") != stage:
+        if stage and event.stage != stage:
             continue
         if as_json:
-            sys.stdout.write(json.dumps(strict(event)) + "\n")
-        elif event["event"] not in ("progress", "metrics"):
-            when = datetime.fromtimestamp(event["time"]).strftime("%H:%M:%S")
-            line = f"{when} {event.get('stage', ''):<{width}} {event['event']:<15} {_detail(event)}"
-            sys.stdout.write(line.rstrip() + "\n")
-
-
-def _detail(event: Event) -> str:
-    """The most telling field of an event, as text."""
-    for key in ("trace", "message", "error", "status"):
-        if event.get(key):
-            return str(event[key])
-    return "; ".join(event.get("why", ())) or (seconds(event["seconds"]) if "seconds" in event else "")
+            sys.stdout.write(json.dumps(strict(event.to_json())) + "\n")
+        elif not isinstance(event, (Progress, Metrics)):
+            when = datetime.fromtimestamp(event.time).strftime("%H:%M:%S")
+            sys.stdout.write(f"{when} {event.stage:<{width}} {event.kind:<15} {detail(event)}".rstrip() + "\n")
 
 
 def report(

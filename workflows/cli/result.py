@@ -6,8 +6,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from infra.store.storage import Store
-from infra.tracking.tracker import Address
+from infra.store import Store
+from infra.tracking import Address
 from workflows.cli.console import print_json
 from workflows.report.summary import intervals, manifests
 from workflows.run.records import RunRecord

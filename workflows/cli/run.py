@@ -13,8 +13,8 @@ from typing import Any
 import typer
 
 from infra.errors import CliplineError, redact
-from infra.store.storage import Store, open_store
-from infra.tracking.tracker import Address
+from infra.store import Store, open_store
+from infra.tracking import Address
 from workflows.cli import result
 from workflows.cli.console import Watcher, column, print_json
 from workflows.cli.doctor import ray_cluster

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from infra.events import RunStarted
 from infra.run.manifest import Artifact, Manifest
-from infra.store.storage import Store
+from infra.store import Store
 from workflows.report.view import Report, StageView
 from workflows.run.journal import Journal
 from workflows.run.records import RunRecord, run_states
@@ -50,7 +51,7 @@ def report_files(root: Store, record: RunRecord) -> Iterator[tuple[str, bytes]]:
         manifest = artifact.manifest if artifact else None
         views.append(StageView(state.name, manifest, artifact, state.seconds, state.attempts, state.state))
     events, _ = Journal(root.child(f"runs/{record.run}")).read()
-    commits = dict.fromkeys(event["commit"] for event in events if event.get("commit"))
+    commits = dict.fromkeys(event.commit for event in events if isinstance(event, RunStarted) and event.commit)
     yield "report.html", page.render(Report(record.run, record.recipe, views, list(commits))).encode()
     if any(view.manifest and view.manifest.funnel for view in views):
         yield "funnel.png", page.funnel_png(views)

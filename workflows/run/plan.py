@@ -9,7 +9,7 @@ from typing import Any, Literal
 from infra.config import flatten
 from infra.errors import UsageError
 from infra.run.manifest import Artifact, Manifest
-from infra.store.storage import Store
+from infra.store import Store
 from workflows.run.drift import changed_modules, source_digests
 from workflows.stage import Stage, Workflow
 

@@ -13,9 +13,10 @@ from pydantic import BaseModel, ConfigDict
 
 from infra.config import digest
 from infra.errors import UsageError
+from infra.events import Progress, StageCached, StageFailed, StageFinished, StageStarted
 from infra.run.lease import current_claim
 from infra.run.manifest import MANIFEST
-from infra.store.storage import Store
+from infra.store import Store
 from workflows.run.journal import Journal
 from workflows.run.plan import Selection, changes, described
 from workflows.stage import Workflow
@@ -145,19 +146,19 @@ def run_states(root: Store, record: RunRecord) -> list[StageState]:
     events, _ = Journal(root.child(f"runs/{record.run}")).read()
     latest: dict[str, dict[str, Any]] = {stage.name: {} for stage in record.stages}
     for event in events:
-        facts = latest.get(event.get("stage", ""))
+        facts = latest.get(event.stage)
         if facts is None:
             continue
-        match event["event"]:
-            case "stage_started":
-                facts.update(attempts=event["attempt"], error="", began=event["time"], progress="", cached=False)
-            case "progress" if event["total"]:
-                facts["progress"] = f"{event['done']}/{event['total']}"
-            case "stage_failed":
-                facts["error"] = "" if event.get("preempted") else event["error"]
-            case "stage_finished":
-                facts.update(seconds=event["seconds"], error="")
-            case "stage_cached":
+        match event:
+            case StageStarted():
+                facts.update(attempts=event.attempt, error="", began=event.time, progress="", cached=False)
+            case Progress() if event.total:
+                facts["progress"] = f"{event.done}/{event.total}"
+            case StageFailed():
+                facts["error"] = "" if event.preempted else event.error
+            case StageFinished():
+                facts.update(seconds=event.seconds, error="")
+            case StageCached():
                 facts["cached"] = "seconds" not in facts
     states = []
     for stage in record.stages:

@@ -18,7 +18,7 @@ from infra.formats.shards import shard_name
 from infra.run.context import Context, ShardOutput
 from infra.run.manifest import Artifact, Manifest, ShardRecord
 from infra.schema import Drop
-from infra.store.storage import Store
+from infra.store import Store
 from pipelines.tables import Images, funnel, read_images, read_table, selection_shards, write_selection
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
+from infra.store import LocalStore, Store, open_store
 from infra.store.content import contents
-from infra.store.storage import LocalStore, Store, open_store
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from infra.errors import ConfigError, DataError, UsageError
 from infra.formats.shards import TarWriter
 from infra.run.context import Context
 from infra.run.manifest import MANIFEST, Artifact
+from infra.store import LocalStore, open_store
 from infra.store.content import contents
-from infra.store.storage import LocalStore, open_store
 from pipelines import adopt
 from pipelines.curate import filter
 from training import train

@@ -19,12 +19,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from infra.errors import ConfigError, StageFailed, TransientError
+from infra.events import Event, Metrics, Progress
 from infra.formats.shards import read_samples, read_tar, write_triple
 from infra.run.context import Context, ShardOutput
 from infra.run.manifest import Artifact, File
 from infra.schema import pairs_schema
+from infra.store import LocalStore
 from infra.store.spool import Spool
-from infra.store.storage import LocalStore
 from pipelines.download.shard import Downloader, members, tabulate
 from pipelines.download.stage import Config, run
 from pipelines.tables import cut, read_slices
@@ -251,15 +252,15 @@ def test_addresses_as_people_write_them(ray_cluster, site, pairs_artifact, tmp_p
 
 def test_progress_is_told_and_drawn(ray_cluster, site, pairs_artifact, tmp_path):
     """Rates, success, the commonest errors and worst hosts, the time left: as a line, and all numbers as curves."""
-    events: list[dict] = []
+    events: list[Event] = []
     manifest = run(config(site[0]), {"pairs": pairs_artifact(ROWS)}, Context(tmp_path, emit=events.append))
-    line = [event for event in events if event["event"] == "progress"][-1]
-    assert (line["done"], line["total"], line["success"], line["eta_s"]) == (3, 3, "30%", 0)
-    assert re.fullmatch(r"\w+ \d0%, \w+ \d0%", line["errors"])
-    assert line["at"] == "img.example 4"
-    curves = [event for event in events if event["event"] == "metrics"]
-    assert [curve["step"] for curve in curves] == sorted({curve["step"] for curve in curves})
-    last = curves[-1]["values"]
+    line = [event for event in events if isinstance(event, Progress)][-1]
+    assert (line.done, line.total, line.numbers["success"], line.numbers["eta_s"]) == (3, 3, "30%", 0)
+    assert re.fullmatch(r"\w+ \d0%, \w+ \d0%", line.numbers["errors"])
+    assert line.numbers["at"] == "img.example 4"
+    curves = [event for event in events if isinstance(event, Metrics)]
+    assert [curve.step for curve in curves] == sorted({curve.step for curve in curves})
+    last = curves[-1].values
     assert last.keys() >= {"images_per_s", "MB_per_s", "eta_s", "share/success", "share/http_error"}
     assert last["images_per_s"] > 0 and last["MB_per_s"] > 0
     shares = {name.removeprefix("share/"): value for name, value in last.items() if name.startswith("share/")}

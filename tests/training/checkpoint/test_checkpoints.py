@@ -13,7 +13,7 @@ import torch
 from small_run import Run, arrays, config
 
 from infra.errors import ConfigError, StorageError, TransientError
-from infra.store.storage import LocalStore, open_store
+from infra.store import LocalStore, open_store
 from training.checkpoint import checkpoints as checkpoint
 from training.checkpoint.checkpoints import Checkpoints
 from training.checkpoint.manifests import RankManifest, complete, prune

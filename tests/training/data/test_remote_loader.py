@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from infra.errors import DataError
-from infra.store.storage import LocalStore
+from infra.store import LocalStore
 from training.config import Config
 from training.data.loader import Loader
 from training.data.sampler import Plan

@@ -14,7 +14,7 @@ from PIL import Image
 
 from infra.errors import ConfigError, DataError
 from infra.formats.shards import read_samples
-from infra.store.storage import LocalStore
+from infra.store import LocalStore
 from training.config import Config
 from training.data import shard_cache as copies
 from training.data.decode import CROP_DRAWS, decode, draw_crop, resize

@@ -10,7 +10,7 @@ from nesting import nested
 
 from infra.errors import ConfigError
 from infra.run.context import Context
-from infra.store.storage import LocalStore
+from infra.store import LocalStore
 from training import loop
 from training.config import Config
 from training.data.samples import Shards

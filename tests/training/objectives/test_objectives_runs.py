@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from infra.errors import Preempted
 from infra.run.context import Context
-from infra.store.storage import LocalStore
+from infra.store import LocalStore
 from training.config import Config
 from training.data.samples import Shards
 from training.distributed.world import World
@@ -50,8 +50,8 @@ def run(folder, shards, teacher, stop_at=None, **changes):
         seen = [0]
 
         def emit(event, seen=seen):
-            if event["event"] == "progress":
-                seen[0] = event["done"]
+            if event.kind == "progress":
+                seen[0] = event.done
 
         context = Context(
             folder / name, emit=emit, stopping=lambda seen=seen: stop_at is not None and seen[0] >= stop_at

@@ -14,7 +14,8 @@ import pytest
 from committed import carry_out
 from test_recipe import RECIPE
 
-from infra.store.storage import LocalStore
+from infra.events import Log, Metrics, RunStarted, StageFinished, StageStarted
+from infra.store import LocalStore
 from workflows.cli import app as cli
 from workflows.recipe import load
 from workflows.run.journal import Journal
@@ -60,11 +61,11 @@ def toy(root):
     record.save(root)
     Journal(root.child(f"runs/{record.run}")).append(
         [
-            {"event": "run_started", "time": 1e9, "run": record.run},
-            {"event": "stage_started", "time": 1e9, "stage": "first", "attempt": 1},
-            {"event": "metrics", "time": 1e9, "stage": "first", "values": {"loss": float("inf")}, "step": 1},
-            {"event": "log", "time": 1e9, "stage": "first", "level": "INFO", "message": "[bold]hello[/bold]"},
-            {"event": "stage_finished", "time": 1e9, "stage": "first", "seconds": 65.0},
+            RunStarted(time=1e9, run=record.run, recipe="toy.py"),
+            StageStarted(time=1e9, stage="first", attempt=1, digest="d", identity={}),
+            Metrics(time=1e9, stage="first", values={"loss": float("inf")}, step=1),
+            Log(time=1e9, stage="first", level="INFO", message="[bold]hello[/bold]"),
+            StageFinished(time=1e9, stage="first", attempt=1, seconds=65.0, folder="artifacts/first/0"),
         ]
     )
     return workflow

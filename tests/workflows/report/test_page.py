@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from infra.run.manifest import Artifact, File, Funnel, Manifest
-from infra.store.storage import open_store
+from infra.store import open_store
 from workflows.report.page import funnel_png, render
 from workflows.report.view import Report, StageView
 

@@ -13,7 +13,7 @@ from infra.config import Config, Input, Runtime, StageConfig
 from infra.errors import DataError, UsageError
 from infra.run.context import ShardOutput
 from infra.run.manifest import MANIFEST
-from infra.store.storage import LocalStore, open_store
+from infra.store import LocalStore, open_store
 from workflows.run.plan import Selection, make_plan
 from workflows.stage import Stage, Workflow
 

@@ -10,9 +10,10 @@ from committed import carry_out
 
 from infra.config import Input, StageConfig
 from infra.errors import UsageError
+from infra.events import Progress, StageCached, StageFailed, StageFinished, StageStarted
 from infra.run.context import ShardOutput
 from infra.run.lease import Claim, Lease, Owner
-from infra.store.storage import LocalStore, open_store
+from infra.store import LocalStore, open_store
 from workflows.recipe import load
 from workflows.run.journal import Journal
 from workflows.run.plan import Selection
@@ -49,11 +50,11 @@ def record(root):
 
 
 def happens(root, record, *events):
-    Journal(root.child(f"runs/{record.run}")).append([{"time": 1.0, **event} for event in events])
+    Journal(root.child(f"runs/{record.run}")).append(list(events))
 
 
 def started(stage, attempt=1):
-    return {"event": "stage_started", "stage": stage, "attempt": attempt}
+    return StageStarted(stage=stage, attempt=attempt, digest="d", identity={})
 
 
 def states(root, record):
@@ -114,7 +115,7 @@ def test_at_first_every_stage_waits(root, record):
 
 def test_done_is_what_has_a_manifest_whatever_the_journal_says(root, record):
     carry_out(workflow(), root, "a")
-    happens(root, record, started("a"), {"event": "stage_failed", "stage": "a", "error": "lost contact", "attempt": 1})
+    happens(root, record, started("a"), StageFailed(stage="a", error="lost contact", attempt=1))
     assert states(root, record)["a"].state == "done"
     root.delete(f"runs/{record.run}/journal.jsonl")
     assert states(root, record)["a"].state == "done"
@@ -126,14 +127,14 @@ def test_the_journal_tells_how_it_went(root, record):
         root,
         record,
         started("a"),
-        {"event": "stage_failed", "stage": "a", "error": "busy", "attempt": 1},
+        StageFailed(stage="a", error="busy", attempt=1),
         started("a", 2),
-        {"event": "stage_finished", "stage": "a", "seconds": 2.5},
-        {"event": "stage_cached", "stage": "b"},
+        StageFinished(stage="a", seconds=2.5, attempt=2, folder="artifacts/a/0"),
+        StageCached(stage="b", folder="artifacts/b/0"),
         started("c"),
-        {"event": "progress", "stage": "c", "done": 3, "total": 10},
-        {"event": "progress", "stage": "c", "done": 4, "total": None},
-        {"event": "stage_failed", "stage": "c", "error": "ValueError: wrong", "attempt": 1},
+        Progress(stage="c", done=3, total=10),
+        Progress(stage="c", done=4, total=None),
+        StageFailed(stage="c", error="ValueError: wrong", attempt=1),
     )
     found = states(root, record)
     assert (found["a"].attempts, found["a"].seconds, found["a"].error, found["a"].cached) == (2, 2.5, "", False)
@@ -142,7 +143,7 @@ def test_the_journal_tells_how_it_went(root, record):
 
 
 def test_a_stage_is_running_while_somebody_holds_its_lease(root, record):
-    happens(root, record, started("a"), {"event": "progress", "stage": "a", "done": 1, "total": 4})
+    happens(root, record, started("a"), Progress(stage="a", done=1, total=4))
     folder = root.child(workflow()["a"].folder)
     lease = Lease.acquire(folder, beat_s=60)
     assert (states(root, record)["a"].state, states(root, record)["a"].progress) == ("running", "1/4")
@@ -150,10 +151,10 @@ def test_a_stage_is_running_while_somebody_holds_its_lease(root, record):
     assert states(root, record)["a"].state == "interrupted"
 
 
-@pytest.mark.parametrize(("boot", "state"), [("", "running"), (Owner.me().boot, "interrupted")])
+@pytest.mark.parametrize(("boot", "state"), [("", "running"), (Owner.current().boot, "interrupted")])
 def test_only_what_is_certainly_gone_is_called_interrupted(root, record, boot, state):
     happens(root, record, started("a"))
-    owner = replace(Owner.me(), boot=boot, started="1")
+    owner = replace(Owner.current(), boot=boot, started="1")
     root.child(workflow()["a"].folder).create("lease/00000001.json", Claim(owner).to_bytes())
     assert states(root, record)["a"].state == state
 
@@ -164,7 +165,7 @@ def test_committed_shards_without_a_journal_are_an_interrupted_stage(root, recor
 
 
 def test_a_stage_that_was_asked_to_stop_did_not_fail(root, record):
-    happens(root, record, started("a"), {"event": "stage_failed", "stage": "a", "error": "stop", "preempted": True})
+    happens(root, record, started("a"), StageFailed(stage="a", error="stop", attempt=1, preempted=True))
     assert (states(root, record)["a"].state, states(root, record)["a"].error) == ("interrupted", "")
 
 

@@ -1,4 +1,4 @@
-"""The shard loop on a real Ray cluster: what is done stays done, what may pass is tried again, the rest is told."""
+"""The shard loop on a real Ray cluster: committed shards stay, transient failures are retried, others end the stage."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from infra import cluster
-from infra.cluster import Limits, Reporter, backoff, is_transient, mailbox, original, run_lots, run_shards
-from infra.errors import CliplineError, DataError, DeadlineError, LeaseHeld, Preempted, StageFailed, TransientError
+from infra.cluster import Limits, run_batches, run_shards
+from infra.errors import CliplineError, DataError, DeadlineError, Preempted, StageFailed, TransientError
+from infra.events import Progress, ShardRetry
 from infra.run.context import Context
 from infra.run.manifest import Funnel, ShardRecord
 
@@ -31,7 +31,7 @@ def work_travels_with_its_task():
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):
-    monkeypatch.setattr(cluster, "backoff", lambda attempt: 0.0)
+    monkeypatch.setattr("infra.cluster.loop.backoff", lambda attempt: 0.0)
 
 
 @pytest.fixture
@@ -112,27 +112,21 @@ def calls(diary: Path) -> dict[str, int]:
     return {name: names.count(name) for name in sorted(set(names))}
 
 
-def stumble(diary: Path, lot) -> list[ShardRecord]:
-    """Works off a lot backwards, and dies at first when it comes to the bad one."""
-    for spec, output in reversed(lot):
+def stumble(diary: Path, batch) -> list[ShardRecord]:
+    """Work on a batch backwards, and die the first time at the bad shard."""
+    for spec, output in reversed(batch):
         if note(diary, spec) == 0 and spec == "bad":
             os._exit(1)
-        yield output.commit(facts={"spec": spec, "with": [other for other, _ in lot]})
+        yield output.commit(facts={"spec": spec, "with": [other for other, _ in batch]})
 
 
-def skip_last(lot) -> list[ShardRecord]:
-    for _, output in lot[:-1]:
+def skip_last(batch) -> list[ShardRecord]:
+    for _, output in batch[:-1]:
         yield output.commit()
 
 
 def named(*names: str) -> list[tuple[str, str]]:
     return [(f"shard-{name}", name) for name in names]
-
-
-def test_a_cluster_of_ones_own_is_on_loopback():
-    import ray
-
-    assert [node["NodeManagerAddress"] for node in ray.nodes()] == ["127.0.0.1"]
 
 
 # --- the loop
@@ -144,7 +138,7 @@ def test_records_come_in_the_order_of_the_shards(context, diary, events):
     assert [record.facts["spec"] for record in records] == ["c", "a", "b"]
     assert [context.store.read(record.files[0].path) for record in records] == [b"cc", b"aa", b"bb"]
     assert sorted(record.shard for record in done) == ["shard-a", "shard-b", "shard-c"]
-    progress = [(event["done"], event["total"]) for event in events if event["event"] == "progress"]
+    progress = [(event.done, event.total) for event in events if isinstance(event, Progress)]
     assert progress[0] == (0, 3)
     assert progress[-1] == (3, 3)
     assert progress == sorted(progress)
@@ -152,7 +146,7 @@ def test_records_come_in_the_order_of_the_shards(context, diary, events):
 
 def test_no_shards_are_no_work(context, events):
     assert run_shards(context, [], hang) == []
-    assert [(event["done"], event["total"]) for event in events] == [(0, 0)]
+    assert [(event.done, event.total) for event in events] == [(0, 0)]
 
 
 def test_committed_shards_are_not_worked_on_again(context, diary, events):
@@ -162,7 +156,7 @@ def test_committed_shards_are_not_worked_on_again(context, diary, events):
     assert calls(diary) == {"a": 1, "b": 1, "c": 1}
     assert again[:2] == first
     assert [record.shard for record in done] == ["shard-c"]
-    assert [event["done"] for event in events if event["event"] == "progress"][-2:] == [2, 3]
+    assert [event.done for event in events if isinstance(event, Progress)][-2:] == [2, 3]
 
 
 def test_two_shards_of_one_name_are_refused(context):
@@ -175,26 +169,26 @@ def test_work_that_commits_nothing_is_an_error(context):
         run_shards(context, named("a"), return_nothing)
 
 
-# --- lots
+# --- batches
 
 
-def test_a_lot_is_worked_on_together(context, diary, events):
-    records = run_lots(context, named(*"abcde"), partial(stumble, diary), lot=2)
+def test_a_batch_is_worked_on_together(context, diary, events):
+    records = run_batches(context, named(*"abcde"), partial(stumble, diary), size=2)
     assert [record.facts["spec"] for record in records] == list("abcde")
     assert [record.facts["with"] for record in records] == [["a", "b"], ["a", "b"], ["c", "d"], ["c", "d"], ["e"]]
-    assert [event["done"] for event in events if event["event"] == "progress"] == [0, 1, 2, 3, 4, 5]
+    assert [event.done for event in events if isinstance(event, Progress)] == [0, 1, 2, 3, 4, 5]
 
 
-def test_of_a_lot_that_fails_only_the_rest_is_tried_again(context, diary, events):
-    records = run_lots(context, named("a", "bad", "c", "d"), partial(stumble, diary), lot=4)
+def test_of_a_batch_that_fails_only_the_rest_is_tried_again(context, diary, events):
+    records = run_batches(context, named("a", "bad", "c", "d"), partial(stumble, diary), size=4)
     assert calls(diary) == {"a": 1, "bad": 2, "c": 1, "d": 1}
     assert [len(record.facts["with"]) for record in records] == [2, 2, 4, 4]
-    assert [event["attempt"] for event in events if event["event"] == "shard_retry"] == [1]
+    assert [event.attempt for event in events if isinstance(event, ShardRetry)] == [1]
 
 
-def test_a_lot_that_leaves_a_shard_out_is_an_error(context):
+def test_a_batch_that_leaves_a_shard_out_is_an_error(context):
     with pytest.raises(CliplineError, match="shard-c committed nothing"):
-        run_lots(context, named("a", "b", "c"), skip_last, lot=3)
+        run_batches(context, named("a", "b", "c"), skip_last, size=3)
 
 
 # --- errors
@@ -205,19 +199,19 @@ def test_a_lot_that_leaves_a_shard_out_is_an_error(context):
     [TransientError("busy"), ConnectionResetError("reset"), TimeoutError("slow"), OSError(5, "I/O error")],
     ids=repr,
 )
-def test_what_may_pass_is_tried_again(context, diary, events, error):
+def test_transient_errors_are_retried(context, diary, events, error):
     records = run_shards(context, named("a", "bad"), partial(fail_at_first, error, diary))
     assert [record.facts["spec"] for record in records] == ["a", "bad"]
     assert calls(diary) == {"a": 1, "bad": 2}
-    [retry] = [event for event in events if event["event"] == "shard_retry"]
-    assert (retry["shard"], retry["attempt"]) == ("shard-bad", 1)
-    assert retry["error"] == repr(error)
+    [retry] = [event for event in events if isinstance(event, ShardRetry)]
+    assert (retry.shard, retry.attempt) == ("shard-bad", 1)
+    assert retry.error == repr(error)
 
 
 @pytest.mark.parametrize(
     "error", [ValueError("wrong"), DataError("bad row", found="x"), OSError(28, "No space left on device")], ids=repr
 )
-def test_what_will_not_pass_is_raised_as_itself_at_once(context, diary, error):
+def test_other_errors_are_raised_at_once_and_unchanged(context, diary, error):
     with pytest.raises(type(error), match=r"wrong|bad row|No space") as caught:
         run_shards(context, named("bad"), partial(always_fail, error, diary))
     assert calls(diary) == {"bad": 1}
@@ -225,7 +219,7 @@ def test_what_will_not_pass_is_raised_as_itself_at_once(context, diary, error):
         assert vars(caught.value) == vars(error)
 
 
-def test_attempts_are_bounded_and_the_last_error_is_told(context, diary):
+def test_attempts_are_bounded_and_the_last_error_is_the_cause(context, diary):
     with pytest.raises(StageFailed, match="shard shard-bad of toy failed 2 times") as caught:
         run_shards(context, named("bad"), partial(always_fail, TransientError("busy"), diary), Limits(attempts=2))
     assert caught.value.found == "TransientError: busy"
@@ -245,14 +239,14 @@ def test_a_worker_that_dies_costs_an_attempt(context, diary, events):
     records = run_shards(context, named("a", "bad"), partial(die_at_first, diary))
     assert len(records) == 2
     assert calls(diary)["bad"] == 2
-    assert [event["shard"] for event in events if event["event"] == "shard_retry"] == ["shard-bad"]
+    assert [event.shard for event in events if isinstance(event, ShardRetry)] == ["shard-bad"]
 
 
 def test_a_stuck_shard_ends_at_its_deadline(context, diary, events):
     records = run_shards(context, named("bad"), partial(hang_at_first, diary), Limits(deadline_s=0.5))
     assert records[0].facts == {"spec": "bad"}
-    [retry] = [event for event in events if event["event"] == "shard_retry"]
-    assert retry["error"] == repr(DeadlineError("shard shard-bad ran past 0.5 s"))
+    [retry] = [event for event in events if isinstance(event, ShardRetry)]
+    assert retry.error == repr(DeadlineError("shard shard-bad ran past 0.5 s"))
 
 
 def test_a_shard_always_stuck_fails_the_stage(context):
@@ -265,7 +259,7 @@ def test_the_deadline_does_not_count_the_wait_for_a_cpu(context, diary, events):
     """All at once on one CPU's worth of room: the last waits longer than its deadline."""
     limits = Limits(cpus=2, in_flight=16, deadline_s=2.0)
     run_shards(context, named(*"abcdefghijklmnop"), partial(take_a_while, diary), limits)
-    assert not [event for event in events if event["event"] == "shard_retry"]
+    assert not [event for event in events if isinstance(event, ShardRetry)]
 
 
 @pytest.mark.parametrize(
@@ -285,144 +279,3 @@ def test_a_run_asked_to_stop_abandons_what_is_in_flight(tmp_path):
         run_shards(context, named("a", "b"), hang)
     records = run_shards(Context(tmp_path), named("c"), partial(double, tmp_path))  # the CPUs are free again
     assert records[0].facts == {"spec": "c"}
-
-
-# --- judging errors
-
-
-def fails(error):
-    raise error
-
-
-def fails_nested(error):
-    import ray
-
-    return ray.get(ray.remote(fails).remote(error))
-
-
-def test_the_original_error_is_found_below_all_of_rays_wrapping():
-    import ray
-
-    for task in (fails, fails_nested):
-        with pytest.raises(Exception, match="somebody else") as caught:
-            ray.get(ray.remote(task).options(num_cpus=0).remote(LeaseHeld("somebody else", found="process 1")))
-        found = original(caught.value)
-        assert type(found) is LeaseHeld
-        assert found.found == "process 1"
-
-
-def test_an_error_that_has_a_cause_of_its_own_is_not_unwrapped():
-    error = ValueError("mine")
-    error.cause = error  # as some libraries name it
-    assert original(error) is error
-
-
-class BotoLike(Exception):
-    pass
-
-
-BotoLike.__module__ = "botocore.exceptions"
-
-
-@pytest.mark.parametrize(
-    ("error", "transient"),
-    [
-        (TransientError("x"), True),
-        (DeadlineError("x"), True),
-        (ConnectionRefusedError(), True),
-        (TimeoutError(), True),
-        (BotoLike("Could not connect"), True),
-        (DataError("x"), False),
-        (StageFailed("x"), False),
-        (FileNotFoundError(), False),
-        (PermissionError(), False),
-        (KeyError("x"), False),
-        (MemoryError(), False),
-    ],
-    ids=repr,
-)
-def test_errors_worth_another_try(error, transient):
-    assert is_transient(error) is transient
-
-
-def test_backoff_doubles_to_a_minute_and_is_jittered():
-    assert all(0.5 <= backoff(2) <= 1 for _ in range(50))
-    assert all(4 <= backoff(5) <= 8 for _ in range(50))
-    assert all(30 <= backoff(attempt) <= 60 for attempt in range(8, 60))
-    assert len({backoff(3) for _ in range(10)}) > 1
-
-
-# --- the line to the driver
-
-
-def report(reporter: Reporter, name: str, count: int) -> None:
-    for n in range(count):
-        reporter.emit({"event": "e", "from": name, "n": n})
-        if n % 7 == 0:
-            reporter.flush()
-    reporter.close()
-
-
-def wait_for_stop(reporter: Reporter) -> bool:
-    while not reporter.stopping():
-        time.sleep(0.01)
-    reporter.close()
-    return True
-
-
-def test_every_event_arrives_once_and_in_order():
-    import ray
-
-    box = mailbox()
-    task = ray.remote(report).options(num_cpus=0)
-    ray.get([task.remote(Reporter(box), name, 50) for name in ("a", "b")])
-    events = ray.get(box.take.remote())
-    for name in ("a", "b"):
-        assert [event["n"] for event in events if event["from"] == name] == list(range(50))
-    assert ray.get(box.take.remote()) == []
-
-
-def test_events_go_out_without_being_asked_for():
-    import ray
-
-    box = mailbox()
-    reporter = Reporter(box)
-    reporter.INTERVAL_S = 0.01
-    reporter.emit({"event": "e"})
-    found = []
-    deadline = time.monotonic() + 30
-    while not found and time.monotonic() < deadline:
-        found = ray.get(box.take.remote())
-    assert found == [{"event": "e"}]
-    reporter.close()
-    reporter._thread.join(30)
-    assert not reporter._thread.is_alive()
-
-
-def test_the_wish_to_stop_reaches_the_workers():
-    import ray
-
-    box = mailbox()
-    waiting = ray.remote(wait_for_stop).options(num_cpus=0).remote(Reporter(box))
-    box.stop.remote()
-    assert ray.get(waiting, timeout=60)
-
-
-def test_a_reporter_whose_driver_is_gone_gives_up_quietly():
-    import ray
-
-    box = mailbox()
-    reporter = Reporter(box)
-    reporter.INTERVAL_S = 0.01
-    ray.kill(box)
-    reporter.emit({"event": "e"})
-    reporter._thread.join(60)
-    assert not reporter._thread.is_alive()
-
-
-def test_connect_uses_the_cluster_that_is_there():
-    import ray
-
-    with cluster.connect():
-        assert ray.is_initialized()
-    assert ray.is_initialized()  # who found it running leaves it running

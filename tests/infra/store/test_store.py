@@ -1,4 +1,4 @@
-"""One contract for every store, kept on disk and on a real S3 server alike."""
+"""One contract for every store, on disk and on a real S3 server."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.errors import StorageError, TransientError
-from infra.store.storage import LocalStore, ObjectStore, open_store, unreachable
+from infra.store import LocalStore, ObjectStore, open_store, unreachable
 
 
 class Contract:
@@ -36,14 +36,14 @@ class Contract:
 
     # --- reading and writing
 
-    def test_another_content_is_another_version(self, store):
+    def test_other_content_has_another_change_token(self, store):
         with pytest.raises(FileNotFoundError):
-            store.version("file")
+            store.change_token("file")
         store.write("file", b"one")
-        first = store.version("file")
-        assert store.version("file") == first
+        first = store.change_token("file")
+        assert store.change_token("file") == first
         store.write("file", b"two")
-        assert store.version("file") != first
+        assert store.change_token("file") != first
 
     def test_what_is_written_is_read(self, store):
         store.write("a/b/file.bin", b"\x00\xff" * 1000)
@@ -122,7 +122,7 @@ class Contract:
         other = pickle.loads(pickle.dumps(store))
         store.write("lease/1", b"")
         assert (store.paths("lease"), store.folders(), store.exists("lease/2")) == (["lease/1"], ["lease"], False)
-        code = "import sys; from infra.store.storage import open_store; open_store(sys.argv[1]).write('lease/2', b'')"
+        code = "import sys; from infra.store import open_store; open_store(sys.argv[1]).write('lease/2', b'')"
         subprocess.run([sys.executable, "-c", code, store.url], check=True)
         for seen in (store, other):
             assert seen.paths("lease") == ["lease/1", "lease/2"]
@@ -199,7 +199,7 @@ class Contract:
     def test_of_many_processes_one_creates(self, store):
         code = """
 import sys
-from infra.store.storage import open_store
+from infra.store import open_store
 store, me = open_store(sys.argv[1]), sys.argv[2]
 sys.stdin.readline()
 print(*[k for k in range(30) if store.create(f"claims/{k}", me.encode())])
@@ -326,7 +326,7 @@ class TestLocalStore(Contract):
     def test_a_process_killed_while_publishing_leaves_nothing_that_is_listed(self, store):
         code = """
 import os, sys
-from infra.store.storage import open_store
+from infra.store import open_store
 with open_store(sys.argv[1]).publish("data/file") as out:
     out.write(b"half")
     out.flush()
@@ -426,7 +426,7 @@ class TestObjectStore(Contract):
     def test_a_store_survives_a_fork(self, store):
         code = """
 import os, sys
-from infra.store.storage import open_store
+from infra.store import open_store
 store = open_store(sys.argv[1])
 store.write("file", b"1")
 child = os.fork()
@@ -464,7 +464,7 @@ def test_open_store_knows_folders_from_urls(tmp_path):
     assert open_store("memory://x/").url == "memory://x"
 
 
-def test_a_protocol_nobody_knows_is_an_error_of_ours():
+def test_an_unknown_protocol_is_a_storage_error():
     with pytest.raises(StorageError, match="no store can be opened at gopher://x"):
         open_store("gopher://x")
 
