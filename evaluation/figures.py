@@ -6,13 +6,14 @@ version in the file.
 
 from __future__ import annotations
 
-import io
 import math
 import textwrap
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from infra.figures import png
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,12 +69,10 @@ def _png(figure: Figure) -> bytes:
 
     for text in figure.findobj(Text):
         text.set_parse_math(False)
-    buffer = io.BytesIO()
     with warnings.catch_warnings():
         # A caption in a script the font lacks shows boxes; the picture is still worth having.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure.savefig(buffer, format="png", metadata={"Software": None}, bbox_inches="tight", pad_inches=0.15)
-    return buffer.getvalue()
+        return png(figure, bbox_inches="tight", pad_inches=0.15)
 
 
 def _wrap(text: str, width: int, lines: int = 2) -> str:

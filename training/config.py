@@ -134,8 +134,8 @@ class Config(BaseConfig):
         description="samples after which an average of the weights has forgotten half; written as a second model, "
         "data/ema. None: no average",
     )
-    precision: Literal["fp32", "amp_bf16", "bf16"] = Field(
-        "fp32", description="fp32; bf16 by autocast; bf16 weights with fp32 masters. Logits and loss are always fp32"
+    precision: Literal["fp32", "amp_bf16"] = Field(
+        "fp32", description="fp32, or bf16 by autocast. Weights, logits and loss are always fp32"
     )
     tf32: bool = Field(False, description="whether GPUs multiply fp32 matrices with 10 bits of mantissa")
     log_every: int | None = Field(None, ge=1, description="samples between two lines of the history; none: ten batches")
@@ -170,7 +170,7 @@ class Config(BaseConfig):
         1, ge=1, description="cores a worker takes; its threads for tensors on the CPU"
     )
     loader_threads: Runtime[int] = Field(2, ge=1, description="threads of a worker that read and decode images")
-    feeders: Runtime[int] = Field(
+    remote_loaders: Runtime[int] = Field(
         0, ge=0, description="Ray actors per worker, of one core each, that make its batches instead, on any node"
     )
     cache_folder: Runtime[str | None] = Field(

@@ -33,16 +33,16 @@ from infra.store.storage import open_store
 from training.checkpoint.checkpoints import Checkpoints, write_folder, write_model
 from training.data.augment import Augment
 from training.data.loader import Batch, Loader, on_device
-from training.data.sampler import Plan
+from training.data.sampler import Sampler
 from training.data.samples import Samples, Shards, sources_at
 from training.distributed.parallel import gathered, wrap
 from training.distributed.world import World
 from training.model.blocks import compile_blocks
 from training.model.build import Locks, Towers, build
 from training.model.flops import forward_flops, peak
-from training.model.precision import Precision, exact
+from training.model.precision import Precision
 from training.objectives import OBJECTIVES, Objective
-from training.observe.meter import Meter, Own
+from training.observe.meter import Meter, RankStats
 from training.observe.profile import Profiler
 from training.optim.ema import Ema
 from training.optim.schedule import adamw, learning_rate
@@ -96,7 +96,7 @@ class Trainer:
         self.precision = precision_of(config)
         self.precision.apply()
         parts = prepare(config, sources, world, tests)
-        self.towers, self.samples, self.plan = parts.towers, parts.samples, parts.plan
+        self.towers, self.samples, self.sampler = parts.towers, parts.samples, parts.sampler
         self.objective, self.validation = parts.objective, parts.validation
         most = peak(world.device, config.precision, config.tf32) if parts.flops else None
         self.meter = Meter(context, world, self.total, parts.flops, most.flops if most else None)
@@ -129,15 +129,16 @@ class Trainer:
             config.gray_scale_prob,
         )
         kind = Loader
-        if config.feeders:
+        if config.remote_loaders:
             from training.data.remote_loader import RayLoader
 
             kind = RayLoader
-        return kind(self.samples, config, self.world, self.towers.image_size, self.plan, augment)
+        return kind(self.samples, config, self.world, self.towers.image_size, self.sampler, augment)
 
     def _weights(self) -> Iterable[tuple[str, torch.Tensor]]:
-        """The model's state by open_clip's names, in full precision."""
-        return exact(self.towers.model, self.optimizer)
+        """The model's state by open_clip's names."""
+        state: dict[str, torch.Tensor] = self.towers.model.state_dict()
+        return state.items()
 
     def restore(self) -> None:
         """Go on from the newest checkpoint, if there is one."""
@@ -195,14 +196,14 @@ class Trainer:
                 batch = next(batches, None)
             except CliplineError as failure:
                 error = failure
-        return batch, self.world.settling(error, stop=self.context.stopping)
+        return batch, self.world.start_agreement(error, stop=self.context.stopping)
 
     def _step(self, batch: Batch) -> tuple[torch.Tensor, float]:
         """One step of the optimizer: the gradient's norm and the learning rate."""
         config, samples = self.config, self.state.samples
         rate = learning_rate(config, samples + config.batch_size / 2, self.total)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["share"]
+            group["lr"] = rate * group["lr_scale"]
         torch.manual_seed(_step_seed(config.seed, samples, self.world.rank))
         self.optimizer.zero_grad(set_to_none=True)
         losses = backward(self.objective, self._encoder(batch), config.accumulate, self.model.no_sync)
@@ -246,7 +247,7 @@ class Trainer:
         self.meter.log(line, meters)
         self.profiler.look()
 
-    def _collect(self) -> Sequence[Own]:
+    def _collect(self) -> Sequence[RankStats]:
         """Every rank's losses since the last time become the batches'; what the ranks' meters say.
 
         Gathered and added in rank order, so that when it happens changes nothing, not the last bit. A loss that is no
@@ -254,7 +255,7 @@ class Trainer:
         """
         state, size = self.state, self.config.batch_size
         local = {name: torch.stack(losses).tolist() for name, losses in self._pending.items()}
-        told = self.world.gather((local, self.loader.corrupt, self.meter.own()))
+        told = self.world.gather((local, self.loader.corrupt, self.meter.rank_stats()))
         for name in local:
             every = zip(*(losses[name] for losses, _, _ in told), strict=True)
             losses = [sum(parts) / self.world.size for parts in every]
@@ -313,7 +314,7 @@ class Trainer:
         optimizer = gathered(self.optimizer.state_dict(), self.world)
         if self.world.rank == 0:
             self._write(model, average, optimizer)
-        self.world.settle()  # nobody leaves before the model is written
+        self.world.raise_if_any_failed()  # nobody leaves before the model is written
 
     def _write(
         self, model: dict[str, torch.Tensor], average: dict[str, torch.Tensor] | None, optimizer: dict[str, Any]
@@ -341,7 +342,7 @@ class Parts:
 
     towers: Towers
     samples: Samples
-    plan: Plan
+    sampler: Sampler
     objective: Objective
     validation: Validation | None
     flops: int | None  # of a pair's way forward through the model; known to rank 0, on a GPU
@@ -354,7 +355,7 @@ def prepare(config: Config, sources: Sources, world: World, tests: Store | None)
         parts = _prepare(config, sources, world, tests)
     except CliplineError as failure:
         error = failure
-    world.settle(error)
+    world.raise_if_any_failed(error)
     return parts
 
 
@@ -374,7 +375,6 @@ def _prepare(config: Config, sources: Sources, world: World, tests: Store | None
         patch_dropout=config.patch_dropout,
         pretrained=config.pretrained,
         locks=Locks(config.lock_image, config.lock_text),
-        precision=precision_of(config).weights,
         grad_checkpointing=config.grad_checkpointing,
     )
     samples = Samples(
@@ -392,7 +392,7 @@ def _prepare(config: Config, sources: Sources, world: World, tests: Store | None
         raise DataError(
             "the shards hold less than one batch", expected=f">= {config.batch_size}", found=f"{len(samples)} samples"
         )
-    plan = Plan(
+    sampler = Sampler(
         samples.counts,
         config.seed,
         weights=weights,
@@ -406,11 +406,11 @@ def _prepare(config: Config, sources: Sources, world: World, tests: Store | None
         compile_blocks(towers.model)
     objective = OBJECTIVES[config.objective](towers.model, config)
     validation = _validation(config, tests, towers, world) if config.validation else None
-    return Parts(towers, samples, plan, objective, validation, flops)
+    return Parts(towers, samples, sampler, objective, validation, flops)
 
 
 def precision_of(config: Config) -> Precision:
-    return Precision(config.precision, config.tf32, sharded=config.parallel == "fsdp")
+    return Precision(config.precision, config.tf32)
 
 
 def _validation(config: Config, tests: Store | None, towers: Towers, world: World) -> Validation:

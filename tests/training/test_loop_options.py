@@ -33,8 +33,8 @@ OPTIONS = {
     "LiT with an average": {"lock_image": 0, "ema_half_life": 16, "schedule": "constant", "cooldown": 16},
     "checkpointed activations": {"grad_checkpointing": True, "layer_decay": 0.7, "shuffle": "window"},
     "sharded": {"parallel": "fsdp", "ema_half_life": 16},
-    "bf16 weights": {"precision": "bf16"},
-    "albef in bf16": {**ALBEF, "precision": "bf16"},
+    "bf16": {"precision": "amp_bf16"},
+    "albef in bf16": {**ALBEF, "precision": "amp_bf16"},
 }
 
 
@@ -53,7 +53,7 @@ def go(folder, shards, changes):
 @pytest.mark.parametrize("name", OPTIONS)
 def test_two_ranks_with_parts_come_to_what_one_comes_to(name, ranks, shards, tmp_path):
     changes = OPTIONS[name]
-    coarse = changes.get("precision") == "bf16"
+    coarse = changes.get("precision") == "amp_bf16"
     (one,) = ranks(1, go, tmp_path / "one", shards, changes)
     two, _ = ranks(2, go, tmp_path / "two", shards, {**changes, "accumulate": 2, "workers": 2})
     for line, other in zip(one, two, strict=True):
@@ -78,7 +78,7 @@ def numbers(shards, more):
     stores = {"few": LocalStore(shards), "many": LocalStore(more)}
     sources = {name: Shards(store, store.paths("data/train")) for name, store in stores.items()}
     config = train.Config(model=MODEL, batch_size=8, weights={"few": 3, "many": 1})
-    return prepare(config, sources, World(), None).plan.numbers(np.arange(400)).tolist()
+    return prepare(config, sources, World(), None).sampler.numbers(np.arange(400)).tolist()
 
 
 @pytest.mark.parametrize(

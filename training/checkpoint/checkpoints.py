@@ -55,8 +55,6 @@ FOLDER = "checkpoints"
 CONFIG, MODEL = "open_clip_config.json", "open_clip_model.safetensors"
 OF_MODEL = "objective/model."
 """How tensors of the model itself begin; without it they are named as open_clip names them."""
-MASTER = "master"
-"""What :class:`training.model.precision.AdamW` calls the fp32 copy of a weight in bf16."""
 
 
 class Checkpoints:
@@ -75,7 +73,7 @@ class Checkpoints:
     ) -> None:
         self.store, self.config, self.world = store, config, world
         self.description, self.best = dict(description or {}), best
-        self._attempt = world.share(secrets.token_hex(8))
+        self._attempt = world.broadcast(secrets.token_hex(8))
         self._pool = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[None] | None = None
         self._copies: dict[str, Tensor] = {}  # on the CPU, used again by each save
@@ -99,7 +97,7 @@ class Checkpoints:
             return False
         if after < self._ask_at:
             return False
-        wanted, self._ask_at = self.world.share(self._ask(after))
+        wanted, self._ask_at = self.world.broadcast(self._ask(after))
         return wanted
 
     def _ask(self, samples: int) -> tuple[bool, int]:
@@ -159,7 +157,7 @@ class Checkpoints:
         """Wait until all is written, raising what went wrong, and drop what need not be kept. For all ranks."""
         self._wait()
         self._pool.shutdown()
-        self.world.settle()
+        self.world.raise_if_any_failed()
         if self.world.rank == 0:
             self._prune()
 
@@ -177,7 +175,7 @@ class Checkpoints:
                     fix=f"make room at {self.store.url}; the checkpoints before are whole",
                 )
             self._writing = None
-        self.world.settle(error)
+        self.world.raise_if_any_failed(error)
 
     def _copy(self, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, list[int]]]:
         """Copies of the tensors this rank writes: the whole model (rank 0), the rest, and which rows of it they are."""
@@ -261,7 +259,7 @@ class Checkpoints:
         Raises ConfigError for a checkpoint of another model or configuration. What is newer than the checkpoint found
         is deleted: it is damaged, or an attempt that died in the middle.
         """
-        found = self.world.share(complete(self.store) if self.world.rank == 0 else [])
+        found = self.world.broadcast(complete(self.store) if self.world.rank == 0 else [])
         for seals in reversed(found):
             self._check_identity(seals[0])
             if (places := self._intact(seals)) is None:
@@ -313,10 +311,6 @@ class Checkpoints:
         self._check_shapes(saved, targets, seal)
         for name in sorted(targets):
             self._load_tensor(saved, name, targets[name])
-        with torch.no_grad():
-            for weight, state in optimizer.state.items():
-                if MASTER in state:
-                    weight.copy_(state[MASTER])
         values: dict[str, Any] = _grow(seal.extras, lambda name: targets[name] if name in targets else saved.read(name))
         return values
 
@@ -352,7 +346,7 @@ class Checkpoints:
             for folder in self.store.folders(FOLDER):
                 if folder.isdigit() and int(folder) > after:
                     _drop(self.store, f"{FOLDER}/{folder}")
-        self.world.settle()
+        self.world.raise_if_any_failed()
 
 
 # --- seals ------------------------------------------------------------------------------------------------------------
@@ -512,12 +506,11 @@ def _rows(tensor: DTensor) -> tuple[int, int]:
 
 def _state(objective: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
     """All that training changes, by name. Optimizer state goes by the weight's name, since its number depends on how
-    the weights are grouped; the groups' settings follow from the configuration. A weight in bf16 goes as its master in
-    fp32, so that those who hold weights and masters otherwise (FSDP2) can go on from here."""
+    the weights are grouped; the groups' settings follow from the configuration."""
     tensors = {f"objective/{name}": tensor for name, tensor in objective.state_dict().items()}
     for name, weight in objective.named_parameters():
         for key, value in optimizer.state.get(weight, {}).items():
-            tensors[f"objective/{name}" if key == MASTER else f"optimizer/{name}/{key}"] = value
+            tensors[f"optimizer/{name}/{key}"] = value
     for name, value in tensors.items():
         if not isinstance(value, Tensor):
             raise TypeError(f"only tensors can be kept: {name} is {type(value).__name__}")
@@ -539,8 +532,6 @@ def _fill(optimizer: Optimizer, objective: nn.Module, saved: _Saved) -> None:
                 device = weight.device if id(weight) in fused or shape == weight.shape else torch.device("cpu")
                 empty = torch.zeros(shape, dtype=saved.dtype(path), device=device)
             optimizer.state[weight][key] = empty
-            if weight.dtype == torch.bfloat16 and MASTER not in optimizer.state[weight]:
-                optimizer.state[weight][MASTER] = torch.zeros_like(weight, dtype=torch.float32, requires_grad=False)
 
 
 def _flatten(tree: Any, path: str, tensors: dict[str, Tensor]) -> Any:  # noqa: ANN401 - JSON values and tensors

@@ -1,7 +1,7 @@
-"""CLIP's augmentations of one image: random crop, and where asked for flip, colour jitter and greyscale.
+"""CLIP's augmentations of one image: random crop, and optionally flip, colour jitter and greyscale.
 
-Their rules are torchvision's, in the order of open_clip's transform; what they draw comes from outside, so that an
-image at a position of the run always looks the same. Colour jitter and greyscale are SimCLR's (Chen et al. 2020,
+Their rules are torchvision's, in the order of open_clip's transform. Random numbers are passed in, so that the image at
+a position of the run always looks the same. Colour jitter and greyscale are SimCLR's (Chen et al. 2020,
 https://arxiv.org/abs/2002.05709), as in open_clip's ``aug_cfg``.
 """
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 __all__ = ["DRAWS", "Augment", "jitter"]
 
 DRAWS = 32
-"""Random numbers of one position: the crop's first, then flip, jitter (whether, order, four factors), greyscale; the
-last chooses the caption. A multiple of four."""
+"""Random numbers of one position: the crop's, then flip, jitter (chance, order, four factors), greyscale; the last one
+chooses the caption."""
 
 ORDERS = list(permutations(range(4)))
 
 
 @dataclass(frozen=True)
 class Augment:
-    """What is done to an image, with which probability. The names are open_clip's."""
+    """The augmentations and their probabilities, under open_clip's names."""
 
     crop_scale: tuple[float, float] = (0.9, 1.0)
     crop_ratio: tuple[float, float] = (0.75, 4 / 3)
@@ -41,16 +41,17 @@ class Augment:
     gray_scale_prob: float = 0.0
 
     def __call__(self, image: NDArray[np.uint8], draws: Sequence[float], out: NDArray[np.uint8]) -> None:
-        """Write ``image`` (any size) augmented to ``out`` (h, w, 3); ``draws`` are :data:`DRAWS` uniform numbers."""
+        """Write ``image`` (any size), augmented, to ``out`` (h, w, 3); ``draws`` are :data:`DRAWS` uniform numbers."""
         y, x, height, width = draw_crop(draws[:CROP_DRAWS], image.shape, self.crop_scale, self.crop_ratio)
         resize(image[y : y + height, x : x + width], out)
-        flip, whether, turn, brightness, contrast, saturation, hue, grey = draws[CROP_DRAWS : CROP_DRAWS + 8]
+        flip, jittered, order, brightness, contrast, saturation, hue, grey = draws[CROP_DRAWS : CROP_DRAWS + 8]
         if flip < self.flip_prob:
             out[:] = out[:, ::-1].copy()
-        if self.color_jitter is not None and whether < self.color_jitter_prob:
-            strengths, own = self.color_jitter, (brightness, contrast, saturation)
-            factors = [max(0.0, 1 - s) + (1 + s - max(0.0, 1 - s)) * u for s, u in zip(strengths[:3], own, strict=True)]
-            jitter(out, ORDERS[int(turn * len(ORDERS))], (*factors, (2 * hue - 1) * strengths[3]))
+        if self.color_jitter is not None and jittered < self.color_jitter_prob:
+            *strengths, hue_strength = self.color_jitter
+            uniform = (brightness, contrast, saturation)
+            factors = [max(0.0, 1 - s) + (1 + s - max(0.0, 1 - s)) * u for s, u in zip(strengths, uniform, strict=True)]
+            jitter(out, ORDERS[int(order * len(ORDERS))], (*factors, (2 * hue - 1) * hue_strength))
         if grey < self.gray_scale_prob:
             out[:] = _grey(out)[..., None]
 
@@ -58,7 +59,7 @@ class Augment:
 def jitter(image: NDArray[np.uint8], order: Sequence[int], factors: Sequence[float]) -> None:
     """Change brightness (0), contrast (1), saturation (2) and hue (3) of ``image`` (h, w, 3) in place, in ``order``.
 
-    The first three factors are 1 for no change, the hue's is a part of the colour circle in [-0.5, 0.5].
+    The first three factors are 1 for no change; the hue's is a fraction of the colour circle in [-0.5, 0.5].
     """
     for change in order:
         factor = factors[change]
@@ -79,5 +80,5 @@ def jitter(image: NDArray[np.uint8], order: Sequence[int], factors: Sequence[flo
 
 
 def _grey(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Luma of ITU-R 601, (h, w)."""
+    """Return the luma of ITU-R 601, (h, w)."""
     return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.uint8, copy=False)

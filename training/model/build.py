@@ -1,8 +1,8 @@
-"""open_clip's models by name or by configuration, always with the tokenizer and preprocessing that belong to them.
+"""Construction of open_clip's models by name or configuration, with their tokenizer and preprocessing.
 
-A model is built in the order in which its parts depend on one another: open_clip's module with weights drawn from the
-seed or taken from a checkpoint, what of it is locked, and last what makes it quick and independent of the number of
-workers (blocks, patch dropout, batch norm). Names and shapes of the weights stay open_clip's throughout.
+The steps depend on one another: open_clip's module with weights from the seed or a checkpoint, then locking, and last
+the replacements that make it faster and independent of the number of workers (blocks, dropout, batch norm). Names and
+shapes of the weights stay open_clip's throughout.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from infra.errors import ConfigError
 from training.data.tokens import Tokenizer
-from training.distributed.sync_batch_norm import synchronise
-from training.model.blocks import lean
+from training.distributed.sync_batch_norm import synchronise_batch_norms
+from training.model.blocks import use_fast_blocks
 from training.model.dropout import Dropout, PatchDropout, Position
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Towers:
     tokenize: Tokenizer
     description: dict[str, Any]
     position: Position
-    """Set ``position.samples`` before each forward pass: what is random about an image follows from it."""
+    """Set ``position.samples`` before each forward pass: dropout draws by it."""
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -52,9 +52,9 @@ class Towers:
         return (size, size) if isinstance(size, int) else (size[0], size[1])
 
     def normalise(self, images: Tensor) -> Tensor:
-        """uint8 (b, h, w, 3) -> float (b, 3, h, w) as the model wants it; on the images' device.
+        """Map uint8 images (b, h, w, 3) to the model's input, float (b, 3, h, w), on the same device.
 
-        The memory stays channels-last, in which convolutions run up to 1.4 times faster.
+        The memory format stays channels-last, in which convolutions run up to 1.4 times faster.
         """
         preprocess = self.description["preprocess_cfg"]
         mean, std = (torch.tensor(preprocess[key]) * 255 for key in ("mean", "std"))
@@ -64,10 +64,10 @@ class Towers:
 
 @dataclass(frozen=True)
 class Locks:
-    """What of the towers is not trained (LiT; Zhai et al. 2021, https://arxiv.org/abs/2111.07991).
+    """The parts of the towers that are not trained (LiT; Zhai et al. 2021, https://arxiv.org/abs/2111.07991).
 
-    A number says how many groups of layers at the tower's end learn all the same, as open_clip counts them: projection,
-    last block with its norm, the blocks before, embeddings. None: the whole tower learns.
+    A number is the count of unlocked groups of layers at the tower's end, as open_clip counts them: projection, last
+    block with its norm, the blocks before, embeddings. None: the whole tower is trained.
     """
 
     image: int | None = None
@@ -83,17 +83,21 @@ def build(
     patch_dropout: float | None = None,
     pretrained: str | None = None,
     locks: Locks = Locks(),
-    precision: str = "fp32",
     grad_checkpointing: bool = False,
 ) -> Towers:
-    """The model named or described by ``model``, on the CPU, its weights drawn from ``seed``, the same on every rank.
+    """Build ``model`` on the CPU, with the same weights on every rank.
 
-    ``settings`` are defaults for what its configuration leaves open (an objective's initial temperature).
-    ``patch_dropout``, if given, replaces the configuration's. ``pretrained`` is where weights come from instead of the
-    seed: a checkpoint, a folder in open_clip's hub layout, or that of a training artifact. ``precision`` is open_clip's
-    name for what the weights are kept in.
+    Args:
+        model: open_clip's name of a model, or a model configuration in open_clip's JSON form.
+        seed: of the initial weights and of dropout.
+        settings: defaults for fields that the configuration leaves out (an objective's initial temperature).
+        patch_dropout: replaces the configuration's, unless None.
+        pretrained: source of the weights instead of the seed: a checkpoint, a folder in open_clip's hub layout, or that
+            of a training artifact.
+        locks: the parts of the towers that are not trained.
+        grad_checkpointing: whether activations are recomputed in the backward pass.
 
-    Raises ConfigError.
+    Raises ConfigError for a model that open_clip cannot build, or weights that do not fit it.
     """
     import open_clip
 
@@ -101,15 +105,13 @@ def build(
     cfg = {**deepcopy(dict(settings or {})), **cfg}
     if patch_dropout is not None:
         cfg["vision_cfg"]["patch_dropout"] = patch_dropout
-    # open_clip builds from a folder whatever it can build from a name, and this is how users will load the result.
+    # open_clip builds from a folder all that it can build from a name, and this is how users will load the result.
     with tempfile.TemporaryDirectory() as folder:
         config = {"model_cfg": cfg, "preprocess_cfg": preprocess}
         Path(folder, CONFIG).write_text(json.dumps(config))
         torch.manual_seed(seed)
         try:
-            built = open_clip.create_model(
-                f"local-dir:{folder}", load_weights=False, pretrained_text=False, precision=precision
-            )
+            built = open_clip.create_model(f"local-dir:{folder}", load_weights=False, pretrained_text=False)
             tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
         except (TypeError, KeyError, ValueError, RuntimeError, AssertionError, OSError, ImportError) as error:
             raise ConfigError(
@@ -120,20 +122,17 @@ def build(
                 else "",
             ) from error
     _check_size(built)
-    if decoder := getattr(built, "text_decoder", None):  # open_clip leaves it as memory happened to be
+    if decoder := getattr(built, "text_decoder", None):  # open_clip leaves it uninitialised
         nn.init.normal_(decoder.text_projection, std=decoder.width**-0.5)
     if pretrained is not None:
         _load(built, pretrained)
-    for number in (built.logit_scale, built.logit_bias):
-        if number is not None:
-            number.data = number.data.float()  # where bf16 is too coarse for a step of any size
     _lock(built, locks)
     if grad_checkpointing:
         built.set_grad_checkpointing()
     position = Position()
     _replace_dropout(built, seed, position)
     return Towers(
-        model=synchronise(lean(built), world),
+        model=synchronise_batch_norms(use_fast_blocks(built), world),
         tokenize=Tokenizer(tokenizer),
         description={"model_cfg": cfg, "preprocess_cfg": open_clip.get_model_preprocess_cfg(built)},
         position=position,
@@ -141,7 +140,7 @@ def build(
 
 
 def _configuration(model: str | dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Those of the model and of its preprocessing, our own to change."""
+    """Return copies of the model's configuration and of its preprocessing's."""
     import open_clip
 
     if isinstance(model, dict):
@@ -154,7 +153,7 @@ def _configuration(model: str | dict[str, Any]) -> tuple[dict[str, Any], dict[st
         if cfg is None:
             raise ConfigError(
                 f"open_clip has no model {model!r}",
-                fix="open_clip.list_models() names them all; or give a configuration",
+                fix="choose one of open_clip.list_models(), or give a configuration",
             )
     if missing := {"embed_dim", "vision_cfg", "text_cfg"} - set(cfg):
         raise ConfigError(
@@ -164,7 +163,7 @@ def _configuration(model: str | dict[str, Any]) -> tuple[dict[str, Any], dict[st
 
 
 def _check_size(model: Any) -> None:  # noqa: ANN401 - open_clip's models share methods, no type
-    """Refuse a timm tower that is made for another image size: open_clip could not load what comes of it."""
+    """Raise ConfigError for a timm tower made for another image size: open_clip could not load the trained model."""
     patches = getattr(getattr(model.visual, "trunk", None), "patch_embed", None)
     made_for = getattr(patches, "img_size", None)
     if getattr(patches, "strict_img_size", False) and made_for is not None and made_for != model.visual.image_size:
@@ -177,7 +176,7 @@ def _check_size(model: Any) -> None:  # noqa: ANN401 - open_clip's models share 
 
 
 def _load(model: nn.Module, source: str) -> None:
-    """The weights at ``source`` into ``model``; open_clip interpolates its positions if the image size differs.
+    """Load the weights at ``source`` into ``model``; open_clip interpolates positions if the image size differs.
 
     Raises ConfigError if there are none, or if they are another model's.
     """
@@ -212,7 +211,7 @@ def _weights(source: str) -> Path:
 
 
 def _lock(model: Any, locks: Locks) -> None:  # noqa: ANN401 - open_clip's models share methods, no type
-    """Lock by open_clip's own rules. Batch norms of locked layers keep their statistics, too: those are the model's."""
+    """Lock layers by open_clip's own rules; batch norms of locked layers keep their statistics, too."""
     try:
         if locks.image is not None:
             model.lock_image_tower(unlocked_groups=locks.image, freeze_bn_stats=True)
@@ -220,12 +219,14 @@ def _lock(model: Any, locks: Locks) -> None:  # noqa: ANN401 - open_clip's model
             model.lock_text_tower(unlocked_layers=locks.text)
     except (AssertionError, AttributeError, RuntimeError) as error:
         raise ConfigError(
-            "this model cannot be locked so", expected="a tower that open_clip can lock", found=repr(error)
+            "open_clip cannot lock this model as configured",
+            expected="a tower that it can lock, with that many groups of layers",
+            found=repr(error),
         ) from error
 
 
 def _replace_dropout(model: nn.Module, seed: int, position: Position) -> None:
-    """By ours, what open_clip's configuration can ask for; what else there is (Hugging Face's text towers) is said."""
+    """Replace dropout that open_clip's configuration can enable; warn of other dropout (Hugging Face's text towers)."""
     from open_clip.timm_model import TimmModel
     from open_clip.transformer import PatchDropout as OpenClips
     from timm.layers.drop import DropPath
@@ -249,6 +250,6 @@ def _replace_dropout(model: nn.Module, seed: int, position: Position) -> None:
             left.add(type(module).__name__)
     if left:
         log.warning(
-            "dropout in %s is drawn by each worker: on another number of workers the run comes to other numbers",
+            "dropout in %s draws per worker: another number of workers gives another result",
             ", ".join(sorted(left)),
         )

@@ -6,13 +6,13 @@ drawn a second time by matplotlib, for places that show only pictures (MLflow, a
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from infra.figures import png
 from infra.run.manifest import Funnel
 
 __all__ = ["Bar", "bars", "curve_svg", "funnel_png", "funnel_svg", "interval_svg", "number"]
@@ -217,9 +217,7 @@ def funnel_png(rows: Sequence[Bar]) -> bytes:
                 axes.add_patch(Rectangle((_LEFT + dx, y - 9), 9, 9, facecolor=colour, linewidth=0))
                 write(_LEFT + dx + 14, y - 4.5, f"{reason} {count:,}", soft=True)
         y += _GAP
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
+    return png(figure)
 
 
 # --- curves and intervals ---------------------------------------------------------------------------------------------
