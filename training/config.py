@@ -55,10 +55,10 @@ class Config(BaseConfig):
     )
     distill_weight: float = Field(1.0, gt=0, description="of distill: weight of the cross-entropy with the teacher")
     albef_queue_size: int = Field(65_536, ge=0, description="of albef: features remembered as further negatives")
-    albef_momentum: float = Field(0.995, gt=0, lt=1, description="of albef: what the slow towers keep at each step")
-    albef_alpha: float = Field(0.4, ge=0, le=1, description="of albef: share of the slow towers' opinion in targets")
+    albef_momentum: float = Field(0.995, gt=0, lt=1, description="of albef: decay of the momentum encoders per step")
+    albef_alpha: float = Field(0.4, ge=0, le=1, description="of albef: weight of the momentum encoders' soft targets")
     albef_alpha_warmup: int = Field(
-        1_000_000, ge=0, description="of albef: samples over which that share rises from zero"
+        1_000_000, ge=0, description="of albef: samples over which that weight rises from zero"
     )
     albef_itm_weight: float = Field(1.0, ge=0, description="of albef: weight of image-text matching; 0: none")
     albef_mlm_weight: float = Field(1.0, ge=0, description="of albef: weight of masked language modelling; 0: none")

@@ -75,7 +75,7 @@ def captions_of(members: dict[str, bytes], key: str) -> list[str]:
 
 def _read_shard(path: Path, tokenizer: Tokenizer, caption_key: str) -> _Part:
     """Index one shard. Raises DataError for a damaged tar."""
-    wanted = caption_key.partition(":")[0]
+    caption_extension = caption_key.partition(":")[0]
     # One pass over the tar's headers collects each sample's members; only captions are read.
     samples: dict[str, dict[str, tuple[int, int]]] = {}
     texts: dict[str, bytes] = {}
@@ -84,7 +84,7 @@ def _read_shard(path: Path, tokenizer: Tokenizer, caption_key: str) -> _Part:
             if (parts := split_name(name)) is None:
                 continue
             samples.setdefault(parts[0], {})[parts[1]] = offset, size
-            if parts[1] == wanted:
+            if parts[1] == caption_extension:
                 tar.seek(offset)
                 texts[parts[0]] = tar.read(size)
     # A sample needs an image and a readable caption.
@@ -96,12 +96,12 @@ def _read_shard(path: Path, tokenizer: Tokenizer, caption_key: str) -> _Part:
         if image is None or key not in texts:
             continue
         try:
-            own = captions_of({wanted: texts[key]}, caption_key)
+            texts_of_sample = captions_of({caption_extension: texts[key]}, caption_key)
         except ValueError:
             continue
         places.append((image[0] // 512, image[1]))
-        counts.append(len(own))
-        captions += own
+        counts.append(len(texts_of_sample))
+        captions += texts_of_sample
     rows = tokenizer.ragged(captions)
     return _Part(
         places=np.array(places, PLACE),

@@ -151,9 +151,9 @@ class Loader:
         numbers = self.sampler.numbers(np.arange(start, start + len(batch)))
         random = draws(self.config.seed, start, len(batch))
         images = batch.images.numpy()
-        for row, (number, own) in enumerate(zip(numbers.tolist(), random.tolist(), strict=True)):
+        for row, (number, draw) in enumerate(zip(numbers.tolist(), random.tolist(), strict=True)):
             numbers[row], image = self._decode_or_replace(number)
-            self.augment(image, own, images[row])
+            self.augment(image, draw, images[row])
         tokens, lengths = self.samples.index.texts(numbers, random[:, -1])
         batch.texts.numpy()[:] = tokens
         batch.lengths.numpy()[:] = lengths
@@ -176,7 +176,7 @@ class Loader:
                 "too many samples of the shards cannot be decoded",
                 expected=f"at most {self.config.max_corrupt} of {len(self.samples)}",
                 found=f"{why} at {self.samples.where(min(new))}",
-                fix="look at the shards, or raise max_corrupt",
+                fix="check the shards, or raise max_corrupt",
             )
 
 

@@ -81,9 +81,9 @@ def interleave(weights: Sequence[float]) -> tuple[NDArray[np.uint16], NDArray[np
     parts = [Fraction(str(weight)) if math.isfinite(weight) else Fraction(-1) for weight in weights]
     if not parts or min(parts) <= 0:
         raise ConfigError("a mixture's weights must be finite and greater than zero", found=str(list(weights)))
-    shares = [part / sum(parts) for part in parts]
-    period = math.lcm(*(share.denominator for share in shares))
-    counts = _largest_remainder(shares, min(period, MAX_PERIOD))
+    fractions = [part / sum(parts) for part in parts]
+    period = math.lcm(*(fraction.denominator for fraction in fractions))
+    counts = _largest_remainder(fractions, min(period, MAX_PERIOD))
     if min(counts) == 0:
         raise ConfigError("a weight is too small", expected=f"at least 1/{MAX_PERIOD} of all", found=str(list(weights)))
     due = np.concatenate([(np.arange(count) + 0.5) / count for count in counts])
@@ -92,10 +92,10 @@ def interleave(weights: Sequence[float]) -> tuple[NDArray[np.uint16], NDArray[np
     return sources[in_order], np.concatenate([np.arange(count) for count in counts])[in_order]
 
 
-def _largest_remainder(shares: Sequence[Fraction], period: int) -> list[int]:
-    counts = [math.floor(share * period) for share in shares]
-    remainders = [share * period - count for share, count in zip(shares, counts, strict=True)]
-    most = sorted(range(len(shares)), key=lambda source: (-remainders[source], source))
+def _largest_remainder(fractions: Sequence[Fraction], period: int) -> list[int]:
+    counts = [math.floor(fraction * period) for fraction in fractions]
+    remainders = [fraction * period - count for fraction, count in zip(fractions, counts, strict=True)]
+    most = sorted(range(len(fractions)), key=lambda source: (-remainders[source], source))
     for source in most[: period - sum(counts)]:
         counts[source] += 1
     return counts
@@ -142,8 +142,8 @@ class Sampler:
     def numbers(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the samples at ``positions`` of the run, same shape."""
         numbers = np.empty(len(positions), np.int64)
-        for source, own, turns in self._split_by_source(positions):
-            numbers[own] = source.samples(turns)
+        for source, mask, turns in self._split_by_source(positions):
+            numbers[mask] = source.samples(turns)
         return numbers
 
     def shards(self, start: int, stop: int, part: tuple[Fraction, Fraction] = WHOLE_BATCH) -> list[int]:
@@ -184,8 +184,8 @@ class Sampler:
         sources = self._cycle[place]
         found = []
         for number, source in enumerate(self._sources):
-            own = sources == number
-            found.append((source, own, period[own] * self._per_cycle[number] + self._before[place[own]]))
+            mask = sources == number
+            found.append((source, mask, period[mask] * self._per_cycle[number] + self._before[place[mask]]))
         return found
 
 
@@ -222,8 +222,8 @@ class _Source:
         epochs, places = np.divmod(turns, self.count)
         numbers = np.empty_like(turns)
         for epoch in np.unique(epochs).tolist():
-            own = epochs == epoch
-            numbers[own] = self._epoch(epoch, places[own])
+            mask = epochs == epoch
+            numbers[mask] = self._epoch(epoch, places[mask])
         return numbers + self.first_sample
 
     def shards(self, first: int, last: int, lanes: tuple[int, int]) -> list[int]:
@@ -254,8 +254,8 @@ class _Source:
         windows = np.searchsorted(begins, places, side="right") - 1
         numbers = np.empty_like(places)
         for window in np.unique(windows).tolist():
-            own = windows == window
-            numbers[own] = self._shuffled(epoch, window)[places[own] - begins[window]]
+            mask = windows == window
+            numbers[mask] = self._shuffled(epoch, window)[places[mask] - begins[window]]
         return numbers
 
     def _epoch_layout(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

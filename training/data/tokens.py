@@ -13,6 +13,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from open_clip import tokenizer as open_clip_tokenizer
 
 from infra.errors import ConfigError
 
@@ -109,10 +110,8 @@ class _Bpe:
         """Wrap ``function``; None if it is another tokenizer, or cleans or shortens captions in another way."""
         if type(function).__module__ != "open_clip.tokenizer":
             return None
-        from open_clip import tokenizer
-
-        simple = type(function) is tokenizer.SimpleTokenizer
-        plain = simple and function.clean_fn is tokenizer._clean_lower and function.reduction_fn is None
+        simple = type(function) is open_clip_tokenizer.SimpleTokenizer
+        plain = simple and function.clean_fn is open_clip_tokenizer._clean_lower and function.reduction_fn is None
         return cls(function) if plain else None
 
     def encode(self, text: str, context: int) -> list[int]:

@@ -16,7 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import open_clip
 import torch
+from open_clip.timm_model import TimmModel
+from open_clip.transformer import PatchDropout as OpenClipPatchDropout
+from timm.layers.drop import DropPath
+from timm.layers.patch_dropout import PatchDropout as TimmPatchDropout
 from torch import Tensor, nn
 
 from infra.errors import ConfigError
@@ -99,28 +104,12 @@ def build(
 
     Raises ConfigError for a model that open_clip cannot build, or weights that do not fit it.
     """
-    import open_clip
-
     cfg, preprocess = _configuration(model)
     cfg = {**deepcopy(dict(settings or {})), **cfg}
     if patch_dropout is not None:
         cfg["vision_cfg"]["patch_dropout"] = patch_dropout
-    # open_clip builds from a folder all that it can build from a name, and this is how users will load the result.
-    with tempfile.TemporaryDirectory() as folder:
-        config = {"model_cfg": cfg, "preprocess_cfg": preprocess}
-        Path(folder, CONFIG).write_text(json.dumps(config))
-        torch.manual_seed(seed)
-        try:
-            built = open_clip.create_model(f"local-dir:{folder}", load_weights=False, pretrained_text=False)
-            tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
-        except (TypeError, KeyError, ValueError, RuntimeError, AssertionError, OSError, ImportError) as error:
-            raise ConfigError(
-                "open_clip cannot build this model",
-                found=repr(error)[:500],
-                fix="towers and tokenizers of Hugging Face need transformers and their files in the local cache"
-                if isinstance(error, (OSError, ImportError))
-                else "",
-            ) from error
+    built, tokenizer = _create(cfg, preprocess, seed)
+    # Weights first, then what is locked of them.
     _check_size(built)
     if decoder := getattr(built, "text_decoder", None):  # open_clip leaves it uninitialised
         nn.init.normal_(decoder.text_projection, std=decoder.width**-0.5)
@@ -129,6 +118,7 @@ def build(
     _lock(built, locks)
     if grad_checkpointing:
         built.set_grad_checkpointing()
+    # Last what makes the result the same on any number of workers, and faster.
     position = Position()
     _replace_dropout(built, seed, position)
     return Towers(
@@ -141,8 +131,6 @@ def build(
 
 def _configuration(model: str | dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return copies of the model's configuration and of its preprocessing's."""
-    import open_clip
-
     if isinstance(model, dict):
         given = deepcopy(model)
         preprocess = given.pop("preprocess_cfg", {})
@@ -160,6 +148,26 @@ def _configuration(model: str | dict[str, Any]) -> tuple[dict[str, Any], dict[st
             "open_clip cannot build this model", expected="embed_dim, vision_cfg, text_cfg", found=f"no {min(missing)}"
         )
     return cfg, preprocess
+
+
+def _create(cfg: dict[str, Any], preprocess: dict[str, Any], seed: int) -> tuple[Any, Any]:
+    """Let open_clip build the model with weights drawn from ``seed``, and its tokenizer."""
+    # open_clip builds from a folder all that it can build from a name, and this is how users will load the result.
+    with tempfile.TemporaryDirectory() as folder:
+        config = {"model_cfg": cfg, "preprocess_cfg": preprocess}
+        Path(folder, CONFIG).write_text(json.dumps(config))
+        torch.manual_seed(seed)
+        try:
+            model = open_clip.create_model(f"local-dir:{folder}", load_weights=False, pretrained_text=False)
+            return model, open_clip.get_tokenizer(f"local-dir:{folder}")
+        except (TypeError, KeyError, ValueError, RuntimeError, AssertionError, OSError, ImportError) as error:
+            raise ConfigError(
+                "open_clip cannot build this model",
+                found=repr(error)[:500],
+                fix="towers and tokenizers of Hugging Face need transformers and their files in the local cache"
+                if isinstance(error, (OSError, ImportError))
+                else "",
+            ) from error
 
 
 def _check_size(model: Any) -> None:  # noqa: ANN401 - open_clip's models share methods, no type
@@ -180,8 +188,6 @@ def _load(model: nn.Module, source: str) -> None:
 
     Raises ConfigError if there are none, or if they are another model's.
     """
-    import open_clip
-
     path = _weights(source)
     try:
         open_clip.load_checkpoint(model, str(path), strict=True, weights_only=True)
@@ -227,20 +233,15 @@ def _lock(model: Any, locks: Locks) -> None:  # noqa: ANN401 - open_clip's model
 
 def _replace_dropout(model: nn.Module, seed: int, position: Position) -> None:
     """Replace dropout that open_clip's configuration can enable; warn of other dropout (Hugging Face's text towers)."""
-    from open_clip.timm_model import TimmModel
-    from open_clip.transformer import PatchDropout as OpenClips
-    from timm.layers.drop import DropPath
-    from timm.layers.patch_dropout import PatchDropout as Timms
-
     children: list[tuple[nn.Module, str, Any]] = [
         (module, name, child) for module in model.modules() for name, child in module.named_children()
     ]
     heads = {part for module in model.modules() if isinstance(module, TimmModel) for part in module.head.modules()}
     left = set()
     for layer, (module, name, child) in enumerate(children):
-        if type(child) is OpenClips:
+        if type(child) is OpenClipPatchDropout:
             setattr(module, name, PatchDropout(child.prob, int(child.exclude_first_token), seed, position))
-        elif type(child) is Timms:
+        elif type(child) is TimmPatchDropout:
             setattr(module, name, PatchDropout(child.prob, child.num_prefix_tokens, seed, position))
         elif type(child) is DropPath and child.drop_prob and child.scale_by_keep:
             setattr(module, name, Dropout(child.drop_prob, True, seed, layer, position))

@@ -82,12 +82,12 @@ class Meter:
         """
         now = time.perf_counter()
         if self._world.rank == 0 and self._since is not None:
-            rates = {"memory_gb": max(own.memory for own in ranks) / 1e9}
+            rates = {"memory_gb": max(rank.memory for rank in ranks) / 1e9}
             if self._samples > self._since[1]:
                 each = self._rate(now) / self._world.size
                 rates["samples_per_s"] = self._rate(now)
                 rates["samples_per_s_per_worker"] = each
-                rates["data_wait"] = max(own.waited for own in ranks) / (now - self._since[0])
+                rates["data_wait"] = max(rank.waited for rank in ranks) / (now - self._since[0])
                 if self._flops and self._peak:
                     rates["mfu"] = mfu(self._flops, each, self._peak)
                     rates["peak_tflops"] = self._peak / 1e12

@@ -53,8 +53,8 @@ class Fusion(nn.Module):
     """A transformer over text tokens with cross-attention to image tokens, with heads for matching and for words.
 
     ``mask_embedding`` replaces the embedding of a masked word in the text tower: CLIP's vocabulary has no such token,
-    and the tower must stay loadable by open_clip. The word head shares the text tower's embedding, so it has only a bias
-    per word. Heads are made on request only, because DDP waits for the gradients of all weights.
+    and the tower must stay loadable by open_clip. The word head shares the text tower's embedding, so it has only a
+    bias per word. Heads are made on request only, because DDP waits for the gradients of all weights.
     """
 
     def __init__(self, widths: Widths, layers: int, *, vocabulary: int | None, matching: bool) -> None:

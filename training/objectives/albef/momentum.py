@@ -87,15 +87,15 @@ def contrast(
             place = torch.arange(rows.stop - rows.start, device=own.device), own[rows]
             logits = scale * queries[rows] @ keys.T
             bottom = logits.logsumexp(-1)
-            hard, wanted = torch.ones_like(bottom), logits[place]
+            hard, expected = torch.ones_like(bottom), logits[place]
             if teachers is not None:
                 hard, soft = 1 - alpha[rows], (scale * teachers[rows] @ keys.T).softmax(-1).mul_(alpha[rows, None])
-                wanted = hard * wanted + (soft * logits).sum(-1)
+                expected = hard * expected + (soft * logits).sum(-1)
             error = logits.sub_(bottom[:, None]).exp_()
             if teachers is not None:
                 error -= soft
             error[place] -= hard
-            loss += (bottom - wanted).sum() / count
+            loss += (bottom - expected).sum() / count
             torch.div(error @ keys, count, out=gradient[rows])
         gradients = scale * gradient, (queries * gradient).sum()
     return with_precomputed_gradient(loss, (queries, scale), gradients)
