@@ -1,4 +1,4 @@
-"""A training run of a tiny CLIP without a loader: what tests of parallel.py and checkpoint.py train."""
+"""A training run of a tiny CLIP without a loader, for tests of training.distributed and training.checkpoint."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import threading
+import time
 from contextlib import contextmanager
 
 import numpy as np
@@ -14,8 +15,7 @@ from small_run import Run, arrays, config
 
 from infra.errors import ConfigError, StorageError, TransientError
 from infra.store.storage import LocalStore, open_store
-from training.checkpoint import checkpoints as checkpoint
-from training.checkpoint.checkpoints import Checkpoints, complete, prune
+from training.checkpoint.checkpoints import Checkpoints, Seal, complete, prune
 from training.distributed.world import World
 
 
@@ -218,7 +218,7 @@ def test_one_of_another_run_is_refused(tmp_path):
 
 def sealed(store, *samples, **metrics):
     for number in samples:
-        seal = checkpoint.Seal(samples=number, attempt="a", rank=0, size=1)
+        seal = Seal(samples=number, attempt="a", rank=0, size=1)
         seal.metrics = {name: values[number] for name, values in metrics.items() if number in values}
         store.write(seal.path, seal.to_bytes())
 
@@ -268,7 +268,7 @@ class Clock:
 
 def test_minutes_are_rank_0s_and_asked_for_now_and_then(tmp_path, monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(checkpoint.time, "monotonic", clock.monotonic)
+    monkeypatch.setattr(time, "monotonic", clock.monotonic)
     checkpoints = Checkpoints(
         LocalStore(tmp_path), config(checkpoint_every=10**12, checkpoint_minutes=1, batch_size=10), World()
     )
@@ -371,7 +371,7 @@ def test_all_ranks_hear_of_it(ranks, tmp_path):
 
 
 def test_a_store_that_does_not_answer_is_asked_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "backoff", lambda attempt: 0.0)
+    monkeypatch.setattr("training.checkpoint.checkpoints.backoff", lambda attempt: 0.0)
     run = Run(config())
     store = Gate(tmp_path, TransientError("busy"))
     store.open_for.set()

@@ -220,7 +220,7 @@ def test_the_last_block_works_on_one_token():
     assert seen == [5, 5, 1]
 
 
-def test_lean_blocks_are_open_clips_to_everybody_else():
+def test_fast_blocks_keep_open_clips_names_and_results():
     model = build()
     other = use_fast_blocks(copy.deepcopy(model))
     assert list(other.state_dict()) == list(model.state_dict())
