@@ -93,7 +93,7 @@ def _hold(context: Context, world: World, stack: ExitStack) -> None:
             stack.callback(Lease.acquire(context.store).release)
         except CliplineError as held:
             error = held
-    world.settle(error)
+    world.raise_if_any_failed(error)
 
 
 def _read_inputs(arguments: argparse.Namespace, world: World) -> Inputs:
@@ -105,8 +105,8 @@ def _read_inputs(arguments: argparse.Namespace, world: World) -> Inputs:
             inputs = Inputs.at(arguments.shards, arguments.tests, models)
         except CliplineError as failure:
             error = failure
-    world.settle(error)
-    return world.share(inputs)
+    world.raise_if_any_failed(error)
+    return world.broadcast(inputs)
 
 
 def _names(inputs: Inputs) -> list[str]:
@@ -136,8 +136,8 @@ def _finished(config: Config, inputs: Inputs, context: Context, world: World) ->
             )
         else:
             log.info("%s holds this run, finished", context.store.url)
-    world.settle(error)
-    return bool(world.share(done))
+    world.raise_if_any_failed(error)
+    return bool(world.broadcast(done))
 
 
 def _read_config(path: Path) -> Config:

@@ -273,8 +273,8 @@ class Config(StageConfig):
     batch_size: int = Field(1024, ge=2, description="samples per step over all workers")
     samples: int | None = Field(None, ge=1, description="samples to see in all, rounded up to whole batches")
     epochs: float = Field(32.0, gt=0, description="passes over the shards, where samples is not given")
-    precision: Literal["fp32", "amp_bf16", "bf16"] = Field(
-        "fp32", description="fp32; bf16 by autocast; bf16 weights with fp32 masters. Logits and loss are always fp32"
+    precision: Literal["fp32", "amp_bf16"] = Field(
+        "fp32", description="fp32, or bf16 by autocast. Weights, logits and loss are always fp32"
     )
     tf32: bool = Field(False, description="whether GPUs multiply fp32 matrices with 10 bits of mantissa")
     seed: int = Field(0, ge=0, description="seed of the initial weights, the sample order and the augmentation")

@@ -32,7 +32,7 @@ from training.checkpoint.checkpoints import Checkpoints
 from training.checkpoint.export import write_folder, write_model, write_module
 from training.config import RECORD, Config
 from training.data.loader import Batch, Loader, on_device
-from training.data.sampler import Plan
+from training.data.sampler import Sampler
 from training.data.samples import Samples
 from training.distributed.parallel import gathered, wrap
 from training.distributed.world import World
@@ -40,9 +40,9 @@ from training.inputs import Inputs
 from training.model.blocks import compile_blocks
 from training.model.build import Towers, build
 from training.model.flops import forward_flops, peak
-from training.model.precision import Precision, exact
+from training.model.precision import Precision
 from training.objectives.base import Objective
-from training.observe.meter import Meter, Own
+from training.observe.meter import Meter, RankStats
 from training.observe.profile import Profiler
 from training.optim.ema import Ema
 from training.optim.schedule import adamw, learning_rate
@@ -100,7 +100,7 @@ class Trainer:
         self.precision = precision_of(config)
         self.precision.apply()
         parts = prepare(config, inputs, world)
-        self.towers, self.samples, self.plan = parts.towers, parts.samples, parts.plan
+        self.towers, self.samples, self.sampler = parts.towers, parts.samples, parts.sampler
         self.objective, self.validation = parts.objective, parts.validation
         most = peak(world.device, config.precision, config.tf32) if parts.flops else None
         self.meter = Meter(context, world, self.total, parts.flops, most.flops if most else None)
@@ -130,11 +130,12 @@ class Trainer:
             from training.data.remote_loader import RayLoader
 
             kind = RayLoader
-        return kind(self.samples, self.config, self.world, self.towers.image_size, self.plan)
+        return kind(self.samples, self.config, self.world, self.towers.image_size, self.sampler)
 
     def _weights(self) -> Iterable[tuple[str, torch.Tensor]]:
-        """The model's state by open_clip's names, in full precision."""
-        return exact(self.towers.model, self.optimizer)
+        """The model's state by open_clip's names."""
+        state: dict[str, torch.Tensor] = self.towers.model.state_dict()
+        return state.items()
 
     def restore(self) -> None:
         """Go on from the newest checkpoint, if there is one."""
@@ -193,14 +194,14 @@ class Trainer:
                 batch = next(batches, None)
             except CliplineError as failure:
                 error = failure
-        return batch, self.world.settling(error, stop=self.context.stopping)
+        return batch, self.world.start_agreement(error, stop=self.context.stopping)
 
     def _step(self, batch: Batch) -> tuple[torch.Tensor, float]:
         """One step of the optimizer: the gradient's norm and the learning rate."""
         config, samples = self.config, self.state.samples
         rate = learning_rate(config, samples + config.batch_size / 2, self.total)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["share"]
+            group["lr"] = rate * group["lr_scale"]
         torch.manual_seed(_step_seed(config.seed, samples, self.world.rank))
         self.optimizer.zero_grad(set_to_none=True)
         losses = backward(self.objective, self._encoder(batch), config.cluster.accumulate, self.model.no_sync)
@@ -244,7 +245,7 @@ class Trainer:
         self.meter.log(line, meters)
         self.profiler.look()
 
-    def _collect(self) -> Sequence[Own]:
+    def _collect(self) -> Sequence[RankStats]:
         """Every rank's losses since the last time become the batches'; what the ranks' meters say.
 
         Gathered and added in rank order, so that when it happens changes nothing, not the last bit. A loss that is no
@@ -252,7 +253,7 @@ class Trainer:
         """
         state, size = self.state, self.config.batch_size
         local = {name: torch.stack(losses).tolist() for name, losses in self._pending.items()}
-        told = self.world.gather((local, self.loader.corrupt, self.meter.own()))
+        told = self.world.gather((local, self.loader.corrupt, self.meter.rank_stats()))
         for name in local:
             every = zip(*(losses[name] for losses, _, _ in told), strict=True)
             losses = [sum(parts) / self.world.size for parts in every]
@@ -310,12 +311,12 @@ class Trainer:
         average = gathered(self.ema.weights(), self.world) if self.ema is not None else None
         optimizer = gathered(self.optimizer.state_dict(), self.world)
         companions = {
-            name: (companion.config, gathered(dict(exact(companion.module, self.optimizer)), self.world))
+            name: (companion.config, gathered(companion.module.state_dict(), self.world))
             for name, companion in self.objective.companions().items()
         }
         if self.world.rank == 0:
             self._write(model, average, optimizer, companions)
-        self.world.settle()  # nobody leaves before the model is written
+        self.world.raise_if_any_failed()  # nobody leaves before the model is written
 
     def _write(
         self,
@@ -350,7 +351,7 @@ class Parts:
 
     towers: Towers
     samples: Samples
-    plan: Plan
+    sampler: Sampler
     objective: Objective
     validation: Validation | None
     flops: int | None  # of a pair's way forward through the model; known to rank 0, on a GPU
@@ -363,7 +364,7 @@ def prepare(config: Config, inputs: Inputs, world: World) -> Parts:
         parts = _prepare(config, inputs, world)
     except CliplineError as failure:
         error = failure
-    world.settle(error)
+    world.raise_if_any_failed(error)
     return parts
 
 
@@ -374,7 +375,6 @@ def _prepare(config: Config, inputs: Inputs, world: World) -> Parts:
         world,
         settings=config.objective.model_settings,
         pretrained=inputs.models.get("pretrained"),
-        precision=precision_of(config).weights,
         grad_checkpointing=config.cluster.grad_checkpointing,
     )
     loading = config.loading
@@ -394,7 +394,7 @@ def _prepare(config: Config, inputs: Inputs, world: World) -> Parts:
             "the shards hold less than one batch", expected=f">= {config.batch_size}", found=f"{len(samples)} samples"
         )
     weights = config.data.weights
-    plan = Plan(
+    sampler = Sampler(
         samples.counts,
         config.seed,
         weights=[weights[name] for name in inputs.sources] if weights is not None else None,
@@ -408,11 +408,11 @@ def _prepare(config: Config, inputs: Inputs, world: World) -> Parts:
         compile_blocks(towers.model)
     objective = config.objective.build(towers.model, config, inputs.models)
     validation = _validation(config, inputs.tests, towers, world) if config.validation.sets else None
-    return Parts(towers, samples, plan, objective, validation, flops)
+    return Parts(towers, samples, sampler, objective, validation, flops)
 
 
 def precision_of(config: Config) -> Precision:
-    return Precision(config.precision, config.tf32, sharded=config.cluster.parallel == "fsdp")
+    return Precision(config.precision, config.tf32)
 
 
 def _validation(config: Config, tests: Store | None, towers: Towers, world: World) -> Validation:

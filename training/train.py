@@ -140,7 +140,7 @@ def _work(arguments: dict[str, Any]) -> CliplineError | None:
     """One worker's life under Ray Train.
 
     An error that trying again cannot help is returned: Ray would restart the workers for any that is raised. All
-    workers agree on such an error (:meth:`World.settle`), and Ray hands back rank 0's answer.
+    workers agree on such an error (:meth:`World.raise_if_any_failed`), and Ray hands back rank 0's answer.
     """
     import ray.train.torch
 

@@ -24,7 +24,7 @@ from infra.errors import DataError
 from infra.formats.testset import EvalSet, prompts
 from training.model.blocks import encode_image
 from training.model.text import encode_text
-from training.objectives.base import unit
+from training.objectives.base import l2_normalise
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -126,7 +126,7 @@ class Validation:
             part = items[start : start + self._batch]
             # A rank that has none left takes part all the same: the layers of a sharded model are gathered by all.
             filled = part if len(part) else items.new_zeros(1, *items.shape[1:])
-            parts.append(unit(encode(filled))[: len(part)].float().cpu().numpy())
+            parts.append(l2_normalise(encode(filled))[: len(part)].float().cpu().numpy())
         own = np.concatenate(parts)
         every = np.empty((sum(counts), own.shape[1]), np.float32)
         for rank, features in enumerate(self._world.gather(own)):

@@ -11,7 +11,6 @@ Pure functions; nothing here knows of files or of the network.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import Field
 
+from infra import hashing
 from infra.config import Config
 
 if TYPE_CHECKING:
@@ -119,10 +119,7 @@ def _shape(segment: str, last: bool) -> str:
     return f"{stem}{dot}{extension}"
 
 
-@lru_cache(1 << 16)  # hosts, patterns and words come again and again
-def hash64(text: str) -> int:
-    """BLAKE2b of 64 bits."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+hash64 = lru_cache(1 << 16)(hashing.hash64)  # hosts, patterns and words come again and again
 
 
 # --- what pages serve -------------------------------------------------------------------------------------------------

@@ -10,10 +10,10 @@ import importlib.util
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from infra.hashing import hash64
 from infra.run.context import Context
 from infra.run.manifest import ShardRecord
 from pipelines.tables import Images, read_images, read_table
@@ -48,17 +48,13 @@ class Tile(NamedTuple):
 
 def draw(tables: Iterable[pa.Table], count: int = COUNT) -> list[dict[str, Any]]:
     """``count`` rows from ``tables``, drawn evenly by a hash of ``uid`` and ``key``."""
-    drawn: list[tuple[bytes, int, int, dict[str, Any]]] = []
+    drawn: list[tuple[int, int, int, dict[str, Any]]] = []
     for place, table in enumerate(tables):
         names = zip(table["uid"].to_pylist(), table["key"].to_pylist(), strict=True)
-        ranks = [(_rank(f"{uid}/{key}"), place, row) for row, (uid, key) in enumerate(names)]
+        ranks = [(hash64(f"{uid}/{key}"), place, row) for row, (uid, key) in enumerate(names)]
         best = heapq.nsmallest(count, ranks)
         drawn = heapq.nsmallest(count, drawn + [(*rank, table.slice(rank[2], 1).to_pylist()[0]) for rank in best])
     return [row for *_, row in drawn]
-
-
-def _rank(name: str) -> bytes:
-    return blake2b(name.encode(), digest_size=8).digest()
 
 
 def figure(context: Context, images: Images | Store, name: str, tables: Iterable[pa.Table]) -> None:

@@ -22,7 +22,7 @@ import open_clip
 import torch
 from torch import Tensor
 
-from training.model.blocks import lean
+from training.model.blocks import use_fast_blocks
 from training.model.text import encode_text, pack
 
 VISION = {"image_size": 32, "patch_size": 32, "width": 64, "layers": 1}  # no image is looked at
@@ -81,7 +81,7 @@ def main(arguments: list[str] | None = None) -> float:
     for name in options.towers:
         torch.manual_seed(0)
         theirs = open_clip.CLIP(512, VISION, TOWERS[name])
-        ours = lean(copy.deepcopy(theirs))
+        ours = use_fast_blocks(copy.deepcopy(theirs))
         slow, *expected = measure(theirs.encode_text, texts, theirs, options.repeats)
         fast, *found = measure(lambda tokens, model=ours: encode_text(model, tokens), texts, ours, options.repeats)
         off = max(apart([found[0]], [expected[0]]), apart(found[1], expected[1]))

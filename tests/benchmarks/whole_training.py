@@ -124,7 +124,8 @@ def mfu(model: Any, rate: float, args: argparse.Namespace) -> str:
     most = flops.peak(torch.device("cuda"), args.precision)
     if most is None:
         return ""
-    return f", MFU {flops.mfu(flops.forward_flops(build(model, 0, World())), rate, most, args.gpus):.1%} of {most}"
+    forward = flops.forward_flops(build(model, 0, World()))
+    return f", MFU {flops.mfu(forward, rate, args.gpus * most.flops):.1%} of {most}"
 
 
 def main(arguments: list[str] | None = None) -> float:

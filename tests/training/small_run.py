@@ -1,4 +1,4 @@
-"""A training run of a tiny CLIP without a loader: what tests of parallel.py and checkpoint.py train."""
+"""A training run of a tiny CLIP without a loader, for tests of training.distributed and training.checkpoint."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from training import train
 from training.checkpoint.checkpoints import Checkpoints
-from training.distributed.collectives import gather
+from training.distributed.collectives import all_gather_with_grad
 from training.distributed.parallel import Parallel, gathered, wrap
 from training.distributed.world import World
 from training.inputs import Inputs
@@ -34,7 +34,7 @@ class Contrast(nn.Module):
 
     def loss(self, outputs: dict[str, Tensor]) -> Tensor:
         own = torch.arange(len(outputs["image"])) + World.join().rank * len(outputs["image"])
-        image, text = gather(outputs["image"]), gather(outputs["text"])
+        image, text = all_gather_with_grad(outputs["image"]), all_gather_with_grad(outputs["text"])
         self.mean.lerp_(image.detach().mean(0), 0.1)
         cross = nn.functional.cross_entropy
         of_images = cross(outputs["scale"] * outputs["image"] @ text.T, own)

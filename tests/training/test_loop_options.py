@@ -83,7 +83,7 @@ def go(folder, shards, changes):
 @pytest.mark.parametrize("name", OPTIONS)
 def test_two_ranks_with_parts_come_to_what_one_comes_to(name, ranks, shards, tmp_path):
     changes = OPTIONS[name]
-    coarse = changes.get("precision") == "bf16"
+    coarse = changes.get("precision") == "amp_bf16"
     (one,) = ranks(1, go, tmp_path / "one", shards, changes)
     two, _ = ranks(2, go, tmp_path / "two", shards, {**changes, "cluster__accumulate": 2, "cluster__workers": 2})
     for line, other in zip(one, two, strict=True):

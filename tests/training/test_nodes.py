@@ -1,4 +1,4 @@
-"""Nodes are lost and come back while it trains, and nobody can tell from the result."""
+"""Nodes are lost and come back during training, and the result is the same."""
 
 import json
 import subprocess

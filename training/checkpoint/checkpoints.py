@@ -81,7 +81,7 @@ class Checkpoints:
     ) -> None:
         self.store, self.config, self.world = store, config, world
         self.description, self.identity = dict(description or {}), dict(identity or {})
-        self._attempt = world.share(secrets.token_hex(8))
+        self._attempt = world.broadcast(secrets.token_hex(8))
         self._pool = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[None] | None = None
         self._copies: dict[str, Tensor] = {}  # on the CPU, used again by each save
@@ -105,7 +105,7 @@ class Checkpoints:
             return False
         if after < self._ask_at:
             return False
-        wanted, self._ask_at = self.world.share(self._ask(after))
+        wanted, self._ask_at = self.world.broadcast(self._ask(after))
         return wanted
 
     def _ask(self, samples: int) -> tuple[bool, int]:
@@ -166,7 +166,7 @@ class Checkpoints:
         """Wait until all is written, raising what went wrong, and drop what need not be kept. For all ranks."""
         self._wait()
         self._pool.shutdown()
-        self.world.settle()
+        self.world.raise_if_any_failed()
         if self.world.rank == 0:
             self._prune()
 
@@ -184,7 +184,7 @@ class Checkpoints:
                     fix=f"make room at {self.store.url}; the checkpoints before are whole",
                 )
             self._writing = None
-        self.world.settle(error)
+        self.world.raise_if_any_failed(error)
 
     def _copy(self, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, list[int]]]:
         """Copies of the tensors this rank writes: the whole model (rank 0), the rest, and which rows of it they are."""
@@ -267,7 +267,7 @@ class Checkpoints:
         Raises ConfigError for a checkpoint of another model or configuration. What is newer than the checkpoint found
         is deleted: it is damaged, or an attempt that died in the middle.
         """
-        found = self.world.share(complete(self.store) if self.world.rank == 0 else [])
+        found = self.world.broadcast(complete(self.store) if self.world.rank == 0 else [])
         for manifests in reversed(found):
             self._check_identity(manifests[0])
             if (places := self._intact(manifests)) is None:
@@ -368,7 +368,7 @@ class Checkpoints:
             for folder in self.store.folders(FOLDER):
                 if folder.isdigit() and int(folder) > after:
                     drop(self.store, f"{FOLDER}/{folder}")
-        self.world.settle()
+        self.world.raise_if_any_failed()
 
 
 def _json(value: object) -> bytes:

@@ -1,7 +1,7 @@
-"""CLIP's augmentations of one image: random crop, and where asked for flip, colour jitter and greyscale.
+"""CLIP's augmentations of one image: random crop, and optionally flip, colour jitter and greyscale.
 
-Their rules are torchvision's, in the order of open_clip's transform; what they draw comes from outside, so that an
-image at a position of the run always looks the same. Colour jitter and greyscale are SimCLR's (Chen et al. 2020,
+Their rules are torchvision's, in the order of open_clip's transform. Random numbers are passed in, so that the image at
+a position of the run always looks the same. Colour jitter and greyscale are SimCLR's (Chen et al. 2020,
 https://arxiv.org/abs/2002.05709), as in open_clip's ``aug_cfg``.
 """
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["DRAWS", "Augmentation", "jitter"]
 
 DRAWS = 32
-"""Random numbers of one position: the crop's first, then flip, jitter (whether, order, four factors), greyscale; the
-last chooses the caption. A multiple of four."""
+"""Random numbers of one position: the crop's, then flip, jitter (chance, order, four factors), greyscale; the last one
+chooses the caption."""
 
 ORDERS = list(permutations(range(4)))
 
@@ -54,7 +54,7 @@ class Augmentation:
 def jitter(image: NDArray[np.uint8], order: Sequence[int], factors: Sequence[float]) -> None:
     """Change brightness (0), contrast (1), saturation (2) and hue (3) of ``image`` (h, w, 3) in place, in ``order``.
 
-    The first three factors are 1 for no change, the hue's is a part of the colour circle in [-0.5, 0.5].
+    The first three factors are 1 for no change; the hue's is a fraction of the colour circle in [-0.5, 0.5].
     """
     for change in order:
         factor = factors[change]
@@ -75,5 +75,5 @@ def jitter(image: NDArray[np.uint8], order: Sequence[int], factors: Sequence[flo
 
 
 def _grey(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Luma of ITU-R 601, (h, w)."""
+    """Return the luma of ITU-R 601, (h, w)."""
     return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.uint8, copy=False)

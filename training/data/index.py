@@ -1,10 +1,9 @@
-"""Where every sample lies, and the tokens of its captions: made once, kept as files, shared by a node's processes.
+"""An index of the shards: where each image lies, and the tokens of its captions; built once per node, memory-mapped.
 
-The headers of the tars are read and the captions tokenised when a set of shards is first trained on, each rank doing
-its part. What comes of it is written to the node's cache folder under a name that says of which shards, captions and
-tokenizer it is, and mapped into memory: a run that starts again begins at once, and eight workers of a node hold one
-copy. It takes 16 bytes a sample (24 where samples have several captions) and 2 or 4 a token; of the sets that a node
-has ever trained on, the few used last keep theirs.
+When a set of shards is first trained on, each rank reads the headers of its part of the tars and tokenises their
+captions. The index is written to the node's cache folder under a digest of shards, caption key and tokenizer, and
+mapped into memory, so a restarted run begins at once and the workers of a node share one copy. It takes 16 bytes a
+sample (24 where samples have several captions) and 2 or 4 bytes a token. A node keeps the few indexes used last.
 """
 
 from __future__ import annotations
@@ -36,30 +35,30 @@ if TYPE_CHECKING:
 __all__ = ["Index", "captions_of"]
 
 PLACE = np.dtype([("block", "<u4"), ("size", "<u4")])
-"""Where an image lies in its tar: at which block of 512 bytes, and how many bytes it has."""
+"""The location of an image in its tar: its block of 512 bytes, and its size in bytes."""
 
 FORMAT = 1
 KEPT = 8  # indexes in a node's cache folder
-ROUND = 16  # shards that each rank reads before all tell one another what they found
+ROUND = 16  # shards that each rank reads between two exchanges
 
 
 @dataclass(frozen=True)
 class _Part:
-    """What was found in one shard."""
+    """The index of one shard."""
 
     places: NDArray[np.void]
-    captions: NDArray[np.uint32]  # of each sample
+    captions: NDArray[np.uint32]  # number of captions of each sample
     lengths: NDArray[np.uint32]  # in tokens, of each caption
     tokens: NDArray[np.uint32]
     incomplete: int
 
 
 def captions_of(members: dict[str, bytes], key: str) -> list[str]:
-    """The captions of a sample whose members have these contents.
+    """Return the captions of a sample whose ``members`` have these contents, by extension.
 
-    ``key`` is the extension of the member that holds the caption (``txt``); with ``:lines`` after it each of its lines
-    is one (CLIP_benchmark's form); ``json:FIELD`` is a field of the JSON member, a text or a list of texts.
-    Raises ValueError if there is none, or it is not UTF-8.
+    ``key`` is the extension of the member that holds the caption (``txt``). With ``:lines`` after it each line is a
+    caption (CLIP_benchmark's form); ``json:FIELD`` is a field of the JSON member, a string or a list of strings.
+    Raises ValueError if there is no caption, or it is not UTF-8.
     """
     extension, _, rest = key.partition(":")
     text = members[extension].decode()
@@ -70,13 +69,14 @@ def captions_of(members: dict[str, bytes], key: str) -> list[str]:
     else:
         captions = [line for line in text.splitlines() if line.strip()] if rest == "lines" else [text]
     if not captions:
-        raise ValueError(f"no caption in {key}")
+        raise ValueError(f"no caption under {key!r}")
     return captions
 
 
 def _read_shard(path: Path, tokenizer: Tokenizer, caption_key: str) -> _Part:
-    """Raises DataError for a damaged tar."""
-    wanted = caption_key.partition(":")[0]
+    """Index one shard. Raises DataError for a damaged tar."""
+    caption_extension = caption_key.partition(":")[0]
+    # One pass over the tar's headers collects each sample's members; only captions are read.
     samples: dict[str, dict[str, tuple[int, int]]] = {}
     texts: dict[str, bytes] = {}
     with path.open("rb") as tar:
@@ -84,9 +84,10 @@ def _read_shard(path: Path, tokenizer: Tokenizer, caption_key: str) -> _Part:
             if (parts := split_name(name)) is None:
                 continue
             samples.setdefault(parts[0], {})[parts[1]] = offset, size
-            if parts[1] == wanted:
+            if parts[1] == caption_extension:
                 tar.seek(offset)
                 texts[parts[0]] = tar.read(size)
+    # A sample needs an image and a readable caption.
     places: list[tuple[int, int]] = []
     counts: list[int] = []
     captions: list[str] = []
@@ -95,12 +96,12 @@ def _read_shard(path: Path, tokenizer: Tokenizer, caption_key: str) -> _Part:
         if image is None or key not in texts:
             continue
         try:
-            own = captions_of({wanted: texts[key]}, caption_key)
+            texts_of_sample = captions_of({caption_extension: texts[key]}, caption_key)
         except ValueError:
             continue
         places.append((image[0] // 512, image[1]))
-        counts.append(len(own))
-        captions += own
+        counts.append(len(texts_of_sample))
+        captions += texts_of_sample
     rows = tokenizer.ragged(captions)
     return _Part(
         places=np.array(places, PLACE),
@@ -112,9 +113,9 @@ def _read_shard(path: Path, tokenizer: Tokenizer, caption_key: str) -> _Part:
 
 
 class Index:
-    """Places and captions of the samples of all shards, in order of shards and of samples in them.
+    """Locations and captions of all samples, in the order of shards and of samples within them.
 
-    ``incomplete`` counts samples that were left out for want of an image or a readable caption.
+    ``incomplete`` counts samples that were left out because they have no image or no readable caption.
     """
 
     def __init__(self, folder: Path, tokenizer: Tokenizer) -> None:
@@ -146,15 +147,15 @@ class Index:
         caption_key: str,
         folder: Path,
     ) -> Index:
-        """The index of the shards whose contents ``names`` stand for; ``fetch`` gives a shard as a local file.
+        """Open the index of the shards whose contents ``names`` identify, building it if this node has none.
 
-        Every rank calls it. Raises on all what failed on one: DataError for a damaged tar, StorageError if ``folder``
-        cannot be written.
+        ``fetch`` returns a shard as a local file. All ranks must call it. Raises on all ranks what failed on any:
+        DataError for a damaged tar, StorageError if ``folder`` cannot be written.
         """
         known = [FORMAT, *names, tokenizer.identity, caption_key]
         target = folder / "index" / digest(known)[:32]
-        with contextlib.suppress(OSError):  # there is none yet, or it is another user's
-            os.utime(target)  # used now
+        with contextlib.suppress(OSError):  # there is none yet, or it belongs to another user
+            os.utime(target)  # marks it as used now
         if not all(world.gather((target / "index.json").exists())):
             nodes = world.gather(f"{socket.gethostname()} {folder.resolve()}")
             writes = nodes.index(nodes[world.rank]) == world.rank
@@ -162,27 +163,27 @@ class Index:
         return cls(target, tokenizer)
 
     def shard(self, number: int) -> int:
-        """The shard that holds sample ``number``."""
+        """Return the number of the shard that holds sample ``number``."""
         return int(np.searchsorted(self._starts, number, side="right")) - 1
 
     def place(self, number: int) -> tuple[int, int]:
-        """Offset and size in bytes of sample ``number``'s image in its shard."""
+        """Return offset and size in bytes of sample ``number``'s image in its shard."""
         block, size = self._places[number].item()
         return block * 512, size
 
     def texts(
         self, numbers: NDArray[np.int64], draws: NDArray[np.float64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Padded tokens (n, context) of one caption of each sample, and their lengths (n,).
+        """Return padded tokens (n, context) of one caption of each sample, and their lengths (n,).
 
-        ``draws`` (n,), uniform in [0, 1), choose among several captions.
+        ``draws`` (n,), uniform in [0, 1), choose where a sample has several captions.
         """
         if self._first is None:
             captions = numbers
         else:
-            first, end = (self._first[numbers + side].astype(np.int64) for side in (0, 1))
+            first, end = (self._first[numbers + step].astype(np.int64) for step in (0, 1))
             captions = first + (draws * (end - first)).astype(np.int64)
-        begin, end = (self._bounds[captions + side].astype(np.int64) for side in (0, 1))
+        begin, end = (self._bounds[captions + step].astype(np.int64) for step in (0, 1))
         return padded(self._tokens, begin, end, self.context, self._pad)
 
 
@@ -194,9 +195,9 @@ def _build(
     caption_key: str,
     target: Path | None,
 ) -> None:
-    """Read all shards, each rank its part, and write the index to ``target`` where this rank is to.
+    """Read all shards, each rank its part; a rank with a ``target`` writes the index there.
 
-    An error is told to the others at the next exchange, so that nobody waits for a rank that has given up.
+    An error is exchanged with the parts read so far and raised on all ranks, so that none waits for one that failed.
     """
     error: CliplineError | None = None
     with ExitStack() as stack:
@@ -244,7 +245,10 @@ def _unwritable(error: OSError, target: Path | None) -> StorageError:
 
 @contextlib.contextmanager
 def _writing(target: Path, tokenizer: Tokenizer) -> Iterator[_Writer]:
-    """A writer of ``target``. Whoever else on this node wants to write it waits; what a killed one left is removed."""
+    """Lock ``target`` against the other processes of this node and open a writer for it.
+
+    Leftovers of a killed writer are removed.
+    """
     temporary = target.with_name(f".tmp-{target.name}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -295,7 +299,7 @@ class _Writer:
         self._several |= bool((part.captions != 1).any())
 
     def finish(self) -> None:
-        """All or nothing: the folder gets its name when it is whole."""
+        """Publish the index atomically: rename the folder once it is complete."""
         self.files.close()
         facts = {
             "counts": self._counts,
@@ -305,18 +309,18 @@ class _Writer:
         }
         (self._temporary / "index.json").write_text(json.dumps(facts))
         if (self._target / "index.json").exists():
-            return  # another run on this node was quicker
+            return  # another run on this node was faster
         shutil.rmtree(self._target, ignore_errors=True)
         self._temporary.rename(self._target)
         _drop_old(self._target.parent)
 
 
 def _drop_old(folder: Path) -> None:
-    """All but the indexes used last; a run that has one mapped reads on."""
+    """Remove all but the indexes used last; a run that has a removed one mapped can still read it."""
     used = []
     for index in folder.glob("[0-9a-f]" * 32 + "/index.json"):
-        with contextlib.suppress(FileNotFoundError):  # another process drops it, too
+        with contextlib.suppress(FileNotFoundError):  # another process removes it, too
             used.append((index.parent.stat().st_mtime_ns, index))
     for _, index in sorted(used)[:-KEPT]:
-        index.unlink(missing_ok=True)  # first: without it nobody takes the rest for an index
+        index.unlink(missing_ok=True)  # first, because a folder without it is no index
         shutil.rmtree(index.parent, ignore_errors=True)

@@ -1,9 +1,9 @@
-"""Batches: this worker's share of each, decoded ahead of need by threads.
+"""This worker's part of each batch, decoded ahead of need by threads.
 
-Batch k of B samples is the positions [k B, (k+1) B) of the plan; of W workers, worker r takes the r-th of W equal
-parts. Every random draw (crop, colour, caption) is keyed by seed and position. So what is seen, in which order and in
-which crop is the same for any number of workers and threads, every worker takes equally many steps, and the state of
-the loader is one number: samples seen.
+Batch k of B samples holds the positions [k B, (k+1) B) of the sampler; of W workers, worker r loads the r-th of W equal
+parts. Every random draw (crop, colour, caption) is keyed by seed and position. So samples, order and crops are the same
+for any number of workers and threads, every worker takes equally many steps, and the loader's state is one number:
+samples seen.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from torch import Tensor
 
 from infra.errors import DataError
 from training.data.augment import DRAWS, Augmentation
-from training.data.sampler import Plan
+from training.data.sampler import Sampler
 from training.distributed.world import World
+from training.draws import uniform
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,22 +38,21 @@ if TYPE_CHECKING:
 __all__ = ["Batch", "Loader", "draws", "on_device"]
 
 CHUNK = 32
-"""Samples that a thread makes at a time, or fewer so that all threads work on the batch that is wanted first."""
+"""Samples that a thread loads at a time; fewer where that lets all threads work on the next batch."""
 
 AHEAD = 2
-"""Batches made before they are asked for, beside the one that is worked with."""
+"""Batches loaded ahead of the one in use."""
 
-
-PARALLEL = 4
-"""Downloads at once in a process; one stream of an object store gives some 100 MB/s."""
+PARALLEL_DOWNLOADS = 4
+"""Shards that a process downloads at once; one stream of an object store gives some 100 MB/s."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples for one step, in the order of the plan.
+    """Samples for one step, in the sampler's order.
 
-    ``lengths`` is how many tokens of each text come before its padding. For CLIP's tokenizer the last of them is the
-    end-of-text token, so a causal tower needs no more (nor as many, where a caption holds ``<end_of_text>`` itself).
+    ``lengths`` counts the tokens of each text before its padding. For CLIP's tokenizer the last of them is the
+    end-of-text token, so a causal tower needs no more.
     """
 
     images: Tensor  # uint8 (b, h, w, 3)
@@ -67,20 +67,15 @@ class Batch:
 
 
 def draws(seed: int, start: int, count: int) -> NDArray[np.float64]:
-    """The random numbers in [0, 1) of positions ``[start, start + count)``: (count, DRAWS).
-
-    All positions' numbers lie one after another in the stream of one counter-based generator (Philox; Salmon et al.
-    2011), which can be entered anywhere: four to a count.
-    """
-    generator = np.random.Philox(key=seed, counter=[start * DRAWS // 4, 1, 0, 0])
-    return np.random.Generator(generator).random((count, DRAWS))
+    """Return the random numbers in [0, 1) of positions ``[start, start + count)``: (count, DRAWS)."""
+    return uniform((seed, 0), 1, start, count, DRAWS)
 
 
 class Loader:
-    """This worker's part of each batch.
+    """Loads this worker's part of each batch.
 
-    ``corrupt`` holds the samples met so far that cannot be used. Each is replaced, wherever the plan names it, by the
-    next good one of its source: every worker finds the same replacement by itself, and batches stay whole.
+    ``corrupt`` holds the samples met so far that cannot be decoded. Each is replaced, at every position, by the next
+    good one of its source: all workers find the same replacement independently, and batches stay whole.
     """
 
     def __init__(
@@ -89,100 +84,106 @@ class Loader:
         config: Config,
         world: World,
         image_size: tuple[int, int],
-        plan: Plan | None = None,
+        sampler: Sampler | None = None,
     ) -> None:
-        """``plan``: which sample at which position; none: all sources as one, shuffled globally."""
+        """
+        Args:
+            image_size: height and width of the images that the model takes, in pixels.
+            sampler: the sample at each position; None: all sources as one, shuffled globally.
+        """
         self.samples, self.config, self.image_size = samples, config, image_size
-        self.plan = plan or Plan(samples.counts, config.seed)
+        self.sampler = sampler or Sampler(samples.counts, config.seed)
         self.augment = Augmentation(config.augment)
-        self.share = config.batch_size // world.size
-        self.offset = world.rank * self.share
+        self.local_batch = config.batch_size // world.size
+        self.offset = world.rank * self.local_batch
         self.corrupt: set[int] = set()
         self._lock = threading.Lock()
         self._world = world
-        self._room = _Room(pinned=world.device.type == "cuda")
+        self._buffers = _BufferPool(pinned=world.device.type == "cuda")
 
     def __reduce__(self) -> tuple[object, ...]:
-        # What goes to another process makes any samples, and is nobody's share.
-        return Loader, (self.samples, self.config, World(), self.image_size, self.plan)
+        # A loader in another process (RayLoader's actors) loads any positions, not one rank's part.
+        return Loader, (self.samples, self.config, World(), self.image_size, self.sampler)
 
     def batches(self, start: int, stop: int) -> Generator[Batch]:
-        """This worker's share of each batch between two counts of samples seen. To be closed if not gone through.
+        """Yield this worker's part of each batch from ``start`` to ``stop`` samples seen; close it if not exhausted.
 
-        Raises DataError when too many samples are corrupt, and what :class:`Copies` raises for shards
-        that cannot be had.
+        Raises DataError when too many samples are corrupt, and what :meth:`ShardCache.path` raises for shards that
+        cannot be read.
         """
         threads = self.config.loading.threads
         with ExitStack() as stack:
             pool = stack.enter_context(ThreadPoolExecutor(threads, "loader"))
-            fetching = stack.enter_context(_Fetching(self.samples, self.plan, self._world))
+            prefetcher = stack.enter_context(_Prefetcher(self.samples, self.sampler, self._world))
             ahead: deque[tuple[Batch, list[Future[None]]]] = deque()
             stack.callback(lambda: [future.cancel() for _, chunks in ahead for future in chunks])
             for first in range(start, stop, self.config.batch_size):
-                fetching.announce(first, min(stop, first + self.config.batch_size))
-                ahead.append(self._begin(pool, first + self.offset))
+                prefetcher.prefetch(first, min(stop, first + self.config.batch_size))
+                ahead.append(self._start(pool, first + self.offset))
                 if len(ahead) > AHEAD:
                     yield _finished(*ahead.popleft())
             while ahead:
                 yield _finished(*ahead.popleft())
 
     def load(self, start: int, count: int) -> Batch:
-        """The samples at positions ``[start, start + count)``, in this thread."""
+        """Load the samples at positions ``[start, start + count)`` in this thread."""
         batch = self._empty(count)
         self._fill(batch, start)
         return batch
 
-    def _begin(self, pool: ThreadPoolExecutor, start: int) -> tuple[Batch, list[Future[None]]]:
-        batch = self._empty(self.share)
-        size = min(CHUNK, max(4, -(-self.share // self.config.loading.threads)))
-        chunks = range(0, self.share, size)
+    def _start(self, pool: ThreadPoolExecutor, start: int) -> tuple[Batch, list[Future[None]]]:
+        batch = self._empty(self.local_batch)
+        size = min(CHUNK, max(4, -(-self.local_batch // self.config.loading.threads)))
+        chunks = range(0, self.local_batch, size)
         return batch, [pool.submit(self._fill, batch[row : row + size], start + row) for row in chunks]
 
     def _empty(self, count: int) -> Batch:
         return Batch(
-            images=self._room.tensor((count, *self.image_size, 3), torch.uint8),
-            texts=self._room.tensor((count, self.samples.index.context), torch.int64),
-            lengths=self._room.tensor((count,), torch.int64),
+            images=self._buffers.tensor((count, *self.image_size, 3), torch.uint8),
+            texts=self._buffers.tensor((count, self.samples.index.context), torch.int64),
+            lengths=self._buffers.tensor((count,), torch.int64),
         )
 
     def _fill(self, batch: Batch, start: int) -> None:
-        """Write the samples from position ``start`` on."""
-        numbers = self.plan.numbers(np.arange(start, start + len(batch)))
+        """Fill ``batch`` with the samples from position ``start`` on."""
+        numbers = self.sampler.numbers(np.arange(start, start + len(batch)))
         random = draws(self.config.seed, start, len(batch))
         images = batch.images.numpy()
-        for row, (number, own) in enumerate(zip(numbers.tolist(), random.tolist(), strict=True)):
-            numbers[row], image = self._good(number)
-            self.augment(image, own, images[row])
+        for row, (number, draw) in enumerate(zip(numbers.tolist(), random.tolist(), strict=True)):
+            numbers[row], image = self._decode_or_replace(number)
+            self.augment(image, draw, images[row])
         tokens, lengths = self.samples.index.texts(numbers, random[:, -1])
         batch.texts.numpy()[:] = tokens
         batch.lengths.numpy()[:] = lengths
 
-    def _good(self, number: int) -> tuple[int, NDArray[np.uint8]]:
+    def _decode_or_replace(self, number: int) -> tuple[int, NDArray[np.uint8]]:
         while True:
             try:
                 return number, self.samples.image(number)
             except ValueError as error:
-                self.count_corrupt({number}, str(error))
-            number = self.plan.replacement(number)
+                self.add_corrupt({number}, str(error))
+            number = self.sampler.replacement(number)
 
-    def count_corrupt(self, numbers: set[int], why: str) -> None:
-        """These cannot be used. Raises DataError if that makes too many."""
+    def add_corrupt(self, numbers: set[int], why: str) -> None:
+        """Record samples that cannot be decoded, for the reason ``why``. Raises DataError if there are too many."""
         with self._lock:
             new = numbers - self.corrupt
-            self.corrupt = self.corrupt | new  # a new set: others may be going through the old one
+            self.corrupt = self.corrupt | new  # a new set: because other threads may be iterating over the old one
         if new and len(self.corrupt) > min(self.config.loading.max_corrupt, len(self.samples) - 1):
             raise DataError(
                 "too many samples of the shards cannot be decoded",
                 expected=f"at most {self.config.loading.max_corrupt} of {len(self.samples)}",
                 found=f"{why} at {self.samples.where(min(new))}",
-                fix="look at the shards, or raise max_corrupt",
+                fix="check the shards, or raise max_corrupt",
             )
 
 
 def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
-    """``batches`` with their images on ``device``. A GPU has them copied beside its work: the CPU is ahead of it, so a
-    batch arrives while the one before is worked on. Texts stay: where captions are packed, their lengths are needed
-    here."""
+    """Yield ``batches`` with their images on ``device``.
+
+    To a GPU they are copied on a stream of their own, so that a batch arrives while the one before is trained on. Texts
+    stay on the CPU, where packing needs their lengths.
+    """
     if device.type != "cuda":
         yield from batches
         return
@@ -192,7 +193,7 @@ def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]
             images = batch.images.to(device, non_blocking=True)
         working = torch.cuda.current_stream(device)
         working.wait_stream(copying)
-        images.record_stream(working)  # its memory is not given away before that work is done
+        images.record_stream(working)  # keeps its memory until that work is done
         yield replace(batch, images=images)
 
 
@@ -202,11 +203,11 @@ def _finished(batch: Batch, chunks: list[Future[None]]) -> Batch:
     return batch
 
 
-class _Room:
-    """Memory for batches. Fresh pages cost 50 us a sample, an eighth of all work, so memory is used again.
+class _BufferPool:
+    """Reuses the memory of batches, because fresh pages cost 50 us a sample, an eighth of all work.
 
-    What is pinned torch keeps and gives out again once the device has copied it. The rest is kept here, and given out
-    again when nobody holds the tensor any more.
+    torch itself reuses pinned memory once the device has copied it. Other memory is reused here when the last
+    reference to its tensor is gone.
     """
 
     def __init__(self, pinned: bool) -> None:
@@ -219,39 +220,39 @@ class _Room:
         size = int(np.prod(shape)) * dtype.itemsize
         free = self._free.setdefault(size, [])
         memory = free.pop() if free else np.empty(size, np.uint8)
-        lent = memory[:]  # an object of its own, that lives as long as the tensor's storage
+        lent = memory[:]  # a new object, which lives as long as the tensor's storage
         weakref.finalize(lent, free.append, memory).atexit = False
         return torch.from_numpy(lent).view(dtype).view(shape)
 
 
-class _Fetching:
-    """Has remote shards fetched before the samples in them are needed."""
+class _Prefetcher:
+    """Downloads remote shards before their samples are needed."""
 
-    def __init__(self, samples: Samples, plan: Plan, world: World) -> None:
-        self._copies, self._plan = samples.copies, plan
+    def __init__(self, samples: Samples, sampler: Sampler, world: World) -> None:
+        self._cache, self._sampler = samples.shard_cache, sampler
         self._own = Fraction(world.rank, world.size), Fraction(world.rank + 1, world.size)
-        self._needed = any(self._copies.remote(shard) for shard in range(len(self._copies.shards)))
+        self._needed = any(self._cache.remote(shard) for shard in range(len(self._cache.shards)))
         if self._needed:
-            at_once = plan.shards(0, 1 + plan.window_samples, world.node)
-            self._copies.check_room(at_once, "allow more disk_cache_gb, or shuffle by window, or by a smaller one")
-        self._announced: dict[int, None] = {}
-        self._pool = ThreadPoolExecutor(PARALLEL, "fetching")
+            at_once = sampler.shards(0, 1 + sampler.window_samples, world.node)
+            self._cache.check_room(at_once, "allow more disk_cache_gb, or shuffle by window, or by a smaller one")
+        self._requested: dict[int, None] = {}
+        self._pool = ThreadPoolExecutor(PARALLEL_DOWNLOADS, "fetching")
         self._fetches: deque[Future[Path]] = deque()
 
-    def __enter__(self) -> _Fetching:
+    def __enter__(self) -> _Prefetcher:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(cancel_futures=True)  # who is stopped waits for the few that are under way, not for all
+        self._pool.shutdown(cancel_futures=True)  # waits for running downloads, drops queued ones
 
-    def announce(self, start: int, stop: int) -> None:
-        """Positions that will be read next; their shards, and those of as many positions again, are fetched."""
+    def prefetch(self, start: int, stop: int) -> None:
+        """Start downloads for positions ``[start, stop)`` and for the window of positions after them."""
         if not self._needed:
             return
-        shards = self._plan.shards(start, stop + self._plan.window_samples, self._own)
-        new = [shard for shard in shards if shard not in self._announced and self._copies.remote(shard)]
-        self._announced = dict.fromkeys(shards)
-        first = int(self._own[0] * len(new))  # the processes of a node begin at different ones
-        self._fetches += [self._pool.submit(self._copies.path, shard) for shard in new[first:] + new[:first]]
+        shards = self._sampler.shards(start, stop + self._sampler.window_samples, self._own)
+        new = [shard for shard in shards if shard not in self._requested and self._cache.remote(shard)]
+        self._requested = dict.fromkeys(shards)
+        first = int(self._own[0] * len(new))  # the processes of a node start with different shards
+        self._fetches += [self._pool.submit(self._cache.path, shard) for shard in new[first:] + new[:first]]
         while self._fetches and self._fetches[0].done():
             self._fetches.popleft().result()

@@ -1,13 +1,13 @@
-"""Batches made on other nodes: where a GPU node has too few cores to decode for its GPUs, Ray actors elsewhere do it.
+"""Batches loaded by Ray actors on other nodes, for GPU nodes with too few cores to decode for their GPUs.
 
-An actor makes the samples of any stretch of positions, by the same plan and the same code as loader.py,
-and they come through Ray's object store ready to train on. What is made does not depend on who makes it, so batches
-equal the local loader's byte for byte, and an actor that dies is started again and asked again. Plain actors, not a
-Ray Data pipeline, because Ray Data cannot promise an order of samples that survives a failure or another number of
+An actor loads the samples of any range of positions with the sampler and the code of loader.py, and sends them through
+Ray's object store ready to train on. The result does not depend on which actor loads it, so batches equal the local
+loader's byte for byte, and an actor that dies is restarted and its call repeated. These are plain actors, not a Ray
+Data pipeline, because Ray Data cannot guarantee an order of samples that survives failures or another number of
 workers.
 
-The index travels with the samples: one copy a node, in shared memory. Shards have to be where every node can read
-them, in an object store or on a shared file system.
+The index travels with the samples: one copy a node, in shared memory. Shards must be readable from every node, in an
+object store or on a shared file system.
 """
 
 from __future__ import annotations
@@ -31,40 +31,42 @@ if TYPE_CHECKING:
 __all__ = ["RayLoader"]
 
 Piece = tuple["NDArray[np.uint8]", "NDArray[np.int64]", "NDArray[np.int64]", set[int]]
+"""Images, texts and lengths of a range of positions, and the corrupt samples that the actor has met so far."""
 
 
-class _Feeder:
-    """An actor's side: one core that makes samples."""
+class _LoaderActor:
+    """The actor: one core that loads samples."""
 
     def __init__(self, loader: Loader) -> None:
         torch.set_num_threads(1)
         self._loader = loader
 
     def load(self, start: int, count: int) -> Piece:
-        """The samples at positions ``[start, start + count)``, and which have been found corrupt so far."""
+        """Load the samples at positions ``[start, start + count)``."""
         batch = self._loader.load(start, count)
         return batch.images.numpy(), batch.texts.numpy(), batch.lengths.numpy(), self._loader.corrupt
 
 
 class RayLoader(Loader):
-    """This worker's part of each batch, made by as many actors of one core each as ``loading.remote_loaders`` says."""
+    """This worker's part of each batch, loaded by ``loading.remote_loaders`` Ray actors of one core each."""
 
     def batches(self, start: int, stop: int) -> Generator[Batch]:
-        """As :meth:`training.data.loader.Loader.batches` does; the actors live until it is gone through or closed."""
-        actor: Any = ray.remote(_Feeder)
+        """Yield what :meth:`Loader.batches` does; the actors end when it is exhausted or closed."""
+        actor: Any = ray.remote(_LoaderActor)
         options = {"num_cpus": 1, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": "SPREAD"}
         loader = ray.put(self)
-        feeders = [actor.options(**options).remote(loader) for _ in range(self.config.loading.remote_loaders)]
+        actors = [actor.options(**options).remote(loader) for _ in range(self.config.loading.remote_loaders)]
         try:
-            yield from self._made_by(feeders, start, stop)
+            yield from self._load_ahead(actors, start, stop)
         finally:
-            for feeder in feeders:
-                ray.kill(feeder)
+            for each in actors:
+                ray.kill(each)
 
-    def _made_by(self, feeders: list[Any], start: int, stop: int) -> Iterator[Batch]:
-        turn = itertools.cycle(feeders)
-        size = max(CHUNK, -(-self.share // len(feeders)))
-        pieces = [slice(row, min(row + size, self.share)) for row in range(0, self.share, size)]
+    def _load_ahead(self, actors: list[Any], start: int, stop: int) -> Iterator[Batch]:
+        """Deal pieces of each batch to the actors in turn, AHEAD batches ahead of the one that is yielded."""
+        turn = itertools.cycle(actors)
+        size = max(CHUNK, -(-self.local_batch // len(actors)))
+        pieces = [slice(row, min(row + size, self.local_batch)) for row in range(0, self.local_batch, size)]
         ahead: deque[list[tuple[slice, Any]]] = deque()
         for first in range(start, stop, self.config.batch_size):
             begin = first + self.offset
@@ -72,23 +74,24 @@ class RayLoader(Loader):
                 [(rows, next(turn).load.remote(begin + rows.start, rows.stop - rows.start)) for rows in pieces]
             )
             if len(ahead) > AHEAD:
-                yield self._together(ahead.popleft())
+                yield self._assemble(ahead.popleft())
         while ahead:
-            yield self._together(ahead.popleft())
+            yield self._assemble(ahead.popleft())
 
-    def _together(self, pieces: list[tuple[slice, Any]]) -> Batch:
-        batch = self._empty(self.share)
-        for rows, made in pieces:
-            images, texts, lengths, corrupt = _result(made)
+    def _assemble(self, pieces: list[tuple[slice, Any]]) -> Batch:
+        batch = self._empty(self.local_batch)
+        for rows, reference in pieces:
+            images, texts, lengths, corrupt = _get(reference)
             batch.images.numpy()[rows], batch.texts.numpy()[rows] = images, texts
             batch.lengths.numpy()[rows] = lengths
-            self.count_corrupt(corrupt, "a picture that cannot be decoded")
+            self.add_corrupt(corrupt, "an image that cannot be decoded")
         return batch
 
 
-def _result(made: Any) -> Piece:  # noqa: ANN401 - a reference of Ray's
+def _get(reference: Any) -> Piece:  # noqa: ANN401 - a reference of Ray's
+    """Wait for a piece. Raises the actor's CliplineError itself instead of Ray's wrapper."""
     try:
-        piece: Piece = ray.get(made)
+        piece: Piece = ray.get(reference)
     except RayTaskError as error:
         if isinstance(error.cause, CliplineError):
             raise error.cause from None

@@ -1,19 +1,19 @@
-"""Which sample a run sees at each position: fixed before the first worker starts, and the same for any number of them.
+"""The sample at each position of a run: a function of the configuration, the same for any number of workers.
 
 A run counts the samples it sees from 0, and every position of that count has its sample:
 
 * without weights all sources are one set of n samples, and position p is the (p mod n)-th of the shuffle of epoch
   p // n: each epoch sees every sample once;
-* with weights positions are dealt out to the sources in a fixed rhythm in which every stretch, however short, holds
-  each source in proportion, and each source goes through epochs of its own.
+* with weights positions are assigned to the sources in a fixed cycle in which every stretch, however short, holds each
+  source in proportion, and each source goes through epochs of its own.
 
 An epoch's shuffle is *global* (any sample may follow any other) or by *window*: shards in random order, samples
-shuffled among so many neighbouring shards. The second needs few shards at a time, so the rest may stay in an object
+shuffled among a window of neighbouring shards. The second needs few shards at a time, so the rest may stay in an object
 store, and a worker needs few of a window's shards: every batch has *lanes*, as many equal parts as a window has shards
-(or the next smaller divisor of the batch), and each lane goes through a stretch of the window of its own. That is a
-property of the plan, not of the workers: whoever has a part of each batch has the lanes in it.
+(or the next smaller divisor of the batch), and each lane reads its own stretch of the window. Lanes belong to the
+sampler, not to the workers: a worker reads the lanes that its part of each batch covers.
 
-Every position is found by itself, in constant time: a run may go on from anywhere.
+Every position is computed independently in constant time, so a run can continue from any of them.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ from infra.errors import ConfigError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Plan", "deal", "order", "scatter"]
+__all__ = ["Sampler", "epoch_order", "interleave", "permute_at"]
 
 LARGEST_PERMUTATION = 1 << 22
-"""Samples of which a permutation is kept (32 MB, made in 0.1 s); among more, each place is computed (1 us)."""
+"""The most samples whose permutation is stored (32 MB, made in 0.1 s); beyond, places are computed (1 us each)."""
 
-EVERYTHING = Fraction(0), Fraction(1)
+WHOLE_BATCH = Fraction(0), Fraction(1)
 
-RHYTHM = 1 << 20
-"""The longest rhythm of a mixture: weights are exact up to this denominator, and rounded to it beyond."""
+MAX_PERIOD = 1 << 20
+"""The longest cycle of a mixture: weights are exact up to this denominator, and rounded to it beyond."""
 
 
-def order(seed: int, epoch: int, count: int, source: int = 0) -> NDArray[np.int64]:
-    """The order in which ``epoch`` goes through ``count`` samples."""
+def epoch_order(seed: int, epoch: int, count: int, source: int = 0) -> NDArray[np.int64]:
+    """Return the random order in which ``epoch`` goes through ``count`` samples."""
     return np.random.default_rng([seed, epoch, source]).permutation(count)
 
 
-def scatter(places: NDArray[np.int64], count: int, key: Sequence[int]) -> NDArray[np.int64]:
-    """A permutation of ``range(count)``, at ``places`` only: nothing is kept, however large ``count`` is.
+def permute_at(places: NDArray[np.int64], count: int, key: Sequence[int]) -> NDArray[np.int64]:
+    """Evaluate a random permutation of ``range(count)`` at ``places`` only, in memory independent of ``count``.
 
     A Feistel network permutes the next larger power of four; what falls outside ``range(count)`` is permuted again
     until it does not (Black and Rogaway 2002, https://doi.org/10.1007/3-540-45760-7_9).
@@ -71,38 +71,38 @@ def scatter(places: NDArray[np.int64], count: int, key: Sequence[int]) -> NDArra
     return found.astype(np.int64)
 
 
-def deal(weights: Sequence[float]) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
-    """The rhythm of a mixture: for each place of one period its source, and how many that source had before.
+def interleave(weights: Sequence[float]) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
+    """Build the cycle of a mixture: the source at each place of one period, and that source's number of places before.
 
-    The k-th of a source's c places is due at (k + 1/2) / c of the period; all are taken as they fall due, so after
-    any number of places no source is ahead of or behind its share by as much as one for each other source.
-    Raises ConfigError for weights that are no proportions.
+    The k-th of a source's c places is due at (k + 1/2) / c of the period, and places are sorted by when they are due.
+    So after any number of places each source deviates from its proportion by less than the number of other sources.
+    Raises ConfigError for weights that are not finite and positive.
     """
     parts = [Fraction(str(weight)) if math.isfinite(weight) else Fraction(-1) for weight in weights]
     if not parts or min(parts) <= 0:
         raise ConfigError("a mixture's weights must be finite and greater than zero", found=str(list(weights)))
-    shares = [part / sum(parts) for part in parts]
-    period = math.lcm(*(share.denominator for share in shares))
-    counts = _largest_remainder(shares, min(period, RHYTHM))
+    fractions = [part / sum(parts) for part in parts]
+    period = math.lcm(*(fraction.denominator for fraction in fractions))
+    counts = _largest_remainder(fractions, min(period, MAX_PERIOD))
     if min(counts) == 0:
-        raise ConfigError("a weight is too small", expected=f"at least 1/{RHYTHM} of all", found=str(list(weights)))
+        raise ConfigError("a weight is too small", expected=f"at least 1/{MAX_PERIOD} of all", found=str(list(weights)))
     due = np.concatenate([(np.arange(count) + 0.5) / count for count in counts])
-    turn = np.argsort(due, kind="stable")
+    in_order = np.argsort(due, kind="stable")
     sources = np.repeat(np.arange(len(counts), dtype=np.uint16), counts)
-    return sources[turn], np.concatenate([np.arange(count) for count in counts])[turn]
+    return sources[in_order], np.concatenate([np.arange(count) for count in counts])[in_order]
 
 
-def _largest_remainder(shares: Sequence[Fraction], period: int) -> list[int]:
-    counts = [math.floor(share * period) for share in shares]
-    remainders = [share * period - count for share, count in zip(shares, counts, strict=True)]
-    most = sorted(range(len(shares)), key=lambda source: (-remainders[source], source))
+def _largest_remainder(fractions: Sequence[Fraction], period: int) -> list[int]:
+    counts = [math.floor(fraction * period) for fraction in fractions]
+    remainders = [fraction * period - count for fraction, count in zip(fractions, counts, strict=True)]
+    most = sorted(range(len(fractions)), key=lambda source: (-remainders[source], source))
     for source in most[: period - sum(counts)]:
         counts[source] += 1
     return counts
 
 
-class Plan:
-    """The sample of every position. Samples are numbered through all shards of all sources, in their order.
+class Sampler:
+    """Maps positions to samples, which are numbered through all shards of all sources, in their order.
 
     ``shards`` holds for each source the number of samples in each of its shards. With ``shuffle="window"`` a source's
     samples are shuffled among ``window`` shards at a time, in lanes of batches of ``batch`` samples.
@@ -120,15 +120,15 @@ class Plan:
     ) -> None:
         if weights is not None and len(weights) != len(shards):
             raise ConfigError("every source needs a weight", expected=f"{len(shards)}", found=f"{len(weights)}")
-        self._made_of = partial(Plan, shards, seed, weights=weights, shuffle=shuffle, window=window, batch=batch)
+        self._made_of = partial(Sampler, shards, seed, weights=weights, shuffle=shuffle, window=window, batch=batch)
         groups = shards if weights is not None else [[count for source in shards for count in source]]
-        self._rhythm, self._before = deal(weights or [1.0])
-        self._share = np.bincount(self._rhythm)
+        self._cycle, self._before = interleave(weights or [1.0])
+        self._per_cycle = np.bincount(self._cycle)
         self._batch, self._lanes = batch, _largest_divisor(batch, min(window, 1 << 16))
         self._sources, shard, sample = list[_Source](), 0, 0
         for number, counts in enumerate(groups):
             windowed = window if shuffle == "window" else None
-            lanes = self._lanes, partial(self._lane, np.flatnonzero(self._rhythm == number))
+            lanes = self._lanes, partial(self._lane, np.flatnonzero(self._cycle == number))
             self._sources.append(_Source(np.array(counts, np.int64), seed, number, shard, sample, windowed, lanes))
             shard, sample = shard + len(counts), sample + sum(counts)
             if not sum(counts):
@@ -140,47 +140,52 @@ class Plan:
         return self._made_of, ()
 
     def numbers(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The samples at ``positions`` of the run."""
+        """Return the samples at ``positions`` of the run, same shape."""
         numbers = np.empty(len(positions), np.int64)
-        for source, own, turns in self._turns(positions):
-            numbers[own] = source.samples(turns)
+        for source, mask, turns in self._split_by_source(positions):
+            numbers[mask] = source.samples(turns)
         return numbers
 
-    def shards(self, start: int, stop: int, part: tuple[Fraction, Fraction] = EVERYTHING) -> list[int]:
-        """The shards that positions ``[start, stop)`` read, in the order in which they are needed, where ``part`` of
-        each batch is read: from and up to which place, of 1. Where the shuffle is global, the whole epoch's."""
+    def shards(self, start: int, stop: int, part: tuple[Fraction, Fraction] = WHOLE_BATCH) -> list[int]:
+        """Return the shards that positions ``[start, stop)`` read, in the order in which they are needed.
+
+        ``part`` is the part of each batch that is read, as fractions of the batch: start and end. With the global
+        shuffle it is all shards.
+        """
         found: dict[int, None] = {}
         lanes = math.floor(part[0] * self._lanes), math.ceil(part[1] * self._lanes)
         for number, source in enumerate(self._sources):
-            first, end = (self._before_position(number, position) for position in (start, stop))
+            first, end = (self._count_before(number, position) for position in (start, stop))
             if first < end:
                 found |= dict.fromkeys(source.shards(first, end - 1, lanes))
         return list(found)
 
     def replacement(self, number: int) -> int:
-        """The sample to take when ``number`` cannot be read: the next one of its source, after the last the first."""
+        """Return the sample that replaces ``number`` if that cannot be read: the next of its source, cyclically."""
         source = next(source for source in reversed(self._sources) if number >= source.first_sample)
         return source.first_sample + (number + 1 - source.first_sample) % source.count
 
-    def _before_position(self, number: int, position: int) -> int:
-        """How many of the run's first ``position`` samples are of source ``number``."""
-        period, place = divmod(position, len(self._rhythm))
-        return int(period * self._share[number] + np.count_nonzero(self._rhythm[:place] == number))
+    def _count_before(self, number: int, position: int) -> int:
+        """Count the samples of source ``number`` among the run's first ``position``."""
+        period, place = divmod(position, len(self._cycle))
+        return int(period * self._per_cycle[number] + np.count_nonzero(self._cycle[:place] == number))
 
     def _lane(self, places: NDArray[np.int64], turns: NDArray[np.int64]) -> NDArray[np.uint16]:
-        """The lanes that ``turns`` of a source fall into which has these ``places`` of the rhythm."""
+        """Return the lane of each of ``turns`` of the source that has these ``places`` of the cycle."""
         period, turn = np.divmod(turns, len(places))
-        positions = period * len(self._rhythm) + places[turn]
+        positions = period * len(self._cycle) + places[turn]
         return (positions % self._batch * self._lanes // self._batch).astype(np.uint16)
 
-    def _turns(self, positions: NDArray[np.int64]) -> list[tuple[_Source, NDArray[np.bool_], NDArray[np.int64]]]:
-        """Each source, which of the positions are its own, and how many it had before each of them."""
-        period, place = np.divmod(positions, len(self._rhythm))
-        sources = self._rhythm[place]
+    def _split_by_source(
+        self, positions: NDArray[np.int64]
+    ) -> list[tuple[_Source, NDArray[np.bool_], NDArray[np.int64]]]:
+        """Split ``positions`` by source: the source, the mask of its positions, and its turn (count so far) at each."""
+        period, place = np.divmod(positions, len(self._cycle))
+        sources = self._cycle[place]
         found = []
         for number, source in enumerate(self._sources):
-            own = sources == number
-            found.append((source, own, period[own] * self._share[number] + self._before[place[own]]))
+            mask = sources == number
+            found.append((source, mask, period[mask] * self._per_cycle[number] + self._before[place[mask]]))
         return found
 
 
@@ -189,7 +194,7 @@ def _largest_divisor(number: int, most: int) -> int:
 
 
 class _Source:
-    """One source's epochs. ``lanes``: how many, and a function from its turns to theirs."""
+    """The epochs of one source. ``lanes``: their number, and a function from the source's turns to their lanes."""
 
     def __init__(
         self,
@@ -207,21 +212,22 @@ class _Source:
         self._lanes, self._lane = lanes
         self._starts = np.concatenate([[0], np.cumsum(counts)])
         # A batch may straddle two epochs, and threads work on two or three batches at a time.
-        self._order = lru_cache(maxsize=2)(partial(order, seed, count=self.count, source=number))
-        self._layout = lru_cache(maxsize=2)(self._lay_out)
+        self._order = lru_cache(maxsize=2)(partial(epoch_order, seed, count=self.count, source=number))
+        self._layout = lru_cache(maxsize=2)(self._epoch_layout)
         self._shuffled = lru_cache(maxsize=4)(self._shuffle)
         self._stretches = lru_cache(maxsize=16)(self._stretch)
 
     def samples(self, turns: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the samples at the source's ``turns``, counted over all epochs."""
         epochs, places = np.divmod(turns, self.count)
         numbers = np.empty_like(turns)
         for epoch in np.unique(epochs).tolist():
-            own = epochs == epoch
-            numbers[own] = self._epoch(epoch, places[own])
+            mask = epochs == epoch
+            numbers[mask] = self._epoch(epoch, places[mask])
         return numbers + self.first_sample
 
     def shards(self, first: int, last: int, lanes: tuple[int, int]) -> list[int]:
-        """The shards of all windows that turns ``first`` to ``last`` lie in, as far as a range of lanes reads them."""
+        """Return the shards that a range of lanes reads in all windows that turns ``first`` to ``last`` touch."""
         if self._window is None:
             return [self.first_shard + shard for shard in range(len(self.counts))]
         found: list[int] = []
@@ -243,17 +249,17 @@ class _Source:
         if self._window is None:
             if self.count <= LARGEST_PERMUTATION:
                 return self._order(epoch)[places]
-            return scatter(places, self.count, (self._seed, epoch, self._number))
+            return permute_at(places, self.count, (self._seed, epoch, self._number))
         _, begins = self._layout(epoch)
         windows = np.searchsorted(begins, places, side="right") - 1
         numbers = np.empty_like(places)
         for window in np.unique(windows).tolist():
-            own = windows == window
-            numbers[own] = self._shuffled(epoch, window)[places[own] - begins[window]]
+            mask = windows == window
+            numbers[mask] = self._shuffled(epoch, window)[places[mask] - begins[window]]
         return numbers
 
-    def _lay_out(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The epoch's order of shards, and the place in the epoch at which each window begins."""
+    def _epoch_layout(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the epoch's order of shards, and the place in the epoch at which each window begins."""
         shards = np.random.default_rng([self._seed, epoch, self._number, 1]).permutation(len(self.counts))
         ends = np.cumsum(self.counts[shards])
         return shards, np.concatenate([[0], ends[self._window - 1 : -1 : self._window]])  # type: ignore[operator]
@@ -263,16 +269,16 @@ class _Source:
         return self._layout(epoch)[0][window * width : (window + 1) * width]
 
     def _lanes_of(self, epoch: int, window: int) -> NDArray[np.uint16]:
-        """Of each place of a window its lane."""
+        """Return the lane of each place of a window."""
         first = epoch * self.count + int(self._layout(epoch)[1][window])
         return self._lane(np.arange(first, first + int(self.counts[self._window_shards(epoch, window)].sum())))
 
     def _stretch(self, epoch: int, window: int) -> NDArray[np.int64]:
-        """Where in a window's samples, shard after shard, each lane's stretch begins, and the last one's ends."""
+        """Return where in a window's samples each lane's stretch begins, and where the last one ends."""
         return np.concatenate([[0], np.cumsum(np.bincount(self._lanes_of(epoch, window), minlength=self._lanes))])
 
     def _shuffle(self, epoch: int, window: int) -> NDArray[np.int64]:
-        """The samples of a window, in the order in which they are seen: each lane's stretch at random in its places."""
+        """Return a window's samples in the order they are seen: each lane's stretch shuffled over its places."""
         shards = self._window_shards(epoch, window)
         samples = np.concatenate([np.arange(self._starts[shard], self._starts[shard + 1]) for shard in shards])
         places = np.random.default_rng([self._seed, epoch, self._number, 2, window]).permutation(len(samples))

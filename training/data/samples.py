@@ -1,8 +1,8 @@
-"""The samples of a training set: any of them, at any time, as decoded image and tokens.
+"""Random access to the samples of a training set, as decoded image and tokens.
 
-Shards are WebDataset tars in a folder or an object store. An index made beforehand knows where each image lies and
-has the tokens of each caption (:mod:`training.data.index`), so a sample is one read at a known offset and one decoding.
-Which sample is read when is :mod:`training.data.sampler`'s to say, batches are :mod:`training.data.loader`'s.
+Shards are WebDataset tars in a folder or an object store. An index built beforehand holds the location of each image
+and the tokens of each caption (:mod:`training.data.index`), so a sample is one read at a known offset and one decoding.
+:mod:`training.data.sampler` chooses the sample at each position, :mod:`training.data.loader` makes batches.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from infra.errors import CliplineError, DataError
 from infra.store.content import contents
 from training.data.decode import decode
 from training.data.index import Index
-from training.data.shard_cache import Copies, Shard
+from training.data.shard_cache import Shard, ShardCache
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,7 +35,7 @@ __all__ = ["Samples", "Shards", "cache_folder"]
 
 @dataclass(frozen=True)
 class Shards:
-    """WebDataset tars of images (jpg, png, webp) with captions, in a store. Their order matters.
+    """WebDataset tars of images (jpg, png, webp) with captions, in a store; their order matters.
 
     ``digests`` are their sha256, where that is known: what is fetched is checked, and what is kept of the shards
     (copies, index) is found again wherever they lie. ``contents``: their sha256 or ETags, which identify the data.
@@ -54,19 +54,20 @@ class Shards:
         return cls(store, paths, digests if all(digests) else (), tuple(c.sha256 or c.etag for c in found))
 
     def each(self) -> list[Shard]:
+        """Return the shards one by one, with digest."""
         digests = self.digests or [""] * len(self.paths)
         return [Shard(self.store, path, digest) for path, digest in zip(self.paths, digests, strict=True)]
 
 
 def cache_folder() -> Path:
-    """Where a node keeps copies of shards and their index, unless it is told otherwise."""
+    """Return a node's default folder for copies of shards and their indexes."""
     return Path(tempfile.gettempdir(), f"clipline-{os.getuid()}")
 
 
 class Samples:
-    """Random access to every complete sample of ``shards``: one set, or the sources of a mixture one after another.
+    """Every complete sample of ``shards``: of one set, or of the sources of a mixture, concatenated.
 
-    Every rank makes one at the same time. Raises DataError for damaged shards or none at all, StorageError if
+    All ranks must construct it at the same time. Raises DataError for damaged shards or none at all, StorageError if
     ``folder`` cannot be written.
     """
 
@@ -84,11 +85,11 @@ class Samples:
     ) -> None:
         """
         Args:
-            min_side: no side of a decoded image is made shorter than so many pixels.
-            cache_bytes: of decoded images that are kept in memory, first come first kept.
+            min_side: width and height of a decoded image stay at least so many pixels.
+            cache_bytes: memory for decoded images; the first that fit are kept.
             caption_key: where captions are, see :func:`training.data.index.captions_of`.
-            folder: the node's folder for copies of remote shards and the index; none: :func:`cache_folder`.
-            disk_bytes: the most that copies of remote shards may take; none: as many as the disk holds.
+            folder: the node's folder for copies of remote shards and the index; None: :func:`cache_folder`.
+            disk_bytes: the most that copies of remote shards may take; None: as many as the disk holds.
         """
         sources = [shards] if isinstance(shards, Shards) else list(shards)
         every = [shard for source in sources for shard in source.each()]
@@ -97,11 +98,11 @@ class Samples:
         folder = folder or cache_folder()
         error: CliplineError | None = None
         try:
-            self.copies = Copies(every, folder, disk_bytes)
-        except CliplineError as failure:  # on this node, maybe: nobody may wait for this rank at the next exchange
+            self.shard_cache = ShardCache(every, folder, disk_bytes)
+        except CliplineError as failure:  # perhaps on this node only: raise it on all ranks, so that none waits
             error = failure
-        world.settle(error)
-        self.index = Index.open(self.copies.names, self.copies.path, world, tokenize, caption_key, folder)
+        world.raise_if_any_failed(error)
+        self.index = Index.open(self.shard_cache.names, self.shard_cache.path, world, tokenize, caption_key, folder)
         self._shards_of = [len(source.paths) for source in sources]
         self._min_side = min_side
         self._cache: dict[int, NDArray[np.uint8]] = {}
@@ -118,17 +119,20 @@ class Samples:
 
     @property
     def incomplete(self) -> int:
-        """Samples left out for want of an image or a readable caption."""
+        """Number of samples left out because they have no image or no readable caption."""
         return self.index.incomplete
 
     @cached_property
     def counts(self) -> list[list[int]]:
-        """Of each source the number of samples in each of its shards."""
+        """The number of samples in each shard, by source."""
         counts = iter(self.index.counts)
         return [[next(counts) for _ in range(shards)] for shards in self._shards_of]
 
     def image(self, number: int) -> NDArray[np.uint8]:
-        """RGB (h, w, 3), shortest side at least ``min_side`` if it was. Raises ValueError if it cannot be decoded."""
+        """Return sample ``number``'s image, RGB (h, w, 3), downscaled by its decoder to no less than ``min_side``.
+
+        Raises ValueError if it cannot be decoded.
+        """
         if (cached := self._cache.get(number)) is not None:
             return cached
         image = decode(self._read(number), self._min_side)
@@ -140,19 +144,19 @@ class Samples:
         return image
 
     def where(self, number: int) -> str:
-        """Where sample ``number`` lies, for an error message."""
+        """Describe the location of sample ``number``, for an error message."""
         offset, _ = self.index.place(number)
-        return f"byte {offset} of {self.copies.shards[self.index.shard(number)].path}"
+        return f"byte {offset} of {self.shard_cache.shards[self.index.shard(number)].path}"
 
     def _read(self, number: int) -> bytes:
         shard, (offset, size) = self.index.shard(number), self.index.place(number)
         while True:
             try:
-                handle = os.open(self.copies.path(shard), os.O_RDONLY)
+                handle = os.open(self.shard_cache.path(shard), os.O_RDONLY)
             except FileNotFoundError:
-                if self.copies.remote(shard):
-                    continue  # another process made room with it between the two calls
-                raise DataError("a shard is not there any more", found=self.where(number)) from None
+                if self.shard_cache.remote(shard):
+                    continue  # another process removed the copy between the two calls
+                raise DataError("a shard does not exist any more", found=self.where(number)) from None
             try:
                 return os.pread(handle, size, offset)
             finally:

@@ -1,9 +1,9 @@
-"""Copies of remote shards on a node's own disk, shared by its processes, never more than fit.
+"""A cache of remote shards on a node's disk, shared by its processes, of limited size.
 
-A copy has its final name only when it is whole and of the right size (and content, where a sha256 is known), so a
-killed download leaves nothing that could be taken for a shard. A lock per shard, which the kernel lets go when its
-holder dies, keeps processes from fetching the same one twice. When room is needed the copies that were not used for
-the longest time go; whoever is reading one of them reads on.
+A copy gets its final name only when it is complete and of the right size (and content, where a sha256 is known), so a
+killed download leaves nothing that could be taken for a shard. A lock per shard, which the kernel releases when its
+holder dies, keeps processes from downloading the same one twice. When room is needed the least recently used copies are
+removed; a process that has one open can still read it.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from infra.errors import ConfigError, DataError, StorageError
 if TYPE_CHECKING:
     from infra.store import Store
 
-__all__ = ["Copies", "Shard"]
+__all__ = ["Shard", "ShardCache"]
 
-QUESTIONS = 16  # to a store at once: each takes some 50 ms
-WAIT_S = 0.05  # between two looks whether there is room
+PARALLEL_LOOKUPS = 16  # in a store; each takes some 50 ms
+WAIT_S = 0.05  # between two attempts to make room
 _PARTIAL = ".tmp-"
 KEY = "[0-9a-f]" * 24
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A tar in a store. ``sha256`` where a manifest knows it."""
+    """A tar in a store, with its sha256 if a manifest gives one."""
 
     store: Store
     path: str
@@ -49,7 +49,7 @@ class Shard:
         return self.store.local_path(self.path)
 
     def name(self) -> str:
-        """What stands for its content: its sha256, or else where it lies and its version there.
+        """Return an identity of its content: its sha256, or else its URL and its version in the store.
 
         Raises DataError if there is no such file.
         """
@@ -62,28 +62,29 @@ class Shard:
             raise DataError("a shard is not there", found=place) from None
 
 
-class Copies:
-    """Local files for ``shards``: themselves, if they are local, else copies below ``folder``.
+class ShardCache:
+    """Gives each of ``shards`` as a local file: itself if it is local, else a copy below ``folder``.
 
-    ``limit`` is the most bytes that copies may take on this node; none: as many as the disk holds.
+    ``limit`` is the most bytes that copies may take on this node; None: as many as the disk holds.
     """
 
     def __init__(self, shards: Sequence[Shard], folder: Path, limit: int | None = None) -> None:
         self.shards, self.folder, self.limit = shards, folder / "shards", limit
         self._local = [shard.local for shard in shards]
-        with ThreadPoolExecutor(QUESTIONS, "copies") as pool:
+        with ThreadPoolExecutor(PARALLEL_LOOKUPS, "shard-names") as pool:
             self.names = list(pool.map(Shard.name, shards))
         keys = (hashlib.sha256(name.encode()).hexdigest()[:24] for name in self.names)  # what KEY looks for
         self._targets = [self.folder / key / Path(shard.path).name for key, shard in zip(keys, shards, strict=True)]
 
     def remote(self, number: int) -> bool:
+        """Return whether shard ``number`` must be downloaded."""
         return self._local[number] is None
 
     def path(self, number: int) -> Path:
-        """Shard ``number`` as a local file, fetched if it has to be.
+        """Return shard ``number`` as a local file, downloading it if necessary.
 
-        Raises DataError if it is not there or not what it should be, StorageError if the disk is full, TransientError
-        if the store does not answer.
+        Raises DataError if it is missing or not what its manifest says, StorageError if the disk is full,
+        TransientError if the store does not answer.
         """
         if (local := self._local[number]) is not None:
             return local
@@ -92,17 +93,17 @@ class Copies:
             with self._locked(target.parent.with_suffix(".lock")):
                 if not target.exists():
                     self._download(self.shards[number], target)
-        with contextlib.suppress(FileNotFoundError):  # another process made room with it: its reader will ask again
+        with contextlib.suppress(FileNotFoundError):  # another process removed it; the reader calls again
             os.utime(target)
         return target
 
     def check_room(self, numbers: Sequence[int], fix: str) -> None:
-        """Raises ConfigError if these shards are too large to be here all at once."""
+        """Raise ConfigError, with the hint ``fix``, if the cache cannot hold these shards at the same time."""
         if self.limit is not None:
             needed = sum(self.shards[n].store.size(self.shards[n].path) for n in numbers if self.remote(n))
             if needed > self.limit:
                 raise ConfigError(
-                    "the shards that are needed at one time do not fit the local cache",
+                    "the shards that are needed at the same time do not fit the local cache",
                     expected=f"at most {self.limit:,} bytes",
                     found=f"{needed:,} bytes",
                     fix=fix,
@@ -121,7 +122,7 @@ class Copies:
                         "a shard did not arrive as it was written",
                         expected=f"{size} bytes {shard.sha256}".strip(),
                         found=f"{arrived} bytes {sha256} from {place}",
-                        fix="run again; if it stays so the shard is damaged in its store",
+                        fix="run again; if it fails again, the shard is damaged in its store",
                     )
                 partial.replace(target)
             finally:
@@ -139,8 +140,7 @@ class Copies:
             ) from error
 
     def _reserve(self, size: int, partial: Path) -> None:
-        """Make ``partial``, ``size`` bytes long, so that it counts from now on; wait while others' downloads leave no
-        room for it."""
+        """Reserve ``size`` bytes by creating ``partial`` at that size; wait while other downloads leave no room."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.limit is not None and size > self.limit:
             raise ConfigError(
@@ -149,7 +149,7 @@ class Copies:
         while True:
             with self._locked(self.folder / "room.lock"):
                 if self.limit is None or self._make_room(self.limit - size):
-                    shutil.rmtree(partial.parent, ignore_errors=True)  # what one that was killed left; its lock is ours
+                    shutil.rmtree(partial.parent, ignore_errors=True)  # leftovers of a killed download
                     partial.parent.mkdir()
                     with partial.open("xb") as reserved:
                         reserved.truncate(size)
@@ -157,9 +157,9 @@ class Copies:
             time.sleep(WAIT_S)
 
     def _make_room(self, most: int) -> bool:
-        """Remove the copies used longest ago until all take at most ``most`` bytes; whether that could be done."""
+        """Remove least recently used copies until all take at most ``most`` bytes; return whether that succeeded."""
         copies, taken = [], 0
-        for path in self.folder.glob(f"{KEY}/*"):  # whatever else somebody keeps there is not ours to remove
+        for path in self.folder.glob(f"{KEY}/*"):  # other files there are never removed
             with contextlib.suppress(FileNotFoundError):
                 facts = path.stat()
                 taken += facts.st_size
@@ -181,7 +181,7 @@ class Copies:
 
 
 def _abandoned(partial: Path) -> bool:
-    """Whether whoever was fetching it has died: then nobody holds its lock."""
+    """Return whether the process that was downloading it has died, which releases its lock."""
     with partial.parent.with_suffix(".lock").open("ab") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -191,7 +191,7 @@ def _abandoned(partial: Path) -> bool:
 
 
 def _copy(shard: Shard, to: Path) -> tuple[int, str]:
-    """Copy it over the file ``to``; how many bytes came, and their sha256."""
+    """Copy ``shard`` over the file ``to``; return the number of bytes and their sha256."""
     arrived, size = hashlib.sha256(), 0
     with shard.store.open(shard.path) as source, to.open("r+b") as sink:
         while chunk := source.read(4 << 20):

@@ -1,7 +1,7 @@
-"""Captions to tokens, once: every caption of a training set is tokenised before the first step and never again.
+"""Tokenisation of a training set's captions, once, before the first step.
 
-CLIP's tokenizer takes some 100 us a caption, a good part of what a whole sample may cost. Here a caption's tokens are
-kept without their padding, two bytes each, and a batch is put together from them by one indexed copy.
+CLIP's tokenizer takes some 100 us a caption, a good part of a sample's budget. Here a caption's tokens are stored
+without padding, two bytes each, and a batch is assembled from them by one indexed copy.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from open_clip import tokenizer as open_clip_tokenizer
 
 from infra.errors import ConfigError
 
@@ -30,32 +31,33 @@ PROBES = (
     "犬と猫 собака и кошка κύων 🐕‍🦺 \u0301 \ufffd \u200b naïve",
     "supercalifragilisticexpialidocious antidisestablishmentarianism " * 20,
 )
-"""Captions in which tokenizers differ: a tokenizer is known by what it makes of them."""
+"""Captions on which tokenizers differ: their tokens are part of a tokenizer's identity."""
 
-MAX_WORDS = 1 << 20  # kept with their tokens; captions of the web hold some rare word in every tenth
+MAX_WORDS = 1 << 20  # in the word cache; every tenth caption of the web holds some rare word
 
 
 class TokenizerFunction(Protocol):
-    """What open_clip's tokenizers are: captions to padded tokens, (n, context)."""
+    """The type of open_clip's tokenizers: captions to padded tokens, (n, context)."""
 
     def __call__(self, texts: list[str], /) -> Any: ...  # noqa: ANN401 - a tensor or an array
 
 
 class Tokenizer:
-    """open_clip's tokenizer (or any function from captions to ``(n, context)`` integers) for many captions.
+    """A fast wrapper of open_clip's tokenizer, or of any function from captions to ``(n, context)`` integers.
 
-    Called with one caption it gives its padded tokens (context,), int64. ``identity`` changes when the tokens of some
-    caption may. Raises ConfigError for a tokenizer that does not give the same tokens each time: open_clip's
-    ``reduction_mask`` keeps a random part of long captions, which cannot be done once and for all.
+    Called with one caption it returns padded tokens (context,), int64. ``identity`` is a digest that changes when the
+    tokens of some caption may. Raises ConfigError for a tokenizer that is not deterministic: open_clip's
+    ``reduction_mask`` keeps a random part of long captions, but captions are tokenised only once.
     """
 
     def __init__(self, function: TokenizerFunction) -> None:
         probes = self._padded(function, PROBES)
         if not all(np.array_equal(probes, self._padded(function, PROBES)) for _ in range(3)):
             raise ConfigError(
-                "this tokenizer gives other tokens each time",
+                "the tokenizer gives different tokens for the same caption",
+                expected="a deterministic tokenizer",
                 found="a reduction_mask that draws at random",
-                fix="use none, or 'syntax'",
+                fix="set reduction_mask to 'syntax', or to none",
             )
         self.context, self.pad = probes.shape[1], int(probes[0, -1])
         self._function = function
@@ -77,7 +79,7 @@ class Tokenizer:
         return row
 
     def ragged(self, texts: Sequence[str]) -> list[list[int]]:
-        """The tokens of each caption up to its padding; at most ``context``."""
+        """Return the tokens of each caption without padding, at most ``context`` of them."""
         if self._fast is not None:
             return [self._fast.encode(text, self.context) for text in texts]
         if not texts:
@@ -89,8 +91,11 @@ class Tokenizer:
 
 
 class _Bpe:
-    """open_clip's SimpleTokenizer at a sixth of its time: what need not be cleaned is recognised, and words are
-    looked up whole. Its own methods do the rest, so its tokens are these tokens."""
+    """open_clip's SimpleTokenizer in a sixth of its time, with the same tokens.
+
+    Captions that need no cleaning are recognised by a regular expression, and words are cached with their tokens; all
+    else is done by the tokenizer's own methods.
+    """
 
     PLAIN = re.compile(r"[ -%'-~]*")  # printable ASCII without "&": ftfy and HTML unescaping leave it as it is
 
@@ -102,13 +107,11 @@ class _Bpe:
 
     @classmethod
     def of(cls, function: Any) -> _Bpe | None:  # noqa: ANN401
-        """None for another tokenizer, or one that cleans or shortens captions in another way."""
+        """Wrap ``function``; None if it is another tokenizer, or cleans or shortens captions in another way."""
         if type(function).__module__ != "open_clip.tokenizer":
             return None
-        from open_clip import tokenizer
-
-        simple = type(function) is tokenizer.SimpleTokenizer
-        plain = simple and function.clean_fn is tokenizer._clean_lower and function.reduction_fn is None
+        simple = type(function) is open_clip_tokenizer.SimpleTokenizer
+        plain = simple and function.clean_fn is open_clip_tokenizer._clean_lower and function.reduction_fn is None
         return cls(function) if plain else None
 
     def encode(self, text: str, context: int) -> list[int]:
@@ -126,7 +129,7 @@ class _Bpe:
         symbols = "".join(tokenizer.byte_encoder[byte] for byte in word.encode())
         tokens = tuple(tokenizer.encoder[part] for part in tokenizer.bpe(symbols).split(" "))
         if symbols not in self._special:
-            tokenizer.cache.pop(symbols, None)  # its own memory of words has no bounds
+            tokenizer.cache.pop(symbols, None)  # its own cache of words is unbounded
         if len(self._words) >= MAX_WORDS:
             self._words.clear()
         self._words[word] = tokens
@@ -136,9 +139,9 @@ class _Bpe:
 def padded(
     flat: NDArray[np.unsignedinteger[Any]], begin: NDArray[np.int64], end: NDArray[np.int64], context: int, pad: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Captions ``flat[begin:end]`` as rows (n, context), and their lengths without padding (n,), both int64.
+    """Pad captions ``flat[begin:end]`` to rows (n, context); return them and their lengths (n,), both int64.
 
-    CLIP's tokenizer ends a caption with its end-of-text token, so its length is that token's position plus one.
+    CLIP's tokenizer ends a caption with its end-of-text token, so a length is that token's position plus one.
     """
     lengths = end - begin
     rows = np.full((len(begin), context), pad, np.int64)

@@ -1,7 +1,7 @@
-"""What several ranks need of one another while a loss is computed; with one rank each of these does nothing.
+"""The collectives that losses use, on gloo and NCCL; with one rank each returns its input.
 
-All keep rank order, so that the global batch has one order whatever the number of ranks, and work on gloo and NCCL.
-Every rank must call them equally often and with the same shapes.
+All keep rank order, so that the global batch has one order whatever the number of ranks. Every rank must call them
+equally often and with the same shapes.
 """
 
 from __future__ import annotations
@@ -12,19 +12,21 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["all_gather", "all_reduce", "gather", "rank", "reduce_scatter", "size"]
+__all__ = ["all_gather", "all_gather_with_grad", "all_reduce", "rank", "reduce_scatter", "size"]
 
 
 def rank() -> int:
+    """Return this process's rank; 0 without a process group."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def size() -> int:
+    """Return the number of ranks; 1 without a process group."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def all_gather(x: Tensor) -> Tensor:
-    """(b, ...) of every rank as (b * ranks, ...) in rank order, without gradient."""
+    """Concatenate every rank's (b, ...) to (b * ranks, ...) in rank order, without gradient."""
     if size() == 1:
         return x
     everyone = x.new_empty(size() * len(x), *x.shape[1:])
@@ -33,18 +35,18 @@ def all_gather(x: Tensor) -> Tensor:
 
 
 def reduce_scatter(x: Tensor) -> Tensor:
-    """(b * ranks, ...) summed over ranks, of which each gets its own (b, ...)."""
+    """Sum (b * ranks, ...) over ranks and return this rank's rows of the sum, (b, ...)."""
     if size() == 1:
         return x
     if dist.get_backend() == "nccl":
         own = x.new_empty(len(x) // size(), *x.shape[1:])
         dist.reduce_scatter_tensor(own, x.contiguous())
         return own
-    return all_reduce(x).chunk(size())[rank()].clone()  # gloo has no reduce-scatter everywhere
+    return all_reduce(x).chunk(size())[rank()].clone()  # not every gloo has reduce-scatter
 
 
 def all_reduce(x: Tensor, operation: dist.ReduceOp.RedOpType = dist.ReduceOp.SUM) -> Tensor:
-    """``x`` of all ranks as one, by default their sum, without gradient."""
+    """Reduce ``x`` over ranks, by default to the sum, without gradient."""
     if size() == 1:
         return x
     x = x.detach().clone(memory_format=torch.contiguous_format)
@@ -52,12 +54,12 @@ def all_reduce(x: Tensor, operation: dist.ReduceOp.RedOpType = dist.ReduceOp.SUM
     return x
 
 
-def gather(x: Tensor) -> Tensor:
-    """As :func:`all_gather`, with the gradient that each rank sends back to each.
+def all_gather_with_grad(x: Tensor) -> Tensor:
+    """Concatenate like :func:`all_gather`, and reduce-scatter the gradient in the backward pass.
 
-    A loss of one's own rows against gathered features is right only with it. Without, a rank's features would learn
-    from the rows they are in and not from the columns: another direction, not a smaller step, and nothing would show
-    it. So there is no such option here, as open_clip has in ``--local-loss`` without ``--gather-with-grad``.
+    A loss of local rows against gathered features has the right gradient only this way. Without it, features would
+    learn from the rows they are in and not from the columns: another direction, not a smaller step, and no metric would
+    show it. So there is no option like open_clip's ``--local-loss`` without ``--gather-with-grad``.
     """
     if size() == 1:
         return x
@@ -72,4 +74,4 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # noqa: ANN401
-        return reduce_scatter(gradients[0])  # what all ranks found for this rank's rows
+        return reduce_scatter(gradients[0])  # the sum of all ranks' gradients in this rank's rows

@@ -1,8 +1,8 @@
-"""open_clip's models by name or by configuration, always with the tokenizer and preprocessing that belong to them.
+"""Construction of open_clip's models by name or configuration, with their tokenizer and preprocessing.
 
-A model is built in the order in which its parts depend on one another: open_clip's module with weights drawn from the
-seed or taken from a checkpoint, what of it is locked, and last what makes it quick and independent of the number of
-workers (blocks, patch dropout, batch norm). Names and shapes of the weights stay open_clip's throughout.
+The steps depend on one another: open_clip's module with weights from the seed or a checkpoint, then locking, and last
+the replacements that make it faster and independent of the number of workers (blocks, dropout, batch norm). Names and
+shapes of the weights stay open_clip's throughout.
 """
 
 from __future__ import annotations
@@ -16,14 +16,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import open_clip
 import torch
+from open_clip.timm_model import TimmModel
+from open_clip.transformer import PatchDropout as OpenClipPatchDropout
+from timm.layers.drop import DropPath
+from timm.layers.patch_dropout import PatchDropout as TimmPatchDropout
 from torch import Tensor, nn
 
 from infra.errors import ConfigError
 from training.config import Model
 from training.data.tokens import Tokenizer
-from training.distributed.sync_batch_norm import synchronise
-from training.model.blocks import lean
+from training.distributed.sync_batch_norm import synchronise_batch_norms
+from training.model.blocks import use_fast_blocks
 from training.model.dropout import Dropout, PatchDropout, Position
 
 if TYPE_CHECKING:
@@ -44,7 +49,7 @@ class Towers:
     tokenize: Tokenizer
     description: dict[str, Any]
     position: Position
-    """Set ``position.samples`` before each forward pass: what is random about an image follows from it."""
+    """Set ``position.samples`` before each forward pass: dropout draws by it."""
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -53,9 +58,9 @@ class Towers:
         return (size, size) if isinstance(size, int) else (size[0], size[1])
 
     def normalise(self, images: Tensor) -> Tensor:
-        """uint8 (b, h, w, 3) -> float (b, 3, h, w) as the model wants it; on the images' device.
+        """Map uint8 images (b, h, w, 3) to the model's input, float (b, 3, h, w), on the same device.
 
-        The memory stays channels-last, in which convolutions run up to 1.4 times faster.
+        The memory format stays channels-last, in which convolutions run up to 1.4 times faster.
         """
         preprocess = self.description["preprocess_cfg"]
         mean, std = (torch.tensor(preprocess[key]) * 255 for key in ("mean", "std"))
@@ -80,7 +85,7 @@ def build(
     seed: a checkpoint, a folder in open_clip's hub layout, or that of a training artifact. ``precision`` is open_clip's
     name for what the weights are kept in.
 
-    Raises ConfigError.
+    Raises ConfigError for a model that open_clip cannot build, or weights that do not fit it.
     """
     import open_clip
 
@@ -109,7 +114,7 @@ def build(
                 else "",
             ) from error
     _check_size(built)
-    if decoder := getattr(built, "text_decoder", None):  # open_clip leaves it as memory happened to be
+    if decoder := getattr(built, "text_decoder", None):  # open_clip leaves it uninitialised
         nn.init.normal_(decoder.text_projection, std=decoder.width**-0.5)
     if pretrained is not None:
         _load(built, str(pretrained))
@@ -119,10 +124,11 @@ def build(
     _lock(built, part)
     if grad_checkpointing:
         built.set_grad_checkpointing()
+    # Last what makes the result the same on any number of workers, and faster.
     position = Position()
     _replace_dropout(built, seed, position)
     return Towers(
-        model=synchronise(lean(built), world),
+        model=synchronise_batch_norms(use_fast_blocks(built), world),
         tokenize=Tokenizer(tokenizer),
         description={"model_cfg": cfg, "preprocess_cfg": open_clip.get_model_preprocess_cfg(built)},
         position=position,
@@ -130,9 +136,7 @@ def build(
 
 
 def _configuration(model: str | dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Those of the model and of its preprocessing, our own to change."""
-    import open_clip
-
+    """Return copies of the model's configuration and of its preprocessing's."""
     if isinstance(model, dict):
         given = deepcopy(model)
         preprocess = given.pop("preprocess_cfg", {})
@@ -143,7 +147,7 @@ def _configuration(model: str | dict[str, Any]) -> tuple[dict[str, Any], dict[st
         if cfg is None:
             raise ConfigError(
                 f"open_clip has no model {model!r}",
-                fix="open_clip.list_models() names them all; or give a configuration",
+                fix="choose one of open_clip.list_models(), or give a configuration",
             )
     if missing := {"embed_dim", "vision_cfg", "text_cfg"} - set(cfg):
         raise ConfigError(
@@ -152,8 +156,28 @@ def _configuration(model: str | dict[str, Any]) -> tuple[dict[str, Any], dict[st
     return cfg, preprocess
 
 
+def _create(cfg: dict[str, Any], preprocess: dict[str, Any], seed: int) -> tuple[Any, Any]:
+    """Let open_clip build the model with weights drawn from ``seed``, and its tokenizer."""
+    # open_clip builds from a folder all that it can build from a name, and this is how users will load the result.
+    with tempfile.TemporaryDirectory() as folder:
+        config = {"model_cfg": cfg, "preprocess_cfg": preprocess}
+        Path(folder, CONFIG).write_text(json.dumps(config))
+        torch.manual_seed(seed)
+        try:
+            model = open_clip.create_model(f"local-dir:{folder}", load_weights=False, pretrained_text=False)
+            return model, open_clip.get_tokenizer(f"local-dir:{folder}")
+        except (TypeError, KeyError, ValueError, RuntimeError, AssertionError, OSError, ImportError) as error:
+            raise ConfigError(
+                "open_clip cannot build this model",
+                found=repr(error)[:500],
+                fix="towers and tokenizers of Hugging Face need transformers and their files in the local cache"
+                if isinstance(error, (OSError, ImportError))
+                else "",
+            ) from error
+
+
 def _check_size(model: Any) -> None:  # noqa: ANN401 - open_clip's models share methods, no type
-    """Refuse a timm tower that is made for another image size: open_clip could not load what comes of it."""
+    """Raise ConfigError for a timm tower made for another image size: open_clip could not load the trained model."""
     patches = getattr(getattr(model.visual, "trunk", None), "patch_embed", None)
     made_for = getattr(patches, "img_size", None)
     if getattr(patches, "strict_img_size", False) and made_for is not None and made_for != model.visual.image_size:
@@ -166,12 +190,10 @@ def _check_size(model: Any) -> None:  # noqa: ANN401 - open_clip's models share 
 
 
 def _load(model: nn.Module, source: str) -> None:
-    """The weights at ``source`` into ``model``; open_clip interpolates its positions if the image size differs.
+    """Load the weights at ``source`` into ``model``; open_clip interpolates positions if the image size differs.
 
     Raises ConfigError if there are none, or if they are another model's.
     """
-    import open_clip
-
     path = _weights(source)
     try:
         open_clip.load_checkpoint(model, str(path), strict=True, weights_only=True)
@@ -212,26 +234,23 @@ def _lock(model: Any, part: Model) -> None:  # noqa: ANN401 - open_clip's models
             model.lock_text_tower(unlocked_layers=part.lock_text)
     except (AssertionError, AttributeError, RuntimeError) as error:
         raise ConfigError(
-            "this model cannot be locked so", expected="a tower that open_clip can lock", found=repr(error)
+            "open_clip cannot lock this model as configured",
+            expected="a tower that it can lock, with that many groups of layers",
+            found=repr(error),
         ) from error
 
 
 def _replace_dropout(model: nn.Module, seed: int, position: Position) -> None:
-    """By ours, what open_clip's configuration can ask for; what else there is (Hugging Face's text towers) is said."""
-    from open_clip.timm_model import TimmModel
-    from open_clip.transformer import PatchDropout as OpenClips
-    from timm.layers.drop import DropPath
-    from timm.layers.patch_dropout import PatchDropout as Timms
-
+    """Replace dropout that open_clip's configuration can enable; warn of other dropout (Hugging Face's text towers)."""
     children: list[tuple[nn.Module, str, Any]] = [
         (module, name, child) for module in model.modules() for name, child in module.named_children()
     ]
     heads = {part for module in model.modules() if isinstance(module, TimmModel) for part in module.head.modules()}
     left = set()
     for layer, (module, name, child) in enumerate(children):
-        if type(child) is OpenClips:
+        if type(child) is OpenClipPatchDropout:
             setattr(module, name, PatchDropout(child.prob, int(child.exclude_first_token), seed, position))
-        elif type(child) is Timms:
+        elif type(child) is TimmPatchDropout:
             setattr(module, name, PatchDropout(child.prob, child.num_prefix_tokens, seed, position))
         elif type(child) is DropPath and child.drop_prob and child.scale_by_keep:
             setattr(module, name, Dropout(child.drop_prob, True, seed, layer, position))
@@ -241,6 +260,6 @@ def _replace_dropout(model: nn.Module, seed: int, position: Position) -> None:
             left.add(type(module).__name__)
     if left:
         log.warning(
-            "dropout in %s is drawn by each worker: on another number of workers the run comes to other numbers",
+            "dropout in %s draws per worker: another number of workers gives another result",
             ", ".join(sorted(left)),
         )

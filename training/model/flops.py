@@ -1,11 +1,11 @@
-"""What a model's training costs in arithmetic, and what a device could do at most: the two sides of MFU.
+"""FLOPs of a model's training and peak FLOP/s of devices: numerator and denominator of MFU.
 
-MFU (model FLOPs utilisation; Chowdhery et al. 2022, https://arxiv.org/abs/2204.02311, appendix B) is the arithmetic
-that the model as published asks for, over what the device could have done in the same time. The backward pass counts
-twice the forward pass. Work that is done twice (gradient checkpointing, a batch in parts) does not count twice, and
-work that is spared (padding, patches left out by our own doing) counts as if it had been done: MFU compares speeds, and
-may so exceed what a profiler of the hardware shows. It is the model's: what an objective sets beside it (a teacher,
-slow towers, a fusion encoder) takes time and does not count.
+MFU (model FLOPs utilisation; Chowdhery et al. 2022, https://arxiv.org/abs/2204.02311, appendix B) is the arithmetic of
+the model as published, over what the device could have done in the same time. The backward pass counts twice the
+forward pass. Recomputed work (gradient checkpointing, accumulation) does not count twice, and skipped work (padding)
+counts as if it had been done: MFU compares speeds, so it may exceed the utilisation that a hardware profiler shows. It
+counts the model only: what an objective adds (a teacher, momentum encoders, a fusion encoder) takes time and does not
+count.
 """
 
 from __future__ import annotations
@@ -30,17 +30,16 @@ __all__ = ["Peak", "forward_flops", "mfu", "peak"]
 
 
 def forward_flops(towers: Towers) -> int:
-    """Floating point operations of the model's forward pass for one pair at full context; 2 per multiply-add.
+    """Count the FLOPs of the model's forward pass for one pair at full context, 2 per multiply-add.
 
-    Matrix products, convolutions and attention are counted, on tensors without memory ("meta"), the image tower's with
-    the patches that patch dropout leaves. The loss is not counted: it depends on the batch. To be called before the
-    model is wrapped for several ranks.
+    Matrix products, convolutions and attention are counted on meta tensors, the image tower's with the patches that
+    patch dropout keeps. The loss is not counted, because it depends on the batch. Call it before the model is wrapped
+    for several ranks.
     """
     model: Any = towers.model
     height, width = towers.image_size
     context = int(getattr(model, "context_length", 0) or model.text.context_length)
-    dtype = next((weight.dtype for weight in model.visual.parameters() if weight.ndim == 4), torch.float32)
-    images = torch.empty(1, 3, height, width, device="meta", dtype=dtype)
+    images = torch.empty(1, 3, height, width, device="meta")
     texts = torch.zeros(1, context, dtype=torch.int64, device="meta")
     weightless = {name: value.detach().to("meta") for name, value in _tensors(model)}
     with torch.no_grad(), _plain(model), FlopCounterMode(display=False) as counter:
@@ -55,7 +54,7 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 @contextmanager
 def _plain(model: nn.Module) -> Iterator[None]:
-    """``model`` as it evaluates, but for patch dropout, and attention in operations that the counter knows."""
+    """Put ``model`` in evaluation mode except for patch dropout, with attention as operations that can be counted."""
     modes = {module: module.training for module in model.modules()}
     fast = torch.backends.mha.get_fastpath_enabled()
     model.eval()
@@ -74,7 +73,7 @@ def _plain(model: nn.Module) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Peak:
-    """FLOP/s a device can do at most in a precision, without sparsity, and where that is from."""
+    """A device's peak FLOP/s in a precision, without sparsity, and the figure's source."""
 
     device: str
     precision: str  # bf16, tf32, fp32
@@ -85,13 +84,16 @@ class Peak:
         return f"{self.flops / 1e12:.3g} TFLOP/s {self.precision} ({self.device}, {self.source})"
 
 
-def mfu(forward: int, samples_per_s: float, of: Peak, devices: int = 1) -> float:
-    """Model FLOPs utilisation, from 0 to 1, of ``devices`` that train at ``samples_per_s`` together."""
-    return 3 * forward * samples_per_s / (of.flops * devices)
+def mfu(forward: float, samples_per_s: float, peak: float) -> float:
+    """Return the model FLOPs utilisation, from 0 to 1, of devices that train at ``samples_per_s`` together.
+
+    ``forward`` is in FLOPs per sample, ``peak`` in FLOP/s of all the devices.
+    """
+    return 3 * forward * samples_per_s / peak
 
 
-# Makers' data sheets, dense, TFLOP/s: bf16 with fp32 accumulation, TF32, fp32 outside tensor cores. The first that is
-# part of the device's name counts, so the special come before the general.
+# From the makers' data sheets, dense, TFLOP/s: bf16 with fp32 accumulation, TF32, fp32 outside tensor cores. The first
+# entry that is part of the device's name counts, so special names come before general ones.
 _TFLOPS: dict[str, tuple[float, float, float]] = {
     "GB300": (2500, 1250, 80), "B300": (2250, 1125, 75),
     "GB200": (2500, 1250, 80), "B200": (2250, 1125, 75), "B100": (1750, 875, 60),
@@ -110,10 +112,10 @@ _TFLOPS: dict[str, tuple[float, float, float]] = {
 
 
 def peak(device: torch.device, precision: str, tf32: bool = False) -> Peak | None:
-    """What ``device`` can do in ``precision`` (as :class:`training.model.precision.Precision` names them).
+    """Return the peak of ``device`` in ``precision`` (a name of :class:`training.model.precision.Precision`).
 
-    A GPU's is its maker's figure, none if the GPU is not known; a CPU's is the best of some matrix products measured
-    now with the threads there are (half a second).
+    A GPU's is its maker's figure, None for an unknown GPU; a CPU's is the best of matrix products measured for half a
+    second with the current number of threads.
     """
     kind = ("tf32" if tf32 else "fp32") if precision == "fp32" else "bf16"
     if device.type == "cuda":

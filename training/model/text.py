@@ -1,13 +1,13 @@
-"""Captions through a causal text tower without their padding.
+"""Encoding of captions by a causal text tower, without computing their padding.
 
-CLIP's text tower looks back only, and its feature is read at the end-of-text token: what stands behind that changes
-nothing, yet open_clip computes all 77 tokens of captions that have twelve. Here several captions share a row, each
-with its own positions and a mask that lets no token see another caption, so nearly every token computed is one that
-counts. The features are the same and so are all gradients, to the last rounding.
+CLIP's text tower attends backwards only, and its feature is read at the end-of-text token: later tokens change nothing,
+yet open_clip computes all 77 tokens of captions that have twelve. Here several captions are packed into a row, each
+with its own positions and a mask that hides the other captions, so nearly every token computed counts. Features and
+gradients are the same up to rounding.
 
-One pass through the tower, whatever the lengths: blocks are called once per step, as FSDP's prefetching, torch.compile
-and gradient checkpointing want them (several passes, one per length, would pay for each). Shapes are (rows, width),
-with few different widths and rows in steps of about 3%, so that kernels and memory are reused.
+The tower runs once per step, whatever the lengths, as FSDP's prefetching, torch.compile and gradient checkpointing need
+it (one pass per length would pay for each of them). Shapes are (rows, width), with few different widths and rows in
+steps of about 3%, so that kernels and memory are reused.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from open_clip import CLIP
 from open_clip.transformer import CustomResidualAttentionBlock, TextTransformer, Transformer
 from torch import Tensor, nn
 
-from training.model.blocks import Block, through
+from training.model.blocks import FastBlock, run_blocks
+from training.model.device import to_device
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,20 +31,20 @@ if TYPE_CHECKING:
 __all__ = ["Packing", "encode_text", "pack"]
 
 WIDTH_STEP = 16
-"""Row widths are multiples of it; attention kernels want multiples of 8."""
+"""Row widths are multiples of it; attention kernels need multiples of 8."""
 
 
 def encode_text(model: Any, texts: Tensor) -> Tensor:  # noqa: ANN401 - open_clip's models share methods, no type
-    """``model.encode_text(texts)``: tokens (b, context) -> (b, d), on the model's device.
+    """Return ``model.encode_text(texts)``: tokens (b, context) to (b, d), on the model's device.
 
-    ``texts`` best lies on the CPU: there its lengths are known without waiting for a GPU. Models that
-    :func:`training.model.blocks.lean` has not seen, and towers that are not causal or not read at the end of the text
-    (SigLIP's, CoCa's, Hugging Face's) see all tokens.
+    Keep ``texts`` on the CPU: there its lengths are known without waiting for a GPU. Captions are not packed for models
+    without :func:`training.model.blocks.use_fast_blocks`, nor for towers that are not causal or not read at the
+    end-of-text token (SigLIP's, CoCa's, Hugging Face's).
     """
     tower = _Tower.of(model)
     features: Tensor
     if tower is None:
-        features = model.encode_text(_to(texts, next(model.parameters()).device))
+        features = model.encode_text(to_device(texts, next(model.parameters()).device))
         return features
     lengths = tower.lengths(texts).cpu().numpy()
     packing = pack(lengths, texts.shape[1])
@@ -52,9 +53,9 @@ def encode_text(model: Any, texts: Tensor) -> Tensor:  # noqa: ANN401 - open_cli
 
 @dataclass(frozen=True)
 class Packing:
-    """Where the tokens of b captions of at most ``context`` tokens go, in rows of ``width``.
+    """The layout of b captions of at most ``context`` tokens in rows of ``width``; all arrays are int64.
 
-    Each array is int64. A place that no caption fills has segment -1 and is filled with the first token of all.
+    A place that no caption fills has segment -1 and holds a copy of the batch's first token.
     """
 
     source: NDArray[np.int64]  # (rows, width): the token's index in the flattened (b, context)
@@ -65,21 +66,24 @@ class Packing:
 
     @property
     def places(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """The three arrays of shape (rows, width)."""
         return self.source, self.position, self.segment
 
 
 def pack(lengths: NDArray[np.int64], context: int) -> Packing:
-    """Captions of the given ``lengths`` (b,) in few rows: the longest first, each into the fullest row it fits.
+    """Pack captions of the given ``lengths`` (b,) into few rows: longest first, each into the fullest row it fits.
 
-    Rows are at least four captions wide on average, so that little room is left over (under 3% with web captions), and
-    no wider, as attention is quadratic in it.
+    A row holds about four captions of average length: wide enough that little room is left over (under 3% with web
+    captions), and no wider, because attention is quadratic in the width.
     """
-    widest = _up(context, WIDTH_STEP)
-    width = min(widest, _up(max(int(lengths.max()), int(4 * lengths.mean())), WIDTH_STEP))
-    row_of, start_of, nth_of, rows = _fit(lengths, width)
-    rows = _up(rows, max(1, (1 << rows.bit_length()) // 64))
-    most = _up(int(nth_of.max()) + 1, 4)
+    # Widths and numbers of rows are rounded up, so that few different shapes occur.
+    widest = _round_up(context, WIDTH_STEP)
+    width = min(widest, _round_up(max(int(lengths.max()), int(4 * lengths.mean())), WIDTH_STEP))
+    row_of, start_of, nth_of, rows = _best_fit(lengths, width)
+    rows = _round_up(rows, max(1, (1 << rows.bit_length()) // 64))
+    most = _round_up(int(nth_of.max()) + 1, 4)
 
+    # Scatter every token's source, position and caption to its place in the rows.
     caption = np.repeat(np.arange(len(lengths)), lengths)
     position = np.arange(len(caption)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     place = (row_of * width + start_of)[caption] + position
@@ -93,8 +97,10 @@ def pack(lengths: NDArray[np.int64], context: int) -> Packing:
     return Packing(source, positions, segment, ends.reshape(rows, most), slots)
 
 
-def _fit(lengths: NDArray[np.int64], width: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], int]:
-    """Best fit, decreasing: each caption's row, its start there and its number there, and how many rows there are."""
+def _best_fit(
+    lengths: NDArray[np.int64], width: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], int]:
+    """Best-fit-decreasing bin packing: each caption's row, its start and its number in it; and the number of rows."""
     by_room: list[list[int]] = [[] for _ in range(width + 1)]  # rows by the room they have left
     room: list[int] = []
     count: list[int] = []
@@ -115,24 +121,24 @@ def _fit(lengths: NDArray[np.int64], width: int) -> tuple[NDArray[np.int64], NDA
     return placed[0], placed[1], placed[2], len(room)
 
 
-def _up(number: int, step: int) -> int:
+def _round_up(number: int, step: int) -> int:
     return -(-number // step) * step
 
 
 @dataclass(frozen=True)
 class _Tower:
-    """The parts of a causal text tower, wherever open_clip keeps them."""
+    """The parts of a causal text tower, which open_clip keeps in different places."""
 
     token_embedding: Any
     positional_embedding: Tensor  # (context, d)
     transformer: Any
     ln_final: Any
     projection: Any  # a linear layer, a matrix or none
-    eos: int | None  # the token at which the feature is read; none: the one with the highest number
+    eos: int | None  # id of the token at which the feature is read; None: the caption's highest id
 
     @classmethod
     def of(cls, model: Any) -> _Tower | None:  # noqa: ANN401
-        """That of ``model``; none if padding might matter there."""
+        """Return the text tower of ``model``; None if its padding may change the features."""
         if isinstance(model, CLIP):  # keeps the parts of its text tower itself
             text, pool, eos = model, model.text_pool_type, model.text_eos_id
         elif isinstance(text := getattr(model, "text", None), TextTransformer):
@@ -146,7 +152,7 @@ class _Tower:
             return None
         if type(transformer) is not Transformer or not transformer.batch_first:
             return None
-        if not all(isinstance(block, Block | CustomResidualAttentionBlock) for block in transformer.resblocks):
+        if not all(isinstance(block, FastBlock | CustomResidualAttentionBlock) for block in transformer.resblocks):
             return None  # nn.MultiheadAttention takes no mask per row
         return cls(
             text.token_embedding,
@@ -158,19 +164,19 @@ class _Tower:
         )
 
     def lengths(self, texts: Tensor) -> Tensor:
-        """Tokens of each caption up to the one it is read at, (b,)."""
+        """Count the tokens of each caption up to the one its feature is read at: (b,)."""
         ends = texts if self.eos is None else (texts == self.eos).int()
         return ends.argmax(dim=-1) + 1
 
     def __call__(self, texts: Tensor, packing: Packing) -> Tensor:
         device = self.positional_embedding.device
-        source, position, segment = (_to(torch.from_numpy(part), device) for part in packing.places)
-        ends, slots = (_to(torch.from_numpy(part), device) for part in (packing.ends, packing.slots))
-        tokens = _to(texts, device).flatten()[source]
+        source, position, segment = (to_device(torch.from_numpy(part), device) for part in packing.places)
+        ends, slots = (to_device(torch.from_numpy(part), device) for part in (packing.ends, packing.slots))
+        tokens = to_device(texts, device).flatten()[source]
 
         dtype = self.transformer.get_cast_dtype()
         x = self.token_embedding(tokens).to(dtype) + F.embedding(position, self.positional_embedding).to(dtype)
-        x = through(self.transformer, x, _mask(segment, x.dtype), ends)
+        x = run_blocks(self.transformer, x, _mask(segment, x.dtype), ends)
         features: Tensor = self.ln_final(x.flatten(0, 1)[slots])
         if self.projection is not None:
             linear = isinstance(self.projection, nn.Module)
@@ -178,16 +184,8 @@ class _Tower:
         return features
 
 
-def _to(tensor: Tensor, device: torch.device) -> Tensor:
-    """``tensor`` on ``device``; from pinned memory, or the copy would wait for what the GPU has yet to do."""
-    if tensor.device == device:
-        return tensor
-    pinned = tensor.pin_memory() if tensor.device.type == "cpu" and device.type == "cuda" else tensor
-    return pinned.to(device, non_blocking=True)
-
-
 def _mask(segment: Tensor, dtype: torch.dtype) -> Tensor:
-    """What is added to the logits so that tokens see only what stands before them in their caption: (rows, 1, w, w)."""
+    """Return the additive attention mask (rows, 1, w, w): a token sees its own caption up to itself."""
     same = segment[:, None, :, None] == segment[:, None, None, :]
     mask = torch.full(same.shape, float("-inf"), dtype=dtype, device=segment.device)
     return mask.masked_fill_(same.tril(), 0.0)

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from training.model.blocks import encode_image
 from training.model.text import encode_text
 
-__all__ = ["MAX_LOGIT_SCALE", "Companion", "Objective", "features", "unit"]
+__all__ = ["MAX_LOGIT_SCALE", "Companion", "Objective", "features", "l2_normalise"]
 
 MAX_LOGIT_SCALE = math.log(100)
 """CLIP's bound on the learnt temperature: hotter logits let one batch's noise overturn the towers."""
@@ -101,10 +101,10 @@ class Objective(nn.Module, ABC):
 
 def features(model: Any, images: Tensor, texts: Tensor) -> dict[str, Tensor]:  # noqa: ANN401
     """Both towers' features (b, d), of unit length."""
-    return {"image": unit(encode_image(model, images)), "text": unit(encode_text(model, texts))}
+    return {"image": l2_normalise(encode_image(model, images)), "text": l2_normalise(encode_text(model, texts))}
 
 
-def unit(features: Tensor) -> Tensor:
+def l2_normalise(features: Tensor) -> Tensor:
     """``features`` (b, d) at length 1 in at least fp32, also under autocast."""
     with torch.autocast(features.device.type, enabled=False):
         return F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)

@@ -1,8 +1,9 @@
-"""open_clip's towers token by token: what a fusion encoder reads, beside the pooled features.
+"""The tokens of open_clip's towers, which a fusion encoder reads, beside the pooled features.
 
-Tokens of captions come without padding, one caption after the other, as (tokens of all, width): captions have twelve
-tokens of 77 on average, so that is most of the work. The image tower has a public way to its tokens; the text tower is
-run from its parts, as open_clip's own ways allow neither an embedding of ours nor rows of several captions.
+Tokens of captions are returned without padding, one caption after the other, as (tokens of all, width): captions have
+twelve tokens of 77 on average, so padding would be most of the work. The image tower has a public method for its
+tokens; the text tower is run from its parts, because open_clip's methods allow neither an extra embedding nor rows of
+several captions.
 """
 
 from __future__ import annotations
@@ -12,30 +13,42 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from open_clip import CLIP, CustomTextCLIP
+from open_clip.timm_model import TimmModel
+from open_clip.transformer import TextTransformer, VisionTransformer
 from torch import Tensor, nn
 
 from infra.errors import ConfigError
-from training.model.blocks import Block, pixels_for
+from training.model.blocks import FastBlock
+from training.model.device import to_device
 from training.model.text import pack
 
-__all__ = ["Widths", "encode_images", "encode_texts", "lengths_of", "measure", "send", "shared_width", "word_embedding"]
+__all__ = [
+    "Widths",
+    "encode_images",
+    "encode_texts",
+    "lengths_of",
+    "shared_width",
+    "token_widths",
+    "word_embedding",
+]
 
 
 class Widths(NamedTuple):
-    """Of the tokens of the two towers; of the text tower also its heads."""
+    """Widths of the two towers' tokens, and the text tower's number of heads."""
 
     image: int
     text: int
     heads: int
 
 
-def measure(model: nn.Module) -> Widths:
-    """The widths of ``model``'s tokens. Raises ConfigError if its towers do not hand out tokens."""
+def token_widths(model: nn.Module) -> Widths:
+    """Return the widths of ``model``'s tokens. Raises ConfigError if its towers have no tokens to return."""
     return Widths(_image_width(model), *_text_width(model))
 
 
 def shared_width(model: Any) -> int:  # noqa: ANN401 - open_clip is untyped
-    """The width of the features that images and texts are compared by; of any model with two towers."""
+    """Return the width of the features that images and texts share, of any model with two towers."""
     tower = _text_tower(model)
     if tower is not model:
         return int(tower.output_dim)
@@ -49,16 +62,13 @@ def shared_width(model: Any) -> int:  # noqa: ANN401 - open_clip is untyped
 
 
 def _image_width(model: Any) -> int:  # noqa: ANN401
-    from open_clip.timm_model import TimmModel
-    from open_clip.transformer import VisionTransformer
-
     visual = getattr(model, "visual", None)
     if isinstance(visual, VisionTransformer) and visual.attn_pool is None:
         return int(visual.transformer.width)
     if isinstance(visual, TimmModel) and hasattr(visual.trunk, "num_prefix_tokens"):
         return int(visual.trunk.embed_dim)
     raise ConfigError(
-        "this objective attends to the image tower's tokens, and this tower has none to give",
+        "this objective attends to the image tower's tokens, and this image tower returns none",
         expected="a ViT of open_clip without attentional pooling, or a ViT of timm",
         found=_kind(visual),
         fix="take another vision_cfg, or another objective",
@@ -66,9 +76,6 @@ def _image_width(model: Any) -> int:  # noqa: ANN401
 
 
 def _text_width(model: Any) -> tuple[int, int]:  # noqa: ANN401
-    from open_clip import CLIP, CustomTextCLIP
-    from open_clip.transformer import TextTransformer
-
     tower = _text_tower(model)
     if isinstance(model, CLIP) or (isinstance(model, CustomTextCLIP) and isinstance(tower, TextTransformer)):
         pool = tower.text_pool_type if tower is model else tower.pool_type
@@ -78,7 +85,7 @@ def _text_width(model: Any) -> tuple[int, int]:  # noqa: ANN401
     else:
         found = f"{_kind(tower)} in {_kind(model)}"
     raise ConfigError(
-        "this objective attends to the text tower's tokens, up to the end-of-text token; this tower does not fit",
+        "this objective attends to the text tower's tokens up to end-of-text, and this text tower does not fit",
         expected="open_clip's CLIP or CustomTextCLIP with its own text tower and pool_type 'argmax'",
         found=found,
         fix="take another text_cfg, or another objective",
@@ -86,9 +93,9 @@ def _text_width(model: Any) -> tuple[int, int]:  # noqa: ANN401
 
 
 def encode_images(model: Any, images: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ANN401
-    """Pooled features (b, d), those of ``model.encode_image``, and all tokens (b, n, width) after the last norm."""
+    """Return pooled features (b, d), as ``model.encode_image`` does, and tokens (b, n, width) after the last norm."""
     outputs = model.visual.forward_intermediates(
-        pixels_for(model.visual, images),
+        images,
         indices=1,
         normalize_intermediates=True,
         output_fmt="NLC",
@@ -101,28 +108,33 @@ def encode_images(model: Any, images: Tensor) -> tuple[Tensor, Tensor]:  # noqa:
 
 
 def lengths_of(texts: Tensor) -> Tensor:
-    """Tokens of each of ``texts`` (b, context) up to its end-of-text token, CLIP's highest id: (b,), on the CPU."""
+    """Count the tokens of each of ``texts`` (b, context) up to end-of-text, CLIP's highest id: (b,), on the CPU."""
     return (texts.argmax(dim=-1) + 1).cpu()
 
 
-def encode_texts(model: Any, texts: Tensor, lengths: Tensor, blank: Tensor | None = None) -> tuple[Tensor, Tensor]:  # noqa: ANN401
-    """Pooled features (b, d), those of ``model.encode_text``, and all captions' tokens (t, width) after the last norm.
+def encode_texts(
+    model: Any,  # noqa: ANN401
+    texts: Tensor,
+    lengths: Tensor,
+    mask_embedding: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return pooled features (b, d), equal to ``model.encode_text``'s, and tokens (t, width) after the last norm.
 
-    ``texts`` (b, context) and :func:`lengths_of` them lie on the CPU. Where ``texts`` holds the vocabulary's size,
-    which no token has, ``blank`` (width,) stands in for the embedding.
+    ``texts`` (b, context) and their ``lengths`` (of :func:`lengths_of`) are on the CPU. Where ``texts`` holds the size
+    of the vocabulary, an id that no token has, ``mask_embedding`` (width,) replaces the embedding.
     """
     tower = _text_tower(model)
     device, dtype = tower.positional_embedding.device, tower.transformer.get_cast_dtype()
     rows = _packed(tower, texts, lengths) if _takes_packed(tower) else _padded(tower, texts, lengths)
-    ids, positions, places = (send(part, device) for part in (rows.ids, rows.positions, rows.places))
+    ids, positions, places = (to_device(part, device) for part in (rows.ids, rows.positions, rows.places))
 
-    embedded = tower.token_embedding(ids if blank is None else ids.clamp(max=model.vocab_size - 1))
-    if blank is not None:
-        embedded = torch.where((ids == model.vocab_size)[..., None], blank.to(embedded.dtype), embedded)
+    embedded = tower.token_embedding(ids if mask_embedding is None else ids.clamp(max=model.vocab_size - 1))
+    if mask_embedding is not None:
+        embedded = torch.where((ids == model.vocab_size)[..., None], mask_embedding.to(embedded.dtype), embedded)
     x = embedded.to(dtype) + F.embedding(positions, tower.positional_embedding).to(dtype)
-    mask = rows.mask if rows.mask is None else send(rows.mask, device)
+    mask = rows.mask if rows.mask is None else to_device(rows.mask, device)
     tokens = tower.ln_final(tower.transformer(x, attn_mask=mask).flatten(0, 1)[places])
-    pooled = tokens[send(lengths.cumsum(0) - 1, device)]
+    pooled = tokens[to_device(lengths.cumsum(0) - 1, device)]
     match tower.text_projection:
         case None:
             return pooled, tokens
@@ -133,16 +145,16 @@ def encode_texts(model: Any, texts: Tensor, lengths: Tensor, blank: Tensor | Non
 
 
 class _Rows(NamedTuple):
-    """Captions as the text tower takes them, on the CPU."""
+    """The text tower's input, on the CPU."""
 
     ids: Tensor  # (rows, width)
     positions: Tensor  # (rows, width): each token's in its caption
-    places: Tensor  # (t,): where, in the flattened rows, the captions' tokens are, one caption after the other
+    places: Tensor  # (t,): indices of the captions' tokens in the flattened rows, one caption after the other
     mask: Tensor | None  # added to the logits of attention
 
 
 def _packed(tower: Any, texts: Tensor, lengths: Tensor) -> _Rows:  # noqa: ANN401
-    """Several captions in a row, each token seeing its own caption up to itself."""
+    """Pack several captions into a row, with a mask that lets a token see its own caption up to itself."""
     packing = pack(lengths.numpy(), texts.shape[1])
     source, segment = packing.source.ravel(), torch.from_numpy(packing.segment)
     used = np.flatnonzero(packing.segment.ravel() >= 0)
@@ -156,7 +168,7 @@ def _packed(tower: Any, texts: Tensor, lengths: Tensor) -> _Rows:  # noqa: ANN40
 
 
 def _padded(tower: Any, texts: Tensor, lengths: Tensor) -> _Rows:  # noqa: ANN401
-    """A caption in a row, as open_clip has it; up to the longest if none sees what comes after it."""
+    """Put one caption into a row, as open_clip does; cut to the longest caption if attention is causal."""
     mask = tower.attn_mask
     width = texts.shape[1] if mask is None else int(lengths.max())
     positions = torch.arange(width).expand(len(texts), -1)
@@ -165,19 +177,12 @@ def _padded(tower: Any, texts: Tensor, lengths: Tensor) -> _Rows:  # noqa: ANN40
 
 
 def _takes_packed(tower: Any) -> bool:  # noqa: ANN401
-    """Whether attention is causal and takes a mask per row, which ``nn.MultiheadAttention`` does not."""
-    return tower.attn_mask is not None and all(isinstance(block, Block) for block in tower.transformer.resblocks)
-
-
-def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """``tensor`` on ``device``; to a GPU from pinned memory, or the copy would wait for what the GPU has yet to do."""
-    if tensor.device.type == "cpu" and device.type == "cuda":
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
+    """Return whether attention is causal and takes a mask per row, which ``nn.MultiheadAttention`` does not."""
+    return tower.attn_mask is not None and all(isinstance(block, FastBlock) for block in tower.transformer.resblocks)
 
 
 def word_embedding(model: Any) -> Tensor:  # noqa: ANN401
-    """The text tower's, (vocabulary, width)."""
+    """Return the text tower's token embedding, (vocabulary, width)."""
     weight: Tensor = _text_tower(model).token_embedding.weight
     return weight
 

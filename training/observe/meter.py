@@ -1,4 +1,4 @@
-"""How fast training goes and what it waits for: to the run's curves and progress bar, never into the artifact."""
+"""Throughput, memory and data wait, for the run's curves and progress bar; never part of the artifact."""
 
 from __future__ import annotations
 
@@ -10,29 +10,36 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from training.model.flops import mfu
+
 if TYPE_CHECKING:
     from infra.run.context import Context
     from training.distributed.world import World
 
-__all__ = ["Meter", "Own"]
+__all__ = ["Meter", "RankStats"]
 
 
-class Own(NamedTuple):
-    """What each rank measures for itself."""
+class RankStats(NamedTuple):
+    """The measurements of one rank."""
 
-    waited: float  # for data since the last call of :meth:`Meter.log`, in seconds
-    memory: int  # the most it has held so far, in bytes
+    waited: float  # seconds spent waiting for data since the last call of :meth:`Meter.log`
+    memory: int  # peak memory so far, in bytes
 
 
 class Meter:
-    """A rank's clock. Rates are over the time since the last call of :meth:`log`."""
+    """Measures a rank's rates over the time since the last call of :meth:`log`."""
 
     PROGRESS_S = 1.0
 
     def __init__(
         self, context: Context, world: World, total: int, flops: float | None = None, peak: float | None = None
     ) -> None:
-        """``flops`` of a sample's way forward through the model; ``peak`` FLOP/s of a rank's device, if known."""
+        """
+        Args:
+            total: samples of the whole run.
+            flops: FLOPs of the model's forward pass for one sample, if known.
+            peak: peak FLOP/s of a rank's device, if known.
+        """
         self._context, self._world, self._total = context, world, total
         self._flops, self._peak = flops, peak
         self._since: tuple[float, int] | None = None  # time and samples at the last log
@@ -40,21 +47,21 @@ class Meter:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Time spent in here is time spent waiting for data."""
+        """Count the time inside the context as waiting for data."""
         started = time.perf_counter()
         yield
         self._waited += time.perf_counter() - started
 
     @contextmanager
     def pausing(self) -> Iterator[None]:
-        """Time spent in here is not training and counts for no rate."""
+        """Exclude the time inside the context from all rates: it is not training."""
         started = time.perf_counter()
         yield
         if self._since is not None:
             self._since = (self._since[0] + time.perf_counter() - started, self._since[1])
 
     def count(self, samples: int) -> None:
-        """``samples`` have now been seen. The first step warms up and is left out of all rates."""
+        """Record that ``samples`` have been seen. The first step is a warm-up and left out of all rates."""
         now = time.perf_counter()
         self._samples = samples
         if self._since is None:
@@ -63,25 +70,26 @@ class Meter:
             self._shown = now
             self._progress(now)
 
-    def own(self) -> Own:
-        return Own(self._waited, memory(self._world.device))
+    def rank_stats(self) -> RankStats:
+        """Return this rank's measurements, to be gathered and passed to :meth:`log`."""
+        return RankStats(self._waited, memory(self._world.device))
 
-    def log(self, line: dict[str, float], ranks: Sequence[Own]) -> None:
-        """Send a line of the history to the curves, with the rates; needs all that came before to have finished.
+    def log(self, line: dict[str, float], ranks: Sequence[RankStats]) -> None:
+        """Log a ``line`` of the history with the rates, on rank 0. All GPU work before must have finished.
 
-        The rank that waits longest for its data keeps the others waiting for it, and the one that holds most is the
-        first to run out of memory: so of ``ranks`` the worst is shown.
+        Of ``ranks`` the worst is shown: all wait for the one that waits longest for data, and the one with most memory
+        is the first to run out of it.
         """
         now = time.perf_counter()
         if self._world.rank == 0 and self._since is not None:
-            rates = {"memory_gb": max(own.memory for own in ranks) / 1e9}
+            rates = {"memory_gb": max(rank.memory for rank in ranks) / 1e9}
             if self._samples > self._since[1]:
                 each = self._rate(now) / self._world.size
                 rates["samples_per_s"] = self._rate(now)
                 rates["samples_per_s_per_worker"] = each
-                rates["data_wait"] = max(own.waited for own in ranks) / (now - self._since[0])
-                if self._flops and self._peak:  # forward once, backward twice
-                    rates["mfu"] = 3 * self._flops * each / self._peak
+                rates["data_wait"] = max(rank.waited for rank in ranks) / (now - self._since[0])
+                if self._flops and self._peak:
+                    rates["mfu"] = mfu(self._flops, each, self._peak)
                     rates["peak_tflops"] = self._peak / 1e12
             values = {name: value for name, value in line.items() if name != "samples"}
             self._context.metrics({**values, **rates}, step=int(line["samples"]))
@@ -99,7 +107,7 @@ class Meter:
 
 
 def memory(device: torch.device) -> int:
-    """The most memory this process has held so far, in bytes: the GPU's, or on the CPU the process's own."""
+    """Return this process's peak memory in bytes: the GPU's, or on the CPU the resident set."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # kilobytes on Linux

@@ -1,7 +1,8 @@
-"""A profile of a few steps, taken when somebody asks for one: torch's profiler, as a trace and as a table.
+"""Profiles of a few steps on request, by torch's profiler, as a trace and as a table.
 
-Ask by configuration (``profile_at``, samples seen) or, of a run that is under way, by making a file named ``profile``
-in the stage's folder. The trace (chrome://tracing, Perfetto) and the table go to ``profiles/`` there and to MLflow.
+Request one in the configuration (``profile_at``, samples seen) or, for a running training, by creating a file named
+``profile`` in the stage's folder. The trace (chrome://tracing, Perfetto) and the table go to ``profiles/`` there and to
+MLflow.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ __all__ = ["Profiler"]
 
 
 class Profiler:
-    """Rank 0's; on the others it does nothing. The first step of a profile warms the profiler up and is thrown away."""
+    """Profiles rank 0; does nothing on other ranks. The first step of a profile warms up and is discarded."""
 
     REQUEST = "profile"
-    LOOK_S = 10.0  # between two looks into the store, which an object store takes some 50 ms for
+    LOOK_S = 10.0  # between two lookups of the request, which take some 50 ms in an object store
     STEPS = 4
 
     def __init__(self, context: Context, world: World, at: int | None) -> None:
@@ -37,7 +38,7 @@ class Profiler:
         self._look_at = 0.0
 
     def look(self) -> None:
-        """Look for a request, now and then."""
+        """Check for a request file, at most every LOOK_S seconds."""
         now = time.monotonic()
         if self._world.rank != 0 or now < self._look_at:
             return
@@ -47,13 +48,13 @@ class Profiler:
             self._at = 0
 
     def step(self, samples: int) -> None:
-        """After every step, with the samples seen so far."""
+        """Advance the profile; call it after every step with the samples seen so far."""
         if self._world.rank != 0:
             return
         if self._profile is not None:
             self._steps += 1
             self._name = f"profiles/{samples:012d}"
-            self._profile.step()  # writes, after the last
+            self._profile.step()  # after the last step it calls _write
             if self._steps == self.STEPS:
                 self.close()
         elif self._at is not None and samples >= self._at:
@@ -61,7 +62,7 @@ class Profiler:
             self._start()
 
     def close(self) -> None:
-        """End a profile; one that is not complete is dropped."""
+        """End a running profile; an incomplete one is discarded."""
         if self._profile is not None:
             self._profile.stop()
             self._profile = None

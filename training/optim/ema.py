@@ -1,14 +1,12 @@
-"""The moving average of a run's weights, which is often the better model (Polyak averaging).
+"""Exponential moving average of a run's weights, which is often the better model (Polyak averaging).
 
-Its memory is given as a half-life in samples: after so many samples half of what it holds has been replaced. So it is
-the same average for any batch size, as far as weights seen more or less often allow: a batch of n samples keeps
-2^(-n / half-life) of the old. At the start there is nothing to remember, and weights count from the first step on: the
-average is divided by the sum of its coefficients (as Adam's moments are), so no random weights linger in it.
+The decay is given as a half-life in samples: a batch of n samples keeps 2^(-n / half-life) of the old average, so the
+average hardly depends on the batch size. As with Adam's moments, it starts at zero and is divided by the sum of its
+coefficients, so the initial random weights have no part in it.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 
 import torch
@@ -16,16 +14,16 @@ from torch import Tensor, nn
 
 from training.distributed.parallel import local
 
-__all__ = ["Ema", "half_life"]
+__all__ = ["Ema"]
 
 
 class Ema(nn.Module):
-    """The average of ``weights`` (name, value), in fp32, as buffers; what is no floating point number is copied.
+    """The average of ``weights`` (name, value), in fp32; the last values of integer tensors.
 
-    Buffers go into checkpoints by ``state_dict()`` like any module's.
+    It is kept in buffers, so ``state_dict()`` carries it into checkpoints. ``half_life`` is in samples.
     """
 
-    _known: Tensor
+    _coefficients: Tensor
 
     def __init__(self, weights: Iterable[tuple[str, Tensor]], half_life: float) -> None:
         super().__init__()
@@ -33,46 +31,38 @@ class Ema(nn.Module):
         self._names: list[str] = []
         for name, value in weights:
             self._names.append(name)
-            exact = torch.float32 if value.is_floating_point() else value.dtype
-            self.register_buffer(_escaped(name), torch.zeros_like(value, dtype=exact))
-        self.register_buffer("_known", torch.zeros((), dtype=torch.float64))
+            dtype = torch.float32 if value.is_floating_point() else value.dtype
+            self.register_buffer(_escaped(name), torch.zeros_like(value, dtype=dtype))
+        self.register_buffer("_coefficients", torch.zeros((), dtype=torch.float64))
         """The sum of the coefficients, from 0 to 1."""
 
     @torch.no_grad()
     def update(self, weights: Iterable[tuple[str, Tensor]], samples: int) -> None:
-        """Take in the ``weights`` after a batch of ``samples``."""
+        """Add the ``weights`` after a batch of ``samples`` to the average."""
         new = 1 - 2 ** (-samples / self.half_life)
-        self._known += new * (1 - self._known)
+        self._coefficients += new * (1 - self._coefficients)
         values = dict(weights)
         averages, current = [], []
         for name in self._names:
             average = self.get_buffer(_escaped(name))
             if average.is_floating_point():
-                averages.append(local(average))  # FSDP shards it as it shards the weight
+                averages.append(local(average))  # FSDP shards it like the weight
                 current.append(local(values[name]).float())
             else:
                 average.copy_(values[name])
         torch._foreach_lerp_(averages, current, new)
 
     def weights(self) -> dict[str, Tensor]:
-        """The average by the weights' own names."""
-        known = float(self._known)
-        if known == 0:
+        """Return the average by the weights' names. Raises ValueError before the first update."""
+        coefficients = float(self._coefficients)
+        if coefficients == 0:
             raise ValueError("there is no average before the first update")
         return {
-            name: value / known if value.is_floating_point() else value.clone()
+            name: value / coefficients if value.is_floating_point() else value.clone()
             for name in self._names
             for value in [self.get_buffer(_escaped(name))]
         }
 
-    def extra_repr(self) -> str:
-        return f"half_life={self.half_life:g}"
-
-
-def half_life(decay: float, batch_size: int) -> float:
-    """The half-life in samples of an average that keeps ``decay`` of the old at each step, as others give it."""
-    return batch_size * math.log(2) / -math.log(decay)
-
 
 def _escaped(name: str) -> str:
-    return f"of/{name.replace('.', '/')}"  # a buffer's name has no dots and is no attribute of modules
+    return f"of/{name.replace('.', '/')}"  # a buffer's name must have no dots and must not hide a module's attribute

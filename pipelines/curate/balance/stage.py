@@ -10,7 +10,6 @@ Entries are the user's, or those words and phrases of the captions themselves th
 from __future__ import annotations
 
 import hashlib
-import io
 import math
 import re
 from collections import Counter
@@ -25,7 +24,9 @@ from pydantic import Field, field_validator
 from infra.cluster import Limits, run_shards
 from infra.config import Input, Runtime, StageConfig
 from infra.errors import DataError
+from infra.figures import png
 from infra.formats.shards import shard_name
+from infra.hashing import hash64
 from infra.run.context import Context, ShardOutput
 from infra.run.manifest import Artifact, Manifest, ShardRecord
 from infra.schema import Drop
@@ -232,7 +233,7 @@ def _decide(uids: Sequence[str], chances: NDArray[np.float64], seed: int) -> lis
 
 def uniform(seed: int, uid: str) -> float:
     """A row's own draw from [0, 1): the same in whichever shard and order it comes."""
-    return int.from_bytes(hashlib.blake2b(f"{seed}/{uid}".encode(), digest_size=8).digest(), "big") / 2**64
+    return hash64(f"{seed}/{uid}") / 2**64
 
 
 def _figure(before: NDArray[np.int64], after: NDArray[np.int64], t: int) -> bytes:
@@ -249,6 +250,4 @@ def _figure(before: NDArray[np.int64], after: NDArray[np.int64], t: int) -> byte
     axes.set(xlabel="entry, by rank", ylabel="captions", title="Captions per entry")
     axes.grid(alpha=0.2, which="both")
     axes.legend(frameon=False)
-    out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=110, metadata={"Software": None})
-    return out.getvalue()
+    return png(figure, dpi=110)

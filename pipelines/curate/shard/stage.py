@@ -13,7 +13,6 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from hashlib import blake2b
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
@@ -21,6 +20,7 @@ from pydantic import Field
 from infra.cluster import Limits, run_shards
 from infra.config import Input, Runtime, StageConfig
 from infra.formats.shards import TarWriter, sample_key, shard_name
+from infra.hashing import hash64
 from infra.run.context import Context, ShardOutput
 from infra.run.manifest import Artifact, Funnel, Manifest, ShardRecord
 from pipelines.tables import Images, find_images, read_table, selection_shards
@@ -103,17 +103,13 @@ def arrange(rows: Sequence[Row], config: Config) -> tuple[list[Row], list[list[R
     """
     train: list[Row] = []
     holdout: dict[str, list[Row]] = defaultdict(list)
-    for row in sorted(rows, key=lambda row: (_hash(config.seed, "order", row["uid"]), row["key"])):
+    for row in sorted(rows, key=lambda row: (hash64(f"{config.seed}/order/{row['uid']}"), row["key"])):
         content = row["sha256"] or row["uid"]
-        if _hash(config.seed, "split", content) < config.holdout_fraction * 2**64:
+        if hash64(f"{config.seed}/split/{content}") < config.holdout_fraction * 2**64:
             holdout[content].append(row)
         else:
             train.append(row)
     return train, list(holdout.values())
-
-
-def _hash(seed: int, purpose: str, name: str) -> int:
-    return int.from_bytes(blake2b(f"{seed}/{purpose}/{name}".encode(), digest_size=8).digest(), "big")
 
 
 def _lots(samples: Sequence[Sample], size: int) -> Iterator[tuple[int, Sequence[Sample]]]:

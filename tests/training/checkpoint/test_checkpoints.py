@@ -371,7 +371,7 @@ def test_all_ranks_hear_of_it(ranks, tmp_path):
 
 
 def test_a_store_that_does_not_answer_is_asked_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "backoff", lambda attempt: 0.0)
+    monkeypatch.setattr("training.checkpoint.checkpoints.backoff", lambda attempt: 0.0)
     run = Run(config())
     store = Gate(tmp_path, TransientError("busy"))
     store.open_for.set()

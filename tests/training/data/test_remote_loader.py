@@ -7,7 +7,7 @@ from infra.errors import DataError
 from infra.store import LocalStore
 from training.config import Config
 from training.data.loader import Loader
-from training.data.sampler import Plan
+from training.data.sampler import Sampler
 from training.data.samples import Samples, Shards
 from training.data.tokens import Tokenizer
 from training.distributed.world import World
@@ -36,19 +36,19 @@ def test_actors_make_what_the_local_loader_makes(ray_cluster, make_shards, tmp_p
     from training.data.remote_loader import RayLoader
 
     class Watched(RayLoader):
-        def _made_by(self, feeders, *span):
-            self.feeders = feeders
-            return super()._made_by(feeders, *span)
+        def _load_ahead(self, actors, *span):
+            self.actors = actors
+            return super()._load_ahead(actors, *span)
 
     source = samples(make_shards(tmp_path / "shards", damaged=(7, 20)), tmp_path)
-    plan = Plan(source.counts, 3, shuffle="window", window=2, batch=80)
+    plan = Sampler(source.counts, 3, shuffle="window", window=2, batch=80)
     arguments = source, CONFIG, World(rank=1, size=2), (16, 16), plan
     local, remote = Loader(*arguments), Watched(*arguments)
     pairs = zip(local.batches(80, 800), remote.batches(80, 800), strict=True)
     for number, (ours, theirs) in enumerate(pairs):
         assert all(getattr(ours, name).equal(getattr(theirs, name)) for name in ("images", "texts", "lengths"))
         if number == 3:
-            ray.kill(remote.feeders[0], no_restart=False)
+            ray.kill(remote.actors[0], no_restart=False)
     assert number == 8
     assert local.corrupt == remote.corrupt == {7, 20}
 

@@ -1,4 +1,4 @@
-"""The plan, the index and the pixels."""
+"""The sampler, the index and the pixels."""
 
 import io
 import shutil
@@ -16,10 +16,10 @@ from infra.errors import ConfigError, DataError
 from infra.formats.shards import read_samples
 from infra.store import LocalStore
 from training.config import Config
-from training.data import shard_cache as copies
+from training.data import shard_cache
 from training.data.decode import CROP_DRAWS, decode, draw_crop, resize
-from training.data.loader import Loader, _Fetching, on_device
-from training.data.sampler import Plan, order
+from training.data.loader import Loader, _Prefetcher, on_device
+from training.data.sampler import Sampler, epoch_order
 from training.data.samples import Samples, Shards
 from training.data.shard_cache import Shard
 from training.data.tokens import Tokenizer
@@ -82,9 +82,9 @@ def test_the_index_finds_what_a_reader_finds(shards):
 
 
 def test_an_epoch_sees_every_sample_once_and_epochs_differ():
-    assert sorted(order(0, 0, 100)) == list(range(100))
-    assert list(order(0, 0, 100)) != list(order(0, 1, 100)) != list(order(1, 1, 100))
-    assert list(order(0, 0, 100)) == list(order(0, 0, 100))
+    assert sorted(epoch_order(0, 0, 100)) == list(range(100))
+    assert list(epoch_order(0, 0, 100)) != list(epoch_order(0, 1, 100)) != list(epoch_order(1, 1, 100))
+    assert list(epoch_order(0, 0, 100)) == list(epoch_order(0, 0, 100))
 
 
 @pytest.mark.parametrize("size", [2, 4])
@@ -108,7 +108,7 @@ def test_it_starts_anywhere(shards):
 def test_crops_differ_between_epochs(shards):
     batches, _ = load(samples(shards), 0, 80)
     first, second = (np.concatenate([image for image, _ in part]) for part in (batches[:5], batches[5:]))
-    same = np.argsort(order(3, 0, 40)), np.argsort(order(3, 1, 40))
+    same = np.argsort(epoch_order(3, 0, 40)), np.argsort(epoch_order(3, 1, 40))
     assert (first[same[0]] != second[same[1]]).any(axis=(1, 2, 3)).all()
 
 
@@ -119,7 +119,7 @@ def test_any_plan_is_the_same_for_one_two_and_three_ranks(shards, options):
     sources = [Shards(store, paths[:1]), Shards(store, paths[1:])]
     source = Samples(sources, World(), tokenize=Tokenizer(tokenize), min_side=16, folder=shards / "cache")
     assert source.counts == [[14], [13, 13]]
-    plan = Plan(source.counts, 3, **options)
+    plan = Sampler(source.counts, 3, **options)
     changes = {
         "augment__flip_prob": 0.5,
         "augment__color_jitter": (0.4, 0.4, 0.4, 0.1),
@@ -168,7 +168,7 @@ def test_batches_reach_the_gpu_as_they_were_made(shards):
 def test_a_shard_that_is_lost_is_named(make_shards, tmp_path):
     source = samples(make_shards(tmp_path))
     (tmp_path / "data/train/00001.tar").unlink()
-    with pytest.raises(DataError, match="not there any more") as error:
+    with pytest.raises(DataError, match="does not exist any more") as error:
         load(source, 0, 40)
     assert "00001.tar" in error.value.found
 
@@ -177,13 +177,13 @@ def test_remote_shards_are_fetched_ahead_within_their_limit(make_shards, tmp_pat
     folder = make_shards(tmp_path, samples=80, shards=8)
     store = LocalStore(folder)
     paths = [path for path in store.paths() if path.endswith(".tar")]
-    plan = Plan([[10] * 8], 3, shuffle="window", window=2, batch=8)
-    expected, _ = load(samples(folder), 0, 160, plan=plan)
+    sampler = Sampler([[10] * 8], 3, shuffle="window", window=2, batch=8)
+    expected, _ = load(samples(folder), 0, 160, sampler=sampler)
     monkeypatch.setattr(Shard, "local", None)
     size = max(store.size(path) for path in paths)
     options = {"folder": tmp_path / "disk", "disk_bytes": 5 * size}
     source = samples(folder, **options)
-    found, _ = load(source, 0, 160, size=2, plan=plan)
+    found, _ = load(source, 0, 160, size=2, sampler=sampler)
     for a, b in zip(expected, found, strict=True):
         assert (a[0] == b[0]).all()
     assert sum(path.stat().st_size for path in (tmp_path / "disk").rglob("*.tar")) <= 5 * size
@@ -193,14 +193,14 @@ def test_remote_shards_are_fetched_ahead_within_their_limit(make_shards, tmp_pat
 
 def test_nodes_fetch_their_own_parts_of_a_window(make_shards, tmp_path, monkeypatch):
     folder = make_shards(tmp_path / "shards", samples=160, shards=32)
-    plan = Plan([[5] * 32], 3, shuffle="window", window=8, batch=8)
-    expected, _ = load(samples(folder, folder=tmp_path / "cache"), 0, 160, plan=plan)
+    sampler = Sampler([[5] * 32], 3, shuffle="window", window=8, batch=8)
+    expected, _ = load(samples(folder, folder=tmp_path / "cache"), 0, 160, sampler=sampler)
     monkeypatch.setattr(Shard, "local", None)
     parts = []
     for rank in range(4):
         shutil.copytree(tmp_path / "cache/index", tmp_path / f"node-{rank}/index")  # to make one takes all shards
         source = samples(folder, folder=tmp_path / f"node-{rank}")
-        batches = Loader(source, config(), World(rank=rank, size=4), SIDE, plan).batches(0, 160)
+        batches = Loader(source, config(), World(rank=rank, size=4), SIDE, sampler).batches(0, 160)
         parts.append([batch.images.numpy() for batch in batches])
         assert len(list((tmp_path / f"node-{rank}/shards").rglob("*.tar"))) <= 16
     for (images, _), own in zip(expected, zip(*parts, strict=True), strict=True):
@@ -212,19 +212,19 @@ def test_who_stops_waits_for_the_downloads_under_way_only(make_shards, tmp_path,
     samples(folder, folder=tmp_path / "cache")
     monkeypatch.setattr(Shard, "local", None)
     source = samples(folder, folder=tmp_path / "cache")
-    begun, gate, copy = [], threading.Event(), copies._copy
+    begun, gate, copy = [], threading.Event(), shard_cache._copy
 
     def slow(shard, to):
         begun.append(shard.path)
         assert gate.wait(60)
         return copy(shard, to)
 
-    monkeypatch.setattr(copies, "_copy", slow)
-    fetching = _Fetching(source, Plan(source.counts, 3), World())
-    fetching.announce(0, 8)
-    fetches = list(fetching._fetches)
+    monkeypatch.setattr(shard_cache, "_copy", slow)
+    prefetcher = _Prefetcher(source, Sampler(source.counts, 3), World())
+    prefetcher.prefetch(0, 8)
+    fetches = list(prefetcher._fetches)
     assert len(fetches) == 20
-    leaving = threading.Thread(target=fetching.__exit__)
+    leaving = threading.Thread(target=prefetcher.__exit__)
     leaving.start()
     with pytest.raises(CancelledError):
         fetches[-1].result(60)
@@ -236,19 +236,19 @@ def test_who_stops_waits_for_the_downloads_under_way_only(make_shards, tmp_path,
 
 def test_the_disk_must_hold_what_all_processes_of_a_node_need(make_shards, tmp_path, monkeypatch):
     folder = make_shards(tmp_path / "shards", samples=160, shards=32)
-    plan = Plan([[5] * 32], 3, shuffle="window", window=8, batch=8)
+    sampler = Sampler([[5] * 32], 3, shuffle="window", window=8, batch=8)
     samples(folder, folder=tmp_path / "cache")
     monkeypatch.setattr(Shard, "local", None)
     largest = max(path.stat().st_size for path in folder.rglob("*.tar"))
     source = samples(folder, folder=tmp_path / "cache", disk_bytes=8 * largest)  # two windows need sixteen
     own = World(rank=1, size=4)
     assert own.node == (Fraction(1, 4), Fraction(1, 2))
-    assert len(list(Loader(source, config(), own, SIDE, plan).batches(0, 160))) == 20
+    assert len(list(Loader(source, config(), own, SIDE, sampler).batches(0, 160))) == 20
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert own.node == (0, 1)
     with pytest.raises(ConfigError, match="do not fit"):
-        next(Loader(source, config(), own, SIDE, plan).batches(0, 160))
+        next(Loader(source, config(), own, SIDE, sampler).batches(0, 160))
 
 
 def test_corrupt_samples_are_replaced_by_the_next_and_counted(make_shards, tmp_path):
@@ -257,7 +257,7 @@ def test_corrupt_samples_are_replaced_by_the_next_and_counted(make_shards, tmp_p
     assert corrupt == [{7, 8, 20}]
     captions = np.concatenate([text for _, text in expected[:5]])
     replacement = {7: 9, 8: 9, 20: 21}
-    wanted = np.array([replacement.get(number, number) for number in order(3, 0, 40).tolist()])
+    wanted = np.array([replacement.get(number, number) for number in epoch_order(3, 0, 40).tolist()])
     assert (captions == source.index.texts(wanted, np.zeros(40))[0]).all()
     found, corrupt = load(source, 0, 80, size=2)
     assert set().union(*corrupt) == {7, 8, 20}

@@ -15,9 +15,9 @@ import pytest
 
 from infra.errors import ConfigError, DataError, StorageError
 from infra.store import LocalStore, ObjectStore
-from training.data import shard_cache as module
+from training.data import shard_cache
 from training.data.samples import Samples, Shards
-from training.data.shard_cache import Copies, Shard
+from training.data.shard_cache import Shard, ShardCache
 from training.data.tokens import Tokenizer
 from training.distributed.world import World
 
@@ -60,10 +60,10 @@ def bucket(tmp_path, monkeypatch):
     return store
 
 
-def fetch(copies, numbers):
+def fetch(cache, numbers):
     """Have these here, several at a time, as a loader does."""
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(copies.path, numbers))
+        list(pool.map(cache.path, numbers))
 
 
 def shards_of(store, digests=()):
@@ -74,51 +74,51 @@ def shards_of(store, digests=()):
 
 
 def test_each_is_fetched_once_and_whole(bucket, tmp_path):
-    copies = Copies(shards_of(bucket), tmp_path / "disk")
-    fetch(copies, [3, 5, 3])
-    assert copies.path(3).read_bytes() == bytes([3]) * 1000
-    fetch(Copies(shards_of(bucket), tmp_path / "disk"), [3, 5])
+    cache = ShardCache(shards_of(bucket), tmp_path / "disk")
+    fetch(cache, [3, 5, 3])
+    assert cache.path(3).read_bytes() == bytes([3]) * 1000
+    fetch(ShardCache(shards_of(bucket), tmp_path / "disk"), [3, 5])
     assert sorted(bucket.log()) == ["00003.tar", "00005.tar"]
 
 
 def test_one_replaced_in_the_store_is_another(bucket, tmp_path):
-    Copies(shards_of(bucket), tmp_path / "disk").path(3)
+    ShardCache(shards_of(bucket), tmp_path / "disk").path(3)
     bucket.write("00003.tar", b"new")
-    assert Copies(shards_of(bucket), tmp_path / "disk").path(3).read_bytes() == b"new"
+    assert ShardCache(shards_of(bucket), tmp_path / "disk").path(3).read_bytes() == b"new"
 
 
 def test_the_limit_holds_and_the_longest_unused_go(bucket, tmp_path):
-    copies = Copies(shards_of(bucket), tmp_path / "disk", limit=3500)
+    cache = ShardCache(shards_of(bucket), tmp_path / "disk", limit=3500)
     somebodys = tmp_path / "disk/shards/cc12m/00000.data"
     somebodys.parent.mkdir(parents=True)
     somebodys.write_bytes(bytes(10_000))
     os.utime(somebodys, (0, 0))
     for number in (0, 1, 2, 0, 3):
-        copies.path(number)
+        cache.path(number)
         stamp = time.time_ns() + number  # not all disks tell moments apart
-        os.utime(copies._targets[number], ns=(stamp, stamp))
+        os.utime(cache._targets[number], ns=(stamp, stamp))
     kept = {path.name for path in (tmp_path / "disk").rglob("*.tar")}
     assert len(kept) == 3
     assert {"00000.tar", "00003.tar"} <= kept
     assert somebodys.exists()
-    assert copies.path(1).read_bytes() == bytes([1]) * 1000
+    assert cache.path(1).read_bytes() == bytes([1]) * 1000
 
 
 def test_what_is_read_may_be_removed_meanwhile(bucket, tmp_path):
-    copies = Copies(shards_of(bucket), tmp_path / "disk", limit=1500)
-    with copies.path(0).open("rb") as reading:
-        copies.path(1)
-        assert not copies._targets[0].exists()
+    cache = ShardCache(shards_of(bucket), tmp_path / "disk", limit=1500)
+    with cache.path(0).open("rb") as reading:
+        cache.path(1)
+        assert not cache._targets[0].exists()
         assert reading.read() == bytes(1000)
 
 
 def test_what_cannot_all_be_there_is_refused(bucket, tmp_path):
-    copies = Copies(shards_of(bucket), tmp_path / "disk", limit=3500)
-    copies.check_room([0, 1, 2], "")
+    cache = ShardCache(shards_of(bucket), tmp_path / "disk", limit=3500)
+    cache.check_room([0, 1, 2], "")
     with pytest.raises(ConfigError, match="larger than"):
-        Copies(shards_of(bucket), tmp_path / "small", limit=999).path(0)
+        ShardCache(shards_of(bucket), tmp_path / "small", limit=999).path(0)
     with pytest.raises(ConfigError, match="do not fit"):
-        copies.check_room([0, 1, 2, 3], "")
+        cache.check_room([0, 1, 2, 3], "")
 
 
 def test_a_full_disk_is_an_error_that_says_so(bucket, tmp_path, monkeypatch):
@@ -126,39 +126,39 @@ def test_a_full_disk_is_an_error_that_says_so(bucket, tmp_path, monkeypatch):
         to.write_bytes(b"a part")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    copies = Copies(shards_of(bucket), tmp_path / "disk")
-    monkeypatch.setattr(module, "_copy", full)
+    cache = ShardCache(shards_of(bucket), tmp_path / "disk")
+    monkeypatch.setattr(shard_cache, "_copy", full)
     with pytest.raises(StorageError, match="cannot be copied") as error:
-        copies.path(0)
+        cache.path(0)
     assert "make room" in error.value.fix
     assert not [path for path in (tmp_path / "disk").rglob("*") if path.is_file() and path.suffix != ".lock"]
 
 
 @pytest.mark.parametrize("digests", [("0" * 64,) * 12, ()])
 def test_what_arrives_cut_or_changed_is_not_used(bucket, tmp_path, monkeypatch, digests):
-    copies = Copies(shards_of(bucket, digests), tmp_path / "disk")
+    cache = ShardCache(shards_of(bucket, digests), tmp_path / "disk")
     if not digests:
-        copy = module._copy
-        monkeypatch.setattr(module, "_copy", lambda shard, to: (copy(shard, to)[0] - 1, ""))
+        copy = shard_cache._copy
+        monkeypatch.setattr(shard_cache, "_copy", lambda shard, to: (copy(shard, to)[0] - 1, ""))
     with pytest.raises(DataError, match="did not arrive"):
-        copies.path(0)
+        cache.path(0)
     assert not list((tmp_path / "disk").rglob("*.tar"))
 
 
 def test_a_shard_that_is_not_there_is_named(bucket, tmp_path):
-    copies = Copies(shards_of(bucket), tmp_path / "disk")
+    cache = ShardCache(shards_of(bucket), tmp_path / "disk")
     bucket.delete("00004.tar")
     with pytest.raises(DataError, match="not there") as error:
-        copies.path(4)
+        cache.path(4)
     assert "00004.tar" in error.value.found
     with pytest.raises(DataError, match="not there"):
-        Copies(shards_of(bucket), tmp_path / "disk")
+        ShardCache(shards_of(bucket), tmp_path / "disk")
 
 
 def fetch_all(store, folder, begin):
     Shard.local = None
-    copies = Copies(shards_of(store), folder)
-    fetch(copies, [*range(begin, 12), *range(begin)])
+    cache = ShardCache(shards_of(store), folder)
+    fetch(cache, [*range(begin, 12), *range(begin)])
 
 
 def die_fetching(store, folder):
@@ -166,17 +166,17 @@ def die_fetching(store, folder):
         to.write_bytes(b"half of it")
         os.kill(os.getpid(), signal.SIGKILL)
 
-    module._copy = copy
+    shard_cache._copy = copy
     fetch_all(store, folder, 0)
 
 
 def test_the_limit_holds_while_many_are_fetched_at_once(bucket, tmp_path):
     """What a killed process had reserved is given to others."""
-    copies = Copies(shards_of(bucket), tmp_path / "disk", limit=2500)
-    abandoned = copies._targets[11].with_name(".tmp-0")
+    cache = ShardCache(shards_of(bucket), tmp_path / "disk", limit=2500)
+    abandoned = cache._targets[11].with_name(".tmp-0")
     abandoned.parent.mkdir(parents=True)
     abandoned.write_bytes(bytes(1000))
-    fetch(copies, range(11))
+    fetch(cache, range(11))
     assert sum(path.stat().st_size for path in (tmp_path / "disk/shards").glob("*/*")) == 2000
     assert not abandoned.exists()
 
@@ -197,7 +197,7 @@ def test_processes_share_and_the_dead_leave_nothing(bucket, tmp_path):
     assert [worker.exitcode for worker in workers] == [0, 0]
     assert sorted(bucket.log()) == [f"{number:05d}.tar" for number in range(12)]
     for number in range(12):
-        assert Copies(shards_of(bucket), disk).path(number).read_bytes() == bytes([number]) * 1000
+        assert ShardCache(shards_of(bucket), disk).path(number).read_bytes() == bytes([number]) * 1000
     assert not list(disk.rglob(".tmp-*"))
 
 

@@ -76,7 +76,7 @@ def test_its_identity_tells_tokenizers_apart():
 
 
 def test_one_that_draws_at_random_is_refused():
-    with pytest.raises(ConfigError, match="other tokens each time"):
+    with pytest.raises(ConfigError, match="different tokens for the same caption"):
         Tokenizer(open_clip.SimpleTokenizer(reduction_mask="random"))
 
 

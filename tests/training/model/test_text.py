@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from training.model.blocks import Block, encode_image, lean
+from training.model.blocks import FastBlock, encode_image, use_fast_blocks
 from training.model.text import encode_text, pack
 
 CONTEXT = 24
@@ -79,20 +79,22 @@ CAUSAL = {
 def test_packing_changes_neither_features_nor_gradients(case):
     model = build(*CAUSAL[case])
     theirs = gradients(model, plain_text, captions())
-    ours = gradients(lean(copy.deepcopy(model)), encode_text, captions())
+    ours = gradients(use_fast_blocks(copy.deepcopy(model)), encode_text, captions())
     assert_same(ours, theirs)
 
 
 def test_in_fp32_features_agree_to_rounding():
     model = build().float()
     assert_same(
-        gradients(lean(copy.deepcopy(model)), encode_text, captions()), gradients(model, plain_text, captions()), 1e-5
+        gradients(use_fast_blocks(copy.deepcopy(model)), encode_text, captions()),
+        gradients(model, plain_text, captions()),
+        1e-5,
     )
 
 
 def test_it_computes_the_tokens_that_count_only():
     """The blocks see fewer tokens, and the last one's MLP only those that are read."""
-    model = lean(build())
+    model = use_fast_blocks(build())
     seen = []
     for block in model.transformer.resblocks:
         block.mlp.register_forward_pre_hook(lambda _, x: seen.append(x[0].shape[0] * x[0].shape[1]))
@@ -114,7 +116,8 @@ PLAIN = {
 def test_towers_that_look_at_padding_get_it(case):
     model = build(*PLAIN[case])
     assert_same(
-        gradients(lean(copy.deepcopy(model)), encode_text, captions()), gradients(model, plain_text, captions())
+        gradients(use_fast_blocks(copy.deepcopy(model)), encode_text, captions()),
+        gradients(model, plain_text, captions()),
     )
 
 
@@ -127,8 +130,8 @@ def test_coca_gets_its_padding():
     torch.manual_seed(0)
     model = CoCa(32, multimodal, text, vision).double().eval()
     nn.init.normal_(model.text_decoder.text_projection)  # open_clip leaves it as memory happened to be
-    ours = lean(copy.deepcopy(model))
-    assert [type(block) is Block for block in ours.text.transformer.resblocks] == [True] * 3
+    ours = use_fast_blocks(copy.deepcopy(model))
+    assert [type(block) is FastBlock for block in ours.text.transformer.resblocks] == [True] * 3
     images = torch.rand(2, 3, 16, 16, dtype=torch.float64)
     with torch.no_grad():
         expected, found = model(images, captions((4, 9))), ours(images, captions((4, 9)))
@@ -139,7 +142,7 @@ def test_coca_gets_its_padding():
 
 
 def test_gradient_checkpointing_changes_nothing():
-    model = lean(build(vision={"patch_dropout": 0.5}))
+    model = use_fast_blocks(build(vision={"patch_dropout": 0.5}))
     plain = [
         gradients(model, encode_text, captions()),
         gradients(model, encode_image, torch.rand(4, 3, 16, 16).double()),
@@ -158,7 +161,7 @@ def test_under_autocast_it_is_as_exact_as_open_clip():
     model = build().float()
     exact = model.encode_text(captions())
     with torch.autocast("cpu", torch.bfloat16):
-        theirs, ours = model.encode_text(captions()), encode_text(lean(copy.deepcopy(model)), captions())
+        theirs, ours = model.encode_text(captions()), encode_text(use_fast_blocks(copy.deepcopy(model)), captions())
     assert ours.dtype == theirs.dtype == torch.bfloat16
     assert (ours - exact).abs().max() < 1.5 * (theirs - exact).abs().max()
 
@@ -204,12 +207,12 @@ def test_pooling_first_changes_neither_features_nor_gradients(case):
     model = build(vision=IMAGES[case])
     size = IMAGES[case].get("image_size", 16)
     images = torch.rand(4, 3, size, size, dtype=torch.float64)
-    other = lean(copy.deepcopy(model))
+    other = use_fast_blocks(copy.deepcopy(model))
     assert_same(gradients(other, encode_image, images), gradients(model, plain_image, images))
 
 
 def test_the_last_block_works_on_one_token():
-    model = lean(build())
+    model = use_fast_blocks(build())
     seen = []
     for block in model.visual.transformer.resblocks:
         block.mlp.register_forward_pre_hook(lambda _, x: seen.append(x[0].shape[1]))
@@ -217,11 +220,11 @@ def test_the_last_block_works_on_one_token():
     assert seen == [5, 5, 1]
 
 
-def test_lean_blocks_are_open_clips_to_everybody_else():
+def test_fast_blocks_keep_open_clips_names_and_results():
     model = build()
-    other = lean(copy.deepcopy(model))
+    other = use_fast_blocks(copy.deepcopy(model))
     assert list(other.state_dict()) == list(model.state_dict())
-    assert copy.deepcopy(other).visual.transformer.resblocks[0].__class__ is Block
+    assert copy.deepcopy(other).visual.transformer.resblocks[0].__class__ is FastBlock
     images = torch.rand(4, 3, 16, 16, dtype=torch.float64)
     assert_same(gradients(other, plain_image, images), gradients(model, plain_image, images))
     assert_same(gradients(other, plain_text, captions()), gradients(model, plain_text, captions()))
@@ -237,5 +240,5 @@ def test_blocks_with_something_special_stay_what_they_are():
     model = build()
     special = model.visual.transformer.resblocks[1]
     special.attn = nn.MultiheadAttention(32, 4, bias=False, batch_first=True).double()
-    kinds = [type(block) for block in lean(model).visual.transformer.resblocks]
-    assert kinds == [Block, open_clip.transformer.ResidualAttentionBlock, Block]
+    kinds = [type(block) for block in use_fast_blocks(model).visual.transformer.resblocks]
+    assert kinds == [FastBlock, open_clip.transformer.ResidualAttentionBlock, FastBlock]

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from infra.errors import ConfigError
-from training.model.blocks import lean
+from training.model.blocks import use_fast_blocks
 from training.objectives import towers
 from training.objectives.albef import momentum, sampling
-from training.objectives.albef.fusion import Fusion, Layout, pick
+from training.objectives.albef.fusion import Fusion, Layout, token_places
 from training.objectives.albef.momentum import Momentum, Queue, contrast
 
 VISION = {"image_size": 16, "patch_size": 8, "width": 16, "layers": 2, "head_width": 8}
@@ -56,10 +56,10 @@ def test_features_are_those_of_open_clip(kind, vision, text, packed):
     images = nn.functional.interpolate(images, vision.get("image_size", 16))
     expected = model.encode_image(images), model.encode_text(texts)
     if packed:
-        lean(model)
+        use_fast_blocks(model)
     lengths = towers.lengths_of(texts)
     assert lengths.tolist() == [row.tolist().index(63) + 1 for row in texts]
-    widths = towers.measure(model)
+    widths = towers.token_widths(model)
     pooled, tokens = towers.encode_images(model, images)
     assert torch.allclose(pooled, expected[0], atol=1e-5)
     assert tokens.shape[2] == widths.image
@@ -75,7 +75,7 @@ def test_tokens_are_those_of_open_clip(packed):
     images, texts = batch()
     seen, read = model.visual(images)[1], model.text(texts)[1]
     if packed:
-        lean(model)
+        use_fast_blocks(model)
     assert torch.allclose(towers.encode_images(model, images)[1][:, 1:], seen, atol=1e-5)
     lengths = towers.lengths_of(texts)
     expected = torch.cat([row[:length] for row, length in zip(read, lengths.tolist(), strict=True)])
@@ -84,7 +84,7 @@ def test_tokens_are_those_of_open_clip(packed):
 
 @pytest.mark.parametrize("kind", [open_clip.CLIP, open_clip.CustomTextCLIP])
 def test_a_blank_stands_in_for_an_embedding(kind):
-    model, blank = lean(build(kind)), torch.randn(24)
+    model, blank = use_fast_blocks(build(kind)), torch.randn(24)
     _, texts = batch()
     lengths = towers.lengths_of(texts)
     texts[texts == 5] = 6
@@ -109,7 +109,7 @@ def test_a_blank_stands_in_for_an_embedding(kind):
 )
 def test_towers_without_tokens_are_refused(vision, text, found):
     with pytest.raises(ConfigError, match="token") as error:
-        towers.measure(build(open_clip.CustomTextCLIP, vision, text))
+        towers.token_widths(build(open_clip.CustomTextCLIP, vision, text))
     assert found in error.value.found
     assert error.value.expected
 
@@ -137,7 +137,7 @@ def test_words_are_hidden_at_their_rates():
     texts[torch.arange(count), ends] = 63
     before = texts.clone()
     draws = sampling.uniform(0, 1, 0, count, 3 * context).view(count, 3, context)
-    found, hidden = sampling.hide_words(texts, ends + 1, draws, 0.15, 64)
+    found, hidden = sampling.mask_words(texts, ends + 1, draws, 0.15, 64)
     assert torch.equal(texts, before)
     place = torch.arange(context)
     words = (place > 0) & (place < ends[:, None])
@@ -316,7 +316,7 @@ def test_tokens_of_chosen_texts_are_picked():
     lengths = torch.tensor([6, 3, 4, 2])
     parts = torch.arange(15).split(lengths.tolist())
     for chosen in ([2, 2, 0], [1], [3, 2, 1, 0, 1]):
-        found = pick(lengths, torch.tensor(chosen))
+        found = token_places(lengths, torch.tensor(chosen))
         assert found.tolist() == torch.cat([parts[text] for text in chosen]).tolist()
 
 

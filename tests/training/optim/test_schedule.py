@@ -78,16 +78,16 @@ def test_layers_may_learn_the_slower_the_nearer_to_the_input():
     config = {**MODEL, "vision_cfg": {**MODEL["vision_cfg"], "layers": 3}}
     model = build(config, 0, World()).model
     names = {id(weight): name for name, weight in model.named_parameters()}
-    shares = {
-        names[id(weight)]: group["share"]
+    scales = {
+        names[id(weight)]: group["lr_scale"]
         for group in adamw(model, Optimizer(layer_decay=0.5)).param_groups
         for weight in group["params"]
     }
-    assert shares["logit_scale"] == shares["visual.proj"] == shares["visual.ln_post.weight"] == 1.0
-    assert [shares[f"visual.transformer.resblocks.{n}.ln_1.weight"] for n in (2, 1, 0)] == [1.0, 0.5, 0.25]
-    assert shares["visual.conv1.weight"] == shares["visual.class_embedding"] == 0.125
-    assert shares["transformer.resblocks.0.ln_1.weight"] == shares["text_projection"] == shares["ln_final.bias"] == 1.0
-    assert shares["token_embedding.weight"] == shares["positional_embedding"] == 0.5
+    assert scales["logit_scale"] == scales["visual.proj"] == scales["visual.ln_post.weight"] == 1.0
+    assert [scales[f"visual.transformer.resblocks.{n}.ln_1.weight"] for n in (2, 1, 0)] == [1.0, 0.5, 0.25]
+    assert scales["visual.conv1.weight"] == scales["visual.class_embedding"] == 0.125
+    assert scales["transformer.resblocks.0.ln_1.weight"] == scales["text_projection"] == scales["ln_final.bias"] == 1.0
+    assert scales["token_embedding.weight"] == scales["positional_embedding"] == 0.5
 
 
 def test_what_is_locked_has_no_place_in_the_optimizer():
@@ -136,15 +136,15 @@ def test_the_text_tower_may_learn_at_its_own_rate():
 
     model = InfoNCE(build(MODEL, 0, World()).model)
     names = {id(weight): name for name, weight in model.named_parameters()}
-    shares = {
-        names[id(weight)]: group["share"]
+    scales = {
+        names[id(weight)]: group["lr_scale"]
         for group in adamw(model, Optimizer(lr=1e-3, text_lr=1e-4)).param_groups
         for weight in group["params"]
     }
-    assert set(shares) == set(names.values())
-    for name, share in shares.items():
+    assert set(scales) == set(names.values())
+    for name, scale in scales.items():
         image = name == "model.logit_scale" or name.startswith("model.visual.")
-        assert share == pytest.approx(1.0 if image else 0.1), name
+        assert scale == pytest.approx(1.0 if image else 0.1), name
 
 
 def test_samples_or_epochs_make_whole_batches():

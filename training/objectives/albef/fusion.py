@@ -1,4 +1,4 @@
-"""The encoder in which words look at the image: does this text belong to it, and which words were hidden?
+"""The fusion encoder: text tokens attend to image tokens, for image-text matching and masked language modelling.
 
 Li et al. 2021, https://arxiv.org/abs/2107.07651, section 3.1, with CLIP's pre-norm layers in place of BERT's.
 """
@@ -10,47 +10,51 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from training.objectives.towers import Widths, send
+from training.model.device import to_device
+from training.objectives.towers import Widths
 
-__all__ = ["Fusion", "Layout", "pick"]
+__all__ = ["Fusion", "Layout", "token_places"]
 
 
 class Layout:
-    """Texts of several lengths, one after the other, and where their tokens are among rows of one length.
+    """The mapping between unpadded tokens of several texts, one after the other, and padded rows.
 
-    What works on tokens one by one (nearly all the work) needs no padding; only attention wants rows.
+    Layers that work on tokens one by one (nearly all the work) need no padding; only attention needs rows.
     """
 
     def __init__(self, lengths: Tensor, device: torch.device) -> None:
         """``lengths`` (t,), on the CPU."""
         self.texts, self.width = len(lengths), -(-int(lengths.max()) // 8) * 8
         real = torch.arange(self.width) < lengths[:, None]
-        self.real = send(real[:, None, None], device)  # (t, 1, 1, width)
-        self.places = send(real.flatten().nonzero()[:, 0], device)  # of each token
-        self.ends = send(lengths.cumsum(0) - 1, device)  # of each text, among the tokens
+        self.real = to_device(real[:, None, None], device)  # (t, 1, 1, width): attention mask
+        self.places = to_device(real.flatten().nonzero()[:, 0], device)  # index of each token in the flattened rows
+        self.ends = to_device(lengths.cumsum(0) - 1, device)  # index of each text's last token
 
     def rows(self, tokens: Tensor) -> Tensor:
-        """(tokens, d) -> (t, width, d)."""
+        """Pad: (tokens, d) to (t, width, d)."""
         rows = tokens.new_zeros(self.texts * self.width, tokens.shape[1]).index_copy(0, self.places, tokens)
         return rows.view(self.texts, self.width, -1)
 
     def tokens(self, rows: Tensor) -> Tensor:
-        """(t, width, d) -> (tokens, d)."""
+        """Remove the padding: (t, width, d) to (tokens, d)."""
         return rows.flatten(0, 1)[self.places]
 
 
-def pick(lengths: Tensor, chosen: Tensor) -> Tensor:
-    """The places of the tokens of the ``chosen`` (k,) among texts of ``lengths`` (t,); all on the CPU."""
+def token_places(lengths: Tensor, chosen: Tensor) -> Tensor:
+    """Return the indices of the tokens of the texts ``chosen`` (k,) among all tokens; all on the CPU.
+
+    ``lengths`` (t,) are those of all texts, whose tokens lie one text after the other.
+    """
     starts, counts = lengths.cumsum(0) - lengths, lengths[chosen]
     return torch.arange(int(counts.sum())) + (starts[chosen] - counts.cumsum(0) + counts).repeat_interleave(counts)
 
 
 class Fusion(nn.Module):
-    """Text tokens, image tokens -> text tokens that have seen both, with a head for matching and one for words.
+    """A transformer over text tokens with cross-attention to image tokens, with heads for matching and for words.
 
-    ``blank`` is what stands for a hidden word among the text tower's embeddings: CLIP's vocabulary has no such token,
-    and the tower must stay as open_clip knows it. Words are told apart by their embeddings in the text tower, too, so
-    the head has only a bias per word. Either head is there if asked for: weights without a gradient stall DDP.
+    ``mask_embedding`` replaces the embedding of a masked word in the text tower: CLIP's vocabulary has no such token,
+    and the tower must stay loadable by open_clip. The word head shares the text tower's embedding, so it has only a
+    bias per word. Heads are made on request only, because DDP waits for the gradients of all weights.
     """
 
     def __init__(self, widths: Widths, layers: int, *, vocabulary: int | None, matching: bool) -> None:
@@ -59,15 +63,16 @@ class Fusion(nn.Module):
         self.norm = nn.LayerNorm(widths.text)
         self.match_head = nn.Linear(widths.text, 1) if matching else None
         if vocabulary is not None:
-            self.blank = nn.Parameter(0.02 * torch.randn(widths.text))
+            self.mask_embedding = nn.Parameter(0.02 * torch.randn(widths.text))
             self.word_head = nn.Sequential(nn.Linear(widths.text, widths.text), nn.GELU(), nn.LayerNorm(widths.text))
             self.word_bias = nn.Parameter(torch.zeros(vocabulary))
         self.grad_checkpointing = False
 
     def forward(self, tokens: Tensor, layout: Layout, images: Tensor, image_of: Tensor) -> Tensor:
-        """Tokens (tokens of t texts, width) with their images: (i, n, image width), of which ``image_of`` (t,) says.
+        """Fuse ``tokens`` (tokens of t texts, width) with ``images`` (i, n, image width): same shape as ``tokens``.
 
-        A token sees all tokens of its text, in both directions, and of its image.
+        ``image_of`` (t,) is the number of each text's image. A token attends to all tokens of its text, in both
+        directions, and of its image.
         """
         for block in self.blocks:
             if self.grad_checkpointing and torch.is_grad_enabled():
@@ -78,17 +83,17 @@ class Fusion(nn.Module):
         return fused
 
     def match(self, fused: Tensor, ends: Tensor) -> Tensor:
-        """Logits (t,) that text and image belong together, read at the texts' last tokens; at least fp32."""
+        """Return logits (t,) that text and image match, read at the texts' last tokens; at least fp32."""
         assert self.match_head is not None, "made without matching"
         return _logits(fused[ends], self.match_head.weight, self.match_head.bias).squeeze(-1)
 
     def words(self, fused: Tensor, embedding: Tensor) -> Tensor:
-        """Logits (k, vocabulary) of the words at tokens ``fused`` (k, width); at least fp32."""
+        """Return logits (k, vocabulary) of the words at tokens ``fused`` (k, width); at least fp32."""
         return _logits(self.word_head(fused), embedding, self.word_bias)
 
 
 class _Block(nn.Module):
-    """Self-attention, cross-attention to the image and a perceptron, each after a norm and added to what was there."""
+    """A pre-norm block of self-attention, cross-attention to the image and an MLP."""
 
     def __init__(self, widths: Widths, damp: float) -> None:
         super().__init__()
@@ -99,7 +104,7 @@ class _Block(nn.Module):
         self.cross_image = nn.Linear(widths.image, 2 * width)
         self.mlp_in, self.mlp_out = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
         for name, layer in self.named_children():
-            if isinstance(layer, nn.Linear):  # as CLIP's: what is added keeps the sum of all layers at unit size
+            if isinstance(layer, nn.Linear):  # as CLIP: the sum of all residual branches has unit variance
                 nn.init.normal_(layer.weight, std=width**-0.5 * (damp if name.endswith("_out") else 1.0))
                 nn.init.zeros_(layer.bias)
         nn.init.normal_(self.cross_image.weight, std=widths.image**-0.5)
@@ -107,9 +112,9 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor, layout: Layout, images: Tensor, image_of: Tensor) -> Tensor:
         query, key, value = self._split(layout.rows(self.self_in(self.self_norm(x))), 3)
-        seen = F.scaled_dot_product_attention(query, key, value, attn_mask=layout.real)
-        x = x + self.self_out(layout.tokens(_join(seen)))
-        # An image has more tokens than a text and meets several texts: its keys and values are computed once.
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=layout.real)
+        x = x + self.self_out(layout.tokens(_join(attended)))
+        # An image has more tokens than a text and is paired with several texts: its keys and values are computed once.
         key, value = (part[image_of] for part in self._split(self.cross_image(images), 2))
         (query,) = self._split(layout.rows(self.cross_query(self.cross_norm(x))), 1)
         x = x + self.cross_out(layout.tokens(_join(F.scaled_dot_product_attention(query, key, value))))
@@ -117,18 +122,19 @@ class _Block(nn.Module):
         return out
 
     def _split(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
-        """(b, n, parts * width) -> ``parts`` times (b, heads, n, width / heads)."""
+        """Split (b, n, parts * width) into ``parts`` tensors (b, heads, n, width / heads)."""
         batch, length, width = x.shape
         heads = x.view(batch, length, parts, self.heads, width // (parts * self.heads))
         return tuple(heads.permute(2, 0, 3, 1, 4))
 
 
 def _join(x: Tensor) -> Tensor:
+    """Merge the heads: (b, heads, n, width / heads) to (b, n, width)."""
     return x.transpose(1, 2).flatten(2)
 
 
 def _logits(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """In at least fp32, whatever the layers computed in."""
+    """Return a linear layer's output in at least fp32, also under autocast."""
     with torch.autocast(x.device.type, enabled=False):
         x, weight, bias = (part.to(torch.promote_types(part.dtype, torch.float32)) for part in (x, weight, bias))
         return F.linear(x, weight, bias)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,9 +12,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from infra.errors import ConfigError
-from training.model.blocks import lean
+from training.model.blocks import use_fast_blocks
 from training.objectives.albef.fusion import Fusion, Layout
-from training.objectives.towers import encode_images, encode_texts, lengths_of, measure
+from training.objectives.towers import encode_images, encode_texts, lengths_of, token_widths
 
 __all__ = ["FOLDER", "Matcher"]
 
@@ -28,7 +27,7 @@ class Matcher(nn.Module):
 
     def __init__(self, model: nn.Module, fusion: Fusion | None) -> None:
         if fusion is None or fusion.match_head is None:
-            raise ConfigError("this model has not learnt to match", expected="objective.itm_weight > 0", found="0")
+            raise ConfigError("this model was trained without matching", expected="objective.itm_weight > 0", found="0")
         super().__init__()
         self.model: Any = model
         self.fusion = fusion
@@ -46,9 +45,11 @@ class Matcher(nn.Module):
                 expected=f"a folder {FOLDER} beside open_clip's files, as the objective albef writes it",
                 found=str(folder),
             )
-        model = lean(open_clip.create_model(f"local-dir:{found[0]}", require_pretrained=True))
+        model = use_fast_blocks(open_clip.create_model(f"local-dir:{found[0]}", require_pretrained=True))
         config = json.loads((found[0] / FOLDER / "config.json").read_bytes())
-        fusion = Fusion(measure(model), config["layers"], vocabulary=config["vocabulary"], matching=config["matching"])
+        fusion = Fusion(
+            token_widths(model), config["layers"], vocabulary=config["vocabulary"], matching=config["matching"]
+        )
         fusion.load_state_dict(load_file(found[0] / FOLDER / "model.safetensors"))
         return cls(model, fusion).eval()
 
@@ -64,10 +65,4 @@ class Matcher(nn.Module):
         _, words = encode_texts(self.model, texts, lengths)
         layout = Layout(lengths, words.device)
         image_of = torch.arange(len(texts), device=words.device) if image_of is None else image_of
-        with self._precision(words.device):
-            return self.fusion.match(self.fusion(words, layout, image_tokens, image_of), layout.ends)
-
-    def _precision(self, device: torch.device) -> AbstractContextManager[object]:
-        """Autocast, where the towers are kept in bf16, for the fusion encoder, which is kept in fp32 all the same."""
-        half = any(weight.dtype == torch.bfloat16 for weight in self.model.parameters())
-        return torch.autocast(device.type, torch.bfloat16) if half else nullcontext()
+        return self.fusion.match(self.fusion(words, layout, image_tokens, image_of), layout.ends)

@@ -1,6 +1,6 @@
-"""Distillation: beside the contrastive loss, rank the batch as a trained teacher does.
+"""Distillation: the contrastive loss plus the cross-entropy with a trained teacher's similarities.
 
-The student's distribution of each image over all texts, and of each text over all images, is drawn to the teacher's:
+The student's distribution of each image over all texts, and of each text over all images, is fitted to the teacher's:
 contrastive relational distillation of CLIP-KD (Yang et al. 2024, https://arxiv.org/abs/2307.12732), affinity mimicking
 of TinyCLIP (Wu et al. 2023, https://arxiv.org/abs/2309.12314), open_clip's ``DistillClipLoss``. Teacher and student may
 differ in everything but the tokens they read.
@@ -12,14 +12,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import open_clip
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from infra.errors import ConfigError
-from training.model.blocks import compile_blocks, lean
+from training.model.blocks import compile_blocks, use_fast_blocks
 from training.objectives.base import Objective, features
-from training.objectives.pairs import Pairs, Softmaxes, apart, attach
+from training.objectives.pairs import Pairs, Softmaxes, eager_fp32, with_precomputed_gradient
 
 if TYPE_CHECKING:
     from training.objectives.distill.config import Config
@@ -28,7 +29,7 @@ __all__ = ["Distillation", "Teacher", "distillation"]
 
 
 class Distillation(Objective):
-    """InfoNCE plus ``config.weight`` times the cross-entropy with the teacher in the folder ``teacher``.
+    """The objective: InfoNCE plus ``weight`` times the cross-entropy with the teacher in a folder.
 
     Raises ConfigError as :class:`Teacher` does.
     """
@@ -39,11 +40,11 @@ class Distillation(Objective):
         trained = Teacher(teacher, model)
         if compiled:
             compile_blocks(trained.model)
-        # In a tuple it is no submodule: it learns nothing, so checkpoints, DDP and FSDP have no business with it.
+        # In a tuple it is no submodule: it is not trained, so checkpoints, DDP and FSDP must not see it.
         self._teacher = (trained,)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        self._teacher[0]._apply(fn)  # type: ignore[no-untyped-call] # it moves to another device with the rest
+        self._teacher[0]._apply(fn)  # type: ignore[no-untyped-call] # moves it to another device with the rest
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
@@ -60,9 +61,9 @@ class Distillation(Objective):
 
 
 class Teacher(nn.Module):
-    """The trained model in ``folder``: a training artifact, or whatever open_clip loads with ``local-dir:``.
+    """The trained model in ``folder``: a training artifact, or a folder that open_clip loads with ``local-dir:``.
 
-    Its forward pass takes what the ``student`` takes and gives "image", "text" (b, d) and "scale" (0-D) without
+    Its forward pass takes the ``student``'s inputs and returns "image", "text" (b, d) and "scale" (0-D) without
     gradient. Raises ConfigError if there is no model or it reads other tokens.
     """
 
@@ -70,26 +71,25 @@ class Teacher(nn.Module):
     factor: Tensor
 
     def __init__(self, folder: str | Path, student: nn.Module) -> None:
-        import open_clip
-
         super().__init__()
         folders = [path for path in (Path(folder), Path(folder, "data")) if (path / "open_clip_config.json").is_file()]
         try:
             model = open_clip.create_model(f"local-dir:{folders[0]}", require_pretrained=True)
         except (IndexError, TypeError, KeyError, ValueError, RuntimeError) as error:
             raise ConfigError(
-                "there is no teacher to distill from",
+                "the teacher cannot be loaded",
                 expected="a folder with open_clip_config.json and the weights",
                 found=f"{folder}: {error!r}"[:500] if folders else str(folder),
                 fix="give the training stage a model as its input teacher",
             ) from error
-        self.model: Any = lean(model).eval().requires_grad_(False)
+        self.model: Any = use_fast_blocks(model).eval().requires_grad_(False)
         for name, fits in {"vocab_size": int.__eq__, "context_length": int.__le__}.items():
             reads, can_read = getattr(student, name), getattr(self.model, name)
             if not fits(reads, can_read):
                 raise ConfigError(
                     "the teacher cannot read the student's tokens", expected=f"{name} {reads}", found=str(can_read)
                 )
+        # The teacher's normalisation is applied to the student's normalised images by one affine map.
         ours, its = (open_clip.get_model_preprocess_cfg(model) for model in (student, self.model))
         self.size = (its["size"],) * 2 if isinstance(its["size"], int) else tuple(its["size"])
         mean, std, its_mean, its_std = (torch.tensor(cfg[key]) for cfg in (ours, its) for key in ("mean", "std"))
@@ -104,7 +104,7 @@ class Teacher(nn.Module):
         return {**features(self.model, images, texts), "scale": self.model.logit_scale.exp().reshape(())}
 
 
-@apart
+@eager_fp32
 def distillation(
     images: Tensor,
     texts: Tensor,
@@ -113,25 +113,25 @@ def distillation(
     weight: float = 1.0,
     tile: int | None = None,
 ) -> dict[str, Tensor]:
-    """This rank's share of InfoNCE ("contrastive"), of the cross-entropy with the teacher ("distill"), and "loss".
+    """Return this rank's part of InfoNCE ("contrastive"), of the teacher's cross-entropy ("distill"), and "loss".
 
-    ``images`` and ``texts`` are (b, d), of unit length, the same b on every rank; ``scale`` is 0-D; the ``teacher``'s
-    three likewise, of its own d. Two passes over the tiles, of at most ``tile`` logits, of both models together. Only
-    "loss" has a gradient.
+    ``images`` and ``texts`` are (b, d), l2-normalised, with the same b on every rank; ``scale`` is 0-D; the
+    ``teacher``'s three likewise, with its own d. Two passes over the tiles, of at most ``tile`` logits, of both models
+    together. Only "loss" has a gradient.
     """
     student, master = Pairs(images, texts, scale, tile), Pairs(*teacher, tile)
     softmaxes, targets = Softmaxes(student), Softmaxes(master)
     agreement = torch.zeros_like(student.scale)
     for each, taught in zip(student, master, strict=True):
-        target = targets.both(taught)
+        target = targets.probabilities(taught)
         agreement += (target * each.logits).sum()
-        if student.wanted:
-            gradient = softmaxes.both(each).mul_(1 + weight).sub_(target, alpha=weight)
+        if student.needs_gradient:
+            gradient = softmaxes.probabilities(each).mul_(1 + weight).sub_(target, alpha=weight)
             each.matches(gradient).sub_(2)
-            student.pull(each, gradient)
+            student.add_gradient(each, gradient)
     contrastive = softmaxes.cross_entropy.mean()
     distill = softmaxes.normaliser.mean() - agreement / (2 * len(images))
     loss = contrastive + weight * distill
-    if student.wanted:
-        loss = attach(loss, (images, texts, scale), student.gradients(1 / (2 * len(images))))
+    if student.needs_gradient:
+        loss = with_precomputed_gradient(loss, (images, texts, scale), student.gradients(1 / (2 * len(images))))
     return {"loss": loss, "contrastive": contrastive, "distill": distill}

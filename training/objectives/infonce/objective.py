@@ -8,32 +8,33 @@ from __future__ import annotations
 from torch import Tensor
 
 from training.objectives.base import Objective
-from training.objectives.pairs import Pairs, Softmaxes, apart, attach
+from training.objectives.pairs import Pairs, Softmaxes, eager_fp32, with_precomputed_gradient
 
 __all__ = ["InfoNCE", "info_nce"]
 
 
 class InfoNCE(Objective):
-    """Symmetric InfoNCE over the global batch, with a learnt temperature."""
+    """The objective: symmetric InfoNCE over the global batch, with a learnt temperature."""
 
     def loss(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"loss": info_nce(outputs["image"], outputs["text"], outputs["scale"])}
 
 
-@apart
+@eager_fp32
 def info_nce(images: Tensor, texts: Tensor, scale: Tensor, tile: int | None = None) -> Tensor:
-    """This rank's share of the symmetric InfoNCE loss; the mean over ranks is the loss of the whole batch.
+    """Return this rank's part of the symmetric InfoNCE loss; the mean over ranks is the loss of the whole batch.
 
-    ``images`` and ``texts`` are (b, d), of unit length, the same b on every rank; ``scale`` is 0-D. Of the
-    b x (b * ranks) logits there are never more at a time than those of a tile, ``tile`` many.
+    ``images`` and ``texts`` are (b, d), l2-normalised, with the same b on every rank; ``scale`` is 0-D. At most
+    ``tile`` of the b x (b * ranks) logits are held at a time.
     """
+    # The first pass finds the normalisers and the loss, the second the gradient.
     pairs = Pairs(images, texts, scale, tile)
     softmaxes = Softmaxes(pairs)
     loss = softmaxes.cross_entropy.mean()
-    if not pairs.wanted:
+    if not pairs.needs_gradient:
         return loss
     for each in pairs:
-        gradient = softmaxes.both(each)
+        gradient = softmaxes.probabilities(each)
         each.matches(gradient).sub_(2)
-        pairs.pull(each, gradient)
-    return attach(loss, (images, texts, scale), pairs.gradients(1 / (2 * len(images))))
+        pairs.add_gradient(each, gradient)
+    return with_precomputed_gradient(loss, (images, texts, scale), pairs.gradients(1 / (2 * len(images))))
