@@ -296,7 +296,7 @@ def pieces_of_collectives():
     rank = collectives.rank()
     x = torch.arange(4.0).view(2, 2) + 10 * rank
     x.requires_grad_()
-    gathered = collectives.gather(x)
+    gathered = collectives.all_gather_with_grad(x)
     weights = torch.arange(float(gathered.numel())).view_as(gathered) * (rank + 1)
     (gathered * weights).sum().backward()
     return (
