@@ -543,7 +543,7 @@ def test_no_teacher_is_an_error(tmp_path):
     Teacher(tmp_path, build())
     (tmp_path / "data/open_clip_model.safetensors").unlink()
     for folder in (tmp_path, tmp_path / "elsewhere"):
-        with pytest.raises(ConfigError, match="no teacher"):
+        with pytest.raises(ConfigError, match="teacher cannot be loaded"):
             Teacher(folder, build())
 
 
