@@ -53,8 +53,8 @@ OPTIONS = {
         "data__shuffle": "window",
     },
     "sharded": {"cluster__parallel": "fsdp", "optimizer__ema_half_life": 16},
-    "bf16 weights": {"precision": "bf16"},
-    "albef in bf16": {**ALBEF, "precision": "bf16"},
+    "bf16 by autocast": {"precision": "amp_bf16"},
+    "albef in bf16": {**ALBEF, "precision": "amp_bf16"},
 }
 
 

@@ -35,7 +35,6 @@ from infra.cluster import backoff
 from infra.errors import CliplineError, ConfigError, StorageError, TransientError
 from training.checkpoint.manifests import CONFIG, FOLDER, MODEL, RankManifest, complete, drop, prune
 from training.checkpoint.state import (
-    MASTER,
     OF_MODEL,
     Part,
     Saved,
@@ -327,10 +326,6 @@ class Checkpoints:
         self._check_shapes(saved, targets, manifest)
         for name in sorted(targets):
             self._load_tensor(saved, name, targets[name])
-        with torch.no_grad():
-            for weight, state in optimizer.state.items():
-                if MASTER in state:
-                    weight.copy_(state[MASTER])
         values: dict[str, Any] = put_tensors(
             manifest.extras, lambda name: targets[name] if name in targets else saved.read(name)
         )

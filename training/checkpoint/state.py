@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from infra.store import Store
 
 __all__ = [
-    "MASTER",
     "OF_MODEL",
     "Part",
     "Saved",
@@ -35,8 +34,6 @@ __all__ = [
 
 OF_MODEL = "objective/model."
 """How tensors of the model itself begin; without it they are named as open_clip names them."""
-MASTER = "master"
-"""What :class:`training.model.precision.AdamW` calls the fp32 copy of a weight in bf16."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +120,7 @@ def state_tensors(objective: nn.Module, optimizer: Optimizer) -> dict[str, Tenso
     tensors = {f"objective/{name}": tensor for name, tensor in objective.state_dict().items()}
     for name, weight in objective.named_parameters():
         for key, value in optimizer.state.get(weight, {}).items():
-            tensors[f"objective/{name}" if key == MASTER else f"optimizer/{name}/{key}"] = value
+            tensors[f"optimizer/{name}/{key}"] = value
     for name, value in tensors.items():
         if not isinstance(value, Tensor):
             raise TypeError(f"only tensors can be kept: {name} is {type(value).__name__}")
@@ -145,8 +142,6 @@ def fill_optimizer(optimizer: Optimizer, objective: nn.Module, saved: Saved) -> 
                 device = weight.device if id(weight) in fused or shape == weight.shape else torch.device("cpu")
                 empty = torch.zeros(shape, dtype=saved.dtype(path), device=device)
             optimizer.state[weight][key] = empty
-            if weight.dtype == torch.bfloat16 and MASTER not in optimizer.state[weight]:
-                optimizer.state[weight][MASTER] = torch.zeros_like(weight, dtype=torch.float32, requires_grad=False)
 
 
 def take_tensors(tree: Any, path: str, tensors: dict[str, Tensor]) -> Any:  # noqa: ANN401 - JSON values and tensors

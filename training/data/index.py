@@ -171,10 +171,8 @@ class Index:
         block, size = self._places[number].item()
         return block * 512, size
 
-    def texts(
-        self, numbers: NDArray[np.int64], draws: NDArray[np.float64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return padded tokens (n, context) of one caption of each sample, and their lengths (n,).
+    def texts(self, numbers: NDArray[np.int64], draws: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return padded tokens (n, context) of one caption of each sample.
 
         ``draws`` (n,), uniform in [0, 1), choose where a sample has several captions.
         """

@@ -49,21 +49,16 @@ PARALLEL_DOWNLOADS = 4
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples for one step, in the sampler's order.
-
-    ``lengths`` counts the tokens of each text before its padding. For CLIP's tokenizer the last of them is the
-    end-of-text token, so a causal tower needs no more.
-    """
+    """Samples for one step, in the sampler's order."""
 
     images: Tensor  # uint8 (b, h, w, 3)
     texts: Tensor  # int64 (b, context)
-    lengths: Tensor  # int64 (b,)
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, rows: slice) -> Batch:
-        return Batch(self.images[rows], self.texts[rows], self.lengths[rows])
+        return Batch(self.images[rows], self.texts[rows])
 
 
 def draws(seed: int, start: int, count: int) -> NDArray[np.float64]:
@@ -141,7 +136,6 @@ class Loader:
         return Batch(
             images=self._buffers.tensor((count, *self.image_size, 3), torch.uint8),
             texts=self._buffers.tensor((count, self.samples.index.context), torch.int64),
-            lengths=self._buffers.tensor((count,), torch.int64),
         )
 
     def _fill(self, batch: Batch, start: int) -> None:
@@ -152,9 +146,7 @@ class Loader:
         for row, (number, draw) in enumerate(zip(numbers.tolist(), random.tolist(), strict=True)):
             numbers[row], image = self._decode_or_replace(number)
             self.augment(image, draw, images[row])
-        tokens, lengths = self.samples.index.texts(numbers, random[:, -1])
-        batch.texts.numpy()[:] = tokens
-        batch.lengths.numpy()[:] = lengths
+        batch.texts.numpy()[:] = self.samples.index.texts(numbers, random[:, -1])
 
     def _decode_or_replace(self, number: int) -> tuple[int, NDArray[np.uint8]]:
         while True:

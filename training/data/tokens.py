@@ -138,14 +138,11 @@ class _Bpe:
 
 def padded(
     flat: NDArray[np.unsignedinteger[Any]], begin: NDArray[np.int64], end: NDArray[np.int64], context: int, pad: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Pad captions ``flat[begin:end]`` to rows (n, context); return them and their lengths (n,), both int64.
-
-    CLIP's tokenizer ends a caption with its end-of-text token, so a length is that token's position plus one.
-    """
+) -> NDArray[np.int64]:
+    """Return captions ``flat[begin:end]`` as rows (n, context), filled up with ``pad``, int64."""
     lengths = end - begin
     rows = np.full((len(begin), context), pad, np.int64)
     columns = np.arange(context)
     inside = columns < lengths[:, None]
     rows[inside] = flat[(begin[:, None] + columns)[inside]]
-    return rows, lengths
+    return rows

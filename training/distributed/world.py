@@ -1,4 +1,4 @@
-"""The processes that train together, and what they exchange beside features and gradients.
+"""The processes that train together, and their messages other than features and gradients.
 
 A batch is divided into equal parts, so not every number of processes can train on it: of 7 on a batch of 1,024, four
 do. The others stand by (:attr:`World.active` is false) and the process group is re-created without them, so that code

@@ -22,7 +22,7 @@ __all__ = ["Precision"]
 
 @dataclass(frozen=True)
 class Precision:
-    """How the forward passes compute."""
+    """The number formats of forward passes and of GPUs' fp32 matrix products."""
 
     name: str  # fp32, amp_bf16
     tf32: bool = False

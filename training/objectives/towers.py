@@ -1,4 +1,4 @@
-"""The tokens of open_clip's towers, which a fusion encoder reads, beside the pooled features.
+"""The pooled features and the tokens of open_clip's towers, as a fusion encoder reads them.
 
 Tokens of captions are returned without padding, one caption after the other, as (tokens of all, width): captions have
 twelve tokens of 77 on average, so padding would be most of the work. The image tower has a public method for its

@@ -75,6 +75,7 @@ class ALBEF(Objective):
         self.image_queue, self.text_queue = (Queue(config.queue_size, shared_width(model)) for _ in range(2))
         self.fusion: Any = None
         self.fusion_momentum: Any = None
+        # The fusion encoder draws its weights from the seed without disturbing the model's generator.
         if config.itm_weight or config.mlm_weight:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(run.seed)
@@ -100,12 +101,14 @@ class ALBEF(Objective):
         ``itm`` and ``mlm`` are each sample's sum of losses, ``itm_pairs`` and ``mlm_words`` the number of its terms.
         ``alpha`` is each sample's weight of soft targets.
         """
+        # Contrast alone needs pooled features only, and no keys when a part is encoded again for its gradient.
         if self.fusion is None:
             if self.again:
                 return super().forward(images, texts)
             with torch.no_grad():
                 keys = features(self.momentum.average, images, texts)
             return super().forward(images, texts) | self._keys(keys["image"], keys["text"])
+        # Both the trained and the momentum encoders see the masked captions along with the original ones.
         captions = self._captions(texts)
         online = _encode(self.model, self.fusion, images, captions)
         with torch.no_grad():
@@ -199,6 +202,8 @@ class ALBEF(Objective):
         """Compute ITM and MLM of each sample in one pass of the fusion encoder."""
         device, count, losses = online.words.device, len(captions.texts), {}
         own = torch.arange(count, device=device)
+        # Collect the texts that the fusion encoder reads, and their images: for ITM the matching pairs, each image with
+        # a wrong text and each text with a wrong image; for MLM the masked texts with their images.
         words, lengths, images = [], [], []
         if self.config.itm_weight:
             other_text, other_image, found = self._negatives(online, momentum, captions, outputs["scale"].detach())
@@ -218,6 +223,7 @@ class ALBEF(Objective):
             right, wrong_text, wrong_image = self.fusion.match(fused, layout.ends[: 3 * count]).view(3, -1)
             losses["itm"] = F.softplus(-right) + found * (F.softplus(wrong_text) + F.softplus(wrong_image))
             losses["itm_pairs"] = 1 + 2 * found
+        # The masked texts' tokens are the last ones.
         if captions.masked is not None:
             losses["mlm"] = self._masked_word_losses(
                 fused[-len(online.masked_words) :], momentum, captions, outputs["alpha"]

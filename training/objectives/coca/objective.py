@@ -70,6 +70,7 @@ class CoCa(Objective):
         at the batch's longest caption, and the vocabulary projection, which costs more than the decoder, is computed
         for real tokens only.
         """
+        # Run the decoder over the longest caption's width, with each block's cross-attention to the image.
         real, decoder = labels != self.model.pad_id, self.model.text_decoder
         captions, places = real.nonzero(as_tuple=True)
         width = int(places.max()) + 1
@@ -77,6 +78,7 @@ class CoCa(Objective):
         for block, cross in zip(decoder.resblocks, decoder.cross_attn, strict=True):
             words = run_block(decoder, block, words, attn_mask=mask)
             words = run_block(decoder, cross, words, k_x=image_tokens, v_x=image_tokens)
+        # Logits and losses of real tokens only.
         where = to_device(captions * width + places, words.device)
         logits = decoder.ln_final(words).flatten(0, 1)[where] @ decoder.text_projection
         with torch.autocast(logits.device.type, enabled=False):

@@ -119,11 +119,12 @@ def distillation(
     ``teacher``'s three likewise, with its own d. Two passes over the tiles, of at most ``tile`` logits, of both models
     together. Only "loss" has a gradient.
     """
-    student, master = Pairs(images, texts, scale, tile), Pairs(*teacher, tile)
-    softmaxes, targets = Softmaxes(student), Softmaxes(master)
+    # The first pass over each model's tiles finds the normalisers, the second the agreement and the gradient.
+    student, taught = Pairs(images, texts, scale, tile), Pairs(*teacher, tile)
+    softmaxes, targets = Softmaxes(student), Softmaxes(taught)
     agreement = torch.zeros_like(student.scale)
-    for each, taught in zip(student, master, strict=True):
-        target = targets.probabilities(taught)
+    for each, teacher_tile in zip(student, taught, strict=True):
+        target = targets.probabilities(teacher_tile)
         agreement += (target * each.logits).sum()
         if student.needs_gradient:
             gradient = softmaxes.probabilities(each).mul_(1 + weight).sub_(target, alpha=weight)
