@@ -12,7 +12,7 @@ from evaluation.tasks import retrieval, zeroshot
 from pipelines import crawl, download, extract
 from pipelines.curate import balance, dedup, filter, shard
 from pipelines.curate.filter import rules
-from pipelines.web.fetcher import Web
+from pipelines.web import Web
 from training import train
 from workflows.demo import plan, scenes, site, testset
 from workflows.stage import Gate, Stage, Workflow

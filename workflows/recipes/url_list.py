@@ -13,7 +13,7 @@ from pipelines import download
 from pipelines import urls as lists
 from pipelines.curate import balance, dedup, filter, shard
 from pipelines.curate.filter import rules
-from pipelines.web.fetcher import Web
+from pipelines.web import Web
 from training import train as training
 from workflows.stage import Gate, Stage, Workflow
 

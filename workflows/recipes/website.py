@@ -11,7 +11,7 @@ from evaluation.tasks import retrieval
 from pipelines import crawl, download, extract
 from pipelines.curate import balance, dedup, filter, shard
 from pipelines.curate.filter import rules
-from pipelines.web.fetcher import Web
+from pipelines.web import Web
 from training import train
 from workflows.stage import Gate, Stage, Workflow
 

@@ -12,9 +12,8 @@ from loopback import NOT_FOUND, answer, serving
 
 from infra.run.context import Context
 from pipelines import crawl
-from pipelines.crawl.stage import Config
-from pipelines.crawl.traps import Traps
-from pipelines.web.fetcher import Web
+from pipelines.crawl.config import Config, Traps
+from pipelines.web import Web
 
 REAL = 40
 MONTHS = calendar.month_name

@@ -12,9 +12,9 @@ from loopback import answer, serving
 from infra.errors import DataError
 from infra.run.context import Context, ShardOutput
 from pipelines import crawl
+from pipelines.crawl.config import Config
 from pipelines.crawl.sources import inject, sources
-from pipelines.crawl.stage import Config
-from pipelines.web.fetcher import Web
+from pipelines.web import Web
 
 URLS = ["http://a.example/1", "http://b.example/2"]
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.crawl.traps import NEAR, Fingerprint, Pattern, Traps, fingerprint, pattern, trap, without_session
+from pipelines.crawl.config import Traps
+from pipelines.crawl.traps import NEAR, Fingerprint, Pattern, fingerprint, pattern, trap, without_session
 
 HOST = "http://a.example"
 

@@ -23,9 +23,9 @@ from infra.schema import pairs_schema
 from pipelines import extract
 from pipelines.extract.shard import page_rows, repeated
 from pipelines.formats.warc import Page, Reader, Writer
-from pipelines.html.candidates import SOURCES, Taste, candidates, parse_srcset
+from pipelines.html.candidates import SOURCES, ExtractOptions, candidates, parse_srcset
 from pipelines.html.page import Html, decode
-from pipelines.html.text import _ftfy, captions, clean, has_words, shorten
+from pipelines.html.text import FTFY, captions, clean, has_words, shorten
 
 URL = "http://a.example/dir/page"
 DATE = "2026-01-01T00:00:00Z"
@@ -33,7 +33,7 @@ DATE = "2026-01-01T00:00:00Z"
 
 def found(html, sources=SOURCES, headers=()):
     page = Html.parse(URL, list(headers), html.encode() if isinstance(html, str) else html)
-    of_page = candidates(page, Taste(sources, 100))
+    of_page = candidates(page, ExtractOptions(sources, 100))
     urls = [url.removeprefix("http://a.example") for url in of_page.urls]
     return list(zip(urls, of_page.texts, of_page.sources, of_page.reasons, strict=True))
 
@@ -257,7 +257,7 @@ CHARSETS = st.sampled_from(["utf-8", "latin-1", "cp1252", "cp1251", "cp1250", "c
 def test_what_is_spared_mending_needs_none(text, charset, lossy):
     """The quick look passes nothing that ftfy, asked at once, would change."""
     garbled = text.encode().decode(charset, "ignore").replace("\u00a0" if lossy else "", " " if lossy else "")
-    mended = unicodedata.normalize("NFC", ftfy.fix_text(garbled, _ftfy()))
+    mended = unicodedata.normalize("NFC", ftfy.fix_text(garbled, FTFY))
     assert clean(garbled) == clean(mended)
 
 

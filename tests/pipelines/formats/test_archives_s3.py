@@ -167,7 +167,7 @@ def test_pairs_from_a_bucket_are_those_from_disk(bucket, line, expected, s3_url,
 
 def test_a_line_that_stays_broken_is_an_error_that_may_pass(bucket, line, tmp_path, monkeypatch):
     line.cuts = 10_000
-    with pytest.raises(TransientError, match=r"a\.warc\.gz cannot be read for now"):
+    with pytest.raises(TransientError, match=r"a\.warc\.gz is unreachable"):
         extracted(monkeypatch, tmp_path, ("a.warc.gz",), bucket)
 
 

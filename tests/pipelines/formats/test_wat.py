@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from wat_writer import document, record
 
 from infra.run.context import Context, ShardOutput
+from pipelines.extract.config import Config
 from pipelines.extract.shard import Pages, Rows, as_rows, find_candidates, page_rows, wat_rows
-from pipelines.extract.stage import Config
 from pipelines.formats.warc import Page, Reader
 from pipelines.formats.wat import WatPage
 

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
+from pipelines.extract.config import Config
 from pipelines.extract.shard import page_rows
-from pipelines.extract.stage import Config
 from pipelines.formats.warc import Page
 from pipelines.html.jsonld import described
 from pipelines.html.markup import bounded

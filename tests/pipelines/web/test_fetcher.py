@@ -12,12 +12,13 @@ import pytest
 from loopback import Site, answer
 
 from infra.schema import Drop
+from pipelines.web import FetchError, Web
 from pipelines.web.coding import CodingError, OversizeError, decoder
-from pipelines.web.fetcher import Fetcher, FetchError, Web
+from pipelines.web.fetcher import Fetcher
 from pipelines.web.guard import Guard, is_public
 from pipelines.web.http_client import retry_after
 from pipelines.web.policy.opt_outs import IMAGE, LINKS, PAGE, from_headers, from_metas, refusal
-from pipelines.web.policy.robots import Rules
+from pipelines.web.policy.robots import RobotsRules
 from pipelines.web.urls import BadUrlError, canonical, matches, origin_of, without_parameters
 
 
@@ -329,11 +330,11 @@ async def test_robots_of_any_size_is_read_up_to_its_cap():
 
 
 def test_rules_know_the_delay_and_the_ai_crawlers_named():
-    rules = Rules.read(200, ROBOTS)
+    rules = RobotsRules.parse(200, ROBOTS)
     assert rules.agents == ("gptbot",)
     assert rules.crawl_delay == 2.0
     assert rules.refusal("http://a.example/art", "clipline", as_ai=False) is None
-    assert Rules.read(404, b"").crawl_delay == 0.0
+    assert RobotsRules.parse(404, b"").crawl_delay == 0.0
 
 
 # --- opt-outs ---
