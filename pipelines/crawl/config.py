@@ -24,7 +24,7 @@ _PAGES_PER_PARTITION = 20_000
 
 
 class Traps(BaseConfig):
-    """When a URL, or a family of URLs, counts as a crawler trap."""
+    """Thresholds from which a URL, or a family of URLs, counts as a crawler trap."""
 
     max_segments: int = Field(20, gt=0, description="maximum number of path segments")
     max_repeats: int = Field(2, gt=0, description="how often a path may repeat the same segment or segments in a row")
@@ -35,7 +35,7 @@ class Traps(BaseConfig):
 
 
 class Config(BaseConfig):
-    """Where to start and which links to follow. At least one of seeds, sitemaps, pages and page_lists is needed."""
+    """Starting URLs, scope and limits of a crawl. At least one of seeds, sitemaps, pages and page_lists is needed."""
 
     code_version: ClassVar[int] = 2
 

@@ -13,7 +13,7 @@ __all__ = ["Config"]
 
 
 class Config(BaseConfig):
-    """Where pages come from, which texts become captions, which opt-outs apply."""
+    """Pages to read, texts that become captions, opt-outs to obey."""
 
     code_version: ClassVar[int] = 4
 

@@ -194,7 +194,7 @@ class Pages:
 
 
 def find_candidates(shard: Pages, output: ShardOutput) -> ShardRecord:
-    """Read an archive's pages and write every candidate to the scratch table, and the ids of pairs beside it.
+    """Read an archive's pages and write every candidate to the scratch table, and the ids of its pairs to another file.
 
     Memory: :data:`_FLUSH_ROWS` rows, and 20 bytes per pair of the file. Raises DataError if it is not an archive.
     """

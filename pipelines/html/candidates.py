@@ -63,7 +63,7 @@ _CARDS: tuple[tuple[Source, str], ...] = (("og", "og:"), ("twitter", "twitter:")
 
 
 class ExtractOptions(NamedTuple):
-    """Which texts to take, and their maximum lengths in characters. ``context`` 0: none."""
+    """Sources of texts, and maximum lengths in characters. ``context`` 0: none."""
 
     sources: tuple[Source, ...] = SOURCES
     max_caption: int = 2000

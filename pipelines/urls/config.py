@@ -16,7 +16,7 @@ __all__ = ["Config"]
 
 
 class Config(BaseConfig):
-    """Where the list is and what its columns mean; options have img2dataset's names where it has them."""
+    """Files of a URL list and the meaning of its columns; options have img2dataset's names where it has them."""
 
     code_version: ClassVar[int] = 2
 

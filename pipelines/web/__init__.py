@@ -1,7 +1,7 @@
 """The only way out to the web: a guarded, polite HTTP client for pages and images.
 
 ``Fetcher`` (fetcher.py) is what the stages call; docs/web.md draws the way from a URL to its body. This package exports
-the configuration and the types of its results, which are light; whoever fetches imports ``pipelines.web.fetcher``.
+the configuration and the types of its results, which are light; code that fetches imports ``pipelines.web.fetcher``.
 """
 
 from pipelines.web.config import Web

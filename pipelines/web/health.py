@@ -31,7 +31,7 @@ _HINTS = {
     Drop.ROBOTS: "robots.txt forbids most URLs: these sites do not want to be crawled",
     Drop.OPT_OUT: "these sites opted out of AI use",
     Drop.HTTP_ERROR: "servers refuse requests: look at the status codes, and set web.contact to identify yourself",
-    Drop.REFUSED: "the addresses are not public: an intranet needs web.allow_private",
+    Drop.REFUSED: "the IP addresses are not public: an intranet needs web.allow_private",
 }
 
 
@@ -64,7 +64,7 @@ class Preflight:
 def preflight(hosts: Iterable[str], web: Web, *, sample: int = 200, timeout_s: float = 15.0) -> Preflight:
     """Look up a deterministic ``sample`` of ``hosts``. Blocks up to ``timeout_s`` seconds.
 
-    Hosts that ``web.connect_to`` maps, and addresses, need no resolver and are left out. Call ``check`` on the result.
+    Hosts that ``web.connect_to`` maps, and IP addresses, need no resolver and are left out. Call ``check`` on the result.
     """
     rank = {host: hashlib.sha256(host.encode()).digest() for host in hosts}
     needed = (host for host in rank if host and not is_address(host) and not mapped(host, web.connect_to))

@@ -45,7 +45,7 @@ class HostReport(NamedTuple):
 
 
 class Grant(NamedTuple):
-    """What a worker may do with one host."""
+    """A worker's share of one host, as of now."""
 
     tokens: int  # held by the worker
     keep: int  # of which it may go on using; the others are to be returned as they come free
@@ -125,7 +125,7 @@ class RateLimiter:
     ) -> Reply:
         """Take a worker's reports, and reply with its grants for the hosts reported on.
 
-        ``wanted``: URLs of policy files it needs; ``fetched``: results of those it was told to fetch.
+        ``wanted``: URLs of policy files it needs; ``fetched``: results of those it was asked to fetch.
         """
         unknown = worker not in self._workers
         state = self._workers.setdefault(worker, _Worker(now))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 __all__ = ["FileResult", "SingleFlight"]
 
 _MAX_BYTES = 64 << 20  # of all cached files
-_ENTRY_BYTES = 500  # of a cache entry beside its body
+_ENTRY_BYTES = 500  # of a cache entry in addition to its body
 _TTL_S = 24 * 3600.0  # of a file: RFC 9309, 2.4
 _ERROR_TTL_S = 600.0  # of a failure
 

@@ -269,7 +269,7 @@ def test_a_crawl_that_hardly_gets_an_answer_stops_and_its_next_run_tries_again(r
 
 def test_a_crawl_without_name_servers_says_so(ray_cluster, tmp_path, monkeypatch):
     monkeypatch.setattr("pipelines.web.health.look_up", lambda name: ([], -3))
-    with pytest.raises(StageFailed, match="names do not resolve"):
+    with pytest.raises(StageFailed, match="DNS resolver fails"):
         crawl.run(Config(pages=[f"http://{host}.test/" for host in "abcd"]), {}, Context(tmp_path))
 
 

@@ -23,7 +23,8 @@ def test_in_a_bucket_it_is_what_it_is_on_disk(s3_url, tmp_path, monkeypatch):
     def run_shards(context, shards, work, limits, on_done=None):
         return [work(spec, ShardOutput(context.store, name)) for name, spec in shards]
 
-    monkeypatch.setattr("infra.cluster.run_shards", run_shards)
+    monkeypatch.setattr("pipelines.crawl.rounds.run_shards", run_shards)
+    monkeypatch.setattr("pipelines.extract.stage.run_shards", run_shards)
     monkeypatch.setattr("pipelines.crawl.rounds._SMALL", -1)
     monkeypatch.setattr("pipelines.crawl.rounds.shared_limiter", lambda web: contextlib.nullcontext())
     kept = []

@@ -391,7 +391,7 @@ def test_bodies_as_they_came_over_the_wire(headers, body, wanted):
 
 def test_duplicates_against_brute_force(ray_cluster, tmp_path, monkeypatch):
     """Files of a hundred images of sixty, more files than fit one partition."""
-    monkeypatch.setattr(extract, "_FILES_PER_PARTITION", 2)
+    monkeypatch.setattr("pipelines.extract.stage._FILES_PER_PARTITION", 2)
     draw = random.Random(7)
     files = [
         [(f"http://a.example/{n}", page(*((f"/{draw.randrange(60)}.jpg", "x") for _ in range(20)))) for n in range(5)]

@@ -6,7 +6,6 @@ import datetime
 import ipaddress
 import random
 import ssl
-import threading
 from urllib.parse import urlsplit
 
 import fsspec
@@ -15,6 +14,7 @@ import s3fs
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from loopback import event_loop_thread
 from wat_writer import document, record
 
 from infra.errors import DataError, StorageError, TransientError
@@ -68,27 +68,17 @@ class Line:
 @contextlib.contextmanager
 def lines(to, tls=None):
     """A :class:`Line`, and the port on which it is to be had."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
     line = Line(to)
 
     async def stop(server):
         server.close()
-        while others := asyncio.all_tasks() - {asyncio.current_task()}:  # one that accepts starts one that serves
-            for task in others:
-                task.cancel()
-            await asyncio.wait(others)
-            await asyncio.sleep(0)  # connections that were closed are let go in the next turn of the loop
 
-    server = asyncio.run_coroutine_threadsafe(asyncio.start_server(line.serve, "127.0.0.1", 0, ssl=tls), loop).result()
-    try:
-        yield line, server.sockets[0].getsockname()[1]
-    finally:
-        asyncio.run_coroutine_threadsafe(stop(server), loop).result()
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
+    with event_loop_thread() as call:
+        server = call(asyncio.start_server(line.serve, "127.0.0.1", 0, ssl=tls))
+        try:
+            yield line, server.sockets[0].getsockname()[1]
+        finally:
+            call(stop(server))
 
 
 @pytest.fixture(autouse=True)
@@ -142,7 +132,7 @@ def extracted(monkeypatch, folder, paths, prefix):
     def run_shards(context, shards, work, limits):
         return [work(spec, ShardOutput(context.store, name)) for name, spec in shards]
 
-    monkeypatch.setattr("infra.cluster.run_shards", run_shards)
+    monkeypatch.setattr("pipelines.extract.stage.run_shards", run_shards)
     context = Context(folder)
     manifest = extract.run(extract.Config(paths=paths, prefix=prefix), {}, context)
     return {file.path: context.store.read(file.path) for file in manifest.files}, manifest

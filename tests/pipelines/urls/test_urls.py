@@ -132,8 +132,8 @@ def test_the_usual_names_are_known_and_everything_is_kept(name, tmp_path):
     renamed = {url: "url", caption: "caption", "LICENSE": "license", "LANGUAGE": "language"}
     for column, value in row.items():
         place = renamed.get(column, column)
-        assert found[f"{place}_listed" if place in work.TAKEN else place] == value
-    assert not set(found) & work.TAKEN
+        assert found[f"{place}_listed" if place in work.RESERVED else place] == value
+    assert not set(found) & work.RESERVED
     if "uid" not in row:
         assert found["uid"] == _id("http://a.example/1.png", "a caption")
 
@@ -456,10 +456,10 @@ def test_lists_on_the_web(tmp_path):
         assert table["caption"].to_pylist() == ["one"]
         with pytest.raises(ConfigError, match=r"no list found at .*none\.csv"):
             find_files([f"{here}/none.csv"])
-        with pytest.raises(ConfigError, match=r"b\.parquet cannot be read from here"):  # this server gives whole files
+        with pytest.raises(ConfigError, match=r"b\.parquet cannot be read remotely"):  # this server gives whole files
             Config(url_list=f"{here}/b.parquet").identity()
         server.shutdown()
-    with pytest.raises(TransientError, match="does not answer"):
+    with pytest.raises(TransientError, match="is not responding"):
         find_files([f"{here}/a.csv"])
     with pytest.raises(ConfigError, match="cannot be read"):
         find_files(["nonsense://a.csv"])

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+import os
 import selectors
 import subprocess
 import sys
@@ -360,7 +361,11 @@ def test_the_limiter_stays_small(monkeypatch):
 def test_four_nodes_together_respect_the_limits_of_a_host():
     """Concurrency and Crawl-delay as the server sees them, with a Ray cluster of four nodes asking."""
     script = Path(__file__).with_name("four_nodes.py")
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=240, check=False)
+    path = os.pathsep.join([str(script.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run(
+        [sys.executable, script], env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     seen = json.loads(done.stdout.splitlines()[-1])
     assert len(set(seen["nodes"])) == 4
