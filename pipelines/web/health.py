@@ -64,7 +64,7 @@ class Preflight:
 def preflight(hosts: Iterable[str], web: Web, *, sample: int = 200, timeout_s: float = 15.0) -> Preflight:
     """Look up a deterministic ``sample`` of ``hosts``. Blocks up to ``timeout_s`` seconds.
 
-    Hosts that ``web.connect_to`` maps, and IP addresses, need no resolver and are left out. Call ``check`` on the result.
+    Hosts that ``web.connect_to`` maps, and IP addresses, need no resolver and are left out. ``check`` the result.
     """
     rank = {host: hashlib.sha256(host.encode()).digest() for host in hosts}
     needed = (host for host in rank if host and not is_address(host) and not mapped(host, web.connect_to))
