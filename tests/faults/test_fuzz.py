@@ -1,4 +1,4 @@
-"""The parsers against input nobody meant: mutations of valid files, and whatever hypothesis comes up with.
+"""Fuzzing of the parsers: mutations of valid files, and arbitrary input from hypothesis.
 
 ``CLIPLINE_FUZZ=20`` runs twenty times as many examples as a test run can afford.
 """

@@ -1,4 +1,4 @@
-"""Everything in :mod:`hostile`, met by the real client and by the real stages' shards."""
+"""Every behaviour in :mod:`hostile`, against the real client and the stages' shards."""
 
 from __future__ import annotations
 

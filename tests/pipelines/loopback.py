@@ -1,4 +1,4 @@
-"""A server on loopback that says exactly what a test wants said."""
+"""A loopback server that sends exactly the bytes a test gives it."""
 
 import asyncio
 import contextlib
@@ -6,7 +6,7 @@ import threading
 
 
 def answer(body=b"<p>hello", status="200 OK", **headers):
-    """The bytes of an answer; ``X_Robots_Tag="noai"`` becomes a header, and a list several of them."""
+    """Return the bytes of a response; ``X_Robots_Tag="noai"`` becomes a header, and a list several of them."""
     lines = [f"HTTP/1.1 {status}"]
     headers = {"Content_Type": "text/html", "Content_Length": str(len(body)), **headers}
     for name, values in headers.items():

@@ -1,4 +1,4 @@
-"""The crawl: what belongs to it, how it is dealt out, what it keeps, and that it continues where it was."""
+"""The crawl stage: scope, shards, WARC output, budgets, and resumption."""
 
 import io
 import subprocess
@@ -125,7 +125,7 @@ def test_scope_by_registered_domain():
     assert Scope(Config(seeds=["http://www.a.example/"], scope="any")).outside("http://b.test/") == ""
 
 
-def test_config_refuses_what_is_no_address_pattern_or_instant():
+def test_config_refuses_malformed_urls_patterns_and_instants():
     for wrong in (
         {"seeds": ["ftp://a.example/"]},
         {"seeds": []},
@@ -255,7 +255,7 @@ def test_the_page_budget_is_exact(ray_cluster, tmp_path):
     )
 
 
-def test_a_crawl_that_hardly_gets_an_answer_stops_and_its_next_run_tries_again(ray_cluster, tmp_path, monkeypatch):
+def test_a_crawl_that_hardly_gets_a_response_stops_and_its_next_run_retries(ray_cluster, tmp_path, monkeypatch):
     monkeypatch.setattr("pipelines.crawl.rounds._FLOOR_URLS", 4)
     pages = [f"http://{host}.example/{n}" for n in range(3) for host in "ab"]
     routes = {f"{host}.example/robots.txt": NOT_FOUND for host in "ab"}

@@ -37,7 +37,7 @@ with cluster.connect():
 
 
 class Slow(dict):
-    """Three hosts of nine pages, each a tenth of a second away. The next host's tree hangs on every fourth page."""
+    """Three hosts of nine pages, 0.1 s latency. Every fourth page links to the other hosts."""
 
     def get(self, address, default=None):
         if address.endswith("/robots.txt"):
@@ -83,7 +83,7 @@ def wait_for(what):
 
 
 def processes(title):
-    """The processes of this one's cluster with ``title`` in their names."""
+    """Return the processes of our cluster with ``title`` in their names."""
     parents, named = {}, []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it ended
@@ -94,7 +94,7 @@ def processes(title):
 
 
 def fetching():
-    """The workers at work on a shard."""
+    """Return the workers processing a shard."""
     return processes("_lot_task")
 
 
@@ -105,8 +105,8 @@ def _ancestors(pid, parents):
 
 @pytest.fixture(scope="module")
 def calm(ray_cluster, tmp_path_factory):
-    """The manifest of a crawl that nobody disturbs, and that hands every step to workers; a killed one takes the small
-    ones itself, which must not matter."""
+    """Manifest of an undisturbed crawl with all steps on workers; killed crawls run small steps in the driver, which
+    must not matter."""
     with serving(Slow()) as site, pytest.MonkeyPatch.context() as patch:
         patch.setattr("pipelines.crawl.rounds._SMALL", -1)
         manifest = run(tmp_path_factory.mktemp("calm"), settings(site.port)).manifest

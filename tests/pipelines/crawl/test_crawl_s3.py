@@ -1,4 +1,4 @@
-"""A crawl and the extraction of its pages, kept in a bucket from the first round to the last."""
+"""A crawl and the extraction of its pages with all artifacts in a bucket."""
 
 import contextlib
 

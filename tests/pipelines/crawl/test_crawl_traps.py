@@ -1,4 +1,4 @@
-"""A site full of traps: the crawl ends, far below its budget, and has every real page."""
+"""A site full of traps: the crawl ends far below its budget and keeps every real page."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def real(number):
 
 
 class Trapped(dict):
-    """Answers whatever is asked. Ten thousand is as good as endless: nobody should get there."""
+    """Site that answers any URL. Ten thousand pages are as good as endless: no crawl should get there."""
 
     def get(self, address, default=None):
         path = address.removeprefix("a.example")

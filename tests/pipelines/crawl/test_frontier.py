@@ -1,4 +1,4 @@
-"""The frontier against one kept in plain Python: the same rounds, whatever the web, the partitions and the budgets."""
+"""The frontier against a model in plain Python: the same rounds for any web, partitions and budgets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sitemaps in all their forms, and what pretends to be one."""
+"""Sitemaps: all formats, malformed and hostile input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The extraction: what a page shows, what is said of it, and that nothing is lost or kept twice."""
+"""Extraction: candidates, captions, opt-outs, duplicates; no candidate is lost or kept twice."""
 
 import gzip
 import hashlib
@@ -104,7 +104,7 @@ def test_open_graph_prefers_the_images_own_text():
         ("<p><img alt=x src=i.jpg /></span><div>", "/dir/i.jpg"),
     ],
 )
-def test_the_best_address(markup, wanted):
+def test_the_best_url(markup, wanted):
     assert kept(markup) == ([(wanted, "x", "alt")] if wanted else [])
 
 
@@ -180,7 +180,7 @@ def test_pages_that_opt_out(head, headers, opted_out):
 # --- the page ---
 
 
-def test_language_licence_and_page_address():
+def test_language_licence_and_page_url():
     html = b'<html lang="pt-BR"><link rel="stylesheet license" href="/cc0"><img src=1 alt=um>'
     (row,), _ = page_rows(Page("HTTP://A.example/x/../y#z", [], html), extract.Config())
     assert (row.page_url, row.language, row.license) == ("http://a.example/y", "pt-BR", "http://a.example/cc0")
@@ -254,8 +254,8 @@ CHARSETS = st.sampled_from(["utf-8", "latin-1", "cp1252", "cp1251", "cp1250", "c
 
 
 @given(SCRIPTS, CHARSETS, st.booleans())
-def test_what_is_spared_mending_needs_none(text, charset, lossy):
-    """The quick look passes nothing that ftfy, asked at once, would change."""
+def test_text_that_skips_repair_needs_none(text, charset, lossy):
+    """The quick check passes nothing that ftfy would change."""
     garbled = text.encode().decode(charset, "ignore").replace("\u00a0" if lossy else "", " " if lossy else "")
     mended = unicodedata.normalize("NFC", ftfy.fix_text(garbled, FTFY))
     assert clean(garbled) == clean(mended)
@@ -311,7 +311,7 @@ PAGES = [(f"http://a.example/{n}", b"<p>%d" % n * 400) for n in range(6)]
         ([(2, 0)], "01345", 1),  # not even the start of a member
     ],
 )
-def test_a_damaged_record_costs_itself_alone(damage, left, damaged):
+def test_a_damaged_record_affects_no_others(damage, left, damaged):
     data, offsets = archive(PAGES)
     broken = bytearray(data)
     for page, offset in damage:
@@ -359,7 +359,7 @@ def test_a_cut_archive_is_damaged_wherever_it_is_cut(compressed):
         assert pages >= len(complete), cut
 
 
-def test_lengths_that_lie_cost_their_record_alone():
+def test_wrong_lengths_affect_no_other_records():
     page = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<p>%d"
     for lie in (10**15, 500, 60, 20, 0):
         for compress in (lambda data: data, gzip.compress):

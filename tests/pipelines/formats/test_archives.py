@@ -1,4 +1,4 @@
-"""Archives here and elsewhere: which there are, and reading on when the network breaks."""
+"""Archive files: path expansion, block reads, retries on network failures."""
 
 import contextlib
 import gzip
@@ -76,7 +76,7 @@ def impatient(monkeypatch):
 
 
 @pytest.mark.parametrize("answers", [[], [503], [None, 500, 100], [None, None, 0, 429, 502], [None] * 5 + [7, 7]])
-def test_a_read_that_breaks_is_taken_up_again(answers):
+def test_a_broken_read_is_resumed(answers):
     with server(answers) as (url, asked), open_archive(url) as file:
         pieces = iter(lambda: file.read(777), b"")
         assert b"".join(pieces) == DATA
@@ -88,7 +88,7 @@ def test_a_read_that_breaks_is_taken_up_again(answers):
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-def test_a_server_that_falls_silent_is_asked_again(monkeypatch, ranges):
+def test_a_silent_server_is_retried(monkeypatch, ranges):
     monkeypatch.setattr(archives, "_TIMEOUT_S", 1.0)
     with server([None, -100, -1], ranges=ranges) as (url, asked), open_archive(url) as file:
         assert file.read() == DATA
@@ -100,7 +100,7 @@ def test_a_server_without_ranges_is_copied_first():
         assert file.read() == DATA
 
 
-def test_what_stays_broken_is_said():
+def test_a_lasting_failure_is_reported():
     with server([500] * 50) as (url, _), pytest.raises(TransientError, match="unreachable"), open_archive(url) as file:
         file.read()
     with server([None] + [404] * 50) as (url, _), pytest.raises(DataError), open_archive(url) as file:
@@ -135,7 +135,7 @@ def test_lists_prefixes_patterns_and_memory(tmp_path):
         read_ranges("memory://archives", [*parts, ("gone", 0, 1)])
 
 
-def test_what_is_no_archive_is_said(tmp_path):
+def test_what_is_no_archive_is_reported(tmp_path):
     page = tmp_path / "x.warc.gz"
     page.write_bytes(b"<html>Please sign in")
     with pytest.raises(DataError, match="not a WARC or WAT file"):

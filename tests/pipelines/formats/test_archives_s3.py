@@ -1,4 +1,4 @@
-"""Archives in a bucket and behind https://, read from a real S3 server over a line that breaks."""
+"""Archives in a bucket and behind https://, read from a real S3 server through a proxy that breaks connections."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ PAGES = 40
 
 
 class Line:
-    """A way to a server that breaks: of the next ``cuts`` long answers only the beginning comes through."""
+    """A proxy that breaks connections: of the next ``cuts`` long responses only the beginning comes through."""
 
     LONG = 5_000
 
@@ -67,7 +67,7 @@ class Line:
 
 @contextlib.contextmanager
 def lines(to, tls=None):
-    """A :class:`Line`, and the port on which it is to be had."""
+    """A :class:`Line`, and the port it listens on."""
     line = Line(to)
 
     async def stop(server):
@@ -90,7 +90,7 @@ def impatient(monkeypatch):
 
 @pytest.fixture
 def line(s3_server, monkeypatch):
-    """What lies between us and the S3 server."""
+    """The breakable connection to the S3 server."""
     there = urlsplit(s3_server)
     with lines((there.hostname, there.port)) as (line, port):
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
@@ -121,13 +121,13 @@ def crawl(tmp_path_factory):
 
 @pytest.fixture
 def bucket(crawl, s3_url):
-    """The same folder in a bucket, for everybody to read."""
+    """The same folder in a bucket, publicly readable."""
     s3fs.S3FileSystem(s3_additional_kwargs={"ACL": "public-read"}).put(f"{crawl}/", f"{s3_url}/crawl/", recursive=True)
     return f"{s3_url}/crawl"
 
 
 def extracted(monkeypatch, folder, paths, prefix):
-    """Every byte that extraction leaves, its shards done here, one after the other."""
+    """Return all files of an extraction, run in this process, one shard after the other."""
 
     def run_shards(context, shards, work, limits):
         return [work(spec, ShardOutput(context.store, name)) for name, spec in shards]

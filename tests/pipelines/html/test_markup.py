@@ -1,4 +1,4 @@
-"""No page costs more than a second, whatever its author had in mind; and no usual page is cut."""
+"""Bounded parsing: no page costs more than a second, and no ordinary page is cut."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""Lists of addresses as they come: against img2dataset's own reader, and against what is wrong with real ones."""
+"""URL lists: all formats against img2dataset's own reader, and malformed input."""
 
 import csv
 import gzip
@@ -160,7 +160,7 @@ def test_conceptual_captions_have_no_header_and_stray_quotes(order, tmp_path):
     assert list(zip(table["caption"].to_pylist(), table["url"].to_pylist(), strict=True)) == rows
 
 
-def test_bad_rows_cost_themselves_alone(tmp_path):
+def test_malformed_rows_affect_no_others(tmp_path):
     lines = [
         b'{"url": "http://a.example/1", "caption": "one"}',
         b'{"url": "http://a.example/2", "caption": ',  # 2
@@ -465,7 +465,7 @@ def test_lists_on_the_web(tmp_path):
         find_files(["nonsense://a.csv"])
 
 
-def test_a_txt_line_is_an_address_commas_and_all():
+def test_a_txt_line_is_one_url_including_commas():
     data = b"\xef\xbb\xbfhttp://a.example/1,2\r\n\r\n  http://a.example/3 \n"
     (batch,) = read_batches(lambda: io.BytesIO(data), "txt", "it")
     assert batch.columns == {"url": ["http://a.example/1,2", "http://a.example/3"]}

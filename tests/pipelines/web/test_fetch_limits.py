@@ -1,4 +1,4 @@
-"""What the client holds, waits for and reads of a site's own files, against real servers; DNS and health alone."""
+"""Limits of the HTTP client (memory, deadlines, policy files) against real servers; DNS and health checks alone."""
 
 import asyncio
 import json
@@ -72,7 +72,7 @@ async def test_the_budget_is_first_come_first_served_and_survives_who_gives_up()
     await asyncio.sleep(0)
     small = asyncio.create_task(budget.acquire(1))
     await asyncio.sleep(0)
-    assert not budget.try_acquire(1) and not small.done()  # there is room, but somebody was first
+    assert not budget.try_acquire(1) and not small.done()  # there is room, but another was first
     large.cancel()
     await asyncio.wait([large, small], timeout=1)
     assert small.done() and budget.free == 1
@@ -112,7 +112,7 @@ async def test_retry_after_is_obeyed_up_to_a_clamp_and_given_up_above():
 
 async def test_a_dead_host_with_many_urls_is_given_up():
     with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))  # nobody listens
+        bound.bind(("127.0.0.1", 0))  # not listening
         port = bound.getsockname()[1]
         async with Fetcher(Web(connect_to={"*": f"127.0.0.1:{port}"}, retries=0, obey_robots=False)) as fetcher:
 
@@ -309,7 +309,7 @@ async def test_what_a_resolver_said_is_kept_for_a_while(monkeypatch):
 
 
 async def test_a_queue_for_the_resolver_is_not_the_servers_delay(monkeypatch):
-    """Lists are full of names that nobody can resolve, and each of them keeps a thread for seconds."""
+    """Lists are full of dead names, each of which occupies a resolver thread for seconds."""
 
     def slowly(host, *_):
         time.sleep(0.2)

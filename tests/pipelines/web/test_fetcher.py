@@ -1,4 +1,4 @@
-"""The guarded fetch against real servers on loopback, each behaving as badly as one can."""
+"""Fetcher against real, misbehaving servers on loopback."""
 
 import asyncio
 import gzip
@@ -256,7 +256,7 @@ async def test_connections_that_fail():
     assert (await refused({"/x": answer(X_Long="x" * 20000)}))[0] is Drop.CONNECTION
     assert (await refused({"/x": answer()}, "https://a.example/x"))[0] is Drop.CONNECTION
     with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))  # nobody listens
+        bound.bind(("127.0.0.1", 0))  # not listening
         async with Fetcher(Web(connect_to={"*": f"127.0.0.1:{bound.getsockname()[1]}"}, retries=0)) as fetcher:
             with pytest.raises(FetchError) as caught:
                 await fetcher.get("http://a.example/")
