@@ -230,7 +230,7 @@ def test_resume_works_from_another_folder_and_keeps_the_selection(clipline, root
         (["plan", "toy.py", "--until", "furst"], 2, "no stage 'furst'"),
         (["plan", "toy.py", "--only", "third"], 2, "run it first: --until first"),
         (["plan", "url_list"], 2, "needs a value for url_list"),
-        (["plan", "website"], 2, "somewhere to start"),
+        (["plan", "website"], 2, "starting URLs"),
         (["status"], 2, "there are no runs below"),
         (["resume"], 2, "there are no runs below"),
         (["show", "filter"], 2, "there is no artifact 'filter'"),
