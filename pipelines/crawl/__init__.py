@@ -1,4 +1,4 @@
-"""Crawl politely, breadth first, from seeds, sitemaps or a list of pages, and keep the pages as WARC."""
+"""Crawl politely, breadth first, from seeds, sitemaps or lists of pages, and store the pages as WARC."""
 
 from pipelines.crawl.stage import Config, run
 

@@ -1,12 +1,12 @@
-"""The frontier: every URL a crawl knows, on disk, in partitions by host.
+"""The frontier: every URL a crawl knows, on disk, partitioned by host.
 
-A crawl knows far more URLs than it fetches, so they live in Parquet and not in anybody's memory. A URL's host decides
-its partition; a partition is worked on by one task at a time and needs no other. Its tables are written anew in each
-round (*generations*), so whatever is killed finds the ones before it untouched (see pipelines.crawl.frontier_tables).
+A crawl knows far more URLs than it fetches, so they live in Parquet, not in memory. A URL's host decides its partition;
+a partition is processed by one task at a time, independently of the others. Each round writes new tables (a
+*generation*), so a killed task finds its inputs untouched (see pipelines.crawl.frontier_tables).
 
-:func:`generate` makes the due ones, :func:`update` the next generation, :func:`unvisited` the account of the rest. All
-are pure functions of files: same tables, same bytes, whoever runs them and wherever. Between them the driver holds
-counts only, which ``pipelines.crawl.stage.share`` turns into what each partition may take of a round.
+:func:`generate` selects the URLs of a round, :func:`update` writes the next generation, :func:`unvisited` accounts for
+the rest. All are pure functions of files: same tables, same bytes. The driver holds counts only, from which
+``pipelines.crawl.rounds.allot`` computes each partition's part of a round.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from infra.run.context import ShardOutput
 from infra.run.manifest import Funnel, ShardRecord
 from infra.schema import Drop
 from infra.store import Store
+from pipelines.crawl.config import UNIT, Config
 from pipelines.crawl.frontier_tables import (
     DUE,
     HOSTS,
@@ -38,43 +39,46 @@ from pipelines.crawl.frontier_tables import (
     read_state,
     writer,
 )
-from pipelines.crawl.stage import UNIT, Config
 from pipelines.crawl.traps import Fingerprint, Pattern
 
 __all__ = ["Generate", "Unvisited", "Update", "deal", "generate", "unvisited", "update"]
 
 
-# --- update: a generation and what was fetched and found -> the next generation ---------------------------------------
+# --- update: a generation, its fetched URLs and found links -> the next generation ------------------------------------
 
 
 @dataclass(frozen=True)
 class Update:
-    """``found``: all files of what was found in this round; ``mine``: the shards that fetched this partition's due
-    URLs, in the order of their row groups."""
+    """``found``: files of links found in this round, of all partitions; ``shards``: those that fetched this partition's
+    due URLs, in the order of their row groups."""
 
-    generation: int  # of what is read; the next one is written
+    generation: int  # read; the next one is written
     partition: int
     found: tuple[str, ...]
-    mine: tuple[str, ...]
+    shards: tuple[str, ...]
     config: Config
 
 
 def update(spec: Update, output: ShardOutput) -> ShardRecord:
-    """Write the next generation. Facts: ``ready``, how many URLs of each depth a round could take; ``rows``, how many
-    the partition holds."""
+    """Write the next generation.
+
+    Facts: ``ready``, by depth the number of URLs a round may fetch; ``rows``, the number of URLs in the partition.
+    """
     urls, pages, patterns = (
         read_state(output.store, spec.generation, spec.partition, name) for name in ("urls", "hosts", "patterns")
     )
+    # Account for what was fetched: pages per host, statistics per pattern.
     fetched = _fetched(output.store, spec)
     urls = urls.filter(pa.array(~np.isin(np.arange(urls.num_rows), fetched["row"].to_numpy())))
     kept = fetched.filter(pc.is_null(fetched["reason"]))
-    pages = _count(pages, kept)
-    patterns = _judge(patterns, kept, spec.config.traps.max_alike)
+    pages = _count_pages(pages, kept)
+    patterns = _update_patterns(patterns, kept, spec.config.traps.max_alike)
+    # Append new links behind the URLs that wait already, and give up those of trap patterns.
     found = read_found(output.store, spec.found, spec.partition)
     fresh = found.filter(pa.array(_unseen(output, spec, found["key"])))
     urls = pa.concat_tables([urls, fresh.select(URLS.names)])
-    urls = urls.take(pa.array(np.argsort(urls["depth"].to_numpy(), kind="stable")))  # what waited goes first
-    urls = _trapped(urls, patterns)
+    urls = urls.take(pa.array(np.argsort(urls["depth"].to_numpy(), kind="stable")))  # earlier ones first
+    urls = _mark_traps(urls, patterns)
     for name, table in (("urls", urls), ("hosts", pages), ("patterns", patterns)):
         with output.open(path_of(spec.generation + 1, spec.partition, name)) as sink:
             pq.write_table(table, sink, compression="zstd", row_group_size=ROWS)
@@ -88,9 +92,9 @@ def _state(spec: Update | Generate | Unvisited, output: ShardOutput, *names: str
 
 
 def _fetched(store: Store, spec: Update) -> pa.Table:
-    """The due rows of this partition, each with what came of it."""
+    """Read the due rows of this partition with their outcomes."""
     parts = [pa.schema([*DUE, *OUTCOME]).empty_table()]
-    for group, shard in enumerate(spec.mine):
+    for group, shard in enumerate(spec.shards):
         with store.open(path_of(spec.generation, spec.partition, "due")) as source:
             part = pq.ParquetFile(source).read_row_group(group)
         with store.open(f"data/{shard}.urls.parquet") as source:
@@ -102,7 +106,7 @@ def _fetched(store: Store, spec: Update) -> pa.Table:
 
 
 def _unseen(output: ShardOutput, spec: Update, keys: pa.ChunkedArray) -> np.ndarray:
-    """Which of the distinct ``keys`` are new; the next generation's hashes are written on the way."""
+    """Return which of the distinct ``keys`` are new, and write the next generation's hashes."""
     fresh = np.ones(len(keys), bool)
     sought = keys.combine_chunks()
     with output.open(path_of(spec.generation + 1, spec.partition, "seen")) as sink, writer(sink, SEEN) as rows:
@@ -116,24 +120,24 @@ def _unseen(output: ShardOutput, spec: Update, keys: pa.ChunkedArray) -> np.ndar
     return fresh
 
 
-def _count(pages: pa.Table, kept: pa.Table) -> pa.Table:
-    """Pages per host, by host."""
+def _count_pages(pages: pa.Table, kept: pa.Table) -> pa.Table:
+    """Add the pages kept in this round to the counts per host, ordered by host."""
     hosts, back = np.unique(np.r_[pages["host"].to_numpy(), kept["host"].to_numpy()], return_inverse=True)
     counts = np.zeros(len(hosts), np.int64)
     np.add.at(counts, back, np.r_[pages["pages"].to_numpy(), np.ones(kept.num_rows, np.int64)])
     return pa.table([hosts, counts], HOSTS)
 
 
-def _judge(patterns: pa.Table, kept: pa.Table, max_alike: int) -> pa.Table:
-    """What is known of each pattern, with the pages kept in this round."""
+def _update_patterns(patterns: pa.Table, kept: pa.Table, max_alike: int) -> pa.Table:
+    """Add the pages kept in this round to the statistics per pattern."""
     kept = kept.filter(pc.and_(pc.is_valid(kept["simhash"]), pc.invert(kept["listed"])))
     touched = pc.is_in(patterns["pattern"], value_set=kept["pattern"].combine_chunks())
     known = {row["pattern"]: row for row in patterns.filter(touched).to_pylist()}
     now = {
-        name: Pattern(row["pages"], [(Fingerprint(g["pictures"], g["simhash"]), g["pages"]) for g in row["groups"]])
+        name: Pattern(row["pages"], [(Fingerprint(g["images"], g["simhash"]), g["pages"]) for g in row["groups"]])
         for name, row in known.items()
     }
-    for name, *page in zip(*(kept[column].to_pylist() for column in ("pattern", "pictures", "simhash")), strict=True):
+    for name, *page in zip(*(kept[column].to_pylist() for column in ("pattern", "images", "simhash")), strict=True):
         now.setdefault(name, Pattern()).add(Fingerprint(*page))
     rows = [
         {
@@ -147,8 +151,8 @@ def _judge(patterns: pa.Table, kept: pa.Table, max_alike: int) -> pa.Table:
     return pa.concat_tables([patterns.filter(pc.invert(touched)), pa.Table.from_pylist(rows, PATTERNS)])
 
 
-def _trapped(urls: pa.Table, patterns: pa.Table) -> pa.Table:
-    """``urls`` with those of trap patterns given up, except what was asked for by name."""
+def _mark_traps(urls: pa.Table, patterns: pa.Table) -> pa.Table:
+    """Give URLs of trap patterns a drop reason, except those listed in the configuration."""
     traps = patterns["pattern"].filter(patterns["trap"]).combine_chunks()
     caught = pc.and_(pc.is_in(urls["pattern"], value_set=traps), pc.invert(urls["listed"]))
     caught = pc.and_(caught, pc.is_null(urls["reason"]))
@@ -158,12 +162,12 @@ def _trapped(urls: pa.Table, patterns: pa.Table) -> pa.Table:
     return urls
 
 
-# --- generate: what a round fetches -----------------------------------------------------------------------------------
+# --- generate: URLs of a round ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Generate:
-    """``count`` of the URLs that are ready; their positions in the round begin at ``offset``."""
+    """``count``: number of ready URLs to take; ``offset``: position in the round of the first."""
 
     generation: int
     partition: int
@@ -173,7 +177,7 @@ class Generate:
 
 
 def generate(spec: Generate, output: ShardOutput) -> ShardRecord:
-    """Write what is due, a row group per shard. Facts: ``shards``, the number of URLs in each."""
+    """Write the URLs of a round, a row group per shard. Facts: ``shards``, the number of URLs in each."""
     urls, pages = _state(spec, output, "urls", "hosts")
     rows = np.flatnonzero(_ready(urls, pages, spec.config))[: spec.count]
     table = urls.take(pa.array(rows)).select([name for name, _ in URL])
@@ -187,10 +191,9 @@ def generate(spec: Generate, output: ShardOutput) -> ShardRecord:
 
 
 def deal(hosts: np.ndarray, shard_urls: int) -> list[np.ndarray]:
-    """The rows of each shard: every host in one of them, its turns spread over the shard so that a slow host holds up
-    nobody but itself.
+    """Return the rows of each shard: all of a host in the same one, spread out so that a slow host delays only itself.
 
-    The number of shards follows from the number of URLs, never from the machine, so that a rerun deals the same.
+    The number of shards follows from the number of URLs, never from the machine, so that a rerun gives the same shards.
     """
     if not len(hosts):
         return []
@@ -202,45 +205,45 @@ def deal(hosts: np.ndarray, shard_urls: int) -> list[np.ndarray]:
         size, number = shards[0]
         heapq.heapreplace(shards, (size + int(sizes[host]), number))
         shard_of[host] = number
-    order = np.lexsort((np.arange(len(hosts)), _turns(hosts), shard_of[home]))
+    order = np.lexsort((np.arange(len(hosts)), _ranks(hosts), shard_of[home]))
     return np.split(order, np.cumsum(np.bincount(shard_of[home]))[:-1])
 
 
-def _turns(hosts: np.ndarray) -> np.ndarray:
-    """For each row, how many rows before it are of its host."""
+def _ranks(hosts: np.ndarray) -> np.ndarray:
+    """Return, for each row, the number of earlier rows of the same host."""
     order = np.argsort(hosts, kind="stable")
     ordered = hosts[order]
     starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]][: len(hosts)])
-    turns = np.empty(len(hosts), np.int64)
-    turns[order] = np.arange(len(hosts)) - np.repeat(starts, np.diff(np.r_[starts, len(hosts)]))
-    return turns
+    ranks = np.empty(len(hosts), np.int64)
+    ranks[order] = np.arange(len(hosts)) - np.repeat(starts, np.diff(np.r_[starts, len(hosts)]))
+    return ranks
 
 
-def _left_to(hosts: np.ndarray, pages: pa.Table, config: Config) -> np.ndarray:
-    """How many pages may still be kept of each row's host."""
+def _page_budget(hosts: np.ndarray, pages: pa.Table, config: Config) -> np.ndarray:
+    """Return, for each row, how many more pages of its host may be kept."""
     if config.max_pages_per_host is None:
         return np.full(len(hosts), np.iinfo(np.int64).max)
-    known = np.r_[pages["host"].to_numpy(), np.uint64(0)]  # one more, for what lies behind the last
+    known = np.r_[pages["host"].to_numpy(), np.uint64(0)]  # sentinel for hosts beyond the last
     counts = np.r_[pages["pages"].to_numpy(), 0]
     at = np.searchsorted(known[:-1], hosts)
     return config.max_pages_per_host - np.where(known[at] == hosts, counts[at], 0)
 
 
 def _ready(urls: pa.Table, pages: pa.Table, config: Config) -> np.ndarray:
-    """Which rows the next round may take: those that wait, as far as their host's budgets go."""
+    """Return a mask of the rows the next round may fetch: those without a reason, within the budgets of their hosts."""
     waiting = pc.is_null(urls["reason"]).to_numpy()
     hosts = urls["host"].to_numpy()[waiting]
     ready = np.zeros(urls.num_rows, bool)
-    ready[waiting] = _turns(hosts) < np.minimum(_left_to(hosts, pages, config), config.host_size)
+    ready[waiting] = _ranks(hosts) < np.minimum(_page_budget(hosts, pages, config), config.host_size)
     return ready
 
 
-# --- the end ----------------------------------------------------------------------------------------------------------
+# --- unvisited --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Unvisited:
-    """The last generation's partition."""
+    """A partition of the last generation."""
 
     generation: int
     partition: int
@@ -248,10 +251,10 @@ class Unvisited:
 
 
 def unvisited(spec: Unvisited, output: ShardOutput) -> ShardRecord:
-    """Keep what was never fetched, and why: a trap, or a budget (``pages``, ``host``, ``depth``)."""
+    """Write the URLs never fetched, with the reason: a trap, or a budget (``pages``, ``host``, ``depth``)."""
     urls, pages = _state(spec, output, "urls", "hosts")
     waiting = pc.is_null(urls["reason"])
-    over = pa.array(_left_to(urls["host"].to_numpy(), pages, spec.config) <= 0)
+    over = pa.array(_page_budget(urls["host"].to_numpy(), pages, spec.config) <= 0)
     budget = pc.if_else(over, "host", "pages")
     reason = pc.if_else(waiting, str(Drop.BUDGET), urls["reason"])
     detail = pc.if_else(waiting, budget, urls["detail"])

@@ -1,13 +1,13 @@
-"""The files of the frontier: what is in them, and how they are written and read.
+"""Files of the frontier: schemas, writing and reading.
 
-``frontier/{generation}/{partition}.urls.parquet``   known and not fetched, in the order they are to be: by depth, then
-                                                     first found first; with a reason those that never will be
+``frontier/{generation}/{partition}.urls.parquet``   URLs not fetched, in the order to fetch them: by depth, then in the
+                                                     order found; those that never will be have a reason
 ``....seen.parquet``                                 16-byte hashes of all URLs known, fetched or not
-``....hosts.parquet``, ``....patterns.parquet``      pages kept per host; what traps look like (pipelines.crawl.traps)
-``....due.parquet``                                  what a round fetches, a row group per shard
-``frontier/{generation}/{shard}.found.parquet``      what a round's pages link to, a row group per partition
+``....hosts.parquet``, ``....patterns.parquet``      pages kept per host; statistics per pattern (pipelines.crawl.traps)
+``....due.parquet``                                  URLs to fetch in a round, a row group per shard
+``frontier/{generation}/{shard}.found.parquet``      links found in a round, a row group per partition
 
-Hosts and patterns are kept as 64-bit hashes, since what rows are grouped by needs no text; a URL is known by 128 bits.
+Hosts and patterns are stored as 64-bit hashes, which is enough for grouping; a URL is identified by 128 bits.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from infra.run.context import ShardOutput
 from infra.run.manifest import ShardRecord
 from infra.schema import Drop
 from infra.store import Store
-from pipelines.crawl.stage import Due
 from pipelines.crawl.traps import hash64, pattern
 from pipelines.web.urls import host_of
 
 __all__ = [
-    "Finds",
+    "Due",
     "Found",
+    "FoundSet",
     "found_files",
     "path_of",
     "read_due",
@@ -55,18 +55,27 @@ URLS = pa.schema([*URL, *WHY])
 DUE = pa.schema([("row", pa.int64()), ("position", pa.int64()), *URL])
 SEEN = pa.schema([("key", pa.binary(16))])
 HOSTS = pa.schema([("host", pa.uint64()), ("pages", pa.int64())])
-_GROUP = pa.struct([("pictures", pa.uint64()), ("simhash", pa.uint64()), ("pages", pa.int64())])
+_GROUP = pa.struct([("images", pa.uint64()), ("simhash", pa.uint64()), ("pages", pa.int64())])
 PATTERNS = pa.schema(
     [("pattern", pa.uint64()), ("pages", pa.int64()), ("groups", pa.list_(_GROUP)), ("trap", pa.bool_())]
 )
-OUTCOME = pa.schema([("reason", pa.string()), ("pictures", pa.uint64()), ("simhash", pa.uint64())])
+OUTCOME = pa.schema([("reason", pa.string()), ("images", pa.uint64()), ("simhash", pa.uint64())])
 _TABLES = {"urls": URLS, "hosts": HOSTS, "patterns": PATTERNS}
 UNVISITED = pa.schema([("url", pa.string()), ("depth", pa.int32()), *WHY])
 ROWS = 1 << 20  # of a row group
 
 
+class Due(NamedTuple):
+    """A URL to fetch. ``redirects``: how many led to it. ``listed``: given in the configuration; links not followed."""
+
+    url: str
+    depth: int
+    redirects: int = 0
+    listed: bool = False
+
+
 class Found(NamedTuple):
-    """A URL found on the page fetched at ``position`` of its round. ``reason``: why it will not be fetched."""
+    """A link on the page at ``position`` of its round. ``reason``: why it will not be fetched."""
 
     position: int
     due: Due
@@ -74,8 +83,8 @@ class Found(NamedTuple):
     detail: str = ""
 
 
-class Finds:
-    """What a shard found, each URL once: where it is least deep, and of these where it was found first."""
+class FoundSet:
+    """Links found by a shard, each URL once: at its smallest depth, and of these where it was found first."""
 
     def __init__(self, rows: Iterable[Found] = ()) -> None:
         self._best: dict[str, Found] = {}
@@ -94,10 +103,10 @@ class Finds:
         return iter(self._best.values())
 
 
-def write_found(output: ShardOutput, generation: int, name: str, finds: Finds, partitions: int) -> None:
-    """Keep what a shard found, a row group per partition."""
+def write_found(output: ShardOutput, generation: int, name: str, found: FoundSet, partitions: int) -> None:
+    """Write the links a shard found, a row group per partition."""
     records = []
-    for position, due, reason, detail in finds:
+    for position, due, reason, detail in found:
         host, key = hash64(host_of(due.url)), hashlib.blake2b(due.url.encode(), digest_size=16).digest()
         records.append((host % partitions, position, key, *due, host, hash64(pattern(due.url)), reason, detail))
     columns = zip(*records, strict=True) if records else ((),) * len(FOUND)
@@ -109,12 +118,12 @@ def write_found(output: ShardOutput, generation: int, name: str, finds: Finds, p
 
 
 def found_files(record: ShardRecord) -> list[str]:
-    """Those of a committed shard that :func:`write_found` wrote."""
+    """Return the paths of the files that :func:`write_found` wrote for a committed shard."""
     return [file.path for file in record.files if file.path.endswith(".found.parquet")]
 
 
 def read_found(store: Store, paths: Sequence[str], partition: int) -> pa.Table:
-    """What the shards of a round found for one partition, each URL once, in the order to fetch them."""
+    """Read the links of one partition that the shards of a round found, each URL once, in the order to fetch them."""
     tables = [FOUND.empty_table()]
     for path in paths:
         with store.open(path) as source:
@@ -128,7 +137,7 @@ def read_found(store: Store, paths: Sequence[str], partition: int) -> pa.Table:
 
 
 def read_due(store: Store, generation: int, partition: int, group: int) -> list[tuple[int, Due]]:
-    """(position in the round, URL) of one shard, in the order to start them."""
+    """Read (position in the round, URL) of one shard, in the order to start them."""
     with store.open(path_of(generation, partition, "due")) as source:
         table = pq.ParquetFile(source).read_row_group(group, ["position", "url", "depth", "redirects", "listed"])
     rows = zip(*(column.to_pylist() for column in table.columns), strict=True)
@@ -140,7 +149,7 @@ def path_of(generation: int, partition: int, name: str) -> str:
 
 
 def read_state(store: Store, generation: int, partition: int, name: str) -> pa.Table:
-    """``urls``, ``hosts`` or ``patterns``. Generation 0 is empty: what is injected becomes the first."""
+    """Read the table ``urls``, ``hosts`` or ``patterns``. Generation 0 is empty: the starting URLs make the first."""
     if not generation:
         return _TABLES[name].empty_table()
     with store.open(path_of(generation, partition, name)) as source:

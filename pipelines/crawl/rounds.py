@@ -1,7 +1,7 @@
-"""The steps of a crawl as its driver takes them: what to hand to whom, what came of it in numbers, what is committed.
+"""The driver of a crawl: runs the steps of each round on shards and partitions, and keeps the counts.
 
-No URL passes through here. Steps on small tables are done at once, with the same functions, since handing them to Ray's
-workers would take longer.
+No URL passes through the driver. Steps on small tables run in this process, with the same functions, since handing them
+to Ray workers would take longer.
 """
 
 from __future__ import annotations
@@ -10,60 +10,80 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from infra.cluster import Limits, run_shards
 from infra.run.context import Context, ShardOutput
 from infra.run.manifest import Manifest, ShardRecord
 from infra.schema import Drop
-from pipelines.crawl.stage import Config, share
-from pipelines.web.health import SuccessFloor
+from pipelines.crawl.config import Config
+from pipelines.crawl.frontier import Generate, Unvisited, Update, generate, unvisited, update
+from pipelines.crawl.frontier_tables import found_files, read_due
+from pipelines.crawl.shard import DueShard, fetch
+from pipelines.crawl.sources import inject, sources
+from pipelines.web.health import SuccessFloor, preflight
+from pipelines.web.politeness.actor import shared_limiter
+from pipelines.web.politeness.client import LimiterClient
+from pipelines.web.urls import host_of
 
-if TYPE_CHECKING:
-    from pipelines.crawl.shard import DueShard
-    from pipelines.web.politeness.actor import Link
+__all__ = ["Rounds", "allot"]
 
-__all__ = ["Rounds"]
-
-_SMALL = 50_000  # URLs that are handled sooner by the driver itself than handed to Ray's workers
-_FLOOR_URLS = 1000  # before it is judged how many get an answer
+_SMALL = 50_000  # URLs that the driver processes faster than it could hand them to Ray workers
+_FLOOR_URLS = 1000  # before the success rate is checked
 _FAILURES = frozenset({Drop.HTTP_ERROR, Drop.TIMEOUT, Drop.CONNECTION, Drop.HOST_DOWN, Drop.REFUSED, Drop.TRUNCATED})
 
 
+def allot(ready: list[dict[int, int]], count: int) -> list[int]:
+    """Return how many of a round's ``count`` URLs each partition fetches; ``ready``: for each, its URLs by depth.
+
+    Smaller depths go first in all partitions; where the budget ends within a depth, partitions get their proportional
+    parts (largest remainders), so that counts suffice.
+    """
+    allotted = [0] * len(ready)
+    for depth in sorted(set().union(*ready)):
+        here = [one.get(depth, 0) for one in ready]
+        total = sum(here)
+        if total > count:
+            floors = [one * count // total for one in here]
+            rest = sorted(range(len(here)), key=lambda index: (-(here[index] * count % total), index))
+            for index in rest[: count - sum(floors)]:
+                floors[index] += 1
+            here = floors
+        allotted = [one + more for one, more in zip(allotted, here, strict=True)]
+        count -= sum(here)
+    return allotted
+
+
 class Rounds:
-    """Where a crawl stands, in counts, and its steps. A step that is committed only gives its counts."""
+    """State of a crawl, in counts, and its steps. A step that is already committed only yields its counts."""
 
     def __init__(self, config: Config, context: Context, stack: ExitStack) -> None:
         self.config, self.context, self._stack = config, context, stack
         self.kept = 0
-        self.generation = 0  # of the frontier: as many as there were rounds, and one for what was injected
+        self.generation = 0  # of the frontier: one per round, and one for the starting URLs
         self._partitions = range(config.partition_count)
         self._ready: list[dict[int, int]] = []
         self._rows = 0  # URLs in the frontier
-        self._dealt: list[list[int]] = [[] for _ in self._partitions]  # URLs in each shard of each partition
+        self._shard_sizes: list[list[int]] = [[] for _ in self._partitions]  # URLs in each shard of each partition
         self._fetched: list[ShardRecord] = []  # in this round
         self._floor = SuccessFloor(config.min_success_share, _FLOOR_URLS)
         self._records: list[ShardRecord] = []
         self._committed = context.ledger.read()
 
     @cached_property
-    def manners(self) -> Link:
-        """The rate limiter's client, opened when the first request is due: a crawl that is done needs none."""
-        from pipelines.web.politeness import actor as hosts
-
-        return self._stack.enter_context(hosts.shared(self.config.web))
+    def limiter(self) -> LimiterClient:
+        """Client of the shared rate limiter, started at the first request: a finished crawl needs none."""
+        return self._stack.enter_context(shared_limiter(self.config.web))
 
     def inject(self) -> None:
-        from pipelines.crawl.sources import inject, sources
-
-        near, far = sources(self.config)
-        self._fetched = self._do(near, inject, small=True) + self._do(far, inject, polite=True)
+        """Put the starting URLs into the frontier."""
+        given, remote = sources(self.config)
+        self._fetched = self._run(given, inject, small=True) + self._run(remote, inject, fetches=True)
         self._records += self._fetched
 
     def generate(self) -> bool:
-        """Deal the next round; False if there is nothing to fetch."""
-        from pipelines.crawl.frontier import Generate, generate
-
-        counts = share(self._ready, min(self.config.round_size, self.config.max_pages - self.kept))
+        """Select the URLs of the next round and deal them to shards; False if there are none."""
+        counts = allot(self._ready, min(self.config.round_size, self.config.max_pages - self.kept))
         if not any(counts):
             return False
         specs = {
@@ -72,59 +92,50 @@ class Rounds:
             )
             for partition, count in enumerate(counts)
         }
-        records = self._do(specs, generate, small=self._rows <= _SMALL)
-        self._dealt = [record.facts["shards"] for record in records]
+        records = self._run(specs, generate, small=self._rows <= _SMALL)
+        self._shard_sizes = [record.facts["shards"] for record in records]
         return True
 
     def fetch(self) -> None:
-        from pipelines.crawl.shard import DueShard, fetch
-
-        places = [(home, group) for home, shards in enumerate(self._dealt) for group in range(len(shards))]
+        """Fetch the shards of this round."""
+        places = [(home, group) for home, shards in enumerate(self._shard_sizes) for group in range(len(shards))]
         specs = {
             self._name(f"{part:05d}"): DueShard(self.generation, *place, self.config)
             for part, place in enumerate(places)
         }
         if self.generation == 1 and not self._committed.keys() >= specs.keys():
-            self._look_ahead(specs)
-        self._fetched = self._do(specs, fetch, polite=True, on_done=self._judge)
+            self._check_dns(specs)
+        self._fetched = self._run(specs, fetch, fetches=True, on_done=self._check_success)
         self._records += self._fetched
         self.kept += sum(record.funnel.kept for record in self._fetched if record.funnel)
 
-    def _look_ahead(self, specs: dict[str, DueShard]) -> None:
-        """Do names resolve here at all? Raises StageFailed if it is the resolver that fails."""
-        from pipelines.crawl.frontier_tables import read_due
-        from pipelines.web.health import preflight
-        from pipelines.web.urls import host_of
-
+    def _check_dns(self, specs: dict[str, DueShard]) -> None:
+        """Raise StageFailed if the DNS resolver fails on the hosts of some shards."""
         spread = list(specs.values())[:: -(-len(specs) // 16)]
         due = [read_due(self.context.store, spec.generation, spec.partition, spec.group) for spec in spread]
         preflight({host_of(one.url) for rows in due for _, one in rows}, self.config.web).check()
 
-    def _judge(self, record: ShardRecord) -> None:
-        """Raises StageFailed if hardly anything answers. What the round lost to that is then fetched again by the next
-        run."""
+    def _check_success(self, record: ShardRecord) -> None:
+        """Raise StageFailed if too few URLs get a response; the next run then repeats the failed shards."""
         assert record.funnel is not None
         failed = {reason: count for reason, count in record.funnel.dropped.items() if reason in _FAILURES}
         answered = record.funnel.entered - sum(failed.values())
-        self._floor.judge(self.context.ledger, record.shard, answered, failed)
+        self._floor.add_shard(self.context.ledger, record.shard, answered, failed)
 
     def update(self) -> None:
-        """Make the next generation of the frontier from this one and what was found."""
-        from pipelines.crawl.frontier import Update, update
-        from pipelines.crawl.frontier_tables import found_files
-
-        self._floor.settle()
+        """Write the next generation of the frontier from this one and the links found."""
+        self._floor.seal()
         names = iter([record.shard for record in self._fetched])
-        mine = [tuple(next(names) for _ in shards) for shards in self._dealt]
+        shards_of = [tuple(next(names) for _ in shards) for shards in self._shard_sizes]
         found = tuple(path for record in self._fetched for path in found_files(record))
         specs = {
             self._name(f"update-{partition:03d}"): Update(
-                self.generation, partition, found, mine[partition], self.config
+                self.generation, partition, found, shards_of[partition], self.config
             )
             for partition in self._partitions
         }
         rows = self._rows + sum(record.facts["found"] for record in self._fetched)
-        records = self._do(specs, update, small=rows <= _SMALL)
+        records = self._run(specs, update, small=rows <= _SMALL)
         self.context.store.delete(f"frontier/{self.generation:04d}")
         self.generation += 1
         self._rows = sum(record.facts["rows"] for record in records)
@@ -135,13 +146,12 @@ class Rounds:
         )
 
     def finish(self) -> Manifest:
-        from pipelines.crawl.frontier import Unvisited, unvisited
-
+        """Account for the URLs never fetched, delete the frontier and commit the artifact."""
         specs = {
             f"unvisited-{partition:03d}": Unvisited(self.generation, partition, self.config)
             for partition in self._partitions
         }
-        records = self._records + self._do(specs, unvisited, small=self._rows <= _SMALL)
+        records = self._records + self._run(specs, unvisited, small=self._rows <= _SMALL)
         self.context.store.delete("frontier")
         outside: Counter[str] = Counter()
         for record in records:
@@ -159,26 +169,26 @@ class Rounds:
     def _name(self, step: str) -> str:
         return f"{self.generation:04d}-{step}"
 
-    def _do(
+    def _run(
         self,
         specs: dict[str, Any],
         work: Callable[..., ShardRecord],
         *,
         small: bool = False,
-        polite: bool = False,
+        fetches: bool = False,
         on_done: Callable[[ShardRecord], None] | None = None,
     ) -> list[ShardRecord]:
-        """``work`` on each of ``specs`` by name, unless committed. What is small is done here, sooner than Ray could;
-        who is polite is given the manners."""
+        """Run ``work`` on each of ``specs``, by name, unless committed; returns their records in order.
+
+        ``small``: run in this process. ``fetches``: pass the rate limiter.
+        """
         due = [(name, spec) for name, spec in specs.items() if name not in self._committed]
         if small:
             for name, spec in due:
                 self.context.check()
                 self._committed[name] = work(spec, ShardOutput(self.context.store, name))
         elif due:
-            from infra.cluster import Limits, run_shards
-
-            work = partial(work, manners=self.manners) if polite else work
+            work = partial(work, limiter=self.limiter) if fetches else work
             done = run_shards(self.context, due, work, Limits(attempts=self.config.attempts), on_done)
             self._committed |= {record.shard: record for record in done}
         return [self._committed.pop(name) for name in specs]

@@ -1,19 +1,17 @@
-"""Which links belong to a crawl, and in which spelling."""
+"""Scope of a crawl: which links belong to it, in which spelling."""
 
 from __future__ import annotations
 
 import re
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING
+
+from tldextract import TLDExtract
 
 from infra.schema import Drop
-from pipelines.crawl.frontier_tables import Found
-from pipelines.crawl.stage import Config, Due
+from pipelines.crawl.config import Config
+from pipelines.crawl.frontier_tables import Due, Found
 from pipelines.crawl.traps import trap, without_session
 from pipelines.web.urls import host_of, matches, without_parameters
-
-if TYPE_CHECKING:
-    from tldextract import TLDExtract
 
 __all__ = ["Scope", "registered_domain"]
 
@@ -21,7 +19,7 @@ _IMAGES = (".avif", ".bmp", ".gif", ".ico", ".jpeg", ".jpg", ".jxl", ".png", ".s
 
 
 class Scope:
-    """Decides by host (of the seeds, or their registered domains, or as allowed), then by what the URL looks like."""
+    """Decides by host (those of the seeds, their registered domains, or as configured), then by URL."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -38,12 +36,12 @@ class Scope:
         self._include = [re.compile(pattern) for pattern in config.include]
         self._exclude = [re.compile(pattern) for pattern in config.exclude]
 
-    def tidy(self, url: str) -> str:
-        """A canonical URL without what tells visitors apart, not pages."""
+    def normalize(self, url: str) -> str:
+        """Remove session ids and ignored parameters from a canonical URL."""
         return without_parameters(without_session(url), self._config.ignored_parameters)
 
     def found(self, position: int, due: Due) -> Found:
-        """A URL of the crawl as the frontier takes it: to be fetched, or too far away, or a trap."""
+        """Return a URL of the crawl as a row of the frontier, with a drop reason if it is too deep or a trap."""
         config = self._config
         if not due.listed:
             if rule := trap(due.url, config.traps):
@@ -53,8 +51,8 @@ class Scope:
         return Found(position, due)
 
     def outside(self, url: str) -> str:
-        """Why a canonical URL is not part of the crawl; empty if it is."""
-        if not self._any and not self._has(host_of(url)):
+        """Return why a canonical URL is outside the crawl; empty if it is inside."""
+        if not self._any and not self._is_in_scope(host_of(url)):
             return "off_site"
         if url.partition("?")[0].lower().endswith(_IMAGES):
             return "image"
@@ -64,7 +62,7 @@ class Scope:
             return "excluded"
         return ""
 
-    def _has(self, host: str) -> bool:
+    def _is_in_scope(self, host: str) -> bool:
         return (
             host in self._exact
             or any(matches(host, pattern) for pattern in self._patterns)
@@ -73,18 +71,20 @@ class Scope:
 
 
 def _twins(host: str) -> tuple[str, str]:
-    """A host with and without ``www.``: sites redirect from one to the other."""
+    """Return a host without and with ``www.``: sites redirect from one to the other."""
     bare = host.removeprefix("www.")
     return bare, f"www.{bare}"
 
 
 @lru_cache(1 << 14)
 def registered_domain(host: str) -> str:
-    """What one owner holds: ``bbc.co.uk`` of ``www.bbc.co.uk``, ``me.github.io`` of itself. Of a host that has none,
-    such as an address, the host."""
+    """Return the registered domain: ``bbc.co.uk`` of ``www.bbc.co.uk``, ``me.github.io`` of itself.
+
+    A host that has none, such as an IP address, is returned as it is.
+    """
     found = _suffixes().extract_str(host)
     if not found.suffix:
-        # Under an unknown suffix, the last label is it: the public suffix list's own rule.
+        # Of an unknown suffix, the last label counts as the suffix: the public suffix list's own rule.
         labels = [found.domain] if not found.subdomain else [found.subdomain.rpartition(".")[2], found.domain]
         return ".".join(labels)
     return found.top_domain_under_public_suffix or host
@@ -92,7 +92,5 @@ def registered_domain(host: str) -> str:
 
 @cache
 def _suffixes() -> TLDExtract:
-    """The public suffix list as it came with the package: the same for every worker, and nothing is downloaded."""
-    from tldextract import TLDExtract
-
+    """Load the public suffix list of the package: the same for every worker, and nothing is downloaded."""
     return TLDExtract(suffix_list_urls=(), cache_dir=None, include_psl_private_domains=True)

@@ -1,7 +1,7 @@
-"""One shard of a crawl's round: fetch its URLs side by side, write what came of them in their order.
+"""One shard of a crawl's round: fetch its URLs concurrently, write the outcomes in order.
 
-A page is read for links in a thread (parsing leaves the interpreter's lock), and its body waits on disk until it is
-its turn in the WARC, so a shard's memory does not depend on how slow the first server is.
+Links are extracted in a thread (parsing releases the interpreter lock), and bodies wait on disk until it is their turn
+in the WARC, so a shard's memory does not depend on how slow the first server is.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ from infra.run.context import ShardOutput
 from infra.run.manifest import Funnel, ShardRecord
 from infra.schema import Drop
 from infra.store.spool import Spool, Ticket
-from pipelines.crawl.frontier_tables import Finds, Found, read_due, write_found
+from pipelines.crawl.config import UNIT, Config
+from pipelines.crawl.frontier_tables import Due, Found, FoundSet, read_due, write_found
 from pipelines.crawl.scope import Scope
-from pipelines.crawl.stage import UNIT, Config, Due
 from pipelines.crawl.traps import Fingerprint, fingerprint
 from pipelines.formats.warc import Writer
 from pipelines.html.page import Html, attribute
-from pipelines.web.fetcher import Fetcher, FetchError, Response
-from pipelines.web.politeness.actor import Link
+from pipelines.web import FetchError, Response
+from pipelines.web.fetcher import Fetcher
+from pipelines.web.politeness.client import LimiterClient
 
 __all__ = ["DueShard", "Shard", "Visit", "Visitor", "fetch", "work"]
 
@@ -44,7 +45,7 @@ _URLS = pa.schema(
         ("bytes", pa.int64()),
         ("sha256", pa.string()),  # of the decoded body
         ("links", pa.int32()),
-        ("pictures", pa.uint64()),  # pipelines.crawl.traps.Fingerprint
+        ("images", pa.uint64()),  # pipelines.crawl.traps.Fingerprint
         ("simhash", pa.uint64()),
     ]
 )
@@ -52,7 +53,7 @@ _URLS = pa.schema(
 
 @dataclass(frozen=True)
 class DueShard:
-    """A shard as the frontier dealt it."""
+    """A shard of the frontier: row group ``group`` of a partition's due URLs."""
 
     generation: int
     partition: int
@@ -62,18 +63,18 @@ class DueShard:
 
 @dataclass(frozen=True)
 class Shard:
-    """``rows``: (position in the round, URL)."""
+    """URLs to fetch. ``rows``: (position in the round, URL)."""
 
     name: str
     rows: list[tuple[int, Due]]
     config: Config
-    manners: Link | None = None
+    limiter: LimiterClient | None = None
     generation: int = 0
 
 
 @dataclass
 class Visit:
-    """What came of one URL. ``response``, its body in the spool, is there if the page is kept."""
+    """Outcome of one URL. ``response``, with its body in the spool, is set if the page is kept."""
 
     position: int
     due: Due
@@ -88,14 +89,14 @@ class Visit:
     outside: Counter[str] = field(default_factory=Counter)
 
 
-def fetch(spec: DueShard, output: ShardOutput, manners: Link | None = None) -> ShardRecord:
-    """Fetch what the frontier dealt to a shard."""
+def fetch(spec: DueShard, output: ShardOutput, limiter: LimiterClient | None = None) -> ShardRecord:
+    """Fetch the due URLs of a shard of the frontier."""
     rows = read_due(output.store, spec.generation, spec.partition, spec.group)
-    return work(Shard(output.shard, rows, spec.config, manners, spec.generation), output)
+    return work(Shard(output.shard, rows, spec.config, limiter, spec.generation), output)
 
 
 def work(shard: Shard, output: ShardOutput) -> ShardRecord:
-    """Fetch the shard's URLs and commit WARC, outcomes and what was found. Facts: ``found``, how many URLs that are."""
+    """Fetch the shard's URLs and commit WARC, outcomes and links. Facts: ``found``, the number of distinct links."""
     return asyncio.run(_work(shard, output))
 
 
@@ -103,7 +104,7 @@ async def _work(shard: Shard, output: ShardOutput) -> ShardRecord:
     config = shard.config
     filename = f"{shard.name}.warc.gz"
     urls: list[dict[str, Any]] = []
-    finds = Finds()
+    found = FoundSet()
     dropped: Counter[str] = Counter()
     outside: Counter[str] = Counter()
     sent = [("User-Agent", config.web.user_agent_header)]
@@ -115,7 +116,7 @@ async def _work(shard: Shard, output: ShardOutput) -> ShardRecord:
     }
     with Spool() as spool, output.open(f"data/{filename}") as sink:
         warc = Writer(sink, filename, _now(config), info)
-        async with Fetcher(config.web, manners=shard.manners) as fetcher, Visitor(config, fetcher, spool) as visitor:
+        async with Fetcher(config.web, limiter=shard.limiter) as fetcher, Visitor(config, fetcher, spool) as visitor:
             visits = (visitor.visit(position, due) for position, due in shard.rows)
             async for seen in _in_order(visits, 4 * config.web.concurrency):
                 if seen.response is not None and seen.body is not None:
@@ -125,33 +126,33 @@ async def _work(shard: Shard, output: ShardOutput) -> ShardRecord:
                 else:
                     dropped[str(seen.reason)] += 1
                 urls.append(_row(seen))
-                finds.add(seen.found)
+                found.add(seen.found)
                 outside += seen.outside
     output.write_table(f"data/{shard.name}.urls.parquet", pa.Table.from_pylist(urls, _URLS))
-    write_found(output, shard.generation, shard.name, finds, config.partition_count)
+    write_found(output, shard.generation, shard.name, found, config.partition_count)
     entered, lost = len(shard.rows), sum(dropped.values())
     funnel = Funnel(unit=UNIT, entered=entered, kept=entered - lost, dropped=dict(sorted(dropped.items())))
-    return output.commit(funnel, {"found": len(finds), "links_outside": dict(sorted(outside.items()))})
+    return output.commit(funnel, {"found": len(found), "links_outside": dict(sorted(outside.items()))})
 
 
 async def _in_order(visits: Iterable[Coroutine[Any, Any, Visit]], window: int) -> AsyncIterator[Visit]:
-    """Results in the order of ``visits``, at most ``window`` of them under way or waiting to be written."""
-    flying: deque[asyncio.Task[Visit]] = deque()
+    """Yield results in the order of ``visits``, with at most ``window`` of them in flight or waiting to be written."""
+    in_flight: deque[asyncio.Task[Visit]] = deque()
     try:
-        for one in visits:
-            flying.append(asyncio.create_task(one))
-            if len(flying) >= window:
-                yield await flying.popleft()
-        while flying:
-            yield await flying.popleft()
+        for visit in visits:
+            in_flight.append(asyncio.create_task(visit))
+            if len(in_flight) >= window:
+                yield await in_flight.popleft()
+        while in_flight:
+            yield await in_flight.popleft()
     finally:
-        for task in flying:
+        for task in in_flight:
             task.cancel()
-        await asyncio.gather(*flying, return_exceptions=True)
+        await asyncio.gather(*in_flight, return_exceptions=True)
 
 
 class Visitor:
-    """Fetches and reads pages, one call each, many at once. An async context manager around its threads."""
+    """Fetches and parses pages, many concurrently. Async context manager around its threads."""
 
     def __init__(self, config: Config, fetcher: Fetcher, spool: Spool) -> None:
         self._config, self._fetcher, self._spool = config, fetcher, spool
@@ -165,45 +166,46 @@ class Visitor:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def visit(self, position: int, due: Due) -> Visit:
-        """Fetch one URL. A redirect is not followed: its target takes its own place among the URLs due."""
+        """Fetch one URL. A redirect is not followed: its target becomes a URL of the frontier."""
         seen = Visit(position, due)
         try:
             async with self._fetcher.fetch(due.url, "page", follow=False) as response:
                 if response.is_redirect:
-                    self._redirected(seen, response)
+                    self._drop_redirect(seen, response)
                 if not response.content_type and response.body.lstrip()[:1] not in (b"<", b""):
                     raise FetchError(Drop.NOT_HTML, "no content type")
-                await asyncio.get_running_loop().run_in_executor(self._threads, self._read, seen, response)
+                await asyncio.get_running_loop().run_in_executor(self._threads, self._parse, seen, response)
                 seen.body = self._spool.put(response.body)
                 seen.response = replace(response, body=b"")
         except FetchError as error:
             seen.reason, seen.detail = error.reason, error.detail
         return seen
 
-    def _redirected(self, seen: Visit, response: Response) -> NoReturn:
-        due, most = seen.due, self._config.web.max_redirects
+    def _drop_redirect(self, seen: Visit, response: Response) -> NoReturn:
+        """Add the target of a redirect to the links found. Always raises FetchError: the URL itself is dropped."""
+        due, limit = seen.due, self._config.web.max_redirects
         target = self._fetcher.redirect(response)
-        target = seen.location = target if due.listed else self._scope.tidy(target)
+        target = seen.location = target if due.listed else self._scope.normalize(target)
         if not due.listed and (why := self._scope.outside(target)):
             raise FetchError(Drop.NOT_HTML if why == "image" else Drop.OFF_SITE, target)
         if target == due.url:
             raise FetchError(Drop.REFUSED, "redirect loop")
-        if due.redirects >= most:
-            raise FetchError(Drop.REFUSED, f"more than {most} redirects")
+        if due.redirects >= limit:
+            raise FetchError(Drop.REFUSED, f"more than {limit} redirects")
         following = Due(target, due.depth, due.redirects + 1, due.listed)
         seen.found.append(self._scope.found(seen.position, following))
         raise FetchError(Drop.REDIRECT, target)
 
-    def _read(self, seen: Visit, response: Response) -> None:
-        """In a thread: links and fingerprint of a page."""
+    def _parse(self, seen: Visit, response: Response) -> None:
+        """Extract links and fingerprint of a page. Runs in a thread."""
         seen.sha256 = hashlib.sha256(response.body).hexdigest()
         if seen.due.listed:
             return
         html = Html.parse(response.url, response.headers, response.body)
-        links = list(dict.fromkeys(map(self._scope.tidy, html.links())))
-        told_not_to = self._config.web.obey_robots and self._config.web.policy.of_links(html.headers, html.metas)
+        links = list(dict.fromkeys(map(self._scope.normalize, html.links())))
+        nofollow = self._config.web.obey_robots and self._config.web.policy.of_links(html.headers, html.metas)
         seen.fingerprint = _fingerprint(html, seen.due.url, links)
-        if told_not_to:
+        if nofollow:
             return
         for link in links[: self._config.max_links]:
             if why := self._scope.outside(link):
@@ -215,12 +217,12 @@ class Visitor:
 
 
 def _fingerprint(html: Html, url: str, links: list[str]) -> Fingerprint:
-    """The last thing asked of ``html``: scripts and styles are taken out to see what it says."""
-    pictures = [attribute(node, name) for node in html.tree.css("img") for name in ("src", "data-src", "srcset")]
+    """Compute the fingerprint of a page. Removes scripts and styles from ``html``, so call it last."""
+    images = [attribute(node, name) for node in html.tree.css("img") for name in ("src", "data-src", "srcset")]
     for node in html.tree.css("script, style, template"):
         node.decompose()
     body = html.tree.body
-    return fingerprint(url, body.text(separator=" ") if body is not None else "", pictures, links)
+    return fingerprint(url, body.text(separator=" ") if body is not None else "", images, links)
 
 
 def _row(seen: Visit) -> dict[str, Any]:
@@ -235,7 +237,7 @@ def _row(seen: Visit) -> dict[str, Any]:
         "bytes": seen.body and seen.body.size,
         "sha256": page and seen.sha256,
         "links": page and len(seen.found),
-        "pictures": seen.fingerprint and seen.fingerprint.pictures,
+        "images": seen.fingerprint and seen.fingerprint.images,
         "simhash": seen.fingerprint and seen.fingerprint.simhash,
     }
 
@@ -245,7 +247,7 @@ def _now(config: Config) -> str:
 
 
 def _dated(headers: list[tuple[str, str]], config: Config) -> list[tuple[str, str]]:
-    """With a fixed instant, that is what the server's clock shows as well."""
+    """Return the headers with ``Date`` set to the configured instant, if any."""
     if config.warc_date is None:
         return headers
     date = format_datetime(datetime.fromisoformat(config.warc_date), usegmt=True)

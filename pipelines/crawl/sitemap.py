@@ -1,9 +1,8 @@
-"""Sitemaps (sitemaps.org): the addresses a site wants visited, as XML, as text, as RSS or Atom, gzipped or not.
+"""Sitemaps (sitemaps.org) as XML, text, RSS or Atom, gzipped or not.
 
-What a server sends is not trusted: XML is read as a stream by expat, without a tree; a document type declaration ends
-it, so there are no entities to expand; bytes, addresses, nesting and files are counted. Of broken XML what came before
-the break is taken, since half of a site is better than none. ``lastmod`` and ``priority`` say nothing of a page's
-worth and are not read.
+Input is not trusted: expat reads XML as a stream, without a tree; a document type declaration ends the reading, so
+there are no entities to expand; bytes, URLs, nesting and files are limited. Of malformed XML the part before the error
+is used. ``lastmod`` and ``priority`` do not predict a page's value and are not read.
 """
 
 from __future__ import annotations
@@ -15,25 +14,25 @@ from typing import NamedTuple
 from xml.parsers import expat
 
 from infra.schema import Drop
+from pipelines.web import FetchError
 from pipelines.web.coding import CodingError, OversizeError, decoder
-from pipelines.web.fetcher import FetchError
 from pipelines.web.http_client import MAX_SITEMAP_BYTES
 from pipelines.web.urls import MAX_LENGTH, BadUrlError, canonical
 
 __all__ = ["Read", "Sitemap", "SitemapError", "parse", "walk"]
 
-MAX_URLS = 50_000  # in one file: what the protocol allows
+MAX_URLS = 50_000  # in one file: the protocol's limit
 _MAX_DEPTH = 3  # of indexes within indexes; the protocol allows one
 _MAX_NESTING = 32  # of elements; a sitemap has three or four
-_AT_ONCE = 8  # sitemaps fetched side by side
+_AT_ONCE = 8  # sitemaps fetched concurrently
 
 
 class SitemapError(ValueError):
-    """Not a sitemap: the message says why."""
+    """Not a sitemap; the message says why."""
 
 
 class Sitemap(NamedTuple):
-    """``urls`` of pages, or of further ``sitemaps``, as written. ``broken``: what ended the reading early."""
+    """``urls`` of pages, and further ``sitemaps``, as written. ``broken``: the error that ended the reading early."""
 
     urls: list[str]
     sitemaps: list[str]
@@ -41,7 +40,7 @@ class Sitemap(NamedTuple):
 
 
 def parse(body: bytes) -> Sitemap:
-    """Raises SitemapError."""
+    """Parse a sitemap in any of the formats. Raises SitemapError."""
     if body.startswith(b"\x1f\x8b"):
         body = _unzip(body)
     body = body.removeprefix(codecs.BOM_UTF8)
@@ -62,23 +61,23 @@ def _unzip(body: bytes) -> bytes:
 
 
 def _text(body: bytes) -> Sitemap:
-    """One address per line. Anything else that is not XML is not a sitemap."""
+    """Parse a list of URLs, one per line. Anything else that is not XML is not a sitemap."""
     lines = [line.strip() for line in body.decode("utf-8", "replace").splitlines()]
     lines = [line for line in lines if line]
     if lines and not lines[0].startswith(("http://", "https://")):
-        raise SitemapError("neither XML nor a list of addresses")
-    return Sitemap(lines[:MAX_URLS], [], "too many addresses" if len(lines) > MAX_URLS else "")
+        raise SitemapError("neither XML nor a list of URLs")
+    return Sitemap(lines[:MAX_URLS], [], "too many URLs" if len(lines) > MAX_URLS else "")
 
 
 class _EndError(Exception):
-    """Reading ends here, with what was read."""
+    """Ends the reading early; what was read so far is used."""
 
 
 class _Reader:
-    """Finds the text of ``loc`` in ``url`` and ``sitemap``, of ``link`` in RSS' ``item``, ``link/@href`` in Atom's
-    ``entry``.
+    """Collects the text of ``loc`` in ``url`` and ``sitemap``, of ``link`` in an RSS ``item``, and ``link/@href`` in an
+    Atom ``entry``.
 
-    Names are compared without their prefix: some sites use one, and many forget to declare it.
+    Names are compared without namespace prefix: some sites use one, and many forget to declare it.
     """
 
     def __init__(self) -> None:
@@ -111,7 +110,7 @@ class _Reader:
     def _start(self, name: str, attributes: dict[str, str]) -> None:
         name = name.rpartition(":")[2].lower()
         if not self._path and name not in ("urlset", "sitemapindex", "rss", "rdf", "feed"):
-            raise _EndError("XML of another kind")
+            raise _EndError("another kind of XML")
         parent = self._path[-1] if self._path else ""
         self._path.append(name)
         if len(self._path) > _MAX_NESTING:
@@ -135,25 +134,25 @@ class _Reader:
         if text := text.strip():
             to.append(text)
         if len(to) >= MAX_URLS:
-            raise _EndError("too many addresses")
+            raise _EndError("too many URLs")
 
 
 class Read(NamedTuple):
-    """What came of one sitemap file: the canonical ``urls`` of its pages; ``reason`` if it could not be read."""
+    """Result of one sitemap file: the canonical ``urls`` of its pages, or the ``reason`` it could not be read."""
 
-    address: str
+    url: str
     urls: list[str]
     reason: Drop | None = None
     detail: str = ""
-    refused: int = 0  # addresses that are none
+    refused: int = 0  # entries that are no URLs
 
 
 async def walk(
     start: str, get: Callable[[str], Awaitable[bytes]], max_files: int, max_urls: int
 ) -> AsyncIterator[Read]:
-    """The sitemap at ``start`` and those it leads to, level by level, each once, in the order of the files.
+    """Read the sitemap at ``start`` and those it links to, level by level, each once, in order.
 
-    ``get`` gives the body at an address, or raises FetchError.
+    ``get`` returns the body at a URL, or raises FetchError.
     """
     level, known, urls = [start], {start}, 0
     for _ in range(1 + _MAX_DEPTH):
@@ -164,7 +163,7 @@ async def walk(
                 urls += len(read.urls)
                 if urls > max_urls:
                     kept = read.urls[: max_urls - urls + len(read.urls)]
-                    yield read._replace(urls=kept, detail=f"more than {max_urls} addresses")
+                    yield read._replace(urls=kept, detail=f"more than {max_urls} URLs")
                     return
                 yield read
         level = following[: max(0, max_files - len(known) + len(following))]
@@ -174,16 +173,16 @@ async def walk(
         yield Read(one, [], Drop.BUDGET, f"indexes nested more than {_MAX_DEPTH} deep")
 
 
-async def _read(address: str, get: Callable[[str], Awaitable[bytes]]) -> tuple[Read, list[str]]:
+async def _read(url: str, get: Callable[[str], Awaitable[bytes]]) -> tuple[Read, list[str]]:
     try:
-        found = await asyncio.to_thread(parse, await get(address))
+        found = await asyncio.to_thread(parse, await get(url))
     except FetchError as error:
-        return Read(address, [], error.reason, error.detail), []
+        return Read(url, [], error.reason, error.detail), []
     except SitemapError as error:
-        return Read(address, [], Drop.NOT_SITEMAP, str(error)), []
-    urls, refused = _canonical(found.urls, address)
-    further, more = _canonical(found.sitemaps, address)
-    return Read(address, urls, None, found.broken, refused + more), further
+        return Read(url, [], Drop.NOT_SITEMAP, str(error)), []
+    urls, refused = _canonical(found.urls, url)
+    further, more = _canonical(found.sitemaps, url)
+    return Read(url, urls, None, found.broken, refused + more), further
 
 
 def _canonical(found: list[str], base: str) -> tuple[list[str], int]:

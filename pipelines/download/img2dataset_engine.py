@@ -29,7 +29,7 @@ from infra.schema import Drop, Status, images_schema
 from pipelines.download.shard import failing_hosts
 from pipelines.download.verify import MISMATCH
 from pipelines.tables import funnel
-from pipelines.web.fetcher import Web
+from pipelines.web import Web
 from pipelines.web.guard import is_public
 from pipelines.web.urls import BadUrlError, canonical, host_of
 

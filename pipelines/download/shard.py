@@ -38,10 +38,11 @@ from pipelines.download.stage import Config, host, worst
 from pipelines.download.verify import MISMATCH, Hash, hash_of
 from pipelines.images.resize import ImageError, Resizing, resize
 from pipelines.tables import Images, funnel, read_slices
-from pipelines.web.fetcher import Fetcher, FetchError
+from pipelines.web import FetchError
+from pipelines.web.fetcher import Fetcher
 
 if TYPE_CHECKING:
-    from pipelines.web.politeness.actor import Link
+    from pipelines.web.politeness.client import LimiterClient
 
 __all__ = ["Downloader", "Outcome", "Work", "failing_hosts", "members", "tabulate", "work"]
 
@@ -80,7 +81,7 @@ class Work:
 
     config: Config
     source: Store | Images
-    manners: Link | None = None
+    limiter: LimiterClient | None = None
 
     def rows(self, parts: Any) -> pa.Table:  # noqa: ANN401 - picks of images, slices of a store
         return read_picks(self.source, parts) if isinstance(self.source, Images) else read_slices(self.source, parts)
@@ -108,7 +109,7 @@ def work(common: Work, lot: Lot) -> Iterator[ShardRecord]:
 
 
 async def _records(common: Work, lot: Lot) -> AsyncIterator[ShardRecord]:
-    async with Downloader(common.config, common.manners) as downloader:
+    async with Downloader(common.config, common.limiter) as downloader:
         turn = asyncio.Lock()  # of reading and starting rows: earlier shards first
         shards = [asyncio.create_task(_shard(common, downloader, turn, one)) for one in lot]
         try:
@@ -135,12 +136,12 @@ async def _shard(
 class Downloader:
     """One worker's event loop at work: an async context manager around its connections and its threads."""
 
-    def __init__(self, config: Config, manners: Link | None = None) -> None:
+    def __init__(self, config: Config, limiter: LimiterClient | None = None) -> None:
         self._config = config
         self._resizing: Resizing = config.resizing
         self._hashes = _hashes(config)
         self._room = asyncio.Semaphore(config.rows_in_flight)
-        self._fetcher = Fetcher(config.web, manners=manners)
+        self._fetcher = Fetcher(config.web, limiter=limiter)
         self._pool = ThreadPoolExecutor(config.resize_threads, thread_name_prefix="resize")
         self._open = AsyncExitStack()
 

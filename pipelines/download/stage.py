@@ -24,7 +24,7 @@ from infra.run.manifest import Artifact, Manifest, ShardRecord
 from infra.schema import Drop
 from pipelines.download.verify import Digest, Verify
 from pipelines.tables import Images, Slice, cut, funnel, kept_files, read_table, selected
-from pipelines.web.fetcher import Web
+from pipelines.web import Web
 from pipelines.web.health import SuccessFloor
 
 if TYPE_CHECKING:
@@ -103,13 +103,13 @@ class Config(StageConfig):
 def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Manifest:
     """``pairs``, or with ``retry`` the ``images`` of before -> ``data/{shard}.tar``, ``.parquet``, ``_stats.json``."""
     from pipelines.download.shard import Work, work
-    from pipelines.web.politeness import actor as hosts
+    from pipelines.web.politeness.actor import shared_limiter
 
     shards, source = _shards(config, inputs)
     done = context.ledger.read()
     progress = _Progress(config, context, sum(_rows(part) for _, parts in shards for part in parts), done.values())
-    with hosts.shared(config.web) as manners:
-        common = Work(config, source, manners)
+    with shared_limiter(config.web) as limiter:
+        common = Work(config, source, limiter)
         _look_ahead(common, [parts for number, parts in shards if shard_name(number) not in done])
         records = run_batches(
             context,
@@ -176,7 +176,7 @@ class _Progress:
         self._hosts.update(record.facts["failing_hosts"])
         if len(self._hosts) > 10_000:
             self._hosts = Counter(dict(self._hosts.most_common(1000)))
-        self._floor.judge(self._context.ledger, record.shard, one.kept, one.dropped, record.facts["failing_hosts"])
+        self._floor.add_shard(self._context.ledger, record.shard, one.kept, one.dropped, record.facts["failing_hosts"])
         rows = self._funnel.entered
         seconds = max(time.monotonic() - self._start, 1e-3)
         shares = {"success": self._funnel.kept, **self._funnel.dropped}

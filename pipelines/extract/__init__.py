@@ -1,4 +1,4 @@
-"""Find the pictures of stored pages and the texts that go with them: WARC or WAT in, pairs out."""
+"""Extract image-text pairs from stored pages: WARC or WAT in, pairs out."""
 
 from pipelines.extract.stage import Config, run
 

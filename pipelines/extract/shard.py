@@ -1,4 +1,4 @@
-"""The three steps of an extraction, on one file or one partition of ids each."""
+"""The three steps of an extraction, each on one file or one partition of ids."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ from infra.run.context import ShardOutput
 from infra.run.manifest import Funnel, ShardRecord
 from infra.schema import Drop, pairs_schema
 from infra.store import Store
-from pipelines.extract.stage import SCRATCH, Config
+from pipelines.extract.config import Config
 from pipelines.formats.archives import open_archive, read_ranges
 from pipelines.formats.warc import Page, Reader
 from pipelines.formats.wat import WatPage
-from pipelines.html.candidates import Candidates, Taste, candidates, candidates_of_wat
+from pipelines.html.candidates import Candidates, ExtractOptions, candidates, candidates_of_wat
 from pipelines.html.page import Html
-from pipelines.html.resolve import quick
+from pipelines.html.resolve import fast_canonical
 from pipelines.tables import uid
 from pipelines.web.policy.opt_outs import Policy
 from pipelines.web.urls import BadUrlError
 
 __all__ = [
+    "SCRATCH",
     "Columns",
     "Ids",
     "Pages",
@@ -45,6 +46,7 @@ __all__ = [
     "write_pairs",
 ]
 
+SCRATCH = "scratch"  # folder of intermediate files
 _FLUSH_ROWS = 20_000
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -53,7 +55,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class Row(NamedTuple):
-    """The columns of :func:`infra.schema.pairs_schema`, and why the row is dropped; None: it is a pair."""
+    """The columns of :func:`infra.schema.pairs_schema`, and the drop reason; None for a pair."""
 
     uid: str
     url: str
@@ -68,28 +70,28 @@ class Row(NamedTuple):
 
 
 Columns = Sequence[Sequence[str | None]]
-"""Rows, by the columns of :class:`Row`: a page's are alike in most of them, and no row need ever be made."""
+"""Rows as the columns of :class:`Row`: most columns are constant within a page, so no row objects are made."""
 
 
 def _schema() -> pa.Schema:
     return pairs_schema().append(pa.field("reason", pa.string()))
 
 
-class Finder:
-    """Finds the candidates of pages: their columns, ready for the table."""
+class Extractor:
+    """Extracts the candidates of pages as columns."""
 
     def __init__(self, config: Config) -> None:
-        self._taste = Taste(config.sources, config.max_caption, config.context)
-        self._policy, self._obey = Policy(config.agent), config.obey_opt_out
+        self._options = ExtractOptions(config.sources, config.max_caption, config.context)
+        self._policy, self._obey_opt_out = Policy(config.agent), config.obey_opt_out
 
     def of_page(self, page: Page) -> tuple[Columns, bool]:
-        """The candidates, and whether the page was cut. Raises BadUrlError if it has no address."""
-        html = Html.parse(quick(page.url), page.headers, page.body)
-        return self._columns(html, candidates(html, self._taste)), html.cut
+        """Return the candidates, and whether the page was cut. Raises BadUrlError if its URL is not valid."""
+        html = Html.parse(fast_canonical(page.url), page.headers, page.body)
+        return self._columns(html, candidates(html, self._options)), html.cut
 
     def of_wat(self, page: WatPage) -> Columns:
-        """The same of what a WAT file says of a page."""
-        return self._columns(page, candidates_of_wat(page, self._taste))
+        """Return the candidates of a page of a WAT file."""
+        return self._columns(page, candidates_of_wat(page, self._options))
 
     def _columns(self, page: Html | WatPage, found: Candidates) -> Columns:
         count = len(found.urls)
@@ -107,19 +109,19 @@ class Finder:
             [found.licenses.get(url, license) for url in found.urls] if found.licenses else (license,) * count,
             found.contexts,
             (opt_out,) * count,
-            (Drop.OPT_OUT.value,) * count if opt_out and self._obey else found.reasons,
+            (Drop.OPT_OUT.value,) * count if opt_out and self._obey_opt_out else found.reasons,
         )
 
 
 def page_rows(page: Page, config: Config) -> tuple[list[Row], bool]:
-    """The candidates of one page, and whether the page was cut. Raises BadUrlError if it has no address."""
-    columns, cut = Finder(config).of_page(page)
+    """Return the candidates of one page, and whether the page was cut. Raises BadUrlError if its URL is not valid."""
+    columns, cut = Extractor(config).of_page(page)
     return as_rows(columns), cut
 
 
 def wat_rows(page: WatPage, config: Config) -> list[Row]:
-    """The same of what a WAT file says of a page."""
-    return as_rows(Finder(config).of_wat(page))
+    """Return the candidates of a page of a WAT file."""
+    return as_rows(Extractor(config).of_wat(page))
 
 
 def as_rows(columns: Columns) -> list[Row]:
@@ -127,10 +129,10 @@ def as_rows(columns: Columns) -> list[Row]:
 
 
 class Rows:
-    """The rows of an archive, page by page; see :class:`pipelines.formats.warc.Reader` for what it does with damage."""
+    """Candidates of an archive, page by page; :class:`pipelines.formats.warc.Reader` says how damage is handled."""
 
     def __init__(self, reader: Reader, config: Config) -> None:
-        self._reader, self._finder = reader, Finder(config)
+        self._reader, self._extractor = reader, Extractor(config)
         self._unreadable = 0
         self.pages = self.cut = 0
 
@@ -141,7 +143,7 @@ class Rows:
 
     def _of_page(self, page: Page) -> Columns:
         try:
-            columns, cut = self._finder.of_page(page)
+            columns, cut = self._extractor.of_page(page)
         except BadUrlError:
             self._unreadable += 1
             return ()
@@ -152,16 +154,16 @@ class Rows:
     def _of_wat(self, record: bytes) -> Columns:
         try:
             page = WatPage.parse(record)
-        except ValueError:  # no JSON, or a page without an address
+        except ValueError:  # not JSON, or a page without a valid URL
             self._unreadable += 1
             return ()
         if page is None:
             return ()
         self.pages += 1
-        return self._finder.of_wat(page)
+        return self._extractor.of_wat(page)
 
     def batches(self) -> Iterator[list[list[Any]]]:
-        """The rows by columns, so many at a time that writing them is worth it; the last may be empty."""
+        """Yield the columns of at least :data:`_FLUSH_ROWS` rows at a time; of fewer, or none, the last time."""
         columns: list[list[Any]] = [[] for _ in Row._fields]
         for found in self:
             for column, more in zip(columns, found):  # noqa: B905 - a page without images has no columns
@@ -183,7 +185,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Pages:
-    """The archive at ``path``; the ids of its pairs are wanted in ``partitions``."""
+    """The archive at ``path``; the ids of its pairs are split into ``partitions``."""
 
     name: str
     path: str
@@ -192,9 +194,9 @@ class Pages:
 
 
 def find_candidates(shard: Pages, output: ShardOutput) -> ShardRecord:
-    """Read an archive's pages and write every candidate to the scratch table, and the ids of pairs beside it.
+    """Read an archive's pages and write every candidate to the scratch table, and the ids of its pairs to another file.
 
-    Memory: a flush of rows, and 20 bytes per pair of the file. Raises DataError if the file is no archive.
+    Memory: :data:`_FLUSH_ROWS` rows, and 20 bytes per pair of the file. Raises DataError if it is not an archive.
     """
     schema = _schema()
     ids: list[tuple[bytes, Array]] = []
@@ -218,7 +220,7 @@ def find_candidates(shard: Pages, output: ShardOutput) -> ShardRecord:
 
 # --- step two: which candidates are duplicates ---
 #
-# Ids and row numbers travel in small binary files: a table of contents (int64 offsets of the parts, in bytes), then the
+# Ids and row numbers are passed on in binary files: a table of contents (int64 byte offsets of the parts), then the
 # parts. An id is 16 bytes, a row number 4.
 
 
@@ -226,22 +228,23 @@ _ENTRY = np.dtype([("high", ">u8"), ("low", ">u8"), ("row", "<u4")])
 
 
 def _partitioned(ids: Sequence[bytes], rows: Sequence[Array], partitions: int) -> bytes:
-    """Ids with their row numbers, by partition, in order within each."""
+    """Encode ids with their row numbers as a part per partition, in order within each."""
     halves = np.frombuffer(b"".join(ids), dtype=">u8").reshape(-1, 2)
     entries = np.empty(len(halves), dtype=_ENTRY)
     entries["high"], entries["low"], entries["row"] = halves[:, 0], halves[:, 1], np.concatenate(rows)
     partition = (entries["high"] % np.uint64(partitions)).astype(np.int64)
     counts = np.bincount(partition, minlength=partitions)
-    return _bound(counts * _ENTRY.itemsize, entries[np.argsort(partition, kind="stable")].tobytes())
+    return _encode(counts * _ENTRY.itemsize, entries[np.argsort(partition, kind="stable")].tobytes())
 
 
-def _bound(sizes: Array | list[int], data: bytes) -> bytes:
+def _encode(sizes: Array | list[int], data: bytes) -> bytes:
+    """Prepend the table of contents to concatenated parts of these ``sizes``."""
     ends = np.cumsum([8 * (len(sizes) + 1), *sizes])
     return ends.astype("<i8").tobytes() + data
 
 
 def _parts(store: Store, wanted: Sequence[tuple[str, int]]) -> list[bytes]:
-    """Of each file, by path, the part of that number."""
+    """Read one part of each file, given as (path, number of the part)."""
     tables = read_ranges(store.url, [(path, 8 * number, 8 * number + 16) for path, number in wanted])
     places = [np.frombuffer(table, dtype="<i8").tolist() for table in tables]
     there = [(path, start, end) for (path, _), (start, end) in zip(wanted, places, strict=True) if end > start]
@@ -258,9 +261,9 @@ class Ids:
 
 
 def find_duplicates(shard: Ids, output: ShardOutput) -> ShardRecord:
-    """For each file the row numbers of pairs whose uid occurred before, in this file or an earlier one.
+    """Find, for each file, the rows of pairs whose uid occurred before, in this file or an earlier one.
 
-    Memory: some 60 bytes per pair of the partition, which are as many as those of fifty files.
+    Memory: some 60 bytes per pair of the partition, about as many as fifty files have.
     """
     files = [(f"{SCRATCH}/{name}.ids", shard.number) for name in shard.names]
     parts = [np.frombuffer(part, dtype=_ENTRY) for part in _parts(output.store, files)]
@@ -268,12 +271,12 @@ def find_duplicates(shard: Ids, output: ShardOutput) -> ShardRecord:
     borders = np.cumsum([len(part) for part in parts])[:-1]
     found = [part["row"][flags] for part, flags in zip(parts, np.split(again, borders), strict=True)]
     with output.open(f"{SCRATCH}/duplicates-{shard.number:04d}") as sink:
-        sink.write(_bound([rows.nbytes for rows in found], b"".join(rows.tobytes() for rows in found)))
+        sink.write(_encode([rows.nbytes for rows in found], b"".join(rows.tobytes() for rows in found)))
     return output.commit()
 
 
 def repeated(ids: Array) -> Array:
-    """For each id, in two halves, whether it occurred before."""
+    """Return, for each id, given as two halves, whether it occurred before."""
     order = np.lexsort((ids["low"], ids["high"]))  # stable: of equal ids the first stays first
     ordered = ids[order]
     again = np.zeros(len(ids), dtype=bool)
@@ -287,7 +290,7 @@ def repeated(ids: Array) -> Array:
 
 @dataclass(frozen=True)
 class Pairs:
-    """The scratch table ``name``, the ``number``-th of all; what is known of its duplicates is in ``partitions``."""
+    """The scratch table ``name``, the ``number``-th of all; its duplicates are listed by ``partitions``."""
 
     number: int
     name: str

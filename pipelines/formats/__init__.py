@@ -1,0 +1,1 @@
+"""Archive formats: WARC and WAT records, and their files, local or remote."""

@@ -1,7 +1,7 @@
-"""Archive files anywhere: which there are, and reading one to its end although the network breaks.
+"""Archive files, local or remote: list them, and read them in spite of network failures.
 
-A path is a local path or any address fsspec knows (``s3://``, ``https://``), with ``*`` where the place can be listed,
-or a list of such: Common Crawl publishes the files of a crawl as ``warc.paths.gz`` and ``wat.paths.gz``.
+A path is a local path or any URL fsspec knows (``s3://``, ``https://``), with ``*`` where the store can be listed, or a
+list of these: Common Crawl publishes the files of a crawl as ``warc.paths.gz`` and ``wat.paths.gz``.
 """
 
 from __future__ import annotations
@@ -30,33 +30,33 @@ _LISTS = (".paths", ".paths.gz", ".txt", ".txt.gz")
 _ATTEMPTS = 7  # over about a minute
 _REFUSALS = (401, 403, 404, 410)
 _NO_CREDENTIALS = (
-    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; without such, Common Crawl is to be had from "
-    "https://data.commoncrawl.org/"
+    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; Common Crawl is also at "
+    "https://data.commoncrawl.org/, without credentials"
 )
-_SILENCE_S = 60.0  # of a web server, as botocore has it for S3
-_BLOCK = 8 << 20  # bytes asked for at once
-_AT_ONCE = 1000  # ranges asked for at once
-_KEPT = 2  # blocks held, so that a step back costs nothing
+_TIMEOUT_S = 60.0  # of a silent web server; botocore has the same for S3
+_BLOCK = 8 << 20  # bytes per request
+_AT_ONCE = 1000  # ranges requested concurrently
+_KEPT = 2  # blocks cached, so that a short seek back needs no request
 
 T = TypeVar("T")
 
 
 def find(paths: Sequence[str], prefix: str = "", max_files: int | None = None) -> list[str]:
-    """The archives that ``paths`` name, each once, in the order given; those of a ``*`` sorted.
+    """Expand ``paths`` to archives, each once, in the order given; matches of a ``*`` are sorted.
 
-    ``prefix`` goes before each path, given or listed, that says nothing of where it is: neither ``s3://...`` nor
-    ``/...`` nor ``./...``. Raises DataError if a path names nothing.
+    ``prefix`` is prepended to each relative path, given or listed: neither ``s3://...`` nor ``/...`` nor ``./...``.
+    Raises DataError if a path matches nothing.
     """
     found: dict[str, None] = {}
     for path in paths:
-        for name in _expand(_placed(path, prefix), prefix):
+        for name in _expand(_with_prefix(path, prefix), prefix):
             found[name] = None
             if len(found) == max_files:
                 return list(found)
     return list(found)
 
 
-def _placed(path: str, prefix: str) -> str:
+def _with_prefix(path: str, prefix: str) -> str:
     if not prefix or "://" in path or path.startswith(("/", "./", "../", "~")):
         return path
     return f"{prefix.rstrip('/')}/{path}"
@@ -65,16 +65,16 @@ def _placed(path: str, prefix: str) -> str:
 def _expand(path: str, prefix: str) -> Iterator[str]:
     filesystem, place = _filesystem(path)
     if path.endswith(_LISTS):
-        lines = _patiently(path, lambda: filesystem.cat_file(place))
+        lines = _with_retries(path, lambda: filesystem.cat_file(place))
         if path.endswith(".gz"):
             lines = gzip.decompress(lines)
         for line in lines.decode().splitlines():
             if name := line.strip():
-                yield _placed(name, prefix)
+                yield _with_prefix(name, prefix)
     elif "*" in path:
-        names = sorted(_patiently(path, lambda: filesystem.glob(place)))
+        names = sorted(_with_retries(path, lambda: filesystem.glob(place)))
         if not names:
-            raise DataError(f"no file is called {path}", fix="check the path; does the place allow listing?")
+            raise DataError(f"no file matches {path}", fix="check the path, and whether the store can be listed")
         yield from (filesystem.unstrip_protocol(name) if "://" in path else name for name in names)
     else:
         if "://" not in path and not os.path.isfile(place):
@@ -91,8 +91,8 @@ def _filesystem(path: str) -> tuple[Any, str]:
     if path.startswith(("http://", "https://")):
         from aiohttp import ClientTimeout
 
-        # By itself it would wait five minutes for a server that fell silent, and give up a whole file after five.
-        options["timeout"] = ClientTimeout(total=None, sock_connect=_SILENCE_S, sock_read=_SILENCE_S)
+        # The default waits five minutes for a silent server, and gives up a file that takes longer than that.
+        options["timeout"] = ClientTimeout(total=None, sock_connect=_TIMEOUT_S, sock_read=_TIMEOUT_S)
     try:
         filesystem, place = fsspec.core.url_to_fs(path, **options)
     except (ImportError, ValueError) as error:
@@ -104,33 +104,33 @@ def _filesystem(path: str) -> tuple[Any, str]:
 
 @contextmanager
 def open_archive(path: str) -> Iterator[BinaryIO]:
-    """A file for reading that can seek; a remote one is read in blocks, each asked for again if it does not come.
+    """Open a seekable file for reading; a remote one is read in blocks, each with retries.
 
-    What cannot be read in blocks (a server without ranges) is copied to a temporary file first. Raises DataError if
-    there is no such file and TransientError if it cannot be had for now.
+    A file on a server without range requests is copied to a temporary file first. Raises DataError if there is no such
+    file, and TransientError if it is unreachable for now.
     """
     filesystem, place = _filesystem(path)
     if "://" not in path or "file" in (filesystem.protocol if isinstance(filesystem.protocol, tuple) else ()):
         with open(place, "rb") as local:
             yield local
         return
-    size = _patiently(path, lambda: filesystem.info(place)).get("size")
+    size = _with_retries(path, lambda: filesystem.info(place)).get("size")
     blocks = _Blocks(filesystem, place, path, size) if size is not None else None
-    if blocks is not None and blocks.work():
+    if blocks is not None and blocks.is_supported():
         yield cast("BinaryIO", blocks)
         return
     with tempfile.NamedTemporaryFile() as copy:
-        _patiently(path, lambda: filesystem.get_file(place, copy.name))
+        _with_retries(path, lambda: filesystem.get_file(place, copy.name))
         with open(copy.name, "rb") as local:
             yield local
 
 
 Range = tuple[str, int, int]
-"""Bytes of a file: its path, the first of them, the one behind the last."""
+"""Byte range of a file: path, start, end (exclusive)."""
 
 
 def read_ranges(folder: str, ranges: Sequence[Range]) -> list[bytes]:
-    """Parts of files in the folder (a path or an address) of a store; from elsewhere, many at once."""
+    """Read byte ranges of files in ``folder`` (a path or URL); remote ones many at once."""
     if "://" not in folder:
         return [_local_range(f"{folder}/{path}", start, end) for path, start, end in ranges]
     filesystem, root = _filesystem(folder)
@@ -138,7 +138,7 @@ def read_ranges(folder: str, ranges: Sequence[Range]) -> list[bytes]:
     for first in range(0, len(ranges), _AT_ONCE):
         paths, starts, ends = zip(*ranges[first : first + _AT_ONCE], strict=True)
         places = [f"{root.rstrip('/')}/{path}" for path in paths]
-        found += _patiently(folder, partial(_remote_ranges, filesystem, places, list(starts), list(ends)))
+        found += _with_retries(folder, partial(_remote_ranges, filesystem, places, list(starts), list(ends)))
     return found
 
 
@@ -151,27 +151,27 @@ def _local_range(path: str, start: int, end: int) -> bytes:
 def _remote_ranges(filesystem: Any, places: list[str], starts: list[int], ends: list[int]) -> list[bytes]:  # noqa: ANN401
     found = filesystem.cat_ranges(places, starts, ends)
     for one in found:
-        if isinstance(one, Exception):  # older versions of fsspec return them whatever they are told
+        if isinstance(one, Exception):  # older versions of fsspec return exceptions regardless of on_error
             raise one
     return [bytes(one) for one in found]
 
 
 class _NoRangesError(Exception):
-    """The server sends more than it was asked for."""
+    """The server ignores range requests."""
 
 
 class _Blocks(io.RawIOBase):
-    """A remote file of ``size`` bytes as blocks."""
+    """Remote file of ``size`` bytes, read in blocks."""
 
     def __init__(self, filesystem: Any, place: str, name: str, size: int) -> None:  # noqa: ANN401 - fsspec is untyped
         self._filesystem, self._place, self._name, self._size = filesystem, place, name, size
         self._position = 0
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
 
-    def work(self) -> bool:
-        """Whether the file can be read so."""
+    def is_supported(self) -> bool:
+        """Return True if the server supports range requests."""
         try:
-            self._block(1 if self._size > _BLOCK else 0)  # any server can begin at the beginning
+            self._block(1 if self._size > _BLOCK else 0)  # not block 0 of several: any server can send the beginning
         except _NoRangesError:
             return False
         return True
@@ -191,7 +191,7 @@ class _Blocks(io.RawIOBase):
         return self._position
 
     def read(self, size: int = -1, /) -> bytes:
-        """Up to ``size`` bytes, as many as there are until the block's end; all that is left if ``size`` < 0."""
+        """Read up to ``size`` bytes, at most to the end of the block; all that is left if ``size`` < 0."""
         if size < 0:
             return b"".join(iter(lambda: self.read(_BLOCK), b""))
         number, start = divmod(self._position, _BLOCK)
@@ -201,44 +201,44 @@ class _Blocks(io.RawIOBase):
 
     def _block(self, number: int) -> bytes:
         if number not in self._blocks:
-            self._blocks[number] = _patiently(self._name, lambda: self._fetch(number * _BLOCK))
+            self._blocks[number] = _with_retries(self._name, lambda: self._fetch(number * _BLOCK))
             while len(self._blocks) > _KEPT:
                 self._blocks.popitem(last=False)
         return self._blocks[number]
 
     def _fetch(self, start: int) -> bytes:
         count = min(_BLOCK, self._size - start)
-        # Not cat_file: a server that ignores the range would fill the memory with the whole file.
+        # Not cat_file: of a server that ignores the range it would load the whole file into memory.
         with self._filesystem.open(self._place, "rb", cache_type="none") as file:
             if not file.seekable():
                 raise _NoRangesError
             file.seek(start)
             try:
                 data = bytes(file.read(count))
-            except ValueError as error:  # fsspec's word for too much
+            except ValueError as error:  # raised by fsspec if the response is too long
                 raise _NoRangesError from error
         if len(data) != count:
-            raise TransientError(f"{self._name} broke off", expected=f"{count} bytes", found=f"{len(data)}")
+            raise TransientError(f"{self._name} was truncated", expected=f"{count} bytes", found=f"{len(data)}")
         return data
 
 
-def _patiently(name: str, ask: Callable[[], T]) -> T:
-    """What ``ask`` gives, asked again after a while if the network or the server has failed."""
+def _with_retries(name: str, request: Callable[[], T]) -> T:
+    """Return ``request()``, retrying failures of network or server with backoff; translates backend exceptions."""
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            return ask()
+            return request()
         except PermissionError as error:
-            raise DataError(f"{name} may not be read", found=str(error), fix="are credentials needed?") from error
+            raise DataError(f"no permission to read {name}", found=str(error), fix="check the credentials") from error
         except Exception as error:  # the backends have no common error
             if "Credentials" in type(error).__name__:
                 raise StorageError(f"no credentials to read {name}", found=str(error), fix=_NO_CREDENTIALS) from error
-            # fsspec says of every failed HTTP request that there is no such file; the cause tells.
+            # fsspec reports every failed HTTP request as a missing file; the cause tells them apart.
             cause = error.__cause__
             status = _status(error) or _status(cause)
             lost = isinstance(error, FileNotFoundError) and (cause is None or not unreachable(cause))
             if lost or status in _REFUSALS:
                 found = str(cause or error)
-                raise DataError(f"{name} cannot be had", found=found, fix="is the path right?") from error
+                raise DataError(f"{name} not found", found=found, fix="check the path") from error
             if not isinstance(error, (TransientError, FileNotFoundError)) and not unreachable(error):
                 raise
             failure = error
@@ -246,12 +246,12 @@ def _patiently(name: str, ask: Callable[[], T]) -> T:
             log.warning("%s: attempt %d: %r", name, attempt, failure)
             time.sleep(backoff(attempt + 1))
     raise TransientError(
-        f"{name} cannot be read for now", found=f"{type(failure).__name__}: {failure}", fix="run again to continue"
+        f"{name} is unreachable", found=f"{type(failure).__name__}: {failure}", fix="run again to continue"
     ) from failure
 
 
 def _status(error: BaseException | None) -> int | None:
-    """The status of the HTTP answer behind an error of aiohttp or botocore."""
+    """Return the HTTP status behind an error of aiohttp or botocore."""
     response = getattr(error, "response", None)
     if isinstance(response, dict):
         return cast("int | None", response.get("ResponseMetadata", {}).get("HTTPStatusCode"))

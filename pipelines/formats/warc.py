@@ -1,7 +1,7 @@
-"""Pages kept as the web's own archive format (WARC 1.1, ISO 28500), one gzip member per record.
+"""Write and read WARC files (WARC 1.1, ISO 28500), one gzip member per record.
 
-Bodies are stored decoded, as Common Crawl stores them: the headers that spoke of the transfer keep their values under
-an ``X-Crawl-`` name and ``Content-Length`` tells the stored length.
+Bodies are stored decoded, as Common Crawl stores them: headers about the transfer keep their values under an
+``X-Crawl-`` name, and ``Content-Length`` is the stored length.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _TRANSFER = frozenset({"content-encoding", "content-length", "transfer-encoding"
 
 
 class Writer:
-    """Writes responses, each with the request that led to it. Bytes depend on the arguments only."""
+    """Writes responses with their requests. Bytes depend on the arguments only."""
 
     def __init__(self, sink: BinaryIO, filename: str, date: str, info: dict[str, str]) -> None:
         self._warc = WARCWriter(sink, gzip=True, warc_version="1.1")
@@ -41,18 +41,18 @@ class Writer:
     def page(
         self, url: str, date: str, status: int, headers: list[tuple[str, str]], body: bytes, sent: list[tuple[str, str]]
     ) -> None:
-        """One exchange: ``headers`` as received, ``sent`` the headers of our request."""
+        """Write one exchange: ``headers`` as received, ``sent`` the headers of our request."""
         stored = [(f"X-Crawl-{name}" if name.lower() in _TRANSFER else name, value) for name, value in headers]
         stored.append(("Content-Length", str(len(body))))
         phrase = HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else ""
-        answer = StatusAndHeaders(f"{status} {phrase}", [_clean(item) for item in stored], protocol="HTTP/1.1")
+        status_line = StatusAndHeaders(f"{status} {phrase}", [_clean(item) for item in stored], protocol="HTTP/1.1")
         parts = urlsplit(url)
         target = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
-        asked = StatusAndHeaders(
+        request_line = StatusAndHeaders(
             f"GET {target} HTTP/1.1", [("Host", parts.netloc), *map(_clean, sent)], is_http_request=True
         )
-        response = self._write("response", url, date, body, {}, answer)
-        self._write("request", url, date, b"", {"WARC-Concurrent-To": response}, asked)
+        response = self._write("response", url, date, body, {}, status_line)
+        self._write("request", url, date, b"", {"WARC-Concurrent-To": response}, request_line)
 
     def _write(
         self,
@@ -78,14 +78,14 @@ class Writer:
 
 
 def _clean(header: tuple[str, str]) -> tuple[str, str]:
-    # A header is one line; control characters would let a server write records of its own.
+    # A header is one line; control characters would let a server inject records.
     name, value = (re.sub(r"[\x00-\x1f\x7f]+", " ", text) for text in header)
     return name, value
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A stored HTML answer."""
+    """A stored HTML response."""
 
     url: str
     headers: list[tuple[str, str]]
@@ -97,11 +97,11 @@ class Page:
 
 
 class Reader:
-    """The HTML pages of a WARC file, or the JSON of a WAT file's records; gzipped or plain. ``file`` must seek.
+    """Iterates over the HTML pages of a WARC file, or the JSON of a WAT file's records; ``file`` must be seekable.
 
-    A damaged record costs itself alone: reading goes on at the next one. ``records`` counts those that were looked at,
-    ``damaged`` the damaged ones, the cut end of a file among them, and ``skipped`` the responses that are no HTML, no
-    success or larger than ``max_bytes``.
+    A damaged record affects no other: reading resumes at the next one. ``records`` counts those read, ``damaged`` the
+    damaged ones, including a truncated end, and ``skipped`` the responses that are not HTML, not successful or larger
+    than ``max_bytes``.
     """
 
     def __init__(self, file: BinaryIO, max_bytes: int) -> None:
@@ -110,13 +110,13 @@ class Reader:
 
     def __iter__(self) -> Iterator[Page | bytes]:
         start: int | None = 0
-        counted = False  # whether damage at ``start`` itself was counted when it was met from before
+        counted = False  # whether damage at ``start`` was already counted, when reading arrived there
         while start is not None:
             last = start
             read_some = False
             self._file.seek(start)
             try:
-                # Offsets are relative to where the stream stood when it was handed over.
+                # The parser's offsets are relative to the position at which it got the stream.
                 window = cast("BinaryIO", _Window(self._file, start))
                 for record in ArchiveIterator(window, parse_http=False):
                     last = start + record.stream_pos
@@ -134,8 +134,8 @@ class Reader:
                 counted = False
             except (OSError, ValueError) as error:
                 if isinstance(error, OSError) and error.errno is not None:
-                    raise  # of the disk, not of the archive
-                # A damaged record is met behind the last good one and, if its start looks sound, once more there.
+                    raise  # a disk error, not a damaged archive
+                # A damaged record is met after the last good one and, if its start looks valid, once more there.
                 self.damaged += read_some or not counted
                 counted = read_some
             else:
@@ -145,13 +145,13 @@ class Reader:
 
     @property
     def is_archive(self) -> bool:
-        """Whether the file begins like a WARC or WAT file, or is empty."""
+        """True if the file begins like a WARC or WAT file, or is empty."""
         self._file.seek(0)
         start = self._file.read(4096)
         return not start or _begins_record(start)
 
     def _read(self, record: WarcRecord) -> Page | bytes | None:
-        """Raises _DamagedRecordError."""
+        """Return the page or JSON of a record, None if it is skipped. Raises _DamagedRecordError."""
         try:
             length = record.content_length
             if not length and record.headers.get("Content-Length") is None:
@@ -164,14 +164,14 @@ class Reader:
                 self._skip(record)
                 return None
             body = _whole(record, length)
-            return body if body.startswith(b"{") else None  # others are a crawler's notes
+            return body if body.startswith(b"{") else None  # others are metadata of the crawler
         except (OSError, ValueError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise
             raise _DamagedRecordError from error
 
     def _skip(self, record: WarcRecord) -> None:
-        """Pass over what is left of a record: for the parser, a false length would swallow the records behind it."""
+        """Skip the rest of a record, checking its length: a wrong one would make the parser swallow later records."""
         if record.content_length > self._max_bytes:
             raise _LongRecordError
         if record.consume() != record.content_length:
@@ -206,15 +206,15 @@ _RESPONSE, _METADATA = WarcRecordType.response, WarcRecordType.metadata
 
 
 class _LongRecordError(Exception):
-    """The record just met is too long to be read through; the next one is to be looked for."""
+    """The record is too long to be read; search for the next one."""
 
 
 class _DamagedRecordError(ValueError):
-    """The record just met cannot be read, but those behind it may."""
+    """The record cannot be read, but later ones may."""
 
 
 def _whole(record: WarcRecord, length: int) -> bytes:
-    """What is left of a record's block. Raises _DamagedRecordError if that is less than ``length``, what it says."""
+    """Read the rest of a record's block. Raises _DamagedRecordError if it is shorter than ``length``, as declared."""
     body = record.reader.read(length) if length else b""
     if len(body) != length:
         raise _DamagedRecordError
@@ -222,10 +222,10 @@ def _whole(record: WarcRecord, length: int) -> bytes:
 
 
 def _decoded(body: bytes, headers: list[tuple[str, str]], max_bytes: int) -> bytes:
-    """The body without its transfer and content codings. Raises OversizeError.
+    """Decode transfer and content codings of a body. Raises OversizeError.
 
-    Archives may store what came over the wire, or decoded bodies under the headers of coded ones; what does not decode
-    is taken to be decoded.
+    Archives may store bodies as received, or decoded under the original headers; a body that does not decode is taken
+    as decoded.
     """
     codings = {name.lower(): value for name, value in headers if name.lower() in _TRANSFER}
     if "chunked" in codings.get("transfer-encoding", "").lower():
@@ -240,7 +240,7 @@ def _decoded(body: bytes, headers: list[tuple[str, str]], max_bytes: int) -> byt
 
 
 class _Window(io.RawIOBase):
-    """``file`` from ``start`` on, with positions counted from there."""
+    """View of ``file`` from ``start`` on."""
 
     def __init__(self, file: BinaryIO, start: int) -> None:
         self._file, self._start = file, start
@@ -257,7 +257,7 @@ _CHUNK = 1 << 20
 
 
 def _next_record(file: BinaryIO, position: int) -> int | None:
-    """Where at or behind ``position`` the next record seems to begin."""
+    """Return where, from ``position`` on, the next record seems to begin; None if there is none."""
     while True:
         file.seek(position)
         data = file.read(_CHUNK)
@@ -270,11 +270,11 @@ def _next_record(file: BinaryIO, position: int) -> int | None:
                 return at
         if len(data) < _CHUNK:
             return None
-        position += _CHUNK - 16  # what spans two chunks is whole in one of them
+        position += _CHUNK - 16  # overlap, so that a match across two chunks is found
 
 
 def _begins_record(data: bytes) -> bool:
-    """Whether ``data`` begins like a record, compressed or not."""
+    """Return True if ``data`` begins like a record, compressed or not."""
     if data.startswith(_ZSTD):
         return True
     try:
@@ -291,7 +291,10 @@ _MAX_HEADER = 1 << 16
 
 
 def _ends_well(file: BinaryIO, position: int) -> bool:
-    """Whether the file, from the record at ``position`` on, ends with the end of a record. The parser does not tell."""
+    """Return True if the file, from the record at ``position`` on, ends with a complete record.
+
+    The parser does not report a truncated one.
+    """
     file.seek(position)
     start = file.read(_MAX_HEADER)
     if start.startswith(_GZIP):

@@ -1,13 +1,12 @@
-"""What a WAT file keeps of a page: Common Crawl's metadata, a JSON document per record, a fifth of the WARC's size.
+"""Parse records of WAT files: Common Crawl's metadata of pages, JSON, a fifth of the WARC's size.
 
-Of an image it has ``src``, ``alt`` and ``title``, of the page its headers, ``<meta>`` and ``<link>`` tags and base;
-nothing of ``srcset``, figures, JSON-LD or the text around an image. Headers that occur once are texts, those that occur
-more often are lists of texts. Format: the ``ExtractingParseObserver`` of Common Crawl's ia-web-commons.
+A record has ``src``, ``alt`` and ``title`` of images, and the page's headers, ``<meta>`` and ``<link>`` tags and base;
+no ``srcset``, figures, JSON-LD or text around images. Headers that occur once are texts, those that occur more often
+lists of texts. Format: the ``ExtractingParseObserver`` of Common Crawl's ia-web-commons.
 
-A record is decoded straight into the few fields that matter, which takes half the time of decoding all of it. Headers
-and the links of the head seldom matter, and are decoded if a name that does is in their JSON; writers of JSON do not
-escape letters. A record that has something else in the place of what matters, which Common Crawl's own never have, is
-decoded whole, and what fits is taken.
+A record is decoded straight into the few fields needed, in half the time of decoding all of it. Headers and the links
+of the head are rarely needed, and decoded only if a relevant name is in their JSON, whose letters are never escaped.
+A record of unexpected types, which Common Crawl never writes, is decoded completely, and the valid parts are used.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from msgspec import DecodeError, Raw, Struct, ValidationError, field
 from msgspec.json import Decoder, decode, encode
 
 from pipelines.html.page import declared_language
-from pipelines.html.resolve import quick
+from pipelines.html.resolve import fast_canonical
 from pipelines.web.urls import BadUrlError, canonical
 
 __all__ = ["Link", "Meta", "WatPage"]
@@ -36,7 +35,7 @@ class Meta(Struct, gc=False):
 
 
 class Link(Struct, gc=False):
-    """Something a page refers to, by an attribute named ``path``, such as ``IMG@/src``."""
+    """A link or an image. ``path`` names tag and attribute, such as ``IMG@/src``."""
 
     path: str | None = None
     url: str | None = None
@@ -73,13 +72,13 @@ class _Payload(Struct, gc=False):
     response: _Response = field(name="HTTP-Response-Metadata")
 
 
-class _About(Struct, gc=False):
+class _WarcHeader(Struct, gc=False):
     url: str = field(name="WARC-Target-URI")
 
 
 class _Envelope(Struct, gc=False):
     payload: _Payload = field(name="Payload-Metadata")
-    about: _About = field(name="WARC-Header-Metadata")
+    warc_header: _WarcHeader = field(name="WARC-Header-Metadata")
 
 
 class _Document(Struct, gc=False):
@@ -91,10 +90,10 @@ _decode = Decoder(_Document).decode
 
 @dataclass(slots=True)
 class WatPage:
-    """One page. ``url`` is canonical, and so is ``base``, which relative addresses are relative to.
+    """A page. ``url`` and ``base``, the base of relative URLs, are canonical.
 
-    ``headers`` are those that matter here. ``metas`` is (name or property in lower case, content) of every ``<meta>``
-    that has both; ``images`` are those that have a ``src``; ``related`` are links with a ``rel``; all in order.
+    ``headers``: those about opt-outs and language. ``metas``: (name or property in lower case, content) of every
+    ``<meta>`` that has both; ``images``: those with a ``src``; ``related``: links with a ``rel``; all in order.
     """
 
     url: str
@@ -106,9 +105,9 @@ class WatPage:
 
     @classmethod
     def parse(cls, record: bytes) -> WatPage | None:
-        """The page of a record; None if the record is of something else, such as a request.
+        """Parse a record; None if it is not of a page, but of a request, for example.
 
-        Raises ValueError for what is no such JSON, BadUrlError (one of them) for a page without an address.
+        Raises ValueError for invalid JSON, and BadUrlError (a ValueError) for a page without a valid URL.
         """
         if b'"HTML-Metadata"' not in record:
             return None
@@ -116,10 +115,10 @@ class WatPage:
             try:
                 envelope = _decode(record).envelope
             except ValidationError:
-                envelope = _fitting(decode(record))
+                envelope = _lenient(decode(record))
         except (DecodeError, RecursionError) as error:
             raise ValueError("not JSON") from error
-        response, url = envelope.payload.response, quick(envelope.about.url.strip("<>"))
+        response, url = envelope.payload.response, fast_canonical(envelope.warc_header.url.strip("<>"))
         if not response.message.status.startswith("2"):
             return None
         head = response.html.head
@@ -140,7 +139,7 @@ class WatPage:
 
     @property
     def language(self) -> str:
-        """The declared language of the page; files made before 2022 have that of the headers only."""
+        """Declared language of the page; files made before 2022 have only that of the headers."""
         return declared_language(self._meta("html@/lang") or self._meta("html@/xml:lang"), self.headers)
 
     def _meta(self, name: str) -> str:
@@ -148,7 +147,7 @@ class WatPage:
 
     @property
     def license(self) -> str:
-        """The address of the licence the page names; empty if it names none."""
+        """URL of the page's licence; empty if none."""
         for link in self.related:
             if link.rel and "license" in link.rel.lower().split() and link.url is not None:
                 try:
@@ -167,9 +166,9 @@ def _headers(json: Raw) -> list[tuple[str, str]]:
     return [(name, text) for name, value in listed if name.lower() in _HEADERS for text in _texts(value)]
 
 
-def _base(address: str, url: str) -> str:
+def _base(href: str, url: str) -> str:
     try:
-        return canonical(address, url)
+        return canonical(href, url)
     except BadUrlError:
         return url
 
@@ -177,8 +176,8 @@ def _base(address: str, url: str) -> str:
 _Tag = TypeVar("_Tag", Meta, Link)
 
 
-def _fitting(document: Any) -> _Envelope:  # noqa: ANN401 - JSON has no tighter type
-    """What fits of a record that does not as a whole. Raises ValueError if it is not of a page at all."""
+def _lenient(document: Any) -> _Envelope:  # noqa: ANN401 - JSON has no tighter type
+    """Convert the valid parts of a record of unexpected types. Raises ValueError if it is not of a page."""
     try:
         envelope = document["Envelope"]
         response = envelope["Payload-Metadata"]["HTTP-Response-Metadata"]
@@ -192,11 +191,11 @@ def _fitting(document: Any) -> _Envelope:  # noqa: ANN401 - JSON has no tighter 
         raise ValueError("not a record of a page")
     base = next(iter(_texts(head.get("Base"))), None)
     tags = _Html(_Head(base, _tags(Meta, head.get("Metas")), Raw(encode(head.get("Link")))), _tags(Link, links))
-    return _Envelope(_Payload(_Response(_Message(status), tags, Raw(encode(headers)))), _About(url))
+    return _Envelope(_Payload(_Response(_Message(status), tags, Raw(encode(headers)))), _WarcHeader(url))
 
 
 def _tags(kind: type[_Tag], value: object) -> list[_Tag]:
-    """The objects among ``value``, or in it, with those of their values that are texts."""
+    """Return the objects in ``value``, a list or one of them, with those of their values that are texts."""
     objects = [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, dict)]
     return [
         kind(**{name: text for name in kind.__struct_fields__ if isinstance(text := item.get(name), str)})

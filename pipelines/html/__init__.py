@@ -1,1 +1,1 @@
-"""What a page says: its text, links and pictures, and the words that go with them."""
+"""HTML pages: links, images, captions."""

@@ -1,9 +1,9 @@
-"""The pictures of a page and the texts that go with them, from its HTML or from what a WAT file keeps of it.
+"""Image-text candidates of a page, from its HTML or its record in a WAT file.
 
-A candidate is one (image, text, source); an image without any text is one candidate too, so that it can be counted.
-An image that waits for a script and its fallback in ``<noscript>`` are one picture, and one candidate.
-Which of an image's addresses is taken: the widest of ``srcset`` and ``<picture>``, else the densest, else the one a
-lazy loader would load, else ``src``.
+A candidate is one (image, text, source); an image without any text is one candidate, too, so that it is counted.
+A lazily loaded image and its fallback in ``<noscript>`` are one image, and one candidate.
+Of several URLs of an image the widest of ``srcset`` and ``<picture>`` is taken, else the densest, else the one a lazy
+loader would load, else ``src``.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from pipelines.html.page import Html
 from pipelines.html.resolve import Base
 from pipelines.html.text import captions, clean, has_words, shorten
 
-__all__ = ["SOURCES", "Candidates", "Source", "Taste", "candidates", "candidates_of_wat", "parse_srcset"]
+__all__ = ["SOURCES", "Candidates", "ExtractOptions", "Source", "candidates", "candidates_of_wat", "parse_srcset"]
 
 Source = Literal["alt", "figcaption", "title", "og", "twitter", "json-ld"]
 Offer = tuple[str, float, float]
-"""An address, and what it is offered for: width in pixels or 0, density."""
+"""A URL as written, its width in pixels or 0, and its pixel density."""
 Texts = Mapping[Source, Sequence[str | None]]
-"""For each source a text per image."""
+"""By source, one text per image."""
 SOURCES: tuple[Source, ...] = ("alt", "figcaption", "title", "og", "twitter", "json-ld")
-"""Where texts come from, best first; of equal texts of one image the first stays."""
+"""Sources of texts, best first; of equal texts of one image the first stays."""
 
 _LAZY = (
     *(
@@ -48,12 +48,12 @@ _LAZY = (
 )
 _LAZY_SETS = ("srcset", "data-srcset", "data-lazy-srcset", "data-original-set")
 _NOT_ONLY_SRC = frozenset({*_LAZY, *_LAZY_SETS})
-_READABLE = frozenset({"", "image/jpeg", "image/jpg", "image/png", "image/webp", "image/gif"})
+_DECODABLE = frozenset({"", "image/jpeg", "image/jpg", "image/png", "image/webp", "image/gif"})
 _STYLE_PIXEL = re.compile(r"(?:^|[;\s])(width|height)\s*:\s*[01](?:px)?\s*(?:!important)?\s*(?:;|$)", re.IGNORECASE)
-_MAX_CLIMB = 30  # elements between an image and its figure; a page may nest a million
-_MAX_RAW = 200  # characters of a bad address worth keeping
-_MAX_CAPTIONS = 1 << 20  # characters of all captions of a page: captions within captions repeat the inner ones
-_CAPTION_COST = 500  # characters a caption counts for besides its own
+_MAX_CLIMB = 30  # elements between an image and its figure; a hostile page may nest a million
+_MAX_RAW = 200  # characters of an invalid URL to record
+_MAX_CAPTIONS = 1 << 20  # characters of all captions of a page: nested captions repeat the inner ones
+_CAPTION_COST = 500  # characters that a caption counts in addition to its text
 _MAX_STEPS = 20  # headings, paragraphs and images between an image and the paragraph it goes with
 _MAX_WRAPPING = 3  # elements between <noscript> and its image
 _MAX_STYLE = 1000  # characters
@@ -62,8 +62,8 @@ _PROSE = "h1, h2, h3, h4, h5, h6, p, img"
 _CARDS: tuple[tuple[Source, str], ...] = (("og", "og:"), ("twitter", "twitter:"))
 
 
-class Taste(NamedTuple):
-    """Which texts to take, and of what length, in characters. ``context`` 0: none."""
+class ExtractOptions(NamedTuple):
+    """Sources of texts, and maximum lengths in characters. ``context`` 0: none."""
 
     sources: tuple[Source, ...] = SOURCES
     max_caption: int = 2000
@@ -72,9 +72,9 @@ class Taste(NamedTuple):
 
 @dataclass(slots=True)
 class Candidates:
-    """Candidates by columns. A reason says why one goes no further; None: it is a pair.
+    """Candidates as columns. ``reasons``: why one is dropped; None for a pair.
 
-    ``licenses`` are those of images that have one of their own, by URL.
+    ``licenses``: by URL, of images that have a licence of their own.
     """
 
     urls: list[str] = field(default_factory=list)
@@ -85,28 +85,28 @@ class Candidates:
     licenses: dict[str, str] = field(default_factory=dict)
 
 
-def candidates(html: Html, taste: Taste) -> Candidates:
-    """Every candidate of a page: its images in document order, then those of its cards and its JSON-LD."""
-    page = _Page(Base(html.base), taste)
-    described = _described(html) if "json-ld" in taste.sources else []
-    page.know_licenses(described)
-    page.add(*_images(html, taste))
+def candidates(html: Html, options: ExtractOptions) -> Candidates:
+    """Return all candidates of a page: its images in document order, then those of its cards and its JSON-LD."""
+    page = _Page(Base(html.base), options)
+    described = _json_ld_images(html) if "json-ld" in options.sources else []
+    page.add_licenses(described)
+    page.add(*_images(html, options))
     _shared(page, html.metas)
     if described:
         page.add([image.url for image in described], {"json-ld": [image.text for image in described]})
     return page.found
 
 
-def _images(html: Html, taste: Taste) -> tuple[list[str], Texts, list[bool], list[str | None]]:
-    """The images of a page's own markup, in document order: what :meth:`_Page.add` wants to know of them."""
+def _images(html: Html, options: ExtractOptions) -> tuple[list[str], Texts, list[bool], list[str | None]]:
+    """Return the arguments of :meth:`_Page.add` for the images in a page's markup, in document order."""
     texts: dict[Source, list[str | None]] = {
-        source: [] for source in taste.sources if source in ("alt", "figcaption", "title")
+        source: [] for source in options.sources if source in ("alt", "figcaption", "title")
     }
-    addresses: list[str] = []
+    urls: list[str] = []
     pixels: list[bool] = []
     around: list[str | None] = []
     figures = _Captions(html) if "figcaption" in texts else None
-    contexts = _contexts(html, taste.context) if taste.context and html.parts["img"] else {}
+    contexts = _contexts(html, options.context) if options.context and html.parts["img"] else {}
     partner, fallback = _fallbacks(html)
     pictures: dict[int, list[Offer]] = {}
     for node in html.parts["img"]:
@@ -115,24 +115,24 @@ def _images(html: Html, taste: Taste) -> tuple[list[str], Texts, list[bool], lis
             continue
         attributes = node.attributes
         if (other := partner.get(identity)) is not None:
-            attributes = _together(attributes, other.attributes)
+            attributes = _merge_attributes(attributes, other.attributes)
         for source, column in texts.items():
             if source == "figcaption":
                 column.append(figures.of(node) if figures is not None else None)
             else:
                 column.append(attributes.get(source))
-        addresses.append(_address(node, attributes, pictures))
+        urls.append(_best_url(node, attributes, pictures))
         pixels.append(_is_pixel(attributes))
         around.append(contexts.get(identity))
-    return addresses, texts, pixels, around
+    return urls, texts, pixels, around
 
 
-def candidates_of_wat(wat: WatPage, taste: Taste) -> Candidates:
-    """The same of what a WAT file keeps: ``src``, ``alt`` and ``title`` of images, and ``<meta>`` tags."""
-    page = _Page(Base(wat.base), taste)
+def candidates_of_wat(wat: WatPage, options: ExtractOptions) -> Candidates:
+    """Return the candidates of a WAT record: it has ``src``, ``alt`` and ``title`` of images, and ``<meta>`` tags."""
+    page = _Page(Base(wat.base), options)
     images = wat.images
     texts: Texts = {
-        source: [getattr(image, source) for image in images] for source in taste.sources if source in ("alt", "title")
+        source: [getattr(image, source) for image in images] for source in options.sources if source in ("alt", "title")
     }
     page.add([image.url for image in images], texts)
     _shared(page, wat.metas)
@@ -143,13 +143,13 @@ _NO_TEXT, _BAD_URL, _TRACKING_PIXEL = Drop.NO_TEXT.value, Drop.BAD_URL.value, Dr
 
 
 class _Page:
-    """Turns images' addresses and texts into candidates: ``found``."""
+    """Collects candidates from URLs and texts of images in ``found``."""
 
-    def __init__(self, base: Base, taste: Taste) -> None:
+    def __init__(self, base: Base, options: ExtractOptions) -> None:
         self.found = Candidates()
-        self._base, self.sources, self._longest = base, taste.sources, taste.max_caption
+        self._base, self.sources, self._longest = base, options.sources, options.max_caption
 
-    def know_licenses(self, images: list[Described]) -> None:
+    def add_licenses(self, images: list[Described]) -> None:
         for image in images:
             url, terms = self._base.resolve(image.url), self._base.resolve(image.license) if image.license else ""
             if url and terms:
@@ -157,23 +157,23 @@ class _Page:
 
     def add(
         self,
-        addresses: Sequence[str | None],
+        written: Sequence[str | None],
         texts: Texts,
         pixels: Sequence[bool] = (),
         contexts: Sequence[str | None] = (),
     ) -> None:
-        """Find the candidates of images: their addresses and texts as they are written, and if there are such, whether
-        the markup declares them to be tracking pixels, and their contexts. One that is no pair has its first text only.
+        """Add the candidates of images, given their URLs and texts as written, and optionally whether the markup
+        declares them to be tracking pixels, and their contexts. An image that is dropped has its first text only.
 
-        What is in this loop runs a hundred million times a day: hence columns, and one loop for all of a page's images.
+        This loop runs a hundred million times a day: hence columns, and one loop for all of a page's images.
         """
         found = self.found
         urls, taken, sources, reasons = found.urls, found.texts, found.sources, found.reasons
         columns = [(source, captions(column, self._longest)) for source, column in texts.items()]
-        for number, url in enumerate(self._base.images(addresses)):
+        for number, url in enumerate(self._base.images(written)):
             reason = None
             if not url:
-                url, reason = (addresses[number] or "").strip()[:_MAX_RAW], _BAD_URL
+                url, reason = (written[number] or "").strip()[:_MAX_RAW], _BAD_URL
             elif pixels and pixels[number]:
                 reason = _TRACKING_PIXEL
             before = len(urls)
@@ -195,24 +195,24 @@ class _Page:
         found.contexts += [None] * (len(urls) - len(found.contexts))
 
 
-# --- the texts ---
+# --- texts ---
 
 
 class _Captions:
-    """The captions of figures: HTML 5's, WordPress's and those of DocBook's HTML."""
+    """Captions of figures, as marked up in HTML 5, by WordPress and by DocBook."""
 
     def __init__(self, html: Html) -> None:
         self._of_figure: dict[int, LexborNode] = {}
         self._texts: dict[int, str] = {}
         self._room = _MAX_CAPTIONS
         for caption in html.parts["figcaption"]:
-            self._claim(caption, lambda node: node.tag == "figure")
+            self._assign(caption, lambda node: node.tag == "figure")
         for caption in html.parts["caption"]:
             figure = "wp-caption" if "wp-caption-text" in _classes(caption) else "figure"
-            self._claim(caption, partial(_has_class, figure))
+            self._assign(caption, partial(_has_class, figure))
 
-    def _claim(self, caption: LexborNode, is_figure: Callable[[LexborNode], bool]) -> None:
-        """A caption belongs to the nearest figure around it; of several of one figure the first counts."""
+    def _assign(self, caption: LexborNode, is_figure: Callable[[LexborNode], bool]) -> None:
+        """Assign a caption to the nearest figure around it; of several captions of a figure the first counts."""
         around = caption.parent
         for _ in range(_MAX_CLIMB):
             if around is None:
@@ -223,7 +223,7 @@ class _Captions:
             around = around.parent
 
     def of(self, image: LexborNode) -> str | None:
-        """The caption of the nearest figure around an image that has one."""
+        """Return the caption of the nearest figure around an image that has one."""
         around = image.parent if self._of_figure else None
         for _ in range(_MAX_CLIMB):
             if around is None:
@@ -251,13 +251,13 @@ def _classes(node: LexborNode) -> list[str]:
 
 
 def _prose(node: LexborNode) -> str:
-    # Words of two blocks must not run together, those of inline markup must not fall apart.
+    # Words of two blocks must not be joined, those of inline markup must not be split.
     blocks = node.css_first("br, p, div, li") is not None
     return node.text(separator=" " if blocks else "")
 
 
 def _contexts(html: Html, length: int) -> dict[int, str]:
-    """For each image, by node: the heading above it and the paragraph nearest to it, a line each."""
+    """Return, by image node, the heading above it and the paragraph nearest to it, a line each."""
     nodes = html.tree.css(_PROSE)
     texts: dict[int, str] = {}
 
@@ -285,7 +285,7 @@ def _contexts(html: Html, length: int) -> dict[int, str]:
 
 
 def _shared(page: _Page, metas: list[tuple[str, str]]) -> None:
-    """Images of Open Graph and Twitter cards; with their own alt text, else the title, else the description."""
+    """Add the images of Open Graph and Twitter cards, with their alt text, else the title, else the description."""
     cards = [(source, prefix) for source, prefix in _CARDS if source in page.sources]
     if not cards:
         return
@@ -303,18 +303,18 @@ def _shared(page: _Page, metas: list[tuple[str, str]]) -> None:
         kinds = (f"{prefix}title", "og:title", f"{prefix}description", "og:description")
         text = next((texts[kind] for kind in kinds if texts.get(kind)), "")
         if images:
-            page.add([address for address, _ in images], {source: [alt or text for _, alt in images]})
+            page.add([url for url, _ in images], {source: [alt or text for _, alt in images]})
 
 
-def _described(html: Html) -> list[Described]:
+def _json_ld_images(html: Html) -> list[Described]:
     return [image for script in html.parts["script"] for image in described(script.text())]
 
 
-# --- the address ---
+# --- URLs ---
 
 
 def _fallbacks(html: Html) -> tuple[dict[int, LexborNode], set[int]]:
-    """Which image, by node, waits for a script while ``<noscript>`` holds the same; and all such fallbacks."""
+    """Return, by node of a lazily loaded image, its fallback in ``<noscript>``; and the nodes of all fallbacks."""
     partner: dict[int, LexborNode] = {}
     fallback: set[int] = set()
     for noscript in html.parts["noscript"]:
@@ -332,7 +332,7 @@ def _fallbacks(html: Html) -> tuple[dict[int, LexborNode], set[int]]:
 
 
 def _only_image(node: LexborNode) -> LexborNode | None:
-    """The image in a node that holds nothing else, but for a link or a ``<picture>`` around it."""
+    """Return the image in a node that holds nothing else, except a link or a ``<picture>`` around it."""
     for _ in range(_MAX_WRAPPING):
         children = list(islice(node.iter(), _MAX_SOURCES))
         if node.tag == "picture":
@@ -346,24 +346,24 @@ def _only_image(node: LexborNode) -> LexborNode | None:
 
 
 def _element(node: LexborNode, direction: Literal["prev", "next"]) -> LexborNode | None:
-    """The element beside a node, with nothing but white space between them."""
-    beside: LexborNode | None = getattr(node, direction)
-    while beside is not None and beside.is_text_node and not (beside.text_content or "").strip():
-        beside = getattr(beside, direction)
-    return beside
+    """Return the adjacent element, if only white space is between."""
+    sibling: LexborNode | None = getattr(node, direction)
+    while sibling is not None and sibling.is_text_node and not (sibling.text_content or "").strip():
+        sibling = getattr(sibling, direction)
+    return sibling
 
 
-def _together(waiting: dict[str, str | None], fallback: dict[str, str | None]) -> dict[str, str | None]:
-    """One image of the two: what the waiting one says, but its ``src``, which is a stand-in."""
-    stand_in = _NOT_ONLY_SRC.isdisjoint(waiting) and fallback.get("src")
+def _merge_attributes(lazy: dict[str, str | None], fallback: dict[str, str | None]) -> dict[str, str | None]:
+    """Merge a lazily loaded image with its fallback: the former's attributes win, except a placeholder ``src``."""
+    is_placeholder = _NOT_ONLY_SRC.isdisjoint(lazy) and fallback.get("src")
     return {
         **fallback,
-        **{name: value for name, value in waiting.items() if value and not (stand_in and name == "src")},
+        **{name: value for name, value in lazy.items() if value and not (is_placeholder and name == "src")},
     }
 
 
-def _address(node: LexborNode, attributes: Mapping[str, str | None], pictures: dict[int, list[Offer]]) -> str:
-    """The image's best address as it is written; empty if it has none. ``pictures``: those seen, by node."""
+def _best_url(node: LexborNode, attributes: Mapping[str, str | None], pictures: dict[int, list[Offer]]) -> str:
+    """Return the image's best URL as written; empty if it has none. ``pictures``: cache of ``<picture>``, by node."""
     parent = node.parent
     picture = parent if parent is not None and parent.tag == "picture" else None
     if picture is None and _NOT_ONLY_SRC.isdisjoint(attributes):
@@ -387,36 +387,36 @@ def _address(node: LexborNode, attributes: Mapping[str, str | None], pictures: d
         given = (attributes.get(name) or "").strip()
         if given and not given.startswith(("data:", "{", "[")):
             return given
-    source_address = (attributes.get("src") or "").strip()
-    if (not source_address or source_address.startswith("data:")) and densest:
+    src = (attributes.get("src") or "").strip()
+    if (not src or src.startswith("data:")) and densest:
         return densest[0]
-    return source_address
+    return src
 
 
 def _of_picture(picture: LexborNode) -> Iterator[Offer]:
     for source in islice(picture.iter(), _MAX_SOURCES):
         attributes = source.attributes
-        if source.tag != "source" or (attributes.get("type") or "").strip().lower() not in _READABLE:
+        if source.tag != "source" or (attributes.get("type") or "").strip().lower() not in _DECODABLE:
             continue
         for name in _LAZY_SETS:
-            for address, width, density in parse_srcset(attributes.get(name) or ""):
-                # A source for some screens only is the same picture cut differently, unless its width says it all.
-                yield address, width, 0.0 if attributes.get("media") else density
+            for url, width, density in parse_srcset(attributes.get(name) or ""):
+                # A source for some screens only is another crop of the image, so only its width counts.
+                yield url, width, 0.0 if attributes.get("media") else density
 
 
 _OFFER = re.compile(r"[\s,]*(\S+)")
 
 
 def parse_srcset(value: str) -> list[Offer]:
-    """(address, width or 0, density) of each entry of a ``srcset`` (HTML Standard, 4.8.4.2.2)."""
+    """Parse a ``srcset`` to (URL, width or 0, density) per entry (HTML Standard, 4.8.4.2.2)."""
     offers: list[Offer] = []
     position = 0
     while match := _OFFER.match(value, position):
-        address = match[1]
+        url = match[1]
         position = match.end()
         descriptors = ""
-        if address.endswith(","):
-            address = address.rstrip(",")
+        if url.endswith(","):
+            url = url.rstrip(",")
         else:
             end = value.find(",", position)
             end = len(value) if end < 0 else end
@@ -430,15 +430,15 @@ def parse_srcset(value: str) -> list[Offer]:
                 width = float(number)
             elif part[-1] == "x":
                 density = float(number)
-        if address:
-            offers.append((address, width, density))
+        if url:
+            offers.append((url, width, density))
     return offers
 
 
 def _is_pixel(attributes: Mapping[str, str | None]) -> bool:
-    """Whether the markup declares an image of at most one pixel a side."""
-    sides = attributes.get("width"), attributes.get("height")
-    if all(side and side.strip().lower().removesuffix("px") in ("0", "1") for side in sides):
+    """Return True if the markup declares a width and height of at most one pixel."""
+    size = attributes.get("width"), attributes.get("height")
+    if all(side and side.strip().lower().removesuffix("px") in ("0", "1") for side in size):
         return True
     style = attributes.get("style")
     return len({side.lower() for side in _STYLE_PIXEL.findall(style[:_MAX_STYLE])}) == 2 if style else False

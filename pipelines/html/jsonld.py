@@ -1,7 +1,7 @@
-"""Pictures a page describes in JSON-LD (schema.org): image, what it shows, under which licence.
+"""Images that a page describes in JSON-LD (schema.org): URL, text, licence.
 
-Markup for search engines, and often the only place where a picture's licence stands. Much of it is broken JSON, some of
-it endless; both are met here with a second try and with limits.
+Markup for search engines, and often the only place that states an image's licence. Much of it is malformed JSON and
+some is huge: hence a second attempt after repairs, and limits.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _MAX_OBJECTS = 10_000
 _BEFORE = ("//", "/*", "<!--", "<![CDATA[", "*/")
 _BEHIND = ("*/", "-->", "]]>", "//", "/*", ";")
 _TRAILING = re.compile(r",(?=\s*[}\]])")
-_OF_IMAGE = ("caption", "description", "name", "alternateName", "headline", "text")
-_OF_SUBJECT = ("name", "headline", "caption", "alternativeHeadline", "description")
-_SHOWN_BY = ("image", "primaryImageOfPage", "photo")
+_IMAGE_TEXT = ("caption", "description", "name", "alternateName", "headline", "text")
+_SUBJECT_TEXT = ("name", "headline", "caption", "alternativeHeadline", "description")
+_IMAGE_PROPERTIES = ("image", "primaryImageOfPage", "photo")
 
 
 class Described(NamedTuple):
-    """``url`` as written; ``text`` and ``license`` (an address) may be empty."""
+    """An image. ``url`` as written; ``text`` and ``license`` (a URL) may be empty."""
 
     url: str
     text: str
@@ -36,7 +36,7 @@ class Described(NamedTuple):
 
 
 def described(script: str) -> list[Described]:
-    """The pictures of one ``<script type="application/ld+json">``, in its order; none if it cannot be read."""
+    """Return the images of one ``<script type="application/ld+json">``, in order; none if it cannot be parsed."""
     if len(script) > _MAX_CHARACTERS or not ("mage" in script or "photo" in script):
         return []
     return list(_walk(_parse(script)))
@@ -47,42 +47,45 @@ def _parse(script: str) -> Any:  # noqa: ANN401 - JSON has no tighter type
         return decode(script)
     except (DecodeError, RecursionError):
         pass
-    # What templates do to JSON: HTML comments around it, line breaks inside of texts, a comma or semicolon too many.
-    mended = script.strip()
+    # Common template errors: HTML comments around it, line breaks inside of texts, a comma or semicolon too many.
+    repaired = script.strip()
     for mark in _BEFORE:
-        mended = mended.removeprefix(mark).lstrip()
+        repaired = repaired.removeprefix(mark).lstrip()
     for mark in _BEHIND:
-        mended = mended.removesuffix(mark).rstrip()
-    mended = _TRAILING.sub("", mended)
+        repaired = repaired.removesuffix(mark).rstrip()
+    repaired = _TRAILING.sub("", repaired)
     try:
-        return json.loads(mended, strict=False)
+        return json.loads(repaired, strict=False)
     except (ValueError, RecursionError):
         return None
 
 
 def _walk(document: Any) -> Iterator[Described]:  # noqa: ANN401
-    """Every picture of a document, in order; ``waiting`` holds values with their depth and what they are about."""
-    waiting: list[tuple[Any, int, str, bool]] = [(document, 0, "", False)]
+    """Yield the images of a document, in order. Depth first, with an explicit stack of values to visit."""
+    # Value, depth, subject (name of what an image shows), whether it is the value of an image property.
+    stack: list[tuple[Any, int, str, bool]] = [(document, 0, "", False)]
     for _ in range(_MAX_OBJECTS):
-        if not waiting:
+        if not stack:
             return
-        value, depth, subject, shown = waiting.pop()
+        value, depth, subject, is_image_value = stack.pop()
         if isinstance(value, str):
-            if shown:
+            if is_image_value:
                 yield Described(value.strip(), subject, "")
         elif depth > _MAX_DEPTH:
             continue
         elif isinstance(value, list):
-            waiting += [(item, depth + 1, subject, shown) for item in reversed(value) if isinstance(item, _INNER)]
+            stack += [
+                (item, depth + 1, subject, is_image_value) for item in reversed(value) if isinstance(item, _INNER)
+            ]
         elif isinstance(value, dict):
-            is_image = "ImageObject" in _texts(value.get("@type")) or (shown and "contentUrl" in value)
-            if is_image or (shown and "url" in value):
+            is_image = "ImageObject" in _texts(value.get("@type")) or (is_image_value and "contentUrl" in value)
+            if is_image or (is_image_value and "url" in value):
                 yield from _image(value, subject)
-            about = subject if is_image else _first(value, _OF_SUBJECT)
-            waiting += [
-                (item, depth + 1, about, key in _SHOWN_BY)
+            about = subject if is_image else _first(value, _SUBJECT_TEXT)
+            stack += [
+                (item, depth + 1, about, key in _IMAGE_PROPERTIES)
                 for key, item in reversed(value.items())
-                if isinstance(item, (list, dict)) or (key in _SHOWN_BY and isinstance(item, str))
+                if isinstance(item, (list, dict)) or (key in _IMAGE_PROPERTIES and isinstance(item, str))
             ]
 
 
@@ -90,18 +93,18 @@ _INNER = (list, dict, str)
 
 
 def _image(value: dict[str, Any], subject: str) -> Iterator[Described]:
-    address = _first(value, ("contentUrl", "url", "@id"))
-    if address:
-        yield Described(address, _first(value, _OF_IMAGE) or subject, _first(value, ("license", "acquireLicensePage")))
+    url = _first(value, ("contentUrl", "url", "@id"))
+    if url:
+        yield Described(url, _first(value, _IMAGE_TEXT) or subject, _first(value, ("license", "acquireLicensePage")))
 
 
 def _first(value: dict[str, Any], keys: tuple[str, ...]) -> str:
-    """The first text found below one of ``keys``."""
+    """Return the first text under one of ``keys``."""
     return next((text for key in keys for text in _texts(value.get(key)) if text), "")
 
 
 def _texts(value: Any) -> list[str]:  # noqa: ANN401
-    """A JSON-LD value as texts: a plain one, one with a language, a reference, or a list of such."""
+    """Return a JSON-LD value as texts: a plain one, one with a language, a reference, or a list of these."""
     if isinstance(value, list):
         return [text for item in value[:10] if not isinstance(item, list) for text in _texts(item)]
     if isinstance(value, dict):

@@ -1,12 +1,12 @@
-"""Markup that would keep a parser busy for minutes, cut before it does.
+"""Bound the time to parse a page, by cutting markup that would take a parser minutes.
 
-Parsing HTML by the standard is linear on pages people write and quadratic on what they could write: many start and end
-tags look through all elements that are open (100,000 nested ``<div>``: half a minute), attributes are compared with
-each other, and formatting elements (``<font>``) that were never closed are made again in every block, by the million.
-A parser in C cannot be interrupted, so the work is estimated beforehand, from above, in nanoseconds of one core.
+Parsing HTML by the standard is linear on ordinary pages and quadratic on hostile ones: many start and end tags search
+all open elements (100,000 nested ``<div>``: half a minute), attributes are compared with each other, and unclosed
+formatting elements (``<font>``) are recreated in every block, by the million. A parser in C cannot be interrupted, so
+an upper bound of the work is computed beforehand, in nanoseconds of one core.
 
-A glance clears nearly every page: a page of few tags cannot be costly. What the glance does not clear is walked through
-tag by tag, and the text is cut at the tag that exceeds the budget. What stands before it is parsed as usual.
+A quick check passes nearly every page: one of few tags cannot be costly. Other pages are scanned tag by tag, and the
+text is cut at the tag that exceeds the budget. The part before it is parsed as usual.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ __all__ = ["BUDGET_NS", "bounded"]
 
 BUDGET_NS = 500_000_000
 
-# What the glance lets pass; each of them, fully used by the worst markup we know, stays within the budget.
+# Limits of the quick check; each, used up by the worst markup we know, stays within the budget.
 _FEW_TAGS = 2_000
 _MANY_TAGS = 16_000
 _SHORT = 64 << 10  # characters of a page that has too few attributes to matter
 _LONG_TAG = 32 << 10  # characters that must lie between two ">" for attributes to matter
-_REMADE = 1_000_000  # formatting elements with attributes (of those without, three count) x tags
+_RECREATED = 1_000_000  # formatting elements with attributes (those without are limited to three) x tags
 
 
-# What a tag may be, as bits.
-_FLAT = 1  # stays empty, or is closed by the next of its kind: cannot nest by itself
-_FORMATTING = 2  # made again in the next block if it is not closed
+# Kinds of tags, as bits.
+_FLAT = 1  # void, or closed by the next of its kind: cannot nest by itself
+_FORMATTING = 2  # recreated in the next block if unclosed
 _RAW = 4  # holds text up to its end tag
-_HTML = 8  # ends SVG and MathML, or leads back to HTML inside of them
+_HTML = 8  # ends SVG and MathML, or returns to HTML inside of them
 _NAMES = {
     _FLAT: "area base basefont bgsound br col embed frame hr img input keygen link meta param source track wbr p li "
     "dt dd option optgroup tr td th thead tbody tfoot colgroup caption html head body rb rp rt rtc",
@@ -67,25 +67,25 @@ _COMMENT_END = re.compile("--!?>")
 
 
 def bounded(text: str, budget_ns: int = BUDGET_NS) -> str:
-    """``text``, or as much of it from the start as costs at most ``budget_ns`` to parse."""
+    """Return the longest prefix of ``text`` that costs at most ``budget_ns`` to parse."""
     tags = text.count("<")
-    few_tags = tags <= _FEW_TAGS or (tags <= _MANY_TAGS and len(_FORMATTED.findall(text)) * tags <= _REMADE)
-    if few_tags and (len(text) <= _SHORT or _few_attributes(text)):
+    few_tags = tags <= _FEW_TAGS or (tags <= _MANY_TAGS and len(_FORMATTED.findall(text)) * tags <= _RECREATED)
+    if few_tags and (len(text) <= _SHORT or _has_few_attributes(text)):
         return text
-    end = _affordable(text, budget_ns)
+    end = _cut_position(text, budget_ns)
     return text if end is None else text[:end]
 
 
-def _few_attributes(text: str) -> bool:
+def _has_few_attributes(text: str) -> bool:
     return max(map(len, text.split(">"))) <= _LONG_TAG and len(_ROOT.findall(text)) <= 2
 
 
-def _affordable(text: str, budget_ns: int) -> int | None:
-    """Where the tag begins that is one too many; None if none is.
+def _cut_position(text: str, budget_ns: int) -> int | None:
+    """Return the position of the tag that exceeds the budget, or None.
 
-    The constants are measured; beside each term stands the construct that it is about.
+    The constants are measured; the comment at each term shows the construct it bounds.
     """
-    cost = position = depth = remade = on_root = 0
+    cost = position = depth = recreated = on_root = 0
     is_open: Counter[str] = Counter()
     foreign = False  # inside SVG or MathML, where <path/> is complete
     while match := _TAG.search(text, position):
@@ -100,13 +100,13 @@ def _affordable(text: str, budget_ns: int) -> int | None:
             continue
         name = name.lower()
         kind = _KINDS.get(name, 0)
-        cost += 1000 + 5 * depth + 200 * remade  # each tag; <ul><li><ul><li>...; <p><font a=1><font a=2>...</p><p>x
+        cost += 1000 + 5 * depth + 200 * recreated  # each tag; <ul><li><ul><li>...; <p><font a=1><font a=2>...</p><p>x
         if end:
             foreign = foreign and name not in ("svg", "math", "p", "br")
             if is_open[name]:
                 is_open[name] -= 1
                 depth -= 1
-                remade -= bool(kind & _FORMATTING)
+                recreated -= bool(kind & _FORMATTING)
         else:
             length = len(attributes)
             if length > _LONG_TAG:  # <p a1 a2 a3 ...>
@@ -119,12 +119,12 @@ def _affordable(text: str, budget_ns: int) -> int | None:
             if not foreign and kind & _RAW:
                 found = _RAW_END[name].search(text, position)
                 if found is None:
-                    return None  # all that follows is text
+                    return None  # the rest is text
                 position = found.end()
             elif not kind & _FLAT and not (foreign and attributes.endswith("/")):
                 is_open[name] += 1
                 depth += 1
-                remade += bool(kind & _FORMATTING)
+                recreated += bool(kind & _FORMATTING)
         if cost > budget_ns:
             return match.start()
     return None

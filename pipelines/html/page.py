@@ -1,6 +1,6 @@
-"""An HTML page as its readers need it: text decoded as browsers do, base address, links, and what it says of itself.
+"""Parsed HTML page: text decoded as browsers do, base URL, links, meta tags, language, licence.
 
-Shared by crawl (links) and extract (pictures), so that both see the same page.
+Shared by crawl (links) and extract (images), so that both see the same page.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pipelines.web.urls import BadUrlError, canonical
 
 __all__ = ["Html", "attribute", "declared_language", "decode"]
 
-# Labels that mean another encoding than Python's codec of that name (WHATWG Encoding, "names and labels").
+# Labels whose encoding on the web differs from Python's codec of that name (WHATWG Encoding, "names and labels").
 _SUPERSETS = {
     "ascii": "cp1252",
     "iso8859-1": "cp1252",
@@ -31,7 +31,7 @@ _SUPERSETS = {
     "euc_kr": "cp949",
     "big5": "big5hkscs",
 }
-_SEVEN_BIT = frozenset({"iso2022_jp", "hz", "utf-16", "utf-16-le", "utf-16-be"})  # valid UTF-8 can be these, too
+_SEVEN_BIT = frozenset({"iso2022_jp", "hz", "utf-16", "utf-16-le", "utf-16-be"})  # valid UTF-8 can be one of these
 _NOT_ON_THE_WEB = frozenset({"idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape", "utf-7"})
 _MULTIBYTE = frozenset({"gb18030", "big5hkscs", "cp932", "cp949", "euc_jp"})
 _ENOUGH = 8  # bytes: one character of these in eight looks like UTF-8, four in a row do not
@@ -42,16 +42,16 @@ _BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs
 
 
 def decode(body: bytes, content_type: str) -> str:
-    """The page's text: by byte order mark, as UTF-8 if it is that, as declared by header or ``<meta>``, as cp1252.
+    """Decode a page: by byte order mark, as UTF-8 if valid, as declared by header or ``<meta>``, as cp1252.
 
-    What is valid UTF-8 beyond ASCII is UTF-8, whatever is declared: other encodings practically never look so, except
-    a few characters of East Asian ones.
+    Valid non-ASCII UTF-8 is taken as such, whatever is declared: text in other encodings is practically never valid
+    UTF-8, except a few characters of East Asian ones.
     """
     return _decoded(body, content_type)[0]
 
 
 def _decoded(body: bytes, content_type: str) -> tuple[str, bool]:
-    """The text, and whether ``body`` is just that in UTF-8."""
+    """Return the text, and whether ``body`` is its UTF-8 encoding."""
     for mark, name in _BOMS:
         if body.startswith(mark):
             return body[len(mark) :].decode(name, "replace"), False
@@ -72,7 +72,7 @@ def _decoded(body: bytes, content_type: str) -> tuple[str, bool]:
 
 
 def _codec(found: re.Match[str] | re.Match[bytes] | None) -> str | None:
-    """The Python codec for a declared charset; None for an unknown one."""
+    """Return the Python codec for a declared charset; None for an unknown one."""
     if found is None:
         return None
     label = found[1] if isinstance(found[1], str) else found[1].decode("ascii")
@@ -80,14 +80,14 @@ def _codec(found: re.Match[str] | re.Match[bytes] | None) -> str | None:
         info = codecs.lookup(label)
     except LookupError:
         return None
-    # Python also knows codecs that are no charsets (rot13, zip), and some that are none on the web.
+    # Python also has codecs that are no charsets (rot13, zip), and charsets not used on the web.
     if not info._is_text_encoding or info.name in _NOT_ON_THE_WEB:
         return None
     return _SUPERSETS.get(info.name, info.name)
 
 
-# What the readers of a page look for, found in one walk through it: a walk costs a tenth of the parsing, and a selector
-# beyond a name as much again. So what is in a figure of older markup is looked for only once there is one.
+# All elements that are needed, found in one traversal: each costs a tenth of the parsing, and a selector beyond a tag
+# name as much again. So captions within figures of older markup are searched for only if there is one.
 _PARTS = (
     "img, meta, base, noscript, figcaption, .wp-caption-text, div.figure, "
     "a[rel~='license' i][href], link[rel~='license' i][href], script[type='application/ld+json' i]"
@@ -99,7 +99,7 @@ _TAGS = frozenset({"img", "meta", "base", "noscript", "figcaption", "a", "link",
 
 @dataclass(frozen=True)
 class Html:
-    """A parsed page. ``url`` is canonical; ``headers`` are the response's."""
+    """A parsed page. ``url`` is canonical; ``headers`` are those of the response."""
 
     url: str
     headers: list[tuple[str, str]]
@@ -113,7 +113,7 @@ class Html:
         text, is_utf8 = _decoded(body, kind)
         affordable = bounded(text)
         shortened = len(affordable) < len(text)
-        # The parser reads UTF-8: what was that already need not be made so again.
+        # The parser reads UTF-8: a body that is UTF-8 already need not be encoded again.
         tree = LexborHTMLParser(
             body if is_utf8 and not shortened else affordable, options=LexborDocumentOptions.WO_EVENTS
         )
@@ -125,16 +125,16 @@ class Html:
 
     @property
     def cut(self) -> bool:
-        """Whether the page was too costly to be looked at as a whole."""
+        """True if only a part of the page was used, since it was too costly."""
         return self.shortened or len(self._nodes) > _MAX_PARTS
 
     @cached_property
     def parts(self) -> dict[str, list[LexborNode]]:
-        """The elements that extraction is about, by tag, in document order; captions of older markup as "caption"."""
+        """Elements needed for extraction, by tag, in document order; captions of older markup as "caption"."""
         found: dict[str, list[LexborNode]] = defaultdict(list)
         last = 0
         for node in self._nodes[:_MAX_PARTS]:
-            if (identity := node.mem_id) != last:  # what fits two selectors is listed twice
+            if (identity := node.mem_id) != last:  # a node that matches two selectors is listed twice
                 last = identity
                 tag = node.tag or ""
                 found[tag if tag in _TAGS else "caption"].append(node)
@@ -145,17 +145,17 @@ class Html:
 
     @cached_property
     def base(self) -> str:
-        """What relative addresses are relative to."""
-        for address in [node.attributes["href"] for node in self.parts["base"] if "href" in node.attributes][:1]:
+        """Base of relative URLs."""
+        for href in [node.attributes["href"] for node in self.parts["base"] if "href" in node.attributes][:1]:
             try:
-                return canonical(address or "", self.url)
+                return canonical(href or "", self.url)
             except BadUrlError:
                 break
         return self.url
 
     @cached_property
     def metas(self) -> list[tuple[str, str]]:
-        """(name or property in lower case, content) of every such ``<meta>``, in order."""
+        """(Name or property in lower case, content) of every ``<meta>`` that has both, in order."""
         found = []
         for node in self.parts["meta"]:
             attributes = node.attributes
@@ -165,7 +165,7 @@ class Html:
 
     @cached_property
     def language(self) -> str:
-        """The declared language of the page (BCP 47, as written); empty if none."""
+        """Declared language of the page (BCP 47, as written); empty if none."""
         root = self.tree.root
         attributes = root.attributes if root is not None else {}
         declared = attributes.get("lang") or attributes.get("xml:lang") or ""
@@ -173,7 +173,7 @@ class Html:
 
     @cached_property
     def license(self) -> str:
-        """The address of the licence the page names; empty if it names none."""
+        """URL of the page's licence; empty if none."""
         for node in self.parts["link"] + self.parts["a"]:
             attributes = node.attributes
             if "license" not in (attributes.get("rel") or "").lower().split():
@@ -185,7 +185,7 @@ class Html:
         return ""
 
     def links(self) -> list[str]:
-        """The distinct canonical addresses the page leads to, in order, without those marked ``nofollow``."""
+        """Return the distinct canonical URLs of links, in order, without those marked ``nofollow``."""
         found: dict[str, None] = {}
         for node in self.tree.css("a[href], area[href], iframe[src], frame[src]"):
             attributes = node.attributes
@@ -210,12 +210,12 @@ class Html:
 
 
 def declared_language(declared: str, headers: list[tuple[str, str]]) -> str:
-    """The first language named by the root element, else by the response's headers."""
+    """Return the first language declared by the root element, else by the response's headers."""
     if not declared:
         declared = next((value for name, value in headers if name.lower() == "content-language"), "")
     return declared.split(",")[0].strip()[:35]
 
 
 def attribute(node: LexborNode, name: str) -> str:
-    """An attribute's text; empty if it is missing or has none."""
+    """Return an attribute's value; empty if it is missing."""
     return node.attributes.get(name) or ""

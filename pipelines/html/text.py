@@ -1,4 +1,4 @@
-"""Captions as text: what a reader would see, in one spelling."""
+"""Clean captions: Unicode normalisation, invisible characters, white space, mojibake."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+
+import ftfy
+from ftfy.badness import is_bad
+from ftfy.chardata import CHARMAP_ENCODINGS
 
 __all__ = ["captions", "clean", "has_words", "shorten"]
 
-# Characters without a shape of their own. ZWJ and ZWNJ stay: Persian, Indic scripts and emoji need them.
+# Characters without a glyph. ZWJ and ZWNJ stay: Persian, Indic scripts and emoji need them.
 _INVISIBLE = re.compile(
     "[\u00ad\u061c\u180e\u200b\u200e\u200f"  # soft hyphen, marks, zero-width space
     "\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff"  # bidi embeddings and isolates, joiners, byte order mark
@@ -20,12 +23,22 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 _C1 = re.compile("[\x80-\x9f]")
 _ENTITY = re.compile(r"&[#\w]")
 _WORD = re.compile(r"[^\W_]")
+# Repairs encodings only; quotes, ligatures and wide characters are the author's.
+FTFY = ftfy.TextFixerConfig(
+    uncurl_quotes=False,
+    fix_latin_ligatures=False,
+    fix_character_width=False,
+    remove_terminal_escapes=False,
+    remove_control_chars=False,
+    normalization=None,
+    explain=False,
+)
 
 
 def captions(raw: Sequence[str | None], length: int) -> list[str]:
-    """Each of ``raw`` cleaned and cut to ``length`` characters; empty where no letter or digit is in it.
+    """Clean each of ``raw`` and shorten it to ``length`` characters; empty if it has no letter or digit.
 
-    The texts of a page together: most pages hold nothing to clean, which one look at all of them tells.
+    All texts of a page together: most pages need no cleaning, which a single check of all of them tells.
     """
     together = "|".join([text for text in raw if text])
     if not together:
@@ -36,9 +49,9 @@ def captions(raw: Sequence[str | None], length: int) -> list[str]:
 
 
 def _is_tidy(text: str) -> bool:
-    """Whether there is nothing to clean, beyond doubt; then there is nothing in any part between two "|" either."""
+    """Return True if ``text`` certainly needs no cleaning, nor any part of it between two "|"."""
     return (
-        text.isprintable()  # so that there are no spaces but plain ones
+        text.isprintable()  # which implies that all white space is plain spaces
         and "&" not in text
         and "  " not in text
         and text[:1] != " "
@@ -48,17 +61,17 @@ def _is_tidy(text: str) -> bool:
 
 
 def clean(text: str) -> str:
-    """``text`` in NFC without invisible and control characters, white space collapsed, mojibake mended.
+    """Return ``text`` in NFC without invisible and control characters, white space collapsed, mojibake repaired.
 
-    Entities are the HTML parser's business; what was escaped twice is unescaped here.
+    The HTML parser decodes entities; text that was escaped twice is unescaped here.
     """
     if _is_tidy(text):
         return text
     if "&" in text and _ENTITY.search(text):
-        text = unicodedata.normalize("NFC", _mend(text))
+        text = unicodedata.normalize("NFC", _repair(text))
     elif not text.isascii():
         if _is_suspect(text):
-            text = _mend(text)
+            text = _repair(text)
         text = unicodedata.normalize("NFC", text)
     if not text.isprintable():  # which control, format, private and unassigned characters are not
         text = _CONTROL.sub(" ", _INVISIBLE.sub("", text))
@@ -66,23 +79,20 @@ def clean(text: str) -> str:
 
 
 def _is_suspect(text: str) -> bool:
-    """Whether ftfy may find something to mend. Most texts fail the first of its conditions and are spared the rest."""
+    """Return True if ftfy may find something to repair; most texts fail the first, cheap conditions."""
     if _C1.search(text):
         return True
     if not _pairs().search(text):
         return False
-    from ftfy.badness import is_bad
-
     return bool(is_bad(text))
 
 
 @lru_cache(maxsize=1)
 def _pairs() -> re.Pattern[str]:
-    """What mojibake must hold: two characters that stand for the first bytes of one in UTF-8, by a charset ftfy tries.
+    """Return a pattern that all mojibake matches: the first two bytes of a UTF-8 character in a charset ftfy tries.
 
-    A space, question mark or replacement may stand where the second byte was lost on the way.
+    A space, question mark or replacement character may take the place of a second byte that was lost.
     """
-    from ftfy.chardata import CHARMAP_ENCODINGS
 
     def characters(first: int, last: int, charsets: Sequence[str]) -> str:
         found = {c for charset in charsets for c in bytes(range(first, last + 1)).decode(charset, "ignore")}
@@ -93,36 +103,17 @@ def _pairs() -> re.Pattern[str]:
     return re.compile(f"[{leading}][{following}]|[{alone}][ ?\x1a\ufffd]")
 
 
-def _mend(text: str) -> str:
-    import ftfy
-
-    mended: str = ftfy.fix_text(text, _ftfy())
-    return mended
-
-
-@lru_cache(maxsize=1)
-def _ftfy() -> Any:  # noqa: ANN401 - ftfy loads late
-    import ftfy
-
-    # Mends encodings only; quotes, ligatures and wide characters are the author's.
-    return ftfy.TextFixerConfig(
-        uncurl_quotes=False,
-        fix_latin_ligatures=False,
-        fix_character_width=False,
-        remove_terminal_escapes=False,
-        remove_control_chars=False,
-        normalization=None,
-        explain=False,
-    )
+def _repair(text: str) -> str:
+    return ftfy.fix_text(text, FTFY)
 
 
 def has_words(text: str) -> bool:
-    """Whether there is a letter or digit in it."""
+    """Return True if there is a letter or digit in ``text``."""
     return text[:1].isalnum() or _WORD.search(text) is not None
 
 
 def shorten(text: str, length: int) -> str:
-    """``text`` cut to at most ``length`` characters, between words if there is a gap in the last fifth."""
+    """Cut ``text`` to at most ``length`` characters, between words if there is a space in the last fifth."""
     if len(text) <= length:
         return text
     cut = text[:length]

@@ -1,4 +1,4 @@
-"""Somebody else's list of pictures: img2dataset's inputs, LAION's, COYO's, DataComp's, as pairs for ``download``."""
+"""Convert URL lists, such as img2dataset's inputs, LAION, COYO and DataComp, to pairs for ``download``."""
 
 from pipelines.urls.stage import Config, run
 

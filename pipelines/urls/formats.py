@@ -1,8 +1,8 @@
-"""Lists of addresses in the formats they come in: rows in batches, and apart from them what is no row.
+"""Readers of URL lists: rows in batches, and malformed rows separately.
 
-A bad line costs itself and nothing else, so text is read line by line: a quote that is never closed swallows no
-neighbours, a line that is no UTF-8 or no JSON is told with its number. A file that is cut off or damaged as a whole
-(gzip, Parquet, a JSON document) is an error, since nobody can say what is missing.
+A malformed line affects no other, so text is read line by line: a quote that is never closed swallows no neighbours; a
+line that is not UTF-8 or not JSON is reported with its number. A file that is truncated or damaged as a whole (gzip,
+Parquet, a JSON document) is an error, since what is missing is unknown.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ import pyarrow.parquet as pq
 from infra.errors import DataError
 from infra.store import unreachable
 
-__all__ = ["BATCH_ROWS", "Bad", "Batch", "read_batches", "told"]
+__all__ = ["BATCH_ROWS", "Batch", "MalformedRow", "read_batches", "translated_errors"]
 
 BATCH_ROWS = 10_000
-_BATCH_SIZE = 32 << 20  # characters after which a batch is full anyway
-MAX_LINE = 16 << 20  # bytes; what is longer is no line of a list
+_BATCH_SIZE = 32 << 20  # characters per batch, at most
+MAX_LINE = 16 << 20  # bytes; a longer line is malformed
 MAX_DOCUMENT = 1 << 30  # bytes of a JSON document that cannot be streamed, such as SBU's columns
-_MAX_RECORD_LINES = 64  # of a quoted csv field; a quote left open must not make a file one field
+_MAX_RECORD_LINES = 64  # of a quoted csv field, so that an unclosed quote does not read the whole file
 _CHUNK = 1 << 20
 
 
 class Row(NamedTuple):
-    """What stands at ``number``: a line of text, a list of fields, an object; ``size`` of its text in characters."""
+    """Row ``number``: a line of text, a list of fields, an object; ``size`` of its text in characters."""
 
     number: int
     value: Any
     size: int
 
 
-class Bad(NamedTuple):
-    """What stands at ``number`` and is no row, and why not."""
+class MalformedRow(NamedTuple):
+    """Row ``number`` could not be parsed; ``detail`` says why."""
 
     number: int
     text: str
@@ -54,17 +54,17 @@ class Bad(NamedTuple):
 
 @dataclass
 class Batch:
-    """Rows by column. ``numbers``: where each stands, its line or, in formats without lines, its row, from 1."""
+    """Rows by column. ``numbers``: line number of each or, in formats without lines, row number, from 1."""
 
     columns: dict[str, Any] = field(default_factory=dict)  # lists of Python values, or Arrow arrays
     numbers: Sequence[int] = ()
-    bad: list[Bad] = field(default_factory=list)
+    bad: list[MalformedRow] = field(default_factory=list)
 
 
 def read_batches(
     opener: Callable[[], BinaryIO], form: str, place: str, groups: Sequence[int] | None = None, first: int = 1
 ) -> Iterator[Batch]:
-    """The rows of a list of format ``form`` in batches of at most :data:`BATCH_ROWS`.
+    """Read a list of format ``form`` in batches of at most :data:`BATCH_ROWS` rows.
 
     ``groups``: only these row groups of a Parquet file, the first row of which is number ``first``.
     Raises DataError, naming ``place``, if the file is damaged.
@@ -78,11 +78,11 @@ def read_batches(
                 yield source
                 return
             inner = gzip.GzipFile(fileobj=source) if gz else source
-            # Buffered here, since not every filesystem's own files can read a line of at most so many bytes.
+            # Buffered here, since the files of some fsspec backends do not support readline(limit).
             with io.BufferedReader(inner) as lines:  # type: ignore[type-var]
                 yield lines
 
-    with told(place, kind):
+    with translated_errors(place, kind):
         if kind == "parquet":
             yield from _parquet(opened, groups, first)
         else:
@@ -91,17 +91,17 @@ def read_batches(
 
 
 @contextmanager
-def told(place: str, kind: str) -> Iterator[None]:
-    """Say which file it is that is damaged."""
+def translated_errors(place: str, kind: str) -> Iterator[None]:
+    """Translate exceptions of damaged files to DataError, naming the file."""
     try:
         yield
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{place} is not gzip, or is cut off", found=str(error)) from None
+        raise DataError(f"{place} is not gzip, or is truncated", found=str(error)) from None
     except UnicodeDecodeError as error:
         raise DataError(f"{place} is not UTF-8", found=error.reason) from None
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and (error.errno or unreachable(error)):
-            raise  # of the store; those without a number are Arrow's
+            raise  # a storage error; those without errno are Arrow's
         raise DataError(f"{place} is damaged", expected=f"a {kind} file", found=str(error)[:300]) from None
     except DataError as error:
         raise DataError(f"{place}: {error.message}", expected=error.expected, found=error.found) from None
@@ -113,8 +113,8 @@ Opener = Callable[[], AbstractContextManager[BinaryIO]]
 # --- lines ------------------------------------------------------------------------------------------------------------
 
 
-def _lines(opened: Opener) -> Iterator[Row | Bad]:
-    """Number and text of each line, without its end."""
+def _lines(opened: Opener) -> Iterator[Row | MalformedRow]:
+    """Yield the lines with their numbers, without line ends."""
     with opened() as source:
         number = 0
         while line := source.readline(MAX_LINE):
@@ -125,33 +125,33 @@ def _lines(opened: Opener) -> Iterator[Row | Bad]:
             if len(line) == MAX_LINE and not line.endswith(b"\n"):
                 while line and not line.endswith(b"\n"):
                     line = source.readline(MAX_LINE)
-                yield Bad(number, start, f"more than {MAX_LINE} bytes")
+                yield MalformedRow(number, start, f"more than {MAX_LINE} bytes")
                 continue
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
             except UnicodeDecodeError as error:
-                yield Bad(number, start.rstrip("\r\n"), f"not UTF-8: {error.reason}")
+                yield MalformedRow(number, start.rstrip("\r\n"), f"not UTF-8: {error.reason}")
                 continue
             yield Row(number, text, len(text))
 
 
-def _filled(lines: Iterable[Row | Bad]) -> Iterator[Row | Bad]:
-    """Without empty lines."""
-    return (line for line in lines if isinstance(line, Bad) or line.value.strip())
+def _filled(lines: Iterable[Row | MalformedRow]) -> Iterator[Row | MalformedRow]:
+    """Skip empty lines."""
+    return (line for line in lines if isinstance(line, MalformedRow) or line.value.strip())
 
 
 class _Collector:
-    """Gathers rows until there are enough for a batch."""
+    """Groups rows into batches."""
 
     def __init__(self, columns: Callable[[list[Any]], dict[str, Any]]) -> None:
         self._columns = columns
         self._rows: list[Row] = []
-        self._bad: list[Bad] = []
+        self._bad: list[MalformedRow] = []
         self._size = 0
 
-    def batches(self, items: Iterable[Row | Bad]) -> Iterator[Batch]:
+    def batches(self, items: Iterable[Row | MalformedRow]) -> Iterator[Batch]:
         for item in items:
-            if isinstance(item, Bad):
+            if isinstance(item, MalformedRow):
                 self._bad.append(item)
             else:
                 self._rows.append(item)
@@ -183,17 +183,17 @@ def _tsv(opened: Opener) -> Iterator[Batch]:
     return _separated(opened, "\t")
 
 
-_ADDRESS = re.compile(r"\s*https?://", re.IGNORECASE)
+_URL = re.compile(r"\s*https?://", re.IGNORECASE)
 
 
 def _separated(opened: Opener, separator: str) -> Iterator[Batch]:
     lines = _lines(opened)
-    first = next((line for line in _filled(lines) if not isinstance(line, Bad)), None)
+    first = next((line for line in _filled(lines) if not isinstance(line, MalformedRow)), None)
     if first is None:
         return
     fields, _ = _Quoted(lambda: None, separator).record(first)
     fields = fields or first.value.split(separator)
-    if any(_ADDRESS.match(value) for value in fields):  # CC3M and CC12M have no header
+    if any(_URL.match(value) for value in fields):  # CC3M and CC12M have no header
         names = _unnamed(fields)
         lines = chain([first], lines)
     else:
@@ -205,8 +205,8 @@ def _separated(opened: Opener, separator: str) -> Iterator[Batch]:
 
 
 def _unnamed(fields: Sequence[str]) -> list[str]:
-    """Names for the columns of a list without a header; of two, the one that is no address is the caption."""
-    place = next(place for place, value in enumerate(fields) if _ADDRESS.match(value))
+    """Name the columns of a list without a header; of two, the one that is no URL is the caption."""
+    place = next(place for place, value in enumerate(fields) if _URL.match(value))
     names = [f"column_{number}" for number in range(1, len(fields) + 1)]
     names[place] = "url"
     if len(fields) == 2:
@@ -222,22 +222,22 @@ def _distinct(fields: Sequence[str]) -> list[str]:
     return names
 
 
-def _records(lines: Iterator[Row | Bad], separator: str, width: int) -> Iterator[Row | Bad]:
-    """Rows of ``width`` fields. A quoted field may span lines; if they make no such row, the first stands alone."""
-    ahead: deque[Row | Bad] = deque()  # read in search of a closing quote
+def _records(lines: Iterator[Row | MalformedRow], separator: str, width: int) -> Iterator[Row | MalformedRow]:
+    """Yield rows of ``width`` fields. A quoted field may span lines; if that gives no row, the first stands alone."""
+    ahead: deque[Row | MalformedRow] = deque()  # lines read in search of a closing quote
 
-    def following() -> Row | Bad | None:
+    def following() -> Row | MalformedRow | None:
         return ahead.popleft() if ahead else next(lines, None)
 
     quoted = _Quoted(following, separator)
     while (item := following()) is not None:
-        if isinstance(item, Bad):
+        if isinstance(item, MalformedRow):
             yield item
             continue
         number, line, size = item
         if '"' in line:
             fields, taken = quoted.record(item)
-            if len(fields) != width:  # the quotes are part of the text, then
+            if len(fields) != width:  # so the quotes are part of the text
                 ahead.extendleft(reversed(taken))
                 fields = line.split(separator)
         elif line.strip():
@@ -247,20 +247,20 @@ def _records(lines: Iterator[Row | Bad], separator: str, width: int) -> Iterator
         if len(fields) == width:
             yield Row(number, fields, size)
         else:
-            yield Bad(number, line[:2000], f"{len(fields)} fields, not {width}")
+            yield MalformedRow(number, line[:2000], f"{len(fields)} fields, not {width}")
 
 
 class _Quoted:
-    """The csv module, fed line by line, so that one knows what it took and can take it back."""
+    """Feeds the csv module line by line, so that the lines it consumed are known and can be put back."""
 
-    def __init__(self, following: Callable[[], Row | Bad | None], separator: str) -> None:
+    def __init__(self, following: Callable[[], Row | MalformedRow | None], separator: str) -> None:
         self._following = following
         self._first: Row | None = None
-        self._taken: list[Row | Bad] = []
+        self._taken: list[Row | MalformedRow] = []
         self._reader = csv.reader(self, delimiter=separator, strict=True)
 
-    def record(self, first: Row) -> tuple[list[str], list[Row | Bad]]:
-        """The fields of the record that begins with ``first``, none if it is no record, and the lines it took more."""
+    def record(self, first: Row) -> tuple[list[str], list[Row | MalformedRow]]:
+        """Return the fields of the record that ``first`` begins, none if malformed, and the further lines consumed."""
         self._first, self._taken = first, []
         try:
             return next(self._reader), self._taken
@@ -271,7 +271,7 @@ class _Quoted:
         return self
 
     def __next__(self) -> str:
-        line: Row | Bad | None = self._first
+        line: Row | MalformedRow | None = self._first
         if line is None:
             line = self._following() if len(self._taken) < _MAX_RECORD_LINES else None
             if line is not None:
@@ -279,7 +279,7 @@ class _Quoted:
         self._first = None
         if isinstance(line, Row):
             return f"{line.value}\n"
-        raise StopIteration  # for this record
+        raise StopIteration  # ends this record
 
 
 # --- JSON -------------------------------------------------------------------------------------------------------------
@@ -292,30 +292,30 @@ def _objects(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _jsonl(opened: Opener) -> Iterator[Batch]:
     return _Collector(_objects).batches(
-        line if isinstance(line, Bad) else _object(line) for line in _filled(_lines(opened))
+        line if isinstance(line, MalformedRow) else _object(line) for line in _filled(_lines(opened))
     )
 
 
-def _object(line: Row) -> Row | Bad:
+def _object(line: Row) -> Row | MalformedRow:
     try:
         return _checked(line.number, json.loads(line.value), line.value)
     except (ValueError, RecursionError) as error:
-        return Bad(line.number, line.value[:2000], f"not JSON: {error}")
+        return MalformedRow(line.number, line.value[:2000], f"not JSON: {error}")
 
 
-def _checked(number: int, value: object, text: str) -> Row | Bad:
+def _checked(number: int, value: object, text: str) -> Row | MalformedRow:
     if not isinstance(value, dict):
-        return Bad(number, text[:2000], f"not an object but {type(value).__name__}")
-    if "\\ud" in text.lower():  # half a surrogate pair is legal in JSON and nowhere else
+        return MalformedRow(number, text[:2000], f"not an object but {type(value).__name__}")
+    if "\\ud" in text.lower():  # half a surrogate pair is valid in JSON only
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError:
-            return Bad(number, text[:2000], "half a surrogate pair")
+            return MalformedRow(number, text[:2000], "half a surrogate pair")
     return Row(number, value, len(text))
 
 
 def _json(opened: Opener) -> Iterator[Batch]:
-    """A list of objects; or objects line by line, as many name their jsonl; or one object of columns, as SBU's."""
+    """Read a list of objects; or objects line by line, a jsonl misnamed; or one object of columns, as SBU's."""
     with opened() as source:
         head = source.read(64 << 10).decode("utf-8-sig", "ignore").lstrip()[:1]
     if head == "[":
@@ -323,10 +323,10 @@ def _json(opened: Opener) -> Iterator[Batch]:
     elif head == "{":
         yield from _columns(opened)
     elif head:
-        raise DataError("this is no list", expected="a JSON list of objects", found=repr(head))
+        raise DataError("not a list", expected="a JSON list of objects", found=repr(head))
 
 
-def _array(opened: Opener) -> Iterator[Row | Bad]:
+def _array(opened: Opener) -> Iterator[Row | MalformedRow]:
     decoder, number = json.JSONDecoder(), 0
     with opened() as source, io.TextIOWrapper(source, "utf-8-sig") as text:
         buffer = text.read(_CHUNK)
@@ -339,11 +339,11 @@ def _array(opened: Opener) -> Iterator[Row | Bad]:
                 value, end = decoder.raw_decode(buffer, place)
             except (ValueError, RecursionError):
                 end = len(buffer)
-            if end == len(buffer):  # what stands there may go on in the next chunk
+            if end == len(buffer):  # the value may continue in the next chunk
                 more = text.read(_CHUNK) if end - place <= MAX_LINE else ""
                 if not more:
                     found = repr(buffer[place : place + 80])
-                    raise DataError(f"row {number + 1} is not JSON, or the list is cut off", found=found)
+                    raise DataError(f"row {number + 1} is not JSON, or the list is truncated", found=found)
                 buffer, place = buffer[place:] + more, 0
                 continue
             number += 1
@@ -371,7 +371,7 @@ def _columns(opened: Opener) -> Iterator[Batch]:
             raise ValueError("columns of different lengths")
     except (ValueError, RecursionError) as error:
         found = f"{MAX_DOCUMENT} bytes and more" if len(text) == MAX_DOCUMENT else str(error)
-        raise DataError("this is no list", expected="a JSON list of objects", found=found) from None
+        raise DataError("not a list", expected="a JSON list of objects", found=found) from None
     count = len(next(iter(columns.values()), []))
     for start in range(0, count, BATCH_ROWS):
         end = min(count, start + BATCH_ROWS)

@@ -1,4 +1,4 @@
-"""The two readings of a list, on one file each, and what the driver makes of the first."""
+"""The two readings of a URL list: ``survey`` finds the schema of a file, ``write_pairs`` converts its rows."""
 
 from __future__ import annotations
 
@@ -19,35 +19,39 @@ from infra.run.context import ShardOutput
 from infra.run.manifest import Funnel, ShardRecord
 from infra.schema import Drop, pairs_schema
 from pipelines.tables import uid
-from pipelines.urls.formats import Batch, read_batches, told
-from pipelines.urls.stage import Config, UrlFile
+from pipelines.urls.config import Config
+from pipelines.urls.files import ListFile
+from pipelines.urls.formats import Batch, read_batches, translated_errors
 from pipelines.web.urls import BadUrlError, canonical
 
 __all__ = ["Part", "Plan", "common_schema", "has_uids", "pairs_of", "parts", "plan", "survey", "total", "write_pairs"]
 
 URL_COLUMNS = ("url", "image_url", "image_urls", "img_url", "imageurl", "coco_url", "image_link", "link")
 CAPTION_COLUMNS = ("caption", "text", "captions", "alt", "alt_text", "alttext", "title", "description")
-"""How lists call them, the likeliest first, in any case: LAION's URL and TEXT, cc2dataset's alt, SBU's plurals."""
+"""Usual column names, the likeliest first, in any case: LAION's URL and TEXT, cc2dataset's alt, SBU's plurals."""
 
-TAKEN = {
+RESERVED = {
     *("key", "status", "error_message", "width", "height", "original_width", "original_height", "exif"),
     *("md5", "sha256", "sha512", "reason", "retry_of", "hash_mismatch"),
 }
-"""Columns downloads write. A list's own of such a name goes by ``{name}_listed``; img2dataset refuses it."""
+"""Columns that ``download`` writes. A list's own such column becomes ``{name}_listed``; img2dataset refuses it."""
 
-FILE_ROWS = 200_000  # of a file we write; some 100 MB in memory
+FILE_ROWS = 200_000  # per output file; some 100 MB in memory
 FILE_BYTES = 256 << 20  # in memory, whichever comes first
-GROUP_ROWS = 10_000  # what a reader of a few rows must read
-PART_ROWS = 1_000_000  # of a Parquet file, for one task
+GROUP_ROWS = 10_000  # per row group, the least that a reader of a few rows reads
+PART_ROWS = 1_000_000  # of a Parquet file, per task
 
 
 # --- first reading: the types of the columns --------------------------------------------------------------------------
 
 
-def survey(file: UrlFile, output: ShardOutput) -> ShardRecord:
-    """Facts ``schema`` (of the columns, each of a type that JSON and every reader knows) and ``groups`` of Parquet."""
+def survey(file: ListFile, output: ShardOutput) -> ShardRecord:
+    """Find the columns of a file and their types.
+
+    Facts: ``schema``, of types that JSON and every reader knows, and ``groups``, rows per row group of a Parquet file.
+    """
     if file.format == "parquet":
-        with told(file.url, "parquet"), file.open() as source:
+        with translated_errors(file.url, "parquet"), file.open() as source:
             opened = pq.ParquetFile(source)
             groups = [opened.metadata.row_group(group).num_rows for group in range(opened.num_row_groups)]
             types = {field.name: plain(field.type) for field in opened.schema_arrow}
@@ -67,7 +71,7 @@ def survey(file: UrlFile, output: ShardOutput) -> ShardRecord:
 
 
 def common_schema(surveys: Iterable[ShardRecord]) -> pa.Schema:
-    """One schema for all files of a list: their columns in order of appearance, of types that hold all values."""
+    """Merge the schemas of all files: columns in order of appearance, of types that hold all values."""
     types: dict[str, pa.DataType] = {}
     for record in surveys:
         for column in pa.ipc.read_schema(pa.py_buffer(base64.b64decode(record.facts["schema"]))):
@@ -76,7 +80,7 @@ def common_schema(surveys: Iterable[ShardRecord]) -> pa.Schema:
 
 
 def plain(type: pa.DataType) -> pa.DataType:
-    """Numbers, booleans, texts and lists of them stay; dates, bytes and structures become text."""
+    """Return the type to read a column as: numbers, booleans, texts and lists of them stay, all else becomes text."""
     if pa.types.is_dictionary(type):
         return plain(type.value_type)
     if pa.types.is_float16(type):
@@ -90,7 +94,7 @@ def plain(type: pa.DataType) -> pa.DataType:
 
 
 def merged(one: pa.DataType, other: pa.DataType) -> pa.DataType:
-    """A type that holds the values of both: whole numbers become fractions, and what differs more, text."""
+    """Return a type that holds the values of both: integers become floats, and what differs more, text."""
     try:
         fields = [pa.schema([("it", type)]) for type in (one, other)]
         return pa.unify_schemas(fields, promote_options="permissive").field(0).type
@@ -106,7 +110,7 @@ def _type_of(values: Sequence[Any]) -> pa.DataType:
 
 
 def _type_of_texts(values: Sequence[str]) -> pa.DataType:
-    """Of text the type its values are spelled in. ``007`` is not a number: it would come back as 7."""
+    """Infer the type of values given as text. ``007`` is not a number: it would come back as 7."""
     texts = pa.array(values, pa.string())
     texts = texts.filter(pc.not_equal(texts, ""))
     if not len(texts):
@@ -125,12 +129,12 @@ def _type_of_texts(values: Sequence[str]) -> pa.DataType:
 _NUMBER = r"^-?(?:0|[1-9]\d{0,17})(?:\.\d+)?(?:[eE][-+]?\d{1,2})?$"
 
 
-# --- between: which column is what ------------------------------------------------------------------------------------
+# --- between: meaning of the columns ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Plan:
-    """``names``: the list's column for each of the pairs' columns it has, ``uid`` only if it is a pair's own id."""
+    """Columns. ``names``: column of the pairs -> column of the list; with ``uid`` only if the list has pair ids."""
 
     url: str
     caption: str | None
@@ -139,8 +143,8 @@ class Plan:
 
 
 def plan(listed: pa.Schema, config: Config, *, uids: bool) -> Plan:
-    """Find the columns of addresses and captions, and a name for every other. Raises ConfigError."""
-    url = _column(listed, config.url_col, URL_COLUMNS, "url_col", "addresses")
+    """Find the columns of URLs and captions, and a name for every other. Raises ConfigError."""
+    url = _column(listed, config.url_col, URL_COLUMNS, "url_col", "URLs")
     caption = None
     if config.caption_col != "" and (config.caption_col or listed.names != [url]):
         caption = _column(listed, config.caption_col, CAPTION_COLUMNS, "caption_col", "captions", other_than=url)
@@ -160,7 +164,7 @@ def plan(listed: pa.Schema, config: Config, *, uids: bool) -> Plan:
         found = next((other for other in (name, name.upper()) if other in others), None)  # LAION: LICENSE, LANGUAGE
         if found:
             names[name] = found
-    known = {field.name for field in pairs_schema()} | TAKEN
+    known = {field.name for field in pairs_schema()} | RESERVED
     for other in others:
         if other not in names.values():
             name = f"{other}_listed" if other in known else other
@@ -191,8 +195,8 @@ def _column(
     )
 
 
-def has_uids(files: Sequence[UrlFile], listed: pa.Schema) -> bool:
-    """Whether the list's ``uid`` is an id as ours, 32 hex digits, as DataComp's is. The first rows tell."""
+def has_uids(files: Sequence[ListFile], listed: pa.Schema) -> bool:
+    """Return True if the list's ``uid`` column, by its first rows, holds ids of 32 hex digits, as DataComp's does."""
     if "uid" not in listed.names:
         return False
     for file in files:
@@ -212,16 +216,16 @@ _UID = re.compile("[0-9a-f]{32}")
 
 @dataclass(frozen=True)
 class Part:
-    """A file, or of a Parquet file some row groups of which the first row is number ``first``."""
+    """A task: a file, or row ``groups`` of a Parquet file, whose first row has number ``first``."""
 
     name: str
-    file: UrlFile
+    file: ListFile
     groups: tuple[int, ...] | None = None
     first: int = 1
 
 
-def parts(number: int, file: UrlFile, record: ShardRecord) -> Iterator[Part]:
-    """The tasks that file ``number`` makes: one, or of Parquet one per million rows."""
+def parts(number: int, file: ListFile, record: ShardRecord) -> Iterator[Part]:
+    """Split file ``number`` into tasks: one, or one per million rows of Parquet."""
     rows: list[int] = record.facts["groups"]
     if file.format != "parquet":
         yield Part(f"{number:05d}", file)
@@ -237,7 +241,7 @@ def parts(number: int, file: UrlFile, record: ShardRecord) -> Iterator[Part]:
 
 
 def write_pairs(plan: Plan, part: Part, output: ShardOutput) -> ShardRecord:
-    """Sort the rows of a part into pairs and what is none."""
+    """Convert the rows of a part to pairs, and write those that are none with a reason."""
     entered, counts = 0, Counter[str]()
     pairs = _Writer(output, f"data/{part.name}")
     dropped = _Writer(output, f"data/dropped-{part.name}")
@@ -253,15 +257,18 @@ def write_pairs(plan: Plan, part: Part, output: ShardOutput) -> ShardRecord:
 
 
 def total(records: Sequence[ShardRecord]) -> Funnel:
-    """The account of the whole list, also of an empty one."""
+    """Sum the funnels of all parts; an empty list has an empty one."""
     return sum((record.funnel for record in records if record.funnel), Funnel(unit="rows", entered=0, kept=0))
 
 
 def pairs_of(batch: Batch, plan: Plan, file: str) -> tuple[pa.Table, pa.Table]:
-    """The pairs of a batch, and its other rows: ``file``, ``row`` (its number), ``url``, ``reason``, ``detail`` and
-    ``text``, all there was of it (at most 2,000 characters of a line that is no row)."""
+    """Split a batch into pairs and dropped rows.
+
+    Dropped rows have ``file``, ``row`` (its number), ``url``, ``reason``, ``detail`` and ``text``: the row as JSON, or
+    up to 2,000 characters of a malformed line.
+    """
     count = len(batch.numbers)
-    columns = {name: _as(batch.columns.get(source), plan.schema.field(name).type, count)
+    columns = {name: _cast(batch.columns.get(source), plan.schema.field(name).type, count)
                for name, source in plan.names.items()}  # fmt: skip
     urls = [(url or "").strip() for url in columns["url"].to_pylist()]
     captions = columns["caption"].to_pylist() if plan.caption else [None] * count
@@ -269,7 +276,7 @@ def pairs_of(batch: Batch, plan: Plan, file: str) -> tuple[pa.Table, pa.Table]:
     uids: list[str] = []
     faults: list[tuple[Drop, str] | None] = []
     for url, caption, own in zip(urls, captions, given, strict=True):
-        fault, name = _judged(url, caption, own, plan)
+        fault, name = _check(url, caption, own, plan)
         faults.append(fault)
         uids.append(name)
     columns |= {"url": pa.array(urls, pa.string()), "uid": pa.array(uids, pa.string())}
@@ -295,12 +302,12 @@ _DROPPED = pa.schema(
 )
 
 
-def _judged(url: str, caption: str | None, own: str | None, plan: Plan) -> tuple[tuple[Drop, str] | None, str]:
-    """Why a row is no pair, or None, and the pair's id: the list's own, or the one the same pair has in a crawl."""
+def _check(url: str, caption: str | None, own: str | None, plan: Plan) -> tuple[tuple[Drop, str] | None, str]:
+    """Return why a row is no pair, or None, and its id: the list's, or else that of the same pair in a crawl."""
     if not url:
-        return (Drop.BAD_URL, "no address"), ""
+        return (Drop.BAD_URL, "no URL"), ""
     try:
-        address = canonical(url)
+        url = canonical(url)
     except BadUrlError as error:
         return (Drop.BAD_URL, str(error)), ""
     if plan.caption and not (caption or "").strip():
@@ -308,11 +315,11 @@ def _judged(url: str, caption: str | None, own: str | None, plan: Plan) -> tuple
     if "uid" in plan.names:
         own = own or ""
         return (None if _UID.fullmatch(own) else (Drop.MALFORMED, "uid is not 32 hex digits")), own
-    return None, uid(address, caption or "")
+    return None, uid(url, caption or "")
 
 
 def _row(batch: Batch, place: int) -> str:
-    """A row as it was, as JSON."""
+    """Return a row of the list as JSON."""
     values = {name: column[place] for name, column in batch.columns.items()}
     return json.dumps(
         {name: value.as_py() if isinstance(value, pa.Scalar) else value for name, value in values.items()},
@@ -321,8 +328,8 @@ def _row(batch: Batch, place: int) -> str:
     )
 
 
-def _as(values: Any, type: pa.DataType, count: int) -> pa.Array:  # noqa: ANN401 - a list, an Arrow array or None
-    """``count`` values as an array of ``type``, which the survey found to hold them all."""
+def _cast(values: Any, type: pa.DataType, count: int) -> pa.Array:  # noqa: ANN401 - a list, an Arrow array or None
+    """Return ``count`` values as an array of ``type``, which by the survey holds them all."""
     if values is None:
         return pa.nulls(count, type)
     if isinstance(values, pa.Array):
@@ -346,14 +353,14 @@ def _is_bytes(type: pa.DataType) -> bool:
 def _text(value: object) -> str:
     if isinstance(value, bytes):
         try:
-            return value.decode()  # many writers of Parquet leave texts unmarked
+            return value.decode()  # many writers of Parquet do not mark texts as such
         except UnicodeDecodeError:
             return value.hex()
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 class _Writer:
-    """Writes rows to files of :data:`FILE_ROWS`; none if there are no rows."""
+    """Writes rows to files of :data:`FILE_ROWS` rows; writes none if there are no rows."""
 
     def __init__(self, output: ShardOutput, prefix: str) -> None:
         self._output, self._prefix = output, prefix
@@ -370,7 +377,7 @@ class _Writer:
             self.close()
 
     def close(self) -> None:
-        """Write what waits."""
+        """Write the buffered rows."""
         if self._tables:
             table = pa.concat_tables(self._tables)
             with self._output.open(f"{self._prefix}-{self._files:04d}.parquet", rows=table.num_rows) as sink:

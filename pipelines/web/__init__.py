@@ -1,5 +1,10 @@
-"""The one way out to the web, guarded and polite.
+"""The only way out to the web: a guarded, polite HTTP client for pages and images.
 
-A fetch goes down this way: ``fetch`` (what the stages see) -> ``chase`` (is it allowed, whose turn is it, once more?)
--> ``exchange`` (one HTTP exchange under its caps). Beside them ``hosts`` and ``turns`` share the hosts among workers.
+``Fetcher`` (fetcher.py) is what the stages call; docs/web.md draws the way from a URL to its body. This package exports
+the configuration and the types of its results, which are light; code that fetches imports ``pipelines.web.fetcher``.
 """
+
+from pipelines.web.config import Web
+from pipelines.web.response import FetchError, ResourceType, Response
+
+__all__ = ["FetchError", "ResourceType", "Response", "Web"]

@@ -1,9 +1,11 @@
-"""Content codings of HTTP (gzip, deflate, br), decoded under a cap, so that a small body cannot become a large one."""
+"""Decoders of HTTP content codings (gzip, deflate, br) with an output limit, against decompression bombs."""
 
 from __future__ import annotations
 
 import zlib
 from typing import Protocol
+
+import brotli  # type: ignore[import-untyped]
 
 __all__ = ["ACCEPTED", "CodingError", "Decoder", "OversizeError", "decoder"]
 
@@ -11,11 +13,11 @@ ACCEPTED = "gzip, deflate, br"
 
 
 class CodingError(ValueError):
-    """The body is not what its coding promises."""
+    """The body does not follow its coding."""
 
 
 class OversizeError(ValueError):
-    """The decoded body is larger than there is room for; ``fitting`` is what does fit."""
+    """The decoded body exceeds the limit; ``fitting`` is the part within it."""
 
     def __init__(self, fitting: bytes) -> None:
         super().__init__()
@@ -24,11 +26,11 @@ class OversizeError(ValueError):
 
 class Decoder(Protocol):
     def feed(self, data: bytes, room: int) -> bytes:
-        """What ``data`` decodes to. Raises OversizeError if that is more than ``room`` bytes, and CodingError."""
+        """Decode the next chunk. Raises OversizeError if that gives more than ``room`` bytes, and CodingError."""
 
     @property
     def complete(self) -> bool:
-        """Whether the body may end here."""
+        """True if the body may end here."""
 
 
 class _Identity:
@@ -41,7 +43,7 @@ class _Identity:
 
 
 class _Zlib:
-    """gzip (also of several members, also with garbage behind them, as browsers allow) and deflate."""
+    """Decoder of deflate and gzip; of gzip also several members, and garbage after them, as browsers allow."""
 
     def __init__(self, gzip: bool) -> None:
         self._gzip = gzip
@@ -50,7 +52,7 @@ class _Zlib:
 
     def feed(self, data: bytes, room: int) -> bytes:
         if self._stream is None:
-            # "deflate" means a zlib stream, but some servers send it bare; the first byte tells.
+            # "deflate" means a zlib stream, but some servers send a raw one; the first byte tells them apart.
             self._stream = zlib.decompressobj(wbits=15 if data[0] & 0x0F == 8 else -15)
         pieces: list[bytes] = []
         while data and not self._garbage:
@@ -79,9 +81,6 @@ class _Zlib:
 
 class _Brotli:
     def __init__(self) -> None:
-        import brotli  # type: ignore[import-untyped]
-
-        self._error: type[Exception] = brotli.error
         self._stream = brotli.Decompressor()
 
     def feed(self, data: bytes, room: int) -> bytes:
@@ -89,7 +88,7 @@ class _Brotli:
         while True:
             try:
                 piece: bytes = self._stream.process(data, output_buffer_limit=room + 1)
-            except self._error as error:
+            except brotli.error as error:
                 raise CodingError(str(error)) from None
             pieces.append(piece)
             room -= len(piece)
@@ -105,7 +104,7 @@ class _Brotli:
 
 
 def decoder(coding: str) -> Decoder:
-    """The decoder for a Content-Encoding. Raises CodingError for one we did not ask for."""
+    """Return the decoder for a Content-Encoding. Raises CodingError for one that we do not accept."""
     match coding.strip().lower():
         case "" | "identity" | "none":
             return _Identity()

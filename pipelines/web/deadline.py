@@ -1,7 +1,7 @@
-"""Deadlines for hundreds of waiting tasks at the price of one timer.
+"""Timeouts for hundreds of concurrent tasks with a single timer.
 
-``asyncio.timeout`` sets a timer of the event loop for each block and another each time it is moved, which for a fetch
-that takes 200 microseconds is a tenth of the work. Here one timer looks at all deadlines, 20 times a second.
+``asyncio.timeout`` sets a timer of the event loop for each block and another each time it is moved, a tenth of the cost
+of a fetch, which takes 200 microseconds. Here one timer checks all deadlines, 20 times a second.
 """
 
 from __future__ import annotations
@@ -15,14 +15,17 @@ _TICK_S = 0.05
 
 
 class Deadline:
-    """A block that is cancelled when the loop's clock passes ``at``, and then raises TimeoutError. ``at`` may move."""
+    """Context manager that cancels its block when the loop's clock passes ``at``, and raises TimeoutError.
 
-    __slots__ = ("_all", "_cancelling", "_hit", "_task", "at")
+    ``at`` may be changed at any time.
+    """
+
+    __slots__ = ("_all", "_cancelling", "_expired", "_task", "at")
 
     def __init__(self, all_: Deadlines, at: float) -> None:
         self._all = all_
         self.at = at
-        self._hit = False
+        self._expired = False
 
     def __enter__(self) -> Deadline:
         task = asyncio.current_task()
@@ -36,17 +39,17 @@ class Deadline:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._all.forget(self)
-        # A cancellation that somebody else asked for as well stays one.
-        if self._hit and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+        # If the task was cancelled from outside as well, it stays cancelled.
+        if self._expired and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise TimeoutError from error
 
     def cancel(self) -> None:
-        self._hit = True
+        self._expired = True
         self._task.cancel()
 
 
 class Deadlines:
-    """The deadlines of one event loop."""
+    """All deadlines of one event loop."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -59,7 +62,7 @@ class Deadlines:
     def watch(self, deadline: Deadline) -> None:
         self._open.add(deadline)
         if self._timer is None:
-            self._timer = self._loop.call_later(_TICK_S, self._look)
+            self._timer = self._loop.call_later(_TICK_S, self._check)
 
     def forget(self, deadline: Deadline) -> None:
         self._open.discard(deadline)
@@ -68,9 +71,9 @@ class Deadlines:
         if self._timer is not None:
             self._timer.cancel()
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         now = self._loop.time()
         for deadline in [one for one in self._open if one.at <= now]:
             self._open.discard(deadline)
             deadline.cancel()
-        self._timer = self._loop.call_later(_TICK_S, self._look) if self._open else None
+        self._timer = self._loop.call_later(_TICK_S, self._check) if self._open else None

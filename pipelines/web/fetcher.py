@@ -1,187 +1,66 @@
-"""The one way out to the web: a guarded, polite client for pages and images.
+"""Fetch a URL: permission, redirects, retries, rate limits.
 
-Everything a server can do to us ends as one :class:`FetchError` with a reason, within a deadline and a byte cap;
-everything we do to a server is what its robots.txt, its opt-outs and its load allow.
-
-Here is what its users see, light to import. The work is in ``chase`` (from an address to its answer), ``exchange`` (one
-request), ``guard`` (where we connect), ``coding`` (bodies under a cap), ``urls`` (what an address is), ``robots`` and
-``optout`` (what we are allowed), ``turns``, ``hosts`` and ``books`` (when).
+Anything a server can do ends as one :class:`FetchError` with a reason, within a deadline and a byte limit; what we do
+to a server is bounded by its robots.txt, its opt-outs and its load. One HTTP exchange is ``HTTPClient.request``.
 """
 
 from __future__ import annotations
 
+import asyncio
+import random
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import replace
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self
+from typing import Self
 
-from pydantic import Field, field_validator, model_validator
-
-from infra.config import Config, Runtime
 from infra.schema import Drop
+from pipelines.web.config import Web
+from pipelines.web.guard import AddressRefusedError
+from pipelines.web.http_client import HTTPClient
+from pipelines.web.policy.policy_file import PolicyFiles
+from pipelines.web.policy.robots import RobotsRules
+from pipelines.web.policy.tdmrep import PATH, Reservations
+from pipelines.web.politeness.client import LimiterClient, LocalLimiter
+from pipelines.web.politeness.queue import HostDownError, HostQueue
+from pipelines.web.politeness.single_flight import FileResult
+from pipelines.web.response import FetchError, ResourceType, Response
+from pipelines.web.urls import BadUrlError, canonical, host_of, origin_of
 
-if TYPE_CHECKING:
-    from pipelines.web.chase import Chase
-    from pipelines.web.policy.opt_outs import Policy
-    from pipelines.web.politeness.actor import Link
+__all__ = ["Fetcher"]
 
-__all__ = ["FetchError", "Fetcher", "Kind", "Response", "Web"]
-
-Kind = Literal["page", "image", "sitemap"]
-
-_REDIRECT = frozenset({301, 302, 303, 307, 308})
-
-
-class Web(Config):
-    """How to behave on the web. Times are seconds, sizes bytes of decoded body."""
-
-    user_agent: str = Field(
-        "clipline/0.1", description="product/version sent to servers; the product is the name robots.txt rules address"
-    )
-    contact: str = Field(
-        "", description="address or URL where an annoyed site owner reaches you; sent with the user agent"
-    )
-    obey_robots: bool = Field(True, description="fetch only what robots.txt allows; off: do not read it at all")
-    obey_opt_out: bool = Field(
-        True, description="drop what X-Robots-Tag, robots meta tags, TDM reservation or robots.txt keep from AI use"
-    )
-    tdm_well_known: bool = Field(
-        False,
-        description="with obey_opt_out: also ask each origin for /.well-known/tdmrep.json, one request each",
-    )
-    max_page_bytes: int = Field(4 << 20, gt=0, description="largest page taken, bytes decoded")
-    max_image_bytes: int = Field(32 << 20, gt=0, description="largest image taken, bytes decoded")
-    max_bytes_in_flight: Runtime[int] = Field(
-        256 << 20, gt=0, description="bytes of bodies a worker holds at once, from their headers until they are used"
-    )
-    max_redirects: int = Field(5, ge=0, description="redirects followed from one address")
-    concurrency: Runtime[int] = Field(512, gt=0, description="requests in flight per worker")
-    host_concurrency: Runtime[int] = Field(2, gt=0, description="requests in flight per host, of all workers together")
-    target_concurrency: Runtime[float] = Field(
-        0.0,
-        ge=0,
-        description="requests a host should have in flight on average: the pause between them becomes its latency "
-        "divided by this (AutoThrottle); 0: host_concurrency",
-    )
-    delay_s: Runtime[float] = Field(0.0, ge=0, description="pause between requests to one host; Crawl-delay raises it")
-    max_delay_s: Runtime[float] = Field(
-        30.0, ge=0, description="longest pause a Crawl-delay or Retry-After can ask for"
-    )
-    deadline_s: Runtime[float] = Field(30.0, gt=0, description="for one request, from connecting to the last byte")
-    connect_s: Runtime[float] = Field(5.0, gt=0, description="for opening a connection")
-    min_rate: Runtime[float] = Field(1000.0, gt=0, description="bytes per second a body must average after 5 s")
-    retries: Runtime[int] = Field(2, ge=0, description="further attempts after a failure that may pass")
-    retry_s: Runtime[float] = Field(1.0, ge=0, description="wait before the first retry, doubled each time, jittered")
-    breaker_failures: Runtime[int] = Field(
-        5, gt=0, description="requests in a row without any answer after which a host is left alone"
-    )
-    breaker_s: Runtime[float] = Field(
-        30.0, gt=0, description="for how long at first, doubled each time it still does not answer"
-    )
-    dns_threads: Runtime[int] = Field(64, gt=0, description="look-ups at once")
-    connect_to: Runtime[dict[str, str]] = Field(
-        {}, description='host pattern -> "address[:port]" to connect to instead, private ones too; first match wins'
-    )
-    allow_private: Runtime[tuple[str, ...]] = Field(
-        (), description="networks that may be reached although they are not public, as 10.0.0.0/8"
-    )
-
-    @field_validator("allow_private")
-    @classmethod
-    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        import ipaddress
-
-        for network in value:
-            ipaddress.ip_network(network)
-        return value
-
-    @model_validator(mode="after")
-    def _room(self) -> Self:
-        if self.max_bytes_in_flight < (largest := max(self.max_page_bytes, self.max_image_bytes)):
-            raise ValueError(f"max_bytes_in_flight has no room for the largest body taken, {largest} bytes")
-        return self
-
-    @property
-    def agent(self) -> str:
-        """The product token, as robots.txt and scoped headers name it."""
-        return self.user_agent.partition("/")[0]
-
-    @property
-    def policy(self) -> Policy:
-        """What counts as an opt-out."""
-        from pipelines.web.policy.opt_outs import Policy
-
-        return Policy(self.agent)
-
-    @property
-    def user_agent_header(self) -> str:
-        return f"{self.user_agent} (+{self.contact})" if self.contact else self.user_agent
-
-
-class FetchError(Exception):
-    """No body came of it. ``reason`` for the funnel, ``detail`` for a person: never an address, port or time."""
-
-    def __init__(
-        self, reason: Drop, detail: str = "", *, transient: bool = False, retry_after_s: float | None = None
-    ) -> None:
-        super().__init__(f"{reason}: {detail}" if detail else str(reason))
-        self.reason, self.detail, self.transient, self.retry_after_s = reason, detail, transient, retry_after_s
-
-
-def media_type(value: str) -> str:
-    """The media type of a Content-Type header in lower case, without parameters."""
-    return value.partition(";")[0].strip().lower()
-
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    """An answer. ``body`` is decoded; ``headers`` are as received, in order; ``redirects`` are the URLs passed."""
-
-    url: str
-    status: int
-    headers: list[tuple[str, str]]
-    body: bytes
-    redirects: tuple[str, ...] = field(default=())
-
-    def header(self, name: str, default: str = "") -> str:
-        """The first header of that name."""
-        return next((value for key, value in self.headers if key.lower() == name.lower()), default)
-
-    @property
-    def content_type(self) -> str:
-        """The media type in lower case, without parameters; empty if none was given."""
-        return media_type(self.header("Content-Type"))
-
-    @property
-    def is_redirect(self) -> bool:
-        return self.status in _REDIRECT
+_MIN_POLICY_REDIRECTS = 5  # RFC 9309, 2.3.1.2
 
 
 class Fetcher:
-    """An async context manager around one HTTP session; use one per event loop, for many fetches at once.
+    """Async context manager around one HTTP session; use one per event loop, for many concurrent fetches.
 
-    ``admit(url)`` says whether a redirect may lead there; one that may not ends as ``Drop.OFF_SITE``.
-    ``manners``: the books of ``pipelines.web.politeness.actor.shared``, kept with all other workers; without, our own.
+    ``admit(url)`` tells whether a redirect may be followed; one that may not ends as ``Drop.OFF_SITE``.
+    ``limiter``: the rate limiter shared by all workers (``politeness.actor.shared_limiter``); None: one of our own.
     """
 
-    def __init__(self, web: Web, admit: Callable[[str], bool] | None = None, manners: Link | None = None) -> None:
+    def __init__(
+        self, web: Web, admit: Callable[[str], bool] | None = None, limiter: LimiterClient | None = None
+    ) -> None:
         self.web = web
         self._admit = admit
-        self._manners = manners
+        self._limiter = limiter
+        self._policy = web.policy
+        self._robots = PolicyFiles(
+            "/robots.txt", partial(RobotsRules.parse, agent=web.agent), partial(self._policy_file, "robots")
+        )
+        self._tdm = PolicyFiles(PATH, Reservations.parse, partial(self._policy_file, "tdm"))
         self._open = AsyncExitStack()
-        self._chase: Chase
+        self._client: HTTPClient
+        self._queue: HostQueue
 
     async def __aenter__(self) -> Self:
-        from pipelines.web.chase import Chase
-        from pipelines.web.http_client import Client
-        from pipelines.web.politeness.actor import Local
-        from pipelines.web.politeness.queue import Turns
-
-        client = Client(self.web)
-        self._open.push_async_callback(client.close)
-        turns = await self._open.enter_async_context(Turns(self.web, self._manners or Local(self.web)))
-        self._chase = Chase(self.web, client, turns, self._admit)
+        self._clock = asyncio.get_running_loop().time
+        self._client = HTTPClient(self.web)
+        self._open.push_async_callback(self._client.close)
+        limiter = self._limiter or LocalLimiter(self.web)
+        self._queue = await self._open.enter_async_context(HostQueue(self.web, limiter))
         return self
 
     async def __aexit__(
@@ -189,25 +68,195 @@ class Fetcher:
     ) -> None:
         await self._open.aclose()
 
-    def fetch(self, url: str, kind: Kind = "page", *, follow: bool = True) -> AbstractAsyncContextManager[Response]:
+    def fetch(
+        self, url: str, resource: ResourceType = "page", *, follow: bool = True
+    ) -> AbstractAsyncContextManager[Response]:
         """``async with fetcher.fetch(url) as response``: the body counts as bytes in flight until the block ends.
 
-        Raises FetchError for anything but a 2xx answer we may use, and TransientError when the stage's manners are no
-        longer kept. A page that is not HTML is refused before its body is read. Without ``follow`` a redirect is an
-        answer too. A block must not wait for another fetch, or the two can wait for each other's bytes for ever.
+        Raises FetchError for anything but a 2xx response that policy lets us use, and TransientError when the rate
+        limiter is lost. A page that is not HTML is refused before its body is read. Without ``follow`` a redirect is a
+        result, too. A block must not start another fetch, or the two can wait for each other's bytes for ever.
         """
-        return self._chase.fetch(url, kind, follow)
+        return _Fetch(self, url, resource, follow)
 
-    async def get(self, url: str, kind: Kind = "page", *, follow: bool = True) -> Response:
-        """The same, with the body no longer counted."""
-        async with self.fetch(url, kind, follow=follow) as response:
+    async def get(self, url: str, resource: ResourceType = "page", *, follow: bool = True) -> Response:
+        """Fetch like :meth:`fetch`, but without counting the body afterwards."""
+        async with self.fetch(url, resource, follow=follow) as response:
             return response
 
     @property
     def failure(self) -> BaseException | None:
-        """The error that every fetch ends with once the stage's manners are no longer kept; None before that."""
-        return self._chase.failure
+        """Return the error that every fetch ends with once the rate limiter is lost; None before that."""
+        return self._queue.failure
 
     def redirect(self, response: Response) -> str:
-        """Where a redirect leads, checked like any address we are given. Raises FetchError."""
-        return self._chase.redirect(response)
+        """Return the canonical target of a redirect, checked like any other URL. Raises FetchError."""
+        target = response.header("Location")
+        if not target:
+            raise FetchError(Drop.HTTP_ERROR, "redirect without a location")
+        target = self._checked(target, base=response.url)
+        if target == response.url or target in response.redirects:
+            raise FetchError(Drop.REFUSED, "redirect loop")
+        return target
+
+    # --- redirects and checks ---
+
+    async def _follow(self, url: str, resource: ResourceType, follow: bool) -> tuple[Response, int]:
+        """Fetch ``url`` and follow redirects, checking every URL on the way like the first.
+
+        Returns the response and the bytes it holds of the client's budget, which the caller releases.
+        """
+        is_policy_file = resource in ("robots", "tdm")
+        limit = self.web.max_redirects
+        if is_policy_file:
+            limit = max(_MIN_POLICY_REDIRECTS, limit)
+        passed: tuple[str, ...] = ()
+        url = self._checked(url)
+        while True:
+            if not is_policy_file:
+                await self._check_permission(url)
+            response, held = await self._retry(url, resource)
+            if passed:
+                response = replace(response, redirects=passed)
+            if not (follow and response.is_redirect):
+                return response, held
+            passed = (*passed, url)
+            url = self.redirect(response)
+            if len(passed) > limit:
+                raise FetchError(Drop.REFUSED, f"more than {limit} redirects")
+            if not is_policy_file and self._admit and not self._admit(url):
+                raise FetchError(Drop.OFF_SITE, url)
+
+    def _checked(self, url: str, base: str | None = None) -> str:
+        """Return the canonical form of a URL. Raises FetchError for what is no URL or names a private address."""
+        where = "redirect to " if base else ""
+        try:
+            url = canonical(url, base)
+            self._client.guard.check_literal(host_of(url))
+        except BadUrlError as error:
+            raise FetchError(Drop.REFUSED, f"{where}{error}") from None
+        except AddressRefusedError:
+            raise FetchError(Drop.REFUSED, f"{where}an address that is not public") from None
+        return url
+
+    def _check_response(self, response: Response, resource: ResourceType, follow: bool) -> None:
+        """Raise FetchError for an error status, or for headers that opt out."""
+        if response.is_redirect and not follow:
+            return
+        if not 200 <= response.status < 300:
+            raise FetchError(Drop.HTTP_ERROR, str(response.status))
+        # Sitemaps are read for their links and not kept, so opt-outs do not concern them.
+        if not self.web.obey_opt_out or resource not in ("page", "image"):
+            return
+        if why := self._policy.of_file(response.headers, image=resource == "image"):
+            raise FetchError(Drop.OPT_OUT, why)
+
+    # --- permission ---
+
+    async def _check_permission(self, url: str) -> None:
+        """Raise FetchError if robots.txt or a TDM reservation forbids ``url``, or robots.txt cannot be fetched."""
+        if self.web.obey_robots:
+            try:
+                rules = await self._robots.get(origin_of(url))
+            except FetchError as error:
+                # The server failed: that is the URL's own failure, rather than one of robots.txt forbidding it.
+                raise FetchError(error.reason, f"robots.txt: {error.detail}") from None
+            if refused := rules.refusal(url, self.web.agent, as_ai=self.web.obey_opt_out):
+                raise FetchError(*refused)
+            if rules.crawl_delay:
+                self._queue.set_crawl_delay(host_of(url), rules.crawl_delay)
+        if self.web.tdm_well_known and self.web.obey_opt_out:
+            try:
+                reserved = (await self._tdm.get(origin_of(url))).is_reserved(url)
+            except FetchError:
+                return  # a missing file reserves nothing; if the host is down, the fetch itself will fail
+            if reserved:
+                raise FetchError(Drop.OPT_OUT, "tdmrep.json: tdm-reservation")
+
+    async def _policy_file(self, resource: ResourceType, url: str) -> FileResult:
+        """Get a policy file, fetched once for all workers."""
+        return await self._queue.shared_file(url, partial(self._load_policy_file, resource, url))
+
+    async def _load_policy_file(self, resource: ResourceType, url: str) -> FileResult:
+        """Fetch a policy file on behalf of all workers; failures become part of the result."""
+        try:
+            response, held = await self._follow(url, resource, follow=True)
+        except FetchError as error:
+            if error.reason is Drop.HTTP_ERROR and error.detail.isdigit():
+                return FileResult(int(error.detail))
+            if error.reason is Drop.REFUSED:
+                return FileResult(404)  # redirect loops and forbidden targets: there are no rules to be had
+            return FileResult(0, reason=str(error.reason), detail=error.detail)
+        self._client.budget.release(held)
+        delay = 0.0
+        if resource == "robots":
+            delay = (await self._robots.add(url, response.status, response.body)).crawl_delay
+        return FileResult(response.status, response.body, crawl_delay_s=delay)
+
+    # --- retries and rate limit ---
+
+    async def _retry(self, url: str, resource: ResourceType) -> tuple[Response, int]:
+        """Request ``url``, again after transient failures, with exponential backoff and jitter."""
+        host = host_of(url)
+        wait = self.web.retry_s
+        failed: FetchError | None = None
+        for left in range(self.web.retries, -1, -1):
+            try:
+                return await self._request(url, host, resource)
+            except HostDownError:
+                raise failed or FetchError(Drop.HOST_DOWN, "the host did not answer several times") from None
+            except FetchError as error:
+                too_long = error.retry_after_s is not None and error.retry_after_s > self.web.max_delay_s
+                if not error.transient or not left or too_long:
+                    raise
+                failed = error
+            await asyncio.sleep(random.uniform(0.5, 1.0) * wait)
+            wait *= 2
+        raise AssertionError("unreachable")
+
+    async def _request(self, url: str, host: str, resource: ResourceType) -> tuple[Response, int]:
+        """Make one HTTP exchange within the host's rate limit, and report its outcome to the limiter."""
+        queue = self._queue
+        await self._client.resolve(host)  # before a slot is taken, which others can use meanwhile
+        await queue.acquire(host)
+        start = self._clock()
+        latency: float | None = None
+        ok = responded = True
+
+        def on_headers(status: int) -> None:
+            nonlocal latency, ok
+            latency, ok = self._clock() - start, status == 200
+
+        try:
+            return await self._client.request(url, resource, on_headers)
+        except FetchError as error:
+            responded = latency is not None or error.reason not in (Drop.TIMEOUT, Drop.CONNECTION)
+            if error.retry_after_s is not None:
+                queue.pause(host, min(error.retry_after_s, self.web.max_delay_s))
+            raise
+        finally:
+            queue.release(host, latency, ok=ok, responded=responded)
+
+
+class _Fetch(AbstractAsyncContextManager[Response]):
+    """Block of ``Fetcher.fetch``. A class, since a generator-based context manager costs more than its work."""
+
+    __slots__ = ("_fetcher", "_follow", "_held", "_resource", "_url")
+
+    def __init__(self, fetcher: Fetcher, url: str, resource: ResourceType, follow: bool) -> None:
+        self._fetcher, self._url, self._resource, self._follow = fetcher, url, resource, follow
+
+    async def __aenter__(self) -> Response:
+        fetcher = self._fetcher
+        response, self._held = await fetcher._follow(self._url, self._resource, self._follow)
+        try:
+            fetcher._check_response(response, self._resource, self._follow)
+        except FetchError:
+            fetcher._client.budget.release(self._held)
+            raise
+        return response
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._fetcher._client.budget.release(self._held)

@@ -1,7 +1,7 @@
-"""Is the web there at all? A look at the resolver before a stage starts, and a floor under its success while it runs.
+"""Network health checks: a DNS preflight before a stage starts, and a minimum success rate while it runs.
 
-Dead links are normal: of a list a few years old, 15 to 30% of the names no longer exist. A resolver that answers
-nothing, a proxy in the way or a firewall look the same row by row, and would turn a billion rows into failures.
+Dead links are normal: of a list a few years old, 15 to 30% of the names no longer exist. Row by row, a broken resolver,
+a proxy or a firewall look the same, and would turn a billion rows into failures.
 """
 
 from __future__ import annotations
@@ -14,31 +14,30 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from infra.errors import StageFailed
+from infra.run.context import Ledger
 from infra.schema import Drop
-
-if TYPE_CHECKING:
-    from infra.run.context import Ledger
-    from pipelines.web.fetcher import Web
+from pipelines.web.config import Web
+from pipelines.web.dns import RESOLVER_ERRORS, look_up, mapped
+from pipelines.web.urls import is_address
 
 __all__ = ["Preflight", "SuccessFloor", "preflight"]
 
 _HINTS = {
-    Drop.CONNECTION: "no connections: check the network, name resolution, a firewall or a proxy in the way",
-    Drop.TIMEOUT: "answers come too late: lower web.concurrency, or raise web.deadline_s",
-    Drop.HOST_DOWN: "hosts stopped answering: lower web.concurrency and web.host_concurrency",
-    Drop.ROBOTS: "robots.txt forbids most of it: these sites do not want to be fetched",
+    Drop.CONNECTION: "no connections: check the network, name resolution, firewalls and proxies",
+    Drop.TIMEOUT: "responses are too slow: lower web.concurrency, or raise web.deadline_s",
+    Drop.HOST_DOWN: "hosts stopped responding: lower web.concurrency and web.host_concurrency",
+    Drop.ROBOTS: "robots.txt forbids most URLs: these sites do not want to be crawled",
     Drop.OPT_OUT: "these sites opted out of AI use",
-    Drop.HTTP_ERROR: "servers refuse: look at the status codes, and set web.contact so that sites know who asks",
-    Drop.REFUSED: "the addresses are not public ones: an intranet needs web.allow_private",
+    Drop.HTTP_ERROR: "servers refuse requests: look at the status codes, and set web.contact to identify yourself",
+    Drop.REFUSED: "the IP addresses are not public: an intranet needs web.allow_private",
 }
 
 
 @dataclass(frozen=True)
 class Preflight:
-    """What asking for the names of some hosts gave. ``unknown``: do not exist; ``failed``: the resolver had nothing."""
+    """Result of a DNS preflight. ``unknown``: names that do not exist; ``failed``: resolver errors and timeouts."""
 
     asked: int
     resolved: int
@@ -49,37 +48,36 @@ class Preflight:
     examples: tuple[str, ...]  # names that failed
 
     def check(self) -> None:
-        """Raise StageFailed if it is the resolver that fails, rather than that names are gone."""
+        """Raise StageFailed if the resolver fails, as opposed to names that no longer exist."""
         if self.asked < 3 or self.failed <= self.asked / 2:
             return
         raise StageFailed(
-            "names do not resolve: the resolver fails, not the links",
-            expected="an answer for most names, be it that they do not exist",
-            found=f"{self.failed} of {self.asked} names without any answer in {self.seconds:.1f} s "
+            "the DNS resolver fails",
+            expected="an answer for most names, even if it is that they do not exist",
+            found=f"{self.failed} of {self.asked} names without an answer in {self.seconds:.1f} s "
             f"({', '.join(self.examples)}); name servers: {', '.join(self.servers) or 'none in /etc/resolv.conf'}",
             fix="check that the name servers answer (getent hosts example.org); a caching resolver such as unbound on "
-            "the worker's machine copes best with many names",
+            "the worker's machine handles many names best",
         )
 
 
-def preflight(hosts: Iterable[str], web: Web, *, sample: int = 200, patience_s: float = 15.0) -> Preflight:
-    """Ask for the names of a ``sample`` of ``hosts``, always the same one. Blocks up to ``patience_s``.
+def preflight(hosts: Iterable[str], web: Web, *, sample: int = 200, timeout_s: float = 15.0) -> Preflight:
+    """Look up a deterministic ``sample`` of ``hosts``. Blocks up to ``timeout_s`` seconds.
 
-    Hosts that ``web.connect_to`` maps, and addresses, need no resolver and are left out. ``check`` judges the result.
+    Hosts that ``web.connect_to`` maps, and IP addresses, need no resolver and are left out. ``check`` the result.
     """
-    from pipelines.web.guard import UNSURE, look_up, mapped
-    from pipelines.web.urls import is_address
-
     rank = {host: hashlib.sha256(host.encode()).digest() for host in hosts}
     needed = (host for host in rank if host and not is_address(host) and not mapped(host, web.connect_to))
     names = heapq.nsmallest(sample, needed, key=rank.__getitem__)
     start = time.monotonic()
     pool = ThreadPoolExecutor(max(1, min(web.dns_threads, len(names))), thread_name_prefix="clipline-preflight")
     asked = {pool.submit(look_up, name): name for name in names}
-    done, late = wait(asked, timeout=patience_s)
+    done, late = wait(asked, timeout=timeout_s)
     pool.shutdown(wait=False, cancel_futures=True)
     errors = {asked[future]: future.result()[1] for future in done}
-    failed = sorted([name for name, error in errors.items() if error in UNSURE] + [asked[future] for future in late])
+    failed = sorted(
+        [name for name, error in errors.items() if error in RESOLVER_ERRORS] + [asked[future] for future in late]
+    )
     resolved = sum(error is None for error in errors.values())
     return Preflight(
         asked=len(names),
@@ -101,7 +99,7 @@ def _servers(path: Path) -> tuple[str, ...]:
 
 
 class SuccessFloor:
-    """Stops a stage that only fails. ``add`` each shard as it ends; those committed before a resume need not be."""
+    """Stops a stage whose success rate is too low. Pass each shard as it ends; shards of earlier runs do not count."""
 
     def __init__(self, share: float, after: int) -> None:
         self._share, self._after = share, after
@@ -110,11 +108,11 @@ class SuccessFloor:
         self._reasons: Counter[str] = Counter()
         self._hosts: Counter[str] = Counter()
 
-    def judge(
+    def add_shard(
         self, ledger: Ledger, shard: str, kept: int, dropped: Mapping[str, int], hosts: Mapping[str, int] | None = None
     ) -> None:
-        """:meth:`add` of one shard. If that stops the stage, the shards that fell below the floor on their own are
-        forgotten, so that the next run does them again: what was lost to a network that is down must not stay lost."""
+        """Count one shard like :meth:`add`. If that stops the stage, remove the shards that were below the floor by
+        themselves from the ledger, so that the next run repeats what failed for lack of a network."""
         if kept < self._share * (kept + sum(dropped.values())):
             self._below.append(shard)
         try:
@@ -124,14 +122,14 @@ class SuccessFloor:
                 ledger.forget(failed)
             raise
 
-    def settle(self) -> None:
-        """What was judged so far has been built upon, and cannot be done again."""
+    def seal(self) -> None:
+        """Never remove the shards counted so far: later steps depend on them."""
         self._below.clear()
 
     def add(self, kept: int, dropped: Mapping[str, int], hosts: Mapping[str, int] | None = None) -> None:
-        """``dropped``: rows by reason; ``hosts``: failures by host, if known.
+        """Count rows: ``kept``, ``dropped`` by reason, and failures by host if known.
 
-        Raises StageFailed once ``after`` rows have entered and fewer than ``share`` of all came through.
+        Raises StageFailed if, after at least ``after`` rows, fewer than ``share`` of all were kept.
         """
         self._entered += kept + sum(dropped.values())
         self._kept += kept
@@ -149,5 +147,5 @@ class SuccessFloor:
             expected=f"at least {self._share:.0%} after {self._after} rows",
             found=", ".join(f"{reason} {count}" for reason, count in top) + (f"; most at {worst}" if worst else ""),
             fix=(_HINTS.get(Drop(top[0][0]), "") if top and top[0][0] in list(Drop) else "")
-            or "look at the rows' reasons",
+            or "look at the reasons of the dropped rows",
         )

@@ -1,16 +1,16 @@
-"""One HTTP exchange: a request out, an answer back within its deadline and its caps, or one named reason why not."""
+"""One HTTP exchange under a deadline and size limits: a ``Response``, or a ``FetchError`` that names the failure."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
 import math
-import resource
+import resource as rlimits
 import socket
 from collections import deque
+from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Literal
 
 import aiohttp
 from yarl import URL
@@ -18,28 +18,24 @@ from yarl import URL
 from infra.errors import TransientError
 from infra.schema import Drop
 from pipelines.web.coding import ACCEPTED, CodingError, OversizeError, decoder
+from pipelines.web.config import Web
 from pipelines.web.deadline import Deadline, Deadlines
-from pipelines.web.fetcher import FetchError, Response, Web, media_type
 from pipelines.web.guard import AddressRefusedError, Guard
+from pipelines.web.response import FetchError, ResourceType, Response, media_type
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+__all__ = ["ByteBudget", "HTTPClient", "retry_after"]
 
-__all__ = ["Budget", "Client", "What", "retry_after"]
-
-What = Literal["page", "image", "sitemap", "robots", "tdm"]
-
-MAX_FILE_BYTES = 500 * 1024  # of a robots.txt: what RFC 9309 asks a crawler to read at least; we read no more
-MAX_SITEMAP_BYTES = 50 << 20  # what the protocol allows
-_FILES = 8192  # open files a worker should be allowed: connections, most of them idle for a moment
-_OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+MAX_FILE_BYTES = 500 * 1024  # of a robots.txt: the least RFC 9309 asks a crawler to parse; we read no more
+MAX_SITEMAP_BYTES = 50 << 20  # the protocol's limit
+_FILES = 8192  # open files a worker should be allowed: connections, most of them briefly idle
+_LOCAL_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _MAX_HEADERS = 100
-_MAX_HEADER_BYTES = 32 << 10  # all of them together
+_MAX_HEADER_BYTES = 32 << 10  # of all headers together
 _TRANSIENT = frozenset({408, 429, 500, 502, 503, 504, 522, 524})
 _KEEP_ALIVE_S = 5.0  # idle; thousands of hosts a minute would leave thousands of connections open
-_GRACE_S = 5.0  # before the minimum rate counts
+_GRACE_S = 5.0  # before the minimum rate applies
 _HTML = ("text/html", "application/xhtml+xml", "")
-_ACCEPT: dict[What, dict[str, str]] = {
+_ACCEPT: dict[ResourceType, dict[str, str]] = {
     "page": {"Accept": "text/html,application/xhtml+xml;q=0.9,*/*;q=0.1"},
     "image": {"Accept": "image/webp,image/png,image/jpeg,image/*;q=0.8,*/*;q=0.1"},
     "sitemap": {"Accept": "application/xml,text/xml;q=0.9,text/plain;q=0.5,*/*;q=0.1"},
@@ -48,53 +44,53 @@ _ACCEPT: dict[What, dict[str, str]] = {
 }
 
 
-class Budget:
-    """Bytes that bodies may take up, first come, first served, so that a large one is not starved by small ones."""
+class ByteBudget:
+    """Memory budget of response bodies, first come, first served, so that small bodies do not starve a large one."""
 
     def __init__(self, total: int) -> None:
         self.free = total
-        self._line: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
-    def try_take(self, count: int) -> bool:
-        if self._line or count > self.free:
+    def try_acquire(self, count: int) -> bool:
+        if self._waiting or count > self.free:
             return False
         self.free -= count
         return True
 
-    async def take(self, count: int) -> None:
-        """Wait for ``count`` bytes. Whoever waits must hold none, or two could wait for each other for ever."""
-        if self.try_take(count):
+    async def acquire(self, count: int) -> None:
+        """Wait for ``count`` bytes. The caller must hold none, or two callers could wait for each other for ever."""
+        if self.try_acquire(count):
             return
-        turn = asyncio.get_running_loop().create_future()
-        self._line.append((count, turn))
+        granted = asyncio.get_running_loop().create_future()
+        self._waiting.append((count, granted))
         try:
-            await turn
+            await granted
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self.give(count)
+            if granted.done() and not granted.cancelled():
+                self.release(count)
             else:
-                self._line.remove((count, turn))
-                self.give(0)
+                self._waiting.remove((count, granted))
+                self.release(0)
             raise
 
-    def give(self, count: int) -> None:
+    def release(self, count: int) -> None:
         self.free += count
-        while self._line and self._line[0][0] <= self.free:
-            count, turn = self._line.popleft()
-            if not turn.done():
+        while self._waiting and self._waiting[0][0] <= self.free:
+            count, granted = self._waiting.popleft()
+            if not granted.done():
                 self.free -= count
-                turn.set_result(None)
+                granted.set_result(None)
 
 
-class Client:
+class HTTPClient:
     """The HTTP session of one event loop. Call ``close`` in the end."""
 
     def __init__(self, web: Web) -> None:
         self._web = web
         _allow_files(_FILES)
         self.guard = Guard(web.connect_to, web.allow_private, web.dns_threads)
-        self.budget = Budget(web.max_bytes_in_flight)
-        self._caps: dict[What, int] = {
+        self.budget = ByteBudget(web.max_bytes_in_flight)
+        self._max_bytes: dict[ResourceType, int] = {
             "page": web.max_page_bytes,
             "image": web.max_image_bytes,
             "sitemap": min(MAX_SITEMAP_BYTES, web.max_bytes_in_flight),
@@ -113,8 +109,8 @@ class Client:
             timeout=aiohttp.ClientTimeout(total=None, connect=web.connect_s),
             headers={"User-Agent": web.user_agent_header, "Accept-Encoding": ACCEPTED},
             cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,  # pipelines.web.coding does it, under a cap
-            trust_env=False,  # a proxy would resolve names behind the guard's back
+            auto_decompress=False,  # pipelines.web.coding does it, under a size limit
+            trust_env=False,  # a proxy would resolve names without the guard
             max_headers=_MAX_HEADERS,
         )
 
@@ -124,9 +120,9 @@ class Client:
         await self.guard.close()
 
     async def resolve(self, host: str) -> None:
-        """Have ``host`` looked up. That may take a while, since dead names keep our resolver's threads for seconds; it
-        is no delay of the server's. Raises FetchError if it takes longer than a request may."""
-        if self.guard.knows(host):
+        """Look ``host`` up ahead of a request: dead names occupy resolver threads for seconds, which must not count
+        against the server's deadline. Raises FetchError if it takes longer than a request may."""
+        if self.guard.is_cached(host):
             return
         try:
             with self._deadlines.within(self._web.deadline_s):
@@ -134,111 +130,100 @@ class Client:
         except TimeoutError:
             raise FetchError(Drop.TIMEOUT, "the host's name was not resolved in time") from None
 
-    async def request(self, url: str, what: What, answered: Callable[[int], None]) -> tuple[Response, int]:
-        """The answer to a GET, and how many bytes of the budget its body holds: the caller gives them back.
+    async def request(
+        self, url: str, resource: ResourceType, on_headers: Callable[[int], None]
+    ) -> tuple[Response, int]:
+        """GET ``url``; returns the response and the bytes its body holds of the budget, which the caller releases.
 
-        ``answered(status)`` is called when the headers are in. Raises FetchError; a status that may pass is one, too.
-        Raises TransientError if it is this machine that cannot.
+        ``on_headers(status)`` is called when the headers are in. Raises FetchError, also for a transient error status,
+        and TransientError if this machine is out of resources.
         """
         try:
-            with self._deadlines.within(self._web.deadline_s) as limit:
+            with self._deadlines.within(self._web.deadline_s) as deadline:
                 async with self._session.get(
-                    URL(url, encoded=True), headers=_ACCEPT[what], allow_redirects=False
+                    URL(url, encoded=True), headers=_ACCEPT[resource], allow_redirects=False
                 ) as reply:
-                    answered(reply.status)
-                    return await self._answer(url, what, reply, limit)
-        except AddressRefusedError:
-            raise FetchError(Drop.REFUSED, "an address that is not public") from None
-        except aiohttp.ServerTimeoutError:
-            raise FetchError(Drop.TIMEOUT, "no connection in time") from None
-        except TimeoutError:
-            raise FetchError(Drop.TIMEOUT, "too slow") from None
-        except aiohttp.ClientPayloadError:
-            raise FetchError(Drop.TRUNCATED, "the body ended early", transient=True) from None
-        except (aiohttp.ClientError, OSError) as error:
-            if isinstance(error, OSError) and error.errno in _OURS:  # which must not look like the server's failure
-                raise TransientError(
-                    "this machine can open no more connections",
-                    found=errno.errorcode[error.errno],
-                    fix="raise its limit of open files (ulimit -n), or lower web.concurrency",
-                ) from error
-            raise _connection_error(error) from None
+                    on_headers(reply.status)
+                    headers = _decoded_headers(reply)
+                    if not 200 <= reply.status < 300:
+                        return Response(url, reply.status, headers, b""), 0
+                    # Reserve memory for the largest body that may come, and release the rest once it is there.
+                    held = self._body_limit(reply, resource)
+                    if not self.budget.try_acquire(held):
+                        await self._wait_for_memory(held, deadline)
+                    try:
+                        body = await self._read_body(reply, resource, deadline)
+                    except BaseException:
+                        self.budget.release(held)
+                        raise
+                    self.budget.release(held - len(body))
+                    return Response(url, reply.status, headers, body), len(body)
+        except (AddressRefusedError, aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
+            _raise_if_local(error)
+            raise _fetch_error(error) from None
 
-    async def _answer(
-        self, url: str, what: What, reply: aiohttp.ClientResponse, limit: Deadline
-    ) -> tuple[Response, int]:
-        headers = _texts(reply.raw_headers)
-        if sum([len(name) + len(value) for name, value in headers]) > _MAX_HEADER_BYTES:
-            raise FetchError(Drop.TOO_LARGE, f"more than {_MAX_HEADER_BYTES} bytes of headers")
-        if reply.status in _TRANSIENT:
-            after = retry_after(reply.headers.get("Retry-After", ""))
-            raise FetchError(Drop.HTTP_ERROR, str(reply.status), transient=True, retry_after_s=after)
-        if not 200 <= reply.status < 300:
-            return Response(url, reply.status, headers, b""), 0
-        if what == "page" and (found := media_type(reply.headers.get("Content-Type", ""))) not in _HTML:
+    def _body_limit(self, reply: aiohttp.ClientResponse, resource: ResourceType) -> int:
+        """Return the most bytes the decoded body may have. Raises FetchError if the headers rule it out."""
+        if resource == "page" and (found := media_type(reply.headers.get("Content-Type", ""))) not in _HTML:
             raise FetchError(Drop.NOT_HTML, _printable(found[:80]))
-        cap = self._caps[what]
-        coding = reply.headers.get("Content-Encoding", "")
-        length = reply.content_length
-        if length is not None and length > cap and what != "robots":
-            raise FetchError(Drop.TOO_LARGE, f"more than {cap} bytes")
-        held = cap if length is None or coding else min(cap, length)
-        if not self.budget.try_take(held):
-            await self._wait_for_room(held, limit)
-        try:
-            body = await self._body(coding, what, reply, limit)
-        except BaseException:
-            self.budget.give(held)
-            raise
-        self.budget.give(held - len(body))
-        return Response(url, reply.status, headers, body), len(body)
+        limit, length = self._max_bytes[resource], reply.content_length
+        if length is not None and length > limit and resource != "robots":
+            raise FetchError(Drop.TOO_LARGE, f"more than {limit} bytes")
+        return limit if length is None or reply.headers.get("Content-Encoding") else min(limit, length)
 
-    async def _wait_for_room(self, count: int, limit: Deadline) -> None:
-        """Waiting for our own memory does not count against the server's deadline."""
-        since, deadline = self._clock(), limit.at
-        limit.at = math.inf
-        await self.budget.take(count)
-        limit.at = deadline + self._clock() - since
+    async def _wait_for_memory(self, count: int, deadline: Deadline) -> None:
+        """Acquire ``count`` bytes; the time this takes does not count against the server's deadline."""
+        since, at = self._clock(), deadline.at
+        deadline.at = math.inf
+        await self.budget.acquire(count)
+        deadline.at = at + self._clock() - since
 
-    async def _body(self, coding: str, what: What, reply: aiohttp.ClientResponse, limit: Deadline) -> bytes:
-        """The decoded body under the cap and above the minimum rate; of a robots.txt what fits under the cap."""
-        cap = self._caps[what]
+    async def _read_body(self, reply: aiohttp.ClientResponse, resource: ResourceType, deadline: Deadline) -> bytes:
+        """Read and decode the body, enforcing size limit and minimum rate; a robots.txt is cut at the limit."""
+        limit = self._max_bytes[resource]
         content = reply.content
         slowest = self._clock() + _GRACE_S
-        deadline = limit.at
+        at = deadline.at
         body = bytearray()  # not a list of pieces: a server that sends them small would make each cost 50 bytes
-        wire = 0
+        received = 0
         try:
-            decode = decoder(coding)
+            decode = decoder(reply.headers.get("Content-Encoding", ""))
             while data := await content.readany():
-                wire += len(data)
-                body += decode.feed(data, cap - len(body))
-                if wire > cap:
+                received += len(data)
+                body += decode.feed(data, limit - len(body))
+                if received > limit:
                     raise OversizeError(b"")
-                limit.at = min(deadline, slowest + wire / self._web.min_rate)
+                deadline.at = min(at, slowest + received / self._web.min_rate)
         except OversizeError as error:
-            if what != "robots":
-                raise FetchError(Drop.TOO_LARGE, f"more than {cap} bytes") from None
+            if resource != "robots":
+                raise FetchError(Drop.TOO_LARGE, f"more than {limit} bytes") from None
             body += error.fitting
         except CodingError as error:
             raise FetchError(Drop.HTTP_ERROR, f"content coding: {error}") from None
         else:
-            if wire and not decode.complete:
+            if received and not decode.complete:
                 raise FetchError(Drop.TRUNCATED, "the coded body ended early", transient=True)
         return bytes(body)
 
 
 def _allow_files(count: int) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft, hard = rlimits.getrlimit(rlimits.RLIMIT_NOFILE)
     if soft < count:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(count, hard), hard))
+        rlimits.setrlimit(rlimits.RLIMIT_NOFILE, (min(count, hard), hard))
 
 
-def _texts(raw: tuple[tuple[bytes, bytes], ...]) -> list[tuple[str, str]]:
+def _decoded_headers(reply: aiohttp.ClientResponse) -> list[tuple[str, str]]:
+    """Return the headers as text. Raises FetchError for too many bytes of them, or a transient error status."""
     try:
-        return [(name.decode(), value.decode()) for name, value in raw]
+        headers = [(name.decode(), value.decode()) for name, value in reply.raw_headers]
     except UnicodeDecodeError:
-        return [(_text(name), _text(value)) for name, value in raw]
+        headers = [(_text(name), _text(value)) for name, value in reply.raw_headers]
+    if sum([len(name) + len(value) for name, value in headers]) > _MAX_HEADER_BYTES:
+        raise FetchError(Drop.TOO_LARGE, f"more than {_MAX_HEADER_BYTES} bytes of headers")
+    if reply.status in _TRANSIENT:
+        after = retry_after(reply.headers.get("Retry-After", ""))
+        raise FetchError(Drop.HTTP_ERROR, str(reply.status), transient=True, retry_after_s=after)
+    return headers
 
 
 def _text(raw: bytes) -> str:
@@ -249,12 +234,30 @@ def _text(raw: bytes) -> str:
 
 
 def _printable(text: str) -> str:
-    """A server's words as they may be shown on a terminal, which would obey control characters."""
+    """Replace control characters, which a terminal would obey, in text from a server."""
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
-def _connection_error(error: Exception) -> FetchError:
-    """What went wrong with the connection, in words that hold neither address nor port."""
+def _raise_if_local(error: Exception) -> None:
+    """Raise TransientError if this machine is out of resources, which must not count as the server's failure."""
+    if isinstance(error, OSError) and error.errno in _LOCAL_ERRNOS:
+        raise TransientError(
+            "this machine cannot open more connections",
+            found=errno.errorcode[error.errno],
+            fix="raise its limit of open files (ulimit -n), or lower web.concurrency",
+        ) from error
+
+
+def _fetch_error(error: Exception) -> FetchError:
+    """Translate an exception of aiohttp or the operating system; the text holds neither address nor port."""
+    if isinstance(error, AddressRefusedError):
+        return FetchError(Drop.REFUSED, "an address that is not public")
+    if isinstance(error, aiohttp.ServerTimeoutError):
+        return FetchError(Drop.TIMEOUT, "no connection in time")
+    if isinstance(error, TimeoutError):
+        return FetchError(Drop.TIMEOUT, "too slow")
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return FetchError(Drop.TRUNCATED, "the body ended early", transient=True)
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         again = error.os_error.errno == socket.EAI_AGAIN
         return FetchError(Drop.CONNECTION, "the host's name does not resolve", transient=again)
@@ -265,12 +268,12 @@ def _connection_error(error: Exception) -> FetchError:
     if isinstance(error, aiohttp.ClientResponseError):
         return FetchError(Drop.CONNECTION, "malformed answer")
     number = error.errno if isinstance(error, OSError) else None
-    what = errno.errorcode.get(number, "") if number else ""
-    return FetchError(Drop.CONNECTION, what or "the connection was closed", transient=True)
+    name = errno.errorcode.get(number, "") if number else ""
+    return FetchError(Drop.CONNECTION, name or "the connection was closed", transient=True)
 
 
 def retry_after(value: str) -> float | None:
-    """Seconds that a Retry-After header asks for, given as a number or as a date; None if it does not say."""
+    """Parse a Retry-After header, a number or a date, to seconds from now; None if it is neither."""
     value = value.strip()
     if not value:
         return None

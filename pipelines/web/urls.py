@@ -1,7 +1,7 @@
-"""URLs as browsers read them: one canonical spelling per address, and the reasons to refuse one.
+"""Canonical URLs, parsed as browsers do.
 
-Parsing follows the WHATWG standard (the ada library), since that is what the pages we read were written for, and since
-a guard is only as good as its parser: ``http://0x7f.1/`` and ``http://2130706433/`` come out as ``127.0.0.1``.
+Parsing follows the WHATWG standard (the ada library), since the pages we read were written for browsers, and since a
+guard is only as good as its parser: ``http://0x7f.1/`` and ``http://2130706433/`` come out as ``127.0.0.1``.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ MAX_LENGTH = 4096  # characters; far above what servers accept in practice
 
 
 class BadUrlError(ValueError):
-    """Not an address we would ever ask: the message says why, without quoting the URL."""
+    """Not a URL that may be fetched; the message says why, without quoting the URL."""
 
 
 def canonical(url: str, base: str | None = None) -> str:
-    """The canonical absolute form of ``url``, relative to ``base``, without fragment.
+    """Return the canonical absolute form of ``url``, resolved against ``base``, without fragment.
 
     Lower-case ASCII host (IDNA), no default port, no dot segments, percent-encoding where needed. Only http and https,
-    no user part, at most :data:`MAX_LENGTH` characters. Raises BadUrlError.
+    no user info, at most :data:`MAX_LENGTH` characters. Raises BadUrlError.
     """
     if len(url) > MAX_LENGTH:
         raise BadUrlError("over-long URL")
@@ -47,7 +47,7 @@ def canonical(url: str, base: str | None = None) -> str:
     authority = href.split("/", 3)[2]
     if "@" in authority:
         raise BadUrlError("URL with a user part")
-    if authority.startswith("."):  # which the standard takes for a host
+    if authority.startswith("."):  # which the standard accepts as a host
         raise BadUrlError("URL without a host")
     if len(href) > MAX_LENGTH:
         raise BadUrlError("over-long URL")
@@ -55,7 +55,7 @@ def canonical(url: str, base: str | None = None) -> str:
 
 
 def host_of(url: str) -> str:
-    """The host of a canonical URL, without port, brackets of an IPv6 address, or the dot that may end a name."""
+    """Return the host of a canonical URL, without port, IPv6 brackets or trailing dot."""
     start = url.index("://") + 3
     host = url[start : url.index("/", start)]
     if host.startswith("["):
@@ -73,17 +73,17 @@ def is_address(host: str) -> bool:
 
 
 def origin_of(url: str) -> str:
-    """``scheme://host[:port]`` of a canonical URL."""
+    """Return ``scheme://host[:port]`` of a canonical URL."""
     return url[: url.index("/", url.index("://") + 3)]
 
 
 def matches(host: str, pattern: str) -> bool:
-    """Whether ``host`` fits a shell-style pattern such as ``*.example``."""
+    """Return True if ``host`` matches a shell-style pattern such as ``*.example``."""
     return fnmatchcase(host, pattern.lower())
 
 
 def without_parameters(url: str, patterns: tuple[str, ...]) -> str:
-    """A canonical URL without the query parameters whose names fit one of ``patterns``; the rest keeps its order."""
+    """Remove the query parameters whose names match one of ``patterns`` from a canonical URL."""
     path, question, query = url.partition("?")
     if not question:
         return url

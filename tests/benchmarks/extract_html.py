@@ -20,8 +20,8 @@ from pathlib import Path
 from fastwarc.warc import ArchiveIterator, WarcRecordType
 from selectolax.lexbor import LexborHTMLParser
 
+from pipelines.extract.config import Config
 from pipelines.extract.shard import Rows, as_rows
-from pipelines.extract.stage import Config
 from pipelines.formats.warc import Reader, Writer
 
 DATE = "2026-01-01T00:00:00Z"

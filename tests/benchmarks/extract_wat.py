@@ -30,8 +30,8 @@ import time
 
 from fastwarc.warc import ArchiveIterator, WarcRecordType
 
+from pipelines.extract.config import Config
 from pipelines.extract.shard import Columns, Row, Rows, as_rows
-from pipelines.extract.stage import Config
 from pipelines.formats.warc import Reader
 
 WORDS = {

@@ -1,7 +1,7 @@
 """What the download benchmarks ask for: pictures like photographs, served by nginx on loopback, and hosts that fail.
 
 All of 127.0.0.0/8 is this machine, so every address of it is another host to both programs compared: no name is
-resolved, and each host has its own connections, robots.txt and manners, as on the web.
+resolved, and each host has its own connections, robots.txt and rate limit, as on the web.
 """
 
 from __future__ import annotations

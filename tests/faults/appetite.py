@@ -16,11 +16,12 @@ from hostile import BEHAVIOURS
 from infra.store.spool import Spool
 from pipelines import crawl, download, extract
 from pipelines.crawl import shard as crawl_shard
-from pipelines.crawl import stage
+from pipelines.crawl.frontier_tables import Due
 from pipelines.download import shard as download_shard
 from pipelines.extract import shard as extract_shard
 from pipelines.formats.warc import Page
-from pipelines.web.fetcher import Fetcher, Web
+from pipelines.web import Web
+from pipelines.web.fetcher import Fetcher
 
 
 def resident_mb(what: str) -> int:
@@ -44,7 +45,7 @@ async def meet(name: str, web: Web) -> None:
     settings = crawl.Config(seeds=["http://a.example/"], allowed_hosts=["*.example"], web=web)
     with Spool() as spool:
         async with Fetcher(web) as fetcher, crawl_shard.Visitor(settings, fetcher, spool) as visitor:
-            seen = await visitor.visit(0, stage.Due(behaviour.url("page"), 0))
+            seen = await visitor.visit(0, Due(behaviour.url("page"), 0))
         body = spool.get(seen.body) if seen.body else b""
     if seen.response is not None:
         page = Page(seen.response.url, seen.response.headers, body)

@@ -1,4 +1,4 @@
-"""What the web can do to us, one function each, and what must come of it.
+"""Hostile server behaviours, one function each, with the expected outcome.
 
 Read it as a list: the docstring says what the server does, the line above says how it must end. ``reason=None`` means
 that the file comes through all the same. :mod:`wire` serves the list, ``test_hostile.py`` holds us to it.

@@ -1,4 +1,4 @@
-"""WARC files as disks, networks and careless writers leave them: what is not damaged is still read."""
+"""Damaged WARC files: every undamaged record is still read."""
 
 from __future__ import annotations
 

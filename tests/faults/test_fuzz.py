@@ -1,4 +1,4 @@
-"""The parsers against input nobody meant: mutations of valid files, and whatever hypothesis comes up with.
+"""Fuzzing of the parsers: mutations of valid files, and arbitrary input from hypothesis.
 
 ``make fuzz`` draws random examples, and ``CLIPLINE_FUZZ`` times as many as a test run can afford.
 """
@@ -23,20 +23,22 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from pipelines.crawl.config import Traps
 from pipelines.crawl.sitemap import SitemapError, parse
-from pipelines.crawl.traps import Traps, pattern, trap, without_session
+from pipelines.crawl.traps import pattern, trap, without_session
 from pipelines.formats.wat import WatPage
-from pipelines.html.candidates import SOURCES, Taste, candidates, parse_srcset
+from pipelines.html.candidates import SOURCES, ExtractOptions, candidates, parse_srcset
 from pipelines.html.jsonld import described
 from pipelines.html.page import Html, decode
-from pipelines.html.resolve import Base, quick
+from pipelines.html.resolve import Base, fast_canonical
 from pipelines.images.header import FORMATS, read_header
 from pipelines.images.resize import ImageError, Resizing, resize
+from pipelines.web import FetchError, ResourceType, Web
 from pipelines.web.coding import CodingError, OversizeError, decoder
-from pipelines.web.fetcher import Fetcher, FetchError, Kind, Web
+from pipelines.web.fetcher import Fetcher
 from pipelines.web.http_client import retry_after
 from pipelines.web.policy.opt_outs import IMAGE, PAGE, Policy, from_headers, from_metas, refusal
-from pipelines.web.policy.robots import Rules, sitemaps
+from pipelines.web.policy.robots import RobotsRules, sitemaps
 from pipelines.web.policy.tdmrep import Reservations
 from pipelines.web.urls import BadUrlError, canonical, host_of, origin_of
 
@@ -132,8 +134,8 @@ def test_addresses(url, base):
     with suppress(BadUrlError):
         found = canonical(url, base)
         assert found.startswith(("http://", "https://")) and found.isascii()
-        assert canonical(found) == found == quick(found)
-        assert base is not None or quick(url) == found
+        assert canonical(found) == found == fast_canonical(found)
+        assert base is not None or fast_canonical(url) == found
         assert canonical(found, base="http://b.example/") == found
         assert found.startswith(origin_of(found)) and "@" not in origin_of(found)
         assert host_of(found)
@@ -202,7 +204,7 @@ _ROBOTS = [
 )
 def test_robots(status, body, url):
     """Any body gives rules, any rules give an answer and a delay, in no time."""
-    rules = Rules.read(status, body)
+    rules = RobotsRules.parse(status, body)
     assert rules.crawl_delay >= 0
     with suppress(BadUrlError):
         refused = rules.refusal(canonical(url), "clipline", as_ai=True)
@@ -211,7 +213,7 @@ def test_robots(status, body, url):
 
 @pytest.mark.parametrize("rule", ["/*a*a*a*a*a*a*a*a*a*a*a*a*b", "/" + "*" * 400 + "b$", "/" + "a*" * 300 + "$b"])
 def test_robots_patterns_are_matched_in_linear_time(rule):
-    rules = Rules.read(200, f"User-agent: *\nDisallow: {rule}\n".encode())
+    rules = RobotsRules.parse(200, f"User-agent: *\nDisallow: {rule}\n".encode())
     started = time.thread_time()
     rules.refusal("http://a.example/" + "a" * 4000, "clipline", as_ai=True)
     assert time.thread_time() - started < 1.0
@@ -243,7 +245,7 @@ def test_sitemaps(body):
     mutated([b'[{"location": "/a/*", "tdm-reservation": 1}, {"location": "/", "tdm-reservation": 0}]', b"[[{}]]"]),
 )
 def test_reservations(status, body):
-    assert Reservations.read(status, body).reserved("http://a.example/a/b") in (True, False)
+    assert Reservations.parse(status, body).is_reserved("http://a.example/a/b") in (True, False)
 
 
 _DIRECTIVE = st.sampled_from(
@@ -339,7 +341,7 @@ def test_answers():
             await writer.drain()
         writer.close()
 
-    async def get(data: bytes, kind: Kind = "page", host: int = 0) -> None:
+    async def get(data: bytes, kind: ResourceType = "page", host: int = 0) -> None:
         nonlocal sent
         sent = data
         try:
@@ -359,7 +361,7 @@ def test_answers():
 
         @fuzz(300)
         @given(mutated(_ANSWERS), st.sampled_from(["page", "image", "sitemap"]), st.integers(0, 1_000_000))
-        def ends(data: bytes, kind: Kind, host: int) -> None:
+        def ends(data: bytes, kind: ResourceType, host: int) -> None:
             runner.run(get(data, kind, host))
 
         for answer in _ANSWERS:
@@ -402,7 +404,7 @@ def test_pages(body, kind):
     for link in html.links():
         assert canonical(link) == link
     Policy("clipline").of_page(html.headers, html.metas), html.license, html.language.encode()
-    found = candidates(html, Taste(SOURCES, 200, 100))
+    found = candidates(html, ExtractOptions(SOURCES, 200, 100))
     for url, text, reason in zip(found.urls, found.texts, found.reasons, strict=True):
         assert len(text) <= 200
         assert reason or canonical(url) == url

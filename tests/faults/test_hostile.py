@@ -1,4 +1,4 @@
-"""Everything in :mod:`hostile`, met by the real client and by the real stages' shards."""
+"""Every behaviour in :mod:`hostile`, against the real client and the stages' shards."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ from infra.run.context import Context, ShardOutput
 from infra.schema import Drop, pairs_schema
 from pipelines import crawl, download, extract, tables
 from pipelines.crawl import shard as crawl_shard
-from pipelines.crawl import stage
+from pipelines.crawl.frontier_tables import Due
 from pipelines.download import shard as download_shard
 from pipelines.extract import shard as extract_shard
-from pipelines.web.fetcher import Fetcher, FetchError, Web
+from pipelines.web import FetchError, Web
+from pipelines.web.fetcher import Fetcher
 
 APPETITE_MB = 100  # more memory than this no behaviour may cost the process that meets it
 DATE = "2026-01-01T00:00:00Z"
@@ -175,7 +176,7 @@ def crawl_all(folder: Path):
         settings = crawl.Config(
             seeds=["http://a.example/"], allowed_hosts=["*.example"], warc_date=DATE, web=patient(running)
         )
-        due = [(position, stage.Due(url, 0)) for position, url in enumerate(urls)]
+        due = [(position, Due(url, 0)) for position, url in enumerate(urls)]
         started = time.monotonic()
         output = ShardOutput(Context(folder).store, "0000-000")
         crawl_shard.work(crawl_shard.Shard("0000-000", due, settings), output)

@@ -24,7 +24,7 @@ from infra.run.context import Context
 from infra.schema import pairs_schema
 from pipelines import download, extract
 from pipelines.formats.warc import Writer
-from pipelines.web.fetcher import Web
+from pipelines.web import Web
 
 PAUSE_S = 0.15
 ROWS, PER_SHARD = 60, 4

@@ -1,4 +1,4 @@
-"""A server on loopback that says exactly what a test wants said."""
+"""A loopback server that sends exactly the bytes a test gives it."""
 
 import asyncio
 import contextlib
@@ -6,7 +6,7 @@ import threading
 
 
 def answer(body=b"<p>hello", status="200 OK", **headers):
-    """The bytes of an answer; ``X_Robots_Tag="noai"`` becomes a header, and a list several of them."""
+    """Return the bytes of a response; ``X_Robots_Tag="noai"`` becomes a header, and a list several of them."""
     lines = [f"HTTP/1.1 {status}"]
     headers = {"Content_Type": "text/html", "Content_Length": str(len(body)), **headers}
     for name, values in headers.items():
@@ -72,26 +72,39 @@ class Site:
 
 
 @contextlib.contextmanager
-def serving(routes):
-    """A :class:`Site` in a thread of its own, for code that runs its own event loop."""
+def event_loop_thread():
+    """Run an event loop in a thread; yields ``call(coroutine)``, which waits for the result. Ends with no task left."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
-    site = Site(routes)
-    asyncio.run_coroutine_threadsafe(site.__aenter__(), loop).result()
+
+    def call(coroutine):
+        return asyncio.run_coroutine_threadsafe(coroutine, loop).result()
+
     try:
-        yield site
+        yield call
     finally:
-        asyncio.run_coroutine_threadsafe(_stop(site), loop).result()
+        call(_cancel_all())
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
 
 
-async def _stop(site):
-    await site.__aexit__()
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
-    await asyncio.sleep(0)  # connections that were closed are let go in the next turn of the loop
+async def _cancel_all():
+    while others := asyncio.all_tasks() - {asyncio.current_task()}:  # one that accepts starts one that serves
+        for task in others:
+            task.cancel()
+        await asyncio.wait(others)
+        await asyncio.sleep(0)  # closed connections are released in the next iteration of the loop
+
+
+@contextlib.contextmanager
+def serving(routes):
+    """A :class:`Site` in a thread of its own, for code that runs its own event loop."""
+    site = Site(routes)
+    with event_loop_thread() as call:
+        call(site.__aenter__())
+        try:
+            yield site
+        finally:
+            call(site.__aexit__())

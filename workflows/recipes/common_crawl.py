@@ -7,7 +7,7 @@ clipline run common_crawl --set paths=crawl-data/CC-MAIN-2024-22/wat.paths.gz --
 from typing import Any
 
 from pipelines import download, extract
-from pipelines.web.fetcher import Web
+from pipelines.web import Web
 from workflows.recipes._common import to_model
 from workflows.stage import Stage, Workflow
 

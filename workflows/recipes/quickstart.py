@@ -13,7 +13,7 @@ from evaluation.tasks import Retrieval, ZeroShot
 from pipelines import crawl, download, extract
 from pipelines.curate import balance, dedup, filter, shard
 from pipelines.curate.filter import rules
-from pipelines.web.fetcher import Web
+from pipelines.web import Web
 from training import train
 from workflows.demo import scenes, site, testset, website
 from workflows.stage import Gate, Stage, Workflow

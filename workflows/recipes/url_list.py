@@ -9,7 +9,7 @@ clipline run url_list --set ... --set train=true
 from typing import Any
 
 from pipelines import download, urls
-from pipelines.web.fetcher import Web
+from pipelines.web import Web
 from workflows.recipes._common import to_model
 from workflows.stage import Stage, Workflow
 

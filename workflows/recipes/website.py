@@ -8,7 +8,7 @@ clipline run website --set page_lists=pages.csv.gz --set max_pages=1000000 ...
 from typing import Any
 
 from pipelines import crawl, download, extract
-from pipelines.web.fetcher import Web
+from pipelines.web import Web
 from workflows.recipes._common import to_model
 from workflows.stage import Stage, Workflow
 

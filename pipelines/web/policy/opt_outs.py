@@ -1,10 +1,10 @@
-"""What a site says about the use of what it serves, and whether that forbids ours.
+"""Opt-outs from AI use: the directives of headers and meta tags, and the policy that decides what they forbid.
 
-A site speaks through ``X-Robots-Tag`` headers, through robots ``<meta>`` tags, through the W3C's TDM reservation and,
-for its robots.txt, by naming the crawlers that feed AI models. What is said to any such crawler is taken as said to us.
+Sources are ``X-Robots-Tag`` headers, robots ``<meta>`` tags, the W3C's TDM reservation and, in robots.txt, rules for
+crawlers that feed AI models. A directive addressed to any such crawler counts as addressed to us.
 
-All of it comes down to a set of *directives*, and one :class:`Policy` decides what they forbid. What it decided is
-recorded with the row, in the site's own words.
+All sources yield a set of *directives*, and one :class:`Policy` decides what they forbid. The directives that forbid
+are recorded with the row, as the site wrote them.
 A directive with a date (``unavailable_after``) is not evaluated: the result would depend on the day of the run.
 """
 
@@ -18,9 +18,9 @@ from functools import lru_cache
 __all__ = ["AI_AGENTS", "IMAGE", "LINKS", "PAGE", "Policy", "from_headers", "from_metas", "refusal"]
 
 PAGE = frozenset({"noai", "noml", "noindex", "none", "tdm-reservation"})
-"""Directives that forbid the use of the thing itself that they come with, a page or an image."""
+"""Directives that forbid the use of the page or image they are served with."""
 IMAGE = PAGE | {"noimageai", "noimageindex"}
-"""Directives that forbid the use of an image: served with it, or said by the page that shows it."""
+"""Directives that forbid the use of an image, served with it or on a page that shows it."""
 LINKS = frozenset({"nofollow", "none"})
 """Directives that forbid following a page's links."""
 
@@ -52,7 +52,7 @@ AI_AGENTS = frozenset(
         "webzio-extended",
     }
 )
-"""Names, in lower case, under which sites address crawlers that collect training data."""
+"""User agents, in lower case, of crawlers that collect training data."""
 
 _SCOPE = re.compile(r"\s*([a-z*][a-z0-9_.*-]*)\s*:(.*)", re.IGNORECASE | re.DOTALL)
 _VALUED = frozenset(
@@ -61,9 +61,9 @@ _VALUED = frozenset(
 
 
 def _directives(value: str, agents: frozenset[str]) -> Iterable[str]:
-    """The directives of one header value that are addressed to everybody or to one of ``agents``.
+    """Yield the directives of one header value that are addressed to all crawlers or to one of ``agents``.
 
-    Grammar: ``[agent:] directive[: value], ...``. An agent's name holds until the next one, because proxies join
+    Grammar: ``[agent:] directive[: value], ...``. An agent's name applies until the next one, because proxies join
     several headers with commas; a directive that takes a value is not an agent.
     """
     ours = True
@@ -77,7 +77,7 @@ def _directives(value: str, agents: frozenset[str]) -> Iterable[str]:
 
 
 def from_headers(headers: Iterable[tuple[str, str]], agent: str) -> frozenset[str]:
-    """The directives of a response's headers that are addressed to ``agent``, to AI crawlers or to everybody."""
+    """Return the directives in response headers addressed to ``agent``, to AI crawlers or to all crawlers."""
     found: set[str] = set()
     for name, value in headers:
         name = name.lower()
@@ -89,8 +89,8 @@ def from_headers(headers: Iterable[tuple[str, str]], agent: str) -> frozenset[st
 
 
 def from_metas(metas: Iterable[tuple[str, str]], agent: str) -> frozenset[str]:
-    """The same of a page's ``<meta name content>`` tags, by their names in lower case."""
-    agents = _addressed(agent)
+    """Return the directives in ``<meta name content>`` tags, given as (name in lower case, content)."""
+    agents = _meta_names(agent)
     found: set[str] = set()
     for name, content in metas:
         if name in agents:
@@ -101,18 +101,18 @@ def from_metas(metas: Iterable[tuple[str, str]], agent: str) -> frozenset[str]:
 
 
 @lru_cache(maxsize=8)
-def _addressed(agent: str) -> frozenset[str]:
+def _meta_names(agent: str) -> frozenset[str]:
     return AI_AGENTS | {agent.lower(), "robots"}
 
 
 def refusal(directives: frozenset[str], forbidding: frozenset[str]) -> str:
-    """The directives that forbid, as text for the record; empty if none does."""
+    """Return the forbidding directives as text; empty if there are none."""
     return "" if directives.isdisjoint(forbidding) else ", ".join(sorted(directives & forbidding))
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What counts as an opt-out for the crawler ``agent``. The texts it returns say who forbade it; empty: nobody."""
+    """Opt-out policy for the crawler ``agent``. Methods return the forbidding directives as text; empty: allowed."""
 
     agent: str
     page: frozenset[str] = PAGE
@@ -120,18 +120,17 @@ class Policy:
     links: frozenset[str] = LINKS
 
     def of_file(self, headers: Iterable[tuple[str, str]], *, image: bool) -> str:
-        """What the headers of a page or an image say against its own use."""
+        """Return what the headers of a page or an image forbid about its own use."""
         return refusal(from_headers(headers, self.agent), self.image if image else self.page)
 
     def of_page(self, headers: Iterable[tuple[str, str]], metas: Iterable[tuple[str, str]]) -> str:
-        """What a page says against the use of its images, by its headers and its ``<meta>`` tags: name in lower case,
-        content."""
-        return refusal(self._said(headers, metas), self.image)
+        """Return what a page forbids about its images. ``metas``: (name in lower case, content) of ``<meta>`` tags."""
+        return refusal(self._directives(headers, metas), self.image)
 
     def of_links(self, headers: Iterable[tuple[str, str]], metas: Iterable[tuple[str, str]]) -> str:
-        """What it says against following its links."""
-        return refusal(self._said(headers, metas), self.links)
+        """Return what a page forbids about following its links."""
+        return refusal(self._directives(headers, metas), self.links)
 
-    def _said(self, headers: Iterable[tuple[str, str]], metas: Iterable[tuple[str, str]]) -> frozenset[str]:
+    def _directives(self, headers: Iterable[tuple[str, str]], metas: Iterable[tuple[str, str]]) -> frozenset[str]:
         of_metas = from_metas(metas, self.agent)
         return from_headers(headers, self.agent) | of_metas if headers else of_metas

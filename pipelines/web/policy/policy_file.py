@@ -1,4 +1,4 @@
-"""Files by which a site says what it allows: one per origin, fetched once for the cluster, parsed once per worker."""
+"""Policy files, such as robots.txt: one per origin, fetched once per cluster, parsed once per worker."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Awaitable, Callable
 from typing import Generic, Protocol, TypeVar
 
 from infra.schema import Drop
-from pipelines.web.fetcher import FetchError
-from pipelines.web.politeness.single_flight import Answer
+from pipelines.web.politeness.single_flight import FileResult
+from pipelines.web.response import FetchError
 
-__all__ = ["SiteFile"]
+__all__ = ["PolicyFiles"]
 
-_MAX_PARSED = 8 << 20  # bytes of files held parsed, which takes several times their size
-_LARGE = 32 << 10  # bytes that take milliseconds to parse, and are kept off the event loop
+_MAX_PARSED = 8 << 20  # bytes of files kept parsed, which takes several times their size
+_LARGE = 32 << 10  # bytes that take milliseconds to parse, so that a thread does it
 
 
 class _Parsed(Protocol):
@@ -24,32 +24,34 @@ class _Parsed(Protocol):
 T = TypeVar("T", bound=_Parsed)
 
 
-class SiteFile(Generic[T]):
-    """The file at ``path`` of each origin, read by ``read(status, body)``. ``load(url)`` gets it."""
+class PolicyFiles(Generic[T]):
+    """Parsed files at ``path`` of each origin, cached: ``load(url)`` gets one, ``parse(status, body)`` reads it."""
 
-    def __init__(self, path: str, read: Callable[[int, bytes], T], load: Callable[[str], Awaitable[Answer]]) -> None:
+    def __init__(
+        self, path: str, parse: Callable[[int, bytes], T], load: Callable[[str], Awaitable[FileResult]]
+    ) -> None:
         self._path = path
-        self._read = read
+        self._parse = parse
         self._load = load
-        self._parsed: dict[str, T] = {}  # by address, oldest first
+        self._parsed: dict[str, T] = {}  # by URL, oldest first
         self._bytes = 0
 
-    async def of(self, origin: str) -> T:
-        """The file of ``scheme://host[:port]``. Raises FetchError if there is no telling."""
+    async def get(self, origin: str) -> T:
+        """Return the file of ``scheme://host[:port]``. Raises FetchError if the server did not respond."""
         url = origin + self._path
         known = self._parsed.get(url)
         if known is not None:
             return known
-        answer = await self._load(url)
-        if answer.reason:
-            raise FetchError(Drop(answer.reason), answer.detail)
-        return await self.learn(url, answer.status, answer.body)
+        result = await self._load(url)
+        if result.reason:
+            raise FetchError(Drop(result.reason), result.detail)
+        return await self.add(url, result.status, result.body)
 
-    async def learn(self, url: str, status: int, body: bytes) -> T:
-        """The same, when we fetched it ourselves."""
+    async def add(self, url: str, status: int, body: bytes) -> T:
+        """Parse and cache a file that was just fetched."""
         if (known := self._parsed.get(url)) is not None:
             return known
-        parsed = await asyncio.to_thread(self._read, status, body) if len(body) > _LARGE else self._read(status, body)
+        parsed = await asyncio.to_thread(self._parse, status, body) if len(body) > _LARGE else self._parse(status, body)
         if url not in self._parsed:
             self._parsed[url] = parsed
             self._bytes += parsed.size

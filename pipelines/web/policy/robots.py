@@ -1,50 +1,46 @@
-"""robots.txt (RFC 9309): what a file says, what a missing one means, and how far a hostile one can go.
+"""robots.txt rules (RFC 9309), with bounds on the time a hostile file can cost.
 
 Protego does the parsing. It keeps a set of rules per user agent, so a file of 150 kB that names five thousand of them
-takes it minutes; here every agent that is not us, not an AI crawler and not everybody is made the same nobody first.
+takes it minutes; hence all agents other than ours, AI crawlers and ``*`` are replaced by one placeholder first.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+from protego import Protego
 
 from infra.schema import Drop
 from pipelines.web.policy.opt_outs import AI_AGENTS
 
-if TYPE_CHECKING:
-    from protego import Protego
-
-__all__ = ["Rules", "sitemaps"]
+__all__ = ["RobotsRules", "sitemaps"]
 
 _AGENT = re.compile(r"\s*user[- ]?agent\s*[:\s]\s*(\*|[\w.-]*)", re.IGNORECASE)
 _SITEMAP = re.compile(r"\s*site-?maps?\s*:\s*(\S+)", re.IGNORECASE)
-_MOST_WILDCARDS = 100_000  # times agents asked for: about 10 ms of matching for each address
+_MAX_WILDCARDS = 100_000  # wildcards x agents: about 10 ms of matching per URL
 
 
 @dataclass(frozen=True)
-class Rules:
-    """One origin's robots.txt. ``agents``: the AI crawlers it names, in lower case."""
+class RobotsRules:
+    """Rules of one origin. ``agents``: the AI crawlers that robots.txt names, in lower case."""
 
     parsed: Protego | None  # None: there are no rules
     agents: tuple[str, ...] = ()
-    crawl_delay: float = 0.0  # seconds between requests that the site asks for; 0 if it does not
-    unreachable: str = ""  # why nothing may be fetched: the status the server gave instead of rules
-    size: int = 200  # bytes it was parsed from, and a little for itself
+    crawl_delay: float = 0.0  # seconds between requests; 0 if not given
+    unreachable: str = ""  # why nothing may be fetched: the status the server returned instead of rules
+    size: int = 200  # bytes it was parsed from, and some overhead
 
     @classmethod
-    def read(cls, status: int, body: bytes, agent: str = "clipline") -> Rules:
-        """What the answer says to ``agent``, to AI crawlers and to everybody.
+    def parse(cls, status: int, body: bytes, agent: str = "clipline") -> RobotsRules:
+        """Parse the rules for ``agent``, for AI crawlers and for ``*``.
 
-        RFC 9309, 2.3.1: 4xx means no rules, 5xx means stay away. 429 is a server in trouble, so it counts as 5xx.
+        RFC 9309, 2.3.1: 4xx means no rules, 5xx forbids everything. 429 means overload, so it counts as 5xx.
         """
         if status >= 500 or status == 429:
             return cls(None, unreachable=str(status))
         if not 200 <= status < 300:
             return cls(None)
-        from protego import Protego
-
         asked = {agent.lower(), *AI_AGENTS}
         named: set[str] = set()
         lines = body.decode("utf-8-sig", "replace").splitlines()
@@ -54,14 +50,14 @@ class Rules:
                 if name in asked:
                     named.add(name)
                 lines[number] = f"User-agent: {name if name in asked or name == '*' else '-'}"
-        if body.count(b"*") * (1 + len(named)) > _MOST_WILDCARDS:
+        if body.count(b"*") * (1 + len(named)) > _MAX_WILDCARDS:
             return cls(None, unreachable="too complex")
         agents = tuple(sorted(named & AI_AGENTS - {agent.lower()}))
         parsed = Protego.parse("\n".join(lines))
         return cls(parsed, agents, max(0.0, float(parsed.crawl_delay(agent) or 0)), size=200 + len(body))
 
     def refusal(self, url: str, agent: str, *, as_ai: bool) -> tuple[Drop, str] | None:
-        """Why ``agent`` may not fetch ``url``; with ``as_ai`` also what is told to AI crawlers by name counts."""
+        """Return why ``agent`` may not fetch ``url``, or None. ``as_ai``: apply the rules for AI crawlers, too."""
         if self.unreachable:
             return Drop.ROBOTS, f"robots.txt: {self.unreachable}"
         if self.parsed is None:
@@ -76,6 +72,6 @@ class Rules:
 
 
 def sitemaps(body: bytes) -> list[str]:
-    """The addresses of the sitemaps that a robots.txt names, as written."""
+    """Return the sitemap URLs that a robots.txt names, as written."""
     lines = body.decode("utf-8-sig", "replace").splitlines()
     return [found[1] for line in lines if (found := _SITEMAP.match(line))]

@@ -1,7 +1,7 @@
-"""``/.well-known/tdmrep.json``: where a site reserves text and data mining (W3C TDMRep, report of May 2024).
+"""Text and data mining reservations in ``/.well-known/tdmrep.json`` (W3C TDMRep, report of May 2024).
 
 A list of ``{"location": pattern, "tdm-reservation": 0 | 1, "tdm-policy": URL}``; the first pattern that matches the
-path decides. What is malformed says nothing, as the report has it.
+path decides. Malformed rules are ignored, as the report specifies.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _MAX_RULES = 1000
 
 @dataclass(frozen=True)
 class Reservations:
-    """``rules``: (pattern, reserved) in the order of the file."""
+    """Reservations of one origin. ``rules``: (pattern, reserved) in the order of the file."""
 
     rules: tuple[tuple[str, bool], ...] = ()
     size: int = 200
 
     @classmethod
-    def read(cls, status: int, body: bytes) -> Self:
+    def parse(cls, status: int, body: bytes) -> Self:
         if not 200 <= status < 300:
             return cls()
         try:
@@ -40,14 +40,14 @@ class Reservations:
         ]
         return cls(tuple(rules[:_MAX_RULES]), size=200 + len(body))
 
-    def reserved(self, url: str) -> bool:
-        """Whether the path of a canonical URL is reserved."""
+    def is_reserved(self, url: str) -> bool:
+        """Return True if the path of a canonical URL is reserved."""
         path = url[url.index("/", url.index("://") + 3) :]
         return next((reserved for pattern, reserved in self.rules if _matches(path, pattern)), False)
 
 
 def _matches(path: str, pattern: str) -> bool:
-    """Patterns are robots.txt's: a prefix, ``*`` for anything, ``$`` for the end. In time linear in both."""
+    """Match a robots.txt pattern: a prefix, ``*`` for anything, ``$`` for the end. Linear time."""
     first, *parts = pattern.removesuffix("$").split("*")
     if not path.startswith(first):
         return False

@@ -1,69 +1,67 @@
-"""Who may ask which host when, over the whole cluster: the manners of many workers kept in one place.
+"""Rate limiter for hosts, shared by all workers of a stage.
 
-A host's requests in flight are *tokens*. The workers of a stage share them through one set of :class:`Books`, which
-never give out more than ``Web.host_concurrency`` of a host, whoever holds them; what a host asks for (robots.txt,
-Crawl-delay, Retry-After), how fast it answers and whether it answers at all is known to all once one has found out.
+A host's requests in flight are *tokens*. The workers of a stage share them through one :class:`RateLimiter`, which
+never grants more than ``Web.host_concurrency`` of a host; what a host asks for (robots.txt, Crawl-delay, Retry-After),
+its latency and whether it responds at all are known to all workers once one has found out.
 
-A worker does not ask per request. It speaks when it meets hosts, and once a second: what it needs, what it hands back,
-what it saw; the answer is its share (:meth:`Books.exchange`). Times travel as seconds from now, never as a clock's,
-and are taken where the journey can only make a pause longer. ``pipelines.web.politeness.queue`` is the worker's side,
-``pipelines.web.politeness.actor`` the way there.
+Workers do not ask per request. A worker reports when it meets new hosts, and once a second: what it needs, what it
+returns, what it saw; the reply grants its share (:meth:`RateLimiter.exchange`). Times travel as seconds from now, never
+as clock readings, and are taken such that transit can only make a delay longer. ``pipelines.web.politeness.queue`` is
+the worker's side, ``pipelines.web.politeness.client`` and ``actor`` the transport.
 
-Plain logic, with the clock passed in. Books that are lost are begun anew: to them every worker is a stranger who says
-all it needs, so for a moment a host may see, beside what they give out, what was under way before.
+Plain logic, with the clock passed in. A limiter that is lost restarts empty: it knows no worker, and each reports all
+it needs. Until then a host may see the requests in flight from before the loss on top of what the new one grants.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from pipelines.web.politeness.single_flight import Answer, Errands
+from pipelines.web.config import Web
+from pipelines.web.politeness.single_flight import FileResult, SingleFlight
 from pipelines.web.urls import host_of
 
-if TYPE_CHECKING:
-    from pipelines.web.fetcher import Web
+__all__ = ["WORKER_TIMEOUT_S", "Grant", "HostReport", "RateLimiter", "Reply"]
 
-__all__ = ["SILENCE_S", "Books", "News", "Reply", "Share"]
-
-SILENCE_S = 15.0  # a worker not heard of for so long has lost its tokens
+WORKER_TIMEOUT_S = 15.0  # a worker not heard of for so long has lost its tokens
 _TURN_S = 2.0  # how long a worker keeps a token that others wait for
-_MAX_HOSTS = 100_000  # remembered when nobody uses them
-_LONGEST_DOWN_S = 3600.0
+_MAX_HOSTS = 100_000  # remembered when no worker uses them
+_MAX_DOWN_S = 3600.0
 
 
-class News(NamedTuple):
-    """What a worker says of one host. Counts are since it last spoke of it, seconds from now."""
+class HostReport(NamedTuple):
+    """A worker's report on one host. Counts are since its last report, times in seconds from now."""
 
-    need: int = 0  # requests under way or waiting for a turn
-    given: int = 0  # tokens handed back
+    need: int = 0  # requests in flight or waiting
+    returned: int = 0  # tokens handed back
     starts: int = 0
-    rest_s: float = 0.0  # until it would have started its next request
+    next_start_s: float = 0.0  # until it would have started its next request
     pause_s: float = 0.0  # that the host asked for with Retry-After
-    good: tuple[int, float] = (0, 0.0)  # answers of status 200: how many, sum of their latencies
-    bad: tuple[int, float] = (0, 0.0)  # the others
-    failures: int = 0  # requests without any answer, since the last answer
+    ok: tuple[int, float] = (0, 0.0)  # responses of status 200: count, sum of latencies
+    not_ok: tuple[int, float] = (0, 0.0)  # other responses
+    failures: int = 0  # requests without any response, since the last response
     crawl_delay_s: float = 0.0
 
 
-class Share(NamedTuple):
-    """What a worker may do with one host."""
+class Grant(NamedTuple):
+    """A worker's share of one host, as of now."""
 
-    tokens: int  # it holds, by our books
-    keep: int  # of which it may use and keep; the others are to be handed back as they come free
+    tokens: int  # held by the worker
+    keep: int  # of which it may go on using; the others are to be returned as they come free
     wait_s: float = 0.0  # before its next start
     interval_s: float = 0.0  # between its starts
-    down_s: float = 0.0  # the host is given up for so long
-    exact: bool = False  # the interval was asked for, rather than found out
-    probe: bool = False  # the host was down, and the next request finds out whether it still is
+    down_s: float = 0.0  # the host counts as down for so long
+    exact: bool = False  # the interval was asked for by the site, rather than derived from latency
+    probe: bool = False  # the host was down; the next request finds out whether it still is
 
 
 class Reply(NamedTuple):
-    """``files``: the answers known; None: fetch it, for everybody. One that is missing is being fetched by another."""
+    """Grants by host, and ``files``: results known; None: fetch it, for all. Missing: another worker is fetching it."""
 
-    shares: dict[str, Share]
-    files: dict[str, Answer | None]
-    stranger: bool = False  # we do not know this worker (any more): it holds nothing
+    grants: dict[str, Grant]
+    files: dict[str, FileResult | None]
+    unknown_worker: bool = False  # first report, or the worker timed out: it holds no tokens
 
 
 class _Host:
@@ -85,152 +83,160 @@ class _Host:
         self.held: dict[str, int] = {}
         self.needs: dict[str, int] = {}  # by worker, in the order of their turns
         self.since: dict[str, float] = {}  # when a holder's turn began
-        self.started: set[str] = set()  # who has made use of his turn
+        self.started: set[str] = set()  # holders that have made use of their turn
         self.floor = self.delay = floor
         self.next = self.paused_until = self.down_until = 0.0
         self.down_for = 0.0
         self.failures = 0
 
-    def free_of_users(self, now: float) -> bool:
+    def is_idle(self, now: float) -> bool:
         return not (self.held or self.needs) and max(self.next, self.paused_until, self.down_until) <= now
 
 
 class _Worker:
-    __slots__ = ("heard", "hosts")
+    __slots__ = ("hosts", "last_report")
 
     def __init__(self, now: float) -> None:
-        self.heard = now
+        self.last_report = now
         self.hosts: set[str] = set()
 
 
-class Books:
-    """The books. ``now`` is any monotonic clock's seconds; ``woken`` maps workers to what they should ask about."""
+class RateLimiter:
+    """Token pools of all hosts. ``now`` is any monotonic clock's seconds.
+
+    ``notified`` maps workers to the hosts and files that they should ask about.
+    """
 
     def __init__(self, web: Web) -> None:
         self._web = web
         self._hosts: dict[str, _Host] = {}  # least recently used first
-        self._errands = Errands()
+        self._files = SingleFlight()
         self._workers: dict[str, _Worker] = {}
         self._swept = float("-inf")
-        self.woken: dict[str, set[str]] = {}
+        self.notified: dict[str, set[str]] = {}
 
     def exchange(
         self,
         worker: str,
-        news: Mapping[str, News],
+        reports: Mapping[str, HostReport],
         now: float,
-        asked: Iterable[str] = (),
-        found: Mapping[str, Answer] | None = None,
+        wanted: Iterable[str] = (),
+        fetched: Mapping[str, FileResult] | None = None,
     ) -> Reply:
-        """Hear ``worker`` out and tell it its shares of the hosts it spoke of.
+        """Take a worker's reports, and reply with its grants for the hosts reported on.
 
-        ``asked``: addresses of files it wants to know of; ``found``: such files as it was told to fetch.
+        ``wanted``: URLs of policy files it needs; ``fetched``: results of those it was asked to fetch.
         """
-        stranger = worker not in self._workers
-        me = self._workers.setdefault(worker, _Worker(now))
-        me.heard = now
-        asked = list(asked)
-        if worker in self.woken:
-            self.woken[worker].difference_update(news, asked)
+        unknown = worker not in self._workers
+        state = self._workers.setdefault(worker, _Worker(now))
+        state.last_report = now
+        wanted = list(wanted)
+        if worker in self.notified:
+            self.notified[worker].difference_update(reports, wanted)
         self._sweep(now)
-        for name, said in news.items():
-            self._hear(worker, name, said, now)
-        for url, brought in (found or {}).items():
-            self._wake(url, self._errands.done(worker, url, brought, now))
-            if brought.crawl_delay_s:
-                self._raise_floor(self._host(host_of(url)), brought.crawl_delay_s)
-        names = dict.fromkeys(news)
-        files = self._errands.ask(worker, asked, now)
-        for url, answer in files.items():
-            if answer is None and (name := host_of(url)) not in names:
-                names[name] = None  # it will need a token for that, so it may have one at once
+        # Take in what the worker reports.
+        for name, report in reports.items():
+            self._take_report(worker, name, report, now)
+        for url, result in (fetched or {}).items():
+            self._notify(url, self._files.complete(worker, url, result, now))
+            if result.crawl_delay_s:
+                self._raise_floor(self._host(host_of(url)), result.crawl_delay_s)
+        # A file to be fetched needs a token of its host, which may be granted at once.
+        names = dict.fromkeys(reports)
+        files = self._files.request(worker, wanted, now)
+        for url, known in files.items():
+            if known is None and (name := host_of(url)) not in names:
+                names[name] = None
                 host = self._host(name)
                 host.needs.setdefault(worker, 1)
-                me.hosts.add(name)
+                state.hosts.add(name)
         for name in names:
-            self._settle(worker, name, now)
-        return Reply({name: self._share(worker, self._hosts[name], now) for name in names}, files, stranger)
+            self._allocate(worker, name, now)
+        return Reply({name: self._grant(worker, self._hosts[name], now) for name in names}, files, unknown)
 
     def leave(self, worker: str, now: float) -> None:
-        """``worker`` is gone, or given up: what it holds is free."""
-        me = self._workers.pop(worker, None)
-        self.woken.pop(worker, None)
-        if me is None:
+        """Free what ``worker`` holds: it has ended, or timed out."""
+        state = self._workers.pop(worker, None)
+        self.notified.pop(worker, None)
+        if state is None:
             return
-        for url, waiting in self._errands.leave(worker).items():
-            self._wake(url, waiting)
-        for name in sorted(me.hosts):
+        for url, waiting in self._files.remove_worker(worker).items():
+            self._notify(url, waiting)
+        for name in sorted(state.hosts):
             host = self._hosts[name]
             if host.held.pop(worker, 0) and host.floor:
-                host.next = max(host.next, now + host.delay)  # it may have asked just now
+                host.next = max(host.next, now + host.delay)  # it may have sent a request just now
             host.needs.pop(worker, None)
             host.since.pop(worker, None)
             host.started.discard(worker)
-            self._settle("", name, now)
+            self._allocate("", name, now)
 
-    # --- hearing ---
+    # --- reports ---
 
-    def _hear(self, worker: str, name: str, said: News, now: float) -> None:
+    def _take_report(self, worker: str, name: str, report: HostReport, now: float) -> None:
         host = self._host(name)
-        held = max(0, host.held.get(worker, 0) - said.given)
+        held = max(0, host.held.get(worker, 0) - report.returned)
         if held:
             host.held[worker] = held
         else:
             host.held.pop(worker, None)
             host.since.pop(worker, None)
             host.started.discard(worker)
-        if said.starts:
+        if report.starts:
             host.started.add(worker)
-        need = min(said.need, self._web.host_concurrency)
+        need = min(report.need, self._web.host_concurrency)
         if not need:
             host.needs.pop(worker, None)
         else:
-            if worker not in host.needs:  # a newcomer: who holds tokens should say whether he still needs them
-                self._wake(name, (other for other in host.held if other != worker))
+            if worker not in host.needs:  # a new worker: holders should report whether they still need their tokens
+                self._notify(name, (other for other in host.held if other != worker))
             host.needs[worker] = need
-        mine = self._workers[worker].hosts
+        hosts = self._workers[worker].hosts
         if held or need:
-            mine.add(name)
+            hosts.add(name)
         else:
-            mine.discard(name)
-        self._learn(worker, name, host, said, now)
+            hosts.discard(name)
+        self._update_host(worker, name, host, report, now)
 
-    def _learn(self, worker: str, name: str, host: _Host, said: News, now: float) -> None:
-        host.next = max(host.next, now + said.rest_s)
-        if said.pause_s and now + said.pause_s > host.paused_until:
-            host.paused_until = now + said.pause_s
-            self._wake(name, (other for other in host.held if other != worker))
-        if said.crawl_delay_s:
-            self._raise_floor(host, said.crawl_delay_s)
+    def _update_host(self, worker: str, name: str, host: _Host, report: HostReport, now: float) -> None:
+        """Update delay and health of a host from what a worker saw."""
+        host.next = max(host.next, now + report.next_start_s)
+        if report.pause_s and now + report.pause_s > host.paused_until:
+            host.paused_until = now + report.pause_s
+            self._notify(name, (other for other in host.held if other != worker))
+        if report.crawl_delay_s:
+            self._raise_floor(host, report.crawl_delay_s)
+        # AutoThrottle: delay = (delay + latency / target) / 2, once for each response; errors never lower it.
         target = self._web.target_concurrency or self._web.host_concurrency
-        for (count, latency), lowers in ((said.good, True), (said.bad, False)):
-            if count:  # AutoThrottle: delay = (delay + latency / target) / 2, once for each answer
+        for (count, latency), lowers in ((report.ok, True), (report.not_ok, False)):
+            if count:
                 goal = latency / count / target
                 delay = goal + (host.delay - goal) * 0.5**count
                 delay = delay if lowers else max(delay, host.delay)
                 host.delay = max(host.floor, min(delay, self._web.max_delay_s))
-        if said.good[0] or said.bad[0]:
+        # Circuit breaker.
+        if report.ok[0] or report.not_ok[0]:
             host.failures, host.down_for, host.down_until = 0, 0.0, 0.0
-        if said.failures and now >= host.down_until:
-            host.failures += said.failures
+        if report.failures and now >= host.down_until:
+            host.failures += report.failures
             if host.failures >= self._web.breaker_failures:
-                host.down_for = min(2 * host.down_for or self._web.breaker_s, _LONGEST_DOWN_S)
+                host.down_for = min(2 * host.down_for or self._web.breaker_s, _MAX_DOWN_S)
                 host.down_until = now + host.down_for
-                self._wake(name, (other for other in {**host.held, **host.needs} if other != worker))
+                self._notify(name, (other for other in {**host.held, **host.needs} if other != worker))
 
     def _raise_floor(self, host: _Host, seconds: float) -> None:
         host.floor = max(host.floor, min(seconds, self._web.max_delay_s))
         host.delay = max(host.delay, host.floor)
 
-    # --- sharing ---
+    # --- grants ---
 
     def _targets(self, host: _Host, now: float) -> dict[str, int]:
-        """How many tokens each worker in need should have: equal shares, the first in line first."""
+        """Return how many tokens each worker in need should have: equal shares, remainders to the first in line."""
         if now < host.down_until:
             return dict.fromkeys(host.needs, 0)
         left = self._web.host_concurrency
         targets = dict.fromkeys(host.needs, 0)
-        if self._exclusive(host) and targets:
+        if self._is_exclusive(host) and targets:
             first = next(iter(targets))
             return {**targets, first: min(1 if host.down_for else left, host.needs[first])}
         while left:
@@ -243,58 +249,60 @@ class Books:
         return targets
 
     @staticmethod
-    def _exclusive(host: _Host) -> bool:
-        """Only one worker can keep an exact pause between starts, or make the one request that probes a dead host."""
+    def _is_exclusive(host: _Host) -> bool:
+        """One worker at a time, to keep an exact delay between starts or to send the probe of a host that was down."""
         return host.floor > 0 or host.down_for > 0
 
-    def _settle(self, caller: str, name: str, now: float) -> None:
-        """Give out what is free to those whose turn it is, and wake whoever is concerned but is not calling."""
+    def _allocate(self, caller: str, name: str, now: float) -> None:
+        """Grant free tokens to the workers next in line, and notify those concerned other than the caller."""
         host = self._hosts[name]
         targets = self._targets(host, now)
+        # Others wait: workers whose turn is over go to the end of the line.
         if not all(targets.values()) and now >= host.down_until:
             over = [
                 worker
                 for worker, target in targets.items()
                 if target and worker in host.started and now - host.since.get(worker, now) >= _TURN_S
             ]
-            for worker in over:  # to the end of the line
+            for worker in over:
                 host.needs[worker] = host.needs.pop(worker)
                 host.since[worker] = now
                 host.started.discard(worker)
             if over:
                 targets = self._targets(host, now)
-                self._wake(name, (worker for worker in over if worker != caller))
+                self._notify(name, (worker for worker in over if worker != caller))
         free = self._web.host_concurrency - sum(host.held.values())
         for worker, target in targets.items():
             more = min(free, target - host.held.get(worker, 0))
-            if more <= 0 or (self._exclusive(host) and any(other != worker for other in host.held)):
+            if more <= 0 or (self._is_exclusive(host) and any(other != worker for other in host.held)):
                 continue
             free -= more
             host.held[worker] = host.held.get(worker, 0) + more
             host.since.setdefault(worker, now)
             if worker != caller:
-                self._wake(name, [worker])
+                self._notify(name, [worker])
 
-    def _share(self, worker: str, host: _Host, now: float) -> Share:
+    def _grant(self, worker: str, host: _Host, now: float) -> Grant:
         tokens = host.held.get(worker, 0)
         targets = self._targets(host, now)
         contested = any(host.held.get(other, 0) < need for other, need in host.needs.items() if other != worker)
         keep = tokens
-        if contested or self._exclusive(host) or now < host.down_until:
+        if contested or self._is_exclusive(host) or now < host.down_until:
             keep = min(tokens, targets.get(worker, 0))
         exact = host.floor > 0
         wait = max(0.0, host.paused_until - now, host.next - now if exact else 0.0)
         interval = host.delay if exact or not tokens else host.delay * sum(host.held.values()) / tokens
         down = max(0.0, host.down_until - now)
-        return Share(tokens, keep, wait, interval, down, exact, host.down_for > 0)
+        return Grant(tokens, keep, wait, interval, down, exact, host.down_for > 0)
 
-    def _wake(self, key: str, workers: Iterable[str]) -> None:
+    def _notify(self, key: str, workers: Iterable[str]) -> None:
         for worker in workers:
-            self.woken.setdefault(worker, set()).add(key)
+            self.notified.setdefault(worker, set()).add(key)
 
     # --- bookkeeping ---
 
     def _host(self, name: str) -> _Host:
+        """Return a host, new or known, and mark it as most recently used."""
         host = self._hosts.pop(name, None)
         if host is None:
             host = _Host(self._web.delay_s)
@@ -302,12 +310,13 @@ class Books:
         return host
 
     def _sweep(self, now: float) -> None:
+        """Once a second: remove silent workers and the least recently used of too many idle hosts."""
         if now - self._swept < 1.0:
             return
         self._swept = now
-        for worker in [name for name, one in self._workers.items() if now - one.heard >= SILENCE_S]:
+        for worker in [name for name, one in self._workers.items() if now - one.last_report >= WORKER_TIMEOUT_S]:
             self.leave(worker, now)
         if len(self._hosts) > _MAX_HOSTS:
-            old = [name for name, host in self._hosts.items() if host.free_of_users(now)]
+            old = [name for name, host in self._hosts.items() if host.is_idle(now)]
             for name in old[: len(self._hosts) - _MAX_HOSTS * 9 // 10]:
                 del self._hosts[name]

@@ -1,8 +1,8 @@
-"""A worker's side of the cluster's manners: who of its many fetches may start now.
+"""Host queues of one worker: its fetches wait here until the rate limiter's grant lets them start.
 
-Fetches of a host wait in line here; the line moves as the worker's share of the host (limiter.py) and the
-pause between starts allow, and as one of the worker's own connections is free. Taking a turn that is free costs a look
-into a dictionary: everything that concerns others is said by one task, which speaks at most a few times a second.
+A fetch starts when the worker holds a free token of the host (limiter.py), the delay between starts has passed, and the
+worker has a connection to spare. Acquiring a free slot costs a dictionary lookup: all communication with the limiter is
+one task's, which exchanges reports and grants at most a few times a second.
 """
 
 from __future__ import annotations
@@ -14,102 +14,100 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from infra.errors import TransientError
-from pipelines.web.politeness.limiter import SILENCE_S, News, Share
-from pipelines.web.politeness.single_flight import Answer
+from pipelines.web.config import Web
+from pipelines.web.politeness.client import LimiterClient
+from pipelines.web.politeness.limiter import WORKER_TIMEOUT_S, Grant, HostReport
+from pipelines.web.politeness.single_flight import FileResult
 from pipelines.web.urls import host_of
 
-if TYPE_CHECKING:
-    from pipelines.web.fetcher import Web
-    from pipelines.web.politeness.actor import Link
+__all__ = ["HostDownError", "HostQueue"]
 
-__all__ = ["HostDownError", "Turns"]
-
-_BEAT_S = 1.0
-_SLACK_S = 0.002  # a pause so short is not worth a timer, unless the host asked for it
+_HEARTBEAT_S = 1.0
+_SLACK_S = 0.002  # a delay so short is not worth a timer, unless the site asked for it
 
 
 class HostDownError(Exception):
-    """The host has not answered for a while, and is left alone for now."""
+    """The host has not responded repeatedly, and counts as down for now."""
 
 
 class _Host:
-    """One host as this worker may use it. Times are the loop's."""
+    """State of one host in this worker. Times are the event loop's."""
 
     __slots__ = (
-        "bad",
         "down_until",
         "exact",
         "failures",
         "floor",
-        "given",
-        "good",
         "idle_since",
         "in_use",
         "interval",
         "keep",
         "last",
-        "line",
         "name",
         "next",
+        "not_ok",
+        "ok",
         "pause_until",
         "probe",
         "queued",
+        "reported_need",
+        "returned",
         "starts",
         "timer",
         "tokens",
-        "told",
+        "waiting",
     )
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.tokens = self.keep = self.in_use = self.given = self.starts = self.told = 0
-        self.line: deque[asyncio.Future[None]] = deque()
+        self.tokens = self.keep = self.in_use = self.returned = self.starts = self.reported_need = 0
+        self.waiting: deque[asyncio.Future[None]] = deque()
         self.next = self.last = self.interval = self.down_until = self.pause_until = self.idle_since = 0.0
         self.floor = 0.0  # the site's Crawl-delay, if we know it
         self.exact = self.probe = self.queued = False
-        self.good: tuple[int, float] = (0, 0.0)
-        self.bad: tuple[int, float] = (0, 0.0)
+        self.ok: tuple[int, float] = (0, 0.0)
+        self.not_ok: tuple[int, float] = (0, 0.0)
         self.failures = 0
         self.timer: asyncio.TimerHandle | None = None
 
 
-class Turns:
-    """An async context manager; for one event loop. ``take`` a turn, make the request, ``give`` the turn back."""
+class HostQueue:
+    """Async context manager, one per event loop: ``acquire`` a slot, make the request, ``release`` the slot."""
 
-    def __init__(self, web: Web, link: Link) -> None:
+    def __init__(self, web: Web, limiter: LimiterClient) -> None:
         self._web = web
-        self._link = link
-        self._me = uuid.uuid4().hex
+        self._limiter = limiter
+        self._worker_id = uuid.uuid4().hex
         self._hosts: dict[str, _Host] = {}
         self._free = web.concurrency
         self._ready: deque[_Host] = deque()  # could start if a connection were free
-        self._fresh: set[str] = set()  # hosts to speak of at the next opportunity
-        self._files: dict[str, asyncio.Future[Answer]] = {}  # being waited for
-        self._asked: set[str] = set()
-        self._found: dict[str, Answer] = {}
-        self._loads: dict[str, Callable[[], Coroutine[Any, Any, Answer]]] = {}
-        self._loading: dict[str, asyncio.Task[Answer]] = {}
-        self._bell = asyncio.Event()
-        self._heard = 0.0
+        self._to_report: set[str] = set()  # hosts to report on at the next exchange
+        self._files: dict[str, asyncio.Future[FileResult]] = {}  # policy files that fetches wait for, by URL
+        self._wanted: set[str] = set()  # files to ask the limiter for
+        self._fetched: dict[str, FileResult] = {}  # files to hand to the limiter
+        self._loaders: dict[str, Callable[[], Coroutine[Any, Any, FileResult]]] = {}
+        self._in_flight: dict[str, asyncio.Task[FileResult]] = {}
+        self._wake_up = asyncio.Event()
+        self._last_reply = 0.0
         self._error: BaseException | None = None
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
         self._clock = self._loop.time
-        self._heard = self._clock()
-        listening = [self._listen(part) for part in self._link.parts]
-        self._tasks = [self._loop.create_task(one) for one in (self._talk(), *listening)]
+        self._last_reply = self._clock()
+        notifications = [self._notification_loop(shard) for shard in self._limiter.shards]
+        self._tasks = [self._loop.create_task(one) for one in (self._report_loop(), *notifications)]
         for task in self._tasks:
-            task.add_done_callback(self._ended)
+            task.add_done_callback(self._on_task_done)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        tasks = [*self._tasks, *self._loading.values()]
+        tasks = [*self._tasks, *self._in_flight.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -117,12 +115,12 @@ class Turns:
             if host.timer:
                 host.timer.cancel()
         with suppress(TransientError):
-            await self._link.leave(self._me)
+            await self._limiter.leave(self._worker_id)
 
-    # --- turns ---
+    # --- slots ---
 
-    async def take(self, name: str) -> None:
-        """Wait for a turn at host ``name``. Raises HostDownError, or TransientError if nobody keeps the books."""
+    async def acquire(self, name: str) -> None:
+        """Wait for a slot at host ``name``. Raises HostDownError, or TransientError if the limiter is lost."""
         host = self._hosts.get(name)
         if host is None:
             host = self._hosts[name] = _Host(name)
@@ -131,25 +129,27 @@ class Turns:
             raise self._error
         if now < host.down_until:
             raise HostDownError
-        if not host.line and self._may_start(host, now):
+        if not host.waiting and self._may_start(host, now):
             self._start(host, now)
             host.last = now
             host.starts += 1
             return
-        turn = self._loop.create_future()
-        host.line.append(turn)
-        self._pump(host, now)
-        if not turn.done() and self._need(host) > host.told:
-            self._say(host)
+        slot = self._loop.create_future()
+        host.waiting.append(slot)
+        self._start_waiting(host, now)
+        if not slot.done() and self._need(host) > host.reported_need:
+            self._report_soon(host)
         try:
-            await turn
+            await slot
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self.give(name)
+            if slot.done() and not slot.cancelled() and slot.exception() is None:
+                self.release(name)
             raise
         host.last = now = self._clock()
         host.starts += 1
-        if host.exact:  # such a pause counts from the real start; others from the planned, so that delays do not add up
+        if (
+            host.exact
+        ):  # counts from the actual start; other delays from the planned one, so that lateness does not add up
             host.next = max(host.next, now + host.interval)
 
     def _may_start(self, host: _Host, now: float) -> bool:
@@ -157,7 +157,7 @@ class Turns:
             host.in_use < min(host.tokens, host.keep)
             and self._free > 0
             and host.next <= now + (0.0 if host.exact else _SLACK_S)
-            and now - self._heard <= SILENCE_S / 2  # or our tokens may be somebody else's by now
+            and now - self._last_reply <= WORKER_TIMEOUT_S / 2  # or our tokens may have been granted to another worker
         )
 
     def _start(self, host: _Host, now: float) -> None:
@@ -165,60 +165,61 @@ class Turns:
         self._free -= 1
         host.next = max(host.next, now) + host.interval
 
-    def give(self, name: str, latency_s: float | None = None, *, good: bool = True, answered: bool = True) -> None:
-        """The turn is over. ``latency_s``: until the headers were there; ``answered``: anything at all came back.
+    def release(self, name: str, latency_s: float | None = None, *, ok: bool = True, responded: bool = True) -> None:
+        """Give a slot back and start what waits. ``latency_s``: time to headers; ``ok``: the status was 200;
+        ``responded``: False if the host sent nothing at all.
 
-        A turn that ended for reasons of our own has neither.
+        A request that ended for reasons of our own has no latency and counts as responded.
         """
         host = self._hosts[name]
         host.in_use -= 1
         self._free += 1
         if latency_s is not None:
-            count, total = host.good if good else host.bad
-            if good:
-                host.good = (count + 1, total + latency_s)
+            count, total = host.ok if ok else host.not_ok
+            if ok:
+                host.ok = (count + 1, total + latency_s)
             else:
-                host.bad = (count + 1, total + latency_s)
+                host.not_ok = (count + 1, total + latency_s)
             host.failures = 0
-        elif not answered:
+        elif not responded:
             host.failures += 1
-        if not answered or host.probe:
-            self._say(host)
+        if not responded or host.probe:
+            self._report_soon(host)
         if host.probe:
-            host.keep = 0  # one request probes; what follows from it the books will say
+            host.keep = 0  # one request is the probe; the limiter decides what follows
         now = self._clock()
         if host.tokens > host.keep:
-            self._hand_back(host, 1)
-        self._pump(host, now)
+            self._return_tokens(host, 1)
+        self._start_waiting(host, now)
         host.idle_since = now
         while self._free and self._ready:
             ready = self._ready.popleft()
             ready.queued = False
-            self._pump(ready, now)
+            self._start_waiting(ready, now)
 
     def pause(self, name: str, seconds: float) -> None:
-        """The host asked to be left alone for a while."""
+        """Start nothing for ``seconds``: the host sent Retry-After."""
         host = self._hosts[name]
         host.pause_until = max(host.pause_until, self._clock() + seconds)
         host.next = max(host.next, host.pause_until)
-        self._say(host)
+        self._report_soon(host)
 
-    def slow(self, name: str, seconds: float) -> None:
-        """The site wants such a pause between requests (Crawl-delay); the books say so only with their next word, if at
-        all: those that were begun anew have yet to hear of it."""
+    def set_crawl_delay(self, name: str, seconds: float) -> None:
+        """Apply a Crawl-delay at once: the limiter sends it only with its next reply, and a restarted one has yet to
+        learn it from our reports."""
         host = self._hosts.get(name) or self._hosts.setdefault(name, _Host(name))
         if (seconds := min(seconds, self._web.max_delay_s)) > host.floor:
             host.floor = seconds
-            self._pace(host, host.interval, exact=True)
+            self._set_interval(host, host.interval, exact=True)
 
-    def _pump(self, host: _Host, now: float) -> None:
-        """Start those in ``host``'s line that may start."""
-        while host.line and host.in_use < min(host.tokens, host.keep):
-            if host.line[0].done():  # given up
-                host.line.popleft()
+    def _start_waiting(self, host: _Host, now: float) -> None:
+        """Start waiting fetches of ``host``, as far as tokens, delay and connections allow."""
+        while host.waiting and host.in_use < min(host.tokens, host.keep):
+            if host.waiting[0].done():  # cancelled
+                host.waiting.popleft()
             elif self._may_start(host, now):
                 self._start(host, now)
-                host.line.popleft().set_result(None)
+                host.waiting.popleft().set_result(None)
             else:
                 break
         else:
@@ -228,170 +229,182 @@ class Turns:
                 host.queued = True
                 self._ready.append(host)
         elif host.next > now and host.timer is None:
-            host.timer = self._loop.call_at(host.next, self._due, host)
+            host.timer = self._loop.call_at(host.next, self._on_timer, host)
 
-    def _due(self, host: _Host) -> None:
+    def _on_timer(self, host: _Host) -> None:
         host.timer = None
-        self._pump(host, self._clock())
+        self._start_waiting(host, self._clock())
 
-    # --- files that one worker fetches for all ---
+    # --- policy files, fetched by one worker for all ---
 
     @property
     def failure(self) -> BaseException | None:
-        """Why nobody gets a turn any more: raised for whoever asks."""
+        """Return the error that ended the exchange with the limiter; it is raised for every fetch from then on."""
         return self._error
 
-    async def file(self, url: str, load: Callable[[], Coroutine[Any, Any, Answer]]) -> Answer:
-        """The file at ``url``: from whoever has it, or by ``load`` if it falls to us to fetch it for everybody."""
+    async def shared_file(self, url: str, load: Callable[[], Coroutine[Any, Any, FileResult]]) -> FileResult:
+        """Return the file at ``url``, from the limiter's cache, or by ``load`` if it is on us to fetch it for all."""
         if self._error:
             raise self._error
         waiting = self._files.get(url)
         if waiting is None:
             waiting = self._files[url] = self._loop.create_future()
-            self._loads[url] = load
-            self._asked.add(url)
-            self._bell.set()
+            self._loaders[url] = load
+            self._wanted.add(url)
+            self._wake_up.set()
         return await asyncio.shield(waiting)
 
-    def _loaded(self, url: str, task: asyncio.Task[Answer]) -> None:
-        del self._loading[url]
+    def _on_fetched(self, url: str, task: asyncio.Task[FileResult]) -> None:
+        del self._in_flight[url]
         if task.cancelled():
             return
         if error := task.exception():
-            self._loads.pop(url, None)
+            self._loaders.pop(url, None)
             if (waiting := self._files.pop(url, None)) and not waiting.done():
                 waiting.set_exception(error)
             return
-        self._found[url] = task.result()
-        self._settle_file(url, task.result())
-        self._bell.set()
+        self._fetched[url] = task.result()
+        self._deliver(url, task.result())
+        self._wake_up.set()
 
-    def _settle_file(self, url: str, answer: Answer) -> None:
-        if answer.crawl_delay_s:
-            self.slow(host_of(url), answer.crawl_delay_s)
-        self._loads.pop(url, None)
+    def _deliver(self, url: str, result: FileResult) -> None:
+        if result.crawl_delay_s:
+            self.set_crawl_delay(host_of(url), result.crawl_delay_s)
+        self._loaders.pop(url, None)
         waiting = self._files.pop(url, None)
         if waiting and not waiting.done():
-            waiting.set_result(answer)
+            waiting.set_result(result)
 
-    # --- talking ---
+    # --- exchange with the limiter ---
 
     def _need(self, host: _Host) -> int:
-        return min(host.in_use + len(host.line), self._web.host_concurrency)
+        return min(host.in_use + len(host.waiting), self._web.host_concurrency)
 
-    def _say(self, host: _Host) -> None:
-        self._fresh.add(host.name)
-        self._bell.set()
+    def _report_soon(self, host: _Host) -> None:
+        self._to_report.add(host.name)
+        self._wake_up.set()
 
-    def _hand_back(self, host: _Host, count: int) -> None:
+    def _return_tokens(self, host: _Host, count: int) -> None:
         host.tokens -= count
-        host.given += count
-        self._say(host)
+        host.returned += count
+        self._report_soon(host)
 
-    async def _talk(self) -> None:
-        """Speak when there is something to say, and once a second anyway."""
-        beat = self._clock() + _BEAT_S
+    async def _report_loop(self) -> None:
+        """Exchange with the limiter when there is something to report, and at least once a second."""
+        next_heartbeat = self._clock() + _HEARTBEAT_S
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout_at(beat):
-                    await self._bell.wait()
-            self._bell.clear()
+                async with asyncio.timeout_at(next_heartbeat):
+                    await self._wake_up.wait()
+            self._wake_up.clear()
             now = self._clock()
-            if now >= beat:
-                beat = now + _BEAT_S
-                self._asked.update(self._files.keys() - self._loading.keys())
-                self._beat(now)
+            if now >= next_heartbeat:
+                next_heartbeat = now + _HEARTBEAT_S
+                self._wanted.update(self._files.keys() - self._in_flight.keys())
+                self._heartbeat(now)
             await self._exchange(now)
-            if self._link.pause_s:
-                await asyncio.sleep(self._link.pause_s)
+            if self._limiter.pause_s:
+                await asyncio.sleep(self._limiter.pause_s)
 
-    async def _listen(self, part: Link) -> None:
+    async def _notification_loop(self, shard: LimiterClient) -> None:
         while True:
-            for key in await part.news(self._me):
+            for key in await shard.notifications(self._worker_id):
                 if key in self._files:
-                    self._asked.add(key)
+                    self._wanted.add(key)
                 elif key in self._hosts:
-                    self._fresh.add(key)
-            self._bell.set()
+                    self._to_report.add(key)
+            self._wake_up.set()
 
     async def _exchange(self, now: float) -> None:
-        names, self._fresh = self._fresh, set()
-        asked, self._asked = self._asked, set()
-        found, self._found = self._found, {}
-        news = {name: self._news(self._hosts[name], now) for name in sorted(names) if name in self._hosts}
-        reply = await self._link.exchange(self._me, news, sorted(asked), found)
-        self._heard = now
+        names, self._to_report = self._to_report, set()
+        wanted, self._wanted = self._wanted, set()
+        fetched, self._fetched = self._fetched, {}
+        reports = {name: self._report(self._hosts[name], now) for name in sorted(names) if name in self._hosts}
+        reply = await self._limiter.exchange(self._worker_id, reports, sorted(wanted), fetched)
+        self._last_reply = now
         now = self._clock()
-        if reply.stranger:  # we were silent for too long, or this is our first word
+        if reply.unknown_worker:  # our first report, or we timed out, or the limiter was restarted
             for host in self._hosts.values():
-                if host.name not in reply.shares:
+                if host.name not in reply.grants:
                     host.tokens = host.keep = 0
-                    self._say(host)
-        for name, share in reply.shares.items():
-            self._apply(self._hosts.get(name) or self._hosts.setdefault(name, _Host(name)), share, now)
-        for url, answer in reply.files.items():
-            if answer is not None:
-                self._settle_file(url, answer)
-            elif url in self._loads and url not in self._loading:
-                self._loading[url] = self._loop.create_task(self._loads[url]())
-                self._loading[url].add_done_callback(partial(self._loaded, url))
+                    self._report_soon(host)
+        for name, grant in reply.grants.items():
+            self._apply_grant(self._hosts.get(name) or self._hosts.setdefault(name, _Host(name)), grant, now)
+        for url, result in reply.files.items():
+            if result is not None:
+                self._deliver(url, result)
+            elif url in self._loaders and url not in self._in_flight:
+                self._in_flight[url] = self._loop.create_task(self._loaders[url]())
+                self._in_flight[url].add_done_callback(partial(self._on_fetched, url))
 
-    def _news(self, host: _Host, now: float) -> News:
-        host.told = self._need(host)
-        rest = max(0.0, host.next - now) if host.exact else 0.0
-        pause = max(0.0, host.pause_until - now)
-        news = News(host.told, host.given, host.starts, rest, pause, host.good, host.bad, host.failures, host.floor)
-        host.given = host.starts = host.failures = 0
-        host.good = host.bad = (0, 0.0)
+    def _report(self, host: _Host, now: float) -> HostReport:
+        host.reported_need = self._need(host)
+        report = HostReport(
+            need=host.reported_need,
+            returned=host.returned,
+            starts=host.starts,
+            next_start_s=max(0.0, host.next - now) if host.exact else 0.0,
+            pause_s=max(0.0, host.pause_until - now),
+            ok=host.ok,
+            not_ok=host.not_ok,
+            failures=host.failures,
+            crawl_delay_s=host.floor,
+        )
+        host.returned = host.starts = host.failures = 0
+        host.ok = host.not_ok = (0, 0.0)
         host.pause_until = 0.0
-        return news
+        return report
 
-    def _apply(self, host: _Host, share: Share, now: float) -> None:
-        host.tokens = share.tokens - host.given  # what we handed back meanwhile is still on its way
-        host.keep, host.probe = share.keep, share.probe
-        self._pace(host, share.interval_s, exact=share.exact)
-        if share.wait_s:
-            host.next = max(host.next, now + share.wait_s)
-        if share.down_s:
-            host.down_until = now + share.down_s
-            while host.line:
-                turn = host.line.popleft()
-                if not turn.done():
-                    turn.set_exception(HostDownError())
+    def _apply_grant(self, host: _Host, grant: Grant, now: float) -> None:
+        host.tokens = grant.tokens - host.returned  # what we returned meanwhile is not counted yet
+        host.keep, host.probe = grant.keep, grant.probe
+        self._set_interval(host, grant.interval_s, exact=grant.exact)
+        if grant.wait_s:
+            host.next = max(host.next, now + grant.wait_s)
+        if grant.down_s:
+            host.down_until = now + grant.down_s
+            while host.waiting:
+                slot = host.waiting.popleft()
+                if not slot.done():
+                    slot.set_exception(HostDownError())
         spare = host.tokens - max(host.keep, host.in_use)
         if spare > 0:
-            self._hand_back(host, spare)
-        self._pump(host, now)
-        if self._need(host) > host.told:
-            self._say(host)
-        elif not (host.told or host.tokens or host.given or host.in_use or host.line) and now >= host.down_until:
+            self._return_tokens(host, spare)
+        self._start_waiting(host, now)
+        if self._need(host) > host.reported_need:
+            self._report_soon(host)
+        elif not self._is_used(host) and now >= host.down_until:
             del self._hosts[host.name]
 
     @staticmethod
-    def _pace(host: _Host, interval_s: float, *, exact: bool) -> None:
+    def _is_used(host: _Host) -> bool:
+        return bool(host.reported_need or host.tokens or host.returned or host.in_use or host.waiting)
+
+    @staticmethod
+    def _set_interval(host: _Host, interval_s: float, *, exact: bool) -> None:
         host.exact = exact or host.floor > 0
         host.interval = max(interval_s, host.floor)
         if host.exact and host.last:
             host.next = max(host.next, host.last + host.interval)
 
-    def _beat(self, now: float) -> None:
-        """What is worth saying once a second: of hosts in use, and of those idle for so long that others may have them.
+    def _heartbeat(self, now: float) -> None:
+        """Report on hosts in use, and return the tokens of those idle for a while.
 
-        Of one that is idle for less we keep silent: if others want it, the books ask.
+        Hosts idle for less are not reported: if another worker needs them, the limiter notifies us.
         """
         for host in self._hosts.values():
-            if host.in_use or host.line:
-                self._fresh.add(host.name)
-            elif now - host.idle_since >= _BEAT_S and now >= host.down_until:
-                self._hand_back(host, host.tokens)
+            if host.in_use or host.waiting:
+                self._to_report.add(host.name)
+            elif now - host.idle_since >= _HEARTBEAT_S and now >= host.down_until:
+                self._return_tokens(host, host.tokens)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        """Nobody keeps the books any more: whoever waits is told so."""
+    def _on_task_done(self, task: asyncio.Task[None]) -> None:
+        """Pass the error that ended the exchange on to all waiting fetches."""
         if task.cancelled() or not (error := task.exception()) or self._error:
             return
         self._error = error
         waiting: list[asyncio.Future[Any]] = list(self._files.values())
-        waiting += (turn for host in self._hosts.values() for turn in host.line)
+        waiting += (slot for host in self._hosts.values() for slot in host.waiting)
         for one in waiting:
             if not one.done():
                 one.set_exception(error)

@@ -1,4 +1,4 @@
-"""The crawl: what belongs to it, how it is dealt out, what it keeps, and that it continues where it was."""
+"""The crawl stage: scope, shards, WARC output, budgets, and resumption."""
 
 import io
 import subprocess
@@ -15,12 +15,13 @@ from warcio.cli import main as warcio_command
 from infra.errors import ConfigError, StageFailed
 from infra.run.context import Context, ShardOutput
 from pipelines import crawl
+from pipelines.crawl.config import Config
+from pipelines.crawl.frontier_tables import Due
 from pipelines.crawl.scope import Scope, registered_domain
 from pipelines.crawl.shard import Shard, work
-from pipelines.crawl.stage import Config, Due
 from pipelines.formats.warc import Reader, Writer
 from pipelines.html.page import Html
-from pipelines.web.fetcher import Web
+from pipelines.web import Web
 
 DATE = "2026-01-01T00:00:00Z"
 
@@ -124,7 +125,7 @@ def test_scope_by_registered_domain():
     assert Scope(Config(seeds=["http://www.a.example/"], scope="any")).outside("http://b.test/") == ""
 
 
-def test_config_refuses_what_is_no_address_pattern_or_instant():
+def test_config_refuses_malformed_urls_patterns_and_instants():
     for wrong in (
         {"seeds": ["ftp://a.example/"]},
         {"seeds": []},
@@ -254,7 +255,7 @@ def test_the_page_budget_is_exact(ray_cluster, tmp_path):
     )
 
 
-def test_a_crawl_that_hardly_gets_an_answer_stops_and_its_next_run_tries_again(ray_cluster, tmp_path, monkeypatch):
+def test_a_crawl_that_hardly_gets_a_response_stops_and_its_next_run_retries(ray_cluster, tmp_path, monkeypatch):
     monkeypatch.setattr("pipelines.crawl.rounds._FLOOR_URLS", 4)
     pages = [f"http://{host}.example/{n}" for n in range(3) for host in "ab"]
     routes = {f"{host}.example/robots.txt": NOT_FOUND for host in "ab"}
@@ -267,14 +268,14 @@ def test_a_crawl_that_hardly_gets_an_answer_stops_and_its_next_run_tries_again(r
 
 
 def test_a_crawl_without_name_servers_says_so(ray_cluster, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipelines.web.guard.look_up", lambda name: ([], -3))
-    with pytest.raises(StageFailed, match="names do not resolve"):
+    monkeypatch.setattr("pipelines.web.health.look_up", lambda name: ([], -3))
+    with pytest.raises(StageFailed, match="DNS resolver fails"):
         crawl.run(Config(pages=[f"http://{host}.test/" for host in "abcd"]), {}, Context(tmp_path))
 
 
 def test_planning_a_crawl_loads_nothing_heavy():
     code = (
-        "import sys; from pipelines import crawl, extract; from pipelines.web import fetch;"
+        "import sys; from pipelines import crawl, extract, urls, web;"
         "crawl.Config(seeds=['http://a.example/']).identity(); extract.Config().identity();"
         "heavy = {'aiohttp', 'pyarrow', 'numpy', 'ray', 'selectolax', 'fastwarc', 'warcio', 'ftfy', 'protego'};"
         "sys.exit(', '.join(sorted(heavy & sys.modules.keys())) or None)"

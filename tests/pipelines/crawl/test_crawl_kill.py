@@ -1,4 +1,4 @@
-"""A crawl that loses its worker, driver or books in the middle of rounds ends with the bytes of one left alone."""
+"""A crawl that loses its worker, driver or rate limiter in the middle of rounds ends with the same bytes as another."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from loopback import NOT_FOUND, answer, serving
 from infra.run.context import Context
 from infra.run.manifest import Artifact
 from pipelines import crawl
-from pipelines.crawl.stage import Config
-from pipelines.web.fetcher import Web
+from pipelines.crawl.config import Config
+from pipelines.web import Web
 
 HOSTS = ("a", "b", "c")
 PAGES = 9  # of each host, as a tree
@@ -37,7 +37,7 @@ with cluster.connect():
 
 
 class Slow(dict):
-    """Three hosts of nine pages, each a tenth of a second away. The next host's tree hangs on every fourth page."""
+    """Three hosts of nine pages, 0.1 s latency. Every fourth page links to the other hosts."""
 
     def get(self, address, default=None):
         if address.endswith("/robots.txt"):
@@ -83,7 +83,7 @@ def wait_for(what):
 
 
 def processes(title):
-    """The processes of this one's cluster with ``title`` in their names."""
+    """Return the processes of our cluster with ``title`` in their names."""
     parents, named = {}, []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it ended
@@ -105,8 +105,8 @@ def _ancestors(pid, parents):
 
 @pytest.fixture(scope="module")
 def calm(ray_cluster, tmp_path_factory):
-    """The manifest of a crawl that nobody disturbs, and that hands every step to workers; a killed one takes the small
-    ones itself, which must not matter."""
+    """Manifest of an undisturbed crawl with all steps on workers; killed crawls run small steps in the driver, which
+    must not matter."""
     with serving(Slow()) as site, pytest.MonkeyPatch.context() as patch:
         patch.setattr("pipelines.crawl.rounds._SMALL", -1)
         manifest = run(tmp_path_factory.mktemp("calm"), settings(site.port)).manifest
@@ -131,7 +131,7 @@ def test_killed_and_continued_it_ends_with_the_same_bytes(calm, tmp_path):
         finally:
             driver.kill()
             driver.wait()
-        wait_for(lambda: not fetching() and not processes("ray::Local"))  # the books end with whom they were kept for
+        wait_for(lambda: not fetching() and not processes("ray::LocalLimiter"))  # the rate limiter ends with its driver
         committed = {path.stem for path in (tmp_path / "killed/ledger").glob("*.json")}
         assert any("update" in name for name in committed) and not any("unvisited" in name for name in committed)
         killed = run(tmp_path / "killed", config)
@@ -146,13 +146,13 @@ def test_killed_and_continued_it_ends_with_the_same_bytes(calm, tmp_path):
     assert len(urls) == len(HOSTS) * PAGES and set(urls.values()) == {1}
 
 
-def test_a_crawl_outlives_the_process_that_keeps_the_books(calm, tmp_path):
+def test_a_crawl_outlives_its_rate_limiter(calm, tmp_path):
     events = []
     with serving(Slow()) as site:
 
         def kill():
             wait_for(lambda: len(site.asked) > 5)
-            for pid in processes("ray::Local"):
+            for pid in processes("ray::LocalLimiter"):
                 os.kill(pid, signal.SIGKILL)
                 lost.append(pid)
 

@@ -1,4 +1,4 @@
-"""A crawl and the extraction of its pages, kept in a bucket from the first round to the last."""
+"""A crawl and the extraction of its pages with all artifacts in a bucket."""
 
 import contextlib
 
@@ -7,7 +7,7 @@ from loopback import answer, serving
 from infra.run.context import Context, ShardOutput
 from infra.run.manifest import Artifact
 from pipelines import crawl, extract
-from pipelines.web.fetcher import Web
+from pipelines.web import Web
 
 PAGES = 7  # of each of two hosts, as a tree
 PICTURES = '<img src="/{0}.jpg" alt="picture {0}"><img src="/logo.png" alt="the logo">'
@@ -23,9 +23,10 @@ def test_in_a_bucket_it_is_what_it_is_on_disk(s3_url, tmp_path, monkeypatch):
     def run_shards(context, shards, work, limits, on_done=None):
         return [work(spec, ShardOutput(context.store, name)) for name, spec in shards]
 
-    monkeypatch.setattr("infra.cluster.run_shards", run_shards)
+    monkeypatch.setattr("pipelines.crawl.rounds.run_shards", run_shards)
+    monkeypatch.setattr("pipelines.extract.stage.run_shards", run_shards)
     monkeypatch.setattr("pipelines.crawl.rounds._SMALL", -1)
-    monkeypatch.setattr("pipelines.web.politeness.actor.shared", lambda web: contextlib.nullcontext())
+    monkeypatch.setattr("pipelines.crawl.rounds.shared_limiter", lambda web: contextlib.nullcontext())
     kept = []
     with serving(SITE) as site:
         web = Web(connect_to={"*.example": f"127.0.0.1:{site.port}"}, retries=0)

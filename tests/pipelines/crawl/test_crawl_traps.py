@@ -1,4 +1,4 @@
-"""A site full of traps: the crawl ends, far below its budget, and has every real page."""
+"""A site full of traps: the crawl ends far below its budget and keeps every real page."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from loopback import NOT_FOUND, answer, serving
 
 from infra.run.context import Context
 from pipelines import crawl
-from pipelines.crawl.stage import Config
-from pipelines.crawl.traps import Traps
-from pipelines.web.fetcher import Web
+from pipelines.crawl.config import Config, Traps
+from pipelines.web import Web
 
 REAL = 40
 MONTHS = calendar.month_name
@@ -32,7 +31,7 @@ def real(number):
 
 
 class Trapped(dict):
-    """Answers whatever is asked. Ten thousand is as good as endless: nobody should get there."""
+    """Site that answers any URL. Ten thousand pages are as good as endless: no crawl should get there."""
 
     def get(self, address, default=None):
         path = address.removeprefix("a.example")

@@ -1,4 +1,4 @@
-"""The frontier against one kept in plain Python: the same rounds, whatever the web, the partitions and the budgets."""
+"""The frontier against a model in plain Python: the same rounds for any web, partitions and budgets."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from infra.run.context import Context, ShardOutput
 from pipelines.crawl import frontier, frontier_tables
+from pipelines.crawl.config import Config
 from pipelines.crawl.frontier import Generate, Unvisited, Update
-from pipelines.crawl.frontier_tables import Finds, Found
+from pipelines.crawl.frontier_tables import Due, Found, FoundSet
+from pipelines.crawl.rounds import allot
 from pipelines.crawl.shard import _URLS
-from pipelines.crawl.stage import Config, Due, share
 from pipelines.crawl.traps import hash64
 from pipelines.web.urls import host_of
 
@@ -48,7 +49,7 @@ class Disk:
         return self.config.partition_count
 
     def round(self, ready: list[dict[int, int]]) -> list[list[tuple[int, Due]]]:
-        counts = share(ready, min(self.config.round_size, self.config.max_pages - self.kept))
+        counts = allot(ready, min(self.config.round_size, self.config.max_pages - self.kept))
         shards = []
         for home, count in enumerate(counts):
             spec = Generate(self.generation, home, count, sum(counts[:home]), self.config)
@@ -71,7 +72,7 @@ class Disk:
                 for position, due in shard
                 for link in self.web.get(due.url, ())
             ]
-            frontier_tables.write_found(output, self.generation, output.shard, Finds(links), self.partitions)
+            frontier_tables.write_found(output, self.generation, output.shard, FoundSet(links), self.partitions)
             found += frontier_tables.found_files(output.commit())
             self.kept += sum(row["reason"] is None for row in rows)
         return self.update(found, names)
@@ -125,7 +126,7 @@ class Plain:
             if turns[host] < min(self.config.host_size, self.left_to(host)):
                 ready[self.home(due)].append(due)
             turns[host] += 1
-        counts = share(
+        counts = allot(
             [Counter(due.depth for due in part) for part in ready],
             min(self.config.round_size, self.config.max_pages - self.kept.total()),
         )
@@ -179,10 +180,10 @@ def test_a_url_found_twice_keeps_its_shortest_way(tmp_path):
     config = Config(seeds=["http://a.example/"], partitions=1)
     outputs = [ShardOutput(Context(tmp_path).store, name) for name in ("x", "y")]
     there = Due("http://a.example/x", 2, redirects=1)
-    frontier_tables.write_found(outputs[0], 0, "x", Finds([Found(3, there), Found(2, there._replace(redirects=2))]), 1)
-    frontier_tables.write_found(
-        outputs[1], 0, "y", Finds([Found(9, there._replace(depth=1)), Found(0, Due(there.url + "y", 2))]), 1
-    )
+    x = FoundSet([Found(3, there), Found(2, there._replace(redirects=2))])
+    y = FoundSet([Found(9, there._replace(depth=1)), Found(0, Due(there.url + "y", 2))])
+    frontier_tables.write_found(outputs[0], 0, "x", x, 1)
+    frontier_tables.write_found(outputs[1], 0, "y", y, 1)
     found = tuple(path for output in outputs for path in frontier_tables.found_files(output.commit()))
     frontier.update(Update(0, 0, found, (), config), ShardOutput(Context(tmp_path).store, "update"))
     frontier.generate(Generate(1, 0, 9, 0, config), ShardOutput(Context(tmp_path).store, "due"))
@@ -192,7 +193,7 @@ def test_a_url_found_twice_keeps_its_shortest_way(tmp_path):
 
 @given(st.lists(st.dictionaries(st.integers(0, 3), st.integers(0, 9)), max_size=6), st.integers(0, 60))
 def test_a_round_is_shared_exactly_and_by_depth(ready, count):
-    shares = share(ready, count)
+    shares = allot(ready, count)
     total = sum(sum(one.values()) for one in ready)
     assert sum(shares) == min(count, total)
     assert all(0 <= one <= sum(have.values()) for one, have in zip(shares, ready, strict=True))

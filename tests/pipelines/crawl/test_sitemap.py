@@ -1,4 +1,4 @@
-"""Sitemaps in all their forms, and what pretends to be one."""
+"""Sitemaps: all formats, malformed and hostile input."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from infra.schema import Drop
 from pipelines.crawl.sitemap import MAX_URLS, SitemapError, parse, walk
-from pipelines.web.fetcher import FetchError
+from pipelines.web import FetchError
 
 A = "http://a.example"
 
@@ -50,7 +50,7 @@ def test_of_a_broken_one_what_came_before_the_break_is_taken():
     assert parse(urlset(f"{A}/1", f"{A}/2")[:-70]) == ([f"{A}/1"], [], "malformed XML")
     assert parse(gzip.compress(urlset(*[f"{A}/{n}" for n in range(999)]))[:-20]).urls[0] == f"{A}/0"
     many = parse(urlset(*[f"{A}/{n}" for n in range(MAX_URLS + 5)]))
-    assert (len(many.urls), many.broken) == (MAX_URLS, "too many addresses")
+    assert (len(many.urls), many.broken) == (MAX_URLS, "too many URLs")
 
 
 BILLION = (
@@ -126,7 +126,7 @@ def test_indexes_are_followed_level_by_level_each_file_once():
         (f"{A}/1", [], None, "", 0),
         (f"{A}/2", [f"{A}/x", f"{A}/y"], None, "", 1),
         (f"{A}/gone", [], Drop.HTTP_ERROR, "404", 0),
-        (f"{A}/3", [], Drop.NOT_SITEMAP, "neither XML nor a list of addresses", 0),
+        (f"{A}/3", [], Drop.NOT_SITEMAP, "neither XML nor a list of URLs", 0),
     ]
 
 

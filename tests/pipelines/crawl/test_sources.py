@@ -1,4 +1,4 @@
-"""Where a crawl starts: lists in every form they come in, and sitemaps that robots.txt names."""
+"""Starting URLs of a crawl: lists in all formats, and sitemaps named by robots.txt."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from loopback import answer, serving
 from infra.errors import DataError
 from infra.run.context import Context, ShardOutput
 from pipelines import crawl
+from pipelines.crawl.config import Config
 from pipelines.crawl.sources import inject, sources
-from pipelines.crawl.stage import Config
-from pipelines.web.fetcher import Web
+from pipelines.web import Web
 
 URLS = ["http://a.example/1", "http://b.example/2"]
 
 
 def listed(tmp_path, name, data):
-    """What a list's addresses become: the rows found, and those refused."""
+    """Read a list: the rows found, and those refused."""
     (tmp_path / name).write_bytes(data)
     output = ShardOutput(Context(tmp_path / "out").store, "inject-list-0000")
     (source,) = sources(Config(page_lists=[str(tmp_path / name)]))[1].values()
@@ -58,12 +58,12 @@ def test_a_list_counts_by_its_content(tmp_path):
     assert x == y != z
 
 
-def test_a_table_without_addresses_is_an_error(tmp_path):
+def test_a_table_without_urls_is_an_error(tmp_path):
     with pytest.raises(DataError, match="no column"):
         listed(tmp_path, "x.csv", b"a,b\n1,2\n")
 
 
-def test_what_is_no_address_in_a_list_is_recorded(tmp_path):
+def test_malformed_urls_in_a_list_are_recorded(tmp_path):
     lines = [*URLS, "", "nonsense", "ftp://a.example/", "HTTP://A.example/1"]
     record, found, refused = listed(tmp_path, "x.txt", "\n".join(lines).encode() + b"\nhttp://\xff/")
     assert found == URLS

@@ -1,4 +1,4 @@
-"""Traps: what is one, and above all what is none."""
+"""Trap detection by URL and by content, and ordinary pages that must not be detected."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.crawl.traps import NEAR, Fingerprint, Pattern, Traps, fingerprint, pattern, trap, without_session
+from pipelines.crawl.config import Traps
+from pipelines.crawl.traps import NEAR, Fingerprint, Pattern, fingerprint, pattern, trap, without_session
 
 HOST = "http://a.example"
 
@@ -29,7 +30,7 @@ HOST = "http://a.example"
         ("/?" + "&".join(f"p{n}=1" for n in range(13)), "parameters"),
     ],
 )
-def test_addresses_that_lead_nowhere(path, rule):
+def test_trap_urls(path, rule):
     assert trap(HOST + path, Traps()) == rule
 
 
@@ -83,7 +84,7 @@ def words(seed, count):
     return " ".join(f"{lot.choice('bdfgklmnprst')}{lot.choice('aeiou')}{lot.choice('lmnrst')}" for _ in range(count))
 
 
-def test_months_of_a_calendar_are_alike_and_so_are_answers_that_quote_the_address():
+def test_months_of_a_calendar_are_alike_and_so_are_answers_that_quote_the_url():
     assert calendar(2026, 11, "November").near(calendar(2031, 2, "February"))
     lost = [
         fingerprint(f"{HOST}/{name}", f"Sorry, the page {name} was not found. {words(0, 60)}", [], [f"{HOST}/"])
@@ -116,7 +117,7 @@ def test_a_pattern_that_mostly_repeats_one_page_is_a_trap_whatever_else_it_serve
         assert is_trap == (most > 10 and most >= 0.75 * len(pages))
 
 
-def test_near_means_a_few_bits_and_the_same_pictures():
+def test_near_means_a_few_bits_and_the_same_images():
     one = Fingerprint(7, 0)
     assert one.near(Fingerprint(7, 2**NEAR - 1))
     assert not one.near(Fingerprint(7, 2 ** (NEAR + 1) - 1))

@@ -29,8 +29,8 @@ from infra.store.spool import Spool
 from pipelines.download.shard import Downloader, members, tabulate
 from pipelines.download.stage import Config, run
 from pipelines.tables import cut, read_slices
-from pipelines.web.fetcher import Web
-from pipelines.web.politeness.actor import Local
+from pipelines.web import Web
+from pipelines.web.politeness.client import LocalLimiter
 
 
 def jpeg(width=90, height=60, colour="red") -> bytes:
@@ -127,7 +127,7 @@ async def test_a_gif_cut_behind_its_size_and_a_host_that_ends_in_a_digit_cost_th
     ("where", "status"),
     [
         ("pipelines.download.shard.resize", "failed_to_resize"),
-        ("pipelines.web.chase.canonical", "failed_to_download"),
+        ("pipelines.web.fetcher.canonical", "failed_to_download"),
     ],
 )
 @pytest.mark.parametrize("error", [IndexError("at 7"), ValueError("odd"), struct.error("short")])
@@ -157,8 +157,8 @@ async def test_failures_of_this_machine_are_no_row_s(site, spool, monkeypatch, e
             await task
 
 
-async def test_an_error_in_the_shared_turns_is_no_row_s(site, spool):
-    class Broken(Local):
+async def test_an_error_of_the_rate_limiter_is_no_row_s(site, spool):
+    class Broken(LocalLimiter):
         async def exchange(self, *_):
             raise KeyError("a host")
 
@@ -367,7 +367,7 @@ def test_a_stage_that_only_fails_stops_and_can_be_done_again(ray_cluster, site, 
 
 
 def test_names_that_do_not_resolve_stop_the_stage_before_it_starts(pairs_artifact, tmp_path, monkeypatch, ray_cluster):
-    monkeypatch.setattr("pipelines.web.guard.look_up", lambda name: ([], socket.EAI_AGAIN))
+    monkeypatch.setattr("pipelines.web.health.look_up", lambda name: ([], socket.EAI_AGAIN))
     pairs = pairs_artifact([(f"http://host{index}.test/a.jpg", "a picture") for index in range(10)])
     with pytest.raises(StageFailed, match="resolver"):
         run(Config(), {"pairs": pairs}, Context(tmp_path / "images"))

@@ -25,7 +25,7 @@ from pipelines.download.shard import Work, work
 from pipelines.download.stage import Config
 from pipelines.download.verify import Verify, hash_of
 from pipelines.tables import cut, read_slices
-from pipelines.web.fetcher import Web
+from pipelines.web import Web
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # imghdr
 

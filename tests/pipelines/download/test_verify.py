@@ -19,7 +19,7 @@ from pipelines.download.shard import Work, work
 from pipelines.download.stage import Config
 from pipelines.download.verify import MISMATCH, Verify, hash_of
 from pipelines.tables import Slice, read_table
-from pipelines.web.fetcher import Web
+from pipelines.web import Web
 
 
 def scene(seed: int, side: int = 300) -> Image.Image:

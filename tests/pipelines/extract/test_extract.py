@@ -1,4 +1,4 @@
-"""The extraction: what a page shows, what is said of it, and that nothing is lost or kept twice."""
+"""Extraction: candidates, captions, opt-outs, duplicates; no candidate is lost or kept twice."""
 
 import gzip
 import hashlib
@@ -23,9 +23,9 @@ from infra.schema import pairs_schema
 from pipelines import extract
 from pipelines.extract.shard import page_rows, repeated
 from pipelines.formats.warc import Page, Reader, Writer
-from pipelines.html.candidates import SOURCES, Taste, candidates, parse_srcset
+from pipelines.html.candidates import SOURCES, ExtractOptions, candidates, parse_srcset
 from pipelines.html.page import Html, decode
-from pipelines.html.text import _ftfy, captions, clean, has_words, shorten
+from pipelines.html.text import FTFY, captions, clean, has_words, shorten
 
 URL = "http://a.example/dir/page"
 DATE = "2026-01-01T00:00:00Z"
@@ -33,7 +33,7 @@ DATE = "2026-01-01T00:00:00Z"
 
 def found(html, sources=SOURCES, headers=()):
     page = Html.parse(URL, list(headers), html.encode() if isinstance(html, str) else html)
-    of_page = candidates(page, Taste(sources, 100))
+    of_page = candidates(page, ExtractOptions(sources, 100))
     urls = [url.removeprefix("http://a.example") for url in of_page.urls]
     return list(zip(urls, of_page.texts, of_page.sources, of_page.reasons, strict=True))
 
@@ -104,7 +104,7 @@ def test_open_graph_prefers_the_images_own_text():
         ("<p><img alt=x src=i.jpg /></span><div>", "/dir/i.jpg"),
     ],
 )
-def test_the_best_address(markup, wanted):
+def test_the_best_url(markup, wanted):
     assert kept(markup) == ([(wanted, "x", "alt")] if wanted else [])
 
 
@@ -180,7 +180,7 @@ def test_pages_that_opt_out(head, headers, opted_out):
 # --- the page ---
 
 
-def test_language_licence_and_page_address():
+def test_language_licence_and_page_url():
     html = b'<html lang="pt-BR"><link rel="stylesheet license" href="/cc0"><img src=1 alt=um>'
     (row,), _ = page_rows(Page("HTTP://A.example/x/../y#z", [], html), extract.Config())
     assert (row.page_url, row.language, row.license) == ("http://a.example/y", "pt-BR", "http://a.example/cc0")
@@ -254,10 +254,10 @@ CHARSETS = st.sampled_from(["utf-8", "latin-1", "cp1252", "cp1251", "cp1250", "c
 
 
 @given(SCRIPTS, CHARSETS, st.booleans())
-def test_what_is_spared_mending_needs_none(text, charset, lossy):
-    """The quick look passes nothing that ftfy, asked at once, would change."""
+def test_text_that_skips_repair_needs_none(text, charset, lossy):
+    """The quick check passes nothing that ftfy would change."""
     garbled = text.encode().decode(charset, "ignore").replace("\u00a0" if lossy else "", " " if lossy else "")
-    mended = unicodedata.normalize("NFC", ftfy.fix_text(garbled, _ftfy()))
+    mended = unicodedata.normalize("NFC", ftfy.fix_text(garbled, FTFY))
     assert clean(garbled) == clean(mended)
 
 
@@ -311,7 +311,7 @@ PAGES = [(f"http://a.example/{n}", b"<p>%d" % n * 400) for n in range(6)]
         ([(2, 0)], "01345", 1),  # not even the start of a member
     ],
 )
-def test_a_damaged_record_costs_itself_alone(damage, left, damaged):
+def test_a_damaged_record_affects_no_others(damage, left, damaged):
     data, offsets = archive(PAGES)
     broken = bytearray(data)
     for page, offset in damage:
@@ -359,7 +359,7 @@ def test_a_cut_archive_is_damaged_wherever_it_is_cut(compressed):
         assert pages >= len(complete), cut
 
 
-def test_lengths_that_lie_cost_their_record_alone():
+def test_wrong_lengths_affect_no_other_records():
     page = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<p>%d"
     for lie in (10**15, 500, 60, 20, 0):
         for compress in (lambda data: data, gzip.compress):
@@ -391,7 +391,7 @@ def test_bodies_as_they_came_over_the_wire(headers, body, wanted):
 
 def test_duplicates_against_brute_force(ray_cluster, tmp_path, monkeypatch):
     """Files of a hundred images of sixty, more files than fit one partition."""
-    monkeypatch.setattr(extract, "_FILES_PER_PARTITION", 2)
+    monkeypatch.setattr("pipelines.extract.stage._FILES_PER_PARTITION", 2)
     draw = random.Random(7)
     files = [
         [(f"http://a.example/{n}", page(*((f"/{draw.randrange(60)}.jpg", "x") for _ in range(20)))) for n in range(5)]

@@ -1,4 +1,4 @@
-"""Archives in a bucket and behind https://, read from a real S3 server over a line that breaks."""
+"""Archives in a bucket and behind https://, read from a real S3 server through a proxy that breaks connections."""
 
 import asyncio
 import contextlib
@@ -6,7 +6,6 @@ import datetime
 import ipaddress
 import random
 import ssl
-import threading
 from urllib.parse import urlsplit
 
 import fsspec
@@ -15,6 +14,7 @@ import s3fs
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from loopback import event_loop_thread
 from wat_writer import document, record
 
 from infra.errors import DataError, StorageError, TransientError
@@ -28,7 +28,7 @@ PAGES = 40
 
 
 class Line:
-    """A way to a server that breaks: of the next ``cuts`` long answers only the beginning comes through."""
+    """A proxy that breaks connections: of the next ``cuts`` long responses only the beginning comes through."""
 
     LONG = 5_000
 
@@ -67,28 +67,18 @@ class Line:
 
 @contextlib.contextmanager
 def lines(to, tls=None):
-    """A :class:`Line`, and the port on which it is to be had."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
+    """A :class:`Line`, and the port it listens on."""
     line = Line(to)
 
     async def stop(server):
         server.close()
-        while others := asyncio.all_tasks() - {asyncio.current_task()}:  # one that accepts starts one that serves
-            for task in others:
-                task.cancel()
-            await asyncio.wait(others)
-            await asyncio.sleep(0)  # connections that were closed are let go in the next turn of the loop
 
-    server = asyncio.run_coroutine_threadsafe(asyncio.start_server(line.serve, "127.0.0.1", 0, ssl=tls), loop).result()
-    try:
-        yield line, server.sockets[0].getsockname()[1]
-    finally:
-        asyncio.run_coroutine_threadsafe(stop(server), loop).result()
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
+    with event_loop_thread() as call:
+        server = call(asyncio.start_server(line.serve, "127.0.0.1", 0, ssl=tls))
+        try:
+            yield line, server.sockets[0].getsockname()[1]
+        finally:
+            call(stop(server))
 
 
 @pytest.fixture(autouse=True)
@@ -100,7 +90,7 @@ def impatient(monkeypatch):
 
 @pytest.fixture
 def line(s3_server, monkeypatch):
-    """What lies between us and the S3 server."""
+    """The breakable connection to the S3 server."""
     there = urlsplit(s3_server)
     with lines((there.hostname, there.port)) as (line, port):
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
@@ -131,18 +121,18 @@ def crawl(tmp_path_factory):
 
 @pytest.fixture
 def bucket(crawl, s3_url):
-    """The same folder in a bucket, for everybody to read."""
+    """The same folder in a bucket, publicly readable."""
     s3fs.S3FileSystem(s3_additional_kwargs={"ACL": "public-read"}).put(f"{crawl}/", f"{s3_url}/crawl/", recursive=True)
     return f"{s3_url}/crawl"
 
 
 def extracted(monkeypatch, folder, paths, prefix):
-    """Every byte that extraction leaves, its shards done here, one after the other."""
+    """Return all files of an extraction, run in this process, one shard after the other."""
 
     def run_shards(context, shards, work, limits):
         return [work(spec, ShardOutput(context.store, name)) for name, spec in shards]
 
-    monkeypatch.setattr("infra.cluster.run_shards", run_shards)
+    monkeypatch.setattr("pipelines.extract.stage.run_shards", run_shards)
     context = Context(folder)
     manifest = extract.run(extract.Config(paths=paths, prefix=prefix), {}, context)
     return {file.path: context.store.read(file.path) for file in manifest.files}, manifest
@@ -167,7 +157,7 @@ def test_pairs_from_a_bucket_are_those_from_disk(bucket, line, expected, s3_url,
 
 def test_a_line_that_stays_broken_is_an_error_that_may_pass(bucket, line, tmp_path, monkeypatch):
     line.cuts = 10_000
-    with pytest.raises(TransientError, match=r"a\.warc\.gz cannot be read for now"):
+    with pytest.raises(TransientError, match=r"a\.warc\.gz is unreachable"):
         extracted(monkeypatch, tmp_path, ("a.warc.gz",), bucket)
 
 

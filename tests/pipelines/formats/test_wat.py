@@ -1,4 +1,4 @@
-"""WAT files: the same pairs as from the page itself, as far as a WAT knows them; and whatever may stand in one."""
+"""WAT records: the same pairs as from the page itself, as far as a WAT has them; and malformed records."""
 
 import io
 import json
@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from wat_writer import document, record
 
 from infra.run.context import Context, ShardOutput
+from pipelines.extract.config import Config
 from pipelines.extract.shard import Pages, Rows, as_rows, find_candidates, page_rows, wat_rows
-from pipelines.extract.stage import Config
 from pipelines.formats.warc import Page, Reader
 from pipelines.formats.wat import WatPage
 
@@ -81,7 +81,7 @@ def test_any_value_in_any_place(key, value):
     assert rows.pages + rows.facts["damaged_records"] in (1, 2)
 
 
-def test_broken_records_cost_themselves_alone(tmp_path):
+def test_malformed_records_affect_no_others(tmp_path):
     good = record(document(URL, "<img src=1.jpg alt=one>"))
     other = [b"{", b"[]", b'{"HTML-Metadata": IMG@', b'{"HTML-Metadata": "IMG@"}', b"\xff\xfe", b"via: x\r\n"]
     redirect = record(document(URL, "<img src=1.jpg alt=one>", status="301"))

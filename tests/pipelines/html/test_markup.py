@@ -1,11 +1,11 @@
-"""No page costs more than a second, whatever its author had in mind; and no usual page is cut."""
+"""Bounded parsing: no page costs more than a second, and no ordinary page is cut."""
 
 import time
 
 import pytest
 
+from pipelines.extract.config import Config
 from pipelines.extract.shard import page_rows
-from pipelines.extract.stage import Config
 from pipelines.formats.warc import Page
 from pipelines.html.jsonld import described
 from pipelines.html.markup import bounded

@@ -1,4 +1,4 @@
-"""Addresses on a page: whatever they look like, they come out as the standard's parser has them."""
+"""URL resolution: the fast path agrees with the standard's parser on any input."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,4 +1,4 @@
-"""Lists of addresses as they come: against img2dataset's own reader, and against what is wrong with real ones."""
+"""URL lists: all formats against img2dataset's own reader, and malformed input."""
 
 import csv
 import gzip
@@ -19,8 +19,10 @@ from infra.run.context import Context, ShardOutput
 from infra.schema import pairs_schema
 from pipelines.tables import kept_files
 from pipelines.urls import shard as work
-from pipelines.urls.formats import Bad, read_batches
-from pipelines.urls.stage import Config, find, run
+from pipelines.urls.config import Config
+from pipelines.urls.files import find_files
+from pipelines.urls.formats import MalformedRow, read_batches
+from pipelines.urls.stage import run
 
 
 def _id(url, text):
@@ -30,7 +32,7 @@ def _id(url, text):
 def read(config: Config, folder) -> tuple[pa.Table, list[dict], dict]:
     """The pairs, the dropped rows and the funnel's dropped counts of a list: the stage without Ray."""
     context = Context(folder)
-    files = find(config)
+    files = find_files(config.urls, config.input_format)
     surveys = [work.survey(file, ShardOutput(context.store, f"survey-{n}")) for n, file in enumerate(files)]
     schema = work.common_schema(surveys)
     plan = work.plan(schema, config, uids=work.has_uids(files, schema))
@@ -130,8 +132,8 @@ def test_the_usual_names_are_known_and_everything_is_kept(name, tmp_path):
     renamed = {url: "url", caption: "caption", "LICENSE": "license", "LANGUAGE": "language"}
     for column, value in row.items():
         place = renamed.get(column, column)
-        assert found[f"{place}_listed" if place in work.TAKEN else place] == value
-    assert not set(found) & work.TAKEN
+        assert found[f"{place}_listed" if place in work.RESERVED else place] == value
+    assert not set(found) & work.RESERVED
     if "uid" not in row:
         assert found["uid"] == _id("http://a.example/1.png", "a caption")
 
@@ -158,7 +160,7 @@ def test_conceptual_captions_have_no_header_and_stray_quotes(order, tmp_path):
     assert list(zip(table["caption"].to_pylist(), table["url"].to_pylist(), strict=True)) == rows
 
 
-def test_bad_rows_cost_themselves_alone(tmp_path):
+def test_malformed_rows_affect_no_others(tmp_path):
     lines = [
         b'{"url": "http://a.example/1", "caption": "one"}',
         b'{"url": "http://a.example/2", "caption": ',  # 2
@@ -396,14 +398,14 @@ def test_lists_that_leave_a_question_are_refused(tmp_path):
         with pytest.raises(ConfigError):
             Config(url_list=wrong)
     for missing in (tmp_path / "none.csv", tmp_path / "*.parquet", tmp_path / "out"):
-        with pytest.raises(ConfigError, match="no list at"):
-            find(Config(url_list=str(missing)))
+        with pytest.raises(ConfigError, match="no list found at"):
+            find_files([str(missing)])
     (tmp_path / "more.tsv").write_text("url\n")
     with pytest.raises(ConfigError, match="several formats"):
-        find(Config(url_list=str(tmp_path)))
-    assert [file.name for file in find(Config(url_list=str(tmp_path), input_format="csv"))] == ["list.csv"]
+        find_files([str(tmp_path)])
+    assert [file.name for file in find_files([str(tmp_path)], "csv")] == ["list.csv"]
     (tmp_path / "urls").write_text("http://a.example/1\n")
-    assert find(Config(url_list=str(tmp_path / "urls"), input_format="txt"))[0].format == "txt"
+    assert find_files([str(tmp_path / "urls")], "txt")[0].format == "txt"
 
 
 def test_a_list_counts_by_its_content(tmp_path):
@@ -415,7 +417,7 @@ def test_a_list_counts_by_its_content(tmp_path):
         file.write(b"2")
     one, same, other = (Config(url_list=str(tmp_path / folder)).identity() for folder in ("a", "b", "c"))
     assert one == same != other
-    file = find(Config(url_list=str(tmp_path / "a")))[0]
+    file = find_files([str(tmp_path / "a")])[0]
     (tmp_path / "a/list.txt").write_bytes(b"shorter")
     with pytest.raises(DataError, match="changed"):
         file.open()
@@ -433,8 +435,8 @@ def test_lists_in_an_object_store(tmp_path):
             table, _, _ = read(config, tmp_path / str(hash(str(url))))
             assert table["caption"].to_pylist() == ["one", "two"]
             assert len(config.identity()["url_list"]) == 2
-        with pytest.raises(ConfigError, match="no list"):
-            find(Config(url_list="memory://lists/c.csv"))
+        with pytest.raises(ConfigError, match="no list found"):
+            find_files(["memory://lists/c.csv"])
     finally:
         memory.rm("/lists", recursive=True)
 
@@ -452,18 +454,18 @@ def test_lists_on_the_web(tmp_path):
         here = f"http://127.0.0.1:{server.server_port}"
         table, _, _ = read(Config(url_list=f"{here}/a.csv"), tmp_path / "out")
         assert table["caption"].to_pylist() == ["one"]
-        with pytest.raises(ConfigError, match=r"no list at .*none\.csv"):
-            find(Config(url_list=f"{here}/none.csv"))
-        with pytest.raises(ConfigError, match=r"b\.parquet cannot be read from here"):  # this server gives whole files
+        with pytest.raises(ConfigError, match=r"no list found at .*none\.csv"):
+            find_files([f"{here}/none.csv"])
+        with pytest.raises(ConfigError, match=r"b\.parquet cannot be read remotely"):  # this server gives whole files
             Config(url_list=f"{here}/b.parquet").identity()
         server.shutdown()
-    with pytest.raises(TransientError, match="does not answer"):
-        find(Config(url_list=f"{here}/a.csv"))
+    with pytest.raises(TransientError, match="is not responding"):
+        find_files([f"{here}/a.csv"])
     with pytest.raises(ConfigError, match="cannot be read"):
-        find(Config(url_list="nonsense://a.csv"))
+        find_files(["nonsense://a.csv"])
 
 
-def test_a_txt_line_is_an_address_commas_and_all():
+def test_a_txt_line_is_one_url_including_commas():
     data = b"\xef\xbb\xbfhttp://a.example/1,2\r\n\r\n  http://a.example/3 \n"
     (batch,) = read_batches(lambda: io.BytesIO(data), "txt", "it")
     assert batch.columns == {"url": ["http://a.example/1,2", "http://a.example/3"]}
@@ -475,7 +477,7 @@ def test_an_endless_line_is_one_bad_row(monkeypatch):
     data = b"http://a.example/1\n" + b"x" * 1000 + b"\nhttp://a.example/2\n"
     (batch,) = read_batches(lambda: io.BytesIO(data), "txt", "it")
     assert batch.columns["url"] == ["http://a.example/1", "http://a.example/2"]
-    assert batch.bad == [Bad(2, "x" * 64, "more than 64 bytes")]
+    assert batch.bad == [MalformedRow(2, "x" * 64, "more than 64 bytes")]
     assert batch.numbers == [1, 3]
 
 

@@ -1,4 +1,4 @@
-"""A cluster of four nodes fetches from one server, and prints as JSON what the server saw. For test_hosts.py."""
+"""A cluster of four nodes fetches from one server, and prints as JSON what the server saw. For test_politeness.py."""
 
 import asyncio
 import json
@@ -12,8 +12,9 @@ from loopback import Site, answer
 from ray.cluster_utils import Cluster
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipelines.web.fetcher import Fetcher, Web
-from pipelines.web.politeness import actor as hosts
+from pipelines.web import Web
+from pipelines.web.fetcher import Fetcher
+from pipelines.web.politeness.actor import shared_limiter
 
 NODES = 4
 URLS = {"busy.example": 25, "calm.example": 2, "free.example": 10}  # per node
@@ -42,9 +43,9 @@ class Watched(Site):
         writer.close()
 
 
-def work(node, web, manners):
+def work(node, web, limiter):
     async def fetch_all():
-        async with Fetcher(web, manners=manners) as fetcher:
+        async with Fetcher(web, limiter=limiter) as fetcher:
             urls = [f"http://{host}/{node}/{number}" for host, count in URLS.items() for number in range(count)]
             return [response.status for response in await asyncio.gather(*(fetcher.get(url) for url in urls))]
 
@@ -65,10 +66,10 @@ def main():
         NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         for node in sorted(ray.nodes(), key=lambda n: n["NodeID"])
     ]
-    with hosts.shared(web, actors=2) as manners:
+    with shared_limiter(web, actors=2) as limiter:
         task = ray.remote(work)
         refs = [
-            task.options(scheduling_strategy=place, num_cpus=1).remote(number, web, manners)
+            task.options(scheduling_strategy=place, num_cpus=1).remote(number, web, limiter)
             for number, place in enumerate(places)
         ]
         done = ray.get(refs, timeout=200)

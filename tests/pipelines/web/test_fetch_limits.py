@@ -1,4 +1,4 @@
-"""What the client holds, waits for and reads of a site's own files, against real servers; DNS and health alone."""
+"""Limits of the HTTP client (memory, deadlines, policy files) against real servers; DNS and health checks alone."""
 
 import asyncio
 import json
@@ -15,13 +15,14 @@ from loopback import Site, answer
 
 from infra.errors import ConfigError, StageFailed, TransientError
 from infra.schema import Drop
+from pipelines.web import FetchError, Web
 from pipelines.web.deadline import Deadlines
-from pipelines.web.fetcher import Fetcher, FetchError, Web
+from pipelines.web.fetcher import Fetcher
 from pipelines.web.guard import Guard
 from pipelines.web.health import SuccessFloor, preflight
-from pipelines.web.http_client import Budget
+from pipelines.web.http_client import ByteBudget
 from pipelines.web.policy.opt_outs import Policy
-from pipelines.web.policy.robots import Rules, sitemaps
+from pipelines.web.policy.robots import RobotsRules, sitemaps
 from pipelines.web.policy.tdmrep import Reservations
 
 
@@ -58,27 +59,27 @@ async def test_bodies_wait_for_room_without_losing_their_deadline():
 
         await asyncio.gather(*(use(number) for number in range(8)))
         assert most <= 100_000
-        assert fetcher._chase._client.budget.free == 100_000
+        assert fetcher._client.budget.free == 100_000
         with pytest.raises(FetchError):
             await fetcher.get("http://h0.example/none")
-        assert fetcher._chase._client.budget.free == 100_000
+        assert fetcher._client.budget.free == 100_000
 
 
 async def test_the_budget_is_first_come_first_served_and_survives_who_gives_up():
-    budget = Budget(10)
-    assert budget.try_take(8)
-    large = asyncio.create_task(budget.take(9))
+    budget = ByteBudget(10)
+    assert budget.try_acquire(8)
+    large = asyncio.create_task(budget.acquire(9))
     await asyncio.sleep(0)
-    small = asyncio.create_task(budget.take(1))
+    small = asyncio.create_task(budget.acquire(1))
     await asyncio.sleep(0)
-    assert not budget.try_take(1) and not small.done()  # there is room, but somebody was first
+    assert not budget.try_acquire(1) and not small.done()  # there is room, but another was first
     large.cancel()
     await asyncio.wait([large, small], timeout=1)
     assert small.done() and budget.free == 1
-    budget.give(8)
-    taken = asyncio.create_task(budget.take(10))
+    budget.release(8)
+    taken = asyncio.create_task(budget.acquire(10))
     await asyncio.sleep(0)
-    budget.give(1)
+    budget.release(1)
     taken.cancel()  # after it was given its bytes, before it knew
     await asyncio.wait([taken])
     assert budget.free == 10
@@ -111,7 +112,7 @@ async def test_retry_after_is_obeyed_up_to_a_clamp_and_given_up_above():
 
 async def test_a_dead_host_with_many_urls_is_given_up():
     with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))  # nobody listens
+        bound.bind(("127.0.0.1", 0))  # not listening
         port = bound.getsockname()[1]
         async with Fetcher(Web(connect_to={"*": f"127.0.0.1:{port}"}, retries=0, obey_robots=False)) as fetcher:
 
@@ -192,7 +193,7 @@ async def test_robots_redirects_of_other_hosts_are_followed_five_times():
 )
 def test_no_robots_txt_can_stall_us(body):
     start = time.thread_time()
-    rules = Rules.read(200, body[: 500 * 1024], "clipline")
+    rules = RobotsRules.parse(200, body[: 500 * 1024], "clipline")
     for _ in range(10):
         rules.refusal("http://a.example/" + "a" * 3000, "clipline", as_ai=True)
     assert time.thread_time() - start < 3.0
@@ -200,11 +201,11 @@ def test_no_robots_txt_can_stall_us(body):
 
 def test_robots_groups_survive_the_renaming():
     text = b"\xef\xbb\xbfUser-agent: other\nUser-agent: GPTBot/1.2\nDisallow: /art\n\nuser agent: third\nDisallow: /"
-    rules = Rules.read(200, text + b"\nSitemap: http://a.example/s.xml\nsite-map:/t.xml", "clipline")
+    rules = RobotsRules.parse(200, text + b"\nSitemap: http://a.example/s.xml\nsite-map:/t.xml", "clipline")
     assert rules.agents == ("gptbot",)
     assert rules.refusal("http://a.example/art", "clipline", as_ai=True) == (Drop.OPT_OUT, "robots.txt: gptbot")
     assert rules.refusal("http://a.example/", "clipline", as_ai=True) is None
-    assert Rules.read(200, text, "third").refusal("http://a.example/", "third", as_ai=False)
+    assert RobotsRules.parse(200, text, "third").refusal("http://a.example/", "third", as_ai=False)
     assert sitemaps(text + b"\nSitemap: http://a.example/s.xml\nsite-map:/t.xml") == [
         "http://a.example/s.xml",
         "/t.xml",
@@ -238,7 +239,7 @@ async def test_reservations_at_the_well_known_place_if_asked_for():
     [("/open/1.jpg", False), ("/a/1.jpg", True), ("/1.jpg?q", False), ("/closed/x", True), ("/", False)],
 )
 def test_the_first_rule_that_matches_decides(path, reserved):
-    assert Reservations.read(200, json.dumps(TDM).encode()).reserved(f"http://a.example{path}") is reserved
+    assert Reservations.parse(200, json.dumps(TDM).encode()).is_reserved(f"http://a.example{path}") is reserved
 
 
 @given(st.text("ab*$/", max_size=12), st.text("ab/", max_size=12))
@@ -246,12 +247,12 @@ def test_patterns_match_as_a_regular_expression_would(pattern, path):
     body, end = (pattern[:-1], "$") if pattern.endswith("$") else (pattern, "")
     expression = ".*".join(re.escape(part) for part in body.split("*")) + ("\\Z" if end else "")
     rules = Reservations(((pattern, True),))
-    assert rules.reserved(f"http://h/{path}") is bool(re.match(expression, f"/{path}"))
+    assert rules.is_reserved(f"http://h/{path}") is bool(re.match(expression, f"/{path}"))
 
 
 @pytest.mark.parametrize("body", [b"", b"[", b"{}", b"[1, null, {}]", b"[" * 100_000, b'[{"location": 3}]', b"\xff"])
 def test_reservations_that_are_none(body):
-    assert not Reservations.read(200, body).reserved("http://a.example/")
+    assert not Reservations.parse(200, body).is_reserved("http://a.example/")
 
 
 def test_one_policy_for_pages_images_and_links():
@@ -283,7 +284,7 @@ class Names:
 async def test_what_a_resolver_said_is_kept_for_a_while(monkeypatch):
     names = Names({"good.test": "93.184.216.34", "unsure.test": socket.EAI_AGAIN})
     monkeypatch.setattr(socket, "getaddrinfo", names)
-    monkeypatch.setattr("pipelines.web.guard._UNSURE_S", 0.0)
+    monkeypatch.setattr("pipelines.web.guard._ERROR_TTL_S", 0.0)
     guard = Guard({"mapped.test": "127.0.0.1:81"}, (), 4)
 
     async def ask(host):
@@ -301,14 +302,14 @@ async def test_what_a_resolver_said_is_kept_for_a_while(monkeypatch):
         assert await asyncio.gather(*(ask(host) for _ in range(5))) == [wanted] * 5  # together: asked once
         assert [await ask(host), await ask(host)] == [wanted] * 2
         assert names.asked.count(host) == asked
-    monkeypatch.setattr("pipelines.web.guard._MOST_NAMES", 2)
+    monkeypatch.setattr("pipelines.web.guard._MAX_NAMES", 2)
     await ask("other.test")
-    assert len(guard._known) <= 3
+    assert len(guard._cache) <= 3
     await guard.close()
 
 
 async def test_a_queue_for_the_resolver_is_not_the_servers_delay(monkeypatch):
-    """Lists are full of names that nobody can resolve, and each of them keeps a thread for seconds."""
+    """Lists are full of dead names, each of which occupies a resolver thread for seconds."""
 
     def slowly(host, *_):
         time.sleep(0.2)

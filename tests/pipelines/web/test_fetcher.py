@@ -1,4 +1,4 @@
-"""The guarded fetch against real servers on loopback, each behaving as badly as one can."""
+"""Fetcher against real, misbehaving servers on loopback."""
 
 import asyncio
 import gzip
@@ -12,12 +12,13 @@ import pytest
 from loopback import Site, answer
 
 from infra.schema import Drop
+from pipelines.web import FetchError, Web
 from pipelines.web.coding import CodingError, OversizeError, decoder
-from pipelines.web.fetcher import Fetcher, FetchError, Web
+from pipelines.web.fetcher import Fetcher
 from pipelines.web.guard import Guard, is_public
 from pipelines.web.http_client import retry_after
 from pipelines.web.policy.opt_outs import IMAGE, LINKS, PAGE, from_headers, from_metas, refusal
-from pipelines.web.policy.robots import Rules
+from pipelines.web.policy.robots import RobotsRules
 from pipelines.web.urls import BadUrlError, canonical, host_of, is_address, matches, origin_of, without_parameters
 
 
@@ -316,7 +317,7 @@ async def test_connections_that_fail():
     assert (await refused({"/x": answer(X_Long="x" * 20000)}))[0] is Drop.CONNECTION
     assert (await refused({"/x": answer()}, "https://a.example/x"))[0] is Drop.CONNECTION
     with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))  # nobody listens
+        bound.bind(("127.0.0.1", 0))  # not listening
         async with Fetcher(Web(connect_to={"*": f"127.0.0.1:{bound.getsockname()[1]}"}, retries=0)) as fetcher:
             with pytest.raises(FetchError) as caught:
                 await fetcher.get("http://a.example/")
@@ -390,11 +391,11 @@ async def test_robots_of_any_size_is_read_up_to_its_cap():
 
 
 def test_rules_know_the_delay_and_the_ai_crawlers_named():
-    rules = Rules.read(200, ROBOTS)
+    rules = RobotsRules.parse(200, ROBOTS)
     assert rules.agents == ("gptbot",)
     assert rules.crawl_delay == 2.0
     assert rules.refusal("http://a.example/art", "clipline", as_ai=False) is None
-    assert Rules.read(404, b"").crawl_delay == 0.0
+    assert RobotsRules.parse(404, b"").crawl_delay == 0.0
 
 
 # --- opt-outs ---

@@ -62,7 +62,7 @@ def toy(root):
     Journal(root.child(f"runs/{record.run}")).append(
         [
             RunStarted(time=1e9, run=record.run, recipe="toy.py"),
-            StageStarted(time=1e9, stage="first", attempt=1, digest="d", identity={}),
+            StageStarted(time=1e9, stage="first", attempt=1, digest="d", config={}),
             Metrics(time=1e9, stage="first", values={"loss": float("inf")}, step=1),
             Log(time=1e9, stage="first", level="INFO", message="[bold]hello[/bold]"),
             StageFinished(time=1e9, stage="first", attempt=1, seconds=65.0, folder="artifacts/first/0"),
@@ -253,7 +253,7 @@ def test_resume_works_from_another_folder_and_keeps_the_selection(clipline, root
         (["plan", "toy.py", "--until", "furst"], 2, "no stage 'furst'"),
         (["plan", "toy.py", "--only", "third"], 2, "run it first: --until first"),
         (["plan", "url_list"], 2, "needs a value for url_list"),
-        (["plan", "website"], 2, "somewhere to start"),
+        (["plan", "website"], 2, "starting URLs"),
         (["status"], 2, "there are no runs below"),
         (["resume"], 2, "there are no runs below"),
         (["show", "filter"], 2, "there is no artifact 'filter'"),

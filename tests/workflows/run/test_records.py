@@ -54,7 +54,7 @@ def happens(root, record, *events):
 
 
 def started(stage, attempt=1):
-    return StageStarted(stage=stage, attempt=attempt, digest="d", identity={})
+    return StageStarted(stage=stage, attempt=attempt, digest="d", config={})
 
 
 def states(root, record):

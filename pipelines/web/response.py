@@ -1,0 +1,55 @@
+"""The two results of a fetch: a ``Response``, or a ``FetchError`` with the reason there is none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from infra.schema import Drop
+
+__all__ = ["FetchError", "ResourceType", "Response", "media_type"]
+
+ResourceType = Literal["page", "image", "sitemap", "robots", "tdm"]
+"""Decides the Accept header, the size limit and the checks. ``robots`` and ``tdm`` are policy files: fetched for
+permission, they need none themselves."""
+
+_REDIRECT = frozenset({301, 302, 303, 307, 308})
+
+
+class FetchError(Exception):
+    """A fetch failed. ``reason`` is for the funnel; ``detail``, for people, never holds an address, port or time."""
+
+    def __init__(
+        self, reason: Drop, detail: str = "", *, transient: bool = False, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(f"{reason}: {detail}" if detail else str(reason))
+        self.reason, self.detail, self.transient, self.retry_after_s = reason, detail, transient, retry_after_s
+
+
+def media_type(value: str) -> str:
+    """Return the media type of a Content-Type header in lower case, without parameters."""
+    return value.partition(";")[0].strip().lower()
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """HTTP response with decoded ``body``, ``headers`` as received, in order, and the ``redirects`` (URLs) followed."""
+
+    url: str
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes
+    redirects: tuple[str, ...] = field(default=())
+
+    def header(self, name: str, default: str = "") -> str:
+        """Return the first header of that name, in any case."""
+        return next((value for key, value in self.headers if key.lower() == name.lower()), default)
+
+    @property
+    def content_type(self) -> str:
+        """Media type in lower case, without parameters; empty if none was given."""
+        return media_type(self.header("Content-Type"))
+
+    @property
+    def is_redirect(self) -> bool:
+        return self.status in _REDIRECT
