@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from infra.errors import DataError
+from pipelines.curate.dedup import Config, run
+from pipelines.curate.dedup.duplicates import decide
 from pipelines.curate.dedup.signatures import CELLS, SIDE, difference, leaders, signature
-from pipelines.curate.dedup.stage import Config, decide, run
 from pipelines.tables import read_table
 from workflows.demo import scenes
 

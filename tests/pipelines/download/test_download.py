@@ -24,9 +24,10 @@ from infra.run.manifest import Artifact, File
 from infra.schema import pairs_schema
 from infra.store.spool import Spool
 from infra.store.storage import LocalStore
+from pipelines.download import Config, run
 from pipelines.download.shard import Downloader, members, tabulate
-from pipelines.download.stage import Config, run
-from pipelines.tables import cut, read_slices
+from pipelines.layout import chunk_rows
+from pipelines.tables import read_slices
 from pipelines.web.fetcher import Web
 
 
@@ -219,7 +220,7 @@ async def test_img2dataset_continues_where_we_stopped(site, pairs_artifact, img2
     ours = Config(image_size=32, samples_per_shard=4, max_aspect_ratio=10, web=Web(allow_private=("127.0.0.0/8",)))
     output = ShardOutput(LocalStore(tmp_path), "all")
     async with Downloader(ours) as downloader:
-        for shard, slices in enumerate(cut(pairs.files("data/"), 4)):
+        for shard, slices in enumerate(chunk_rows(pairs.files("data/"), 4)):
             rows = read_slices(pairs.store, slices)
             fetched = [await task for task in await downloader.start(rows["url"].to_pylist(), spool)]
             table = tabulate(rows, fetched, shard, ours)
@@ -232,7 +233,7 @@ async def test_img2dataset_continues_where_we_stopped(site, pairs_artifact, img2
         path.unlink()
     done = {int(path.name.split("_")[0]) for path in folder.glob("*.json")}  # its main() has just this line
     one_file = tmp_path / "pairs.parquet"  # it begins a new shard with every file
-    pq.write_table(read_slices(pairs.store, next(cut(pairs.files("data/"), 100))), one_file)
+    pq.write_table(read_slices(pairs.store, next(chunk_rows(pairs.files("data/"), 100))), one_file)
     columns = [name for name in pairs_schema().names if name not in ("url", "caption")]
     reader = Reader(str(one_file), "parquet", "url", "caption", None, None, columns, 4, done, str(tmp_path))
     theirs = img2dataset.downloader.Downloader(
@@ -271,13 +272,15 @@ def read_all(path) -> dict[str, bytes]:
 
 
 @given(st.lists(st.integers(0, 7), max_size=8), st.integers(1, 9))
-def test_cut_loses_nothing(sizes, lot):
-    files = [File(path=str(index), bytes=0, sha256="", rows=size) for index, size in enumerate(sizes)]
-    rows = [(str(index), row) for index, size in enumerate(sizes) for row in range(size)]
-    lots = [[(part.path, part.start + at) for part in parts for at in range(part.rows)] for parts in cut(files, lot)]
-    assert [row for part in lots for row in part] == rows
-    assert all(len(part) == lot for part in lots[:-1])
-    assert all(lots)
+def test_chunks_lose_nothing(sizes, size):
+    files = [File(path=str(index), bytes=0, sha256="", rows=rows) for index, rows in enumerate(sizes)]
+    rows = [(str(index), row) for index, count in enumerate(sizes) for row in range(count)]
+    chunks = [
+        [(part.path, part.start + at) for part in parts for at in range(part.rows)] for parts in chunk_rows(files, size)
+    ]
+    assert [row for part in chunks for row in part] == rows
+    assert all(len(part) == size for part in chunks[:-1])
+    assert all(chunks)
 
 
 def test_png_quality_is_its_compression():

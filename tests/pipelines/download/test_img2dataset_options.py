@@ -11,7 +11,8 @@ from infra.cluster import Limits
 from infra.config import Config
 from pipelines import download
 from pipelines import urls as url_list
-from pipelines.download import stage
+from pipelines.download.verify import Verify
+from pipelines.web.fetcher import Web
 
 DOCS = Path(__file__).parents[3] / "docs/web.md"
 SECTION = re.search(r"^## Coming from img2dataset$(.*?)^## ", DOCS.read_text(), re.MULTILINE | re.DOTALL)[1]
@@ -32,7 +33,7 @@ def test_every_option_is_told_of(img2dataset):
     assert sorted(told) == sorted(inspect.signature(theirs).parameters)
 
 
-INNER = {"web": stage.Web.model_fields, "verify": stage.Verify.model_fields, "limits": Limits.__annotations__}
+INNER = {"web": Web.model_fields, "verify": Verify.model_fields, "limits": Limits.__annotations__}
 
 
 def has(config: type[Config], path: str) -> bool:

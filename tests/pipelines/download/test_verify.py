@@ -15,10 +15,11 @@ from PIL import Image
 from infra.errors import ConfigError, DataError
 from infra.run.context import Context, ShardOutput
 from infra.schema import pairs_schema
+from pipelines.download import Config
 from pipelines.download.shard import Work, work
-from pipelines.download.stage import Config
 from pipelines.download.verify import MISMATCH, Verify, hash_of
-from pipelines.tables import Slice, read_table
+from pipelines.layout import Slice
+from pipelines.tables import read_table
 from pipelines.web.fetcher import Web
 
 
