@@ -20,6 +20,7 @@ from pipelines.layout import Images, Slice, funnel
 __all__ = [
     "SELECTION_COLUMNS",
     "concatenated",
+    "image_columns",
     "image_table",
     "read_slices",
     "read_table",
@@ -47,7 +48,7 @@ def uid(url: str, caption: str) -> str:
 
 
 def read_table(store: Store, path: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """A Parquet file of ``store``, or those of ``columns`` that it has."""
+    """A Parquet file of ``store``, or some of its columns."""
     with store.open(path) as source:
         return pq.read_table(source, columns=columns)
 
@@ -93,6 +94,12 @@ def concatenated(tables: Sequence[pa.Table]) -> pa.Table:
 def image_table(images: Images, shard: int, columns: Sequence[str] | None = None) -> pa.Table:
     """Every attempted row of a shard of images."""
     return read_table(images.store(shard), images.path(shard), columns)
+
+
+def image_columns(images: Images, shard: int) -> list[str]:
+    """The columns of a shard of images."""
+    with images.store(shard).open(images.path(shard)) as source:
+        return list(pq.read_schema(source).names)
 
 
 def successes(rows: pa.Table, shard: int) -> pa.Table:

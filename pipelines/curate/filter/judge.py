@@ -18,7 +18,7 @@ from infra.run.manifest import ShardRecord
 from infra.store.storage import Store
 from pipelines.curate.filter.rules import Rule
 from pipelines.layout import Images
-from pipelines.tables import SELECTION_COLUMNS, image_table, read_table, successes, write_selection
+from pipelines.tables import SELECTION_COLUMNS, image_columns, image_table, read_table, successes, write_selection
 
 __all__ = ["filter_shard", "judge"]
 
@@ -59,13 +59,13 @@ def judge(rows: pa.Table, rules: Sequence[Rule]) -> list[str | None]:
 
 def _with_image_columns(rows: pa.Table, images: Images, shard: int, names: Sequence[str]) -> pa.Table:
     """``rows`` of a selection, with those of the columns ``names`` they lack that the shard of images has."""
-    if not (lacking := [name for name in names if name not in rows.column_names]):
+    lacking = [name for name in names if name not in rows.column_names]
+    if not lacking or not (found := [name for name in image_columns(images, shard) if name in lacking]):
         return rows
-    source = image_table(images, shard, ["key", *lacking])
+    source = image_table(images, shard, ["key", *found])
     indices = pc.index_in(rows["key"], value_set=source["key"].combine_chunks())
-    for name in lacking:
-        if name in source.column_names:
-            rows = rows.append_column(name, source[name].take(indices))
+    for name in found:
+        rows = rows.append_column(name, source[name].take(indices))
     return rows
 
 
