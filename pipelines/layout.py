@@ -1,4 +1,4 @@
-"""Where rows and images lie in artifacts: files, shards, and the places of images in tars. Light to import.
+"""The layout of artifacts of rows and images: their files, shards, and places in tars. Light to import.
 
 Stages hand each other three kinds of tables, which :mod:`pipelines.tables` reads and writes:
 

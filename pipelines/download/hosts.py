@@ -1,4 +1,4 @@
-"""Which hosts fail: counts by host, for the progress line and the manifest."""
+"""Counts of failed rows by host, for the progress line and the manifest."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True)
 class Work:
-    """What the shards of a download share. ``source``: the store of the pairs, or the images to retry."""
+    """Settings and source of all shards of a download. ``source``: the store of the pairs, or the images to retry."""
 
     config: Config
     source: Store | Images

@@ -131,9 +131,9 @@ def download_all(folder: Path):
     with Hostile(BEHAVIOURS).serving() as running:
         settings = download.Config(web=patient(running), max_image_area=16_000_000, image_size=64)
         whole = tuple(layout.chunk_rows(before.output.files, settings.samples_per_shard))
-        lot = [((0, parts), ShardOutput(Context(folder / "images").store, "00000")) for parts in whole]
+        batch = [((0, parts), ShardOutput(Context(folder / "images").store, "00000")) for parts in whole]
         started = time.monotonic()
-        list(download_shard.work(download_shard.Work(settings, before.store), lot))
+        list(download_shard.work(download_shard.Work(settings, before.store), batch))
     return time.monotonic() - started
 
 

@@ -19,7 +19,7 @@ Part = Literal["train", "holdout"]
 
 
 class Place(NamedTuple):
-    """Where an image's bytes lie in the downloads: shard number, offset and size in bytes, file extension."""
+    """An image's bytes in the downloads: shard number, offset and size in bytes, file extension."""
 
     shard: int
     offset: int
