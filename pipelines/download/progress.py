@@ -43,7 +43,9 @@ class Progress:
         self._hosts.update(record.facts["failing_hosts"])
         if len(self._hosts) > _MOST_HOSTS:
             self._hosts = Counter(dict(self._hosts.most_common(1000)))
+        # Too few successes end the stage here.
         self._floor.judge(self._context.ledger, record.shard, one.kept, one.dropped, record.facts["failing_hosts"])
+        # A point of each curve.
         rows = self._funnel.entered
         seconds = max(time.monotonic() - self._start, 1e-3)
         shares = {"success": self._funnel.kept, **self._funnel.dropped}
@@ -54,6 +56,7 @@ class Progress:
         curves = {f"share/{name}": count / rows for name, count in shares.items()}
         left = {"eta_s": (self._rows - rows) * seconds / max(rows - self._before.entered, 1)}
         self._context.metrics(curves | rates | left, step=rows)
+        # The line: the same numbers, the most frequent errors and the worst hosts.
         frequent = Counter(self._funnel.dropped).most_common(2)
         errors = ", ".join(f"{name} {count / rows:.0%}" for name, count in frequent)
         hosts = ", ".join(f"{host} {count}" for host, count in self._hosts.most_common(2))
