@@ -95,7 +95,7 @@ def png(image: Image.Image) -> bytes:
 
 @pytest.fixture(scope="session")
 def img2dataset():
-    """The package, whose import asks the web for updates unless told not to, and warns about itself."""
+    """The package, without the request and the warnings that importing it causes."""
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -51,7 +51,7 @@ class Rendezvous(Rule):
 
 
 class Answer(Rule):
-    """Returns, or raises, what it is told."""
+    """Returns or raises what its field says."""
 
     columns = ("caption",)
 

@@ -1,4 +1,4 @@
-"""Rules of users: found by name, run on every worker, asked about any column, and told clearly what is wrong."""
+"""Rules of users: found by name, run on every worker, reading any column; errors name the rule and the column."""
 
 import datetime
 import json

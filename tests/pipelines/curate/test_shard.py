@@ -1,4 +1,4 @@
-"""Training shards and holdout through the eyes of those who will read them: open_clip, webdataset, CLIP_benchmark."""
+"""Training shards and holdout, read by the readers they are for: open_clip, webdataset, CLIP_benchmark."""
 
 import gc
 import io
@@ -68,7 +68,7 @@ def config():
     "ignore::UserWarning",
 )
 def test_the_stage(ray_cluster, images_artifact, finished, config, tmp_path):
-    """One run, seen through everybody's eyes."""
+    """One run, read by every reader it is written for."""
     from pipelines.curate import filter as filtering
 
     images = images_artifact(ROWS, per_shard=16)
@@ -87,8 +87,8 @@ def test_the_stage(ray_cluster, images_artifact, finished, config, tmp_path):
     originals = dict(ROWS)
     for sample in train:
         known = json.loads(sample["json"])
-        (picture,) = (data for form, data in sample.items() if form in ("jpg", "png", "webp"))
-        assert picture == originals[known["caption"]]
+        (image,) = (data for form, data in sample.items() if form in ("jpg", "png", "webp"))
+        assert image == originals[known["caption"]]
         assert sample["txt"].decode() == " ".join(known["caption"].split())
     assert len({sample["__key__"] for sample in train}) == len(train)
 
@@ -130,7 +130,7 @@ def open_clip_texts(folder, shards: int) -> list[str]:
         workers=0,
         world_size=1,
     )
-    info = get_wds_dataset(args, lambda picture: torch.from_numpy(np.array(picture)), is_train=True, tokenizer=as_bytes)
+    info = get_wds_dataset(args, lambda image: torch.from_numpy(np.array(image)), is_train=True, tokenizer=as_bytes)
     assert info.dataloader.num_samples == samples
     return sorted(bytes(row.tolist()).decode().strip() for _, batch in info.dataloader for row in batch)
 

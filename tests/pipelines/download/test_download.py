@@ -116,7 +116,7 @@ def downloaded(ray_cluster, site, pairs_artifact, finished):
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # webdataset leaves files open
 def test_the_stage(downloaded, site, pairs_artifact, finished, img2dataset, tmp_path):
-    """One run, seen through everybody's eyes."""
+    """One run, read by every reader it is written for."""
     folder = tmp_path / "stage0/data"
     assert sorted(path.name for path in folder.iterdir()) == sorted(
         f"{shard:05d}{end}" for shard in range(3) for end in (".tar", ".parquet", "_stats.json")
@@ -171,8 +171,8 @@ def test_the_stage(downloaded, site, pairs_artifact, finished, img2dataset, tmp_
     assert again.manifest == downloaded.manifest
 
 
-def test_addresses_as_people_write_them(ray_cluster, site, pairs_artifact, tmp_path):
-    """Lists keep theirs, so nothing may take them for canonical; one that is none costs its own row."""
+def test_urls_in_unusual_spellings(ray_cluster, site, pairs_artifact, tmp_path):
+    """Rows keep the URL as listed, so it cannot be assumed canonical; an invalid one fails only its own row."""
     listed = {
         "http://img.example": "http_error",  # "/" is not there
         "http://img.example?a.jpg": "http_error",
@@ -182,15 +182,13 @@ def test_addresses_as_people_write_them(ray_cluster, site, pairs_artifact, tmp_p
         "not an address": "refused_address",
         "http://user@img.example/a.jpg": "refused_address",
     }
-    manifest = run(
-        config(site[0]), {"pairs": pairs_artifact([(url, "a picture") for url in listed])}, Context(tmp_path)
-    )
+    manifest = run(config(site[0]), {"pairs": pairs_artifact([(url, "an image") for url in listed])}, Context(tmp_path))
     rows = [row for path in sorted(tmp_path.glob("data/*.parquet")) for row in pq.read_table(path).to_pylist()]
     assert {row["url"]: row["reason"] for row in rows} == listed
     assert manifest.facts["failing_hosts"] == {"img.example": 2}
 
 
-def test_progress_is_told_and_drawn(ray_cluster, site, pairs_artifact, tmp_path):
+def test_progress_as_a_line_and_as_curves(ray_cluster, site, pairs_artifact, tmp_path):
     """Rates, success, the commonest errors and worst hosts, the time left: as a line, and all numbers as curves."""
     events: list[dict] = []
     manifest = run(config(site[0]), {"pairs": pairs_artifact(ROWS)}, Context(tmp_path, emit=events.append))
@@ -297,11 +295,11 @@ def test_how_fast_never_enters_the_identity():
 def test_a_stage_that_only_fails_stops_and_can_be_done_again(ray_cluster, site, pairs_artifact, finished, tmp_path):
     """A network that is down must not become a data set of failures."""
     port, _ = site
-    rows = [(f"http://img{index % 7}.example/a.jpg", "a picture") for index in range(1200)]
+    rows = [(f"http://img{index % 7}.example/a.jpg", "an image") for index in range(1200)]
     pairs = pairs_artifact(rows)
     settings = {"samples_per_shard": 400, "limits": {"in_flight": 1}}
     with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))  # and nobody listens
+        closed.bind(("127.0.0.1", 0))  # nothing listens
         with pytest.raises(StageFailed, match=r"only 0 of 1200 rows succeeded"):
             finished(run, config(closed.getsockname()[1], **settings), {"pairs": pairs}, tmp_path / "images")
     done = finished(run, config(port, **settings), {"pairs": pairs}, tmp_path / "images")
@@ -310,6 +308,6 @@ def test_a_stage_that_only_fails_stops_and_can_be_done_again(ray_cluster, site, 
 
 def test_names_that_do_not_resolve_stop_the_stage_before_it_starts(pairs_artifact, tmp_path, monkeypatch, ray_cluster):
     monkeypatch.setattr("pipelines.web.guard.look_up", lambda name: ([], socket.EAI_AGAIN))
-    pairs = pairs_artifact([(f"http://host{index}.test/a.jpg", "a picture") for index in range(10)])
+    pairs = pairs_artifact([(f"http://host{index}.test/a.jpg", "an image") for index in range(10)])
     with pytest.raises(StageFailed, match="resolver"):
         run(Config(), {"pairs": pairs}, Context(tmp_path / "images"))
