@@ -65,6 +65,8 @@ class Answer(Rule):
                 return rows["url"]
             case "short":
                 return [True] * (rows.num_rows - 1)
+            case "none":
+                return [False] * rows.num_rows
             case "texts":
                 return rows["caption"]
         return [True, *[None] * (rows.num_rows - 1)]

@@ -83,6 +83,8 @@ def _columns(rule: Rule, rows: pa.Table) -> pa.Table:
 
 def _answers(rule: Rule, rows: pa.Table) -> NDArray[np.bool_]:
     """One boolean per row, null as False."""
+    if not rows.num_rows:  # which many a computation cannot handle
+        return np.zeros(0, np.bool_)
     try:
         answers: NDArray[Any] = np.asarray(rule.keeps(rows))
     except CliplineError:
@@ -106,10 +108,10 @@ def _answers(rule: Rule, rows: pa.Table) -> NDArray[np.bool_]:
 
 
 def _is_boolean(answers: NDArray[Any]) -> bool:
-    """True for booleans, for booleans and nulls (an array of objects), and for no answers at all."""
+    """True for booleans, and for booleans and nulls, which are an array of objects."""
     if answers.dtype == np.object_:
         return all(answer is None or isinstance(answer, (bool, np.bool_)) for answer in answers)
-    return answers.dtype == np.bool_ or answers.size == 0
+    return answers.dtype == np.bool_
 
 
 def _distinct(names: Iterable[str]) -> list[str]:

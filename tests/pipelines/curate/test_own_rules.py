@@ -102,6 +102,12 @@ def test_a_column_that_is_not_there_is_named_with_those_that_are(ray_cluster, sc
 ROWS = pa.table({"caption": ["one", "two", "three"], "url": ["u"] * 3})
 
 
+def test_a_rule_is_not_called_when_no_rows_are_left():
+    assert judge(ROWS, [Answer(answer="none"), Answer(answer="raise")]) == ["answer"] * 3
+    with pytest.raises(DataError, match="needs the column"):
+        judge(ROWS, [Answer(answer="none"), Score()])
+
+
 def test_null_counts_as_no():
     assert judge(ROWS, [Answer(answer="nulls")]) == [None, "answer", "answer"]
 

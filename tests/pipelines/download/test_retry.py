@@ -82,6 +82,13 @@ def test_the_rows_are_those_of_the_reason_and_keys_go_on(images_artifact, tmp_pa
     assert rows.column_names[-1] == RETRY_OF
 
 
+def test_img2datasets_own_shards_have_no_reasons_to_retry_for(tmp_path):
+    context = Context(tmp_path / "theirs")
+    rows = pa.table({"url": ["http://a/"], "key": ["000000000"], "status": ["failed_to_download"]})
+    context.output.write_table("data/00000.parquet", rows)
+    assert rows_to_retry({"images": Artifact(context.store, context.finish())}, [Drop.TIMEOUT], 2) == []
+
+
 def rows_of(artifact):
     images = Images(((0, artifact.store),))
     return [row for number, _ in image_shards(artifact) for row in image_table(images, number).to_pylist()]
