@@ -15,7 +15,6 @@ from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from itertools import pairwise
 from typing import Any, BinaryIO
 
@@ -31,17 +30,11 @@ __all__ = [
     "downloads",
     "find_images",
     "funnel",
-    "hash64",
     "image_shards",
     "kept_files",
     "read_images",
     "selection_shards",
 ]
-
-
-def hash64(name: str) -> int:
-    """An even 64-bit hash of a name: a random number that depends on nothing else."""
-    return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big")
 
 
 def funnel(unit: str, reasons: Iterable[str | None]) -> Funnel:

@@ -17,10 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image, ImageDraw, ImageFont
 
+from infra.hashing import hash64
 from infra.run.context import Context
 from infra.run.manifest import ShardRecord
 from infra.store.storage import Store
-from pipelines.layout import Images, hash64, read_images
+from pipelines.layout import Images, read_images
 from pipelines.tables import read_table, selected
 
 __all__ = ["COUNT", "Tile", "draw", "montage", "of_downloads", "of_rows", "of_selection", "sample"]

@@ -5,10 +5,11 @@ import pytest
 from PIL import Image
 
 from infra.errors import DataError
+from infra.hashing import hash64
 from infra.run.context import Context
 from infra.run.manifest import Artifact
 from pipelines.curate import dedup, filter
-from pipelines.layout import funnel, hash64, selection_shards
+from pipelines.layout import funnel, selection_shards
 from pipelines.tables import SELECTION_COLUMNS, concatenated, read_table, successes, uid, with_column, write_selection
 
 

@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+from infra.hashing import hash64
 from pipelines.curate.shard.config import Config
-from pipelines.layout import hash64
 
 __all__ = ["Row", "shuffle_and_split"]
 
