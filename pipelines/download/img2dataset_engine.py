@@ -54,9 +54,8 @@ def download_shard(config: Config, rows: pa.Table, shard: int, output: ShardOutp
         table = _table(config, rows, refusals, pq.read_table(f"{folder}/{shard_name(shard)}.parquet"), shard)
         with Path(folder, f"{shard_name(shard)}.tar").open("rb") as tar:
             write_triple(output, shard, _members(tar), table)
-        size = (
-            Path(folder, f"{shard_name(shard)}.tar").stat().st_size
-        )  # in place of the bytes served, which it does not report
+        # The tar's size stands in for the bytes served, which img2dataset does not report.
+        size = Path(folder, f"{shard_name(shard)}.tar").stat().st_size
     facts = {"bytes": size, "failing_hosts": failing_hosts(table)}
     return output.commit(funnel("pairs", table["reason"].to_pylist()), facts)
 

@@ -30,9 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
-_BATCH = (
-    64  # shards of one task, at most: the larger, the less often it waits for its last rows with nothing else to do
-)
+_BATCH = 64  # shards of one task, at most: a larger batch waits less often for its last rows alone
 _LOOK_AT = 16  # shards whose hosts are resolved before the start
 
 
