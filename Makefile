@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 # Every run starts a dozen Python processes; without compiled files each would spend seconds compiling its imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test check bench ui format lock clean
+.PHONY: help demo test fuzz check bench promises ui format lock clean
 
 help: ## show this
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -19,6 +19,9 @@ demo: $(READY) ## from a web site to an evaluated model, about three minutes
 test: $(READY) ## run the tests
 	$(BIN)/pytest
 
+fuzz: $(READY) ## run the property tests with random examples, and CLIPLINE_FUZZ (15) times as many for the parsers
+	CLIPLINE_EXAMPLES=random CLIPLINE_FUZZ=$${CLIPLINE_FUZZ:-15} $(BIN)/pytest -m "hypothesis and not gpu and not slow" $(TESTS)
+
 check: $(READY) ## lint, types, layers
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -27,6 +30,9 @@ check: $(READY) ## lint, types, layers
 
 bench: $(READY) ## downloads against img2dataset, on the same work; needs nginx, takes about ten minutes
 	$(BIN)/python -m tests.benchmarks.download
+
+promises: $(READY) ## measure every figure that README and docs promise; ARGS=NAME measures some
+	$(BIN)/python -m tests.benchmarks.promises $(ARGS)
 
 ui: $(READY) ## open MLflow on the runs made here
 	$(BIN)/mlflow server --backend-store-uri sqlite:///$(CURDIR)/.clipline/mlflow.db --workers 1 --port 5000

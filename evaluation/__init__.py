@@ -1,1 +1,1 @@
-"""What a model can do: zero-shot classification, retrieval, metrics with confidence intervals."""
+"""Score models on test sets: zero-shot classification, retrieval and tasks of your own, with confidence intervals."""

@@ -1,26 +1,25 @@
-"""The pictures of an evaluation as PNG bytes, the same bytes for the same input.
+"""Draw the figures of an evaluation as PNG bytes; the same input gives the same bytes.
 
-Drawn without pyplot (no global state), without mathtext (captions hold dollar signs) and without the software's
-version in the file.
+Drawn without pyplot, which has global state.
 """
 
 from __future__ import annotations
 
-import io
 import math
 import textwrap
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import numpy as np
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from matplotlib.gridspec import GridSpec
-    from numpy.typing import NDArray
-    from PIL.Image import Image
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.gridspec import GridSpec
+from numpy.typing import NDArray
+from PIL.Image import Image
+
+from infra.figures import png
 
 __all__ = ["Answer", "Prediction", "Query", "confusion", "image_to_text", "predictions", "text_to_image"]
 
@@ -30,7 +29,7 @@ _MAX_CLASSES = 40  # more rows than this cannot be read
 
 @dataclass(frozen=True)
 class Prediction:
-    """An image, its class, and the top classes with their probabilities, best first."""
+    """One classified image: its true class, and the top classes with their probabilities, best first."""
 
     image: Image
     truth: str
@@ -48,32 +47,20 @@ class Answer:
 
 @dataclass(frozen=True)
 class Query:
-    """What was asked for (a text or an image) and what came back, best first."""
+    """A retrieval query (a text or an image) and its answers, best first."""
 
     query: Any
     answers: tuple[Answer, ...]
 
 
 def _figure(width: float, height: float) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(width, height), dpi=110, facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
 
 def _png(figure: Figure) -> bytes:
-    from matplotlib.text import Text
-
-    for text in figure.findobj(Text):
-        text.set_parse_math(False)
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        # A caption in a script the font lacks shows boxes; the picture is still worth having.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure.savefig(buffer, format="png", metadata={"Software": None}, bbox_inches="tight", pad_inches=0.15)
-    return buffer.getvalue()
+    return png(figure, bbox_inches="tight", pad_inches=0.15)
 
 
 def _wrap(text: str, width: int, lines: int = 2) -> str:
@@ -81,9 +68,8 @@ def _wrap(text: str, width: int, lines: int = 2) -> str:
 
 
 def confusion(matrix: NDArray[np.int64], classes: Sequence[str]) -> bytes:
-    """Shares of each true class's images by predicted class; above 40 classes, the 40 with the most errors."""
-    import numpy as np
-
+    """Draw a confusion matrix, (C, C) counts with true classes in rows; of over 40 classes, those with most errors."""
+    # Which classes to show, and the share of each true class by predicted class.
     errors = matrix.sum(axis=1) - matrix.diagonal()
     shown = np.arange(len(matrix))
     if len(matrix) > _MAX_CLASSES:
@@ -92,6 +78,7 @@ def confusion(matrix: NDArray[np.int64], classes: Sequence[str]) -> bytes:
     shares = counts / np.maximum(matrix.sum(axis=1)[shown], 1)[:, None]
     names = [_wrap(classes[index], 22, 1) for index in shown.tolist()]
 
+    # One coloured cell per pair of classes, with its count where there is one.
     size = 2.2 + 0.27 * len(shown)
     figure = _figure(size + 0.8, size)
     axes = figure.add_subplot()
@@ -101,6 +88,7 @@ def confusion(matrix: NDArray[np.int64], classes: Sequence[str]) -> bytes:
         if count:
             colour = "white" if shares[row, column] > 0.4 else _INK
             axes.text(column, row, str(count), ha="center", va="center", fontsize=6.5, color=colour)
+    # Class names on both axes, and thin lines between the cells.
     axes.set_xticks(range(len(shown)), names, rotation=90, fontsize=7.5)
     axes.set_yticks(range(len(shown)), names, fontsize=7.5)
     axes.set_xlabel("predicted", fontsize=9, color=_QUIET)
@@ -112,8 +100,11 @@ def confusion(matrix: NDArray[np.int64], classes: Sequence[str]) -> bytes:
     axes.tick_params(which="minor", length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
+    # Title and colour scale.
     subset = "" if len(shown) == len(matrix) else f"; the {len(shown)} of {len(matrix)} classes with the most errors"
-    axes.set_title(f"{errors.sum()} of {matrix.sum()} images misplaced{subset}", fontsize=10, color=_INK, loc="left")
+    axes.set_title(
+        f"{errors.sum()} of {matrix.sum()} images misclassified{subset}", fontsize=10, color=_INK, loc="left"
+    )
     bar = figure.colorbar(picture, ax=axes, fraction=0.03, pad=0.02, aspect=30, ticks=np.sqrt([0, 0.04, 0.25, 0.5, 1]))
     bar.ax.set_yticklabels(["0", "4 %", "25 %", "50 %", "100 %"], fontsize=7)
     bar.outline.set_visible(False)
@@ -128,15 +119,13 @@ def _grid(
     columns: int,
     **spacing: Any,  # noqa: ANN401 - GridSpec's
 ) -> tuple[Figure, GridSpec]:
-    """A figure of so many inches with its title above a grid that fills it."""
+    """Create a figure of that size in inches, with its title above a grid that fills it."""
     figure = _figure(width, height)
     figure.text(0, 1, title, fontsize=10, color=_INK, ha="left", va="top")
     return figure, figure.add_gridspec(rows, columns, left=0, right=1, bottom=0, top=1 - 0.42 / height, **spacing)
 
 
 def _show(axes: Axes, image: Image, colour: str | None) -> None:
-    import numpy as np
-
     axes.imshow(np.asarray(image), interpolation="lanczos")
     axes.set_xticks([])
     axes.set_yticks([])
@@ -147,7 +136,7 @@ def _show(axes: Axes, image: Image, colour: str | None) -> None:
 
 
 def predictions(items: Sequence[Prediction], title: str) -> bytes:
-    """A grid of images, each with its true class and the top classes as bars of probability."""
+    """Draw a grid of images, each with its true class and the top classes as bars of probability."""
     columns = min(6, max(1, len(items)))
     rows = math.ceil(len(items) / columns)
     figure, grid = _grid(1.65 * columns, 2.5 * rows + 0.42, title, rows, columns, hspace=0.16, wspace=0.16)
@@ -173,7 +162,7 @@ def predictions(items: Sequence[Prediction], title: str) -> bytes:
 
 
 def text_to_image(queries: Sequence[Query], title: str) -> bytes:
-    """A row per caption with the images it retrieves, best first; the frame says which is its own."""
+    """Draw a row per caption with the images it retrieves, best first; its own image is framed."""
     columns = max((len(query.answers) for query in queries), default=1)
     size = (2.4 + 1.35 * columns, 1.5 * len(queries) + 0.42)
     widths = [1.8] + [1] * columns
@@ -195,7 +184,7 @@ def text_to_image(queries: Sequence[Query], title: str) -> bytes:
 
 
 def image_to_text(queries: Sequence[Query], title: str) -> bytes:
-    """A row per image with the captions it retrieves, best first; a mark says which are its own."""
+    """Draw a row per image with the captions it retrieves, best first; its own captions are marked."""
     columns = 2 if len(queries) > 1 else 1
     rows = math.ceil(len(queries) / columns)
     size = (5.4 * columns, 1.5 * rows + 0.42)

@@ -1,4 +1,4 @@
-"""Confidence intervals by resampling the test set, so that a difference between two runs can be judged.
+"""Compute confidence intervals by resampling the test set, so that a difference between two runs can be judged.
 
 The percentile bootstrap (Efron, 1979): draw n of the n units with replacement, many times, and take the quantiles of
 the statistic. It needs no formula per metric, handles ratios and means over classes, and ties a query's captions to
@@ -8,11 +8,10 @@ its image when images are the unit. Near 0 and 1 it is too short: a statistic th
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+import numpy as np
+from numpy.typing import NDArray
 
 __all__ = ["percentile_interval"]
 
@@ -27,14 +26,13 @@ def percentile_interval(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """``(low, high)`` of each of the m numbers a statistic gives.
+    """Return ``(low, high)``, (m,) each, for the m values of a statistic.
 
     ``statistic`` maps resamples, (b, units) indices into the units, to (b, m) values. All m are taken on the same
     resamples. Quantiles are interpolated linearly; the draws are numpy's PCG64 under ``seed``, as
     ``scipy.stats.bootstrap(method="percentile", rng=numpy.random.default_rng(seed))`` makes them.
     """
-    import numpy as np
-
+    # In chunks of resamples, so that the indices held at once are bounded.
     random = np.random.default_rng(seed)
     chunk = max(1, _INDICES // units)
     values = np.concatenate(

@@ -19,12 +19,13 @@ import importlib.metadata
 import inspect
 import json
 import math
+import pkgutil
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_serializer, model_validator
 from pydantic.fields import FieldInfo
 
 from infra.errors import ConfigError
@@ -177,6 +178,10 @@ class StageConfig(Config):
         """What the artifact of this configuration holds; ``produces`` unless it depends on a field."""
         return self.produces
 
+    def progress(self, folder: Any) -> str:  # noqa: ANN401 - a Store; storage stands on this module
+        """How far the unfinished work in an artifact's folder is, for ``plan``; by default nothing is said."""
+        return ""
+
     def location(self) -> str | None:
         """URL of the files where they are not in the artifact's own folder, but were adopted in place."""
         return None
@@ -187,12 +192,14 @@ class Choice(Config):
 
     A family is a direct subclass (``class Rule(Choice)``); its members are the subclasses of that, wherever they are
     defined. ``kind`` is a member's name in JSON, on the command line and in identities; by default the class's name in
-    snake case. Where a field's type is the family, it accepts an instance, ``{"kind": "image_side", "min": 64}`` or
+    snake case. ``home``: a package with members in packages of their own, imported when one is asked for by kind. Where
+    a field's type is the family, it accepts an instance, ``{"kind": "image_side", "min": 64}`` or
     just ``"image_side"``; members of modules not imported yet are found as ``"package.module:Class"`` or through the
     entry point group ``clipline.extensions``.
     """
 
     kind: ClassVar[str] = ""
+    home: ClassVar[str] = ""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:  # noqa: ANN401 - pydantic's signature
@@ -226,6 +233,17 @@ class Choice(Config):
         return found
 
     @classmethod
+    def all_members(cls) -> dict[str, type[Choice]]:
+        """The members in this process, in the packages of the family's home and in installed extensions, by kind."""
+        if home := cls.family().home:
+            for module in pkgutil.iter_modules(importlib.import_module(home).__path__, f"{home}."):
+                if module.ispkg:
+                    importlib.import_module(module.name)
+        for entry in importlib.metadata.entry_points(group=EXTENSIONS):
+            entry.load()
+        return cls.members()
+
+    @classmethod
     def named(cls, kind: str) -> type[Choice]:
         """The member of that kind, or at that ``module:Class``. Raises ConfigError."""
         if kind in (known := cls.members()):
@@ -236,9 +254,7 @@ class Choice(Config):
             if isinstance(member, type) and issubclass(member, cls):
                 return member
             raise ConfigError(f"{kind} is not a {cls.__name__}", expected=f"a subclass of {_place(cls)}")
-        for entry in importlib.metadata.entry_points(group=EXTENSIONS):
-            entry.load()
-        if kind in (known := cls.members()):
+        if kind in (known := cls.all_members()):
             return known[kind]
         close = difflib.get_close_matches(kind, known, n=1)
         raise ConfigError(
@@ -260,6 +276,11 @@ class Choice(Config):
             raise ValueError(f"a {cls.__name__}, its kind, or a dictionary with its kind")
         member: Any = cls.named(value["kind"])
         return member(**{key: item for key, item in value.items() if key != "kind"})  # type: ignore[no-any-return]
+
+    @model_serializer(mode="plain")
+    def _with_kind(self) -> dict[str, Any]:
+        """In JSON the kind stands beside the fields, so that it can be read back."""
+        return {"kind": self.kind, **{name: getattr(self, name) for name in type(self).model_fields}}
 
     def _named_identity(self) -> dict[str, Any]:
         return {"kind": self.kind} | super()._named_identity()

@@ -1,18 +1,22 @@
-"""What the data and evaluation sides need of a model: images and texts to unit vectors.
+"""Encode images and texts as unit vectors with any open_clip model.
 
-:class:`OpenClipEncoder` serves any folder in open_clip's hub layout (ours, or a download) and any open_clip model name.
+:class:`Encoder` is what filters and evaluation tasks are written against. :func:`load_encoder` makes one of a folder in
+open_clip's hub layout (ours, or a download), of a checkpoint file, or of a built-in model with published weights.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from infra.errors import DataError
+from infra.errors import ConfigError, DataError
 from infra.run.manifest import Artifact
-from infra.store.storage import LocalStore
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,34 +24,42 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-__all__ = ["Encoder", "OpenClipEncoder", "Precision", "load_encoder"]
+__all__ = ["Encoder", "OpenClipEncoder", "Precision", "check_architecture", "load_encoder"]
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
 _CONFIG = "open_clip_config.json"
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pth")  # where open_clip's local-dir: scheme looks
+_TRAINING = (".pt", ".jsonl")  # files beside a configuration and weights that open_clip does not need
+_CHECKPOINTS = (".pt", ".pth", ".bin", ".safetensors")
 
 
 class Encoder(Protocol):
-    """A contrastive model as a pair of functions into one space."""
+    """A contrastive model: two functions into one space. ``batch_size``: inputs it encodes at once."""
 
     name: str
+    batch_size: int
+
+    @property
+    def logit_scale(self) -> float:
+        """The learned inverse temperature that turns cosines into logits."""
+        ...
 
     def encode_images(self, images: Sequence[Image]) -> NDArray[np.float32]:
-        """RGB images of any size -> (len(images), d), rows of unit length."""
+        """Encode RGB images of any size: (len(images), d), rows of unit length."""
         ...
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """-> (len(texts), d), rows of unit length."""
+        """Encode texts: (len(texts), d), rows of unit length."""
         ...
 
 
 class OpenClipEncoder:
-    """An :class:`Encoder` over ``open_clip``: its model, its inference transform, its tokenizer, in evaluation mode.
+    """An :class:`Encoder` of open_clip's model, inference transform and tokenizer, in evaluation mode.
 
     ``model`` is a built-in name such as ``ViT-B-32`` with ``pretrained`` a tag or checkpoint file, or
     ``local-dir:{folder}`` or ``hf-hub:{repository}``, which bring their weights along. ``precision`` below fp32 means
-    autocast; features are normalised in fp32 either way. Loading open_clip takes seconds, so build one per process.
+    autocast; features are l2-normalised in fp32 either way. Loading open_clip takes seconds, so build one per process.
 
     Raises DataError if the weights are missing or do not fit the configuration: open_clip itself would go on with
     random ones.
@@ -65,6 +77,7 @@ class OpenClipEncoder:
     ) -> None:
         import open_clip
         import torch
+        from safetensors import SafetensorError
 
         self.name = name or model
         self.device = torch.device(device)
@@ -72,12 +85,14 @@ class OpenClipEncoder:
         self._dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
         try:
             self._model, self._preprocess = open_clip.create_model_from_pretrained(model, pretrained, device=device)
-        except RuntimeError as error:
+        # RuntimeError, AssertionError: unknown names, weights that do not fit. The others: no checkpoint at all.
+        except (RuntimeError, AssertionError, LookupError, EOFError, UnpicklingError, SafetensorError) as error:
+            tags = open_clip.list_pretrained_tags_by_model(model)
             raise DataError(
                 f"the weights of {self.name} cannot be used",
                 expected="weights that fit the model's configuration",
-                found=str(error)[:500],
-                fix=f"open_clip knows: {open_clip.list_pretrained_tags_by_model(model)}" if ":" not in model else "",
+                found=f"{type(error).__name__}: {error}"[:500],
+                fix="" if ":" in model or Path(pretrained or "").is_file() else f"open_clip knows: {tags}",
             ) from error
         self._model.eval()
         self._tokenizer = open_clip.get_tokenizer(model)
@@ -114,40 +129,91 @@ class OpenClipEncoder:
         return np.concatenate(parts)
 
 
+def check_architecture(name: str) -> None:
+    """Raise ConfigError unless open_clip has a model of that name. Reads its files only: importing it loads torch."""
+    open_clip = find_spec("open_clip")
+    if open_clip is None or open_clip.origin is None:
+        return
+    known = sorted(path.stem for path in Path(open_clip.origin).parent.glob("model_configs/*.json"))
+    if name not in known:
+        near = ", ".join(get_close_matches(name, known, n=3))
+        raise ConfigError(
+            f"open_clip has no model {name!r}",
+            expected="one of open_clip.list_models()",
+            fix=f"did you mean {near}?" if near else "",
+        )
+
+
 def load_encoder(
     source: Artifact | str | Path,
     pretrained: str | None = None,
     *,
+    model: str | None = None,
     device: str = "cpu",
     precision: Precision = "fp32",
     batch_size: int = 64,
 ) -> OpenClipEncoder:
-    """The encoder in a train artifact, in a folder with open_clip's layout, or under an open_clip model name.
+    """Load the encoder of a trained or adopted model, of a folder or checkpoint file, or of a built-in open_clip name.
 
-    Raises DataError if a folder lacks the configuration or the weights.
+    ``model`` is the name of the architecture where ``source`` is a bare checkpoint, which does not say it;
+    ``pretrained`` the tag of the weights where ``source`` is a built-in name.
+
+    Raises DataError if the configuration or the weights are missing or do not fit each other.
     """
-    options: dict[str, Any] = {"device": device, "precision": precision, "batch_size": batch_size}
+    options = _Options(device, precision, batch_size)
     if isinstance(source, Artifact):
-        name = source.manifest.name
-        if isinstance(source.store, LocalStore):
-            return _from_folder(source.store.path("data"), name, options)
         with tempfile.TemporaryDirectory() as folder:
-            # open_clip wants config, weights and any tokenizer files side by side; training state can stay behind.
-            for file in source.files("data/"):
-                if file.path.count("/") == 1 and not file.path.endswith((".pt", ".jsonl")):
-                    (Path(folder) / Path(file.path).name).write_bytes(source.read(file.path))
-            return _from_folder(Path(folder), name, options)
-    if Path(source).is_dir():
-        return _from_folder(Path(source), Path(source).name, options)
-    return OpenClipEncoder(str(source), pretrained, **options)
+            # open_clip loads the weights whole, so that nothing needs the folder afterwards.
+            return _from_path(_gather(source, Path(folder)), model, source.manifest.name, options)
+    if Path(source).exists():
+        return _from_path(Path(source), model, Path(source).name, options)
+    return OpenClipEncoder(str(source), pretrained, **asdict(options))
 
 
-def _from_folder(folder: Path, name: str, options: dict[str, Any]) -> OpenClipEncoder:
-    missing = [] if (folder / _CONFIG).is_file() else [_CONFIG]
-    if not any(path for pattern in _WEIGHTS for path in folder.glob(pattern)):
+@dataclass(frozen=True)
+class _Options:
+    device: str
+    precision: Precision
+    batch_size: int
+
+
+def _gather(artifact: Artifact, folder: Path) -> Path:
+    """Bring a model's files side by side into ``folder``, as open_clip wants them; return it, or its one checkpoint.
+
+    Files on a local disk are linked, others copied. Subfolders and, beside a configuration, training state stay behind.
+    """
+    names = [file.path.removeprefix("data/") for file in artifact.files("data/") if file.path.count("/") == 1]
+    complete = _CONFIG in names
+    for name in names:
+        if not (complete and name.endswith(_TRAINING)):
+            (folder / name).symlink_to(artifact.local(f"data/{name}", folder / ".fetched").absolute())
+    checkpoints = [name for name in names if name.endswith(_CHECKPOINTS)]
+    if complete or not checkpoints:
+        return folder
+    if len(checkpoints) > 1:
+        raise DataError(
+            f"{artifact.manifest.name} has several checkpoints",
+            expected=f"one checkpoint file, or {_CONFIG} and weights",
+            found=", ".join(checkpoints),
+            fix="adopt the checkpoint file itself, not its folder",
+        )
+    return folder / checkpoints[0]
+
+
+def _from_path(path: Path, model: str | None, name: str, options: _Options) -> OpenClipEncoder:
+    """The encoder in a folder of open_clip's layout or in a checkpoint file."""
+    if path.is_file():
+        if model is None:
+            raise DataError(
+                f"the checkpoint {name} does not say of what architecture it is",
+                expected="open_clip's name of its model beside it, such as ViT-B-32",
+                found=path.name,
+                fix=f"name the model, or put the weights into a folder with {_CONFIG}",
+            )
+        return OpenClipEncoder(model, str(path), name=name, **asdict(options))
+    missing = [] if (path / _CONFIG).is_file() else [_CONFIG]
+    if not any(found for pattern in _WEIGHTS for found in path.glob(pattern)):
         missing.append("weights (open_clip_model.safetensors)")
     if missing:
-        raise DataError(
-            f"{name} is not a model in open_clip's layout", expected=" and ".join(missing), found=str(folder)
-        )
-    return OpenClipEncoder(f"local-dir:{folder}", name=name, **options)
+        raise DataError(f"{name} is not a model in open_clip's layout", expected=" and ".join(missing), found=str(path))
+    return OpenClipEncoder(f"local-dir:{path}", name=name, **asdict(options))

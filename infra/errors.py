@@ -1,17 +1,17 @@
-"""Every error clipline raises on purpose, in one tree.
+"""The exceptions that clipline raises on purpose, in one tree.
 
 Each says what was expected, what was found and what to do, and carries the exit code of the process it ends::
 
     CliplineError                1
     ├── UsageError               2   the command line or a recipe is wrong
     │   └── ConfigError          2   a configuration value is wrong
-    ├── DataError                1   input or stored data is not what it must be; retrying cannot help
-    ├── StorageError             1   a store cannot do what was asked of it
-    ├── TransientError           1   may well succeed if tried again: the runner retries it
+    ├── DataError                1   input or stored data is invalid; retrying cannot help
+    ├── StorageError             1   a store cannot be opened or refuses an operation
+    ├── TransientError           1   may succeed if tried again: the runner retries it
     │   └── DeadlineError        1   a stage or shard ran past its time limit
     ├── StageFailed              1   a stage used up its attempts
     ├── LeaseHeld               73   another run is writing the same artifact (EX_CANTCREAT)
-    │   └── LeaseLost           73   it was taken from us while we worked
+    │   └── LeaseLost           73   another run took it while this one was writing
     └── Preempted               75   stopped on request; what is committed stays, resume continues (EX_TEMPFAIL)
 """
 
@@ -38,7 +38,7 @@ __all__ = [
 
 
 class CliplineError(Exception):
-    """Base of the tree. ``message`` is one sentence; the keywords complete it."""
+    """Base of the tree. ``message`` is one sentence; ``expected``, ``found`` and ``fix`` complete it, a line each."""
 
     exit_code: ClassVar[int] = 1
 
@@ -115,21 +115,21 @@ _ASSIGNED = re.compile(
     r"(?:(?P<quote>\\*[\"']).*?(?:(?<!\\)(?P=quote)|$)|(?:(?:bearer|basic)[ \t]+)?[^\s&;\"'<>]+)",
     re.MULTILINE,
 )
-_SHAPED = re.compile(  # credentials one can tell by their look: AWS, GitHub, Hugging Face, OpenAI, JWT, bearer headers
+_SHAPED = re.compile(  # credentials recognized by their form: AWS, GitHub, Hugging Face, OpenAI, JWT, bearer headers
     r"\b(?:(?:AKIA|ASIA)[0-9A-Z]{16}|gh[pousr]_\w{20,}|github_pat_\w{20,}|hf_\w{20,}|sk-[\w-]{20,}"
     r"|eyJ[\w-]{8,}\.[\w-]+\.[\w-]*|(?<=[Bb]earer )[\w.~+/=-]{16,})"
 )
 
 
 def redact(text: str) -> str:
-    """``text`` without the user part of URLs, values of keys that name a secret, and what looks like a credential."""
+    """Mask the user part of URLs, values of keys that name a secret, and credentials recognized by their form."""
     text = _USERINFO.sub("***@", text)
     text = _ASSIGNED.sub(lambda match: f"{match['key']}{match['quote'] or ''}***{match['quote'] or ''}", text)
     return _SHAPED.sub("***", text)
 
 
 def redact_values(value: Any) -> Any:  # noqa: ANN401 - JSON has no tighter type
-    """A JSON value with every text in it redacted, and every text below a key that names a secret masked whole.
+    """Redact every string in a JSON value, and mask every string below a key that names a secret as a whole.
 
     Redacting before serializing keeps JSON valid, which redacting its text cannot promise.
     """

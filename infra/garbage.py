@@ -1,4 +1,4 @@
-"""Python's garbage collector, told that there are many objects and few cycles among them."""
+"""Fewer runs of Python's garbage collector where many objects are made and few cycles."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ __all__ = ["few_collections"]
 
 @contextmanager
 def few_collections() -> Iterator[None]:
-    """Rows, JSON and waiting tasks hold hardly any cycles: walking over thousands of them in search of some, every few
-    hundred objects made, costs up to a tenth of the time."""
+    """Run the garbage collector rarely inside the block.
+
+    Rows, JSON and waiting tasks hold hardly any cycles; searching thousands of them for cycles every few hundred
+    allocations costs up to a tenth of the time.
+    """
     before = gc.get_threshold()
     gc.set_threshold(100_000, *before[1:])
     try:

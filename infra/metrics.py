@@ -1,4 +1,4 @@
-"""Zero-shot classification and retrieval metrics as pure functions of features; the N x M score matrix never exists.
+"""Compute zero-shot classification and retrieval metrics from features, without the whole N x M score matrix.
 
 Each evaluator first ranks (one pass over chunks of the score matrix), then yields ``(name, value)`` under
 CLIP_benchmark's names, and gives the same numbers for any set of resamples at once, which is what the bootstrap needs.
@@ -14,11 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+import numpy as np
+from numpy.typing import NDArray
 
 __all__ = ["Classified", "Retrieved", "classify", "confusion_matrix", "ensemble", "retrieve", "tie_recall", "top_k"]
 
@@ -30,12 +29,10 @@ def _chunk(columns: int) -> int:
 
 
 def ensemble(prompts: NDArray[np.float32], classes: int) -> NDArray[np.float32]:
-    """One classifier row per class from its prompts: mean of unit vectors, made a unit vector (Radford et al., 2021).
+    """Combine prompts into one unit vector per class, the normalised mean of its prompts (Radford et al., 2021).
 
     ``prompts``: (classes * templates, d), unit rows, a class's templates side by side. -> (classes, d).
     """
-    import numpy as np
-
     mean = prompts.reshape(classes, -1, prompts.shape[-1]).mean(axis=1)
     unit: NDArray[np.float32] = mean / np.linalg.norm(mean, axis=1, keepdims=True)
     return unit
@@ -43,8 +40,6 @@ def ensemble(prompts: NDArray[np.float32], classes: int) -> NDArray[np.float32]:
 
 def top_k(scores: NDArray[Any], k: int) -> NDArray[np.int64]:
     """Columns of the ``k`` highest scores of each row, best first, equals in column order. (n, m) -> (n, min(k, m))."""
-    import numpy as np
-
     return np.argsort(-scores, axis=1, kind="stable")[:, :k]
 
 
@@ -53,7 +48,7 @@ def top_k(scores: NDArray[Any], k: int) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class Classified:
-    """What became of each of N images over C classes."""
+    """The classification of N images into C classes."""
 
     labels: NDArray[np.int64]  # (N,)
     predicted: NDArray[np.int64]  # (N,)
@@ -61,16 +56,14 @@ class Classified:
     classes: int
 
     def names(self) -> tuple[str, ...]:
-        """``acc5`` says nothing below five classes and is left out there."""
+        """Names of the metrics; ``acc5`` says nothing below five classes and is left out there."""
         return ("acc1", "acc5", "mean_per_class_recall") if self.classes >= 5 else ("acc1", "mean_per_class_recall")
 
     def resampled(self, index: NDArray[np.int64]) -> NDArray[np.float64]:
-        """The metrics, in the order of :meth:`names`, of each row of image indices: (b, n) -> (b, m).
+        """Compute the metrics, in the order of :meth:`names`, of each row of image indices: (b, n) -> (b, m).
 
         Mean per-class recall is over the classes a resample holds (scikit-learn's ``balanced_accuracy_score``).
         """
-        import numpy as np
-
         rows = len(index)
         first = self.rank[index] == 0
         cell = (np.arange(rows)[:, None] * self.classes + self.labels[index]).ravel()
@@ -84,15 +77,11 @@ class Classified:
         return np.stack(columns, axis=1)
 
     def metrics(self) -> Iterator[tuple[str, float]]:
-        import numpy as np
-
         yield from zip(self.names(), self.resampled(np.arange(len(self.labels))[None])[0].tolist(), strict=True)
 
 
 def classify(images: NDArray[np.float32], classifier: NDArray[np.float32], labels: Sequence[int]) -> Classified:
     """Rank the classes for every image. ``images`` (N, d), ``classifier`` (C, d), unit rows; labels in [0, C)."""
-    import numpy as np
-
     truth = np.asarray(labels, dtype=np.int64)
     predicted, rank = np.empty_like(truth), np.empty_like(truth)
     columns = np.arange(len(classifier))
@@ -107,9 +96,7 @@ def classify(images: NDArray[np.float32], classifier: NDArray[np.float32], label
 
 
 def confusion_matrix(classified: Classified) -> NDArray[np.int64]:
-    """(C, C) counts: rows the true class, columns the predicted one."""
-    import numpy as np
-
+    """Count images by true class (rows) and predicted class (columns): (C, C)."""
     cells = classified.labels * classified.classes + classified.predicted
     size = classified.classes
     return np.bincount(cells, minlength=size * size).reshape(size, size)
@@ -120,7 +107,7 @@ def confusion_matrix(classified: Classified) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class Retrieved:
-    """Where the right answers stand for N image queries and T text queries (see the module docstring for g, t, p).
+    """Ranks of the right answers to N image queries and T text queries (see the module docstring for g, t, p).
 
     ``image_of`` is the image of each text, ascending: the texts of an image lie side by side.
     """
@@ -133,13 +120,11 @@ class Retrieved:
     text_equal: NDArray[np.int64]  # (T,) wrong images level with it
 
     def image_recall(self, k: int) -> NDArray[np.float64]:
-        """(T,) recall at ``k`` of the image each text asks for: CLIP_benchmark's ``image_retrieval_recall@k``."""
-        import numpy as np
-
+        """Recall at ``k`` of the image of each text, (T,): CLIP_benchmark's ``image_retrieval_recall@k``."""
         return tie_recall(self.text_better, self.text_equal, np.ones_like(self.text_equal), k)
 
     def text_recall(self, k: int) -> NDArray[np.float64]:
-        """(N,) recall at ``k`` of any text of each image: ``text_retrieval_recall@k``."""
+        """Recall at ``k`` of any text of each image, (N,): ``text_retrieval_recall@k``."""
         return tie_recall(self.image_better, self.image_equal, self.image_right, k)
 
     @staticmethod
@@ -148,13 +133,11 @@ class Retrieved:
         return (*(f"{name}@{k}" for name in directions for k in ks), *(f"mean_recall@{k}" for k in ks))
 
     def resampled(self, index: NDArray[np.int64], ks: Sequence[int]) -> NDArray[np.float64]:
-        """The metrics of :meth:`names` for each row of image indices, an image's texts with it: (b, n) -> (b, m).
+        """Compute the metrics of :meth:`names` of each row of image indices, with the images' texts: (b, n) -> (b, m).
 
         The gallery stays whole: queries are resampled, not what they search. ``mean_recall@k`` is the mean of both
         directions, the main number of DataComp's retrieval sets.
         """
-        import numpy as np
-
         texts = np.bincount(self.image_of, minlength=len(self.image_better))
         total = texts[index].sum(axis=1)
         found = [np.bincount(self.image_of, weights=self.image_recall(k), minlength=len(texts)) for k in ks]
@@ -163,8 +146,6 @@ class Retrieved:
         return np.concatenate([image, text, (image + text) / 2], axis=1)
 
     def metrics(self, ks: Sequence[int]) -> Iterator[tuple[str, float]]:
-        import numpy as np
-
         everything = np.arange(len(self.image_better))[None]
         yield from zip(self.names(ks), self.resampled(everything, ks)[0].tolist(), strict=True)
 
@@ -172,10 +153,11 @@ class Retrieved:
 def tie_recall(
     better: NDArray[np.int64], equal: NDArray[np.int64], right: NDArray[np.int64], k: int
 ) -> NDArray[np.float64]:
-    """Chance that one of ``right`` answers is in the first ``k`` when they are shuffled with ``equal`` wrong ones
-    below ``better`` wrong ones: one minus the hypergeometric chance of drawing wrong ones only."""
-    import numpy as np
+    """Compute the chance that one of ``right`` answers is in the first ``k``.
 
+    They are shuffled with ``equal`` wrong ones, below ``better`` wrong ones: one minus the hypergeometric chance of
+    drawing wrong ones only.
+    """
     missed = np.ones(len(better))
     for drawn in range(k):
         # The place `better + drawn`, if it is among the first k, goes to a wrong one again.
@@ -193,11 +175,10 @@ def retrieve(
     to the last bit. Caption i has the wording ``text_of[i]`` and belongs to image ``image_of[i]``; captions come in
     the order of their images, and every image has one at least.
     """
-    import numpy as np
-
     wording, owner = np.asarray(text_of, dtype=np.int64), np.asarray(image_of, dtype=np.int64)
     first = np.searchsorted(owner, np.arange(len(images) + 1))  # the captions of image i: first[i] .. first[i + 1]
 
+    # Each image against all texts, as far as its best own text.
     image_side = np.empty((3, len(images)), dtype=np.int64)
     for start in range(0, len(images), step := _chunk(len(owner))):
         stop = min(start + step, len(images))
@@ -210,6 +191,7 @@ def retrieve(
         level = (scores == best[:, None]).sum(axis=1)
         image_side[:, start:stop] = (scores > best[:, None]).sum(axis=1), level - right, right
 
+    # Each text against all images.
     text_side = np.empty((2, len(owner)), dtype=np.int64)
     for start in range(0, len(owner), step := _chunk(len(images))):
         part = slice(start, start + step)

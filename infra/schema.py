@@ -54,6 +54,7 @@ class Drop(StrEnum):
     ASPECT = "aspect_ratio_too_large"
     AREA = "image_area_too_large"
     TRUNCATED = "truncated"
+    UNFORESEEN = "unforeseen_error"  # our own code failed at what the row holds; the message says how and where
     HASH_MISMATCH = "hash_mismatch"  # another image than the list's hash says
     # filter: kinds of its rules
     TEXT_LENGTH = "text_length"

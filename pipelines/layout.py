@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 from infra.errors import DataError
 from infra.formats.shards import IMAGE_EXTENSIONS, index_tar, shard_name, split_name
 from infra.run.manifest import Artifact, File, Funnel
-from infra.store.storage import Store
+from infra.store import Store
 
 __all__ = [
     "Images",

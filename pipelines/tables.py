@@ -14,7 +14,7 @@ from infra.errors import DataError
 from infra.formats.shards import shard_name
 from infra.run.context import Output
 from infra.run.manifest import Funnel
-from infra.store.storage import Store
+from infra.store import Store
 from pipelines.layout import Images, Slice, funnel
 
 __all__ = [

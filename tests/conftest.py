@@ -13,8 +13,9 @@ import pytest
 from infra import cluster
 
 # Time limits per example say more about the machine than about the code.
-hypothesis.settings.register_profile("clipline", deadline=None)
-hypothesis.settings.load_profile("clipline")
+hypothesis.settings.register_profile("fixed", deadline=None, derandomize=True, database=None)
+hypothesis.settings.register_profile("random", deadline=None, print_blob=True)
+hypothesis.settings.load_profile(os.environ.get("CLIPLINE_EXAMPLES", "fixed"))  # `make fuzz` sets it
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two torch threads on two busy cores run slower than one
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")

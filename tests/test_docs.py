@@ -1,8 +1,10 @@
-"""The README and the architecture page cannot drift: folders, commands, targets and pictures are those there are."""
+"""The documents cannot drift: folders, commands, targets, pictures and fields are those there are."""
 
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,13 @@ def test_the_make_targets_of_the_readme_exist():
     makefile = (REPO / "Makefile").read_text()
     for target in re.findall(r"^\$ make (\w+)", README, re.MULTILINE):
         assert f"\n{target}:" in makefile
+
+
+def test_the_reference_lists_the_fields_there_are():
+    # in a process of its own: other tests add rules and tasks
+    command = [sys.executable, "-m", "workflows.cli", "fields", "--markdown"]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True)
+    assert (REPO / "docs/reference.md").read_text() == done.stdout, f"{' '.join(command[1:])} > docs/reference.md"
 
 
 def test_every_picture_of_the_readme_is_there():

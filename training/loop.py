@@ -1,8 +1,8 @@
 """The training loop, from the first sample to the written model.
 
-It runs in any process group: Ray Train's workers (training/train.py), ``torchrun``, or one process::
+It runs in any process group: Ray Train's workers (train.py), ``torchrun`` or one process (cli.py)::
 
-    torchrun --nproc-per-node 8 -m training.loop --config config.json --shards FOLDER --output FOLDER
+    torchrun --nproc-per-node 8 --no-python clipline-train --config config.json --shards FOLDER --output FOLDER
 
 State is samples seen. Whatever a step needs (batch, crop, learning rate, random numbers of the layers) follows from
 the configuration and that number, so a run continues from a checkpoint exactly, with as many workers as there are.
@@ -10,12 +10,9 @@ the configuration and that number, so a run continues from a checkpoint exactly,
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import math
-import signal
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -25,39 +22,47 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from infra.config import flatten
 from infra.errors import CliplineError, ConfigError, DataError, Preempted
+from infra.events import TrainStart
 from infra.run.context import Context, ShardOutput
 from infra.run.manifest import Funnel
 from infra.schema import Drop
-from infra.store.storage import open_store
-from training.checkpoint.checkpoints import Checkpoints, write_folder, write_model
-from training.data.augment import Augment
+from training.checkpoint.checkpoints import Checkpoints
+from training.checkpoint.export import write_folder, write_model, write_module
+from training.config import RECORD, Config
 from training.data.loader import Batch, Loader, on_device
 from training.data.sampler import Plan
-from training.data.samples import Samples, Shards, sources_at
+from training.data.samples import Samples
 from training.distributed.parallel import gathered, wrap
 from training.distributed.world import World
+from training.inputs import Inputs
 from training.model.blocks import compile_blocks
-from training.model.build import Locks, Towers, build
+from training.model.build import Towers, build
 from training.model.flops import forward_flops, peak
 from training.model.precision import Precision, exact
-from training.objectives import OBJECTIVES, Objective
+from training.objectives.base import Objective
 from training.observe.meter import Meter, Own
 from training.observe.profile import Profiler
 from training.optim.ema import Ema
 from training.optim.schedule import adamw, learning_rate
 from training.step import backward
-from training.train import RECORD, Config
 from training.validate import Validation
 
 if TYPE_CHECKING:
-    from infra.store.storage import Store
+    from infra.store import Store
 
-__all__ = ["main", "train"]
+__all__ = ["IDENTITY", "identity", "train"]
 
 log = logging.getLogger(__name__)
 
-Sources = Mapping[str, Shards]
+IDENTITY = "data/training.json"
+"""Every deciding field of a finished run by its dotted name, its shards' digest and its samples in all."""
+
+
+def identity(config: Config, inputs: Inputs) -> dict[str, Any]:
+    """Every deciding field by its dotted name, and the digest of the shards: what a checkpoint belongs to."""
+    return {**flatten(config.resolved()), "shards": inputs.digest()}
 
 
 @dataclass
@@ -70,19 +75,18 @@ class State:
     corrupt: list[int] = field(default_factory=list)
 
 
-def train(config: Config, sources: Sources, context: Context, world: World, tests: Store | None = None) -> None:
+def train(config: Config, inputs: Inputs, context: Context, world: World) -> None:
     """Train to the end, or to where the run is asked to stop; write the model and enter it in the ledger.
 
-    Every rank calls it with the same arguments. ``sources`` are the shards by the names that ``config.weights`` has for
-    them; ``tests`` holds the test sets that ``config.validation`` names.
+    Every rank calls it with the same arguments.
     Raises on all ranks: Preempted after saving a checkpoint, ConfigError and DataError.
     """
     if not world.active:
         log.info("rank %d stands by: %d ranks share the batch", world.rank, world.size)
         return
     if world.device.type == "cpu":
-        torch.set_num_threads(config.cpus_per_worker)
-    trainer = Trainer(config, sources, context, world, tests)
+        torch.set_num_threads(config.cluster.cpus_per_worker)
+    trainer = Trainer(config, inputs, context, world)
     trainer.restore()
     trainer.run()
     trainer.finish()
@@ -91,22 +95,24 @@ def train(config: Config, sources: Sources, context: Context, world: World, test
 class Trainer:
     """A run's parts and what it does with them, on one rank. Raises what :func:`train` does."""
 
-    def __init__(self, config: Config, sources: Sources, context: Context, world: World, tests: Store | None) -> None:
+    def __init__(self, config: Config, inputs: Inputs, context: Context, world: World) -> None:
         self.config, self.context, self.world = config, context, world
         self.precision = precision_of(config)
         self.precision.apply()
-        parts = prepare(config, sources, world, tests)
+        parts = prepare(config, inputs, world)
         self.towers, self.samples, self.plan = parts.towers, parts.samples, parts.plan
         self.objective, self.validation = parts.objective, parts.validation
         most = peak(world.device, config.precision, config.tf32) if parts.flops else None
         self.meter = Meter(context, world, self.total, parts.flops, most.flops if most else None)
         self.model = wrap(self.objective, config, world)
-        self.optimizer = adamw(self.objective, config)
-        self.ema = Ema(self._weights(), config.ema_half_life) if config.ema_half_life else None
+        self.optimizer = adamw(self.objective, config.optimizer)
+        half_life = config.optimizer.ema_half_life
+        self.ema = Ema(self._weights(), half_life) if half_life else None
         if self.ema is not None:
             self.objective.ema = self.ema  # its state goes wherever the objective's goes
         self.loader = self._loader()
-        self.checkpoints = Checkpoints(context.store, config, world, self.towers.description, config.best_metric)
+        self.identity = {**identity(config, inputs), "total": self.total}
+        self.checkpoints = Checkpoints(context.store, config.checkpoint, world, self.towers.description, self.identity)
         self.profiler = Profiler(context, world, config.profile_at)
         self.state = State()
         self._pending: dict[str, list[torch.Tensor]] = {}  # this rank's losses that the others have not heard of
@@ -119,21 +125,12 @@ class Trainer:
         return self.config.steps(len(self.samples)) * self.config.batch_size
 
     def _loader(self) -> Loader:
-        config = self.config
-        augment = Augment(
-            config.crop_scale,
-            config.crop_ratio,
-            config.flip_prob,
-            config.color_jitter,
-            config.color_jitter_prob,
-            config.gray_scale_prob,
-        )
         kind = Loader
-        if config.feeders:
+        if self.config.loading.remote_loaders:
             from training.data.remote_loader import RayLoader
 
             kind = RayLoader
-        return kind(self.samples, config, self.world, self.towers.image_size, self.plan, augment)
+        return kind(self.samples, self.config, self.world, self.towers.image_size, self.plan)
 
     def _weights(self) -> Iterable[tuple[str, torch.Tensor]]:
         """The model's state by open_clip's names, in full precision."""
@@ -145,7 +142,8 @@ class Trainer:
             self.state = State(**saved)
             self.loader.corrupt.update(self.state.corrupt)
         if self.world.rank == 0:
-            self.context.emit("train_start", samples=self.state.samples, workers=self.world.size)
+            samples, workers = self.state.samples, self.world.size
+            self.context.send(TrainStart(stage=self.context.stage, samples=samples, workers=workers))
 
     def run(self) -> None:
         """Steps until all samples of the run have been seen."""
@@ -159,11 +157,11 @@ class Trainer:
                 self.profiler.step(state.samples)
                 if last or _crosses(config.log_every or 10 * config.batch_size, before, state.samples):
                     self._log(rate, norm)
-                due = last or _crosses(config.validation_every, before, state.samples)
+                due = last or _crosses(config.validation.every, before, state.samples)
                 if due and self.validation:
                     self._validate(self.validation)
                 # The best are kept of those that were scored.
-                best = due and self.validation and config.keep_best
+                best = due and self.validation and config.checkpoint.keep_best
                 if last or best or self.checkpoints.due(before, state.samples):
                     self._save()
         self.profiler.close()
@@ -205,8 +203,8 @@ class Trainer:
             group["lr"] = rate * group["share"]
         torch.manual_seed(_step_seed(config.seed, samples, self.world.rank))
         self.optimizer.zero_grad(set_to_none=True)
-        losses = backward(self.objective, self._encoder(batch), config.accumulate, self.model.no_sync)
-        norm = self.model.clip(config.grad_clip)
+        losses = backward(self.objective, self._encoder(batch), config.cluster.accumulate, self.model.no_sync)
+        norm = self.model.clip(config.optimizer.grad_clip)
         self.optimizer.step()
         self.objective.after_step(samples + config.batch_size)
         if self.ema is not None:
@@ -218,7 +216,7 @@ class Trainer:
     def _encoder(self, batch: Batch) -> Callable[[int], dict[str, torch.Tensor]]:
         """The objective's forward pass of each part of this rank's share of a batch."""
         share = self.config.batch_size // self.world.size
-        size = share // self.config.accumulate
+        size = share // self.config.cluster.accumulate
         images = batch.images.to(self.world.device, non_blocking=True)
         texts = batch.texts  # on the CPU, where their lengths are known without waiting for a GPU
 
@@ -264,7 +262,7 @@ class Trainer:
                     raise DataError(
                         "the loss is not a finite number",
                         found=f"{name} is {loss} for the batch of samples {first} to {first + size - 1}",
-                        fix="lower lr, lengthen warmup or set grad_clip",
+                        fix="lower optimizer.lr, lengthen schedule.warmup or set optimizer.grad_clip",
                     )
             state.losses.setdefault(name, []).extend(losses)
         state.corrupt = sorted(set().union(*(corrupt for _, corrupt, _ in told)))
@@ -311,18 +309,29 @@ class Trainer:
         model = gathered(dict(self._weights()), self.world)
         average = gathered(self.ema.weights(), self.world) if self.ema is not None else None
         optimizer = gathered(self.optimizer.state_dict(), self.world)
+        companions = {
+            name: (companion.config, gathered(dict(exact(companion.module, self.optimizer)), self.world))
+            for name, companion in self.objective.companions().items()
+        }
         if self.world.rank == 0:
-            self._write(model, average, optimizer)
+            self._write(model, average, optimizer, companions)
         self.world.settle()  # nobody leaves before the model is written
 
     def _write(
-        self, model: dict[str, torch.Tensor], average: dict[str, torch.Tensor] | None, optimizer: dict[str, Any]
+        self,
+        model: dict[str, torch.Tensor],
+        average: dict[str, torch.Tensor] | None,
+        optimizer: dict[str, Any],
+        companions: dict[str, tuple[Mapping[str, Any], dict[str, torch.Tensor]]],
     ) -> None:
         state, samples, description = self.state, self.samples, self.towers.description
         output = ShardOutput(self.context.store, RECORD)
         write_model(output, description, model, optimizer, state.samples // len(samples))
         if average is not None:
             write_folder(output, "data/ema", description, average)
+        for name, (config, weights) in companions.items():
+            write_module(output, f"data/{name}", config, weights)
+        output.write(IDENTITY, json.dumps(self.identity, indent=1, sort_keys=True).encode())
         output.write("data/history.jsonl", "".join(json.dumps(line) + "\n" for line in state.history).encode())
         dropped = {Drop.DECODE: len(state.corrupt), Drop.NO_TEXT: samples.incomplete}
         funnel = Funnel(
@@ -347,70 +356,63 @@ class Parts:
     flops: int | None  # of a pair's way forward through the model; known to rank 0, on a GPU
 
 
-def prepare(config: Config, sources: Sources, world: World, tests: Store | None) -> Parts:
+def prepare(config: Config, inputs: Inputs, world: World) -> Parts:
     """All of them; if anything fails on one rank, all raise."""
     error: CliplineError | None = None
     try:
-        parts = _prepare(config, sources, world, tests)
+        parts = _prepare(config, inputs, world)
     except CliplineError as failure:
         error = failure
     world.settle(error)
     return parts
 
 
-def _prepare(config: Config, sources: Sources, world: World, tests: Store | None) -> Parts:
-    weights = [config.weights.get(name, 0.0) for name in sources] if config.weights is not None else None
-    if config.weights is not None and set(config.weights) != set(sources):
-        raise ConfigError(
-            "weights must name the sources, each of them",
-            expected=str(sorted(sources)),
-            found=str(sorted(config.weights)),
-        )
+def _prepare(config: Config, inputs: Inputs, world: World) -> Parts:
     towers = build(
         config.model,
         config.seed,
         world,
-        settings=OBJECTIVES[config.objective].settings,
-        patch_dropout=config.patch_dropout,
-        pretrained=config.pretrained,
-        locks=Locks(config.lock_image, config.lock_text),
+        settings=config.objective.model_settings,
+        pretrained=inputs.models.get("pretrained"),
         precision=precision_of(config).weights,
-        grad_checkpointing=config.grad_checkpointing,
+        grad_checkpointing=config.cluster.grad_checkpointing,
     )
+    loading = config.loading
     samples = Samples(
-        list(sources.values()),
+        list(inputs.sources.values()),
         world,
         tokenize=towers.tokenize,
         # A crop of the least area must not be blown up because the JPEG was decoded too small.
-        min_side=math.ceil(max(towers.image_size) / math.sqrt(config.crop_scale[0])),
-        cache_bytes=config.cache_mb * 1_000_000,
-        caption_key=config.caption_key,
-        folder=Path(config.cache_folder) if config.cache_folder else None,
-        disk_bytes=int(config.disk_cache_gb * 1e9) if config.disk_cache_gb else None,
+        min_side=math.ceil(max(towers.image_size) / math.sqrt(config.augment.crop_scale[0])),
+        cache_bytes=loading.memory_cache_mb * 1_000_000,
+        caption_key=config.data.caption_key,
+        folder=Path(loading.cache_folder) if loading.cache_folder else None,
+        disk_bytes=int(loading.disk_cache_gb * 1e9) if loading.disk_cache_gb else None,
     )
     if len(samples) < config.batch_size:
         raise DataError(
             "the shards hold less than one batch", expected=f">= {config.batch_size}", found=f"{len(samples)} samples"
         )
+    weights = config.data.weights
     plan = Plan(
         samples.counts,
         config.seed,
-        weights=weights,
-        shuffle=config.shuffle,
-        window=config.shuffle_window,
+        weights=[weights[name] for name in inputs.sources] if weights is not None else None,
+        shuffle=config.data.shuffle,
+        window=config.data.shuffle_window,
         batch=config.batch_size,
     )
     # Counted before the blocks are compiled, and these before an objective makes copies of them.
     flops = forward_flops(towers) if world.device.type == "cuda" and world.rank == 0 else None
-    if config.compile:
+    if config.cluster.compile:
         compile_blocks(towers.model)
-    objective = OBJECTIVES[config.objective](towers.model, config)
-    validation = _validation(config, tests, towers, world) if config.validation else None
+    objective = config.objective.build(towers.model, config, inputs.models)
+    validation = _validation(config, inputs.tests, towers, world) if config.validation.sets else None
     return Parts(towers, samples, plan, objective, validation, flops)
 
 
 def precision_of(config: Config) -> Precision:
-    return Precision(config.precision, config.tf32, sharded=config.parallel == "fsdp")
+    return Precision(config.precision, config.tf32, sharded=config.cluster.parallel == "fsdp")
 
 
 def _validation(config: Config, tests: Store | None, towers: Towers, world: World) -> Validation:
@@ -418,10 +420,10 @@ def _validation(config: Config, tests: Store | None, towers: Towers, world: Worl
         raise ConfigError(
             "there are no test sets to validate on",
             expected="an input named tests, or --tests",
-            found=f"validation = {config.validation}",
+            found=f"validation.sets = {', '.join(config.validation.sets)}",
         )
-    batch = max(1, config.batch_size // world.size // config.accumulate)
-    return Validation(tests, config.validation, config.validation_split, towers, world, batch, config.validation_images)
+    batch = max(1, config.batch_size // world.size // config.cluster.accumulate)
+    return Validation(tests, config.validation, towers, world, batch)
 
 
 def _crosses(every: int, before: int, after: int) -> bool:
@@ -431,52 +433,3 @@ def _crosses(every: int, before: int, after: int) -> bool:
 def _step_seed(seed: int, samples: int, rank: int) -> int:
     # For dropout and its like: different on each rank, and the same again when the step is done again.
     return ((seed * 1_000_003 + samples) * 65_537 + rank) % 2**63
-
-
-def main() -> int:
-    """Command line; 75 if it was stopped by SIGTERM or SIGINT after saving a checkpoint."""
-    parser = argparse.ArgumentParser("training.loop", description="Train a CLIP model on WebDataset shards.")
-    parser.add_argument("--config", type=Path, required=True, help="JSON file of training.config.Config's fields")
-    parser.add_argument("--shards", nargs="*", default=[], help="folders or fsspec URLs; all *.tar below are used")
-    parser.add_argument("--tests", help="folder or fsspec URL of the test sets that the configuration validates on")
-    parser.add_argument("--output", required=True, help="folder or fsspec URL; a run found there is continued")
-    arguments = parser.parse_args()
-    logging.basicConfig(format="%(message)s")
-    log.setLevel(logging.INFO)
-
-    stopped: list[int] = []
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, _: stopped.append(number))
-    context = Context(
-        arguments.output,
-        stage="train",
-        emit=lambda event: log.info("%s", json.dumps(event)),
-        stopping=lambda: bool(stopped),
-    )
-    tests = open_store(arguments.tests) if arguments.tests else None
-    try:
-        config = _read_config(arguments.config)
-        world = World.join(shares=config.batch_size // config.accumulate, timeout_s=config.collective_timeout_s)
-        if RECORD not in context.ledger.read([RECORD]):
-            train(config, sources_at([*arguments.shards, *config.shards]), context, world, tests)
-        else:
-            log.info("%s holds this run, finished", arguments.output)
-    except CliplineError as error:
-        log.error("%s", error)
-        return error.exit_code
-    finally:
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
-    return 0
-
-
-def _read_config(path: Path) -> Config:
-    try:
-        return Config(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        wanted = "a JSON file of training.config.Config's fields"
-        raise ConfigError(f"{path} is no configuration", expected=wanted, found=str(error)) from error
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from training.objectives import Objective
+    from training.objectives.base import Objective
 
 __all__ = ["backward"]
 

@@ -11,47 +11,40 @@ from __future__ import annotations
 import json
 import logging
 import os
+import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from infra.errors import CliplineError, ConfigError, StageFailed, TransientError
+from infra.events import TrainRetry
 from infra.run.context import Context
 from infra.run.manifest import Artifact, Manifest
-from training.config import Config
+from training.checkpoint.manifests import FOLDER, newest, prune
+from training.config import RECORD, Config
 
-if TYPE_CHECKING:
-    from infra.store.storage import Store
-    from training.data.samples import Shards
-
-__all__ = ["RECORD", "Config", "run"]
+__all__ = ["Config", "run"]
 
 log = logging.getLogger(__name__)
 
-RECORD = "model"
-"""The one entry of the stage's ledger: present when the model has been written."""
-
 
 def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Manifest:
-    """Train on the shards of all inputs and of ``config.shards``, validating on test sets of ``tests``; needs Ray.
+    """Train on the inputs ``shards``, ``shards_...``, validating on the test sets of ``tests``; needs Ray.
 
     Raises Preempted if asked to stop (a checkpoint is saved first), DataError for unreadable or too many corrupt
     shards, StageFailed when workers died more than ``max_failures`` times without a new checkpoint.
     """
-    from training.checkpoint.checkpoints import FOLDER, newest, prune
-    from training.data.samples import sources_at
     from training.observe.figures import curves
 
     if RECORD not in context.ledger.read([RECORD]):
-        sources = dict(_of_artifacts(inputs)) | sources_at(config.shards)
-        tests = inputs["tests"].store.child("data") if "tests" in inputs else None
-        _train(config, sources, context, tests)
+        _train(config, inputs, context)
     record = context.ledger.read([RECORD])[RECORD]
     history = [json.loads(line) for line in context.store.read("data/history.jsonl").splitlines()]
     context.figure("training", curves(history))
     # What was to be continued from is done with; what was to be kept for good stays beside the model.
-    prune(context.store, 0, config.keep_every, config.keep_best, config.best_metric)
+    prune(context.store, config.checkpoint, newest=0)
     if newest(context.store) < 0:
         context.store.delete(FOLDER)
     return context.finish(
@@ -62,34 +55,23 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     )
 
 
-def _of_artifacts(inputs: Mapping[str, Artifact]) -> Iterator[tuple[str, Shards]]:
-    from training.data.samples import Shards
-
-    for name, artifact in inputs.items():
-        if name != "tests":
-            files = artifact.files("data/train/", ".tar")
-            yield name, Shards(artifact.store, [file.path for file in files], tuple(file.sha256 for file in files))
-
-
-def _train(config: Config, sources: dict[str, Shards], context: Context, tests: Store | None) -> None:
+def _train(config: Config, inputs: Mapping[str, Artifact], context: Context) -> None:
     """Train until it is done, fails for good, or fails too often without getting any further."""
     from ray.train import TrainingFailedError
-
-    from training.checkpoint.checkpoints import newest
 
     _check_room(config)
     while True:
         reached = newest(context.store)
         try:
-            error = _launch(config, sources, context, tests)
+            error = _launch(config, inputs, context)
         except TrainingFailedError as failure:
             if newest(context.store) == reached:
                 raise StageFailed(
-                    f"training failed {config.max_failures + 1} times without a new checkpoint",
+                    f"training failed {config.cluster.max_failures + 1} times without a new checkpoint",
                     found=str(failure),
                     fix="run again to continue from the newest checkpoint",
                 ) from failure
-            context.emit("train_retry", error=str(failure), samples=newest(context.store))
+            context.send(TrainRetry(stage=context.stage, error=str(failure), samples=newest(context.store)))
             continue
         if error is not None:
             raise error
@@ -98,13 +80,13 @@ def _train(config: Config, sources: dict[str, Shards], context: Context, tests: 
 
 def _resources(config: Config) -> dict[str, float]:
     """What a worker takes."""
-    return {"CPU": config.cpus_per_worker, **({"GPU": 1} if config.gpu else {})}
+    return {"CPU": config.cluster.cpus_per_worker, **({"GPU": 1} if config.cluster.gpu else {})}
 
 
 def _check_room(config: Config) -> None:
     import ray
 
-    least, _ = config.worker_range
+    least, _ = config.cluster.range
     there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     for kind, each in _resources(config).items():
         if there.get(kind, 0) < (count := least * each):
@@ -112,11 +94,11 @@ def _check_room(config: Config) -> None:
                 f"{least} training workers do not fit the cluster",
                 expected=f"{count} {kind}",
                 found=f"{there.get(kind, 0):g} {kind}",
-                fix="set fewer workers or cpus_per_worker, or join a larger cluster with RAY_ADDRESS",
+                fix="set fewer cluster.workers or cluster.cpus_per_worker, or join a larger cluster with RAY_ADDRESS",
             )
 
 
-def _launch(config: Config, sources: dict[str, Shards], context: Context, tests: Store | None) -> CliplineError | None:
+def _launch(config: Config, inputs: Mapping[str, Artifact], context: Context) -> CliplineError | None:
     """One life of a Ray trainer, through up to ``max_failures`` failures; the error that the workers agreed on.
 
     Raises Ray's TrainingFailedError.
@@ -126,25 +108,25 @@ def _launch(config: Config, sources: dict[str, Shards], context: Context, tests:
 
     # How often Ray looks whether all workers live: its own 2 s are a part of every recovery.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    least, most = config.worker_range
+    least, most = config.cluster.range
     number: dict[str, Any] = {"num_workers": most}
     if least < most:
-        number = {"num_workers": (least, most), "elastic_resize_monitor_interval_s": config.grow_after_s}
+        number = {"num_workers": (least, most), "elastic_resize_monitor_interval_s": config.cluster.grow_after_s}
         # Ray learns every 20 s what a lost node took with it; until then it waits, 60 s by itself, for what is gone.
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "5")
     scratch = context.store.child("scratch")  # Ray's own bookkeeping; it wants it where every node can see it
     scratch.delete("")
     trainer = TorchTrainer(
         _work,  # type: ignore[arg-type] # the return value of rank 0 is handed back
-        train_loop_config={"config": config, "sources": sources, "context": context, "tests": tests},
-        torch_config=TorchConfig(timeout_s=int(config.collective_timeout_s)),
+        train_loop_config={"config": config, "inputs": dict(inputs), "context": context},
+        torch_config=TorchConfig(timeout_s=int(config.cluster.collective_timeout_s)),
         scaling_config=ScalingConfig(
-            use_gpu=config.gpu,
+            use_gpu=config.cluster.gpu,
             resources_per_worker=_resources(config),
             **number,
         ),
         run_config=RunConfig(
-            name="ray", storage_path=scratch.url, failure_config=FailureConfig(max_failures=config.max_failures)
+            name="ray", storage_path=scratch.url, failure_config=FailureConfig(max_failures=config.cluster.max_failures)
         ),
     )
     try:
@@ -163,21 +145,24 @@ def _work(arguments: dict[str, Any]) -> CliplineError | None:
     import ray.train.torch
 
     from training.distributed.world import World
+    from training.inputs import Inputs
     from training.loop import train
 
     config: Config = arguments["config"]
     try:
         world = World.join(
             ray.train.torch.get_device(),
-            shares=config.batch_size // config.accumulate,
-            timeout_s=config.collective_timeout_s,
+            shares=config.batch_size // config.cluster.accumulate,
+            timeout_s=config.cluster.collective_timeout_s,
         )
         nodes = set(world.gather(ray.get_runtime_context().get_node_id())) if world.active else set()
         growing = _Growing(config, ray.train.get_context().get_world_size())
         world = replace(world, notice=lambda: _draining(nodes) or growing())
+        context = arguments["context"]
         if world.rank > 0:  # rank 0 speaks for all, and is asked to stop for all
-            arguments = {**arguments, "context": Context(arguments["context"].store, stage="train")}
-        train(**arguments, world=world)
+            context = Context(context.store, stage="train")
+        with tempfile.TemporaryDirectory() as folder:
+            train(config, Inputs.of(arguments["inputs"], Path(folder)), context, world)
     except TransientError:
         raise
     except CliplineError as error:
@@ -213,8 +198,8 @@ class _Growing:
 
     def __init__(self, config: Config, workers: int) -> None:
         self._each = _resources(config)
-        self._may = workers < config.worker_range[1]
-        self._patience = 2 * (config.grow_after_s + self.LATE_S)
+        self._may = workers < config.cluster.range[1]
+        self._patience = 2 * (config.cluster.grow_after_s + self.LATE_S)
         self._until: float | None = None
 
     def __call__(self) -> bool:

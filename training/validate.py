@@ -24,13 +24,14 @@ from infra.errors import DataError
 from infra.formats.testset import EvalSet, prompts
 from training.model.blocks import encode_image
 from training.model.text import encode_text
-from training.objectives import unit
+from training.objectives.base import unit
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-    from infra.store.storage import Store
+    from infra.store import Store
+    from training.config import Validation as Config
     from training.distributed.world import World
     from training.model.build import Towers
 
@@ -52,18 +53,16 @@ class _Set:
 
 
 class Validation:
-    """``names`` of the test sets (CLIP_benchmark's layout) in ``folder``, at most ``most`` images of each.
+    """The test sets in ``folder`` (CLIP_benchmark's layout) that ``config`` names; ``batch`` images encoded at a time.
 
     Raises ConfigError for a set that is not there, DataError for one that is not as it must be.
     """
 
-    def __init__(
-        self, folder: Store, names: tuple[str, ...], split: str, towers: Towers, world: World, batch: int, most: int
-    ) -> None:
+    def __init__(self, folder: Store, config: Config, towers: Towers, world: World, batch: int) -> None:
         self._towers, self._world, self._batch = towers, world, batch
         preprocess = PreprocessCfg(**towers.description["preprocess_cfg"])
         *self._resizing, _ = image_transform_v2(preprocess, is_train=False).transforms  # normalising is the GPU's part
-        self._sets = [self._read(EvalSet.at(folder, name, split), most) for name in names]
+        self._sets = [self._read(EvalSet.at(folder, name, config.split), config.images) for name in config.sets]
 
     def __call__(self, model: Any, autocast: AbstractContextManager[object]) -> Callable[[], dict[str, float]]:  # noqa: ANN401
         """Encode all sets with open_clip's ``model``. Every rank must call it.

@@ -1,1 +1,1 @@
-"""What to do: recipes are chains of stages; this package plans, runs, resumes and reports them."""
+"""Recipes as chains of stages, and all that plans, runs, resumes and reports them."""

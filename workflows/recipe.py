@@ -1,17 +1,16 @@
-"""Finding a recipe, turning its dials, and setting fields of its stages.
+"""Find a recipe, set its parameters, and set fields of its stages.
 
-A recipe is any Python file with ``def workflow(...) -> Workflow``; its keyword arguments are its dials. ``--set
-dial=value`` turns one, ``--set stage.field=value`` sets a field of a stage's configuration, nested ones too.
+A recipe is any Python file with ``def workflow(...) -> Workflow``; the arguments of that function are its parameters.
+``--set parameter=value`` sets one, ``--set stage.field=value`` sets a field of a stage's configuration, at any depth.
 """
 
 from __future__ import annotations
 
 import difflib
-import importlib.util
+import importlib
 import inspect
 import json
 import re
-import sys
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, is_dataclass, replace
@@ -23,22 +22,25 @@ from pydantic import TypeAdapter, ValidationError
 
 from infra.config import Choice, Config
 from infra.errors import ConfigError, UsageError
+from workflows import user
 from workflows.stage import Stage, Workflow
 
 C = TypeVar("C", bound=Config)
 
-__all__ = ["Dial", "Recipe", "built_in", "load"]
+__all__ = ["Parameter", "Recipe", "built_in", "comments_in", "load"]
 
 _FOLDER = Path(__file__).resolve().parent / "recipes"
 
 
 @dataclass(frozen=True)
-class Dial:
+class Parameter:
+    """One argument of a recipe's ``workflow`` function; its description is the comment behind it in the file."""
+
     name: str
     default: Any
-    annotation: str
-    needed: bool
-    note: str = ""  # the comment beside it in the recipe's file
+    type: str
+    required: bool
+    description: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,47 +61,38 @@ class Recipe:
         return first.removeprefix(f"{self.name}: ")
 
     @property
-    def dials(self) -> list[Dial]:
-        notes = dict(re.findall(r"^ +(\w+):.*?  # (.*)$", inspect.getsource(self.function), re.MULTILINE))
-        dials = []
+    def parameters(self) -> list[Parameter]:
+        comments = comments_in(self.function)
+        found = []
         for name, p in inspect.signature(self.function).parameters.items():
-            needed = p.default is p.empty
-            dials.append(Dial(name, None if needed else p.default, _type(p.annotation), needed, notes.get(name, "")))
-        return dials
+            required = p.default is p.empty
+            default = None if required else p.default
+            found.append(Parameter(name, default, _type(p.annotation), required, comments.get(name, "")))
+        return found
 
     def build(self, settings: Iterable[str] = ()) -> Workflow:
-        """The workflow with ``settings`` (``dial=value``, ``stage.field=value``) applied.
+        """The workflow with ``settings`` (``parameter=value``, ``stage.field=value``) applied.
 
-        Values are read as JSON, else as text; where a dial wants a list, one value will do. Raises UsageError or
-        ConfigError for names and values that do not fit.
+        Values are read as JSON, else as text; a parameter that takes a list accepts a single value too. Raises
+        UsageError or ConfigError for names and values that do not fit.
         """
-        dials: dict[str, Any] = {}
-        fields: dict[str, dict[str, Any]] = {}
-        for setting in settings:
-            key, equals, text = setting.partition("=")
-            if not equals:
-                raise UsageError(f"--set {setting} has no value", expected="dial=value or stage.field=value")
-            stage, dot, field = key.strip().partition(".")
-            if dot:
-                fields.setdefault(stage, {})[field] = _value(text)
-            else:
-                dials[stage] = _value(text)
-        turnable = self.dials
-        known = [dial.name for dial in turnable]
-        for name in dials:
+        values, fields = _split(settings)
+        parameters = self.parameters
+        known = [parameter.name for parameter in parameters]
+        for name in values:
             if name not in known:
-                raise UsageError(f"recipe {self.name} has no dial {name!r}", **_hint(name, known))
-        if absent := [dial.name for dial in turnable if dial.needed and dial.name not in dials]:
+                raise UsageError(f"recipe {self.name} has no parameter {name!r}", **_hint(name, known))
+        if absent := [p.name for p in parameters if p.required and p.name not in values]:
             raise UsageError(
                 f"recipe {self.name} needs a value for {', '.join(absent)}", fix=f"--set {absent[0]}=VALUE"
             )
-        workflow = self.function(**{name: self._turn(name, value) for name, value in dials.items()})
+        workflow = self.function(**{name: self._validated(name, value) for name, value in values.items()})
         if not isinstance(workflow, Workflow):
             raise UsageError(f"{self.path}: workflow() returned {type(workflow).__name__}", expected="a Workflow")
         return _with_fields(workflow, fields) if fields else workflow
 
-    def _turn(self, name: str, value: object) -> object:
-        """A dial's value as its annotation wants it."""
+    def _validated(self, name: str, value: object) -> object:
+        """The value of a parameter, converted to its annotated type. Raises UsageError."""
         annotation = get_type_hints(self.function).get(name, Any)
         for candidate in (value, [value]):
             try:
@@ -107,18 +100,23 @@ class Recipe:
             except ValidationError:
                 continue
         raise UsageError(
-            f"dial {name} of recipe {self.name} cannot be that", expected=_type(annotation), found=repr(value)
+            f"Invalid value for parameter {name} of recipe {self.name}", expected=_type(annotation), found=repr(value)
         )
 
 
+def comments_in(source: Callable[..., Any]) -> dict[str, str]:
+    """The comment behind each annotated name, one a line, in the source of a function or class."""
+    return dict(re.findall(r"^ +(\w+):.*?  # (.*)$", inspect.getsource(source), re.MULTILINE))
+
+
 def built_in() -> list[str]:
-    """Names of the recipes that come with clipline: the one to read first, then the others."""
+    """Names of the built-in recipes: quickstart first, then in alphabetical order."""
     names = (path.stem for path in _FOLDER.glob("*.py") if not path.stem.startswith("_"))
     return sorted(names, key=lambda name: (name != "quickstart", name))
 
 
 def load(name: str) -> Recipe:
-    """A recipe by the name of a built-in one or by the path of a file. Raises UsageError."""
+    """Load a recipe by its built-in name or by the path of its file. Raises UsageError."""
     path = _FOLDER / f"{name}.py" if name in built_in() else Path(name)
     if not path.is_file():
         raise UsageError(
@@ -136,21 +134,33 @@ def load(name: str) -> Recipe:
 def _import(path: Path) -> ModuleType:
     if path.parent == _FOLDER:
         return importlib.import_module(f"workflows.recipes.{path.stem}")
-    spec = importlib.util.spec_from_file_location(f"clipline_recipe_{path.stem}", path)
-    if spec is None or spec.loader is None:
+    if path.suffix != ".py":
         raise UsageError(f"{path} is not a Python file", expected="a file ending in .py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
     try:
-        spec.loader.exec_module(module)
+        return user.load(path)
     except Exception as error:
-        # Its author's to mend, whatever it is: say where, without the frames of ours that led there.
+        # Whatever a recipe raises is for its author to fix: name the line, without clipline's own frames.
         lines = [
             str(frame.lineno) for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)
         ]
         place = ":".join([str(path), *lines[-1:]])
         raise UsageError(f"the recipe {place} does not load", found=f"{type(error).__name__}: {error}") from error
-    return module
+
+
+def _split(settings: Iterable[str]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Values by parameter, and by stage and field. Raises UsageError for a setting without ``=``."""
+    values: dict[str, Any] = {}
+    fields: dict[str, dict[str, Any]] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise UsageError(f"--set {setting} has no value", expected="parameter=value or stage.field=value")
+        name, dot, field = key.strip().partition(".")
+        if dot:
+            fields.setdefault(name, {})[field] = _value(text)
+        else:
+            values[name] = _value(text)
+    return values, fields
 
 
 def _type(annotation: Any) -> str:  # noqa: ANN401 - a type, its name, or inspect's word for none
@@ -169,7 +179,7 @@ def _value(text: str) -> Any:  # noqa: ANN401 - JSON
 def _hint(name: str, known: list[str], *, only_fix: bool = False) -> dict[str, str]:
     close = difflib.get_close_matches(name, known, n=1)
     fix = {"fix": f"did you mean {close[0]!r}?"} if close else {}
-    return fix if only_fix else {"expected": ", ".join(known) or "none: it has no dials", **fix}
+    return fix if only_fix else {"expected": ", ".join(known) or "none: it has no parameters", **fix}
 
 
 def _with_fields(workflow: Workflow, fields: dict[str, dict[str, Any]]) -> Workflow:

@@ -1,137 +1,75 @@
-"""What zero-shot classification and retrieval share: their dials, where they compute, and the form of a result.
+"""The base of every evaluation task, and the form in which a task returns what it measured.
 
-An evaluation is one task on the cluster: features stay in its memory and only numbers, a table and pictures leave it.
+As in big_vision, a task only computes: it gets a model and a test set and returns numbers, tables and figures. Loading,
+confidence intervals, files and logging are the same for all tasks and done by :mod:`evaluation.evaluate`.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import islice
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from infra.cluster import Limits, run_shards
-from infra.config import Input, Runtime, StageConfig
-from infra.encoder import OpenClipEncoder, Precision, load_encoder
-from infra.run.context import Context, ShardOutput
-from infra.run.manifest import Artifact, Manifest, ShardRecord
+from infra.config import Choice
 
 if TYPE_CHECKING:
     import numpy as np
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Interval", "Task", "batched", "evaluate", "intervals", "result", "set_up"]
+    from infra.encoder import Encoder
+    from infra.formats.testset import EvalSet
 
-T = TypeVar("T")
+__all__ = ["Columns", "Scores", "Task"]
 
-
-class Task(StageConfig):
-    """The dials of any evaluation."""
-
-    inputs: ClassVar[Mapping[str, Input]] = {
-        "model": Input("model"),
-        "dataset": Input("testsets"),
-    }
-    produces: ClassVar[tuple[str, ...]] = ("scores",)
-
-    dataset: str = Field("seen", description="test set: a folder in CLIP_benchmark's layout below the artifact's data/")
-    split: str = Field("test", description="split of the test set")
-    language: str = Field("en", description="language of the set's texts, as recorded in the result")
-    precision: Precision = Field("fp32", description="fp32, or autocast to bf16 or fp16, while encoding")
-    bootstrap: int = Field(1000, ge=1, description="resamples of the images behind each confidence interval")
-    confidence: float = Field(0.95, gt=0, lt=1, description="coverage of the intervals")
-    seed: int = Field(0, description="seed of the resampling and of the choice of pictured samples")
-    batch_size: Runtime[int] = Field(64, ge=1, description="images or texts encoded at once")
-    cpus: Runtime[int] = Field(1, ge=1, description="CPU cores of the task, one torch thread each")
-    device: Runtime[str] = Field("auto", description="auto (a GPU if the task is given one), cpu or cuda")
+Columns = Mapping[str, "Sequence[Any] | NDArray[Any]"]
+"""A table by columns of equal length."""
 
 
 @dataclass(frozen=True)
-class Interval:
-    """A metric and its bootstrap interval."""
+class Scores:
+    """What a task measured on a test set of ``examples`` images.
 
-    value: float
-    low: float
-    high: float
+    ``statistic`` maps resamples, (b, examples) indices into the images, to (b, len(names)) values: the metrics of each
+    resample. On all images once it gives the metrics themselves, on random draws their confidence intervals. Where
+    every metric is a mean over images, :meth:`means` writes it for you.
 
+    ``tables`` become ``data/{name}.parquet``, ``figures`` (PNG bytes) ``figures/{name}.png``; ``facts`` are counts and
+    other small JSON values for the manifest.
+    """
 
-def evaluate(
-    config: Task,
-    inputs: Mapping[str, Artifact],
-    context: Context,
-    work: Callable[[tuple[Any, dict[str, Artifact]], ShardOutput], ShardRecord],
-) -> Manifest:
-    """Run ``work((config, inputs), output)`` as one task; the intervals among its facts become the metrics."""
-    spec = (config, dict(inputs))
-    (record,) = run_shards(context, [(config.dataset.replace("/", "_"), spec)], work, Limits(cpus=config.cpus))
-    metrics: dict[str, float] = {}
-    for name, interval in record.facts["metrics"].items():
-        plain = name.replace("@", "_at_")  # MLflow takes no @ in a metric's name
-        metrics |= {plain: interval["value"], f"{plain}_low": interval["low"], f"{plain}_high": interval["high"]}
-    return context.finish([record], metrics=metrics, facts={k: v for k, v in record.facts.items() if k != "metrics"})
+    names: tuple[str, ...]
+    examples: int
+    statistic: Callable[[NDArray[np.int64]], NDArray[np.float64]]
+    tables: Mapping[str, Columns] = field(default_factory=dict)
+    figures: Mapping[str, bytes] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def means(cls, values: Mapping[str, ArrayLike], **rest: Any) -> Scores:  # noqa: ANN401 - the other fields
+        """Scores whose metrics are means over images: for each metric, one number or boolean per image."""
+        import numpy as np
 
-def set_up(config: Task, model: Artifact) -> OpenClipEncoder:
-    """The encoder of ``model``, and torch on as many threads as the task has cores."""
-    import torch
-
-    torch.set_num_threads(config.cpus)
-    device = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    return load_encoder(model, device=device, precision=config.precision, batch_size=config.batch_size)
+        columns = np.stack([np.asarray(column, np.float64) for column in values.values()], axis=1)
+        return cls(tuple(values), len(columns), lambda index: columns[index].mean(axis=1), **rest)
 
 
-def intervals(
-    config: Task, names: Sequence[str], units: int, statistic: Callable[[NDArray[np.int64]], NDArray[np.float64]]
-) -> dict[str, Interval]:
-    """Each metric on the whole set, with its interval over resampled images."""
-    import numpy as np
+class Task(Choice):
+    """One measurement of a model on one test set.
 
-    from evaluation.intervals import percentile_interval
+    A subclass adds its own fields and :meth:`evaluate`, in a recipe file or an installed package as well as here. Its
+    ``kind`` names it in results; ours use CLIP_benchmark's names.
+    """
 
-    low, high = percentile_interval(
-        statistic, units, samples=config.bootstrap, confidence=config.confidence, seed=config.seed
-    )
-    whole = statistic(np.arange(units)[None])[0]
-    return {
-        name: Interval(float(value), float(bottom), float(top))
-        for name, value, bottom, top in zip(names, whole, low, high, strict=True)
-    }
+    dataset: str = Field(description="test set: a folder in CLIP_benchmark's layout below the artifact's data/")
+    split: str = Field("test", description="split of the test set")
+    language: str = Field("en", description="language of the set's texts, as recorded in the result")
 
+    @abstractmethod
+    def evaluate(self, encoder: Encoder, examples: EvalSet) -> Scores:
+        """Measure the model. Runs once, in a Ray worker; must be deterministic.
 
-def result(config: Task, model: Artifact, task: str, metrics: Mapping[str, Interval]) -> tuple[str, bytes]:
-    """CLIP_benchmark's file name and JSON. Its readers take ``metrics``; the intervals stand beside it, under ours."""
-    labels = {
-        "dataset": config.dataset,
-        "pretrained": f"{model.manifest.stage}-{model.manifest.digest[:12]}",
-        "model": _architecture(model),
-        "language": config.language,
-        "task": task,
-    }
-    content = {
-        **labels,
-        "metrics": {name: interval.value for name, interval in metrics.items()},
-        "intervals": {
-            "method": "percentile bootstrap over images",
-            "confidence": config.confidence,
-            "samples": config.bootstrap,
-            "seed": config.seed,
-            "bounds": {name: [interval.low, interval.high] for name, interval in metrics.items()},
-        },
-    }
-    name = "_".join(labels.values()).replace("/", "_")
-    return f"data/{name}.json", json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n"
-
-
-def _architecture(model: Artifact) -> str:
-    """The model's name in open_clip, if it has one."""
-    name = model.manifest.config.get("model")
-    return name if isinstance(name, str) else "CLIP"
-
-
-def batched(items: Iterable[T], size: int) -> Iterable[list[T]]:
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
-        yield batch
+        Raises DataError if the test set is of a kind the task cannot use.
+        """

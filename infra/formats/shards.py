@@ -1,4 +1,4 @@
-"""Shards as the field knows them: WebDataset tars, and img2dataset's triple of tar, Parquet and statistics.
+"""Shard formats: WebDataset tars, and img2dataset's triple of tar, Parquet and statistics.
 
 Why our own tar code: a tar must come out byte for byte the same on every run (nothing of the clock or the user in a
 header), must be readable from any stream with a cap on what one member may weigh, and a damaged or cut-off file must
@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 IMAGE_EXTENSIONS = ("jpg", "png", "webp", "jpeg")
-"""Extensions under which open_clip, webdataset users and we look for a sample's picture."""
+"""Extensions under which open_clip, webdataset users and we look for a sample's image."""
 
 _BLOCK = 512
 _ZEROS = b"\0" * _BLOCK
@@ -85,7 +85,7 @@ class TarWriter:
 
 
 def _header(name: str, size: int) -> bytes:
-    """What tarfile would write before a member, at a tenth of its cost: a shard's members differ in two fields only."""
+    """The header tarfile would write, at a tenth of its cost: the members of a shard differ in two fields only."""
     if not name.isascii() or len(name) > 100 or size >= 8**11 or name.endswith("/") or "\0" in name:
         return _tarfile_header(name, size)
     block = bytearray(_TEMPLATE)

@@ -1,4 +1,4 @@
-"""Test sets in CLIP_benchmark's WebDataset layout, read as strictly as an evaluation must.
+"""Read test sets in CLIP_benchmark's WebDataset layout, as strictly as an evaluation must.
 
 ::
 
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from infra.errors import ConfigError, DataError
 from infra.formats.shards import IMAGE_EXTENSIONS, read_samples
 from infra.run.manifest import Artifact
-from infra.store.storage import Store
+from infra.store import Store
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -34,7 +34,10 @@ _MAX_PIXELS = 64 << 20
 
 @dataclass(frozen=True)
 class Sample:
-    """``label`` counts from 0 and is -1 in a retrieval set; ``captions`` is empty in a classification set."""
+    """One image of a test set.
+
+    ``label`` counts from 0 and is -1 in a retrieval set; ``captions`` is empty in a classification set.
+    """
 
     key: str
     image: Image
@@ -56,12 +59,15 @@ class EvalSet:
 
     @classmethod
     def open(cls, artifact: Artifact, name: str, split: str) -> EvalSet:
-        """The set under ``data/{name}``. Raises ConfigError if the artifact has no such set or split."""
+        """Open the set under ``data/{name}``. Raises ConfigError if the artifact has no such set or split."""
         return cls.at(artifact.store.child("data"), name, split)
 
     @classmethod
     def at(cls, folder: Store, name: str, split: str) -> EvalSet:
-        """The set in the folder ``name`` of ``folder``. Raises ConfigError if there is no such set or split."""
+        """Open the set in the folder ``name`` of ``folder``.
+
+        Raises ConfigError if there is no such set or split, DataError if the set is of a kind that cannot be scored.
+        """
         store = folder.child(name)
         if not store.exists(f"{split}/nshards.txt"):
             found = {path.removesuffix("/nshards.txt") for path in folder.paths() if path.endswith("/nshards.txt")}
@@ -88,25 +94,25 @@ class EvalSet:
         )
 
     def __iter__(self) -> Iterator[Sample]:
-        """Every sample in shard order. Raises DataError naming the sample that is not as it must be."""
+        """Yield every sample in shard order. Raises DataError naming a sample that cannot be read."""
         for raw in self._raw():
             key = raw["__key__"]
             yield Sample(
                 key=key,
-                image=decode_image(_picture(raw), key),
+                image=decode_image(_image_bytes(raw), key),
                 label=-1 if self.retrieval else self._label(raw),
                 captions=_captions(raw) if self.retrieval else (),
             )
 
     def images(self, places: Collection[int]) -> dict[int, Image]:
-        """The images at ``places`` in the order of iteration; the others are passed over undecoded."""
+        """Return the images at ``places``, counted in the order of iteration; the others are skipped undecoded."""
         wanted = set(places)
         found: dict[int, Image] = {}
         for place, raw in enumerate(self._raw()):
             if len(found) == len(wanted):
                 break
             if place in wanted:
-                found[place] = decode_image(_picture(raw), raw["__key__"])
+                found[place] = decode_image(_image_bytes(raw), raw["__key__"])
         return found
 
     def _raw(self) -> Iterator[dict[str, Any]]:
@@ -126,7 +132,7 @@ class EvalSet:
 
 
 def prompts(classes: Sequence[str], templates: Sequence[str] = ()) -> list[str]:
-    """The sentences of all classes, a class's side by side; without templates, CLIP's 80 for ImageNet."""
+    """Return the prompts of all classes, those of a class side by side; without templates, CLIP's 80 for ImageNet."""
     if templates:
         # Not str.format: a template comes from a file, and {c.__class__} should stay what it is, text.
         return [template.replace("{c}", name) for name in classes for template in templates]
@@ -136,7 +142,7 @@ def prompts(classes: Sequence[str], templates: Sequence[str] = ()) -> list[str]:
 
 
 def decode_image(data: bytes, key: str) -> Image:
-    """An RGB image from JPEG, PNG or WebP bytes, its size checked before a pixel is decoded. Raises DataError."""
+    """Decode JPEG, PNG or WebP bytes as RGB; the size is checked before a pixel is decoded. Raises DataError."""
     from PIL import Image
 
     try:
@@ -157,13 +163,13 @@ def decode_image(data: bytes, key: str) -> Image:
 
 
 def _lines(store: Store, path: str) -> tuple[str, ...]:
-    """The lines of a small text file that are not blank; none if the file is missing."""
+    """Return the lines of a small text file that are not blank; none if the file is missing."""
     if not store.exists(path):
         return ()
     return tuple(line.strip() for line in store.read(path).decode().splitlines() if line.strip())
 
 
-def _picture(raw: dict[str, Any]) -> bytes:
+def _image_bytes(raw: dict[str, Any]) -> bytes:
     for extension in IMAGE_EXTENSIONS:
         if extension in raw:
             return bytes(raw[extension])

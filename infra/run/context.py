@@ -1,25 +1,24 @@
-"""What a running stage sees of the run: its output folder, the shard ledger, a way to report, and when to stop.
+"""The interface of a running stage to its run: output folder, shard ledger, events, and the request to stop.
 
-A shard's files are written first, its sidecar ``ledger/{shard}.json`` last; a shard with a sidecar is never worked
-on again. Data goes below ``data/``, pictures below ``figures/``: img2dataset takes every ``*.json`` beside its
-shards for one of its own, so nothing of ours may lie there.
+A shard's files are written first, its sidecar ``ledger/{shard}.json`` last; a shard with a sidecar is never
+processed again. Data goes below ``data/``, images for people below ``figures/``: img2dataset takes every ``*.json``
+beside its shards for one of its own, so no other may be there.
 """
 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from infra.errors import DataError, Preempted
+from infra.errors import DataError, Preempted, UsageError
+from infra.events import Custom, Event, Metrics, Progress, is_built_in
 from infra.run.manifest import File, Funnel, Manifest, ShardRecord
-from infra.store.storage import LocalStore, Store, open_store
+from infra.store import LocalStore, Store, open_store
 
-__all__ = ["Context", "Event", "Ledger", "Output", "ShardOutput"]
+__all__ = ["Context", "Ledger", "Output", "ShardOutput"]
 
-Event = dict[str, Any]
 log = logging.getLogger(__name__)
 
 
@@ -32,7 +31,7 @@ class Output:
 
     @contextmanager
     def open(self, path: str, rows: int | None = None) -> Iterator[Any]:
-        """A binary writer for ``path`` (relative to the artifact, e.g. ``data/00000.tar``), published on success.
+        """Open a binary writer for ``path`` (relative to the artifact, e.g. ``data/00000.tar``), published on success.
 
         Raises DataError for a path written before: the rows written first would be lost.
         """
@@ -47,7 +46,7 @@ class Output:
             out.write(data)
 
     def write_table(self, path: str, table: Any) -> None:  # noqa: ANN401 - a pyarrow.Table; pyarrow loads late
-        """``table`` as zstd Parquet, byte-reproducible."""
+        """Write ``table`` as zstd Parquet, byte-reproducible."""
         import pyarrow.parquet as pq
 
         with self.open(path, rows=table.num_rows) as out:
@@ -55,7 +54,7 @@ class Output:
 
 
 class ShardOutput(Output):
-    """Where the work on one shard leaves its files and its account."""
+    """Output of one shard: its files, and the sidecar that marks it as done."""
 
     def __init__(self, store: Store, shard: str) -> None:
         super().__init__(store)
@@ -79,11 +78,11 @@ class Ledger:
         return f"ledger/{shard}.json"
 
     def forget(self, shard: str) -> None:
-        """The shard is to be done again: what its files hold is not what it should have been."""
+        """Delete the sidecar, so that the shard is processed again: its files do not hold what they should."""
         self.store.delete(self.path(shard))
 
     def read(self, shards: Iterable[str] | None = None) -> dict[str, ShardRecord]:
-        """The committed ones among ``shards`` (default: all there are), by name."""
+        """Records of the committed shards among ``shards`` (default: all), by name."""
         paths = self.store.paths("ledger")
         if shards is not None:
             paths = sorted({self.path(shard) for shard in shards} & set(paths))
@@ -93,7 +92,7 @@ class Ledger:
 
 
 class Context:
-    """Handed to every stage's ``run``. In a test, ``Context(tmp_path)`` is all a stage needs."""
+    """The third argument of every stage's ``run``. In a test, ``Context(tmp_path)`` is all a stage needs."""
 
     def __init__(
         self,
@@ -118,31 +117,48 @@ class Context:
         self._stopping = stopping or (lambda: False)
         self._flush = flush or (lambda: None)
 
-    def emit(self, kind: str, **fields: Any) -> None:  # noqa: ANN401 - JSON values
-        """Send one event to the run's journal."""
-        self._emit({"event": kind, "stage": self.stage, "time": time.time(), **fields})
+    def emit(self, kind: str, /, **fields: Any) -> None:  # noqa: ANN401 - JSON values
+        """Send an event of the stage's own ``kind`` to the run's journal: a :class:`~infra.events.Custom` event.
+
+        Raises UsageError for a kind or a field name that clipline uses itself.
+        """
+        if is_built_in(kind):
+            raise UsageError(
+                f"{kind!r} is a kind of event of clipline's own",
+                expected="another name, or context.send with its class in infra.events",
+            )
+        if taken := {"event", "time", "stage", "custom"} & set(fields):
+            raise UsageError(f"an event cannot have a field {min(taken)!r}: every event has one", fix="rename it")
+        self.send(Custom(stage=self.stage, name=kind, fields=fields))
+
+    def send(self, event: Event) -> None:
+        """Send an event of clipline's own kinds to the run's journal."""
+        self._emit(event)
 
     def flush(self) -> None:
-        """Wait until all that was reported has arrived: the last thing to do in a process that is about to end."""
+        """Wait until all events have arrived at the driver; call it before a process ends."""
         self._flush()
 
     def progress(self, done: int, total: int | None, **numbers: float | str) -> None:
-        """How far the stage is, in its own unit, with what is worth showing (``images_per_s=...``)."""
-        self.emit("progress", done=done, total=total, **numbers)
+        """Report progress in the stage's own unit, with numbers to show after it (``images_per_s=...``)."""
+        self.send(Progress(stage=self.stage, done=done, total=total, numbers=numbers))
 
     def metrics(self, values: dict[str, float], step: int) -> None:
-        """One point of each named curve; ``step`` is a count that never repeats, such as samples seen."""
-        self.emit("metrics", values={name: float(value) for name, value in values.items()}, step=int(step))
+        """Add a point to each named curve; ``step`` is a count that never repeats, such as samples seen."""
+        points = {name: float(value) for name, value in values.items()}
+        self.send(Metrics(stage=self.stage, values=points, step=int(step)))
 
     def figure(self, name: str, png: bytes) -> None:
-        """A picture people look at: kept in the artifact as ``figures/{name}.png`` and shown in MLflow and report.
-        Drawn again it replaces the one before."""
+        """Keep a figure in the artifact as ``figures/{name}.png`` and show it in MLflow and the report.
+
+        A second figure of the same name replaces the first.
+        """
         self.output.files = [file for file in self.output.files if file.path != f"figures/{name}.png"]
         self.output.write(f"figures/{name}.png", png)
 
     @property
     def stopping(self) -> bool:
-        """True once the run was asked to stop: save what you have and raise :class:`Preempted`."""
+        """True once the run was asked to stop: save the state and raise :class:`Preempted`."""
         return self._stopping()
 
     def check(self) -> None:

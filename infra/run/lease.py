@@ -3,7 +3,7 @@
 A lease is a numbered file ``lease/{n}.json``; whoever creates the next number holds it, so a number is also a fencing
 token: an owner that finds a higher one has lost. The owner rewrites its file with a growing generation. A reader calls
 a lease stale when the generation stood still for the TTL on the reader's own monotonic clock (no two machines' clocks
-are ever compared), or when its process is provably gone from this machine.
+are ever compared), or when its process has provably ended on this machine.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from infra.errors import LeaseHeld, LeaseLost, TransientError
-from infra.store.storage import LocalStore, Store
+from infra.store import LocalStore, Store
 
 __all__ = ["Claim", "Lease", "Owner", "current_claim"]
 
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Owner:
-    """A process, so that another on the same boot of the same machine can tell whether it still lives."""
+    """Identity of a process, by which another process on the same boot of the machine can see whether it is alive."""
 
     id: str
     host: str
@@ -37,12 +37,12 @@ class Owner:
     started: str  # of the process, in clock ticks since boot: a reused pid has another
 
     @classmethod
-    def me(cls) -> Owner:
+    def current(cls) -> Owner:
         return cls(uuid.uuid4().hex, socket.gethostname(), os.getpid(), _boot_id(), _process_start(os.getpid()))
 
     @property
-    def gone(self) -> bool:
-        """True only if the process certainly ended; False if it lives or cannot be seen from here."""
+    def ended(self) -> bool:
+        """True only if the process certainly ended; False if it is alive or cannot be seen from here."""
         return bool(self.boot) and self.boot == _boot_id() and _process_start(self.pid) != self.started
 
     def __str__(self) -> str:
@@ -51,7 +51,7 @@ class Owner:
 
 @dataclass(frozen=True)
 class Claim:
-    """What a lease file says."""
+    """The content of a lease file."""
 
     owner: Owner
     generation: int = 0
@@ -67,13 +67,13 @@ class Claim:
 
 
 def current_claim(store: Store) -> Claim | None:
-    """The newest claim on the artifact at ``store``, unless it was released or its owner is certainly gone."""
+    """The newest claim on the artifact at ``store``, unless it was released or its owner certainly ended."""
     _, claim = _newest(store)
-    return None if claim is None or claim.released or claim.owner.gone else claim
+    return None if claim is None or claim.released or claim.owner.ended else claim
 
 
 class Lease:
-    """Held from :meth:`acquire` to :meth:`release`; :meth:`check` before anything only the holder may do."""
+    """The right to write an artifact, from :meth:`acquire` to :meth:`release`; :meth:`check` before each commit."""
 
     TTL_S = 20.0
 
@@ -92,17 +92,17 @@ class Lease:
         (``beat_s``: 2 s on local disk, 5 s on object stores), and up to ``ttl_s`` if it seems to have died elsewhere.
         """
         beat_s = beat_s or (2.0 if isinstance(store, LocalStore) else 5.0)
-        mine = Claim(Owner.me())
+        mine = Claim(Owner.current())
         while True:
             number, claim = _newest(store)
-            if claim is not None and not claim.released and not claim.owner.gone:
+            if claim is not None and not claim.released and not claim.owner.ended:
                 _wait_until_stale(store, number, claim, ttl_s)
             if store.create(_path(number + 1), mine.to_bytes()):
                 return cls(store, number + 1, mine, beat_s)
 
     @property
     def lost(self) -> bool:
-        """Whether the heartbeat or a check has found that another owner took over. Costs nothing to ask."""
+        """True if the heartbeat or a check has found another owner. Reads no file."""
         return self._lost
 
     def check(self) -> None:
@@ -111,11 +111,12 @@ class Lease:
             self._lost = True
             raise LeaseLost(
                 f"the lease on {self._store.url} was lost",
-                found="another process has taken it, so this one commits nothing",
+                found="another process has taken it; this one commits nothing",
                 fix="let the other finish; clipline status shows it",
             )
 
     def release(self) -> None:
+        """Stop the heartbeat and give the lease back, unless it was lost."""
         self._done.set()
         self._thread.join()
         if not self._lost:
@@ -128,20 +129,20 @@ class Lease:
         self._store.write(_path(self._number), claim.to_bytes())
 
     def _beat(self) -> None:
-        silent = False
+        failing = False
         while not self._done.wait(self._beat_s):
             self._claim = replace(self._claim, generation=self._claim.generation + 1)
             try:
                 self.check()
                 self._write(self._claim)
-                silent = False
+                failing = False
             except LeaseLost:
                 return
             except (OSError, TransientError) as error:
-                # Not reaching the store is no proof of anything: work goes on, and check() will tell before a commit.
-                if not silent:
+                # A store that does not answer proves nothing: work goes on, and check() decides before a commit.
+                if not failing:
                     log.warning("The lease on %s cannot be renewed; still trying: %s", self._store.url, error)
-                silent = True
+                failing = True
 
 
 def _path(number: int) -> str:
@@ -159,12 +160,12 @@ def _newest(store: Store) -> tuple[int, Claim | None]:
 
 
 def _wait_until_stale(store: Store, number: int, claim: Claim, ttl_s: float) -> None:
-    """Returns when the claim has not moved for ``ttl_s``; raises LeaseHeld as soon as it moves."""
+    """Wait until the claim has not changed for ``ttl_s``. Raises LeaseHeld as soon as it changes."""
     deadline = time.monotonic() + ttl_s
     while time.monotonic() < deadline:
         time.sleep(min(0.2, ttl_s / 10))
         now, seen = _newest(store)
-        if now == number and seen is not None and (seen.released or seen.owner.gone):
+        if now == number and seen is not None and (seen.released or seen.owner.ended):
             return
         if now != number or seen != claim:
             holder = seen.owner if seen else claim.owner

@@ -16,7 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationErr
 
 from infra.config import canonical_json, digest
 from infra.errors import DataError
-from infra.store.storage import Store, open_store
+from infra.store import Store, open_store
+from infra.store.mounted import MountedStore
 
 __all__ = ["MANIFEST", "Artifact", "File", "Funnel", "Manifest", "ShardRecord"]
 
@@ -41,11 +42,15 @@ class _Record(BaseModel):
 
 
 class File(_Record):
-    """One file of an artifact; ``path`` is relative to the artifact's folder."""
+    """One file of an artifact; ``path`` is relative to the artifact's folder.
+
+    An adopted file on an object store is known by the store's ``etag`` and has no ``sha256``.
+    """
 
     path: str
     bytes: int
-    sha256: str
+    sha256: str = ""
+    etag: str = ""
     rows: int | None = None
 
 
@@ -116,7 +121,7 @@ class Manifest(_Record):
     @property
     def content_digest(self) -> str:
         """Digest of what the stage produced; equal after a forced re-run that changed nothing."""
-        return digest([file.model_dump() for file in self.files])
+        return digest([file.model_dump(exclude_defaults=True) for file in self.files])
 
     @property
     def name(self) -> str:
@@ -127,7 +132,10 @@ class Artifact:
     """A finished artifact: its manifest and its folder."""
 
     def __init__(self, folder: str | Store, manifest: Manifest) -> None:
-        self.store = folder if isinstance(folder, Store) else open_store(folder)
+        if manifest.location is not None:  # adopted: the manifest is ours, the files are where they were
+            self.store: Store = MountedStore(open_store(manifest.location))
+        else:
+            self.store = folder if isinstance(folder, Store) else open_store(folder)
         self.manifest = manifest
 
     @classmethod
@@ -152,7 +160,7 @@ class Artifact:
         return self.store.read(path)
 
     def url(self, path: str) -> str:
-        return f"{self.store.url}/{path}"
+        return self.store.locate(path)
 
     def local(self, path: str, to: Path) -> Path:
         """``path`` as a local file; copied under ``to`` if the store is remote."""
@@ -165,8 +173,10 @@ class Artifact:
                 yield file, "missing"
             elif self.store.size(file.path) != file.bytes:
                 yield file, f"{self.store.size(file.path)} bytes, not {file.bytes}"
-            elif self.store.digest(file.path) != file.sha256:
+            elif file.sha256 and self.store.digest(file.path) != file.sha256:
                 yield file, "content differs"
+            elif file.etag and self.store.etag(file.path) != file.etag:
+                yield file, "content differs, by its ETag"
 
 
 def fingerprint(

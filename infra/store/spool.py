@@ -1,7 +1,7 @@
-"""A place on disk for bytes that are finished before their turn to be written has come.
+"""Temporary file for results that arrive before they can be written.
 
-What is fetched side by side ends in any order, and what is written has one order. Keeping the early ones in memory
-would let a slow server at the head of the queue fill it; here they wait in an unnamed temporary file.
+Concurrent downloads finish in any order, and a shard is written in one order. Results that have to wait are kept in an
+unnamed temporary file: in memory they could fill it while a slow server holds up the head of the queue.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ __all__ = ["Spool", "Ticket"]
 
 
 class Ticket(NamedTuple):
-    """Where the bytes lie in the spool."""
+    """Position of stored bytes in the spool."""
 
     offset: int
     size: int
 
 
 class Spool:
-    """A context manager around a temporary file (in ``TMPDIR``) that goes with the process, however that ends."""
+    """Context manager around a temporary file in ``TMPDIR`` that disappears with the process, however it ends."""
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile(prefix="clipline-spool-", buffering=0)  # noqa: SIM115 - closed in __exit__
@@ -37,7 +37,7 @@ class Spool:
         self._file.close()
 
     def put(self, data: bytes) -> Ticket:
-        """Append ``data``. Raises OSError when the disk is full. Not for several threads at once."""
+        """Append ``data``. Raises OSError when the disk is full. Not thread-safe."""
         ticket = Ticket(self.size, len(data))
         written = 0
         while written < len(data):  # one call writes 2 GiB at most
@@ -46,7 +46,7 @@ class Spool:
         return ticket
 
     def get(self, ticket: Ticket) -> bytes:
-        """The bytes of ``ticket``."""
+        """Read the bytes stored under ``ticket``."""
         pieces: list[bytes] = []
         offset, end = ticket.offset, ticket.offset + ticket.size
         while offset < end:

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from infra.run.context import ShardOutput
 from infra.run.manifest import Funnel, ShardRecord
 from infra.schema import Drop
-from infra.store.storage import Store
+from infra.store import Store
 from pipelines.crawl.frontier_tables import (
     DUE,
     HOSTS,

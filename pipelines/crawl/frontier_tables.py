@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from infra.run.context import ShardOutput
 from infra.run.manifest import ShardRecord
 from infra.schema import Drop
-from infra.store.storage import Store
+from infra.store import Store
 from pipelines.crawl.stage import Due
 from pipelines.crawl.traps import hash64, pattern
 from pipelines.web.urls import host_of

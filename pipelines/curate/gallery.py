@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 from infra.hashing import hash64
 from infra.run.context import Context
 from infra.run.manifest import ShardRecord
-from infra.store.storage import Store
+from infra.store import Store
 from pipelines.layout import Images, read_images
 from pipelines.tables import read_table, selected
 

@@ -11,14 +11,18 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
+import struct
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from http import HTTPStatus
+from traceback import walk_tb
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
+import cv2
 import pyarrow as pa
 
 from infra.formats.shards import sample_key, write_triple
@@ -26,8 +30,8 @@ from infra.garbage import few_collections
 from infra.run.context import ShardOutput
 from infra.run.manifest import ShardRecord
 from infra.schema import Drop, Status, images_schema
+from infra.store import Store
 from infra.store.spool import Spool, Ticket
-from infra.store.storage import Store
 from pipelines.download import img2dataset_engine
 from pipelines.download.config import Config
 from pipelines.download.hosts import failing_hosts
@@ -42,6 +46,14 @@ if TYPE_CHECKING:
     from pipelines.web.politeness.actor import Link
 
 __all__ = ["Downloader", "Outcome", "Work", "members", "tabulate", "work"]
+
+log = logging.getLogger(__name__)
+
+_UNFORESEEN = (
+    *(ArithmeticError, AttributeError, LookupError, RecursionError, SyntaxError, TypeError, ValueError),
+    *(struct.error, cv2.error),
+)
+"""What a parser raises at input it was not written for. Failures of this machine or of the stage are none of these."""
 
 
 class Outcome(NamedTuple):
@@ -168,9 +180,14 @@ class Downloader:
                 outcome, image = await loop.run_in_executor(
                     self._pool, _resized, response.body, self._resizing, self._hashes
                 )
-                return outcome if image is None else outcome._replace(ticket=spool.put(image))
         except FetchError as error:
             return _not_fetched(error)
+        except _UNFORESEEN as error:
+            if error is self._fetcher.failure:  # of all rows, not of this one
+                raise
+            return _unforeseen(Outcome(status=Status.FAILED_TO_DOWNLOAD), error)
+        else:
+            return outcome if image is None else outcome._replace(ticket=spool.put(image))
         finally:
             self._room.release()
 
@@ -183,6 +200,14 @@ def _not_fetched(error: FetchError) -> Outcome:
     elif error.reason is Drop.HTTP_ERROR and error.detail in _PHRASES:
         message = f"HTTP Error {error.detail}: {_PHRASES[error.detail]}"
     return Outcome(status=Status.FAILED_TO_DOWNLOAD, reason=error.reason, message=message)
+
+
+def _unforeseen(outcome: Outcome, error: Exception) -> Outcome:
+    """The outcome of a row that our own code failed at: a reason of its own, so that the funnel shows it."""
+    log.warning("a row ended as %s", Drop.UNFORESEEN, exc_info=error)
+    *_, (frame, _) = walk_tb(error.__traceback__)
+    message = f"{Drop.UNFORESEEN}: {type(error).__name__} in {frame.f_code.co_name}"
+    return outcome._replace(reason=Drop.UNFORESEEN, message=message)
 
 
 _PHRASES = {str(status.value): status.phrase for status in HTTPStatus}
@@ -198,15 +223,18 @@ def _resized(body: bytes, options: Resizing, kinds: tuple[Hash, ...]) -> tuple[O
     outcome = Outcome(sha256=hashlib.sha256(body).hexdigest(), size=len(body))
     try:
         image = resize(body, options)
+        hashes: dict[str, str] = {kind: hash_of(body, kind) for kind in kinds}
     except ImageError as error:
         return outcome._replace(status=Status.FAILED_TO_RESIZE, reason=error.reason, message=error.message), None
+    except _UNFORESEEN as error:
+        return _unforeseen(outcome._replace(status=Status.FAILED_TO_RESIZE), error), None
     return outcome._replace(
         width=image.width,
         height=image.height,
         original_width=image.original_width,
         original_height=image.original_height,
         exif=image.exif,
-        hashes={kind: hash_of(body, kind) for kind in kinds},
+        hashes=hashes,
     ), image.data
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from infra.cluster import run_lots, slots
+from infra.cluster import run_batches, slots
 from infra.formats.shards import shard_name
 from infra.run.context import Context
 from infra.run.manifest import Artifact, Manifest, ShardRecord
@@ -24,7 +24,7 @@ from pipelines.layout import Images, Slice, chunk_rows, funnel, kept_files
 from pipelines.web.health import preflight
 
 if TYPE_CHECKING:
-    from infra.store.storage import Store
+    from infra.store import Store
     from pipelines.download.retry import Pick
     from pipelines.download.shard import Work
 
@@ -45,13 +45,13 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     with hosts.shared(config.web) as manners:
         common = Work(config, source, manners)
         _check_names(common, [parts for number, parts in shards if shard_name(number) not in done])
-        records = run_lots(
+        records = run_batches(
             context,
             [(shard_name(number), (number, parts)) for number, parts in shards],
             partial(work, common),
             config.limits,
             on_done=progress.add,
-            lot=max(1, min(_BATCH, -(-len(shards) // slots(config.limits)))),
+            size=max(1, min(_BATCH, -(-len(shards) // slots(config.limits)))),
         )
     return _finish(records, context)
 

@@ -17,7 +17,7 @@ from infra.garbage import few_collections
 from infra.run.context import ShardOutput
 from infra.run.manifest import Funnel, ShardRecord
 from infra.schema import Drop, pairs_schema
-from infra.store.storage import Store
+from infra.store import Store
 from pipelines.extract.stage import SCRATCH, Config
 from pipelines.formats.archives import open_archive, read_ranges
 from pipelines.formats.warc import Page, Reader

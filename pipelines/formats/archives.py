@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, TypeVar, cast
 
 from infra.cluster import backoff
 from infra.errors import DataError, StorageError, TransientError
-from infra.store.storage import unreachable
+from infra.store import unreachable
 
 __all__ = ["find", "open_archive", "read_ranges"]
 

@@ -87,9 +87,9 @@ def _inflates(parts: list[bytes], most: int) -> bool:
 
 def _gif(data: bytes, header: Header) -> bytes | None:
     """Screen, colours and first frame; None without a whole frame that fits the screen."""
-    at = 13 + _colours(data[10])
-    head, control = data[:at], b""
     try:
+        at = 13 + _colours(data[10])
+        head, control = data[:at], b""
         for _ in range(MAX_PARTS):
             if data[at] == 0x21:  # an extension
                 end = _after_blocks(data, at + 2)

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infra.errors import DataError
-from infra.store.storage import unreachable
+from infra.store import unreachable
 
 __all__ = ["BATCH_ROWS", "Bad", "Batch", "read_batches", "told"]
 

@@ -27,7 +27,7 @@ from infra.config import Runtime, StageConfig
 from infra.errors import ConfigError, DataError, TransientError
 from infra.run.context import Context
 from infra.run.manifest import Artifact, Manifest
-from infra.store.storage import open_store, unreachable
+from infra.store import open_store, unreachable
 
 __all__ = ["Config", "Format", "UrlFile", "find", "run"]
 

@@ -51,6 +51,11 @@ class Chase:
             raise
         return response, held
 
+    @property
+    def failure(self) -> BaseException | None:
+        """See ``Fetcher.failure``."""
+        return self._turns.failure
+
     def release(self, held: int) -> None:
         self._client.budget.give(held)
 

@@ -203,6 +203,11 @@ class Fetcher:
         async with self.fetch(url, kind, follow=follow) as response:
             return response
 
+    @property
+    def failure(self) -> BaseException | None:
+        """The error that every fetch ends with once the stage's manners are no longer kept; None before that."""
+        return self._chase.failure
+
     def redirect(self, response: Response) -> str:
         """Where a redirect leads, checked like any address we are given. Raises FetchError."""
         return self._chase.redirect(response)

@@ -79,7 +79,13 @@ class Guard(AbstractResolver):
 
     def check_literal(self, host: str) -> None:
         """aiohttp asks no resolver for a host that is an address. Raises AddressRefusedError."""
-        if is_address(host) and not self.allows(host):
+        if not is_address(host):
+            return
+        try:
+            allowed = self.allows(host)
+        except ValueError:  # a number that is not an address, from a host such as "1.."
+            allowed = False
+        if not allowed:
             raise AddressRefusedError
 
     async def resolve(

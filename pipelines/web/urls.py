@@ -64,8 +64,12 @@ def host_of(url: str) -> str:
 
 
 def is_address(host: str) -> bool:
-    """Whether the host of a canonical URL is an IP address rather than a name: no name ends in a number (WHATWG)."""
-    return ":" in host or host[-1:].isdigit()
+    """True if the host of a canonical URL is an IP address rather than a name.
+
+    By the WHATWG standard a host is an IPv4 address if its last label is a number; ``static1`` and ``img.host2`` are
+    names. True also for what is left of ``1..``, which the standard takes for a name although it can be none.
+    """
+    return ":" in host or host[host.rfind(".") + 1 :].isdigit()
 
 
 def origin_of(url: str) -> str:

@@ -20,7 +20,7 @@ import open_clip
 import torch
 from torch import nn
 
-from infra.store.storage import LocalStore
+from infra.store import LocalStore
 from training.checkpoint.checkpoints import Checkpoints
 from training.config import Config
 from training.distributed.world import World
@@ -34,10 +34,10 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="on the disk to write to; none: the temporary folder")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    config = Config(model=arguments.model, keep_checkpoints=1)
+    config = Config(model=arguments.model, checkpoint={"keep": 1})
     objective = nn.Module()
     objective.model = open_clip.create_model(arguments.model)
-    optimizer = adamw(objective, config)
+    optimizer = adamw(objective, config.optimizer)
     for weight in objective.parameters():
         weight.grad = torch.zeros_like(weight)
     optimizer.step()
@@ -55,7 +55,7 @@ def main() -> None:
                 os.fsync(out.fileno())  # ours is on the disk when it counts, too
             theirs.append(time.perf_counter() - started)
         held, written = [], []
-        checkpoints = Checkpoints(LocalStore(folder), config, World())
+        checkpoints = Checkpoints(LocalStore(folder), config.checkpoint, World())
         for number in range(arguments.saves + 1):
             started = time.perf_counter()
             held.append(checkpoints.save(number, objective, optimizer, {}))

@@ -3,7 +3,7 @@
     python -m tests.benchmarks.cost --model ViT-B-32 --batch-per-gpu 1024
 
 A step is the towers' compute, the loss over the global batch, the exchange of features, the average of gradients and
-the feeding of samples. Assumptions, all of them dials below:
+the feeding of samples. Assumptions, all of them parameters below:
 
 - the towers reach a fixed share of the GPU's dense bf16 peak (``utilisation``), whatever the batch;
 - each rank compares its b images with all B texts, in tiles that are computed twice, for the loss and for its gradient

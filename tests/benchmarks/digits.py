@@ -24,7 +24,7 @@ from infra import metrics
 from infra.encoder import load_encoder
 from infra.formats.shards import TarWriter
 from infra.formats.testset import EvalSet, prompts
-from infra.store.storage import LocalStore
+from infra.store import LocalStore
 from tests.benchmarks.trainers import run_ours, run_theirs
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -109,9 +109,9 @@ def main(arguments: list[str] | None = None) -> float:
 
 def ours(args: argparse.Namespace, seed: int, work: Path, folder: Path) -> tuple[Path, float]:
     config = {
-        "model": MODEL, "batch_size": args.batch, "samples": args.samples, "lr": args.lr, "seed": seed,
-        "warmup": args.samples // 10, "weight_decay": 0.2, "crop_scale": [0.7, 1.0], "log_every": 10 * args.batch,
-        "checkpoint_every": 10**9,
+        "model": MODEL, "batch_size": args.batch, "samples": args.samples, "seed": seed, "log_every": 10 * args.batch,
+        "optimizer": {"lr": args.lr, "weight_decay": 0.2}, "schedule": {"warmup": args.samples // 10},
+        "augment": {"crop_scale": [0.7, 1.0]}, "checkpoint": {"every": 10**9},
     }  # fmt: skip
     seconds, _ = run_ours(config, work / "shards", folder)
     return folder / "out/data", seconds

@@ -100,15 +100,14 @@ def ours(folder: Path, samples: int) -> dict[str, float]:
     import open_clip
     import torch
 
-    from infra.store.storage import LocalStore
+    from infra.store import LocalStore
+    from training.config import Config
     from training.data.loader import Loader
     from training.data.samples import Samples, Shards
     from training.data.tokens import Tokenizer
     from training.distributed.world import World
 
-    config = SimpleNamespace(
-        batch_size=BATCH, seed=0, crop_scale=(0.9, 1.0), crop_ratio=(0.75, 4 / 3), loader_threads=1, max_corrupt=0
-    )
+    config = Config(batch_size=BATCH, loading={"threads": 1, "max_corrupt": 0})
     store = LocalStore(folder)
     shards = Shards(store, [path for path in store.paths() if path.endswith(".tar")])
     tokenize = Tokenizer(open_clip.get_tokenizer("ViT-B-32"))
@@ -136,7 +135,8 @@ def scaling(folder: Path, samples: int) -> dict[str, float]:
     """Samples per second of wall time with one thread and with two, on as many cores."""
     import open_clip
 
-    from infra.store.storage import LocalStore
+    from infra.store import LocalStore
+    from training.config import Config
     from training.data.loader import Loader
     from training.data.samples import Samples, Shards
     from training.data.tokens import Tokenizer
@@ -149,10 +149,7 @@ def scaling(folder: Path, samples: int) -> dict[str, float]:
         tokenize = Tokenizer(open_clip.get_tokenizer("ViT-B-32"))
         source = Samples(shards, World(), tokenize=tokenize, min_side=237, folder=Path(cache))
         for threads in (1, 2):
-            config = SimpleNamespace(
-                batch_size=BATCH, seed=0, crop_scale=(0.9, 1.0), crop_ratio=(0.75, 4 / 3), max_corrupt=0
-            )
-            config.loader_threads = threads
+            config = Config(batch_size=BATCH, loading={"threads": threads, "max_corrupt": 0})
             loader, started = Loader(source, config, World(), (SIDE, SIDE)), time.perf_counter()
             seen = sum(len(batch) for batch in loader.batches(0, samples // BATCH * BATCH))
             rates[f"{threads} threads"] = (time.perf_counter() - started) / seen

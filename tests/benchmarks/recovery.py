@@ -59,7 +59,7 @@ def main() -> None:
     plan = [(every * (number + 1), "kill") for number in range(arguments.kills)]
     plan += [(every * (arguments.kills + 1), "lose"), (every * (arguments.kills + 2), "add")]
     settings = {"model": TINY, "batch_size": 16, "samples": every * (arguments.kills + 3), "log_every": every}
-    config = Config(**settings, checkpoint_every=every // 2, workers=(1, 2), grow_after_s=1)
+    config = Config(**settings, checkpoint={"every": every // 2}, cluster={"workers": (1, 2), "grow_after_s": 1})
     with tempfile.TemporaryDirectory() as folder:
         shards = Path(folder, "shards")
         make_shards(shards / "data/train", 200, 96)

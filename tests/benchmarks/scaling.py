@@ -38,8 +38,9 @@ def main(arguments: list[str] | None = None) -> float:
                 folder = Path(scratch) / f"{workers}-{samples}"
                 folder.mkdir()
                 config = {
-                    "model": TINY, "batch_size": args.batch, "samples": samples, "warmup": 10 * args.batch,
-                    "workers": workers, "loader_threads": 1, "checkpoint_every": 10**12, "log_every": args.batch,
+                    "model": TINY, "batch_size": args.batch, "samples": samples, "log_every": args.batch,
+                    "schedule": {"warmup": 10 * args.batch}, "cluster": {"workers": workers},
+                    "loading": {"threads": 1}, "checkpoint": {"every": 10**12},
                 }  # fmt: skip
                 seconds.append(run_ours(config, shards, folder, workers)[0])
             rates.append((args.samples[1] - args.samples[0]) / (seconds[1] - seconds[0]))

@@ -1,4 +1,4 @@
-"""The model on paper: sums that can be done by hand, and what must hold whatever the dials."""
+"""The model on paper: sums that can be done by hand, and what must hold whatever the parameters."""
 
 import dataclasses
 

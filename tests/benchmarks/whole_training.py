@@ -91,9 +91,10 @@ class Run:
 
 def clipline(args: argparse.Namespace, model: object, shards: Path, samples: int, folder: Path) -> Run:
     config = {
-        "model": model, "batch_size": args.batch, "samples": samples, "lr": args.lr, "precision": args.precision,
-        "warmup": 10 * args.batch, "log_every": 5 * args.batch, "checkpoint_every": 10**12, "crop_scale": [0.9, 1.0],
-        "workers": max(1, args.gpus), "loader_threads": args.loaders, "cache_mb": 0, **json.loads(args.options),
+        "model": model, "batch_size": args.batch, "samples": samples, "precision": args.precision,
+        "log_every": 5 * args.batch, "optimizer": {"lr": args.lr}, "schedule": {"warmup": 10 * args.batch},
+        "checkpoint": {"every": 10**12}, "cluster": {"workers": max(1, args.gpus)},
+        "loading": {"threads": args.loaders, "memory_cache_mb": 0}, **json.loads(args.options),
     }  # fmt: skip
     seconds, cpu = run_ours(config, shards, folder, args.gpus)
     lines = (folder / "out/data/history.jsonl").read_text().splitlines()

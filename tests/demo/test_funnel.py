@@ -1,4 +1,4 @@
-"""The quickstart's data stages on the real (embedded) web: every page and picture ends exactly where the plan says."""
+"""The quickstart's data stages on the real (embedded) web: every page and image ends exactly where it must."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from infra.formats.shards import read_samples
 from infra.run.context import Context
 from infra.run.manifest import MANIFEST, Artifact
 from tests.demo import truth
-from workflows.demo import plan, site
+from workflows.demo import oddities, site, website
 from workflows.recipes import quickstart
 
-PICTURES = 60
+IMAGES = 60
 DATA = ("crawl", "extract", "download", "filter", "dedup", "balance", "shard")
 
 
 @pytest.fixture(scope="module")
 def web():
-    return plan.build(PICTURES)
+    return website.build(IMAGES)
 
 
 @pytest.fixture(scope="module")
@@ -31,10 +31,10 @@ def artifacts(ray_cluster, tmp_path_factory):
     """Each data stage of the recipe, run one after the other, by name."""
     folder = tmp_path_factory.mktemp("funnel")
     done = {}
-    with site.serve(PICTURES) as address:
-        recipe = quickstart.workflow(pictures=PICTURES, port=int(address.rpartition(":")[2]))
+    with site.serve(IMAGES) as address:
+        recipe = quickstart.workflow(images=IMAGES, port=int(address.rpartition(":")[2]))
         for stage in (recipe[name] for name in DATA):
-            # Enough room for every caption: what balancing drops by lot no plan can know.
+            # Enough room for every caption: what balancing drops by lot cannot be foreseen.
             config = stage.config.replace(t=10_000) if stage.name == "balance" else stage.config
             context = Context(folder / stage.name, stage=stage.name)
             manifest = stage.run(config, {name: done[source.name] for name, source in stage.inputs.items()}, context)
@@ -91,7 +91,7 @@ def test_extract(artifacts, web):
 def test_download(artifacts, web):
     rows = tables(artifacts["download"], "")
     assert outcomes(rows) == expected(web, "download")
-    sides = {picture.url: (picture.width, picture.height) for picture in web.pictures.values()}
+    sides = {image.url: (image.width, image.height) for image in web.images.values()}
     for row in rows:
         if row["reason"] is None:
             assert (row["original_width"], row["original_height"]) == sides[row["url"]]
@@ -119,7 +119,7 @@ def test_dedup(artifacts, web):
 
 
 def test_balance(artifacts):
-    assert {row["caption"] for row in tables(artifacts["balance"], "dropped-")} <= set(plan.VAGUE)
+    assert {row["caption"] for row in tables(artifacts["balance"], "dropped-")} <= set(oddities.VAGUE)
 
 
 def test_what_is_trained_on_is_one_good_caption_of_each_good_scene(artifacts, web):
@@ -142,7 +142,7 @@ def test_the_recipe_loads_nothing_heavy():
     assert not loaded.strip()
 
 
-def test_the_port_changes_no_fingerprint_but_the_number_of_pictures_does():
-    usual, elsewhere, larger = (quickstart.workflow(**dials) for dials in ({}, {"port": 1}, {"pictures": 3000}))
+def test_the_port_changes_no_fingerprint_but_the_number_of_images_does():
+    usual, elsewhere, larger = (quickstart.workflow(**parameters) for parameters in ({}, {"port": 1}, {"images": 3000}))
     assert [stage.digest for stage in usual] == [stage.digest for stage in elsewhere]
     assert usual["crawl"].digest != larger["crawl"].digest

@@ -1,4 +1,4 @@
-"""Scenes: everything a caption says is true of the picture, and nothing depends on when or at what size it is drawn."""
+"""Scenes: everything a caption says is true of the image, and nothing depends on when or at what size it is drawn."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SCENE = Scene("circle", "red", "medium", "plain", "centre", "grey", 7)
 
 
 def shape_mask(scene, side=128):
-    """Where two renderings that differ in colour only differ: the shape, whatever is behind it."""
+    """The pixels in which two renderings of different colour differ: the shape, without the background."""
     other = replace(scene, colour="blue" if scene.colour != "blue" else "yellow")
     return np.abs(render(scene, side).astype(int) - render(other, side).astype(int)).max(axis=2) > 40
 
@@ -59,9 +59,9 @@ def test_every_attribute_shows():
         "position": scenes.POSITIONS, "background": scenes.BACKGROUNDS,
     }  # fmt: skip
     for field, values in choices.items():
-        pictures = [render(replace(SCENE, **{field: value}), 64).astype(int) for value in values]
-        for turn, one in enumerate(pictures):
-            for other in pictures[:turn]:
+        images = [render(replace(SCENE, **{field: value}), 64).astype(int) for value in values]
+        for turn, one in enumerate(images):
+            for other in images[:turn]:
                 assert (np.abs(one - other).max(axis=2) > 25).mean() > 0.02, field
 
 
@@ -73,7 +73,7 @@ def test_backgrounds_are_duller_than_any_colour_but_black():
             assert edge.max(axis=1).min() > 55
 
 
-def test_a_scene_is_the_same_picture_at_every_side():
+def test_a_scene_is_the_same_image_at_every_side():
     for seed in range(10):
         scene = compose(seed)
         large = cv2.resize(render(scene, 512), (128, 128), interpolation=cv2.INTER_AREA).astype(int)

@@ -1,4 +1,4 @@
-"""The embedded web: as planned, the same bytes always, and gone when whoever started it is."""
+"""The embedded web: as declared, always the same bytes, and stopped together with the process that started it."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ import numpy as np
 import pytest
 
 from infra.errors import CliplineError
-from workflows.demo import pictures, plan, site
+from workflows.demo import images, oddities, site, website
 
 SCENES = 60
 
 
 @pytest.fixture(scope="module")
 def web():
-    return plan.build(SCENES)
+    return website.build(SCENES)
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +53,9 @@ def finished(thing):
 
 
 def test_the_server_answers_what_the_plan_says_and_nothing_of_its_own(address, web):
-    urls = [*web.pages, *web.pictures]
+    urls = [*web.pages, *web.images]
     for url in urls[::3]:
-        if not finished(web.pages.get(url) or web.pictures[url]):
+        if not finished(web.pages.get(url) or web.images[url]):
             continue
         status, headers, body = get(address, url)
         reply = site.answer(web, url)
@@ -68,14 +68,14 @@ def test_the_server_answers_what_the_plan_says_and_nothing_of_its_own(address, w
 
 
 def test_another_server_gives_the_same_answers(address, web):
-    urls = [url for url in (*web.pages, *web.pictures) if finished(web.pages.get(url) or web.pictures[url])][::7]
+    urls = [url for url in (*web.pages, *web.images) if finished(web.pages.get(url) or web.images[url])][::7]
     with site.serve(SCENES) as other:
         assert other != address
         assert [get(other, url) for url in reversed(urls)] == [get(address, url) for url in urls][::-1]
 
 
 def test_a_cut_answer_ends_early(address, web):
-    url = next(picture.url for picture in web.pictures.values() if picture.kind == "cut")
+    url = next(image.url for image in web.images.values() if image.kind == "cut")
     with pytest.raises(http.client.IncompleteRead):
         get(address, url)
 
@@ -90,7 +90,7 @@ def test_the_server_ends_with_a_parent_that_is_killed():
     ) as parent:
         address = parent.stdout.readline().strip()
         (child,) = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
-        assert get(address, plan.SEEDS[0])[0] == 200
+        assert get(address, website.SEEDS[0])[0] == 200
         handle = os.pidfd_open(int(child))
         try:
             parent.send_signal(signal.SIGKILL)
@@ -121,7 +121,7 @@ class Hrefs(HTMLParser):
             self.found.append(given["href"])
 
 
-def test_pages_hold_the_links_of_the_plan(web):
+def test_pages_hold_the_declared_links(web):
     for page in web.pages.values():
         reply = site.answer(web, page.url)
         if reply.status == 200 and page.kind in ("index", "section", "content") and page.charset[0] == "utf-8":
@@ -136,7 +136,7 @@ def test_pages_hold_the_links_of_the_plan(web):
     ("iso-8859-1", b"charset=iso-8859-1"), ("utf-16", b"\xff\xfe"), ("shift_jis", None), ("windows-1251", None),
 ])  # fmt: skip
 def test_old_charsets_are_declared_and_decode(charset, declared):
-    web = plan.build(700)  # the museum needs four rooms for that
+    web = website.build(700)  # the museum needs four rooms for that
     (page,) = (page for page in web.pages.values() if page.charset[0] == charset)
     reply = site.answer(web, page.url)
     assert declared in reply.body if declared else f"charset={charset}" in reply.type
@@ -146,28 +146,27 @@ def test_old_charsets_are_declared_and_decode(charset, declared):
 
 
 def test_oddities_come_in_the_numbers_declared():
-    web = plan.build(1000)
+    web = website.build(1000)
     shown = Counter(shown.kind for page in web.pages.values() if page.kind == "content" for shown in page.shown)
     declared = {
-        **plan.TWISTS, **plan.BAD_ANSWERS, **plan.BAD_SIZES, **plan.BAD_TEXTS, **plan.VAGUE_TEXTS, **plan.BAD_MARKUP,
-        **plan.COPIES,
+        **oddities.TWISTS, **oddities.BAD_ANSWERS, **oddities.BAD_SIZES, **oddities.BAD_TEXTS, **oddities.VAGUE_TEXTS,
+        **oddities.BAD_MARKUP, **oddities.COPIES,
     }  # fmt: skip
     for kind, per_hundred in declared.items():
         assert shown[kind] == max(1, round(10 * per_hundred)), kind
-    assert shown["good"] == 1000 - sum(shown[kind] for kind in plan.TWISTS)
+    assert shown["good"] == 1000 - sum(shown[kind] for kind in oddities.TWISTS)
 
 
-def test_picture_files_are_what_they_say(web):
+def test_image_files_are_what_they_say(web):
     """By OpenCV, which reads headers and Exif for itself: same scene, upright, of the planned size."""
-    for picture in web.pictures.values():
-        if picture.kind in ("corrupt", "stub", "bomb"):
+    for image in web.images.values():
+        if image.kind in ("corrupt", "stub", "bomb"):
             continue
-        data = pictures.draw(picture)
-        assert data.startswith({"jpeg": b"\xff\xd8\xff", "png": b"\x89PNG", "webp": b"RIFF"}[picture.format])
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-        assert image.shape[:2] == (picture.height, picture.width)
-        if picture.width == picture.height >= 96:
-            plain = cv2.imdecode(
-                np.frombuffer(pictures.encode(pictures.render(picture.scene, picture.width), "png"), np.uint8), 1
-            )
-            assert np.abs(image[8:-8, 8:-8].astype(int) - plain[8:-8, 8:-8]).mean() < 9, picture
+        data = images.draw(image)
+        assert data.startswith({"jpeg": b"\xff\xd8\xff", "png": b"\x89PNG", "webp": b"RIFF"}[image.format])
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        assert pixels.shape[:2] == (image.height, image.width)
+        if image.width == image.height >= 96:
+            file = images.encode(images.render(image.scene, image.width), "png")
+            plain = cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR)
+            assert np.abs(pixels[8:-8, 8:-8].astype(int) - plain[8:-8, 8:-8]).mean() < 9, image

@@ -1,4 +1,4 @@
-"""The test sets are what CLIP_benchmark and our evaluation read, and share no picture with the site."""
+"""The test sets are what CLIP_benchmark and our evaluation read, and share no image with the site."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from infra.formats.testset import EvalSet
 from infra.run.context import Context
 from infra.run.manifest import MANIFEST, Artifact
-from workflows.demo import plan, scenes, testset
+from workflows.demo import scenes, testset, website
 
 CONFIG = testset.Config(seen_per_class=2, unseen_per_class=3, captioned=20, image_size=64)
 
@@ -36,7 +36,7 @@ def test_the_labelled_sets_hold_each_class_equally_often(artifact, name, classes
     assert {sample.image.size for sample in examples} == {(64, 64)}
 
 
-def test_pictures_show_their_label(artifact):
+def test_images_show_their_label(artifact):
     """By an oracle of its own: the most saturated pixels have the class's hue, or for black there are dark ones."""
     import colorsys
 
@@ -54,7 +54,7 @@ def test_pictures_show_their_label(artifact):
             assert min(abs(hue - hues[colour]), 1 - abs(hue - hues[colour])) < 0.05, (sample.key, colour)
 
 
-def test_every_caption_of_the_retrieval_set_belongs_to_one_picture(artifact):
+def test_every_caption_of_the_retrieval_set_belongs_to_one_image(artifact):
     examples = EvalSet.open(artifact, "captions", "test")
     assert examples.retrieval
     captions = [caption for sample in examples for caption in sample.captions]
@@ -63,10 +63,10 @@ def test_every_caption_of_the_retrieval_set_belongs_to_one_picture(artifact):
 
 
 def test_the_seeds_are_none_of_the_sites():
-    web = plan.build(300)
-    on_site = {picture.scene.seed for picture in web.pictures.values()}
-    assert max(on_site) < plan.TEST_SEEDS
-    assert {(picture.scene.shape, picture.scene.colour) for picture in web.pictures.values()} == set(scenes.SEEN)
+    web = website.build(300)
+    on_site = {image.scene.seed for image in web.images.values()}
+    assert max(on_site) < website.TEST_SEEDS
+    assert {(image.scene.shape, image.scene.colour) for image in web.images.values()} == set(scenes.SEEN)
     unseen = [re.compile(rf"\b{scenes.name(*pair)}\b") for pair in scenes.UNSEEN]
     texts = [text for page in web.pages.values() for shown in page.shown for _, text in shown.texts]
     assert not [text for text in texts if any(name.search(text) for name in unseen)]

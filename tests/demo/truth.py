@@ -1,7 +1,7 @@
-"""What a correct pipeline makes of the embedded web, row by row: where each page's and each picture's way ends.
+"""The outcome of a correct pipeline on the embedded web, row by row: where and why each page and image is dropped.
 
-Read from the same plan the site is served from, and from nothing else: no stage, no fetched byte and no rule of the
-pipeline enters, so that a stage that errs cannot make its own error right.
+Read from the same description the site is served from, and from nothing else: no stage, no fetched byte and no rule of
+the pipeline enters, so that an erring stage cannot confirm its own error.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from functools import lru_cache
 
 from infra.run.manifest import Funnel
 from infra.schema import Drop
-from workflows.demo.plan import ALTERED, AWAY, CLOSED, DOWN, MAX_DEPTH, SEEDS, UNTRAINED, Page, Picture, Shown, Web
+from workflows.demo.oddities import ALTERED, AWAY, CLOSED, DOWN, UNTRAINED
+from workflows.demo.website import MAX_DEPTH, SEEDS, Image, Page, Shown, Web
 
 __all__ = ["Row", "crawled", "funnels", "rows"]
 
@@ -37,9 +38,9 @@ PAGES = {
     "noai-header": Drop.OPT_OUT,
     "tdm-header": Drop.OPT_OUT,
 }
-# Pages that are kept, but whose pictures may not be used.
+# Pages that are kept, but whose images may not be used.
 OPTED_OUT = ("noai-meta", "tdm-meta")
-# Where a picture's way ends, and why, by how it is shown, what its address answers, its measures and its text.
+# Where an image's way ends, and why, by how it is shown, what its address answers, its measures and its text.
 SHOWN: dict[str, tuple[str, Drop]] = {
     "bare": ("extract", Drop.NO_TEXT),
     "pixel": ("extract", Drop.TRACKING_PIXEL),
@@ -81,7 +82,7 @@ STAGES = ("extract", "download", "filter", "dedup", "balance")
 
 @dataclass(frozen=True)
 class Row:
-    """A text that comes with a picture on a page, and where its way ends: ``stage`` "" if it is good to train on.
+    """A text that comes with an image on a page, and where its way ends: ``stage`` "" if it is good to train on.
 
     Of rows that show the same ``scene`` one stays; which one is deduplication's choice, so here it is the first.
     """
@@ -134,22 +135,22 @@ def rows(web: Web) -> tuple[Row, ...]:
 
 
 def _shown(page: Page, shown: Shown) -> Iterator[Row]:
-    """The rows of one appearance, one per text; a picture without any text is a row too."""
-    picture = shown.picture
+    """The rows of one appearance, one per text; an image without any text is a row too."""
+    image = shown.image
     stage, reason = ("extract", Drop.OPT_OUT) if page.kind in OPTED_OUT else SHOWN.get(shown.kind, ("", None))
     texts = (("", ""),) if shown.kind == "bare" else shown.texts
-    url = "" if shown.kind in ("inline", "script") else picture.url
+    url = "" if shown.kind in ("inline", "script") else image.url
     for source, text in texts:
-        row = Row(page.url, url, source, text, picture.scene.seed, _file(picture), stage, reason)
+        row = Row(page.url, url, source, text, image.scene.seed, _file(image), stage, reason)
         yield row
         if shown.markup == "twice":
             yield replace(row, stage="extract", reason=Drop.DUPLICATE_PAIR)
 
 
-def _file(picture: Picture) -> str:
-    """What the bytes of a picture depend on."""
-    twist = picture.kind if picture.kind in ALTERED else ""
-    return f"{picture.scene.seed} {twist} {picture.format} {picture.width} {picture.original}"
+def _file(image: Image) -> str:
+    """A key that is equal for images with equal bytes."""
+    twist = image.kind if image.kind in ALTERED else ""
+    return f"{image.scene.seed} {twist} {image.format} {image.width} {image.original}"
 
 
 def _without_copies(found: list[Row]) -> Iterator[Row]:

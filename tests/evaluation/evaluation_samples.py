@@ -1,8 +1,9 @@
-"""What the tests of this folder are made of: a tiny model's configuration, pictures, tars and artifacts."""
+"""Build what evaluation tests need: a tiny model, images, tars, test sets, artifacts."""
 
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -40,3 +41,48 @@ def write_artifact(folder: Path, files: Mapping[str, bytes], stage: str = "data"
         (folder / path).write_bytes(data)
     listed = [File(path=path, bytes=len(data), sha256="0" * 64) for path, data in files.items()]
     return Artifact(str(folder), Manifest(stage=stage, digest="a" * 64, identity={}, files=listed))
+
+
+def model_files() -> dict[str, bytes]:
+    """``data/open_clip_config.json`` and ``data/open_clip_model.safetensors`` of a random model."""
+    import open_clip
+    import safetensors.torch
+    import torch
+
+    torch.manual_seed(0)
+    model = open_clip.CLIP(**MODEL)
+    weights = safetensors.torch.save({name: tensor.contiguous() for name, tensor in model.state_dict().items()})
+    preprocess = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25], "interpolation": "bilinear"}
+    return {
+        "data/open_clip_config.json": json.dumps({"model_cfg": MODEL, "preprocess_cfg": preprocess}).encode(),
+        "data/open_clip_model.safetensors": weights,
+    }
+
+
+def classification_files() -> dict[str, bytes]:
+    """``data/seen``: a classification set of 6 classes and 24 images in two shards."""
+    members = [
+        [m for i in part for m in ((f"s{i:04d}.cls", str(i % 6).encode()), (f"s{i:04d}.png", picture(i)))]
+        for part in (range(14), range(14, 24))
+    ]
+    return {
+        "data/seen/classnames.txt": b"red circle\nblue circle\nred star\nblue star\n$x_1 cross\nheart\n",
+        "data/seen/zeroshot_classification_templates.txt": b"a photo of a {c}.\na drawing of the {c}\n",
+        "data/seen/test/nshards.txt": b"2\n",
+        "data/seen/test/0.tar": tar(members[0]),
+        "data/seen/test/1.tar": tar(members[1]),
+    }
+
+
+def retrieval_files() -> dict[str, bytes]:
+    """``data/holdout``: 20 images with one to three captions each, some of them word for word the same."""
+    words = ["a red circle", "the blue star", "a $10 heart", "green cross", "一つの赤い円", "<b>bold</b>"]
+    members = []
+    for i in range(20):
+        captions = [words[i % 6], f"{words[i % 6]} number {i}", "something"][: 1 + i % 3]
+        members += [(f"s{i:04d}.jpg", picture(100 + i, kind="JPEG")), (f"s{i:04d}.txt", "\n".join(captions).encode())]
+    return {
+        "data/holdout/dataset_type.txt": b"retrieval\n",
+        "data/holdout/test/nshards.txt": b"1",
+        "data/holdout/test/0.tar": tar(members),
+    }

@@ -15,7 +15,10 @@ import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from infra.events import Event
 
 os.environ["RAY_TRAIN_V2_ENABLED"] = "1"
 for name, value in {"health_check_period_ms": "500", "health_check_failure_threshold": "3"}.items():
@@ -34,16 +37,16 @@ def main(plan: str, shards: str, output: str, config: str) -> None:
     journal.touch()
     acts.mkdir()
     settings = train.Config.model_validate_json(config)
-    _, most = settings.worker_range
+    _, most = settings.cluster.range
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     nodes = [cluster.add_node(num_cpus=1) for _ in range(most)]
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR", namespace="clipline")
 
-    def emit(event: dict[str, Any]) -> None:  # runs in the workers, to which it travels by value
-        line = {**event, "pid": os.getpid(), "node": ray.get_runtime_context().get_node_id()}
+    def emit(event: Event) -> None:  # runs in the workers, to which it travels by value
+        line = {**event.to_json(), "pid": os.getpid(), "node": ray.get_runtime_context().get_node_id()}
         with journal.open("a") as file:
             file.write(json.dumps(line) + "\n")
-        if next_act(event) is not None:
+        if next_act(line) is not None:
             threading.Event().wait(120)  # until it is hit
 
     def next_act(event: dict[str, Any]) -> str | None:

@@ -1,6 +1,6 @@
 """The parsers against input nobody meant: mutations of valid files, and whatever hypothesis comes up with.
 
-``CLIPLINE_FUZZ=20`` runs twenty times as many examples as a test run can afford.
+``make fuzz`` draws random examples, and ``CLIPLINE_FUZZ`` times as many as a test run can afford.
 """
 
 from __future__ import annotations
@@ -326,6 +326,7 @@ _ANSWERS = [
 ]
 
 
+@pytest.mark.hypothesis
 def test_answers():
     """Whatever comes over the wire ends as an answer or as one reason, in words that hold nothing of this machine."""
     sent = b""

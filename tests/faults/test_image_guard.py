@@ -90,3 +90,37 @@ def test_half_a_file_is_no_picture(form):
     whole = bombs.picture(form)
     for size in range(40, len(whole) - 20, 97):
         assert refused(whole[:size])
+
+
+_WHOLE = {
+    **{f"{form} {mode}": bombs.picture(form, mode) for form in ("JPEG", "PNG", "BMP") for mode in ("RGB", "L", "1")},
+    **{f"{form} P": bombs.picture(form, "P") for form in ("PNG", "GIF", "BMP")},
+    **{f"{form} RGBA": bombs.picture(form, "RGBA") for form in ("PNG", "WEBP")},
+    "JPEG CMYK": bombs.picture("JPEG", "CMYK"),
+    "JPEG progressive": bombs.picture("JPEG", progressive=True),
+    "WEBP": bombs.picture("WEBP"),
+    "WEBP lossless": bombs.picture("WEBP", lossless=True),
+    "GIF of two frames": bombs.picture("GIF")[:-1] + bombs.picture("GIF")[13 + 768 :],
+    "GIF87a": b"GIF87a" + bombs.picture("GIF")[6:],
+}
+
+
+@pytest.mark.parametrize("name", _WHOLE)
+def test_a_file_cut_at_any_byte_is_an_image_or_an_image_error(name):
+    """Every length of the first 600 bytes, where all headers and tables lie, and every 97th behind them."""
+    data = _WHOLE[name]
+    cuts = [*range(min(600, len(data))), *range(600, len(data), 97), len(data)]
+    for encoded in ("jpg", "png", "webp"):
+        options = Resizing(32, encode_format=encoded, encode_quality=9, skip_reencode=True)
+        for cut in cuts if encoded == "jpg" else cuts[::7]:
+            try:
+                assert resize(data[:cut], options).width
+            except ImageError as error:
+                assert error.reason and error.message and cut < len(data)
+
+
+def test_a_gif_that_ends_behind_its_size():
+    """Ten bytes are enough to tell the size, and too few for what comes next."""
+    for version in (b"GIF87a", b"GIF89a"):
+        for rest in range(4):
+            assert refused(version + struct.pack("<HH", 64, 48) + b"\xf7\0\0"[:rest])

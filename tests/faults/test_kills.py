@@ -112,8 +112,7 @@ def workers() -> list[int]:
     def ours(pid: int) -> bool:
         return pid == os.getpid() or (pid in parents and ours(parents[pid]))
 
-    tasks = ("ray::_lot_task", "ray::_shard_task")
-    return [pid for pid, title in titles.items() if title.startswith(tasks) and ours(pid)]
+    return [pid for pid, title in titles.items() if title.startswith("ray::_batch_task") and ours(pid)]
 
 
 def ended(folder: Path, context: Context) -> Path:

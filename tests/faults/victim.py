@@ -8,12 +8,13 @@ import sys
 from pathlib import Path
 
 from infra import cluster
-from infra.run.context import Context, Event
+from infra.events import Event, ShardRetry
+from infra.run.context import Context
 from infra.run.manifest import Artifact, Manifest
 
 
 def say(event: Event) -> None:
-    sys.stdout.write(f"{event['event']} {event.get('shard', '')}\n")
+    sys.stdout.write(f"{event.kind} {event.shard if isinstance(event, ShardRetry) else ''}\n")
     sys.stdout.flush()
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from infra.encoder import OpenClipEncoder, load_encoder
 from infra.errors import DataError
 from infra.run.manifest import Artifact, File, Manifest
-from infra.store.storage import open_store
+from infra.store import open_store
 
 CONFIG = {
     "embed_dim": 24,
@@ -104,3 +104,61 @@ def test_weights_of_another_shape_are_an_error(folder, tmp_path):
 def test_a_named_model_needs_weights():
     with pytest.raises(DataError, match="cannot be used"):
         OpenClipEncoder("RN50")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(folder, tmp_path_factory) -> Path:
+    """The same weights as open_clip's trainer saves them, in DDP."""
+    state = safetensors.torch.load_file(folder / "open_clip_model.safetensors")
+    path = tmp_path_factory.mktemp("checkpoint") / "epoch_3.pt"
+    torch.save({"epoch": 3, "state_dict": {f"module.{name}": value for name, value in state.items()}}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> str:
+    """The name of an architecture that open_clip learnt from a file."""
+    path = tmp_path_factory.mktemp("configs") / "tiny-for-tests.json"
+    path.write_text(json.dumps(CONFIG))
+    open_clip.add_model_config(path)
+    return "tiny-for-tests"
+
+
+def test_a_checkpoint_file_loads_with_the_name_of_its_model(folder, checkpoint, tiny):
+    expected = load_encoder(folder).encode_texts(TEXTS)
+    assert (load_encoder(checkpoint, model=tiny).encode_texts(TEXTS) == expected).all()
+
+
+@pytest.mark.parametrize("place", ["local", "memory://encoder-test/models"])
+def test_an_adopted_model_loads_from_where_it_is(folder, checkpoint, tiny, place, tmp_path):
+    outside = open_store(tmp_path if place == "local" else place)
+    expected = load_encoder(folder).encode_texts(TEXTS)
+    for kind, paths in {"folder": list(folder.iterdir()), "file": [checkpoint]}.items():
+        for path in paths:
+            outside.write(f"{kind}/{path.name}", path.read_bytes())
+        listed = [File(path=f"data/{path.name}", bytes=path.stat().st_size) for path in paths]
+        location = outside.child(kind).url
+        artifact = Artifact(
+            "unused", Manifest(stage="model", digest="c" * 64, identity={}, files=listed, location=location)
+        )
+        assert (load_encoder(artifact, model=tiny).encode_texts(TEXTS) == expected).all()
+
+
+def test_a_checkpoint_without_its_model_or_with_another_is_an_error(checkpoint, tiny, tmp_path):
+    with pytest.raises(DataError, match="does not say of what architecture"):
+        load_encoder(checkpoint)
+    with pytest.raises(DataError, match="cannot be used"):
+        load_encoder(checkpoint, model="RN50")
+    for junk in (b"", b"junk" * 99):
+        (tmp_path / "junk.pt").write_bytes(junk)
+        with pytest.raises(DataError, match="cannot be used"):
+            load_encoder(tmp_path / "junk.pt", model=tiny)
+
+
+def test_of_several_checkpoints_one_must_be_chosen(tmp_path):
+    files = [File(path=f"data/epoch_{n}.pt", bytes=1) for n in (1, 2)]
+    for file in files:
+        open_store(tmp_path).write(file.path, b"x")
+    artifact = Artifact(str(tmp_path), Manifest(stage="model", digest="c" * 64, identity={}, files=files))
+    with pytest.raises(DataError, match="several checkpoints"):
+        load_encoder(artifact, model="RN50")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from nesting import nested
 from torch import Tensor, nn
 
 from training import train
@@ -12,6 +13,8 @@ from training.checkpoint.checkpoints import Checkpoints
 from training.distributed.collectives import gather
 from training.distributed.parallel import Parallel, gathered, wrap
 from training.distributed.world import World
+from training.inputs import Inputs
+from training.loop import identity
 from training.optim.schedule import adamw
 
 BATCH = 8
@@ -43,8 +46,14 @@ def config(**changes: Any) -> train.Config:
     from conftest import MODEL
 
     model = {**MODEL, "vision_cfg": {**MODEL["vision_cfg"], "layers": 2}}
-    values = {"model": model, "batch_size": BATCH, "samples": 80, "lr": 1e-2, "checkpoint_every": 16}
-    return train.Config(**{**values, **changes})
+    values = {
+        "model__architecture": model,
+        "batch_size": BATCH,
+        "samples": 80,
+        "optimizer__lr": 1e-2,
+        "checkpoint__every": 16,
+    }
+    return train.Config(**nested({**values, **changes}))
 
 
 class Run:
@@ -55,15 +64,17 @@ class Run:
 
         self.config, self.world = settings, world or World.join(torch.device("cpu"))
         torch.manual_seed(settings.seed)
-        self.objective = Contrast(open_clip.model.CLIP(**settings.model))
+        self.objective = Contrast(open_clip.model.CLIP(**settings.model.architecture))
         self.parallel: Parallel = wrap(self.objective, settings, self.world)
-        self.optimizer = adamw(self.objective, settings)
+        self.optimizer = adamw(self.objective, settings.optimizer)
         self.samples = 0
         self.losses: list[float] = []
         self.norms: list[float] = []
 
     def checkpoints(self, store: Any, **changes: Any) -> Checkpoints:
-        return Checkpoints(store, self.config.replace(**changes), self.world)
+        return Checkpoints(
+            store, self.config.checkpoint.replace(**changes), self.world, identity=identity(self.config, Inputs({}))
+        )
 
     def restore(self, checkpoints: Checkpoints) -> bool:
         state = checkpoints.restore(self.objective, self.optimizer)

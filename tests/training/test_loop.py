@@ -9,15 +9,17 @@ import sys
 import numpy as np
 import pytest
 import torch
+from nesting import nested
 
 from infra.errors import ConfigError, DataError, Preempted
 from infra.run.context import Context
-from infra.store.storage import LocalStore
+from infra.store import LocalStore
 from training import train
-from training.checkpoint.checkpoints import complete
+from training.checkpoint.manifests import complete
+from training.cli import main
 from training.data.samples import Shards
 from training.distributed.world import World
-from training.loop import main
+from training.inputs import Inputs
 from training.loop import train as run_loop
 
 TOTAL = 160
@@ -27,17 +29,17 @@ def config(**changes):
     from conftest import MODEL
 
     values = {
-        "model": MODEL,
+        "model__architecture": MODEL,
         "batch_size": 8,
         "samples": TOTAL,
-        "lr": 3e-3,
-        "warmup": 24,
-        "grad_clip": 1.0,
+        "optimizer__lr": 3e-3,
+        "schedule__warmup": 24,
+        "optimizer__grad_clip": 1.0,
         "log_every": 24,
-        "checkpoint_every": 32,
-        "crop_scale": (0.5, 1.0),
+        "checkpoint__every": 32,
+        "augment__crop_scale": (0.5, 1.0),
     }
-    return train.Config(**{**values, **changes})
+    return train.Config(**nested({**values, **changes}))
 
 
 def go(folder, shards, *, stop_at=None, kill_at=None, **changes):
@@ -45,18 +47,18 @@ def go(folder, shards, *, stop_at=None, kill_at=None, **changes):
     seen = [0]
 
     def emit(event):
-        if event["event"] == "progress":
-            seen[0] = event["done"]
-            if kill_at is not None and event["done"] >= kill_at:
+        if event.kind == "progress":
+            seen[0] = event.done
+            if kill_at is not None and event.done >= kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     store = LocalStore(shards)
-    tars = Shards(store, [path for path in store.paths() if path.endswith(".tar")])
+    tars = Shards.at(store, [path for path in store.paths() if path.endswith(".tar")])
     stopping = (lambda: seen[0] >= stop_at) if stop_at is not None else None
     try:
         run_loop(
             config(**changes),
-            {"shards": tars},
+            Inputs({"shards": tars}),
             Context(folder, emit=emit, stopping=stopping),
             World.join(torch.device("cpu")),
         )
@@ -209,16 +211,16 @@ def test_it_may_go_on_with_another_number_of_ranks(ranks, calm, shards, tmp_path
 
 
 def command_line(arguments, terminate):
-    """The exit code of ``python -m training.loop``; with ``terminate`` it gets a SIGTERM at its first metrics."""
+    """The exit code of ``clipline-train``; with ``terminate`` it gets a SIGTERM at its first metrics."""
 
     class Terminate(logging.Handler):
         def emit(self, record):
             if '"metrics"' in record.getMessage():
                 os.kill(os.getpid(), signal.SIGTERM)
 
-    sys.argv = ["training.loop", *arguments]
+    sys.argv = ["clipline-train", *arguments]
     if terminate:
-        logging.getLogger("training.loop").addHandler(Terminate())
+        logging.getLogger("training.cli").addHandler(Terminate())
     return main()
 
 
@@ -241,9 +243,9 @@ def test_errors_name_what_is_wrong(shards, tmp_path):
     with pytest.raises(DataError, match="less than one batch"):
         go(tmp_path, shards, batch_size=64)
     with pytest.raises(ConfigError, match="no model"):
-        go(tmp_path, shards, model="ViT-Z-99")
+        go(tmp_path, shards, model__architecture="ViT-Z-99")
     with pytest.raises(ConfigError, match="cannot build"):
-        go(tmp_path, shards, model={"embed_dim": 16, "vision_cfg": {"layerz": 1}, "text_cfg": {}})
+        go(tmp_path, shards, model__architecture={"embed_dim": 16, "vision_cfg": {"layerz": 1}, "text_cfg": {}})
 
 
 @pytest.mark.parametrize("content", [None, '{"model": ', "[3]"], ids=["missing", "cut off", "a list"])
@@ -252,7 +254,9 @@ def test_a_configuration_that_cannot_be_read_is_told(tmp_path, content, monkeypa
         (tmp_path / "config.json").write_text(content)
     monkeypatch.setattr(signal, "signal", lambda number, handler: None)
     monkeypatch.setattr(
-        sys, "argv", ["training.loop", "--config", f"{tmp_path}/config.json", "--output", f"{tmp_path}/out"]
+        sys,
+        "argv",
+        ["clipline-train", "--config", f"{tmp_path}/config.json", "--shards", "x", "--output", f"{tmp_path}/out"],
     )
     assert main() == 2
     assert "config.json is no configuration" in caplog.text
@@ -260,4 +264,4 @@ def test_a_configuration_that_cannot_be_read_is_told(tmp_path, content, monkeypa
 
 def test_a_loss_that_is_not_finite_stops_the_run(shards, tmp_path):
     with pytest.raises(DataError, match="finite"):
-        go(tmp_path, shards, lr=1e30, warmup=0, grad_clip=None)
+        go(tmp_path, shards, optimizer__lr=1e30, schedule__warmup=0, optimizer__grad_clip=None)

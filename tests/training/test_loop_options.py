@@ -7,12 +7,14 @@ import open_clip
 import pytest
 import torch
 from conftest import MODEL
+from nesting import nested
 
 from infra.run.context import Context
-from infra.store.storage import LocalStore
+from infra.store import LocalStore
 from training import train
 from training.data.samples import Shards
 from training.distributed.world import World
+from training.inputs import Inputs
 from training.loop import train as run_loop
 
 COCA = {
@@ -22,17 +24,35 @@ COCA = {
     "multimodal_cfg": {"width": 16, "context_length": 8, "vocab_size": 49408, "mlp_ratio": 2, "layers": 1, "heads": 2},
     "custom_text": True,
 }
-ALBEF = {"objective": "albef", "albef_queue_size": 16, "albef_negatives_among": 2, "albef_fusion_layers": 1}
+ALBEF = {
+    "objective__kind": "albef",
+    "objective__queue_size": 16,
+    "objective__negatives_among": 2,
+    "objective__fusion_layers": 1,
+}
 OPTIONS = {
-    "siglip": {"objective": "siglip"},
-    "vsepp": {"objective": "vsepp", "vsepp_warmup": 16},
+    "siglip": {"objective__kind": "siglip"},
+    "vsepp": {"objective__kind": "vsepp", "objective__warmup": 16},
     "albef": ALBEF,
-    "momentum contrast": {**ALBEF, "albef_itm_weight": 0, "albef_mlm_weight": 0, "albef_alpha": 0},
-    "coca": {"objective": "coca", "model": COCA},
-    "image regularisation": {"patch_dropout": 0.5, "color_jitter": (0.3, 0.3, 0.3, 0.1), "gray_scale_prob": 0.3},
-    "LiT with an average": {"lock_image": 0, "ema_half_life": 16, "schedule": "constant", "cooldown": 16},
-    "checkpointed activations": {"grad_checkpointing": True, "layer_decay": 0.7, "shuffle": "window"},
-    "sharded": {"parallel": "fsdp", "ema_half_life": 16},
+    "momentum contrast": {**ALBEF, "objective__itm_weight": 0, "objective__mlm_weight": 0, "objective__alpha": 0},
+    "coca": {"objective__kind": "coca", "model__architecture": COCA},
+    "image regularisation": {
+        "model__patch_dropout": 0.5,
+        "augment__color_jitter": (0.3, 0.3, 0.3, 0.1),
+        "augment__gray_scale_prob": 0.3,
+    },
+    "LiT with an average": {
+        "model__lock_image": 0,
+        "optimizer__ema_half_life": 16,
+        "schedule__shape": "constant",
+        "schedule__cooldown": 16,
+    },
+    "checkpointed activations": {
+        "cluster__grad_checkpointing": True,
+        "optimizer__layer_decay": 0.7,
+        "data__shuffle": "window",
+    },
+    "sharded": {"cluster__parallel": "fsdp", "optimizer__ema_half_life": 16},
     "bf16 weights": {"precision": "bf16"},
     "albef in bf16": {**ALBEF, "precision": "bf16"},
 }
@@ -41,12 +61,22 @@ OPTIONS = {
 def go(folder, shards, changes):
     """The history of a run."""
     settings = {
-        "model": MODEL, "batch_size": 8, "samples": 32, "lr": 3e-3, "warmup": 8, "grad_clip": 1.0, "log_every": 8,
-        "checkpoint_every": 64, "crop_scale": (0.5, 1.0), "loader_threads": 1,
-    }  # fmt: skip
+        "model__architecture": MODEL,
+        "batch_size": 8,
+        "samples": 32,
+        "optimizer__lr": 3e-3,
+        "schedule__warmup": 8,
+        "optimizer__grad_clip": 1.0,
+        "log_every": 8,
+        "checkpoint__every": 64,
+        "augment__crop_scale": (0.5, 1.0),
+        "loading__threads": 1,
+    }
     store = LocalStore(shards)
-    sources = {"shards": Shards(store, [path for path in store.paths() if path.endswith(".tar")])}
-    run_loop(train.Config(**{**settings, **changes}), sources, Context(folder), World.join(torch.device("cpu")))
+    sources = Inputs({"shards": Shards(store, [path for path in store.paths() if path.endswith(".tar")])})
+    config = train.Config(**nested({**settings, **changes}))
+    config.check_inputs(list(sources.sources))
+    run_loop(config, sources, Context(folder), World.join(torch.device("cpu")))
     return [json.loads(line) for line in (folder / "data/history.jsonl").read_text().splitlines()]
 
 
@@ -55,7 +85,7 @@ def test_two_ranks_with_parts_come_to_what_one_comes_to(name, ranks, shards, tmp
     changes = OPTIONS[name]
     coarse = changes.get("precision") == "bf16"
     (one,) = ranks(1, go, tmp_path / "one", shards, changes)
-    two, _ = ranks(2, go, tmp_path / "two", shards, {**changes, "accumulate": 2, "workers": 2})
+    two, _ = ranks(2, go, tmp_path / "two", shards, {**changes, "cluster__accumulate": 2, "cluster__workers": 2})
     for line, other in zip(one, two, strict=True):
         assert other == pytest.approx(line, rel=5e-2 if coarse else 3e-4)
     assert len({line["loss"] for line in one}) == len(one)
@@ -77,16 +107,15 @@ def numbers(shards, more):
 
     stores = {"few": LocalStore(shards), "many": LocalStore(more)}
     sources = {name: Shards(store, store.paths("data/train")) for name, store in stores.items()}
-    config = train.Config(model=MODEL, batch_size=8, weights={"few": 3, "many": 1})
-    return prepare(config, sources, World(), None).plan.numbers(np.arange(400)).tolist()
+    config = train.Config(model=MODEL, batch_size=8, data={"weights": {"few": 3, "many": 1}})
+    return prepare(config, Inputs(sources), World()).plan.numbers(np.arange(400)).tolist()
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"weights": {"other": 1.0}}, "weights must name the sources"),
-        ({"objective": "coca"}, "a model that writes captions"),
-        ({"pretrained": "/nowhere"}, "no weights to start from"),
+        ({"data__weights": {"other": 1.0}}, "weights must name the inputs"),
+        ({"objective__kind": "coca"}, "a model that writes captions"),
     ],
 )
 def test_what_cannot_be_is_said_so(changes, said, ranks, shards, tmp_path):
@@ -104,7 +133,7 @@ def refused(folder, shards, changes):
 
 
 def test_a_teacher_has_to_be_named():
-    from infra.errors import ConfigError
+    from infra.errors import UsageError
 
-    with pytest.raises(ConfigError, match="needs a teacher"):
-        train.Config(objective="distill")
+    with pytest.raises(UsageError, match="needs an input named teacher"):
+        train.Config(objective="distill").check_inputs(["shards"])

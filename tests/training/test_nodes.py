@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from infra.run.context import Context
-from infra.store.storage import LocalStore
+from infra.store import LocalStore
 from training.data.samples import Shards
 from training.distributed.world import World
+from training.inputs import Inputs
 from training.loop import train
 from training.train import Config
 
@@ -27,15 +28,14 @@ def test_a_node_is_lost_and_another_comes(shards, tmp_path):
         model=MODEL,
         batch_size=8,
         samples=240,
-        lr=1e-3,
+        optimizer={"lr": 1e-3},
         log_every=40,
-        checkpoint_every=40,
-        workers=(1, 2),
-        grow_after_s=1,
+        checkpoint={"every": 40},
+        cluster={"workers": (1, 2), "grow_after_s": 1},
     )
     store = LocalStore(shards)
     tars = Shards(store, store.paths("data/train"))
-    train(config, {"shards": tars}, Context(tmp_path / "calm"), World(device=torch.device("cpu")))
+    train(config, Inputs({"shards": tars}), Context(tmp_path / "calm"), World(device=torch.device("cpu")))
     expected = [json.loads(line) for line in (tmp_path / "calm/data/history.jsonl").read_text().splitlines()]
 
     plan = json.dumps([[80, "lose"], [160, "add"]])

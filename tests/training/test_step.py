@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.objectives import OBJECTIVES
+from training.objectives.infonce.objective import InfoNCE
 from training.step import backward
 
 SETTINGS = types.SimpleNamespace(objective="infonce", seed=0, batch_size=12)
@@ -47,7 +47,7 @@ def gradients(parts, objective, images, texts, *, at_once):
 @pytest.mark.parametrize("parts", [1, 2, 3, 6])
 def test_parts_have_the_gradient_of_the_whole(parts):
     torch.manual_seed(0)
-    objective = OBJECTIVES["infonce"](Towers().double(), SETTINGS).double().train()
+    objective = InfoNCE(Towers().double()).double().train()
     images, texts = torch.randn(12, 6).double(), torch.randn(12, 4).double()
     loss, found = gradients(parts, objective, images, texts, at_once=False)
     expected_loss, expected = gradients(parts, objective, images, texts, at_once=True)

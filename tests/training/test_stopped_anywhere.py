@@ -10,14 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from nesting import nested
 
 from infra.errors import Preempted
 from infra.run.context import Context
-from infra.store.storage import LocalStore, open_store
-from training import loop, train
-from training.checkpoint.checkpoints import newest
-from training.data.samples import Shards, sources_at
+from infra.store import LocalStore, open_store
+from training import cli, loop, train
+from training.checkpoint.manifests import newest
+from training.data.samples import Shards
 from training.distributed.world import World
+from training.inputs import Inputs
 
 TOTAL, BATCH = 160, 8
 
@@ -25,9 +27,16 @@ TOTAL, BATCH = 160, 8
 def config(**changes):
     from conftest import MODEL
 
-    values = {"model": MODEL, "batch_size": BATCH, "samples": TOTAL, "lr": 1e-3, "warmup": 24, "grad_clip": 1.0}
-    values |= {"log_every": 24, "checkpoint_every": 16, "crop_scale": (0.5, 1.0)}
-    return train.Config(**{**values, **changes})
+    values = {
+        "model__architecture": MODEL,
+        "batch_size": BATCH,
+        "samples": TOTAL,
+        "optimizer__lr": 1e-3,
+        "schedule__warmup": 24,
+        "optimizer__grad_clip": 1.0,
+    }
+    values |= {"log_every": 24, "checkpoint__every": 16, "augment__crop_scale": (0.5, 1.0)}
+    return train.Config(**nested({**values, **changes}))
 
 
 class Witness(loop.Trainer):
@@ -55,7 +64,7 @@ def part(folder, shards, victim, changes=None):
     settings = config(**(changes or {}))
     world = World.join(torch.device("cpu"), shares=BATCH)
     try:
-        loop.train(settings, {"shards": tars}, Context(folder), world)
+        loop.train(settings, Inputs({"shards": tars}), Context(folder), world)
     except Preempted:
         return True
     return False
@@ -144,7 +153,7 @@ def test_shards_of_the_model_on_two_ranks_end_as_the_whole_on_one(ranks, shards,
 
 
 def averaged(parallel):
-    return ({"parallel": parallel, "ema_half_life": 40, "accumulate": 2},)
+    return ({"parallel": parallel, "optimizer__ema_half_life": 40, "cluster__accumulate": 2},)
 
 
 @pytest.mark.parametrize("kinds", [("ddp", "fsdp", "ddp"), ("fsdp", "ddp", "fsdp")])
@@ -154,7 +163,7 @@ def test_bf16_weights_keep_their_masters_wherever_they_are(ranks, shards, tmp_pa
 
     folder = tmp_path / "run"
     for stop, kind in zip((40, 80, 120), kinds, strict=True):
-        ranks(2, part, folder, shards, (stop, 0), {"parallel": kind, "precision": "bf16"}, dies=True)
+        ranks(2, part, folder, shards, (stop, 0), {"cluster__parallel": kind, "precision": "bf16"}, dies=True)
         at = newest(LocalStore(folder))
         assert stop - 32 < at <= stop
         weights = load_file(folder / f"checkpoints/{at:012d}/open_clip_model.safetensors")
@@ -164,11 +173,11 @@ def test_bf16_weights_keep_their_masters_wherever_they_are(ranks, shards, tmp_pa
 
 
 def command_line(arguments, victim):
-    """``python -m training.loop``, on one rank of which the machine's owner asks for the machine."""
+    """``clipline-train``, on one rank of which the machine's owner asks for the machine."""
     loop.Trainer = Witness
     Witness.seen, Witness.victim, Witness.last_words = f"{arguments[-1]}-seen", victim, signal.SIGTERM
-    sys.argv = ["training.loop", *arguments]
-    return loop.main()
+    sys.argv = ["clipline-train", *arguments]
+    return cli.main()
 
 
 def test_sigterm_on_any_rank_gives_a_checkpoint_and_75_on_all(ranks, calm, shards, tmp_path):
@@ -186,9 +195,9 @@ def in_a_bucket(url, seen, victim, environment):
     os.environ.update(environment)  # the ranks' was made before the server was started
     loop.Trainer = Witness
     Witness.seen, Witness.victim = seen, victim
-    settings = config(cache_folder=f"{Path(seen).parent}/cache-{os.getpid()}")
+    settings = config(loading__cache_folder=f"{Path(seen).parent}/cache-{os.getpid()}")
     world = World.join(torch.device("cpu"))
-    loop.train(settings, sources_at([f"{url}/shards"]), Context(f"{url}/out"), world)
+    loop.train(settings, Inputs.at([f"{url}/shards"], None, {}), Context(f"{url}/out"), world)
 
 
 def test_killed_and_continued_in_an_object_store(ranks, calm, shards, tmp_path, s3_url):

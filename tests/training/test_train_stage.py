@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from nesting import nested
 
 from infra.errors import ConfigError, DataError
 from infra.run.context import Context
@@ -25,15 +26,22 @@ def artifact(folder: Path) -> Artifact:
 def config(**changes) -> train.Config:
     from conftest import MODEL
 
-    values = {"model": MODEL, "batch_size": 8, "samples": 160, "lr": 1e-3, "log_every": 40, "checkpoint_every": 40}
-    return train.Config(**{**values, **changes})
+    values = {
+        "model__architecture": MODEL,
+        "batch_size": 8,
+        "samples": 160,
+        "optimizer__lr": 1e-3,
+        "log_every": 40,
+        "checkpoint__every": 40,
+    }
+    return train.Config(**nested({**values, **changes}))
 
 
 def test_a_killed_worker_changes_nothing(ray_cluster, shards, tmp_path):
     died = tmp_path / "died"
 
     def dies_once(event):  # local, so that it travels to the workers by value
-        if event["event"] == "metrics" and event["step"] >= 80 and not died.exists():
+        if event.kind == "metrics" and event.step >= 80 and not died.exists():
             died.touch()
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -41,7 +49,7 @@ def test_a_killed_worker_changes_nothing(ray_cluster, shards, tmp_path):
     for name, emit in [("calm", None), ("killed", dies_once)]:
         context = Context(tmp_path / name, stage="train", emit=emit)
         # No failure is forgiven but one after which there is a new checkpoint.
-        settings = config(workers=2, max_failures=0)
+        settings = config(cluster__workers=2, cluster__max_failures=0)
         manifests.append(train.run(settings, {"shards": artifact(shards)}, context).to_bytes())
     assert died.exists()
     assert manifests[0] == manifests[1]
@@ -64,12 +72,12 @@ def test_a_killed_worker_changes_nothing(ray_cluster, shards, tmp_path):
 def test_an_error_that_a_restart_cannot_help_surfaces_as_itself(ray_cluster, make_shards, tmp_path):
     damaged = make_shards(tmp_path / "shards", damaged=tuple(range(30)))
     with pytest.raises(DataError, match="too many samples"):
-        train.run(config(max_corrupt=3), {"shards": artifact(damaged)}, Context(tmp_path / "out"))
+        train.run(config(loading__max_corrupt=3), {"shards": artifact(damaged)}, Context(tmp_path / "out"))
 
 
 def test_workers_that_do_not_fit_are_refused(ray_cluster, shards, tmp_path):
     with pytest.raises(ConfigError, match="do not fit"):
-        train.run(config(workers=8), {"shards": artifact(shards)}, Context(tmp_path))
+        train.run(config(cluster__workers=8), {"shards": artifact(shards)}, Context(tmp_path))
 
 
 def wait_until(what):
@@ -91,13 +99,13 @@ def test_room_for_more_workers_is_notice_for_as_long_as_ray_takes_to_use_it(ray_
             return True
 
     def growing(workers, **changes):
-        return train._Growing(config(workers=workers, grow_after_s=1e-9, **changes), 1)
+        return train._Growing(config(cluster__workers=workers, cluster__grow_after_s=1e-9, **changes), 1)
 
     room = growing((1, 2))
     assert room()
     assert not growing((1, 1))()
-    assert not growing((1, 2), cpus_per_worker=3)()
-    assert not growing((1, 2), gpu=True)()
+    assert not growing((1, 2), cluster__cpus_per_worker=3)()
+    assert not growing((1, 2), cluster__gpu=True)()
     assert not room()  # it was left alone
     others = [Busy.remote() for _ in range(2)]
     assert all(ray.get([other.here.remote() for other in others]))
@@ -111,4 +119,4 @@ def test_room_for_more_workers_is_notice_for_as_long_as_ray_takes_to_use_it(ray_
 
 def test_a_batch_must_divide_among_the_workers():
     with pytest.raises(ConfigError, match="evenly"):
-        config(workers=3)
+        config(cluster__workers=3)

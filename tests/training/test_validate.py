@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import MODEL, draw, encode
+from nesting import nested
 from PIL import Image
 
 from infra import metrics
@@ -17,11 +18,13 @@ from infra.errors import ConfigError, Preempted
 from infra.formats.shards import TarWriter
 from infra.formats.testset import EvalSet, prompts
 from infra.run.context import Context
-from infra.store.storage import LocalStore
+from infra.store import LocalStore
 from training import train, validate
-from training.checkpoint.checkpoints import complete
+from training.checkpoint.manifests import complete
+from training.config import Validation as Validated
 from training.data.samples import Shards
 from training.distributed.world import World
+from training.inputs import Inputs
 from training.loop import train as run_loop
 
 CLASSES = ("red", "green", "blue", "yellow")
@@ -62,20 +65,27 @@ def go(folder, shards, tests, heard=None, **changes):
     def emit(event):
         if heard:
             heard(event)
-        if event["event"] == "metrics" and any(name.startswith("validation/") for name in event["values"]):
-            found[event["step"]] = event["values"]
-        if event["event"] == "file":
-            files.append(event["path"])
+        if event.kind == "metrics" and any(name.startswith("validation/") for name in event.values):
+            found[event.step] = event.values
+        if event.kind == "file":
+            files.append(event.path)
 
     store = LocalStore(shards)
     settings = {
-        "model": MODEL, "batch_size": 8, "samples": 64, "lr": 3e-3, "log_every": 16, "checkpoint_every": 64,
-        "validation": ("colours", "captions"), "validation_every": 32,
-    }  # fmt: skip
-    config = train.Config(**{**settings, **changes})
+        "model__architecture": MODEL,
+        "batch_size": 8,
+        "samples": 64,
+        "optimizer__lr": 3e-3,
+        "log_every": 16,
+        "checkpoint__every": 64,
+        "validation__sets": ("colours", "captions"),
+        "validation__every": 32,
+    }
+    config = train.Config(**nested({**settings, **changes}))
     shards = Shards(store, [path for path in store.paths() if path.endswith(".tar")])
     context = Context(folder, emit=emit)
-    run_loop(config, {"shards": shards}, context, World.join(torch.device("cpu")), LocalStore(tests) if tests else None)
+    inputs = Inputs({"shards": shards}, LocalStore(tests) if tests else None)
+    run_loop(config, inputs, context, World.join(torch.device("cpu")))
     return found, files
 
 
@@ -118,7 +128,7 @@ def test_validating_changes_no_byte_and_a_profile_is_written(ranks, shards, test
 
 
 def without_tests(folder, shards):
-    return go(folder, shards, None, validation=(), profile_at=8)
+    return go(folder, shards, None, validation__sets=(), profile_at=8)
 
 
 def test_training_goes_on_while_the_scores_are_worked_out(shards, tests, tmp_path, monkeypatch):
@@ -129,7 +139,7 @@ def test_training_goes_on_while_the_scores_are_worked_out(shards, tests, tmp_pat
         return score(encoded)
 
     def heard(event):
-        if event["event"] == "metrics" and "loss" in event["values"] and event["step"] > 32:
+        if event.kind == "metrics" and "loss" in event.values and event.step > 32:
             later.set()
 
     monkeypatch.setattr(validate, "_scores", scored_later)
@@ -139,12 +149,12 @@ def test_training_goes_on_while_the_scores_are_worked_out(shards, tests, tmp_pat
 
 def best(folder, shards, tests):
     rules = {
-        "checkpoint_every": None,
-        "keep_checkpoints": 1,
-        "keep_best": 2,
-        "best_metric": "captions/mean_recall_at_1",
+        "checkpoint__every": None,
+        "checkpoint__keep": 1,
+        "checkpoint__keep_best": 2,
+        "checkpoint__best_metric": "captions/mean_recall_at_1",
     }
-    return go(folder, shards, tests, validation_every=16, **rules)
+    return go(folder, shards, tests, validation__every=16, **rules)
 
 
 def test_the_best_are_those_that_were_scored(ranks, shards, tests, tmp_path):
@@ -159,7 +169,7 @@ def test_the_best_are_those_that_were_scored(ranks, shards, tests, tmp_path):
 
 def test_a_profile_is_taken_of_a_run_under_way_when_a_file_asks_for_it(shards, tmp_path):
     (tmp_path / "profile").touch()
-    _, files = go(tmp_path, shards, None, validation=())
+    _, files = go(tmp_path, shards, None, validation__sets=())
     assert files == ["profiles/000000000056.json.gz", "profiles/000000000056.txt"]
     assert not (tmp_path / "profile").exists()
 
@@ -171,7 +181,7 @@ def test_a_set_that_is_not_there_is_said_so(ranks, shards, tests, tmp_path):
 
 def refused(folder, shards, tests, names):
     try:
-        go(folder, shards, tests, validation=names)
+        go(folder, shards, tests, validation__sets=names)
     except ConfigError as error:
         return str(error)
     except Preempted:
@@ -186,7 +196,7 @@ def test_images_are_prepared_as_open_clip_does(tests):
     from training.validate import Validation
 
     towers = build(MODEL, 0, World())
-    validation = Validation(LocalStore(tests), ("colours",), "test", towers, World(), 4, 5)
+    validation = Validation(LocalStore(tests), Validated(sets=("colours",), images=5), towers, World(), 4)
     (one,) = validation._sets
     assert len(one.images) == 5
     transform = image_transform_v2(PreprocessCfg(**towers.description["preprocess_cfg"]), is_train=False)

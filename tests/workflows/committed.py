@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from infra.run.context import Context
 from infra.run.manifest import MANIFEST, Funnel
-from infra.store.storage import Store
+from infra.store import Store
 from workflows.run.plan import make_plan
 from workflows.run.provenance import provenance
 from workflows.stage import Workflow
@@ -19,8 +19,15 @@ def carry_out(
             continue
         folder = root.child(stage.folder)
         manifests = {name: make_plan(workflow, root)[source.name].manifest for name, source in stage.inputs.items()}
-        origin = provenance(stage.run, manifests)
-        context = Context(folder, stage=stage.name, digest=stage.digest, identity=stage.identity, provenance=origin)
+        origin = provenance(stage.run, stage.config, manifests)
+        context = Context(
+            folder,
+            stage=stage.name,
+            digest=stage.digest,
+            identity=stage.identity,
+            config=stage.config.resolved(),
+            provenance=origin,
+        )
         folder.delete("data")
         context.output.write("data/out", f"{stage.name}{content}".encode(), rows=2)
         rows = Funnel(unit="rows", entered=5, kept=2, dropped={"small": 3}) if funnel else None

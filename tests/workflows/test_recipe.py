@@ -1,4 +1,4 @@
-"""Recipes are found, dials turned and fields of stages set; what does not fit is told before anything runs."""
+"""Recipes are found, parameters and fields are set, and invalid ones are refused before anything runs."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def recipe(tmp_path):
 
 def test_a_recipe_is_found_by_path(recipe, tmp_path):
     assert (recipe.name, recipe.summary, recipe.path) == ("toy", "for tests.", tmp_path / "toy.py")
-    assert [(dial.name, dial.default) for dial in recipe.dials] == [
+    assert [(parameter.name, parameter.default) for parameter in recipe.parameters] == [
         ("size", 3),
         ("hosts", None),
         ("fast", False),
@@ -119,10 +119,10 @@ def test_what_is_no_recipe_is_told(tmp_path):
     assert "line 1" in caught.value.found
 
 
-# --- dials
+# --- parameters
 
 
-def test_dials_are_turned(recipe):
+def test_parameters_are_set(recipe):
     workflow = recipe.build(["size=5", 'hosts=["a", "b"]', "fast=true"])
     assert workflow["first"].config.size == 5
     assert workflow["first"].config.hosts == ("a", "b")
@@ -142,10 +142,10 @@ def test_values_are_json_or_else_text(recipe, text, value):
     ("setting", "words"),
     [
         ("size", "has no value"),
-        ("sise=3", "no dial 'sise'"),
-        ("size=big", "dial size"),
-        ("hosts=3", "dial hosts"),
-        ("fast=perhaps", "dial fast"),
+        ("sise=3", "no parameter 'sise'"),
+        ("size=big", "parameter size"),
+        ("hosts=3", "parameter hosts"),
+        ("fast=perhaps", "parameter fast"),
         ("frist.size=3", "no stage 'frist'"),
         ("first.sise=3", "no field 'sise'"),
         ("first.size=big", "size is not valid"),
@@ -162,19 +162,19 @@ def test_what_does_not_fit_is_refused(recipe, setting, words):
     assert caught.value.exit_code == 2
 
 
-def test_one_value_will_do_where_a_dial_wants_a_list(recipe):
+def test_one_value_will_do_where_a_parameter_takes_a_list(recipe):
     assert recipe.build(["hosts=example.org"])["first"].config.hosts == ("example.org",)
     assert recipe.build(["hosts=null"])["first"].config.hosts == ()
 
 
-def test_a_dial_that_does_not_fit_is_told_what_would(recipe):
+def test_an_invalid_value_is_refused_with_the_expected_type(recipe):
     with pytest.raises(UsageError) as caught:
         recipe.build(["hosts=3"])
     assert (caught.value.expected, caught.value.found) == ("list[str] | None", "3")
 
 
-def test_what_stands_beside_a_dial_explains_it():
-    notes = {dial.name: dial.note for dial in load("website").dials}
+def test_the_comment_behind_a_parameter_describes_it():
+    notes = {parameter.name: parameter.description for parameter in load("website").parameters}
     assert notes["max_depth"] == "links away from a start"
     assert notes["max_pages"] == ""
 
@@ -186,7 +186,7 @@ def test_a_name_that_is_nearly_right_is_suggested(recipe):
         assert caught.value.fix == f"did you mean {meant!r}?"
 
 
-def test_a_dial_without_a_default_must_be_turned(tmp_path):
+def test_a_parameter_without_a_default_must_be_set(tmp_path):
     path = tmp_path / "needy.py"
     path.write_text(RECIPE.replace("size: int = 3,", "size: int,"))
     with pytest.raises(UsageError, match="needs a value for size") as caught:

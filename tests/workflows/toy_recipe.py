@@ -13,19 +13,26 @@ from pathlib import Path
 from pydantic import Field
 
 from infra.cluster import Limits, run_shards
-from infra.config import Config, Runtime
+from infra.config import Input, Runtime, StageConfig
 from infra.errors import DataError, TransientError
+from infra.events import StageFile
 from infra.run.manifest import Funnel
-from infra.store.storage import LocalStore
+from infra.store import LocalStore
 from workflows.stage import Gate, Stage, Workflow
 
 
-class Make(Config):
+class Make(StageConfig):
+    produces = ("lines",)
+
     name: str = Field("a", description="Written into every shard.")
     shards: int = Field(3, description="Number of shards.")
     pause_s: Runtime[float] = Field(0.0, description="Seconds each shard takes.")
     trouble: Runtime[str] = Field("", description="What goes wrong, the first time or always.")
     diary: Runtime[str] = Field("", description="File that gets a line per shard worked on.")
+
+
+class Join(StageConfig):
+    inputs = {"left": Input("lines"), "right": Input("lines")}
 
 
 def once(diary: str, what: str) -> bool:
@@ -57,7 +64,7 @@ def make(config, inputs, context):
         time.sleep(3600)
     shards = [(f"{index:05d}", (index, config)) for index in range(config.shards)]
     if config.trouble == "nothing to show":
-        context.emit("file", folder=context.store.url, path="not-there.png")
+        context.send(StageFile(stage=context.stage, folder=context.store.url, path="not-there.png"))
     records = run_shards(context, shards, shard, Limits())
     context.metrics({"loss": 1.0}, step=1)
     context.metrics({"loss": 0.5}, step=2)
@@ -79,7 +86,7 @@ def workflow(shards: int = 3, pause_s: float = 0.0, trouble: str = "", timeout_s
         timeout_s=timeout_s,
     )
     right = Stage("right", make, Make(name="right", shards=2, pause_s=pause_s, diary=diary))
-    both = Stage("both", join, Config(), inputs={"left": left, "right": right})
+    both = Stage("both", join, Join(), inputs={"left": left, "right": right})
     return Workflow("toy", (left, right, both), gate=Gate("both", "toy-model", {"left.score": 0.5}))
 
 

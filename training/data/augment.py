@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from training.config import Augment
 from training.data.decode import CROP_DRAWS, draw_crop, resize
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["DRAWS", "Augment", "jitter"]
+__all__ = ["DRAWS", "Augmentation", "jitter"]
 
 DRAWS = 32
 """Random numbers of one position: the crop's first, then flip, jitter (whether, order, four factors), greyscale; the
@@ -30,28 +31,23 @@ ORDERS = list(permutations(range(4)))
 
 
 @dataclass(frozen=True)
-class Augment:
-    """What is done to an image, with which probability. The names are open_clip's."""
+class Augmentation:
+    """The random changes that ``config`` asks for, applied to one image at a time."""
 
-    crop_scale: tuple[float, float] = (0.9, 1.0)
-    crop_ratio: tuple[float, float] = (0.75, 4 / 3)
-    flip_prob: float = 0.0
-    color_jitter: tuple[float, float, float, float] | None = None  # brightness, contrast, saturation, hue
-    color_jitter_prob: float = 0.8
-    gray_scale_prob: float = 0.0
+    config: Augment
 
     def __call__(self, image: NDArray[np.uint8], draws: Sequence[float], out: NDArray[np.uint8]) -> None:
         """Write ``image`` (any size) augmented to ``out`` (h, w, 3); ``draws`` are :data:`DRAWS` uniform numbers."""
-        y, x, height, width = draw_crop(draws[:CROP_DRAWS], image.shape, self.crop_scale, self.crop_ratio)
+        y, x, height, width = draw_crop(draws[:CROP_DRAWS], image.shape, self.config.crop_scale, self.config.crop_ratio)
         resize(image[y : y + height, x : x + width], out)
         flip, whether, turn, brightness, contrast, saturation, hue, grey = draws[CROP_DRAWS : CROP_DRAWS + 8]
-        if flip < self.flip_prob:
+        if flip < self.config.flip_prob:
             out[:] = out[:, ::-1].copy()
-        if self.color_jitter is not None and whether < self.color_jitter_prob:
-            strengths, own = self.color_jitter, (brightness, contrast, saturation)
+        if self.config.color_jitter is not None and whether < self.config.color_jitter_prob:
+            strengths, own = self.config.color_jitter, (brightness, contrast, saturation)
             factors = [max(0.0, 1 - s) + (1 + s - max(0.0, 1 - s)) * u for s, u in zip(strengths[:3], own, strict=True)]
             jitter(out, ORDERS[int(turn * len(ORDERS))], (*factors, (2 * hue - 1) * strengths[3]))
-        if grey < self.gray_scale_prob:
+        if grey < self.config.gray_scale_prob:
             out[:] = _grey(out)[..., None]
 
 

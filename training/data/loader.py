@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from infra.errors import DataError
-from training.data.augment import DRAWS, Augment
+from training.data.augment import DRAWS, Augmentation
 from training.data.sampler import Plan
 from training.distributed.world import World
 
@@ -90,13 +90,11 @@ class Loader:
         world: World,
         image_size: tuple[int, int],
         plan: Plan | None = None,
-        augment: Augment | None = None,
     ) -> None:
-        """``plan``: which sample at which position; none: all sources as one, shuffled globally. ``augment``: what is
-        done to images; none: CLIP's crop."""
+        """``plan``: which sample at which position; none: all sources as one, shuffled globally."""
         self.samples, self.config, self.image_size = samples, config, image_size
         self.plan = plan or Plan(samples.counts, config.seed)
-        self.augment = augment or Augment(config.crop_scale, config.crop_ratio)
+        self.augment = Augmentation(config.augment)
         self.share = config.batch_size // world.size
         self.offset = world.rank * self.share
         self.corrupt: set[int] = set()
@@ -106,7 +104,7 @@ class Loader:
 
     def __reduce__(self) -> tuple[object, ...]:
         # What goes to another process makes any samples, and is nobody's share.
-        return Loader, (self.samples, self.config, World(), self.image_size, self.plan, self.augment)
+        return Loader, (self.samples, self.config, World(), self.image_size, self.plan)
 
     def batches(self, start: int, stop: int) -> Generator[Batch]:
         """This worker's share of each batch between two counts of samples seen. To be closed if not gone through.
@@ -114,7 +112,7 @@ class Loader:
         Raises DataError when too many samples are corrupt, and what :class:`Copies` raises for shards
         that cannot be had.
         """
-        threads = self.config.loader_threads
+        threads = self.config.loading.threads
         with ExitStack() as stack:
             pool = stack.enter_context(ThreadPoolExecutor(threads, "loader"))
             fetching = stack.enter_context(_Fetching(self.samples, self.plan, self._world))
@@ -136,7 +134,7 @@ class Loader:
 
     def _begin(self, pool: ThreadPoolExecutor, start: int) -> tuple[Batch, list[Future[None]]]:
         batch = self._empty(self.share)
-        size = min(CHUNK, max(4, -(-self.share // self.config.loader_threads)))
+        size = min(CHUNK, max(4, -(-self.share // self.config.loading.threads)))
         chunks = range(0, self.share, size)
         return batch, [pool.submit(self._fill, batch[row : row + size], start + row) for row in chunks]
 
@@ -172,10 +170,10 @@ class Loader:
         with self._lock:
             new = numbers - self.corrupt
             self.corrupt = self.corrupt | new  # a new set: others may be going through the old one
-        if new and len(self.corrupt) > min(self.config.max_corrupt, len(self.samples) - 1):
+        if new and len(self.corrupt) > min(self.config.loading.max_corrupt, len(self.samples) - 1):
             raise DataError(
                 "too many samples of the shards cannot be decoded",
-                expected=f"at most {self.config.max_corrupt} of {len(self.samples)}",
+                expected=f"at most {self.config.loading.max_corrupt} of {len(self.samples)}",
                 found=f"{why} at {self.samples.where(min(new))}",
                 fix="look at the shards, or raise max_corrupt",
             )

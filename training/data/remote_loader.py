@@ -47,14 +47,14 @@ class _Feeder:
 
 
 class RayLoader(Loader):
-    """This worker's part of each batch, made by as many actors of one core each as the configuration has feeders."""
+    """This worker's part of each batch, made by as many actors of one core each as ``loading.remote_loaders`` says."""
 
     def batches(self, start: int, stop: int) -> Generator[Batch]:
         """As :meth:`training.data.loader.Loader.batches` does; the actors live until it is gone through or closed."""
         actor: Any = ray.remote(_Feeder)
         options = {"num_cpus": 1, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": "SPREAD"}
         loader = ray.put(self)
-        feeders = [actor.options(**options).remote(loader) for _ in range(self.config.feeders)]
+        feeders = [actor.options(**options).remote(loader) for _ in range(self.config.loading.remote_loaders)]
         try:
             yield from self._made_by(feeders, start, stop)
         finally:

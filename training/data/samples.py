@@ -10,14 +10,14 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infra.errors import CliplineError, DataError
-from infra.store.storage import open_store
+from infra.store.content import contents
 from training.data.decode import decode
 from training.data.index import Index
 from training.data.shard_cache import Copies, Shard
@@ -26,37 +26,36 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from infra.store.storage import Store
+    from infra.store import Store
     from training.data.tokens import Tokenizer
     from training.distributed.world import World
 
-__all__ = ["Samples", "Shards", "cache_folder", "sources_at"]
+__all__ = ["Samples", "Shards", "cache_folder"]
 
 
 @dataclass(frozen=True)
 class Shards:
     """WebDataset tars of images (jpg, png, webp) with captions, in a store. Their order matters.
 
-    ``digests`` are their sha256, where a manifest knows them: what is fetched is checked, and what is kept of the
-    shards (copies, index) is found again wherever they lie.
+    ``digests`` are their sha256, where that is known: what is fetched is checked, and what is kept of the shards
+    (copies, index) is found again wherever they lie. ``contents``: their sha256 or ETags, which identify the data.
     """
 
     store: Store
     paths: list[str]
     digests: tuple[str, ...] = ()
+    contents: tuple[str, ...] = ()
+
+    @classmethod
+    def at(cls, store: Store, paths: list[str]) -> Shards:
+        """Shards nobody has a manifest of, identified by content."""
+        found = list(contents(store, paths).values())
+        digests = tuple(content.sha256 for content in found)
+        return cls(store, paths, digests if all(digests) else (), tuple(c.sha256 or c.etag for c in found))
 
     def each(self) -> list[Shard]:
         digests = self.digests or [""] * len(self.paths)
         return [Shard(self.store, path, digest) for path, digest in zip(self.paths, digests, strict=True)]
-
-
-def sources_at(folders: Iterable[str]) -> dict[str, Shards]:
-    """The tars below folders or fsspec URLs, by these."""
-    stores = {folder: open_store(folder) for folder in folders}
-    return {
-        folder: Shards(store, [path for path in store.paths() if path.endswith(".tar")])
-        for folder, store in stores.items()
-    }
 
 
 def cache_folder() -> Path:

@@ -23,10 +23,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from infra.errors import ConfigError, DataError, StorageError
-from infra.store.storage import LocalStore
 
 if TYPE_CHECKING:
-    from infra.store.storage import Store
+    from infra.store import Store
 
 __all__ = ["Copies", "Shard"]
 
@@ -47,7 +46,7 @@ class Shard:
     @property
     def local(self) -> Path | None:
         """The tar itself, if it lies on this machine or a mounted file system."""
-        return self.store.path(self.path) if isinstance(self.store, LocalStore) else None
+        return self.store.local_path(self.path)
 
     def name(self) -> str:
         """What stands for its content: its sha256, or else where it lies and its version there.
@@ -58,7 +57,7 @@ class Shard:
             return self.sha256
         place = f"{self.store.url}/{self.path}"
         try:
-            return f"{place} {self.store.version(self.path)}"
+            return f"{place} {self.store.change_token(self.path)}"
         except FileNotFoundError:
             raise DataError("a shard is not there", found=place) from None
 

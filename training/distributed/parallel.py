@@ -42,7 +42,7 @@ def wrap(objective: nn.Module, config: Config, world: World) -> Parallel:
     """
     if world.size == 1:
         return Parallel(objective.to(world.device))
-    if config.parallel == "fsdp":
+    if config.cluster.parallel == "fsdp":
         return _Sharded(objective, config, world)
     return _Replicated(objective.to(world.device))
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from infra.errors import ConfigError
+from training.config import Model
 from training.data.tokens import Tokenizer
 from training.distributed.sync_batch_norm import synchronise
 from training.model.blocks import lean
@@ -28,7 +29,7 @@ from training.model.dropout import Dropout, PatchDropout, Position
 if TYPE_CHECKING:
     from training.distributed.world import World
 
-__all__ = ["Locks", "Towers", "build"]
+__all__ = ["Towers", "build"]
 
 log = logging.getLogger(__name__)
 
@@ -62,34 +63,20 @@ class Towers:
         return torch.addcmul(shift, images, scale).permute(0, 3, 1, 2)
 
 
-@dataclass(frozen=True)
-class Locks:
-    """What of the towers is not trained (LiT; Zhai et al. 2021, https://arxiv.org/abs/2111.07991).
-
-    A number says how many groups of layers at the tower's end learn all the same, as open_clip counts them: projection,
-    last block with its norm, the blocks before, embeddings. None: the whole tower learns.
-    """
-
-    image: int | None = None
-    text: int | None = None
-
-
 def build(
-    model: str | dict[str, Any],
+    part: Model | str | dict[str, Any],
     seed: int,
     world: World,
     *,
     settings: Mapping[str, Any] | None = None,
-    patch_dropout: float | None = None,
-    pretrained: str | None = None,
-    locks: Locks = Locks(),
+    pretrained: str | Path | None = None,
     precision: str = "fp32",
     grad_checkpointing: bool = False,
 ) -> Towers:
-    """The model named or described by ``model``, on the CPU, its weights drawn from ``seed``, the same on every rank.
+    """The model of ``part``, or of an architecture alone, on the CPU; weights drawn from ``seed``, equal on all ranks.
 
     ``settings`` are defaults for what its configuration leaves open (an objective's initial temperature).
-    ``patch_dropout``, if given, replaces the configuration's. ``pretrained`` is where weights come from instead of the
+    ``pretrained`` is where weights come from instead of the
     seed: a checkpoint, a folder in open_clip's hub layout, or that of a training artifact. ``precision`` is open_clip's
     name for what the weights are kept in.
 
@@ -97,10 +84,12 @@ def build(
     """
     import open_clip
 
-    cfg, preprocess = _configuration(model)
+    if not isinstance(part, Model):
+        part = Model(architecture=part)
+    cfg, preprocess = _configuration(part.architecture)
     cfg = {**deepcopy(dict(settings or {})), **cfg}
-    if patch_dropout is not None:
-        cfg["vision_cfg"]["patch_dropout"] = patch_dropout
+    if part.patch_dropout is not None:
+        cfg["vision_cfg"]["patch_dropout"] = part.patch_dropout
     # open_clip builds from a folder whatever it can build from a name, and this is how users will load the result.
     with tempfile.TemporaryDirectory() as folder:
         config = {"model_cfg": cfg, "preprocess_cfg": preprocess}
@@ -123,11 +112,11 @@ def build(
     if decoder := getattr(built, "text_decoder", None):  # open_clip leaves it as memory happened to be
         nn.init.normal_(decoder.text_projection, std=decoder.width**-0.5)
     if pretrained is not None:
-        _load(built, pretrained)
+        _load(built, str(pretrained))
     for number in (built.logit_scale, built.logit_bias):
         if number is not None:
             number.data = number.data.float()  # where bf16 is too coarse for a step of any size
-    _lock(built, locks)
+    _lock(built, part)
     if grad_checkpointing:
         built.set_grad_checkpointing()
     position = Position()
@@ -211,13 +200,16 @@ def _weights(source: str) -> Path:
     )
 
 
-def _lock(model: Any, locks: Locks) -> None:  # noqa: ANN401 - open_clip's models share methods, no type
-    """Lock by open_clip's own rules. Batch norms of locked layers keep their statistics, too: those are the model's."""
+def _lock(model: Any, part: Model) -> None:  # noqa: ANN401 - open_clip's models share methods, no type
+    """Freeze by open_clip's own rules (LiT; Zhai et al. 2021, https://arxiv.org/abs/2111.07991).
+
+    Batch norms of frozen layers keep their statistics, too: those are the model's.
+    """
     try:
-        if locks.image is not None:
-            model.lock_image_tower(unlocked_groups=locks.image, freeze_bn_stats=True)
-        if locks.text is not None:
-            model.lock_text_tower(unlocked_layers=locks.text)
+        if part.lock_image is not None:
+            model.lock_image_tower(unlocked_groups=part.lock_image, freeze_bn_stats=True)
+        if part.lock_text is not None:
+            model.lock_text_tower(unlocked_layers=part.lock_text)
     except (AssertionError, AttributeError, RuntimeError) as error:
         raise ConfigError(
             "this model cannot be locked so", expected="a tower that open_clip can lock", found=repr(error)

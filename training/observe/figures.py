@@ -1,17 +1,18 @@
-"""The picture of a training run that belongs to its artifact: drawn from the history alone."""
+"""Draw the figure of a training run that belongs to its artifact, from the history alone."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+
+from infra.figures import png
 
 __all__ = ["curves"]
 
 
 def curves(history: Sequence[dict[str, float]]) -> bytes:
     """Loss, learning rate, logit scale and gradient norm over samples seen, as PNG."""
-    from matplotlib.figure import Figure
-
     panels = {"loss": "loss", "lr": "learning rate", "logit_scale": "logit scale", "grad_norm": "gradient norm"}
     figure = Figure(figsize=(9, 5), layout="constrained")
     for axes, (name, title) in zip(figure.subplots(2, 2, sharex=True).flat, panels.items(), strict=True):
@@ -21,6 +22,4 @@ def curves(history: Sequence[dict[str, float]]) -> bytes:
         axes.spines[["top", "right"]].set_visible(False)
         axes.ticklabel_format(style="sci", axis="both", scilimits=(-3, 5))
     figure.supxlabel("samples seen", fontsize=10)
-    png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=120, metadata={"Software": None})
-    return png.getvalue()
+    return png(figure, dpi=120)

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 from torch.profiler import ProfilerActivity, profile, schedule
 
+from infra.events import StageFile
+
 if TYPE_CHECKING:
     from infra.run.context import Context
     from training.distributed.world import World
@@ -87,4 +89,5 @@ class Profiler:
         table = done.key_averages().table(sort_by=by, row_limit=50)
         self._context.store.write(f"{self._name}.txt", table.encode())
         for suffix in ("json.gz", "txt"):
-            self._context.emit("file", folder=self._context.store.url, path=f"{self._name}.{suffix}")
+            path = f"{self._name}.{suffix}"
+            self._context.send(StageFile(stage=self._context.stage, folder=self._context.store.url, path=path))

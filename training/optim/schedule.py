@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -13,52 +11,17 @@ from torch.distributed.tensor import DTensor
 from training.model.precision import AdamW
 
 if TYPE_CHECKING:
-    from training.config import Config
+    from training.config import Config, Optimizer
 
-__all__ = ["Schedule", "adamw", "learning_rate"]
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """A learning rate over a run: linear warm-up, then half a cosine or a constant, then perhaps a cooldown.
-
-    The cooldown (WSD; Hägele et al. 2024, https://arxiv.org/abs/2405.18392) takes the rate of the last ``cooldown``
-    samples to ``floor``, by a straight line or by 1 - sqrt, their best. A run with it can be prolonged from a
-    checkpoint before its cooldown, which one with a cosine cannot.
-    """
-
-    peak: float
-    warmup: int = 0  # samples
-    shape: str = "cosine"  # cosine, constant
-    floor: float = 0.0  # the least rate after the warm-up, as a part of the peak
-    cooldown: int = 0  # samples
-    cooldown_shape: str = "1-sqrt"  # linear, 1-sqrt
-
-    def rate(self, samples: float, total: int) -> float:
-        """The rate at ``samples`` seen of ``total``.
-
-        The loop asks for the middle of each batch, so neither the first nor the last step is spent on a rate of zero.
-        """
-        if samples < self.warmup:
-            return self.peak * samples / self.warmup
-        if self.shape == "cosine":
-            way = (samples - self.warmup) / max(1, total - self.warmup)
-            part = 0.5 * (1 + math.cos(math.pi * min(1.0, way)))
-        else:
-            way = max(0.0, 1 - (total - samples) / self.cooldown) if self.cooldown else 0.0
-            part = 1 - (math.sqrt(way) if self.cooldown_shape == "1-sqrt" else way)
-        return self.peak * (self.floor + (1 - self.floor) * part)
+__all__ = ["adamw", "learning_rate"]
 
 
 def learning_rate(config: Config, samples: float, total: int) -> float:
-    """The rate at ``samples`` seen of ``total`` by the fields of ``config``."""
-    schedule = Schedule(
-        config.lr, config.warmup, config.schedule, config.lr_floor, config.cooldown, config.cooldown_shape
-    )
-    return schedule.rate(samples, total)
+    """The rate at ``samples`` seen of ``total``."""
+    return config.schedule.rate(config.optimizer.lr, samples, total)
 
 
-def adamw(model: nn.Module, config: Config) -> AdamW:
+def adamw(model: nn.Module, config: Optimizer) -> AdamW:
     """AdamW for an open_clip ``model``, or a module that holds one as ``model``.
 
     Weight decay is for matrices only: vectors and scalars are gains, biases and the logit scale. Each group's

@@ -1,4 +1,4 @@
-"""Is this machine ready? Each check says what it found; none needs more than a second or two."""
+"""Checks of a machine before a run; each reports what it found within a second or two."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from infra.errors import CliplineError, redact
-from infra.store.storage import LocalStore, Store
-from infra.tracking.tracker import Address
+from infra.store import LocalStore, Store
+from infra.tracking import Address
 
 __all__ = ["Check", "checks", "ray_cluster"]
 
@@ -31,13 +31,13 @@ class Check:
 
 
 def checks(root: Store) -> Iterator[Check]:
-    """Look at everything a run needs, cheapest first."""
+    """Check everything a run needs, cheapest first."""
     yield Check("python", "ok", f"{platform.python_version()} on {platform.platform()}")
     for name in _PACKAGES:
         try:
             yield Check(name, "ok", version(name))
         except PackageNotFoundError:
-            yield Check(name, "bad", "not installed: pip install clipline -c constraints.txt")
+            yield Check(name, "bad", "not installed: pip install clipline")
     yield _store(root)
     yield _disk(root)
     yield _memory()
@@ -49,7 +49,7 @@ def checks(root: Store) -> Iterator[Check]:
 
 
 def _store(root: Store) -> Check:
-    """Write, create exclusively, read and delete, as a run does."""
+    """Check that the store can write, create exclusively, read and delete, as a run does."""
     path = f".doctor-{secrets.token_hex(4)}"
     try:
         root.write(path, b"1")
@@ -87,14 +87,14 @@ def _gpus() -> Check:
 
 
 def ray_cluster() -> Check:
-    """Does the cluster at ``RAY_ADDRESS`` answer?"""
+    """Check that the cluster at ``RAY_ADDRESS`` accepts connections."""
     return _reachable("ray", os.environ.get("RAY_ADDRESS"), "a local cluster is started for each run")
 
 
 def _reachable(name: str, address: str | None, otherwise: str) -> Check:
     if not address:
         return Check(name, "ok", otherwise)
-    if address in ("auto", "local"):  # Ray's words for the cluster of this machine
+    if address in ("auto", "local"):  # the names Ray gives to a cluster on this machine
         return Check(name, "ok", address)
     parts = urlsplit(address if "://" in address else f"tcp://{address}")
     port = parts.port or {"http": 80, "https": 443, "ray": 10001}.get(parts.scheme, 6379)

@@ -1,1 +1,1 @@
-"""The embedded web: generated scenes, the site that shows them, and what must become of every page and picture."""
+"""The embedded web: generated scenes, the pages that show them, and the server. The expected outcome is in tests."""

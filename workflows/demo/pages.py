@@ -1,11 +1,11 @@
-"""The HTML of every page on the embedded web: each host writes as such hosts do, well or badly."""
+"""The HTML of every page on the embedded web, in the markup that such hosts use, valid or not."""
 
 from __future__ import annotations
 
 from html import escape
 from urllib.parse import unquote, urlsplit
 
-from workflows.demo.plan import SMALL, Page, Shown
+from workflows.demo.website import SMALL, Page, Shown
 
 __all__ = ["html"]
 
@@ -24,7 +24,7 @@ _RUSSIAN = "Мы выставляем новые работы каждые дв�
 
 
 def html(page: Page) -> bytes:
-    """The page's document in its charset; what the charset cannot say is written as character references."""
+    """The page's document in its charset; characters outside it become character references."""
     charset, declared = page.charset
     head = [f"<title>{escape(page.title)} - {urlsplit(page.url).hostname}</title>", *_head(page)]
     if declared == "meta":
@@ -51,7 +51,7 @@ def _head(page: Page) -> list[str]:
     for shown in page.shown:
         if shown.markup == "og":
             (_, text), *_ = shown.texts
-            head.append(f'<meta property="og:image" content="{escape(shown.picture.url)}">')
+            head.append(f'<meta property="og:image" content="{escape(shown.image.url)}">')
             head.append(f'<meta property="og:image:alt" content="{escape(text)}">')
     return head
 
@@ -68,7 +68,7 @@ def _body(page: Page) -> list[str]:
 
 
 def _navigation(page: Page) -> str:
-    """Every link of the plan, written the ways links are written, among some that lead nowhere."""
+    """Every link of the page, in the usual spellings of links, among some that lead nowhere."""
     here = urlsplit(page.url)
     links = []
     for turn, url in enumerate(page.links):
@@ -89,10 +89,10 @@ def _footer(page: Page) -> str:
 
 
 def _shown(page: Page, shown: Shown) -> str:
-    """One picture in its markup. ``texts`` of the plan are all that is said of it."""
-    picture = shown.picture
-    source = escape(_reference(page, picture.url))
-    size = f'width="{picture.width}" height="{picture.height}"'
+    """One image in its markup. ``shown.texts`` are all that is said of it."""
+    image = shown.image
+    source = escape(_reference(page, image.url))
+    size = f'width="{image.width}" height="{image.height}"'
     text = escape(shown.texts[0][1])
     match shown.markup:
         case "alt":
@@ -107,10 +107,10 @@ def _shown(page: Page, shown: Shown) -> str:
         case "lazy":
             return f'<img class="lazy" src="{_BLANK}" data-src="{source}" alt="{text}">'
         case "srcset":
-            small = escape(f"{picture.url}{SMALL}")
-            return f'<img src="{small}" srcset="{small} 60w, {source} {picture.width}w" sizes="50vw" alt="{text}">'
+            small = escape(f"{image.url}{SMALL}")
+            return f'<img src="{small}" srcset="{small} 60w, {source} {image.width}w" sizes="50vw" alt="{text}">'
         case "picture":
-            small = escape(f"{picture.url}{SMALL}")
+            small = escape(f"{image.url}{SMALL}")
             narrow = f'<source media="(max-width: 300px)" srcset="{small}">'
             return f'<picture>{narrow}<img src="{source}" alt="{text}"></picture>'
         case "bare":
@@ -120,14 +120,14 @@ def _shown(page: Page, shown: Shown) -> str:
         case "inline":
             return f'<img src="{_BLANK}" alt="{text}">'
         case "script":
-            return f'<img src="javascript:show({picture.scene.seed})" alt="{text}">'
+            return f'<img src="javascript:show({image.scene.seed})" alt="{text}">'
         case "twice":
             return f'<img src="{source}" alt="{text}"><p>Once more:</p><img src="{source}" alt="{text}">'
     raise ValueError(f"no markup {shown.markup!r}")
 
 
 def _reference(page: Page, url: str) -> str:
-    """The address of a picture as its page spells it: relative to the base, to the host or to the scheme."""
+    """The URL of an image as its page spells it: relative to the base, to the host or to the scheme."""
     here, there = urlsplit(page.url), urlsplit(url)
     if there.hostname != here.hostname:
         return url.removeprefix("http:") if here.hostname == "gallery.example" else url

@@ -1,4 +1,4 @@
-"""Pictures whose content is known: one coloured shape on a muted background, and the words people use for it.
+"""Images with known content: one coloured shape on a muted background, and the words people use for it.
 
 A scene is six attributes and a seed. The attributes are what captions talk about and what a model can learn; the seed
 moves everything a caption would not mention (tilt, exact place, shade, the clouds behind). Thirty of the thirty-six
@@ -54,7 +54,7 @@ SEEN = tuple(pair for pair in COMBINATIONS if pair not in UNSEEN)
 
 @dataclass(frozen=True)
 class Scene:
-    """One picture to be; the fields take their values from the tuples above."""
+    """One image to be; the fields take their values from the tuples above."""
 
     shape: str
     colour: str
@@ -74,7 +74,7 @@ def compose(seed: int, combinations: tuple[tuple[str, str], ...] = SEEN) -> Scen
 
 
 def name(shape: str, colour: str) -> str:
-    """What the class of ``shape`` and ``colour`` is called: "red circle"."""
+    """The class name of a shape and a colour: "red circle"."""
     return f"{colour} {shape}"
 
 
@@ -139,12 +139,12 @@ _FULL_WORDINGS = (
 
 
 def captions(scene: Scene) -> list[str]:
-    """Twelve ways to put the scene into words; all name colour and shape, most one to three things more."""
+    """Twelve captions of the scene; all name colour and shape, most one to three more attributes."""
     return [_say(scene, wording, turn) for turn, wording in enumerate(_WORDINGS)]
 
 
 def full_captions(scene: Scene) -> list[str]:
-    """Five wordings that each name all six attributes, so that a caption tells its picture from most others."""
+    """Five captions that each name all six attributes, so that they distinguish the image from most others."""
     return [_say(scene, wording, turn) for turn, wording in enumerate(_FULL_WORDINGS)]
 
 
@@ -166,7 +166,7 @@ def _say(scene: Scene, wording: str, turn: int) -> str:
     )
 
 
-# --- picture ----------------------------------------------------------------------------------------------------------
+# --- image ------------------------------------------------------------------------------------------------------------
 
 _PAINT = {  # the colour itself, and the tone its stripes, dots and checks alternate with
     "red": ((208, 32, 36), (255, 200, 192)),
@@ -189,18 +189,18 @@ _CLOUDS = 7  # cells a side of the coarse grid a background is blown up from
 
 
 def render(scene: Scene, side: int) -> NDArray[np.uint8]:
-    """The picture as RGB, shape (side, side, 3). The same scene at another side is the same picture, resized."""
+    """The image as RGB, shape (side, side, 3). The same scene at another side is the same image, resized."""
     import cv2
     import numpy as np
 
     draw = np.random.default_rng(scene.seed)
     tilt, shade, *shift = draw.uniform(-1, 1, 4)
-    picture = cast("NDArray[np.uint8]", cv2.resize(_backdrop(scene, draw), (side, side), interpolation=cv2.INTER_CUBIC))
+    image = cast("NDArray[np.uint8]", cv2.resize(_backdrop(scene, draw), (side, side), interpolation=cv2.INTER_CUBIC))
 
     radius = _RADIUS[scene.size] * side
     room = 0.5 * side - radius - _MARGIN * side
     row, column = divmod(POSITIONS.index(scene.position), 3)
-    # Less half a pixel, since a pixel's number is that of its centre.
+    # Less half a pixel, since a pixel's index is that of its centre.
     x, y = (
         0.5 * side - 0.5 + room * (0.85 * (place - 1) + 0.13 * by)
         for place, by in zip((column, row), shift, strict=True)
@@ -224,13 +224,13 @@ def render(scene: Scene, side: int) -> NDArray[np.uint8]:
     amount *= 1 - (rim.astype(np.float32) / 255)[..., None]
     paint = own + (other - own) * amount
     alpha = (mask.astype(np.float32) / 255)[..., None]
-    patch = picture[y0:y1, x0:x1]
+    patch = image[y0:y1, x0:x1]
     patch[:] = np.round(patch + (paint - patch) * alpha).astype(np.uint8)
-    return picture
+    return image
 
 
 def _backdrop(scene: Scene, draw: np.random.Generator) -> NDArray[np.uint8]:
-    """Tint, slope and clouds on a coarse grid, RGB. Their contrast keeps pictures of like scenes apart for a hash."""
+    """Tint, slope and clouds on a coarse grid, RGB. Their contrast keeps images of like scenes apart for a hash."""
     import numpy as np
 
     across, down = draw.uniform(-26, 26, 2)
@@ -245,7 +245,7 @@ def _backdrop(scene: Scene, draw: np.random.Generator) -> NDArray[np.uint8]:
 def _pattern(
     texture: str, left: float, top: float, shape: tuple[int, ...], turn: NDArray[np.float32], radius: float
 ) -> NDArray[np.float32]:
-    """How much of the second tone each pixel of the patch takes, 0 to 1, with soft edges; the pattern tilts along."""
+    """Share of the second tone in each pixel of the patch, 0 to 1, with soft edges; the pattern tilts along."""
     import numpy as np
 
     if texture == "plain":
@@ -270,7 +270,7 @@ def _pattern(
 
 @lru_cache
 def _outline(shape: str) -> NDArray[np.float32]:
-    """The shape as a polygon of radius about 1 around the origin, y down; areas are roughly alike. (n, 2)"""
+    """The shape as a polygon (n, 2) of radius about 1 around the origin, y down; areas are roughly equal."""
     import numpy as np
 
     around = np.linspace(0, 2 * np.pi, 72, endpoint=False)

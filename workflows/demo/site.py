@@ -1,4 +1,4 @@
-"""The embedded web as a real HTTP server: many hosts on one loopback port, told apart by the Host header.
+"""HTTP server of the embedded web: many hosts on one loopback port, distinguished by the Host header.
 
 Every answer is a pure function of the address: no state, no clock, no chance, so any order of requests, any number of
 retries and any restart see the same web. :func:`serve` runs it as a process of its own for as long as a recipe needs.
@@ -22,17 +22,18 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from infra.errors import CliplineError
+from workflows.demo.images import PIXEL, draw
+from workflows.demo.pages import html
+from workflows.demo.website import SMALL, Image, Page, Web, build
 
 if TYPE_CHECKING:
     from aiohttp import web as http
-
-    from workflows.demo.plan import Page, Picture, Web
 
 __all__ = ["Reply", "answer", "serve"]
 
 Headers = tuple[tuple[str, str], ...]
 
-_PATIENCE_S = 60.0  # after which a slow answer ends, should anybody still listen
+_SLOW_S = 60.0  # after which a slow answer ends, if the client still listens
 _START_S = 30.0
 _STOP = "stop"
 _LINGER_S = 5.0
@@ -40,9 +41,9 @@ _LINGER_S = 5.0
 
 @contextmanager
 def serve(scenes: int, port: int = 0) -> Iterator[str]:
-    """The web of ``scenes`` good pictures on ``127.0.0.1:port`` (0: any free one); yields "127.0.0.1:port".
+    """Serve the web of ``scenes`` good images on ``127.0.0.1:port`` (0: any free one); yields "127.0.0.1:port".
 
-    The server ends with the block, and with this process however that ends: it watches a pipe to it.
+    The server ends with the block, and also when this process is killed: it watches a pipe to it.
     Raises CliplineError if the port is taken.
     """
     command = [sys.executable, "-m", "workflows.demo.site", "--scenes", str(scenes), "--port", str(port)]
@@ -53,7 +54,7 @@ def serve(scenes: int, port: int = 0) -> Iterator[str]:
         if ready[:1] != ["ready"]:
             raise CliplineError(
                 f"the embedded web site cannot listen on port {port}",
-                found=" ".join(ready) or "the server ended without a word",
+                found=" ".join(ready) or "the server ended without a message",
                 fix="use another port, as with --set port=8643",
             )
         yield ready[1]
@@ -89,19 +90,17 @@ _ROBOTS = {
 
 
 def answer(web: Web, url: str) -> Reply:
-    """What ``http://host/path?query`` answers."""
-    from workflows.demo.plan import SMALL
-
+    """The answer to ``http://host/path?query``."""
     host, _, path = url.removeprefix("http://").partition("/")
     if path == "robots.txt":
         return _robots(host)
     if (page := web.page(url)) is not None:
         return _page(page)
-    if (picture := web.pictures.get(url)) is not None:
-        return _picture(picture)
+    if (image := web.images.get(url)) is not None:
+        return _image(image)
     for ending in ("!", SMALL):
-        if url.endswith(ending) and (picture := web.pictures.get(url.removesuffix(ending))) is not None:
-            return _file(picture if ending == "!" else replace(picture, kind="good", width=60, height=60))
+        if url.endswith(ending) and (image := web.images.get(url.removesuffix(ending))) is not None:
+            return _file(image if ending == "!" else replace(image, kind="good", width=60, height=60))
     return Reply(b"<h1>Not found</h1>", status=404)
 
 
@@ -117,8 +116,6 @@ def _redirect(url: str, status: int = 302) -> Reply:
 
 
 def _page(page: Page) -> Reply:
-    from workflows.demo.pages import html
-
     match page.kind:
         case "missing":
             return Reply(b"<h1>Not found</h1>", status=404)
@@ -165,10 +162,8 @@ def _endless() -> bytes:
     return squeeze.compress(b"<p>" * ((32 << 20) // 3)) + squeeze.flush()
 
 
-def _picture(picture: Picture) -> Reply:
-    from workflows.demo.pictures import PIXEL
-
-    match picture.kind:
+def _image(image: Image) -> Reply:
+    match image.kind:
         case "missing":
             return Reply(b"<h1>Not found</h1>", status=404)
         case "gone":
@@ -182,18 +177,18 @@ def _picture(picture: Picture) -> Reply:
         case "pixel":
             return Reply(PIXEL, "image/gif")
         case "moved":
-            return _redirect(f"{picture.url}!")
+            return _redirect(f"{image.url}!")
         case "loop":
-            return _redirect(picture.url)
+            return _redirect(image.url)
         case "inside":
             return _redirect("http://127.0.0.1:9/camera.jpg")
         case "scheme":
             return _redirect("file:///etc/hostname")
         case "cut":
-            return _file(picture, cut=True)
+            return _file(image, cut=True)
         case "slow":
-            return _file(picture, slow=True)
-    return _file(picture)
+            return _file(image, slow=True)
+    return _file(image)
 
 
 _TAGS: dict[str, Headers] = {
@@ -205,11 +200,9 @@ _TAGS: dict[str, Headers] = {
 }
 
 
-def _file(picture: Picture, *, cut: bool = False, slow: bool = False) -> Reply:
-    from workflows.demo.pictures import draw
-
-    kind = "application/octet-stream" if picture.kind == "untyped" else f"image/{picture.format}"
-    return Reply(draw(picture), kind, headers=_TAGS.get(picture.kind, ()), cut=cut, slow=slow)
+def _file(image: Image, *, cut: bool = False, slow: bool = False) -> Reply:
+    kind = "application/octet-stream" if image.kind == "untyped" else f"image/{image.format}"
+    return Reply(draw(image), kind, headers=_TAGS.get(image.kind, ()), cut=cut, slow=slow)
 
 
 # --- the server process -----------------------------------------------------------------------------------------------
@@ -261,32 +254,30 @@ async def _send(request: http.BaseRequest, reply: Reply) -> http.StreamResponse:
     await response.prepare(request)
     await response.write(reply.body[: len(reply.body) // 2])
     if reply.slow:
-        await asyncio.sleep(_PATIENCE_S)
+        await asyncio.sleep(_SLOW_S)
     if request.transport:
         request.transport.close()
     return response
 
 
 def _end_with_stdin() -> None:
-    """End this process, whatever it is at, when stdin closes: there is no state to save.
+    """End this process when stdin closes, at any point: there is no state to save.
 
-    If it closes without a word, the recipe was killed. Its workers live a moment longer, and to them the web must not
-    vanish: they would put on record that it could not be reached.
+    If stdin closes without the stop word, the recipe was killed. Its workers live a moment longer and would record the
+    site as unreachable, so the server lingers.
     """
-    said = b""
+    received = b""
     while data := os.read(0, 1024):
-        said += data
-    if said != _STOP.encode():
+        received += data
+    if received != _STOP.encode():
         time.sleep(_LINGER_S)
     os._exit(0)
 
 
 def main() -> None:
     """``python -m workflows.demo.site``: serve until stdin closes."""
-    from workflows.demo.plan import build
-
     parser = argparse.ArgumentParser(description="Serve the embedded web on loopback until stdin closes.")
-    parser.add_argument("--scenes", type=int, default=2000, help="how many different good pictures it holds")
+    parser.add_argument("--scenes", type=int, default=2000, help="how many different good images it holds")
     parser.add_argument("--port", type=int, default=0, help="port on 127.0.0.1; 0 takes any free one")
     options = parser.parse_args()
     # The process that started us decides when to stop; an interrupt meant for it reaches the whole terminal group.

@@ -1,8 +1,8 @@
 """Labelled test sets of scenes the embedded site never shows, in CLIP_benchmark's WebDataset layout.
 
-- ``seen``: new pictures of the thirty pairs of colour and shape that training pictures show
-- ``unseen``: pictures of the other six, to be told from all thirty-six: does the model compose what it learned?
-- ``captions``: retrieval, five captions a picture that name every attribute, no two pictures alike in all of them
+- ``seen``: new images of the thirty pairs of colour and shape that training images show
+- ``unseen``: images of the other six, classified among all thirty-six: does the model compose what it learned?
+- ``captions``: retrieval, five captions an image that name every attribute, no two images alike in all of them
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from pydantic import Field
 from infra.config import StageConfig
 from infra.run.context import Context
 from infra.run.manifest import Artifact, Manifest
-from workflows.demo.plan import TEST_SEEDS
-from workflows.demo.scenes import COMBINATIONS, SEEN, UNSEEN, Scene, compose, full_captions, label, name
+from workflows.demo.images import encode
+from workflows.demo.scenes import COMBINATIONS, SEEN, UNSEEN, Scene, compose, full_captions, label, name, render
+from workflows.demo.website import TEST_SEEDS
 
 if TYPE_CHECKING:
     from infra.run.context import Output
@@ -38,10 +39,10 @@ TEMPLATES = (
 class Config(StageConfig):
     produces: ClassVar[tuple[str, ...]] = ("testsets",)
 
-    seen_per_class: int = Field(20, gt=0, description="test pictures of each class that training shows")
-    unseen_per_class: int = Field(40, gt=0, description="test pictures of each class that training never shows")
-    captioned: int = Field(200, gt=0, description="pictures of the retrieval set")
-    image_size: int = Field(128, ge=32, description="side of a picture, pixels")
+    seen_per_class: int = Field(20, gt=0, description="test images of each class that training shows")
+    unseen_per_class: int = Field(40, gt=0, description="test images of each class that training never shows")
+    captioned: int = Field(200, gt=0, description="images of the retrieval set")
+    image_size: int = Field(128, ge=32, description="side of an image, pixels")
 
 
 def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Manifest:
@@ -67,12 +68,12 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
 
 
 def examples(classes: tuple[tuple[str, str], ...], per_class: int, first_seed: int) -> list[Scene]:
-    """``per_class`` scenes of each class, the classes taking turns, so that any leading part is balanced too."""
+    """``per_class`` scenes of each class, interleaved, so that every prefix is balanced too."""
     return [compose(first_seed + n, (classes[n % len(classes)],)) for n in range(per_class * len(classes))]
 
 
 def distinct(number: int, first_seed: int) -> list[Scene]:
-    """``number`` scenes no two of which share all six attributes: every full caption has one right picture."""
+    """``number`` scenes of which no two share all six attributes: every full caption has one correct image."""
 
     def fresh() -> Iterator[Scene]:
         taken = set()
@@ -88,8 +89,6 @@ def distinct(number: int, first_seed: int) -> list[Scene]:
 def _write(output: Output, set_name: str, samples: Iterable[tuple[Scene, str, bytes]], total: int, side: int) -> None:
     """One shard of a set: image and label, or image and captions."""
     from infra.formats.shards import TarWriter
-    from workflows.demo.pictures import encode
-    from workflows.demo.scenes import render
 
     output.write(f"data/{set_name}/test/nshards.txt", b"1\n")
     with output.open(f"data/{set_name}/test/0.tar", rows=total) as sink, TarWriter(sink) as tar:

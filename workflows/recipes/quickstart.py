@@ -1,29 +1,30 @@
 """quickstart: the whole way from web pages to an evaluated CLIP model, on a web site that is part of clipline.
 
 The site shows generated scenes (a red circle, a striped blue star) among all that is wrong with real pages.
-Thirty pairs of colour and shape train the model; six more are kept to see whether it composes what it learned.
+Thirty pairs of colour and shape train the model; six more are held out to test whether it composes what it learned.
 """
 
 import json
 from functools import partial
 from pathlib import Path
 
-from evaluation.tasks import retrieval, zeroshot
+from evaluation import evaluate
+from evaluation.tasks import Retrieval, ZeroShot
 from pipelines import crawl, download, extract
 from pipelines.curate import balance, dedup, filter, shard
 from pipelines.curate.filter import rules
 from pipelines.web.fetcher import Web
 from training import train
-from workflows.demo import plan, scenes, site, testset
+from workflows.demo import scenes, site, testset, website
 from workflows.stage import Gate, Stage, Workflow
 
 MODEL = Path(site.__file__).with_name("model.json")  # a small CLIP in open_clip's form
 
 
 def workflow(
-    pictures: int = 2000,  # different good pictures on the site; about a fifth as many pages
+    images: int = 2000,  # different good images on the site; about a fifth as many pages
     samples: int = 48_000,  # seen in training
-    workers: int = 2,  # that train
+    workers: int = 2,  # training processes
     port: int = 8642,  # where the site listens on this machine
     gate: float = 0.8,  # zero-shot accuracy from which the model is registered
 ) -> Workflow:
@@ -31,36 +32,48 @@ def workflow(
     model = json.loads(MODEL.read_text())
     size = model["vision_cfg"]["image_size"]
 
-    # A site of another size is another site: max_pages, which it never reaches, says so to the fingerprint.
-    crawling = crawl.Config(
-        seeds=plan.SEEDS, allowed_hosts=plan.HOSTS, max_depth=plan.MAX_DEPTH, max_pages=pictures, web=web,
+    # From pages to images. max_pages, which is never reached, makes a site of another size another crawl.
+    crawl_config = crawl.Config(
+        seeds=website.SEEDS, allowed_hosts=website.HOSTS, max_depth=website.MAX_DEPTH, max_pages=images, web=web,
         warc_date="2026-01-01T00:00:00Z",
     )  # fmt: skip
-    pages = Stage("crawl", crawl.run, crawling)
+    pages = Stage("crawl", crawl.run, crawl_config)
     pairs = Stage("extract", extract.run, extract.Config(), {"pages": pages})
-    fetching = download.Config(image_size=2 * size, min_image_size=32, max_aspect_ratio=8, web=web)
-    images = Stage("download", download.run, fetching, {"pairs": pairs})
-    looks = (rules.ImageSide(min=64), rules.ImageAspect(max=3))
-    says = (rules.TextJunk(), rules.TextLength(), rules.TextWords(), rules.Language(languages=("en",)))
-    good = Stage("filter", filter.run, filter.Config(rules=(*looks, *says)), {"images": images})
-    unique = Stage("dedup", dedup.run, dedup.Config(), {"images": images, "selection": good})
-    words = balance.Config(metadata=(*scenes.SHAPES, *scenes.COLOURS), t=pictures // 8)
-    even = Stage("balance", balance.run, words, {"selection": unique})
-    shards = Stage("shard", shard.run, shard.Config(), {"images": images, "selection": even})
+    download_config = download.Config(image_size=2 * size, min_image_size=32, max_aspect_ratio=8, web=web)
+    downloaded = Stage("download", download.run, download_config, {"pairs": pairs})
 
+    # From images to training shards.
+    image_rules = (rules.ImageSide(min=64), rules.ImageAspect(max=3))
+    text_rules = (rules.TextJunk(), rules.TextLength(), rules.TextWords(), rules.Language(languages=("en",)))
+    filter_config = filter.Config(rules=(*image_rules, *text_rules))
+    filtered = Stage("filter", filter.run, filter_config, {"images": downloaded})
+    deduplicated = Stage("dedup", dedup.run, dedup.Config(), {"images": downloaded, "selection": filtered})
+    balance_config = balance.Config(metadata=(*scenes.SHAPES, *scenes.COLOURS), t=images // 8)
+    balanced = Stage("balance", balance.run, balance_config, {"selection": deduplicated})
+    shards = Stage("shard", shard.run, shard.Config(), {"images": downloaded, "selection": balanced})
+
+    # Train, and evaluate on test sets the site never shows.
     tests = Stage("testset", testset.run, testset.Config(image_size=size))
-    learning = train.Config(
-        model=model, samples=samples, batch_size=64, lr=3e-3, text_lr=3e-4, warmup=samples // 10, weight_decay=0.1,
-        grad_clip=1.0, crop_scale=(0.6, 1.0), crop_ratio=(1.0, 1.0), log_every=1000, checkpoint_every=12_000,
-        validation=("seen", "captions"), validation_every=12_000, loader_threads=1, workers=workers,
-    )  # fmt: skip
-    trained = Stage("train", train.run, learning, {"shards": shards, "tests": tests})
-
+    train_config = train.Config(
+        model=model,
+        samples=samples,
+        batch_size=64,
+        augment={"crop_scale": (0.6, 1.0), "crop_ratio": (1.0, 1.0)},
+        optimizer={"lr": 3e-3, "text_lr": 3e-4, "weight_decay": 0.1, "grad_clip": 1.0},
+        schedule={"warmup": samples // 10},
+        log_every=1000,
+        checkpoint={"every": 12_000},
+        validation={"sets": ("seen", "captions"), "every": 12_000},
+        loading={"threads": 1},
+        cluster={"workers": workers},
+    )
+    trained = Stage("train", train.run, train_config, {"shards": shards, "tests": tests})
     both = {"model": trained, "dataset": tests}
-    seen = Stage("zeroshot", zeroshot.run, zeroshot.Config(dataset="seen"), both)
-    unseen = Stage("unseen", zeroshot.run, zeroshot.Config(dataset="unseen"), both)
-    captions = Stage("retrieval", retrieval.run, retrieval.Config(dataset="captions"), both)
+    seen = Stage("zeroshot", evaluate.run, evaluate.Config(task=ZeroShot(dataset="seen")), both)
+    unseen = Stage("unseen", evaluate.run, evaluate.Config(task=ZeroShot(dataset="unseen")), both)
+    captions = Stage("retrieval", evaluate.run, evaluate.Config(task=Retrieval(dataset="captions")), both)
 
-    stages = (pages, pairs, images, good, unique, even, shards, tests, trained, seen, unseen, captions)
-    good_enough = Gate("train", "quickstart", {"zeroshot.acc1": gate})
-    return Workflow("quickstart", stages, services=(partial(site.serve, pictures, port),), gate=good_enough)
+    data = (pages, pairs, downloaded, filtered, deduplicated, balanced, shards)
+    stages = (*data, tests, trained, seen, unseen, captions)
+    accuracy = Gate("train", "quickstart", {"zeroshot.acc1": gate})
+    return Workflow("quickstart", stages, services=(partial(site.serve, images, port),), gate=accuracy)

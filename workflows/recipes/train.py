@@ -1,46 +1,67 @@
-"""train: a model from WebDataset shards you have, scored on test sets you have.
+"""train: from your own WebDataset shards to a model, evaluated on your own test sets.
 
 clipline run train --set shards=/data/shards --set model=ViT-B-32 --set gpu=true --set workers=8
 clipline run train --set shards=s3://bucket/cc12m --set tests=/data/eval --set classification=imagenet ...
-clipline run train --set ... --set train.objective=siglip --set train.precision=amp_bf16 --set 'workers=[8, 64]'
+clipline run train --set ... --set objective=siglip --set train.precision=amp_bf16 --set 'workers=[8, 64]'
 """
 
 from typing import Any
 
-from evaluation import testsets
-from evaluation.tasks import retrieval, zeroshot
+from evaluation import evaluate
+from evaluation.tasks import Retrieval, Task, ZeroShot
 from infra.errors import UsageError
+from pipelines import adopt
 from training import train
 from workflows.stage import Stage, Workflow
 
 
 def workflow(
     shards: list[str],  # folders or fsspec URLs of tars with images and captions
-    weights: dict[str, float] | None = None,  # of each of them, by sample; by default all are one set
+    weights: dict[str, float] | None = None,  # shares of samples by folder of shards; by default all are one set
     model: str | dict[str, Any] = "ViT-B-32",  # an open_clip name or configuration
+    objective: str | dict[str, Any] = "infonce",  # or siglip, vsepp, albef, coca, distill, or one of your own
+    pretrained: str | None = None,  # folder or checkpoint of a model to start from
+    teacher: str | None = None,  # folder of the model that the objective distill learns from
     samples: int = 12_800_000,  # seen in training
     batch_size: int = 4096,  # samples of a step, over all workers
-    workers: int | list[int] = 1,  # processes, one per GPU; [least, most]: as many as there is room for
+    workers: int | list[int] = 1,  # training processes, one per GPU; [least, most]: as many as there is room for
     gpu: bool = False,  # train on GPUs
     tests: str | None = None,  # folder of test sets in CLIP_benchmark's layout
-    classification: list[str] | None = None,  # those with classes, by name
-    captions: list[str] | None = None,  # those with captions
+    classification: list[str] | None = None,  # names of the test sets with classes
+    captions: list[str] | None = None,  # names of the test sets with captions
 ) -> Workflow:
     sets = (*(classification or ()), *(captions or ()))
     if sets and not tests:
-        raise UsageError(f"nobody said where the test sets {', '.join(sets)} are", fix="--set tests=FOLDER")
-    learning = train.Config(
-        model=model, shards=shards, weights=weights, samples=samples, batch_size=batch_size, warmup=samples // 10,
-        workers=workers, gpu=gpu, validation=sets, validation_every=max(1, samples // 10),
-    )  # fmt: skip
-    if not sets:
-        return Workflow("train", (Stage("train", train.run, learning),))
-    known = Stage("tests", testsets.run, testsets.Config(folder=tests, sets=sets))
-    trained = Stage("train", train.run, learning, {"tests": known})
-    both = {"model": trained, "dataset": known}
+        raise UsageError(f"the folder of the test sets {', '.join(sets)} is missing", fix="--set tests=FOLDER")
+
+    # What you have, taken in where it is. The first folder of shards is the input "shards", others "shards_2", ...
+    names = {folder: f"shards_{number}" if number > 1 else "shards" for number, folder in enumerate(shards, 1)}
+    sources = {
+        name: Stage(name, adopt.run, adopt.Config(path=folder, contents="shards")) for folder, name in names.items()
+    }
+    models = {"pretrained": pretrained, "teacher": teacher}
+    for name, folder in models.items():
+        if folder is not None:
+            sources[name] = Stage(name, adopt.run, adopt.Config(path=folder, contents="model"))
+    if sets:
+        sources["tests"] = Stage("tests", adopt.run, adopt.Config(path=tests, contents=adopt.TestSets(sets=sets)))
+
+    train_config = train.Config(
+        model=model,
+        objective=objective,
+        data={"weights": {names[folder]: weight for folder, weight in weights.items()}} if weights else {},
+        samples=samples,
+        batch_size=batch_size,
+        schedule={"warmup": samples // 10},
+        validation={"sets": sets, "every": max(1, samples // 10)},
+        cluster={"workers": workers, "gpu": gpu},
+    )
+    trained = Stage("train", train.run, train_config, sources)
+
+    tasks: dict[str, Task] = {f"zeroshot_{name}": ZeroShot(dataset=name) for name in classification or ()}
+    tasks |= {f"retrieval_{name}": Retrieval(dataset=name) for name in captions or ()}
     scores = [
-        Stage(f"{kind.__name__.rpartition('.')[2]}_{name}", kind.run, kind.Config(dataset=name), both)
-        for kind, names in ((zeroshot, classification), (retrieval, captions))
-        for name in names or ()
+        Stage(name, evaluate.run, evaluate.Config(task=task), {"model": trained, "dataset": sources["tests"]})
+        for name, task in tasks.items()
     ]
-    return Workflow("train", (known, trained, *scores))
+    return Workflow("train", (*sources.values(), trained, *scores))

@@ -1,35 +1,46 @@
-"""The report's drawings as inline SVG, coloured by the page's CSS variables so that they follow light and dark.
+"""The charts of a report: the funnel and the curves, drawn by matplotlib.
 
-Every text goes through Markup.format, which escapes it; nothing here trusts a name, a reason or a unit. The funnel is
-drawn a second time by matplotlib, for places that show only pictures (MLflow, a README).
+Drawn without pyplot (no global state) and without mathtext (names may hold dollar signs); the same input gives the same
+bytes. Importing matplotlib takes a second, so only what draws a report may import this module.
 """
 
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
-from markupsafe import Markup
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Polygon, Rectangle
+from matplotlib.text import Text
+from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 
 from infra.run.manifest import Funnel
 
-__all__ = ["Bar", "bars", "curve_svg", "funnel_png", "funnel_svg", "interval_svg", "number"]
+__all__ = ["Bar", "bars", "curve", "funnel", "image"]
 
-_KEPT = "#1f6f8b"
+_KEPT, _BAND, _INK, _SOFT = "#1f6f8b", "#e4eff3", "#1c2329", "#5d6975"
 _DROPS = ("#b4470f", "#cf6a24", "#e08f4a", "#ebb27a", "#f2cfa9")
 _HOLDERS = ("urls", "pages")  # units that contain the things counted after them
+# Lengths of the funnel in points: the whole width, margins left and right, a bar, a line of its legend, the gap below.
 _WIDTH, _LEFT, _RIGHT, _BAR, _LINE, _GAP = 760, 128, 118, 26, 17, 22
+_BINS = 240  # of a curve: more than its width in pixels shows nothing more
 
 
-def number(value: float) -> str:
-    """A number as people write it: 12,345; 0.734; 5e-04."""
-    if value == int(value) and abs(value) < 1e15:
-        return f"{int(value):,}"
-    if abs(value) >= 1000:
-        return f"{value:,.0f}"
-    return f"{value:.3g}" if abs(value) >= 0.01 else f"{value:.1e}"
+def image(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
+    """The figure as a file: PNG at twice its size, or SVG with its texts as text."""
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+    metadata = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
+    out = io.BytesIO()
+    fonts = ["DejaVu Sans", "sans-serif"]
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "clipline", "font.sans-serif": fonts}):
+        figure.savefig(out, format=kind, dpi=200 if kind == "png" else 72, metadata=metadata)
+    return out.getvalue()
 
 
 # --- the funnel -------------------------------------------------------------------------------------------------------
@@ -37,8 +48,10 @@ def number(value: float) -> str:
 
 @dataclass(frozen=True)
 class Bar:
-    """One stage of the funnel. ``full`` is the count that fills the width; ``linked``: it takes what the bar above
-    kept, so both are on one scale."""
+    """One stage of the funnel.
+
+    ``full``: the count that fills the width. ``linked``: the stage takes what the bar above kept, on the same scale.
+    """
 
     stage: str
     funnel: Funnel
@@ -47,7 +60,7 @@ class Bar:
 
     @property
     def drops(self) -> list[tuple[str, int]]:
-        """Reasons that dropped something, the largest first."""
+        """Reasons that dropped something, with their counts, the largest first."""
         return sorted(((r, n) for r, n in self.funnel.dropped.items() if n), key=lambda item: (-item[1], item[0]))
 
     @property
@@ -62,266 +75,118 @@ def bars(funnels: Iterable[tuple[str, Funnel]]) -> list[Bar]:
     one thing under several names: a stage that takes what the one above kept, or a part of it, stays on its scale.
     """
     found: list[Bar] = []
-    for stage, funnel in funnels:
+    for stage, counts in funnels:
         above = found[-1] if found else None
-        if above and above.funnel.unit not in _HOLDERS and funnel.entered <= above.funnel.kept:
-            found.append(Bar(stage, funnel, above.full, linked=True))
+        if above and above.funnel.unit not in _HOLDERS and counts.entered <= above.funnel.kept:
+            found.append(Bar(stage, counts, above.full, linked=True))
         else:
-            found.append(Bar(stage, funnel, max(1, funnel.entered), linked=False))
+            found.append(Bar(stage, counts, max(1, counts.entered), linked=False))
     return found
 
 
-def _drop_style(place: int) -> str:
-    place = min(place, len(_DROPS) - 1)
-    return f"var(--drop-{place}, {_DROPS[place]})"
-
-
-def _legend(bar: Bar) -> list[list[tuple[int, int, str, int]]]:
-    """Lines of (x, place, reason in words, count) below a bar, broken where the width ends."""
-    lines: list[list[tuple[int, int, str, int]]] = []
-    x = _WIDTH
-    for place, (reason, count) in enumerate(bar.drops):
-        reason = reason.replace("_", " ")
-        width = 14 + round(6.8 * len(f"{reason} {count:,}")) + 12  # system fonts vary; better a gap than an overlap
-        if x + width > _WIDTH - _LEFT and (x > 0 or not lines):
-            lines.append([])
-            x = 0
-        lines[-1].append((x, place, reason, count))
-        x += width
-    return lines
-
-
-def funnel_svg(rows: Sequence[Bar]) -> Markup:
-    """A bar per stage: kept, then what was dropped by reason; bands join bars that are on one scale."""
-    parts: list[Markup] = []
-    room = _WIDTH - _LEFT - _RIGHT
-    y = 8
-    for place, bar in enumerate(rows):
-        scale = room / bar.full
-        if bar.linked:
-            above = rows[place - 1]
-            top = y - _GAP - _LINE * len(_legend(above)) + 2
-            points = (
-                f"{_LEFT},{top} {_LEFT + above.funnel.kept * scale:.1f},{top} "
-                f"{_LEFT + bar.funnel.entered * scale:.1f},{y} {_LEFT},{y}"
-            )
-            parts.insert(0, Markup('<polygon points="{}" fill="var(--band, #e4eff3)"/>').format(points))
-        parts.append(
-            Markup(
-                '<text x="{}" y="{}" text-anchor="end" font-weight="600" fill="currentColor">{}</text>'
-                '<text x="{}" y="{}" text-anchor="end" class="soft">{} {}</text>'
-            ).format(
-                *(_LEFT - 14, y + 12, bar.stage),
-                *(_LEFT - 14, y + 27, f"{bar.funnel.entered:,}", bar.funnel.unit),
-            )
-        )
-        x = float(_LEFT)
-        segments = [("kept", bar.funnel.kept, f"var(--kept, {_KEPT})")]
-        segments += [(reason, count, _drop_style(index)) for index, (reason, count) in enumerate(bar.drops)]
-        for name, count, fill in segments:
-            width = count * scale
-            parts.append(
-                Markup(
-                    '<rect x="{}" y="{}" width="{}" height="{}" fill="{}"><title>{} {}: {} ({})</title></rect>'
-                ).format(
-                    f"{x:.1f}",
-                    y,
-                    f"{max(width - 0.6, 0.4):.1f}",
-                    _BAR,
-                    fill,
-                    *(bar.stage, name, f"{count:,}", _percent(count, bar.funnel.entered)),
-                )
-            )
-            x += width
-        parts.append(
-            Markup(
-                '<text x="{}" y="{}" font-weight="600" fill="currentColor">{}</text>'
-                '<text x="{}" y="{}" class="soft">{} kept</text>'
-            ).format(
-                *(f"{x + 10:.1f}", y + 12, f"{bar.funnel.kept:,}"),
-                *(f"{x + 10:.1f}", y + 26, _percent(bar.funnel.kept, bar.funnel.entered)),
-            )
-        )
-        y += _BAR
-        for line in _legend(bar):
-            y += _LINE
-            for dx, index, reason, count in line:
-                parts.append(
-                    Markup(
-                        '<rect x="{}" y="{}" width="9" height="9" rx="2" fill="{}"/>'
-                        '<text x="{}" y="{}" class="soft">{} <tspan fill="currentColor">{}</tspan></text>'
-                    ).format(_LEFT + dx, y - 9, _drop_style(index), _LEFT + dx + 14, y, reason, f"{count:,}")
-                )
-        y += _GAP
-    # Presentation attributes rather than the page's style sheet, so that the drawing also stands alone.
-    return Markup(
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {} {}" role="img" class="funnel" font-size="12"'
-        ' font-family="system-ui, sans-serif"><title>What each stage kept and dropped</title>'
-        "<style>.funnel .soft {{ fill: var(--soft, #5d6975); }}</style>{}</svg>"
-    ).format(_WIDTH, max(y - _GAP + 10, 1), Markup("").join(parts))
-
-
-def _percent(part: int, whole: int) -> str:
-    return f"{part / whole:.1%}" if whole else "–"
-
-
-def funnel_png(rows: Sequence[Bar]) -> bytes:
-    """The same picture as PNG on white, the same bytes for the same funnel."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Polygon, Rectangle
-
-    height = max(16, sum(_BAR + _LINE * len(_legend(bar)) + _GAP for bar in rows) - _GAP + 16)
-    figure = Figure(figsize=(_WIDTH / 100, height / 100), dpi=200, facecolor="white")
+def funnel(rows: Sequence[Bar]) -> Figure:
+    """A bar per stage: what it kept, then what it dropped by reason; bands join bars that share a scale."""
+    legends = [_legend(bar) for bar in rows]
+    height = max(16, sum(_BAR + _LINE * len(legend) + _GAP for legend in legends) - _GAP + 16)
+    figure = Figure(figsize=(_WIDTH / 100, height / 100), dpi=100, facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     axes.set_xlim(0, _WIDTH)
     axes.set_ylim(height, 0)
-
-    def write(x: float, y: float, text: str, *, right: bool = False, bold: bool = False, soft: bool = False) -> None:
-        axes.text(
-            *(x, y, text),
-            fontsize=7.2 if soft else 7.8,
-            ha="right" if right else "left",
-            va="center",
-            weight="bold" if bold else "normal",
-            color="#5d6975" if soft else "#1c2329",
-            parse_math=False,
-        )
-
-    room, y = _WIDTH - _LEFT - _RIGHT, 8.0
-    for place, bar in enumerate(rows):
-        scale = room / bar.full
+    bottom, y = 0.0, 8.0
+    for place, (bar, legend) in enumerate(zip(rows, legends, strict=True)):
         if bar.linked:
-            above = rows[place - 1]
-            top = y - _GAP - _LINE * len(_legend(above)) + 2
-            ends = (_LEFT + above.funnel.kept * scale, _LEFT + bar.funnel.entered * scale)
-            band = [(_LEFT, top), (ends[0], top), (ends[1], y), (_LEFT, y)]
-            axes.add_patch(Polygon(band, facecolor="#e4eff3", linewidth=0, zorder=0))
-        write(_LEFT - 14, y + 7, bar.stage, right=True, bold=True)
-        write(_LEFT - 14, y + 21, f"{bar.funnel.entered:,} {bar.funnel.unit}", right=True, soft=True)
-        x = float(_LEFT)
-        counts = [(bar.funnel.kept, _KEPT)]
-        counts += [(count, _DROPS[min(index, 4)]) for index, (_, count) in enumerate(bar.drops)]
-        for count, colour in counts:
-            axes.add_patch(Rectangle((x, y), max(count * scale - 0.6, 0.4), _BAR, facecolor=colour, linewidth=0))
-            x += count * scale
-        write(x + 10, y + 7, f"{bar.funnel.kept:,}", bold=True)
-        write(x + 10, y + 21, f"{_percent(bar.funnel.kept, bar.funnel.entered)} kept", soft=True)
-        y += _BAR
-        for line in _legend(bar):
-            y += _LINE
-            for dx, index, reason, count in line:
-                colour = _DROPS[min(index, 4)]
-                axes.add_patch(Rectangle((_LEFT + dx, y - 9), 9, 9, facecolor=colour, linewidth=0))
-                write(_LEFT + dx + 14, y - 4.5, f"{reason} {count:,}", soft=True)
-        y += _GAP
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
+            _draw_band(axes, rows[place - 1], bar, bottom, y)
+        bottom = y + _BAR
+        _draw_bar(axes, bar, y)
+        _draw_legend(axes, legend, bottom)
+        y = bottom + _LINE * len(legend) + _GAP
+    return figure
 
 
-# --- curves and intervals ---------------------------------------------------------------------------------------------
-
-_POINTS = 240  # more than the width in pixels shows nothing more
-
-
-def _ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """Round numbers (1, 2 or 5 times a power of ten) from ``low`` to ``high``."""
-    step = 10 ** math.floor(math.log10((high - low) / count))
-    step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) <= count)
-    first = math.ceil(low / step - 1e-9)
-    return [place * step for place in range(first, math.floor(high / step + 1e-9) + 1)]
-
-
-def _tick(value: float) -> str:
-    if value and (abs(value) >= 1e4 or abs(value) < 1e-3):
-        for size, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-            if abs(value) >= size:
-                return f"{value / size:g}{name}"
-        return f"{value:.0e}".replace("e-0", "e-")
-    return f"{value:g}"
+def _draw_bar(axes: Axes, bar: Bar, y: float) -> None:
+    """Segments of a stage with its name to the left and what it kept to the right."""
+    scale = (_WIDTH - _LEFT - _RIGHT) / bar.full
+    x = float(_LEFT)
+    for count, colour in [(bar.funnel.kept, _KEPT), *((n, _drop(i)) for i, (_, n) in enumerate(bar.drops))]:
+        axes.add_patch(Rectangle((x, y), max(count * scale - 0.6, 0.4), _BAR, facecolor=colour, linewidth=0))
+        x += count * scale
+    axes.text(_LEFT - 14, y + 7, bar.stage, ha="right", weight="bold", **_style(_INK))
+    axes.text(_LEFT - 14, y + 21, f"{bar.funnel.entered:,} {bar.funnel.unit}", ha="right", **_style(_SOFT))
+    share = f"{bar.share:.1%}" if bar.funnel.entered else "–"
+    axes.text(x + 10, y + 7, f"{bar.funnel.kept:,}", weight="bold", **_style(_INK))
+    axes.text(x + 10, y + 21, f"{share} kept", **_style(_SOFT))
 
 
-def _binned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float, float, float]]:
-    """(x, mean, lowest, highest) of at most 240 bins of neighbours."""
-    size = -(-len(points) // _POINTS)
-    groups = [points[start : start + size] for start in range(0, len(points), size)]
-    return [
-        (group[-1][0], sum(y for _, y in group) / len(group), min(y for _, y in group), max(y for _, y in group))
-        for group in groups
-    ]
+def _draw_band(axes: Axes, above: Bar, bar: Bar, top: float, bottom: float) -> None:
+    """The band from what the bar above kept to what this one takes."""
+    scale = (_WIDTH - _LEFT - _RIGHT) / bar.full
+    ends = (_LEFT + above.funnel.kept * scale, _LEFT + bar.funnel.entered * scale)
+    corners = [(_LEFT, top + 2), (ends[0], top + 2), (ends[1], bottom), (_LEFT, bottom)]
+    axes.add_patch(Polygon(corners, facecolor=_BAND, linewidth=0, zorder=0))
 
 
-def curve_svg(name: str, points: Sequence[tuple[float, float]], x_label: str) -> Markup:
-    """One curve with axes; hovering a point shows its numbers. Long curves show mean and range of neighbours."""
-    points = [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
-    if not points:
-        return Markup("")
-    binned = _binned(points)
-    width, height, left, right, top, bottom = 340, 200, 46, 10, 12, 38
-    x_low, x_high = min(0.0, binned[0][0]), max(x for x, *_ in binned)
-    y_low, y_high = min(low for *_, low, _ in binned), max(high for *_, high in binned)
-    x_high = x_high if x_high > x_low else x_low + 1
-    margin = 0.06 * (y_high - y_low) or 0.06 * abs(y_high) or 1.0
-    y_low, y_high = (0.0 if 0 <= y_low < 0.3 * y_high else y_low - margin), y_high + margin
-
-    def at(x: float, y: float) -> tuple[str, str]:
-        across = left + (x - x_low) / (x_high - x_low) * (width - left - right)
-        down = height - bottom - (y - y_low) / (y_high - y_low) * (height - top - bottom)
-        return f"{across:.1f}", f"{down:.1f}"
-
-    parts: list[Markup] = []
-    for tick in _ticks(y_low, y_high):
-        _, down = at(x_low, tick)
-        parts.append(
-            Markup(
-                '<line x1="{0}" x2="{1}" y1="{2}" y2="{2}" class="grid"/>'
-                '<text x="{3}" y="{2}" dy="3.5" text-anchor="end">{4}</text>'
-            ).format(left, width - right, down, left - 7, _tick(tick))
-        )
-    for tick in _ticks(x_low, x_high):
-        across, _ = at(tick, y_low)
-        parts.append(
-            Markup('<text x="{}" y="{}" text-anchor="middle">{}</text>').format(
-                across, height - bottom + 15, _tick(tick)
-            )
-        )
-    parts.append(
-        Markup('<text x="{}" y="{}" text-anchor="middle">{}</text>').format(
-            (left + width - right) / 2, height - 5, x_label
-        )
-    )
-    if len(binned) < len(points):
-        over = [at(x, highest) for x, _, _, highest in binned]
-        under = [at(x, lowest) for x, _, lowest, _ in reversed(binned)]
-        outline = " ".join(",".join(place) for place in over + under)
-        parts.append(Markup('<polygon points="{}" class="range"/>').format(outline))
-    line = " ".join(",".join(at(x, y)) for x, y, *_ in binned)
-    parts.append(Markup('<polyline points="{}" class="line"/>').format(line))
-    for x, y, *_ in binned:
-        across, down = at(x, y)
-        parts.append(
-            Markup('<circle cx="{}" cy="{}" r="5" class="point"><title>{} {}: {} {}</title></circle>').format(
-                across, down, number(x), x_label, name, number(y)
-            )
-        )
-    return Markup('<svg viewBox="0 0 {} {}" role="img" class="curve"><title>{}</title>{}</svg>').format(
-        width, height, name, Markup("").join(parts)
-    )
+def _draw_legend(axes: Axes, legend: list[list[tuple[int, int, str]]], y: float) -> None:
+    for line in legend:
+        y += _LINE
+        for x, index, text in line:
+            axes.add_patch(Rectangle((_LEFT + x, y - 9), 9, 9, facecolor=_drop(index), linewidth=0))
+            axes.text(_LEFT + x + 14, y - 4.5, text, **_style(_SOFT))
 
 
-def interval_svg(value: float, low: float | None, high: float | None) -> Markup:
-    """A share between 0 and 1 as a dot on a line, with its interval as a bar."""
-    parts = [Markup('<line x1="4" x2="256" y1="9" y2="9" class="track"/>')]
-    if low is not None and high is not None:
-        parts.append(
-            Markup('<rect x="{}" y="4" width="{}" height="10" rx="2" class="interval"/>').format(
-                f"{4 + 252 * low:.1f}", f"{max(252 * (high - low), 1):.1f}"
-            )
-        )
-    parts.append(Markup('<circle cx="{}" cy="9" r="3" class="dot"/>').format(f"{4 + 252 * value:.1f}"))
-    return Markup('<svg viewBox="0 0 260 18" class="estimate" aria-hidden="true">{}</svg>').format(
-        Markup("").join(parts)
-    )
+def _legend(bar: Bar) -> list[list[tuple[int, int, str]]]:
+    """Lines of (x, index of the reason, its text) below a bar, wrapped at the width."""
+    lines: list[list[tuple[int, int, str]]] = []
+    x = _WIDTH
+    for index, (reason, count) in enumerate(bar.drops):
+        text = f"{reason.replace('_', ' ')} {count:,}"
+        width = 26 + round(6.8 * len(text))  # of any usual font; better a gap than an overlap
+        if x + width > _WIDTH - _LEFT and (x > 0 or not lines):
+            lines.append([])
+            x = 0
+        lines[-1].append((x, index, text))
+        x += width
+    return lines
+
+
+def _drop(index: int) -> str:
+    return _DROPS[min(index, len(_DROPS) - 1)]
+
+
+def _style(colour: str) -> dict[str, Any]:
+    return {"color": colour, "fontsize": 7.8 if colour == _INK else 7.2, "va": "center"}
+
+
+# --- curves -----------------------------------------------------------------------------------------------------------
+
+
+def curve(points: Sequence[tuple[float, float]], x_label: str) -> Figure:
+    """A line through finite points (x, y), at least one; of many, the mean and the range (shaded) of neighbours."""
+    figure = Figure(figsize=(3.4, 2.0), dpi=100, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    x, mean, low, high = _binned(points)
+    if len(x) < len(points):
+        axes.fill_between(x, low, high, color="#b9d8e2", alpha=0.6, linewidth=0)
+    axes.plot(x, mean, color=_KEPT, linewidth=1.5, marker="o" if len(x) == 1 else None, markersize=3, clip_on=False)
+    axes.set_xlim(left=min(0.0, x[0]))
+    if 0 <= min(low) < 0.3 * max(high):
+        axes.set_ylim(bottom=0)
+    axes.set_xlabel(x_label, fontsize=7.5, color=_SOFT)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.tick_params(labelsize=7.5, labelcolor=_SOFT, length=0)
+    axes.grid(axis="y", color="#e2e6e9", linewidth=0.7)
+    axes.spines[:].set_visible(False)
+    return figure
+
+
+def _binned(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float], list[float], list[float]]:
+    """Last x, mean, lowest and highest y of each bin of neighbours; at most 240 bins."""
+    size = -(-len(points) // _BINS)
+    bins = [points[start : start + size] for start in range(0, len(points), size)]
+    values = [[y for _, y in one] for one in bins]
+    return [one[-1][0] for one in bins], [sum(v) / len(v) for v in values], [*map(min, values)], [*map(max, values)]

@@ -1,26 +1,18 @@
-"""One attempt at a stage: what runs inside the Ray worker, between the runner and the stage's own function."""
+"""One attempt at a stage, as the Ray task between the driver and the stage's own function."""
 
 from __future__ import annotations
 
 import logging
-import sys
 from typing import Any
 
-from infra import cluster
+from infra.cluster.mailbox import Reporter
+from infra.events import Log
 from infra.run.context import Context
 from infra.run.manifest import Artifact
-from infra.store.storage import Store
+from infra.store import Store
 from workflows.stage import Run
 
-__all__ = ["run_attempt", "ship_by_value"]
-
-
-def ship_by_value(function: Run) -> None:
-    """A recipe file can hold stages of its own; workers cannot import it, so its code travels with the task."""
-    from ray import cloudpickle
-
-    if function.__module__.startswith("clipline_recipe_"):
-        cloudpickle.register_pickle_by_value(sys.modules[function.__module__])  # type: ignore[no-untyped-call]
+__all__ = ["run_attempt"]
 
 
 def run_attempt(
@@ -29,21 +21,21 @@ def run_attempt(
     inputs: dict[str, Artifact],
     folder: Store,
     stage: str,
-    stamp: str,
+    digest: str,
     identity: dict[str, Any],
-    origin: dict[str, Any],
-    box: Any,  # noqa: ANN401 - Ray's actor handles are untyped
+    provenance: dict[str, Any],
+    mailbox: Any,  # noqa: ANN401 - Ray's actor handles are untyped
 ) -> bytes:
-    """One attempt at a stage, inside a Ray worker."""
-    reporter = cluster.Reporter(box)
+    """Run the stage inside a Ray worker; the manifest as bytes. ``mailbox`` is the actor of the driver."""
+    reporter = Reporter(mailbox)
     context = Context(
         folder,
         stage=stage,
-        digest=stamp,
+        digest=digest,
         identity=identity,
         config=config.resolved(),
         location=config.location(),
-        provenance=origin,
+        provenance=provenance,
         emit=reporter.emit,
         stopping=reporter.stopping,
         flush=reporter.flush,
@@ -59,7 +51,7 @@ def run_attempt(
 
 
 class _Forward(logging.Handler):
-    """Log records become events of the run."""
+    """Turns log records into events of the run."""
 
     def __init__(self, context: Context) -> None:
         super().__init__(logging.INFO)
@@ -67,4 +59,11 @@ class _Forward(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.name.split(".")[0] != "ray":
-            self._context.emit("log", level=record.levelname, logger=record.name, message=record.getMessage())
+            self._context.send(
+                Log(
+                    stage=self._context.stage,
+                    level=record.levelname,
+                    logger=record.name,
+                    message=record.getMessage(),
+                )
+            )

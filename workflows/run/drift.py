@@ -1,6 +1,7 @@
-"""The digest of the source code behind a stage, so that ``plan`` can say when it has changed.
+"""Digest the source modules behind a stage, so that ``plan`` can name those that changed since an artifact was made.
 
 Drift is shown, not acted on: a cosmetic edit must not cost a crawl. Whoever changes a result raises ``code_version``.
+The modules are found by reading import statements, not by importing: ``plan`` answers in half a second.
 """
 
 from __future__ import annotations
@@ -9,58 +10,114 @@ import hashlib
 import importlib.util
 import inspect
 import re
+import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-__all__ = ["PACKAGES", "source_digest"]
+from infra.config import Config
+from workflows.user import is_user_module
+
+__all__ = ["PACKAGES", "changed_modules", "source_digests"]
 
 PACKAGES = ("infra", "pipelines", "training", "evaluation", "workflows")
-
-# A line is enough to see an import of ours, and a hundred times faster than parsing: plan has half a second.
-_MODULE = rf"(?:{'|'.join(PACKAGES)})\b[\w.]*"
-_FROM = re.compile(rf"^[ \t]*from[ \t]+({_MODULE})[ \t]+import[ \t]*(\([^)]*\)|.*)", re.MULTILINE)
-_IMPORT = re.compile(rf"^[ \t]*import[ \t]+(.*\b{_MODULE}.*)", re.MULTILINE)
+"""First-party packages. A package that a stage's function or configuration comes from counts as well."""
 
 
-def source_digest(function: Callable[..., Any]) -> str:
-    """sha256 over the function's module and every module of ours it imports, directly or not (found by reading,
-    not by importing)."""
-    start = Path(inspect.getfile(inspect.unwrap(function)))
-    todo, seen = [start], {start}
+def source_digests(function: Callable[..., Any], config: Config | None = None) -> dict[str, str]:
+    """sha256 of each first-party module that a stage loads, 16 hex digits, by module name.
+
+    These are the modules of the function and of the classes in the configuration (rules, objectives, ...), all that
+    they import, directly or not, and the packages around them. Imports for type checkers only do not count.
+    """
+    start = _files_of(function, config)
+    tops = {*PACKAGES, *(name.partition(".")[0] for name in start if not is_user_module(name))}
+    files, todo = dict(start), list(start.items())
     while todo:
-        for path in _imports(todo.pop()):
-            if path not in seen:
-                seen.add(path)
-                todo.append(path)
-    combined = hashlib.sha256()
-    for path in sorted(seen, key=lambda item: (item != start, item.parts[-2:])):
-        combined.update(hashlib.sha256(path.read_bytes()).digest())
-    return combined.hexdigest()
+        name, path = todo.pop()
+        for imported in (*_parents(name), *_imported(path, frozenset(tops))):
+            if imported not in files and (file := _locate(imported)) is not None:
+                files[imported] = file
+                todo.append((imported, file))
+    return {_label(name): _digest(path) for name, path in sorted(files.items())}
+
+
+def changed_modules(before: dict[str, str], now: dict[str, str]) -> tuple[str, ...]:
+    """Modules whose digest differs, that came or that went."""
+    return tuple(sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name)))
+
+
+def _files_of(function: Callable[..., Any], config: Config | None) -> dict[str, Path]:
+    """Files of the modules that define the stage's function and configuration, by module name."""
+    things: list[Any] = [inspect.unwrap(function)]
+    for part in config.parts() if config is not None else ():
+        things += [base for base in type(part).__mro__ if issubclass(base, Config)]
+    files = {}
+    for module in {thing.__module__ for thing in things}:
+        file = getattr(sys.modules.get(module), "__file__", None)
+        path = Path(file if file is not None else inspect.getfile(things[0]))
+        # The module that was run as a script is called __main__, whatever its file.
+        files[path.stem if module == "__main__" else module] = path
+    return files
+
+
+def _label(name: str) -> str:
+    """The module's name; of a recipe file without the digest of its content, which would name every edit another."""
+    return name.rpartition("_")[0] if is_user_module(name) else name
+
+
+def _parents(name: str) -> Iterator[str]:
+    """Packages around a module: importing it runs them first."""
+    while "." in name:
+        name = name.rpartition(".")[0]
+        yield name
+
+
+# A line is enough to see an import, and a hundred times faster than parsing.
+_TYPE_CHECKING = re.compile(r"^([ \t]*)if (?:typing\.)?TYPE_CHECKING:[^\n]*\n(?:(?:\1[ \t]+[^\n]*)?\n)*", re.MULTILINE)
 
 
 @cache
-def _imports(path: Path) -> tuple[Path, ...]:
-    return tuple(found for name in _imported_names(path) if (found := _locate(name)))
+def _patterns(tops: frozenset[str]) -> tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str]]:
+    module = rf"(?:{'|'.join(map(re.escape, sorted(tops)))})\b[\w.]*"
+    return (
+        re.compile(rf"^[ \t]*from[ \t]+({module})[ \t]+import[ \t]*(\([^)]*\)|.*)", re.MULTILINE),
+        re.compile(rf"^[ \t]*import[ \t]+(.*\b{module}.*)", re.MULTILINE),
+        re.compile(module),
+    )
 
 
-def _imported_names(path: Path) -> Iterator[str]:
-    text = path.read_text()
-    for module, names in _FROM.findall(text):
-        yield module
-        yield from (f"{module}.{name}" for name in re.findall(r"\w+", names))
-    for line in _IMPORT.findall(text):
-        yield from re.findall(_MODULE, line)
+@cache
+def _imported(path: Path, tops: frozenset[str]) -> tuple[str, ...]:
+    """Names of the modules below ``tops`` that a file imports, and of what it imports from them."""
+    from_import, plain_import, module = _patterns(tops)
+    text = _TYPE_CHECKING.sub("", path.read_text("utf-8"))
+    names: list[str] = []
+    for package, imported in from_import.findall(text):
+        names.append(package)
+        names += (f"{package}.{name}" for name in re.findall(r"\w+", imported))
+    for line in plain_import.findall(text):
+        names += module.findall(line)
+    return tuple(dict.fromkeys((*names, *(parent for name in names for parent in _parents(name)))))
 
 
 @cache
 def _locate(name: str) -> Path | None:
-    """The file of one of our modules; None for anything else (a class, a peer's package)."""
+    """The file of a module; None for anything else (a class, a package of somebody else's)."""
     top, *rest = name.split(".")
-    spec = importlib.util.find_spec(top) if top in PACKAGES else None
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):  # a module made up at run time has no spec
+        return None
     if spec is None or not spec.origin:
         return None
-    module = Path(spec.origin).parent.joinpath(*rest)
-    file = module.with_suffix(".py") if rest else module / "__init__.py"
-    return file if file.is_file() else None
+    if not rest:
+        return Path(spec.origin)
+    base = Path(spec.origin).parent.joinpath(*rest)
+    found = (file for file in (base.with_suffix(".py"), base / "__init__.py") if file.is_file())
+    return next(found, None)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]

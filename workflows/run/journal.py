@@ -1,4 +1,4 @@
-"""The diary of a run: every event in order, as JSON lines under ``{root}/runs/{run}/journal.jsonl``.
+"""The journal of a run: every event in order, as JSON lines in ``{root}/runs/{run}/journal.jsonl``.
 
 The console, MLflow and the report's timings are projections of it. It decides nothing: manifests do.
 """
@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from infra.errors import redact_values
-from infra.run.context import Event
-from infra.store.storage import Store
+from infra.events import Event, from_json
+from infra.store import Store
 
 __all__ = ["Journal"]
 
 
 class Journal:
-    """``store`` is the run's folder."""
+    """Appends and reads the events of one run; ``store`` is the run's folder."""
 
     PATH = "journal.jsonl"
 
@@ -28,26 +28,26 @@ class Journal:
         """Add events; values that look like secrets are masked."""
         if events:
             # A newline first: a line cut short by a crash must not swallow the next one.
-            lines = "".join(f"\n{json.dumps(redact_values(event), default=_text)}" for event in events)
+            lines = "".join(f"\n{json.dumps(redact_values(event.to_json()), default=_json_value)}" for event in events)
             self._store.append(self.PATH, lines.encode() + b"\n")
 
     def read(self, start: int = 0) -> tuple[list[Event], int]:
-        """The whole events since position ``start`` (0: all), and the position after them."""
+        """The events since position ``start`` (0: all), and the position after them."""
         data, position = self._store.read_appended(self.PATH, start)
-        return list(_events(data)), position
+        return list(_parse(data)), position
 
 
-def _text(value: object) -> Any:  # noqa: ANN401 - JSON
-    """What stands for a value JSON has no form for, such as a numpy number or a path."""
+def _json_value(value: object) -> Any:  # noqa: ANN401 - JSON
+    """A JSON value for an object that JSON has no form for, such as a numpy number or a path."""
     item = getattr(value, "item", None)
     return item() if callable(item) and getattr(value, "shape", None) == () else redact_values(str(value))
 
 
-def _events(data: bytes) -> Iterator[Event]:
+def _parse(data: bytes) -> Iterator[Event]:
     for line in data.splitlines():
         try:
-            event: Any = json.loads(line) if line else None
+            values: Any = json.loads(line) if line else None
         except ValueError:  # cut short by a crash
             continue
-        if isinstance(event, dict) and "event" in event:
-            yield event
+        if isinstance(values, dict) and "event" in values:
+            yield from_json(values)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from infra.config import flatten
 from infra.errors import UsageError
 from infra.run.manifest import Artifact, Manifest
-from infra.store.storage import Store
-from workflows.run.drift import source_digest
+from infra.store import Store
+from workflows.run.drift import changed_modules, source_digests
 from workflows.stage import Stage, Workflow
 
-__all__ = ["Plan", "Selection", "Step", "make_plan"]
+__all__ = ["Plan", "Selection", "Step", "changes", "described", "make_plan"]
 
 
 @dataclass(frozen=True)
@@ -51,15 +51,17 @@ class Step:
     """One stage's part of a plan.
 
     ``cached``: its manifest is there. ``run``: it will run, because of ``why``. ``left``: it would run, but the
-    selection leaves it out.
+    selection leaves it out. ``drifted``: modules of the stage's code that changed since the artifact was made.
+    ``progress``: how far an unfinished stage is, in words.
     """
 
     stage: Stage
     action: Literal["cached", "run", "left"]
     why: tuple[str, ...] = ()
     manifest: Manifest | None = None
-    drifted: bool = False
+    drifted: tuple[str, ...] = ()
     shards_done: int = 0
+    progress: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def make_plan(workflow: Workflow, root: Store, selection: Selection | None = Non
     for stage in workflow:
         step = _step(stage, root, steps, selection)
         if step.action == "run" and stage.name not in chosen:
-            step = Step(stage, "left", step.why, step.manifest, step.drifted, step.shards_done)
+            step = replace(step, action="left")
         steps[stage.name] = step
         missing = [source.name for source in stage.inputs.values() if steps[source.name].action == "left"]
         if step.action == "run" and missing:
@@ -105,12 +107,16 @@ def _step(stage: Stage, root: Store, before: dict[str, Step], selection: Selecti
     folder = root.child(stage.folder)
     artifact = Artifact.find(folder)
     manifest = artifact.manifest if artifact else None
-    drifted = manifest is not None and manifest.provenance.get("source") != source_digest(stage.run)
+    drifted: tuple[str, ...] = ()
     why: list[str] = []
+    if manifest is not None:
+        drifted = changed_modules(manifest.provenance.get("source", {}), source_digests(stage.run, stage.config))
+        if manifest.location != stage.config.location():
+            why.append(f"its files are at {stage.config.location()} now")
     if stage.name in selection.force:
         why.append("forced")
     if drifted and selection.rerun_drift:
-        why.append("its source changed")
+        why.append(f"its source changed: {_listed(drifted)}")
     if manifest is None:
         why += _differences(stage, root)
     for name, source in stage.inputs.items():
@@ -124,9 +130,10 @@ def _step(stage: Stage, root: Store, before: dict[str, Step], selection: Selecti
         elif upstream.manifest is not None and _recorded_input(manifest, name) != upstream.manifest.content_digest:
             why.append(f"input {name} ({source.name}) was rebuilt with other content")
     done = len(folder.paths("ledger")) if manifest is None else 0
-    if done:
-        why.append(f"continues: {done} shards are committed")
-    return Step(stage, "run" if why else "cached", tuple(why), manifest, drifted, done)
+    progress = stage.config.progress(folder) if manifest is None else ""
+    if done or progress:
+        why.append(f"continues: {progress or f'{done} shards are committed'}")
+    return Step(stage, "run" if why else "cached", tuple(why), manifest, drifted, done, progress)
 
 
 def _recorded_input(manifest: Manifest, name: str) -> str | None:
@@ -140,10 +147,28 @@ def _differences(stage: Stage, root: Store) -> list[str]:
     others = [artifact.manifest for folder in folders if (artifact := Artifact.find(folder))]
     if not others:
         return ["not done yet"]
-    return min((list(_changes(other.identity, stage.identity)) for other in others), key=len)
+    new = described(stage.identity, stage.config.resolved())
+    return min((list(changes(described(other.identity, other.config), new)) for other in others), key=len)
 
 
-def _changes(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
+def described(identity: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+    """An identity with every field of the configuration, so that a difference shows both values.
+
+    What only the identity knows (the content of adopted files, code versions of parts) is kept.
+    """
+    return {**identity, "config": _merged(config, identity["config"])}
+
+
+def _merged(values: Any, over: Any) -> Any:  # noqa: ANN401 - JSON
+    if isinstance(values, dict) and isinstance(over, dict):
+        return {**values, **{key: _merged(values.get(key), item) for key, item in over.items()}}
+    if isinstance(values, list) and isinstance(over, list) and len(values) == len(over):
+        return [_merged(value, item) for value, item in zip(values, over, strict=True)]
+    return over
+
+
+def changes(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
+    """Each difference of two :func:`described` identities, as ``field: old -> new``."""
     if old["code_version"] != new["code_version"]:
         yield f"code version {old['code_version']} -> {new['code_version']}"
     for name in sorted({*old["inputs"], *new["inputs"]}):
@@ -163,6 +188,12 @@ def _numbered(value: object) -> object:
     if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
         value = {str(index): item for index, item in enumerate(value)}
     return {key: _numbered(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The first three names, and how many more there are."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 def _short(value: object) -> str:

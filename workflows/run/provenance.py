@@ -10,19 +10,23 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from infra.config import Config
 from infra.run.manifest import Manifest
-from workflows.run.drift import source_digest
+from workflows.run.drift import source_digests
 
 __all__ = ["commit", "provenance"]
 
 _PACKAGES = ("clipline", "mlflow", "numpy", "open_clip_torch", "pillow", "pyarrow", "ray", "torch")
 
 
-def provenance(function: Callable[..., Any], inputs: Mapping[str, Manifest]) -> dict[str, Any]:
-    """Source digest, versions, and the content of each input. The same code and inputs give the same answer; the commit
-    is not in it, since a commit that touches none of the code behind a stage must not change the stage's manifest."""
+def provenance(function: Callable[..., Any], config: Config | None, inputs: Mapping[str, Manifest]) -> dict[str, Any]:
+    """Source digests, versions, and the content of each input.
+
+    The same code and inputs give the same answer. The commit is left out: one that touches none of the code behind a
+    stage must not change the stage's manifest.
+    """
     return {
-        "source": source_digest(function),
+        "source": source_digests(function, config),
         "versions": _versions(),
         "inputs": {name: manifest.content_digest for name, manifest in sorted(inputs.items())},
     }

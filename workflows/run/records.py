@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from infra.config import digest
 from infra.errors import UsageError
+from infra.events import Progress, StageCached, StageFailed, StageFinished, StageStarted
 from infra.run.lease import current_claim
 from infra.run.manifest import MANIFEST
-from infra.store.storage import Store
+from infra.store import Store
 from workflows.run.journal import Journal
-from workflows.run.plan import Selection
+from workflows.run.plan import Selection, changes, described
 from workflows.stage import Workflow
 
 __all__ = ["RunRecord", "StageState", "find_run", "list_runs", "run_states"]
@@ -27,6 +30,7 @@ class _Planned(BaseModel):
     name: str
     folder: str
     inputs: dict[str, str]
+    described: dict[str, Any] = {}  # the identity with every field, to say later what has changed
 
 
 class RunRecord(BaseModel):
@@ -35,7 +39,9 @@ class RunRecord(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     run: str
-    recipe: str  # path of the recipe file, or the name of a built-in one
+    recipe: str  # absolute path of the recipe file, or the name of a built-in one
+    recipe_digest: str = ""  # sha256 of that file
+    directory: str = ""  # where the command was given: relative paths in the settings start there
     settings: list[str]
     selection: Selection = Selection()
     stages: list[_Planned]
@@ -48,11 +54,46 @@ class RunRecord(BaseModel):
         """The run of a workflow. Its name holds a digest of all fingerprints: the same plan is always the same run."""
         name = f"{workflow.name}-{digest([stage.digest for stage in workflow])[:8]}"
         stages = [
-            _Planned(name=s.name, folder=s.folder, inputs={name: source.name for name, source in s.inputs.items()})
-            for s in workflow
+            _Planned(
+                name=stage.name,
+                folder=stage.folder,
+                inputs={name: source.name for name, source in stage.inputs.items()},
+                described=described(stage.identity, stage.config.resolved()),
+            )
+            for stage in workflow
         ]
-        chosen = selection or Selection()
-        return cls(run=name, recipe=recipe, settings=list(settings), selection=chosen, stages=stages)
+        path = Path(recipe).absolute()
+        return cls(
+            run=name,
+            recipe=str(path) if path.is_file() else recipe,
+            recipe_digest=hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "",
+            directory=str(Path.cwd()),
+            settings=list(settings),
+            selection=selection or Selection(),
+            stages=stages,
+        )
+
+    def check_same(self, workflow: Workflow) -> None:
+        """Raise UsageError, naming stage and field, if ``workflow`` is not the one on record: resuming is going on
+        with the same work, and an edited recipe is other work."""
+        now = RunRecord.of(self.recipe, self.settings, workflow)
+        if now.run == self.run:
+            return
+        before = {stage.name: stage.described for stage in self.stages}
+        found = []
+        for stage in now.stages:
+            if stage.name not in before:
+                found.append(f"stage {stage.name} is new")
+            elif differences := [line for line in changes(before[stage.name], stage.described) if "input " not in line]:
+                found += [f"{stage.name}.{line}" for line in differences]
+        found += [f"stage {name} is gone" for name in before if name not in {stage.name for stage in now.stages}]
+        edited = now.recipe_digest != self.recipe_digest
+        raise UsageError(
+            f"run {self.run} was started with another recipe",
+            found="; ".join(found) or "its stages have other inputs",
+            expected=f"{self.recipe} as it was" if edited else "the same data and versions as then",
+            fix=f"start a new run, which reuses all that is done: clipline run {self.recipe}",
+        )
 
     def save(self, root: Store) -> None:
         started = self.model_copy(update={"started": time.time()})
@@ -105,19 +146,19 @@ def run_states(root: Store, record: RunRecord) -> list[StageState]:
     events, _ = Journal(root.child(f"runs/{record.run}")).read()
     latest: dict[str, dict[str, Any]] = {stage.name: {} for stage in record.stages}
     for event in events:
-        facts = latest.get(event.get("stage", ""))
+        facts = latest.get(event.stage)
         if facts is None:
             continue
-        match event["event"]:
-            case "stage_started":
-                facts.update(attempts=event["attempt"], error="", began=event["time"], progress="", cached=False)
-            case "progress" if event["total"]:
-                facts["progress"] = f"{event['done']}/{event['total']}"
-            case "stage_failed":
-                facts["error"] = "" if event.get("preempted") else event["error"]
-            case "stage_finished":
-                facts.update(seconds=event["seconds"], error="")
-            case "stage_cached":
+        match event:
+            case StageStarted():
+                facts.update(attempts=event.attempt, error="", began=event.time, progress="", cached=False)
+            case Progress() if event.total:
+                facts["progress"] = f"{event.done}/{event.total}"
+            case StageFailed():
+                facts["error"] = "" if event.preempted else event.error
+            case StageFinished():
+                facts.update(seconds=event.seconds, error="")
+            case StageCached():
                 facts["cached"] = "seconds" not in facts
     states = []
     for stage in record.stages:

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 from infra.errors import DataError
 from infra.run.manifest import Artifact
-from infra.store.storage import Store
+from infra.store import Store
 from pipelines.curate.balance.config import Config
 from pipelines.tables import read_table
 

@@ -11,7 +11,7 @@ from ahocorasick_rs import AhoCorasick
 from infra.formats.shards import shard_name
 from infra.run.context import ShardOutput
 from infra.run.manifest import ShardRecord
-from infra.store.storage import Store
+from infra.store import Store
 from pipelines.curate.balance.entries import spaced
 from pipelines.tables import read_table
 

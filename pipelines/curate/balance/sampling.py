@@ -15,7 +15,7 @@ from infra.hashing import hash64
 from infra.run.context import Context
 from infra.run.manifest import Funnel
 from infra.schema import Drop
-from infra.store.storage import Store
+from infra.store import Store
 from pipelines.curate.balance.config import Config
 from pipelines.layout import funnel
 from pipelines.tables import read_table, write_selection

@@ -12,7 +12,7 @@ from infra.formats.shards import shard_name
 from infra.run.context import Context, ShardOutput
 from infra.run.manifest import Funnel, ShardRecord
 from infra.schema import Drop
-from infra.store.storage import Store
+from infra.store import Store
 from pipelines.curate import gallery
 from pipelines.curate.dedup.config import Config
 from pipelines.curate.dedup.signatures import CELLS, leaders, signature

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from infra.errors import CliplineError, DataError
 from infra.run.context import ShardOutput
 from infra.run.manifest import ShardRecord
-from infra.store.storage import Store
+from infra.store import Store
 from pipelines.curate.filter.rules import Rule
 from pipelines.layout import Images
 from pipelines.tables import SELECTION_COLUMNS, image_columns, image_table, read_table, successes, write_selection

@@ -236,6 +236,11 @@ class Turns:
 
     # --- files that one worker fetches for all ---
 
+    @property
+    def failure(self) -> BaseException | None:
+        """Why nobody gets a turn any more: raised for whoever asks."""
+        return self._error
+
     async def file(self, url: str, load: Callable[[], Coroutine[Any, Any, Answer]]) -> Answer:
         """The file at ``url``: from whoever has it, or by ``load`` if it falls to us to fetch it for everybody."""
         if self._error:

@@ -12,18 +12,20 @@ import pytest
 import torch
 from PIL import Image
 
-from evaluation.tasks import retrieval
+from evaluation import evaluate
+from evaluation.evaluate import work
+from evaluation.tasks import Retrieval
 from infra.errors import DataError
 from infra.formats.testset import EvalSet
 from infra.run.context import Context, ShardOutput
 
-CONFIG = retrieval.Config(bootstrap=200)
+CONFIG = evaluate.Config(task=Retrieval(dataset="holdout"), bootstrap=200)
 
 
 @pytest.fixture
 def done(model, holdout, tmp_path):
     output = ShardOutput(Context(tmp_path / "out").store, "holdout")
-    return retrieval.work((CONFIG, {"model": model, "dataset": holdout}), output), tmp_path / "out"
+    return work.evaluate(CONFIG, {"model": model, "dataset": holdout}, output), tmp_path / "out"
 
 
 def reference(model, holdout) -> tuple[np.ndarray, np.ndarray]:
@@ -81,12 +83,12 @@ def test_the_files(done):
 def test_twice_the_same_bytes(done, model, holdout, tmp_path):
     record, _ = done
     output = ShardOutput(Context(tmp_path / "again").store, "holdout")
-    assert retrieval.work((CONFIG, {"model": model, "dataset": holdout}), output) == record
+    assert work.evaluate(CONFIG, {"model": model, "dataset": holdout}, output) == record
 
 
 def test_runs_as_a_stage(ray_cluster, done, model, holdout, tmp_path):
     context = Context(tmp_path / "stage", stage="retrieval", digest="c" * 64)
-    manifest = retrieval.run(CONFIG, {"model": model, "dataset": holdout}, context)
+    manifest = evaluate.run(CONFIG, {"model": model, "dataset": holdout}, context)
     record, _ = done
     assert manifest.files == record.files
     assert "image_retrieval_recall_at_1_low" in manifest.metrics
@@ -94,6 +96,6 @@ def test_runs_as_a_stage(ray_cluster, done, model, holdout, tmp_path):
 
 
 def test_a_classification_set_is_refused(model, seen, tmp_path):
-    spec = (CONFIG.replace(dataset="seen"), {"model": model, "dataset": seen})
+    config = CONFIG.replace(task=Retrieval(dataset="seen"))
     with pytest.raises(DataError, match="has no captions"):
-        retrieval.work(spec, ShardOutput(Context(tmp_path / "out").store, "x"))
+        work.evaluate(config, {"model": model, "dataset": seen}, ShardOutput(Context(tmp_path / "out").store, "x"))

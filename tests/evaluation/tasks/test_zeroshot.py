@@ -13,18 +13,20 @@ import pytest
 import torch
 from PIL import Image
 
-from evaluation.tasks import zeroshot
+from evaluation import evaluate
+from evaluation.evaluate import work
+from evaluation.tasks import ZeroShot
 from infra.errors import ConfigError, DataError
 from infra.formats.testset import EvalSet, prompts
 from infra.run.context import Context, ShardOutput
 
-CONFIG = zeroshot.Config(bootstrap=200)
+CONFIG = evaluate.Config(task=ZeroShot(dataset="seen"), bootstrap=200)
 
 
 @pytest.fixture
 def done(model, seen, tmp_path):
     output = ShardOutput(Context(tmp_path / "out").store, "seen")
-    return zeroshot.work((CONFIG, {"model": model, "dataset": seen}), output), tmp_path / "out"
+    return work.evaluate(CONFIG, {"model": model, "dataset": seen}, output), tmp_path / "out"
 
 
 def reference(model, seen) -> tuple[np.ndarray, np.ndarray]:
@@ -81,16 +83,14 @@ def test_pictures_open(done):
 
 def test_twice_the_same_bytes(done, model, seen, tmp_path):
     record, _ = done
-    again = zeroshot.work(
-        (CONFIG.replace(batch_size=64), {"model": model, "dataset": seen}),
-        ShardOutput(Context(tmp_path / "again").store, "seen"),
-    )
+    output = ShardOutput(Context(tmp_path / "again").store, "seen")
+    again = work.evaluate(CONFIG.replace(batch_size=64), {"model": model, "dataset": seen}, output)
     assert again == record
 
 
 def test_runs_as_a_stage(ray_cluster, done, model, seen, tmp_path):
     context = Context(tmp_path / "stage", stage="zeroshot", digest="c" * 64)
-    manifest = zeroshot.run(CONFIG, {"model": model, "dataset": seen}, context)
+    manifest = evaluate.run(CONFIG, {"model": model, "dataset": seen}, context)
     record, _ = done
     assert manifest.files == record.files
     assert set(manifest.metrics) == {
@@ -104,10 +104,10 @@ def test_prompts():
     assert prompts(["{c.__class__}"], ["{c} {d}"]) == ["{c.__class__} {d}"]
     assert len(prompts(["dog"])) == 80
     with pytest.raises(ConfigError, match="templates"):
-        zeroshot.Config(templates=("a photo",))
+        ZeroShot(dataset="x", templates=("a photo",))
 
 
 def test_a_retrieval_set_is_refused(model, holdout, tmp_path):
-    spec = (CONFIG.replace(dataset="holdout"), {"model": model, "dataset": holdout})
+    config = CONFIG.replace(task=ZeroShot(dataset="holdout"))
     with pytest.raises(DataError, match="has no classes"):
-        zeroshot.work(spec, ShardOutput(Context(tmp_path / "out").store, "x"))
+        work.evaluate(config, {"model": model, "dataset": holdout}, ShardOutput(Context(tmp_path / "out").store, "x"))

@@ -25,7 +25,7 @@ from infra.formats.shards import (
     write_triple,
 )
 from infra.run.context import ShardOutput
-from infra.store.storage import LocalStore
+from infra.store import LocalStore
 
 SAMPLES = {"00.jpg": b"\xff\xd8jpeg", "00.txt": b"a red house", "01.jpg": b"x" * 512, "01.txt": b""}
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from infra.errors import DataError, Preempted
+from infra.errors import DataError, Preempted, UsageError
+from infra.events import Custom, Metrics, Progress
 from infra.run.context import Context, Ledger, Output, ShardOutput
 from infra.run.manifest import Funnel
-from infra.store.storage import LocalStore, open_store
+from infra.store import LocalStore, open_store
 
 
 @pytest.fixture
@@ -158,18 +160,27 @@ def test_events_carry_stage_and_time(context, events):
     context.progress(3, 10, images_per_s=2.5)
     context.metrics({"loss": 0.5}, step=100)
     context.emit("note", text="x")
-    assert [event["event"] for event in events] == ["progress", "metrics", "note"]
-    assert all(event["stage"] == "filter" and event["time"] > 0 for event in events)
-    assert (events[0]["done"], events[0]["total"], events[0]["images_per_s"]) == (3, 10, 2.5)
-    assert (events[1]["values"], events[1]["step"]) == ({"loss": 0.5}, 100)
+    assert all(event.stage == "filter" and event.time > 0 for event in events)
+    assert [replace(event, time=1.0) for event in events] == [
+        Progress(stage="filter", time=1.0, done=3, total=10, numbers={"images_per_s": 2.5}),
+        Metrics(stage="filter", time=1.0, values={"loss": 0.5}, step=100),
+        Custom(stage="filter", time=1.0, name="note", fields={"text": "x"}),
+    ]
+
+
+@pytest.mark.parametrize(("kind", "fields"), [("progress", {}), ("note", {"stage": "x"}), ("note", {"event": "x"})])
+def test_a_stage_cannot_emit_what_would_be_mistaken_for_clipline_s_own(context, events, kind, fields):
+    with pytest.raises(UsageError):
+        context.emit(kind, **fields)
+    assert events == []
 
 
 def test_metrics_are_numbers_whatever_they_were(context, events):
     import torch
 
     context.metrics({"a": np.float32(0.5), "b": torch.tensor(2.0), "c": 1}, step=np.int64(7))
-    assert json.loads(json.dumps(events[0]))["values"] == {"a": 0.5, "b": 2.0, "c": 1.0}
-    assert events[0]["step"] == 7
+    line = json.loads(json.dumps(events[0].to_json()))
+    assert (line["values"], line["step"]) == ({"a": 0.5, "b": 2.0, "c": 1.0}, 7)
 
 
 def test_a_stage_asked_to_stop_is_told_at_its_next_check(tmp_path):

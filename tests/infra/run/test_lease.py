@@ -16,14 +16,14 @@ import pytest
 
 from infra.errors import LeaseHeld, LeaseLost, TransientError
 from infra.run.lease import Claim, Lease, Owner, current_claim
-from infra.store.storage import LocalStore, open_store
+from infra.store import LocalStore, open_store
 
 # Takes the lease and says so, then answers each line on stdin with whether it still has it.
 HOLDER = """
 import sys
 from infra.errors import LeaseHeld, LeaseLost
 from infra.run.lease import Lease
-from infra.store.storage import open_store
+from infra.store import open_store
 try:
     lease = Lease.acquire(open_store(sys.argv[1]), ttl_s=60, beat_s=0.05)
 except LeaseHeld:
@@ -165,7 +165,7 @@ def test_a_frozen_owner_is_waited_for_and_finds_out_when_it_thaws(store, start):
 def test_an_owner_that_lost_gives_nothing_back(tmp_path):
     store = LocalStore(tmp_path)
     old = Lease.acquire(store, beat_s=60)
-    assert store.create("lease/00000002.json", Claim(replace(Owner.me(), host="other")).to_bytes())
+    assert store.create("lease/00000002.json", Claim(replace(Owner.current(), host="other")).to_bytes())
     with pytest.raises(LeaseLost, match="was lost"):
         old.check()
     old.release()
@@ -178,7 +178,7 @@ def test_the_heartbeat_notices_a_take_over_by_itself(tmp_path):
     store = LocalStore(tmp_path)
     lease = Lease.acquire(store, beat_s=0.01)
     assert not lease.lost
-    assert store.create("lease/00000002.json", Claim(replace(Owner.me(), host="other")).to_bytes())
+    assert store.create("lease/00000002.json", Claim(replace(Owner.current(), host="other")).to_bytes())
     lease._thread.join(30)
     assert lease.lost
     lease.release()
@@ -235,14 +235,14 @@ def test_no_clock_that_can_be_set_is_looked_at(tmp_path, monkeypatch):
     store = LocalStore(tmp_path)
     monkeypatch.setattr(time, "time", lambda: pytest.fail("wall clock"))
     first = Lease.acquire(store, beat_s=60)
-    claim = Claim(replace(Owner.me(), boot="another machine"))
+    claim = Claim(replace(Owner.current(), boot="another machine"))
     assert store.create("lease/00000002.json", claim.to_bytes())
     second = Lease.acquire(store, ttl_s=0.3)
     with pytest.raises(LeaseLost):
         first.check()
     second.check()
     text = b"".join(store.read_all(store.paths("lease"))).decode()
-    assert not re.search(r"\b1[5-9]\d{8}\b|\b20\d\d-", text.replace(Owner.me().started, ""))
+    assert not re.search(r"\b1[5-9]\d{8}\b|\b20\d\d-", text.replace(Owner.current().started, ""))
     first.release()
     second.release()
 
@@ -251,26 +251,26 @@ def test_no_clock_that_can_be_set_is_looked_at(tmp_path, monkeypatch):
 
 
 def test_a_process_knows_itself_to_be_alive():
-    assert not Owner.me().gone
-    assert Owner.me().id != Owner.me().id
+    assert not Owner.current().ended
+    assert Owner.current().id != Owner.current().id
 
 
 def test_a_reused_process_number_is_somebody_else():
-    assert replace(Owner.me(), started="1").gone
+    assert replace(Owner.current(), started="1").ended
 
 
 @pytest.mark.parametrize("boot", ["another machine or boot", ""])
 def test_of_a_process_that_cannot_be_seen_nothing_is_claimed(boot):
-    assert not replace(Owner.me(), boot=boot, pid=2**22 + 1).gone
+    assert not replace(Owner.current(), boot=boot, pid=2**22 + 1).ended
 
 
 def test_a_neighbour_in_another_container_is_not_taken_for_dead():
     """Containers of one machine share its boot id, but not the meaning of a process number."""
-    boot, namespace = Owner.me().boot.split(" ")
+    boot, namespace = Owner.current().boot.split(" ")
     assert re.fullmatch(r"pid:\[\d+\]", namespace)
-    assert not replace(Owner.me(), boot=f"{boot} pid:[1]", pid=2**22 + 1).gone
+    assert not replace(Owner.current(), boot=f"{boot} pid:[1]", pid=2**22 + 1).ended
 
 
 def test_a_claim_reads_back():
-    claim = Claim(Owner.me(), generation=3, released=True)
+    claim = Claim(Owner.current(), generation=3, released=True)
     assert Claim.from_bytes(claim.to_bytes()) == claim

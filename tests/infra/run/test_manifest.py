@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from infra.errors import DataError, StorageError
 from infra.run.manifest import MANIFEST, Artifact, File, Funnel, Manifest, ShardRecord, fingerprint
-from infra.store.storage import LocalStore, open_store
+from infra.store import LocalStore, open_store
 
 COUNTS = st.integers(0, 10**12)
 FUNNELS = st.builds(

@@ -11,10 +11,23 @@ import time
 
 import pytest
 
+from infra.events import (
+    Event,
+    Gate,
+    Metrics,
+    RunArtifact,
+    RunFinished,
+    RunStarted,
+    StageCached,
+    StageFailed,
+    StageFinished,
+    StageStarted,
+    Unknown,
+)
 from infra.run.context import Context
 from infra.run.manifest import MANIFEST, Artifact, Funnel
-from infra.store.storage import LocalStore
-from infra.tracking.tracker import Address, Tracker
+from infra.store import LocalStore
+from infra.tracking import Address, Tracker
 
 # MLflow's own use of SQLAlchemy, deprecated since 2.1
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
@@ -48,20 +61,23 @@ class Run:
     def __init__(self, root, name: str) -> None:
         self.root, self.name = LocalStore(root), name
         self.folder = self.root.child(f"runs/{name}")
-        self.events: list[dict] = []
+        self.events: list[Event] = []
 
     def read(self, start: int):
         return self.events[start:], len(self.events)
 
-    def add(self, kind: str, **fields) -> None:
-        self.events.append({"event": kind, "time": 1700000000.0 + len(self.events), **fields})
+    def add(self, kind: type[Event], **fields) -> None:
+        self.events.append(kind(time=1700000000.0 + len(self.events), **fields))
 
-    def begin(self, **dials) -> None:
-        self.add("run_started", run=self.name, recipe="toy.py", dials={"settings": "", **dials}, commit="abc123")
+    def begin(self, settings="") -> None:
+        self.add(RunStarted, run=self.name, recipe="toy.py", settings=settings, commit="abc123")
+
+    def end(self, status: str) -> None:
+        self.add(RunFinished, run=self.name, status=status, exit_code=0, seconds=3.0)
 
     def start(self, stage: str, config=None, forced=False) -> None:
         identity = {"stage": stage, "code_version": 1, "config": config or {"size": 3}, "inputs": {}}
-        self.add("stage_started", stage=stage, attempt=1, digest="d" * 64, identity=identity, forced=forced, why=[])
+        self.add(StageStarted, stage=stage, attempt=1, digest="d" * 64, identity=identity, forced=forced)
 
     def finish(
         self, stage: str, *, write=None, metrics=None, funnel=None, inputs=None, config=None, cached=False
@@ -75,10 +91,10 @@ class Run:
                 context.output.write(path, data, rows=2)
             manifest = context.finish(metrics=metrics, funnel=funnel)
             context.store.write(MANIFEST, manifest.to_bytes())
-        time = {} if cached else {"seconds": 1.5}
-        self.add(
-            "stage_cached" if cached else "stage_finished", stage=stage, folder=folder, inputs=inputs or {}, **time
-        )
+        if cached:
+            self.add(StageCached, stage=stage, folder=folder, inputs=inputs or {})
+        else:
+            self.add(StageFinished, stage=stage, folder=folder, inputs=inputs or {}, seconds=1.5, attempt=1)
         return folder
 
     def tracker(self, address: Address) -> Tracker:
@@ -118,7 +134,7 @@ def curve(client, page, key):
     return [(point.step, point.value) for point in client.get_metric_history(page.info.run_id, key)]
 
 
-# --- what arrives
+# --- runs, curves, files
 
 
 def test_a_run_is_a_parent_with_a_child_per_stage(run, address, pages):
@@ -128,8 +144,8 @@ def test_a_run_is_a_parent_with_a_child_per_stage(run, address, pages):
     run.start("crawl", config)
     run.finish("crawl", config=config, metrics={"pages_per_s": 2.5}, funnel=funnel)
     run.start("train")
-    run.add("stage_failed", stage="train", attempt=1, error="ValueError: no data", preempted=False)
-    run.add("run_finished", run=run.name, status="failed", exit_code=1, seconds=3)
+    run.add(StageFailed, stage="train", attempt=1, error="ValueError: no data")
+    run.end("failed")
     tracker = run.send(address)
     found = pages()
     parent, crawl, train = found[""], found["crawl"], found["train"]
@@ -153,11 +169,11 @@ def test_curves_keep_every_point_once_however_often_they_are_sent(run, address, 
     run.begin()
     run.start("train")
     for step in range(2500):
-        run.add("metrics", stage="train", values={"loss": 1 / (step + 1)}, step=step)
+        run.add(Metrics, stage="train", values={"loss": 1 / (step + 1)}, step=step)
     run.send(address)
     run.forget()
     for step in range(2400, 2600):  # a resumed stage repeats the steps since its checkpoint
-        run.add("metrics", stage="train", values={"loss": 1 / (step + 1), "late": step}, step=step)
+        run.add(Metrics, stage="train", values={"loss": 1 / (step + 1), "late": step}, step=step)
     run.send(address)
     page = pages()["train"]
     assert curve(client, page, "loss") == [(step, 1 / (step + 1)) for step in range(2600)]
@@ -168,9 +184,9 @@ def test_sending_everything_twice_changes_nothing(run, address, client, pages):
     run.begin()
     crawl = run.finish("crawl", write={"data/a.tar": b"1"}, metrics={"m": 1.0})
     run.start("train")
-    run.add("metrics", stage="train", values={"loss": 1.0}, step=1)
+    run.add(Metrics, stage="train", values={"loss": 1.0}, step=1)
     run.finish("train", write=MODEL, inputs={"pages": crawl}, metrics={"acc": 0.5})
-    run.add("gate", model="train", digest="d" * 64, name=run.name, alias="champion", checks=[], passed=True)
+    run.add(Gate, model="train", digest="d" * 64, name=run.name, alias="champion", checks=[], passed=True)
     run.send(address)
     before = {stage: page.to_dictionary() for stage, page in pages().items()}
     run.forget()
@@ -202,7 +218,7 @@ def test_figures_results_and_run_artifacts_are_shown(run, address, client, pages
     files = {"figures/curve.png": b"png", "data/result.json": b"{}", "data/00000_stats.json": b"{}", "data/x.tar": b"1"}
     run.finish("evaluate", write=files)
     run.folder.write("report.html", b"<html>")
-    run.add("run_artifact", path="report.html")
+    run.add(RunArtifact, path="report.html")
     run.send(address)
     found = pages()
     assert [file.path for file in client.list_artifacts(found[""].info.run_id)] == ["report.html"]
@@ -224,11 +240,11 @@ def test_a_stage_done_before_is_shown_as_cached(run, address, pages):
 def test_a_forced_run_gets_a_page_of_its_own(run, address, client, pages):
     run.begin()
     run.start("train")
-    run.add("metrics", stage="train", values={"loss": 3.0}, step=1)
+    run.add(Metrics, stage="train", values={"loss": 3.0}, step=1)
     run.send(address)
     first = pages()["train"].info.run_id
     run.start("train", forced=True)
-    run.add("metrics", stage="train", values={"loss": 4.0}, step=1)
+    run.add(Metrics, stage="train", values={"loss": 4.0}, step=1)
     run.send(address)
     found = pages()
     assert found["train"].info.run_id != first
@@ -249,7 +265,7 @@ def test_a_model_is_logged_and_if_the_gate_passes_registered(run, address, clien
     run.finish("train", write=MODEL)
     checks = [{"metric": "eval.acc1", "at_least": 0.5, "found": 0.7, "passed": passed}]
     for _ in range(2):  # a run repeated does not make a second version
-        run.add("gate", model="train", digest="d" * 64, name=run.name, alias="best", checks=checks, passed=passed)
+        run.add(Gate, model="train", digest="d" * 64, name=run.name, alias="best", checks=checks, passed=passed)
     run.send(address)
     found = pages()
     [model] = client.search_logged_models([found[""].info.experiment_id])
@@ -265,13 +281,13 @@ def test_a_model_is_logged_and_if_the_gate_passes_registered(run, address, clien
         assert client.get_model_version_download_uri(run.name, version.version) == model.artifact_location
 
 
-# --- what must not stop the rest
+# --- refused events and names
 
 
 def test_names_mlflow_does_not_allow_are_spelled_so_that_it_does(run, address, client, pages):
     run.begin()
     run.start("eval", {"hosts": {"*.example": 1}, "prompt": "a photo of {c}"})
-    run.add("metrics", stage="eval", values={"recall@5": 0.5, "acc (top 1)": 0.25}, step=0)
+    run.add(Metrics, stage="eval", values={"recall@5": 0.5, "acc (top 1)": 0.25}, step=0)
     run.send(address)
     run.forget()
     run.send(address)
@@ -286,7 +302,7 @@ def test_the_same_run_with_other_runtime_settings_is_the_same_run(run, address, 
     run.start("crawl")
     run.send(address)
     run.begin(settings="download.workers=64")
-    run.add("run_finished", status="done")
+    run.end("done")
     run.send(address)
     parent = pages()[""]
     assert parent.data.tags["clipline.settings"] == "download.workers=64"
@@ -295,14 +311,14 @@ def test_the_same_run_with_other_runtime_settings_is_the_same_run(run, address, 
 
 def test_an_event_that_cannot_be_sent_is_reported_and_the_rest_goes_on(run, address, pages, caplog):
     run.begin()
-    run.add("metrics", stage="never-started", values={"loss": 1.0}, step=1)
-    run.add("stage_finished", stage="gone", folder="artifacts/gone/0", inputs={}, seconds=1)
+    run.add(Metrics, stage="never-started", values={"loss": 1.0}, step=1)
+    run.add(StageFinished, stage="gone", folder="artifacts/gone/0", attempt=1, seconds=1.0)
     run.start("train")
-    run.add("metrics", stage="train", values={"loss": "no number"}, step=1)
+    run.add(Metrics, stage="train", values={"loss": "no number"}, step=1)
     run.start("train", {"size": 4})  # MLflow does not change a parameter
-    run.add("something_new", stage="train")
-    run.add("metrics", stage="train", values={"loss": 2.0}, step=2)
-    run.add("run_finished", status="done")
+    run.add(Unknown, stage="train", name="something_new")
+    run.add(Metrics, stage="train", values={"loss": 2.0}, step=2)
+    run.end("done")
     tracker = run.send(address)
     found = pages()
     assert found["train"].data.metrics == {"loss": 2.0}
@@ -314,7 +330,7 @@ def test_an_event_that_cannot_be_sent_is_reported_and_the_rest_goes_on(run, addr
     assert run.send(address).refused == 4  # and they stay refused, though nothing is left to send
 
 
-def test_an_experiment_somebody_deleted_is_brought_back(run, address, client, pages):
+def test_a_deleted_experiment_is_restored(run, address, client, pages):
     run.begin()
     run.send(address)
     client.delete_experiment(client.get_experiment_by_name(run.name).experiment_id)
@@ -328,7 +344,7 @@ def test_what_was_sent_elsewhere_is_sent_again(run, address, client, pages):
     """MLFLOW_TRACKING_URI may change between run and resume, and a database may be deleted."""
     run.begin()
     run.start("train")
-    run.add("metrics", stage="train", values={"loss": 2.0}, step=2)
+    run.add(Metrics, stage="train", values={"loss": 2.0}, step=2)
     elsewhere = {"uri": "http://elsewhere", "position": 3, "experiment": "7", "parent": "p", "children": {"train": "c"}}
     lost = {**elsewhere, "uri": address.uri}
     for state in (elsewhere, lost):
@@ -389,7 +405,7 @@ def test_an_outage_costs_one_warning_and_nothing_is_lost(run, mlflow_server, cli
     tracker = run.tracker(address)
     run.begin()
     run.start("train")
-    run.add("metrics", stage="train", values={"loss": 9.0}, step=0)
+    run.add(Metrics, stage="train", values={"loss": 9.0}, step=0)
     tracker.start()
     _until(lambda: run.folder.exists(Tracker.PATH))
     sent = json.loads(run.folder.read(Tracker.PATH))
@@ -397,7 +413,7 @@ def test_an_outage_costs_one_warning_and_nothing_is_lost(run, mlflow_server, cli
 
     mlflow_server.stop()
     for step in range(1, 40):
-        run.add("metrics", stage="train", values={"loss": 1 / step}, step=step)
+        run.add(Metrics, stage="train", values={"loss": 1 / step}, step=step)
     _until(lambda: tracker.degraded)
     assert json.loads(run.folder.read(Tracker.PATH)) == sent  # not sent, so not taken for sent
     assert not tracker.close(30)
@@ -421,7 +437,7 @@ def test_a_tracker_recovers_by_itself_when_the_server_is_back(run, mlflow_server
     tracker.start()
     _until(lambda: tracker.degraded)
     mlflow_server.start()
-    run.add("metrics", stage="train", values={"loss": 9.0}, step=0)
+    run.add(Metrics, stage="train", values={"loss": 9.0}, step=0)
     _until(lambda: not tracker.degraded)
     assert tracker.close(60)
     assert pages()["train"].data.metrics == {"loss": 9.0}
@@ -449,7 +465,7 @@ def test_points_whose_sending_failed_halfway_are_not_taken_for_sent(run, address
     tracker = run.tracker(address)
     tracker.start()
     for step in range(5):
-        run.add("metrics", stage="train", values={"loss": float(step)}, step=step)
+        run.add(Metrics, stage="train", values={"loss": float(step)}, step=step)
     _until(lambda: run.folder.exists(Tracker.PATH) and json.loads(run.folder.read(Tracker.PATH))["position"] == 7)
     assert tracker.close(60)
     assert curve(client, pages()["train"], "loss") == [(step, float(step)) for step in range(5)]
@@ -463,22 +479,7 @@ def _until(condition) -> None:
         threading.Event().wait(0.01)
 
 
-# --- where MLflow is
-
-
-def test_without_an_address_it_is_a_database_below_the_root(tmp_path, monkeypatch):
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    address = Address.find(LocalStore(tmp_path))
-    assert (address.uri, address.artifacts) == (f"sqlite:///{tmp_path}/mlflow.db", f"{tmp_path}/mlartifacts")
-    assert (
-        address.ui_command
-        == f"mlflow server --backend-store-uri sqlite:///{tmp_path}/mlflow.db --workers 1 --port 5000"
-    )
-
-
-def test_the_artifacts_of_a_database_lie_beside_it(tmp_path, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/my.db")
-    assert Address.find(LocalStore("/elsewhere")).artifacts == f"{tmp_path}/mlartifacts"
+# --- the database
 
 
 def test_nothing_is_ever_put_into_mlruns(address, client, run, tmp_path, monkeypatch):
@@ -490,13 +491,3 @@ def test_nothing_is_ever_put_into_mlruns(address, client, run, tmp_path, monkeyp
     for experiment in client.search_experiments():
         assert experiment.artifact_location.startswith(address.artifacts)
     assert "_MLFLOW_SERVER_ARTIFACT_ROOT" not in os.environ
-
-
-def test_a_server_with_credentials_in_its_address_does_not_show_them(monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://user:hunter2@mlflow.example/base/")
-    address = Address.find(LocalStore("/root"))
-    assert address.ui_command is None
-    page = "https://mlflow.example/base/#/experiments/1/runs/abc?workflowType=machine_learning"
-    assert address.page("1", "abc") == page
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://user:hunter2@db/mlflow")
-    assert "hunter2" not in Address.find(LocalStore("/root")).ui_command

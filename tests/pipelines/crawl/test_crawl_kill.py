@@ -95,7 +95,7 @@ def processes(title):
 
 def fetching():
     """The workers at work on a shard."""
-    return processes("_lot_task")
+    return processes("_batch_task")
 
 
 def _ancestors(pid, parents):
@@ -163,4 +163,4 @@ def test_a_crawl_outlives_the_process_that_keeps_the_books(calm, tmp_path):
         killer.join()
     assert lost
     assert crawled.manifest.to_bytes() == calm
-    assert not [event for event in events if event["event"] == "shard_retry"]
+    assert not [event for event in events if event.kind == "shard_retry"]

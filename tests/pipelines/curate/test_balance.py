@@ -12,7 +12,7 @@ from PIL import Image
 from infra.errors import DataError, UsageError
 from infra.run.context import Context
 from infra.run.manifest import Artifact
-from infra.store.storage import LocalStore
+from infra.store import LocalStore
 from pipelines.curate.balance import Config, run
 from pipelines.curate.balance.entries import entries_of, list_entries, spaced
 from pipelines.curate.balance.matching import Matcher

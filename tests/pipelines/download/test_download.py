@@ -6,6 +6,7 @@ import json
 import math
 import re
 import socket
+import struct
 import threading
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,18 +18,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from infra.errors import ConfigError, StageFailed
+from infra.errors import ConfigError, StageFailed, TransientError
+from infra.events import Event, Metrics, Progress
 from infra.formats.shards import read_samples, read_tar, write_triple
 from infra.run.context import Context, ShardOutput
 from infra.run.manifest import Artifact, File
 from infra.schema import pairs_schema
+from infra.store import LocalStore
 from infra.store.spool import Spool
-from infra.store.storage import LocalStore
 from pipelines.download import Config, run
 from pipelines.download.shard import Downloader, members, tabulate
 from pipelines.layout import chunk_rows
 from pipelines.tables import read_slices
 from pipelines.web.fetcher import Web
+from pipelines.web.politeness.actor import Local
 
 
 def jpeg(width=90, height=60, colour="red") -> bytes:
@@ -107,6 +110,64 @@ async def test_every_url_once_and_in_order(site, spool):
     assert [outcome.sha256 for outcome in outcomes[:2]] == [outcomes[2].sha256, outcomes[1].sha256]
     assert [outcome.reason for outcome in outcomes] == [None, None, None, "http_error", None]
     assert asked["/b.jpg"] == 1
+
+
+async def test_a_gif_cut_behind_its_size_and_a_host_that_ends_in_a_digit_cost_their_own_rows(site, spool, monkeypatch):
+    port, _ = site
+    monkeypatch.setitem(ROUTES, "/cut.gif", (200, {}, b"GIF87a\x40\0\x30\0"))
+    monkeypatch.setitem(ROUTES, "/away.jpg", (302, {"Location": "http://static1/a.jpg"}, b""))
+    names = ("img.example/cut.gif", "static1/a.jpg", "img.example/away.jpg", "img.host2/b.jpg")
+    mapped = {pattern: f"127.0.0.1:{port}" for pattern in ("*.example", "static1", "img.host2")}
+    async with Downloader(config(port, web=Web(connect_to=mapped))) as downloader:
+        outcomes = [await task for task in await downloader.start([f"http://{name}" for name in names], spool)]
+    assert [outcome.reason for outcome in outcomes] == ["decode_failed", None, None, None]
+    assert outcomes[0].status == "failed_to_resize"
+
+
+@pytest.mark.parametrize(
+    ("where", "status"),
+    [
+        ("pipelines.download.shard.resize", "failed_to_resize"),
+        ("pipelines.web.chase.canonical", "failed_to_download"),
+    ],
+)
+@pytest.mark.parametrize("error", [IndexError("at 7"), ValueError("odd"), struct.error("short")])
+async def test_what_nobody_foresaw_costs_its_own_row(site, spool, monkeypatch, caplog, where, status, error):
+    """Visible in the row and in the log, with its place."""
+
+    def fails(*_):
+        raise error
+
+    monkeypatch.setattr(where, fails)
+    async with Downloader(config(site[0])) as downloader:
+        (outcome,) = [await task for task in await downloader.start(["http://img.example/a.jpg"], spool)]
+    assert (outcome.status, outcome.reason, outcome.ticket) == (status, "unforeseen_error", None)
+    assert outcome.message == f"unforeseen_error: {type(error).__name__} in fails"
+    assert any(record.exc_info[1] is error for record in caplog.records)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(28, "No space left on device"), TransientError("later")])
+async def test_failures_of_this_machine_are_no_row_s(site, spool, monkeypatch, error):
+    def fails(*_):
+        raise error
+
+    monkeypatch.setattr("pipelines.download.shard.resize", fails)
+    async with Downloader(config(site[0])) as downloader:
+        (task,) = await downloader.start(["http://img.example/a.jpg"], spool)
+        with pytest.raises(type(error)):
+            await task
+
+
+async def test_an_error_in_the_shared_turns_is_no_row_s(site, spool):
+    class Broken(Local):
+        async def exchange(self, *_):
+            raise KeyError("a host")
+
+    settings = config(site[0])
+    async with Downloader(settings, Broken(settings.web)) as downloader:
+        (task,) = await downloader.start(["http://img.example/a.jpg"], spool)
+        with pytest.raises(KeyError):
+            await task
 
 
 @pytest.fixture
@@ -190,15 +251,15 @@ def test_urls_in_unusual_spellings(ray_cluster, site, pairs_artifact, tmp_path):
 
 def test_progress_as_a_line_and_as_curves(ray_cluster, site, pairs_artifact, tmp_path):
     """Rates, success, the commonest errors and worst hosts, the time left: as a line, and all numbers as curves."""
-    events: list[dict] = []
+    events: list[Event] = []
     manifest = run(config(site[0]), {"pairs": pairs_artifact(ROWS)}, Context(tmp_path, emit=events.append))
-    line = [event for event in events if event["event"] == "progress"][-1]
-    assert (line["done"], line["total"], line["success"], line["eta_s"]) == (3, 3, "30%", 0)
-    assert re.fullmatch(r"\w+ \d0%, \w+ \d0%", line["errors"])
-    assert line["at"] == "img.example 4"
-    curves = [event for event in events if event["event"] == "metrics"]
-    assert [curve["step"] for curve in curves] == sorted({curve["step"] for curve in curves})
-    last = curves[-1]["values"]
+    line = [event for event in events if isinstance(event, Progress)][-1]
+    assert (line.done, line.total, line.numbers["success"], line.numbers["eta_s"]) == (3, 3, "30%", 0)
+    assert re.fullmatch(r"\w+ \d0%, \w+ \d0%", line.numbers["errors"])
+    assert line.numbers["at"] == "img.example 4"
+    curves = [event for event in events if isinstance(event, Metrics)]
+    assert [curve.step for curve in curves] == sorted({curve.step for curve in curves})
+    last = curves[-1].values
     assert last.keys() >= {"images_per_s", "MB_per_s", "eta_s", "share/success", "share/http_error"}
     assert last["images_per_s"] > 0 and last["MB_per_s"] > 0
     shares = {name.removeprefix("share/"): value for name, value in last.items() if name.startswith("share/")}

@@ -19,7 +19,7 @@ from infra.formats.shards import read_samples
 from infra.run.context import Context, ShardOutput
 from infra.run.manifest import Artifact
 from infra.schema import Drop
-from infra.store.storage import LocalStore
+from infra.store import LocalStore
 from pipelines.download import Config
 from pipelines.download.img2dataset_engine import reason_of, refusal
 from pipelines.download.shard import Work, work

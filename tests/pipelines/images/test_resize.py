@@ -299,3 +299,32 @@ def test_no_damage_is_more_than_an_image_error(name, seed, count, cut):
 @given(st.binary(max_size=80), st.sampled_from([b"II*\0", b"MM\0*", b""]))
 def test_any_exif_block_has_an_orientation(data, start):
     assert 1 <= Header("jpeg", 1, 1, start + data).orientation <= 8
+
+
+def _small_files():
+    """A small file of each format, one of each kind that has parts of its own."""
+    image = photo(24, 20)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    palette = image.convert("P")
+    return {
+        "jpeg": encoded(image, exif=exif),
+        "progressive": encoded(image, progressive=True),
+        "png": encoded(image, "PNG", exif=exif),
+        "webp": encoded(image, "WEBP", exif=exif),
+        "lossless": encoded(image, "WEBP", lossless=True),
+        "gif": encoded(palette, "GIF", transparency=3),
+        "animated": encoded(palette, "GIF", save_all=True, append_images=[palette.rotate(90), palette]),
+        "bmp": encoded(image, "BMP"),
+    }
+
+
+@pytest.mark.parametrize("name", _small_files())
+def test_a_file_cut_anywhere_is_an_image_or_a_reason(name):
+    """Ten bytes of a GIF, signature and size, once ended a whole download."""
+    data = _small_files()[name]
+    for end in range(len(data)):
+        try:
+            resize(data[:end], Resizing(image_size=8))
+        except ImageError as error:
+            assert isinstance(error.reason, Drop)

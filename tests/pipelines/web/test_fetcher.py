@@ -18,7 +18,7 @@ from pipelines.web.guard import Guard, is_public
 from pipelines.web.http_client import retry_after
 from pipelines.web.policy.opt_outs import IMAGE, LINKS, PAGE, from_headers, from_metas, refusal
 from pipelines.web.policy.robots import Rules
-from pipelines.web.urls import BadUrlError, canonical, matches, origin_of, without_parameters
+from pipelines.web.urls import BadUrlError, canonical, host_of, is_address, matches, origin_of, without_parameters
 
 
 def web(site, **changes):
@@ -65,6 +65,39 @@ async def test_content_codings(coding, body):
     assert (await fetch({"/x": answer(body, Content_Encoding=coding)})).body == b"<p>a" * 1000
 
 
+@pytest.mark.parametrize("host", ["static1", "img.host2", "cdn-7", "3com", "a1.b2.c3", "xn--80ak6aa92e1"])
+async def test_a_name_that_ends_in_a_digit_is_a_name(host):
+    """Such a host, also as a redirect's target, once ended a whole download."""
+    routes = {"a.example/x": answer(b"", "302 Found", Location=f"http://{host}/y"), f"{host}/y": answer(b"<p>found")}
+    async with Site(routes) as site:
+        names = {"*.example": f"127.0.0.1:{site.port}", host: f"127.0.0.1:{site.port}"}
+        async with Fetcher(web(site, connect_to=names)) as fetcher:
+            for url in (f"http://{host}/y", "http://a.example/x"):
+                assert (await fetcher.get(url)).body == b"<p>found"
+
+
+@pytest.mark.parametrize(
+    ("url", "literal"),
+    [
+        ("http://static1/", False),
+        ("http://1/", True),
+        ("http://0x7f.1/", True),
+        ("http://2130706433/", True),
+        ("http://127.0.0.1./", True),
+        ("http://[::1]/", True),
+        ("http://a.b1/", False),
+        ("http://a.1b/", False),
+        ("http://1.2.3.4.example/", False),
+        ("http://1.2.3.4x/", False),
+    ],
+)
+def test_an_address_is_told_from_a_name(url, literal):
+    host = host_of(canonical(url))
+    assert is_address(host) is literal
+    if literal:
+        ipaddress.ip_address(host)
+
+
 async def test_redirects_are_followed_and_listed():
     routes = {
         "/x": answer(b"", "301 Moved", Location="/y"),
@@ -108,6 +141,9 @@ async def test_connections_to_a_host_are_bounded_and_paced():
         "http://127.0.0.1/",
         "http://2130706433/",
         "http://0x7f.1/",
+        "http://1../",  # a name by the standard, an address to resolvers and clients
+        "http://256.256.256.256../",
+        "http://127.0.0.1../",
         "http://[::1]/",
         "http://[::ffff:10.0.0.1]/",
         "http://169.254.169.254/latest/meta-data/",
@@ -121,6 +157,31 @@ async def test_addresses_refused_without_a_word_on_the_wire(url):
     redirecting = {"/x": answer(b"", "302 Found", Location=url)}
     if url not in ("not a url", "http://"):  # as a Location the first is a relative path
         assert (await refused(redirecting))[0] is Drop.REFUSED
+
+
+@pytest.mark.parametrize("host", ["static1", "img.host2", "a.0x1g", "x.1a2"])
+async def test_a_name_may_end_in_a_digit(host):
+    routes = {f"{host}/x": answer(), "a.example/x": answer(b"", "302 Found", Location=f"http://{host}/x")}
+    async with Site(routes) as site:
+        mapping = {pattern: f"127.0.0.1:{site.port}" for pattern in ("*.example", host)}
+        async with Fetcher(web(site, connect_to=mapping)) as fetcher:
+            for url in (f"http://{host}/x", "http://a.example/x"):
+                assert (await fetcher.get(url)).url == f"http://{host}/x"
+
+
+async def test_a_name_that_ends_in_a_digit_is_looked_up(monkeypatch):
+    asked = []
+
+    def getaddrinfo(host, *_):
+        asked.append(host)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    async with Fetcher(Web(retries=0, obey_robots=False)) as fetcher:
+        with pytest.raises(FetchError) as caught:
+            await fetcher.get("http://static1/x.jpg", "image")
+    assert (caught.value.reason, caught.value.detail) == (Drop.REFUSED, "an address that is not public")
+    assert asked == ["static1"]
 
 
 async def test_a_name_that_resolves_to_a_private_address_is_refused(monkeypatch):

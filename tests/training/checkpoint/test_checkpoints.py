@@ -13,9 +13,11 @@ import torch
 from small_run import Run, arrays, config
 
 from infra.errors import ConfigError, StorageError, TransientError
-from infra.store.storage import LocalStore, open_store
+from infra.store import LocalStore, open_store
 from training.checkpoint import checkpoints as checkpoint
-from training.checkpoint.checkpoints import Checkpoints, complete, prune
+from training.checkpoint.checkpoints import Checkpoints
+from training.checkpoint.manifests import RankManifest, complete, prune
+from training.config import Checkpoint as Keep
 from training.distributed.world import World
 
 
@@ -25,7 +27,7 @@ def saved(store):
 
 def parts_of_a_run(url, kind, stop):
     """Continue from where the run was left, up to ``stop`` samples; curve, and the state's end."""
-    run = Run(config(parallel=kind))
+    run = Run(config(cluster__parallel=kind))
     checkpoints = run.checkpoints(open_store(url))
     run.restore(checkpoints)
     while run.samples < stop:
@@ -95,8 +97,8 @@ def test_open_clip_loads_a_checkpoint(tmp_path):
 
     run = Run(config())
     run.step()
-    description = {"model_cfg": run.config.model, "preprocess_cfg": {}}
-    checkpoints = Checkpoints(LocalStore(tmp_path), run.config, World(), description)
+    description = {"model_cfg": run.config.model.architecture, "preprocess_cfg": {}}
+    checkpoints = Checkpoints(LocalStore(tmp_path), run.config.checkpoint, World(), description)
     run.save(checkpoints)
     checkpoints.close()
     model = open_clip.create_model(f"local-dir:{tmp_path}/checkpoints/000000000008")
@@ -201,11 +203,10 @@ def test_without_any_intact_one_it_starts_anew(tmp_path):
 
 def test_one_of_another_run_is_refused(tmp_path):
     parts_of_a_run(str(tmp_path), "ddp", 16)
-    other = Run(config(lr=0.5))
+    other = Run(config(optimizer__lr=0.5))
     with pytest.raises(ConfigError, match="another configuration") as refused:
         other.restore(other.checkpoints(LocalStore(tmp_path)))
-    assert "lr = 0.5" in refused.value.expected
-    assert "lr = 0.01" in refused.value.found
+    assert refused.value.found == "optimizer.lr: 0.01 -> 0.5"
     wide = Run(config())
     wide.objective.register_buffer("mean", torch.zeros(17))
     with pytest.raises(ConfigError, match="another model") as refused:
@@ -218,7 +219,7 @@ def test_one_of_another_run_is_refused(tmp_path):
 
 def sealed(store, *samples, **metrics):
     for number in samples:
-        seal = checkpoint.Seal(samples=number, attempt="a", rank=0, size=1)
+        seal = RankManifest(samples=number, attempt="a", rank=0, size=1)
         seal.metrics = {name: values[number] for name, values in metrics.items() if number in values}
         store.write(seal.path, seal.to_bytes())
 
@@ -229,28 +230,29 @@ def store(request, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("rules", "kept"),
+    ("rules", "newest", "kept"),
     [
-        ({"newest": 2}, [24, 30]),
-        ({"newest": 1, "every": 10}, [12, 20, 30]),
-        ({"newest": 1, "best": 2, "metric": "acc"}, [18, 20, 30]),
-        ({"newest": 1, "best": 1, "metric": "val_loss"}, [6, 30]),
-        ({"newest": 0, "every": 20}, [20]),
+        (Keep(keep=2), None, [24, 30]),
+        (Keep(keep=1, keep_every=10), None, [12, 20, 30]),
+        (Keep(keep=1, keep_best=2, best_metric="acc"), None, [18, 20, 30]),
+        (Keep(keep=1, keep_best=1, best_metric="val_loss"), None, [6, 30]),
+        (Keep(keep=2, keep_every=20), 0, [20]),
     ],
+    ids=str,
 )
-def test_retention(store, rules, kept):
+def test_retention(store, rules, newest, kept):
     acc = {6: 0.1, 12: 0.2, 18: 0.9, 20: 0.5}
     sealed(store, 6, 12, 18, 20, 24, 30, acc=acc, val_loss=acc)
-    prune(store, **rules)
+    prune(store, rules, newest)
     assert saved(store) == kept
-    prune(store, **rules)
+    prune(store, rules, newest)
     assert saved(store) == kept
 
 
 def test_rules_hold_while_it_trains(store):
     run = Run(config())
-    rules = run.config.replace(keep_checkpoints=1, keep_every=32, keep_best=1)
-    checkpoints = Checkpoints(store, rules, World(), best="acc")
+    rules = run.config.checkpoint.replace(keep=1, keep_every=32, keep_best=1, best_metric="acc")
+    checkpoints = Checkpoints(store, rules, World())
     for number in range(6):
         run.step()
         run.save(checkpoints, acc=-abs(number - 1))
@@ -269,9 +271,7 @@ class Clock:
 def test_minutes_are_rank_0s_and_asked_for_now_and_then(tmp_path, monkeypatch):
     clock = Clock()
     monkeypatch.setattr(checkpoint.time, "monotonic", clock.monotonic)
-    checkpoints = Checkpoints(
-        LocalStore(tmp_path), config(checkpoint_every=10**12, checkpoint_minutes=1, batch_size=10), World()
-    )
+    checkpoints = Checkpoints(LocalStore(tmp_path), Keep(every=10**12, minutes=1), World())
     asked, due, start = [], [], 10**9  # as continued from a checkpoint: what came before says nothing of the rate
     ask = checkpoints._ask
     monkeypatch.setattr(checkpoints, "_ask", lambda samples: asked.append(samples) or ask(samples))
@@ -287,7 +287,7 @@ def test_minutes_are_rank_0s_and_asked_for_now_and_then(tmp_path, monkeypatch):
 def noticed(folder):
     steps = []
     world = World.join(torch.device("cpu"), notice=lambda: steps[-1] in (3, 4))
-    checkpoints = Checkpoints(LocalStore(folder), config(checkpoint_every=10**6), world)
+    checkpoints = Checkpoints(LocalStore(folder), Keep(every=10**6), world)
     checkpoints.ASK_S = 0
     found = []
     for number in range(6):
@@ -354,7 +354,7 @@ def test_a_full_disk_is_reported_by_the_next_save_or_the_end(tmp_path, where):
 
 
 def one_fails(folder):
-    run = Run(config(parallel="fsdp"))
+    run = Run(config(cluster__parallel="fsdp"))
     run.step()
     store = Gate(folder, OSError("broken") if run.world.rank else None)
     store.open_for.set()

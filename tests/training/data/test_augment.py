@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from torchvision.transforms import functional
 
-from training.data.augment import DRAWS, ORDERS, Augment, jitter
+from training.config import Augment
+from training.data.augment import DRAWS, ORDERS, Augmentation, jitter
 from training.data.decode import CROP_DRAWS, decode, draw_crop, resize
 from training.data.loader import draws
 
@@ -37,7 +38,7 @@ def test_pixels_are_those_of_open_clips_transform(monkeypatch):
     Image.fromarray(photograph()).save(data, "JPEG", quality=95)
     for own in draws(3, 0, 8).tolist():
         out = np.empty((64, 64, 3), np.uint8)
-        Augment()(decode(data.getvalue(), 68), own, out)
+        Augmentation(Augment())(decode(data.getvalue(), 68), own, out)
         crop = draw_crop(own[:CROP_DRAWS], (97, 130), (0.9, 1.0), (0.75, 4 / 3))
         monkeypatch.setattr(RandomResizedCrop, "get_params", staticmethod(lambda *_, crop=crop: crop))
         with Image.open(data) as image:
@@ -81,23 +82,23 @@ def test_colours_change_by_torchvisions_formulae(change, formula, factor):
 def test_flip_jitter_and_grey_do_as_they_are_drawn():
     image, plain = photograph(5, (32, 32)), np.empty((32, 32, 3), np.uint8)
     own = [0.5] * DRAWS
-    Augment()(image, own, plain)
+    Augmentation(Augment())(image, own, plain)
     out = np.empty_like(plain)
-    Augment(flip_prob=0.51)(image, own, out)
+    Augmentation(Augment(flip_prob=0.51))(image, own, out)
     assert (out == plain[:, ::-1]).all()
-    Augment(gray_scale_prob=0.51)(image, own, out)
+    Augmentation(Augment(gray_scale_prob=0.51))(image, own, out)
     grey = array(functional.rgb_to_grayscale(tensor(plain), 3)).astype(float)
     assert np.abs(out - grey).max() <= 1
     assert (out[..., :1] == out).all()
-    strong = Augment(color_jitter=(0.4, 0.3, 0.2, 0.1), color_jitter_prob=0.6)
+    strong = Augmentation(Augment(color_jitter=(0.4, 0.3, 0.2, 0.1), color_jitter_prob=0.6))
     own[CROP_DRAWS + 3 : CROP_DRAWS + 7] = [0.0, 1.0, 0.25, 0.75]
     strong(image, own, out)
     expected = plain.copy()
     jitter(expected, ORDERS[12], (0.6, 1.3, 0.9, 0.05))
     assert (out == expected).all()
     for calm in (
-        Augment(flip_prob=0.5, gray_scale_prob=0.5),
-        Augment(color_jitter=(1, 1, 1, 0.5), color_jitter_prob=0.5),
+        Augmentation(Augment(flip_prob=0.5, gray_scale_prob=0.5)),
+        Augmentation(Augment(color_jitter=(1, 1, 1, 0.5), color_jitter_prob=0.5)),
     ):
         calm(image, own, out)
         assert (out == plain).all()

@@ -1,21 +1,22 @@
 """Batches made by Ray actors: the local loader's, byte for byte, whoever dies."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
 from infra.errors import DataError
-from infra.store.storage import LocalStore
-from training.data.augment import Augment
+from infra.store import LocalStore
+from training.config import Config
 from training.data.loader import Loader
 from training.data.sampler import Plan
 from training.data.samples import Samples, Shards
 from training.data.tokens import Tokenizer
 from training.distributed.world import World
 
-CONFIG = SimpleNamespace(
-    batch_size=80, seed=3, crop_scale=(0.5, 1.0), crop_ratio=(0.75, 4 / 3), loader_threads=2, feeders=2, max_corrupt=2
+CONFIG = Config(
+    batch_size=80,
+    seed=3,
+    augment={"crop_scale": (0.5, 1.0), "flip_prob": 0.5, "color_jitter": (0.3, 0.3, 0.3, 0.1)},
+    loading={"threads": 2, "remote_loaders": 2, "max_corrupt": 2},
 )
 
 
@@ -41,8 +42,7 @@ def test_actors_make_what_the_local_loader_makes(ray_cluster, make_shards, tmp_p
 
     source = samples(make_shards(tmp_path / "shards", damaged=(7, 20)), tmp_path)
     plan = Plan(source.counts, 3, shuffle="window", window=2, batch=80)
-    augment = Augment(crop_scale=(0.5, 1.0), flip_prob=0.5, color_jitter=(0.3, 0.3, 0.3, 0.1))
-    arguments = source, CONFIG, World(rank=1, size=2), (16, 16), plan, augment
+    arguments = source, CONFIG, World(rank=1, size=2), (16, 16), plan
     local, remote = Loader(*arguments), Watched(*arguments)
     pairs = zip(local.batches(80, 800), remote.batches(80, 800), strict=True)
     for number, (ours, theirs) in enumerate(pairs):

@@ -5,18 +5,18 @@ import shutil
 import threading
 from concurrent.futures import CancelledError
 from fractions import Fraction
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from nesting import nested
 from PIL import Image
 
 from infra.errors import ConfigError, DataError
 from infra.formats.shards import read_samples
-from infra.store.storage import LocalStore
+from infra.store import LocalStore
+from training.config import Config
 from training.data import shard_cache as copies
-from training.data.augment import Augment
 from training.data.decode import CROP_DRAWS, decode, draw_crop, resize
 from training.data.loader import Loader, _Fetching, on_device
 from training.data.sampler import Plan, order
@@ -40,12 +40,11 @@ def config(**changes):
     values = {
         "batch_size": 8,
         "seed": 3,
-        "crop_scale": (0.5, 1.0),
-        "crop_ratio": (0.75, 4 / 3),
-        "loader_threads": 2,
-        "max_corrupt": 5,
+        "augment__crop_scale": (0.5, 1.0),
+        "loading__threads": 2,
+        "loading__max_corrupt": 5,
     }
-    return SimpleNamespace(**{**values, **changes})
+    return Config(**nested({**values, **changes}))
 
 
 def samples(place, **changes):
@@ -55,10 +54,10 @@ def samples(place, **changes):
     return Samples(shards, World(), **options)
 
 
-def load(source, start, stop, size=1, plan=None, augment=None, **changes):
+def load(source, start, stop, size=1, plan=None, **changes):
     """The batches of all ranks put together: images and captions."""
     worlds = [World(rank=rank, size=size) for rank in range(size)]
-    loaders = [Loader(source, config(**changes), world, SIDE, plan, augment) for world in worlds]
+    loaders = [Loader(source, config(**changes), world, SIDE, plan) for world in worlds]
     parts = zip(*[loader.batches(start, stop) for loader in loaders], strict=True)
     batches = [
         tuple(np.concatenate([getattr(batch, name).numpy() for batch in ranks]) for name in ("images", "texts"))
@@ -91,7 +90,7 @@ def test_an_epoch_sees_every_sample_once_and_epochs_differ():
 @pytest.mark.parametrize("size", [2, 4])
 def test_the_number_of_ranks_threads_and_the_cache_change_nothing(shards, size):
     expected, _ = load(samples(shards), 0, 96)
-    found, _ = load(samples(shards, cache_bytes=20_000), 0, 96, size=size, loader_threads=3)
+    found, _ = load(samples(shards, cache_bytes=20_000), 0, 96, size=size, loading__threads=3)
     assert len(expected) == 12
     for a, b in zip(expected, found, strict=True):
         assert (a[0] == b[0]).all()
@@ -121,12 +120,17 @@ def test_any_plan_is_the_same_for_one_two_and_three_ranks(shards, options):
     source = Samples(sources, World(), tokenize=Tokenizer(tokenize), min_side=16, folder=shards / "cache")
     assert source.counts == [[14], [13, 13]]
     plan = Plan(source.counts, 3, **options)
-    augment = Augment((0.5, 1.0), flip_prob=0.5, color_jitter=(0.4, 0.4, 0.4, 0.1), gray_scale_prob=0.2)
-    expected, _ = load(source, 0, 120, plan=plan, augment=augment, batch_size=12)
+    changes = {
+        "augment__flip_prob": 0.5,
+        "augment__color_jitter": (0.4, 0.4, 0.4, 0.1),
+        "augment__gray_scale_prob": 0.2,
+        "batch_size": 12,
+    }
+    expected, _ = load(source, 0, 120, plan=plan, **changes)
     numbers = plan.numbers(np.arange(120))
     assert (np.concatenate([text for _, text in expected]) == source.index.texts(numbers, np.zeros(120))[0]).all()
     for size in (2, 3):
-        found, _ = load(source, 60, 120, size=size, plan=plan, augment=augment, batch_size=12)
+        found, _ = load(source, 60, 120, size=size, plan=plan, **changes)
         for a, b in zip(expected[5:], found, strict=True):
             assert all((one == two).all() for one, two in zip(a, b, strict=True))
 

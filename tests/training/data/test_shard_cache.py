@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from infra.errors import ConfigError, DataError, StorageError
-from infra.store.storage import LocalStore, ObjectStore
+from infra.store import LocalStore, ObjectStore
 from training.data import shard_cache as module
 from training.data.samples import Samples, Shards
 from training.data.shard_cache import Copies, Shard

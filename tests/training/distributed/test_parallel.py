@@ -12,12 +12,11 @@ from training.distributed.parallel import _blocks, gathered, wrap
 from training.distributed.world import World, parties
 from training.model.build import build
 from training.model.precision import Precision
-from training.objectives import OBJECTIVES
 from training.step import backward
 
 
 def curve(parallel, precision="fp32"):
-    run = Run(config(parallel=parallel, precision=precision))
+    run = Run(config(cluster__parallel=parallel, precision=precision))
     for _ in range(5):
         run.step()
     kinds = {type(weight).__name__ for weight in run.objective.parameters()}
@@ -44,7 +43,7 @@ def pieces(kind):
     """Gradients of a batch in two parts, sent once, and of the whole, sent at once."""
     found = []
     for parts in (1, 2):
-        run = Run(config(parallel=kind))
+        run = Run(config(cluster__parallel=kind))
         draw = torch.Generator().manual_seed(run.world.rank)
         images, texts = torch.randn(4, 3, 16, 16, generator=draw), torch.randint(1, 49408, (4, 8), generator=draw)
         for part in range(parts):
@@ -71,7 +70,7 @@ def test_parts_of_a_batch_are_sent_once(ranks, kind):
 
 
 def evaluation(kind):
-    run = Run(config(parallel=kind))
+    run = Run(config(cluster__parallel=kind))
     images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     found = []
     for _ in range(2):
@@ -100,7 +99,12 @@ COCA = {
     "multimodal_cfg": {**DEEP["text_cfg"], "attn_pooler_heads": 2},
     "custom_text": True,
 }
-ALBEF = {"albef_fusion_layers": 2, "albef_negatives_among": 4, "albef_queue_size": 16, "albef_alpha_warmup": 0}
+ALBEF = {
+    "objective__fusion_layers": 2,
+    "objective__negatives_among": 4,
+    "objective__queue_size": 16,
+    "objective__alpha_warmup": 0,
+}
 
 
 def gradients(name, parallel, precision, parts=1):
@@ -111,9 +115,13 @@ def gradients(name, parallel, precision, parts=1):
     for weight in model.parameters():  # no gain is just 1, no bias 0
         weight.data += (0.1 * torch.randn(weight.shape, generator=draw) * (weight.ndim > 0)).to(weight.dtype)
     settings = config(
-        objective=name, batch_size=64, parallel=parallel, precision=precision, **(ALBEF if name == "albef" else {})
+        objective__kind=name,
+        batch_size=64,
+        cluster__parallel=parallel,
+        precision=precision,
+        **(ALBEF if name == "albef" else {}),
     )
-    objective = OBJECTIVES[name](model, settings)
+    objective = settings.objective.build(model, settings, {})
     wrapped = wrap(objective, settings, world)
     draw = torch.Generator().manual_seed(1)
     images, texts = torch.randn(64, 3, 16, 16, generator=draw), torch.randint(1, 98, (64, 8), generator=draw)

@@ -10,15 +10,15 @@ import torch
 from conftest import MODEL
 
 from infra.errors import ConfigError
-from training.config import Config
+from training.config import Config, Model
 from training.distributed.parallel import gathered, wrap
 from training.distributed.world import World
 from training.model.blocks import compile_blocks, encode_image
-from training.model.build import Locks, _replace_dropout, build
+from training.model.build import _replace_dropout, build
 from training.model.dropout import Dropout, Position
 from training.model.precision import exact
 from training.model.text import encode_text
-from training.objectives import OBJECTIVES
+from training.objectives.infonce.objective import InfoNCE
 from training.optim.ema import Ema
 from training.optim.schedule import adamw
 
@@ -155,7 +155,7 @@ def test_weights_that_are_not_there_or_do_not_fit_are_refused(trained, tmp_path)
 
 
 def test_a_locked_tower_learns_nothing_and_keeps_no_activations():
-    towers = build(DEEP, 0, WORLD, locks=Locks(image=0))
+    towers = build(Model(architecture=DEEP, lock_image=0), 0, WORLD)
     assert not any(name.startswith("visual.") for name in learnt(towers.model))
     assert "token_embedding.weight" in learnt(towers.model)
     kept = []
@@ -165,7 +165,7 @@ def test_a_locked_tower_learns_nothing_and_keeps_no_activations():
 
 
 def test_its_last_groups_may_learn_all_the_same():
-    model = build(DEEP, 0, WORLD, locks=Locks(image=2, text=1)).model
+    model = build(Model(architecture=DEEP, lock_image=2, lock_text=1), 0, WORLD).model
     visual = {name.removeprefix("visual.") for name in learnt(model) if name.startswith("visual.")}
     assert {name.rsplit(".", 2)[0] if "resblocks" in name else name for name in visual} >= {"proj", "ln_post.weight"}
     assert all("resblocks.2" in name or name.startswith(("proj", "ln_post")) for name in visual)
@@ -174,23 +174,23 @@ def test_its_last_groups_may_learn_all_the_same():
 
 def test_batch_norms_of_a_locked_tower_keep_their_statistics():
     config = {**MODEL, "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8}}
-    towers = build(config, 0, WORLD, locks=Locks(image=0))
+    towers = build(Model(architecture=config, lock_image=0), 0, WORLD)
     before = copy.deepcopy(towers.model.state_dict())
     encode_image(towers.model.train(), pixels(towers))
     for name, value in towers.model.state_dict().items():
         assert torch.equal(value, before[name]), name
     with pytest.raises(ConfigError, match="cannot be locked"):
-        build(config, 0, WORLD, locks=Locks(image=2))
+        build(Model(architecture=config, lock_image=2), 0, WORLD)
 
 
 def five_steps(parallel):
     """Losses and moving average of a model half locked, with patches left out; which weights had a gradient."""
     world = World.join()
-    config = Config(batch_size=8, lr=1e-2, parallel=parallel)
-    towers = build(DEEP, 0, world, patch_dropout=0.5, locks=Locks(image=1, text=2))
-    objective = OBJECTIVES["infonce"](towers.model, config)
+    config = Config(batch_size=8, optimizer={"lr": 1e-2}, cluster={"parallel": parallel})
+    towers = build(Model(architecture=DEEP, patch_dropout=0.5, lock_image=1, lock_text=2), 0, world)
+    objective = InfoNCE(towers.model)
     model = wrap(objective, config, world)
-    optimizer = adamw(objective, config)
+    optimizer = adamw(objective, config.optimizer)
     average = Ema(exact(towers.model, optimizer), half_life=20)
     draw = torch.Generator().manual_seed(0)
     own = slice(world.rank * 8 // world.size, (world.rank + 1) * 8 // world.size)
@@ -214,7 +214,7 @@ def five_steps(parallel):
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_several_ranks_learn_the_same_and_exchange_what_learns_only(ranks, parallel):
     losses, averages, moved = ranks(1, five_steps, "ddp")[0]
-    assert moved == learnt(build(DEEP, 0, WORLD, locks=Locks(image=1, text=2)).model)
+    assert moved == learnt(build(Model(architecture=DEEP, lock_image=1, lock_text=2), 0, WORLD).model)
     results = ranks(2, five_steps, parallel)
     for theirs, _, their_moved in results:
         assert theirs == pytest.approx(losses, rel=1e-6)
@@ -233,7 +233,7 @@ def features_at(towers, position, images):
 
 @pytest.mark.parametrize("config", [MODEL, TIMM], ids=["open_clip", "timm"])
 def test_the_patches_left_out_belong_to_the_sample(config):
-    towers = build(config, 0, WORLD, patch_dropout=0.5)
+    towers = build(Model(architecture=config, patch_dropout=0.5), 0, WORLD)
     assert towers.description["model_cfg"]["vision_cfg"]["patch_dropout"] == 0.5
     images = pixels(towers, 1).expand(8, -1, -1, -1)
     whole = features_at(towers, 40, images)
@@ -293,7 +293,11 @@ def test_dropout_that_each_worker_draws_is_said(caplog):
 
 
 def test_half_the_patches_cost_half_the_work():
-    towers = build({**DEEP, "vision_cfg": {**DEEP["vision_cfg"], "image_size": 64}}, 0, WORLD, patch_dropout=0.5)
+    towers = build(
+        Model(architecture={**DEEP, "vision_cfg": {**DEEP["vision_cfg"], "image_size": 64}}, patch_dropout=0.5),
+        0,
+        WORLD,
+    )
     seen = []
     for block in towers.model.visual.transformer.resblocks:
         block.register_forward_pre_hook(lambda _, x: seen.append(x[0].shape[1]))
@@ -307,7 +311,7 @@ def test_half_the_patches_cost_half_the_work():
 def test_gradient_checkpointing_is_exact_with_patch_dropout():
     found = []
     for checkpointing in (False, True):
-        towers = build(DEEP, 0, WORLD, patch_dropout=0.5, grad_checkpointing=checkpointing)
+        towers = build(Model(architecture=DEEP, patch_dropout=0.5), 0, WORLD, grad_checkpointing=checkpointing)
         encode_image(towers.model, pixels(towers)).square().sum().backward()
         found.append([weight.grad for weight in towers.model.visual.parameters()])
     for plain, again in zip(*found, strict=True):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from conftest import MODEL
 
+from training.config import Model
 from training.distributed.world import World
 from training.model.build import build
 from training.model.flops import Peak, forward_flops, mfu, peak
@@ -30,7 +31,7 @@ def test_a_small_model_by_hand():
 
 
 def test_patches_left_out_cost_nothing():
-    towers = build(MODEL, 0, World(), patch_dropout=0.5)
+    towers = build(Model(architecture=MODEL, patch_dropout=0.5), 0, World())
     image = by_hand(3, 16, 1) + 2 * 4 * 3 * 8 * 8 * 16 + 2 * 16 * 16
     assert forward_flops(towers) == image + by_hand(8, 16, 1) + 2 * 16 * 16
 

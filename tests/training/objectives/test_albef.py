@@ -6,6 +6,7 @@ from functools import partial
 import open_clip
 import pytest
 import torch
+from nesting import nested
 from test_albef_parts import batch, build
 from torch import nn
 
@@ -24,30 +25,31 @@ BATCH = 16
 
 def config(**changes):
     values = {
-        "objective": "albef",
+        "objective__kind": "albef",
         "batch_size": BATCH,
         "seed": 5,
-        "albef_momentum": 0.9,
-        "albef_queue_size": 24,
-        "albef_alpha": 0.4,
-        "albef_alpha_warmup": 2 * BATCH,
-        "albef_itm_weight": 0.7,
-        "albef_mlm_weight": 1.3,
-        "albef_negatives_among": 4,
-        "albef_mask_rate": 0.3,
-        "albef_fusion_layers": 2,
+        "objective__momentum": 0.9,
+        "objective__queue_size": 24,
+        "objective__alpha": 0.4,
+        "objective__alpha_warmup": 2 * BATCH,
+        "objective__itm_weight": 0.7,
+        "objective__mlm_weight": 1.3,
+        "objective__negatives_among": 4,
+        "objective__mask_rate": 0.3,
+        "objective__fusion_layers": 2,
     }
-    return train.Config(**{**values, **changes})
+    return train.Config(**nested({**values, **changes}))
 
 
 def objective(kind=open_clip.CLIP, **changes):
-    return ALBEF(lean(build(kind)), config(**changes))
+    settings = config(**changes)
+    return ALBEF(lean(build(kind)), settings.objective, settings)
 
 
 def steps(parts=1, count=2, dtype=torch.float64, kind="ddp", module=None, start=0, **changes):
     """What ``count`` steps of this rank, each in ``parts`` parts, come to: losses; on rank 0 gradients and state."""
     module, world = module or objective(**changes).to(dtype), World.join(torch.device("cpu"))
-    wrapped = wrap(module, config(parallel=kind), world)
+    wrapped = wrap(module, config(cluster__parallel=kind), world)
     optimizer = torch.optim.SGD([weight for weight in module.parameters() if weight.requires_grad], lr=0.3)
     share = BATCH // world.size
     size = share // parts
@@ -84,7 +86,7 @@ def by_hand(module, images, texts):
         text[name] = nn.functional.normalize(model.encode_text(texts), dim=-1)
         seen[name] = towers.encode_images(model, images)[1]
     scale, lengths = module.model.logit_scale.exp(), texts.argmax(-1) + 1
-    alpha = [0.4 * min(1, (module.position + i) / settings.albef_alpha_warmup) for i in range(BATCH)]
+    alpha = [0.4 * min(1, (module.position + i) / settings.objective.alpha_warmup) for i in range(BATCH)]
 
     def fuse(name, fusion, i, ids, length):
         """Tokens of one text with image ``i``."""
@@ -154,7 +156,7 @@ def test_losses_and_gradients_are_the_papers():
 
 
 def test_without_its_extras_it_is_momentum_contrast():
-    module = objective(albef_alpha=0.0, albef_itm_weight=0.0, albef_mlm_weight=0.0).double()
+    module = objective(objective__alpha=0.0, objective__itm_weight=0.0, objective__mlm_weight=0.0).double()
     steps(module=module, count=1)
     assert not any("fusion" in name for name in module.state_dict())
     images, texts = batch(BATCH, seed=7)
@@ -173,7 +175,9 @@ def test_without_its_extras_it_is_momentum_contrast():
     assert losses["loss"].item() == pytest.approx(expected.item() / 2, rel=1e-12)
 
 
-@pytest.mark.parametrize("changes", [{"albef_itm_weight": 0.0}, {"albef_mlm_weight": 0.0}, {"albef_alpha": 0.0}])
+@pytest.mark.parametrize(
+    "changes", [{"objective__itm_weight": 0.0}, {"objective__mlm_weight": 0.0}, {"objective__alpha": 0.0}]
+)
 def test_any_part_may_be_left_out(changes):
     losses, gradients, _ = steps(count=1, **changes)
     assert [name for name in ("itm", "mlm") if name in losses[0]] == [
@@ -184,7 +188,7 @@ def test_any_part_may_be_left_out(changes):
 
 
 def test_soft_targets_come_gradually():
-    module = objective(albef_alpha_warmup=100)
+    module = objective(objective__alpha_warmup=100)
     for module.position, expected in [(0, [0.0, 0.004, 0.008]), (48, [0.192, 0.196, 0.2]), (2**40, [0.4] * 3)]:
         assert module(*batch(8))["alpha"][:3].tolist() == pytest.approx(expected)
 
@@ -243,7 +247,7 @@ def test_the_state_goes_on_where_it_was(whole):
 
 
 def test_activations_may_be_computed_again(whole):
-    module = objective(grad_checkpointing=True).double()
+    module = objective(cluster__grad_checkpointing=True).double()
     module.model.set_grad_checkpointing()
     losses, gradients, _ = steps(module=module)
     assert losses == whole[0]
@@ -255,7 +259,7 @@ def test_activations_may_be_computed_again(whole):
 def test_its_blocks_may_be_compiled(monkeypatch):
     torch._dynamo.reset()
     monkeypatch.setattr(albef, "compile_blocks", partial(compile_blocks, backend="eager"))
-    eager, compiled = objective(), objective(compile=True)
+    eager, compiled = objective(), objective(cluster__compile=True)
     for longest in (5, 9, 14):
         images, texts = batch(BATCH, seed=longest, longest=longest)
         found = []
@@ -298,7 +302,7 @@ def test_bf16_computes_and_fp32_decides():
 
 
 def test_towers_kept_in_bf16_have_averages_in_fp32():
-    exact = objective(albef_alpha_warmup=0)
+    exact = objective(objective__alpha_warmup=0)
     model = build(cast_dtype=torch.bfloat16)
     model.load_state_dict(exact.model.state_dict())
     open_clip.model.convert_weights_to_lp(model, torch.bfloat16)
@@ -307,7 +311,7 @@ def test_towers_kept_in_bf16_have_averages_in_fp32():
     assert {weight.dtype for weight in module.momentum.parameters()} == {torch.float32}
     images, texts = batch(BATCH)
     expected, losses = exact.loss(exact(images, texts)), module.loss(module(images.bfloat16(), texts))
-    assert module.eval().match(images.bfloat16(), texts).dtype == torch.float32
+    assert module.eval().matcher().match(images.bfloat16(), texts).dtype == torch.float32
     for name, loss in losses.items():
         assert loss.item() == pytest.approx(expected[name].item(), rel=0.05), name
     losses["loss"].backward()
@@ -328,14 +332,14 @@ def test_matching_and_guessing_are_learnt():
     texts = torch.zeros(256, 16, dtype=torch.int64)
     texts[:, 0], texts[:, 1:5], texts[:, 5] = 62, codes, 63
     settings = config(
-        albef_alpha_warmup=20_000,
-        albef_queue_size=128,
-        albef_negatives_among=16,
-        albef_momentum=0.99,
-        albef_mask_rate=0.25,
-        albef_fusion_layers=1,
+        objective__alpha_warmup=20_000,
+        objective__queue_size=128,
+        objective__negatives_among=16,
+        objective__momentum=0.99,
+        objective__mask_rate=0.25,
+        objective__fusion_layers=1,
     )
-    module = ALBEF(lean(build(vision={"layers": 1}, text={"layers": 1})), settings)
+    module = ALBEF(lean(build(vision={"layers": 1}, text={"layers": 1})), settings.objective, settings)
     optimizer = torch.optim.AdamW([w for w in module.parameters() if w.requires_grad], lr=5e-3, fused=True)
     for number in range(150):
         rows = torch.randperm(256)[:64]
@@ -347,7 +351,7 @@ def test_matching_and_guessing_are_learnt():
     module.eval()
     others = torch.roll(torch.arange(256), 1)
     different = (codes != codes[others]).any(1)
-    found = module.match(images, texts) > module.match(images[others], texts)
+    found = module.matcher().match(images, texts) > module.matcher().match(images[others], texts)
     assert found[different].float().mean() > 0.9  # chance is a half
 
     guesses = []
@@ -368,9 +372,10 @@ def test_candidates_share_an_image():
     module = objective().eval()
     images, texts = batch(8)
     image_of = torch.tensor([3, 3, 0, 1, 3, 2, 1, 0])
-    found = module.match(images, texts, image_of)
-    assert torch.allclose(found, module.match(images[image_of], texts), atol=1e-6)
-    alone = [module.match(images[i : i + 1], texts[j : j + 1]).item() for j, i in enumerate(image_of.tolist())]
+    found = module.matcher().match(images, texts, image_of)
+    assert torch.allclose(found, module.matcher().match(images[image_of], texts), atol=1e-6)
+    match = module.matcher().match
+    alone = [match(images[i : i + 1], texts[j : j + 1]).item() for j, i in enumerate(image_of.tolist())]
     assert found.tolist() == pytest.approx(alone, abs=1e-5)
 
 
@@ -378,26 +383,27 @@ def test_candidates_share_an_image():
 
 
 def test_blocks_must_divide_what_is_worked_on_at_a_time():
-    with pytest.raises(ConfigError, match="albef_negatives_among"):
-        config(albef_negatives_among=3)
-    module = objective(albef_negatives_among=8)  # of a range of workers only it knows how many there are
-    with pytest.raises(ConfigError, match="albef_negatives_among"):
+    with pytest.raises(ConfigError, match="negatives_among"):
+        config(objective__negatives_among=3)
+    module = objective(objective__negatives_among=8)  # of a range of workers only it knows how many there are
+    with pytest.raises(ConfigError, match="negatives_among"):
         module(*batch(12))
     module.position = 4
-    with pytest.raises(ConfigError, match="albef_negatives_among"):
+    with pytest.raises(ConfigError, match="negatives_among"):
         module(*batch(8))
 
 
 def test_only_who_learnt_to_match_can():
     with pytest.raises(ConfigError, match="match"):
-        objective(albef_itm_weight=0.0).match(*batch(8))
+        objective(objective__itm_weight=0.0).matcher()
 
 
 def test_a_resnet_may_contrast_but_not_fuse():
     vision = {"layers": [1, 1, 1, 1], "width": 8, "image_size": 32, "head_width": 8}
     with pytest.raises(ConfigError, match="image tower"):
-        ALBEF(build(vision=vision), config())
-    module = ALBEF(build(vision=vision), config(albef_itm_weight=0.0, albef_mlm_weight=0.0))
+        ALBEF(build(vision=vision), config().objective, config())
+    alone = config(objective__itm_weight=0.0, objective__mlm_weight=0.0)
+    module = ALBEF(build(vision=vision), alone.objective, alone)
     images, texts = batch(8)
     losses = module.loss(module(nn.functional.interpolate(images, 32), texts))
     assert math.isfinite(losses["loss"].item())

@@ -6,7 +6,6 @@ import math
 import tempfile
 from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 
 import open_clip
 import pytest
@@ -17,12 +16,15 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from infra.errors import ConfigError
+from training.config import Config
 from training.model.blocks import lean
-from training.objectives import OBJECTIVES
-from training.objectives.distill import Teacher, distillation
-from training.objectives.infonce import info_nce
-from training.objectives.siglip import pairwise_sigmoid
-from training.objectives.vsepp import hinge
+from training.objectives import coca, siglip
+from training.objectives.coca.objective import CoCa
+from training.objectives.config import ObjectiveConfig
+from training.objectives.distill.objective import Teacher, distillation
+from training.objectives.infonce.objective import info_nce
+from training.objectives.siglip.objective import SigLIP, pairwise_sigmoid
+from training.objectives.vsepp.objective import hinge
 from training.step import backward
 
 SMALL = {"context_length": 8, "width": 16, "heads": 2, "layers": 1}
@@ -73,22 +75,14 @@ def teacher(tmp_path_factory):
 
 
 def make(name, teacher, weights=torch.float64):
-    config = SimpleNamespace(
-        batch_size=8,
-        compile=False,
-        vsepp_margin=0.2,
-        vsepp_warmup=32,
-        coca_contrastive_weight=1.0,
-        coca_caption_weight=2.0,
-        distill_weight=0.7,
-        distill_teacher=teacher,
-    )
+    settings = {"vsepp": {"warmup": 32}, "distill": {"weight": 0.7}}.get(name, {})
+    run = Config(batch_size=8, objective={"kind": name, **settings})
     model = build(COCA if name == "coca" else MODEL)
     if weights == torch.bfloat16:
         open_clip.model.convert_weights_to_lp(model, weights)  # as precision="bf16" has them
-        objective = OBJECTIVES[name](model, config)
+        objective = run.objective.build(model, run, {"teacher": teacher})
     else:
-        objective = OBJECTIVES[name](model, config).to(weights)
+        objective = run.objective.build(model, run, {"teacher": teacher}).to(weights)
     objective.position = 11  # in the batch that begins at 8
     return objective
 
@@ -464,8 +458,8 @@ def test_scalars_that_a_loss_does_not_use_are_frozen(teacher):
 @pytest.mark.parametrize("name", ["infonce", "coca"])
 def test_a_decoder_that_a_loss_does_not_use_is_frozen(teacher, name):
     """DDP would wait for its gradients in vain."""
-    settings = SimpleNamespace(coca_contrastive_weight=1.0, coca_caption_weight=2.0)
-    objective = OBJECTIVES[name](build(COCA), settings).double()
+    run = Config(objective=name)
+    objective = run.objective.build(build(COCA), run, {}).double()
     objective.loss(objective(*batch()))["loss"].backward()
     learnt = {name for name, weight in objective.named_parameters() if weight.requires_grad}
     assert learnt == {name for name, weight in objective.named_parameters() if weight.grad is not None}
@@ -475,16 +469,15 @@ def test_a_decoder_that_a_loss_does_not_use_is_frozen(teacher, name):
 def test_siglip_needs_a_bias_and_its_settings_give_one():
     plain = {key: value for key, value in MODEL.items() if key != "init_logit_bias"}
     with pytest.raises(ConfigError, match="bias"):
-        OBJECTIVES["siglip"](build(plain), SimpleNamespace())
-    settings = OBJECTIVES["siglip"].settings
-    model = OBJECTIVES["siglip"](build({**plain, **settings}), SimpleNamespace()).model
+        SigLIP(build(plain))
+    model = SigLIP(build({**plain, **siglip.Config.model_settings})).model
     assert model.logit_scale.exp().item() == pytest.approx(10)
     assert model.logit_bias.item() == -10
 
 
 def test_coca_needs_a_model_that_writes():
     with pytest.raises(ConfigError, match="captions"):
-        OBJECTIVES["coca"](build(), SimpleNamespace())
+        CoCa(build(), coca.Config())
 
 
 def test_hardness_follows_samples_seen(teacher):
@@ -554,6 +547,4 @@ def test_no_teacher_is_an_error(tmp_path):
 
 
 def test_every_objective_is_found():
-    assert set(OBJECTIVES) == {*NAMES, "albef"}
-    for name in NAMES:
-        assert issubclass(OBJECTIVES[name], nn.Module)
+    assert {*NAMES, "albef"} <= {*ObjectiveConfig.all_members()}

@@ -7,14 +7,16 @@ import open_clip
 import pytest
 import torch
 from conftest import MODEL
+from nesting import nested
 from safetensors.torch import save_file
 
 from infra.errors import Preempted
 from infra.run.context import Context
-from infra.store.storage import LocalStore
+from infra.store import LocalStore
 from training.config import Config
 from training.data.samples import Shards
 from training.distributed.world import World
+from training.inputs import Inputs
 from training.loop import train
 
 COCA = {
@@ -26,30 +28,39 @@ COCA = {
 }
 RUNS = {
     "infonce": {},
-    "siglip": {"objective": "siglip"},
-    "vsepp": {"objective": "vsepp", "vsepp_warmup": 40},
-    "coca": {"objective": "coca", "model": COCA},
-    "distill": {"objective": "distill"},
+    "siglip": {"objective__kind": "siglip"},
+    "vsepp": {"objective__kind": "vsepp", "objective__warmup": 40},
+    "coca": {"objective__kind": "coca", "model__architecture": COCA},
+    "distill": {"objective__kind": "distill"},
 }
 
 
 def run(folder, shards, teacher, stop_at=None, **changes):
     """Each objective's run below ``folder``, to its end or until so many samples are seen."""
     tars = Shards(LocalStore(shards), [f"data/train/{path.name}" for path in sorted(shards.glob("data/train/*.tar"))])
-    values = {"model": MODEL, "batch_size": 8, "samples": 64, "lr": 3e-3, "warmup": 24, "log_every": 8}
+    values = {
+        "model__architecture": MODEL,
+        "batch_size": 8,
+        "samples": 64,
+        "optimizer__lr": 3e-3,
+        "schedule__warmup": 24,
+        "log_every": 8,
+    }
     for name, own in RUNS.items():
         seen = [0]
 
         def emit(event, seen=seen):
-            if event["event"] == "progress":
-                seen[0] = event["done"]
+            if event.kind == "progress":
+                seen[0] = event.done
 
         context = Context(
             folder / name, emit=emit, stopping=lambda seen=seen: stop_at is not None and seen[0] >= stop_at
         )
-        config = Config(**{**values, "distill_teacher": teacher, **own, **changes})
+        config = Config(**nested({**values, **own, **changes}))
         try:
-            train(config, {"shards": tars}, context, World.join(torch.device("cpu")))
+            train(
+                config, Inputs({"shards": tars}, models={"teacher": teacher}), context, World.join(torch.device("cpu"))
+            )
         except Preempted:
             assert stop_at is not None
 
@@ -76,7 +87,7 @@ def test_every_objective_trains_the_same_on_any_number_of_ranks(ranks, shards, t
 
 
 def run_in_parts(folder, shards, teacher):
-    run(folder, shards, teacher, stop_at=32, accumulate=2)
+    run(folder, shards, teacher, stop_at=32, cluster__accumulate=2)
 
 
 def history(folder):

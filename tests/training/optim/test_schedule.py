@@ -5,11 +5,12 @@ import math
 import pytest
 
 from training import train
-from training.optim.schedule import Schedule, adamw, learning_rate
+from training.config import Model, Optimizer, Schedule
+from training.optim.schedule import adamw, learning_rate
 
 
 def test_warms_up_linearly_then_follows_half_a_cosine():
-    config = train.Config(lr=2.0, warmup=100)
+    config = train.Config(optimizer={"lr": 2.0}, schedule={"warmup": 100})
     assert [learning_rate(config, samples, 1100) for samples in (0, 25, 100)] == [0, 0.5, 2.0]
     assert learning_rate(config, 350, 1100) == pytest.approx(1 + math.cos(math.pi / 4))
     assert learning_rate(config, 600, 1100) == pytest.approx(1.0)
@@ -17,13 +18,13 @@ def test_warms_up_linearly_then_follows_half_a_cosine():
 
 
 def test_constant_stays():
-    config = train.Config(lr=2.0, warmup=100, schedule="constant")
+    config = train.Config(optimizer={"lr": 2.0}, schedule={"warmup": 100, "shape": "constant"})
     assert [learning_rate(config, samples, 1000) for samples in (50, 100, 999)] == [1.0, 2.0, 2.0]
 
 
 def test_agrees_with_open_clips_schedule_at_the_middle_of_steps():
     # open_clip counts whole steps: lr = base * (step + 1) / warmup, then half a cosine over (step - warmup).
-    config = train.Config(lr=1.0, warmup=64 * 10)
+    config = train.Config(optimizer={"lr": 1.0}, schedule={"warmup": 64 * 10})
     for step in range(10, 100):
         theirs = 0.5 * (1 + math.cos(math.pi * (step - 10) / 90))
         assert learning_rate(config, step * 64, 100 * 64) == pytest.approx(theirs)
@@ -45,27 +46,27 @@ def test_equals_open_clips_schedules_at_the_start_of_steps():
 
     cooled = partial(const_lr_cooldown, cooldown_steps=30, cooldown_end_lr=0.25)
     ours = {
-        cosine_lr: Schedule(1.0, 640),
-        const_lr: Schedule(1.0, 640, "constant"),
-        cooled: Schedule(1.0, 640, "constant", floor=0.25, cooldown=30 * 64, cooldown_shape="linear"),
+        cosine_lr: Schedule(warmup=640),
+        const_lr: Schedule(warmup=640, shape="constant"),
+        cooled: Schedule(warmup=640, shape="constant", floor=0.25, cooldown=30 * 64, cooldown_shape="linear"),
     }
     for adjuster, schedule in ours.items():
         expected = theirs(adjuster, 100)
-        assert [schedule.rate(step * 64, 6400) for step in range(10, 100)] == pytest.approx(expected[10:])
-        assert [schedule.rate((step + 1) * 64, 6400) for step in range(10)] == pytest.approx(expected[:10])
+        assert [schedule.rate(1.0, step * 64, 6400) for step in range(10, 100)] == pytest.approx(expected[10:])
+        assert [schedule.rate(1.0, (step + 1) * 64, 6400) for step in range(10)] == pytest.approx(expected[:10])
 
 
 def test_cools_down_to_the_floor_by_one_minus_the_root():
-    schedule = Schedule(2.0, shape="constant", cooldown=400, floor=0.1)
-    assert [schedule.rate(samples, 1000) for samples in (0, 300, 600)] == [2.0, 2.0, 2.0]
-    assert schedule.rate(700, 1000) == pytest.approx(2 * (0.1 + 0.9 * 0.5))
-    assert schedule.rate(1000, 1000) == pytest.approx(0.2)
+    schedule = Schedule(shape="constant", cooldown=400, floor=0.1)
+    assert [schedule.rate(1.0, samples, 1000) for samples in (0, 300, 600)] == [1.0, 1.0, 1.0]
+    assert schedule.rate(1.0, 700, 1000) == pytest.approx(0.1 + 0.9 * 0.5)
+    assert schedule.rate(1.0, 1000, 1000) == pytest.approx(0.1)
 
 
 def test_cosine_ends_at_the_floor():
-    schedule = Schedule(2.0, warmup=100, floor=0.1)
-    assert schedule.rate(600, 1100) == pytest.approx(2 * (0.1 + 0.9 * 0.5))
-    assert schedule.rate(1100, 1100) == schedule.rate(1200, 1100) == pytest.approx(0.2)
+    schedule = Schedule(warmup=100, floor=0.1)
+    assert schedule.rate(1.0, 600, 1100) == pytest.approx(0.1 + 0.9 * 0.5)
+    assert schedule.rate(1.0, 1100, 1100) == schedule.rate(1.0, 1200, 1100) == pytest.approx(0.1)
 
 
 def test_layers_may_learn_the_slower_the_nearer_to_the_input():
@@ -79,7 +80,7 @@ def test_layers_may_learn_the_slower_the_nearer_to_the_input():
     names = {id(weight): name for name, weight in model.named_parameters()}
     shares = {
         names[id(weight)]: group["share"]
-        for group in adamw(model, train.Config(layer_decay=0.5)).param_groups
+        for group in adamw(model, Optimizer(layer_decay=0.5)).param_groups
         for weight in group["params"]
     }
     assert shares["logit_scale"] == shares["visual.proj"] == shares["visual.ln_post.weight"] == 1.0
@@ -93,10 +94,10 @@ def test_what_is_locked_has_no_place_in_the_optimizer():
     from conftest import MODEL
 
     from training.distributed.world import World
-    from training.model.build import Locks, build
+    from training.model.build import build
 
-    model = build(MODEL, 0, World(), locks=Locks(image=0)).model
-    optimizer = adamw(model, train.Config())
+    model = build(Model(architecture=MODEL, lock_image=0), 0, World()).model
+    optimizer = adamw(model, Optimizer())
     listed = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
     assert listed == {id(weight) for weight in model.parameters() if weight.requires_grad}
     assert not listed & {id(weight) for weight in model.visual.parameters()}
@@ -112,7 +113,7 @@ def test_decay_is_for_matrices_only():
 
     model = build({**MODEL, "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8}}, 0, World()).model
     assert isinstance(model, open_clip.CLIP)
-    groups = adamw(model, train.Config(weight_decay=0.3)).param_groups
+    groups = adamw(model, Optimizer(weight_decay=0.3)).param_groups
     decayed, spared = sorted(groups, key=lambda group: -group["weight_decay"])
     assert (decayed["weight_decay"], spared["weight_decay"]) == (0.3, 0.0)
     names = {id(weight): name for name, weight in model.named_parameters()}
@@ -131,13 +132,13 @@ def test_the_text_tower_may_learn_at_its_own_rate():
 
     from training.distributed.world import World
     from training.model.build import build
-    from training.objectives.infonce import InfoNCE
+    from training.objectives.infonce.objective import InfoNCE
 
-    model = InfoNCE(build(MODEL, 0, World()).model, train.Config())
+    model = InfoNCE(build(MODEL, 0, World()).model)
     names = {id(weight): name for name, weight in model.named_parameters()}
     shares = {
         names[id(weight)]: group["share"]
-        for group in adamw(model, train.Config(lr=1e-3, text_lr=1e-4)).param_groups
+        for group in adamw(model, Optimizer(lr=1e-3, text_lr=1e-4)).param_groups
         for weight in group["params"]
     }
     assert set(shares) == set(names.values())

@@ -14,13 +14,15 @@ import pytest
 from committed import carry_out
 from test_recipe import RECIPE
 
-from infra.store.storage import LocalStore
+from infra.events import Log, Metrics, RunStarted, StageFinished, StageStarted
+from infra.store import LocalStore
 from workflows.cli import app as cli
 from workflows.recipe import load
 from workflows.run.journal import Journal
 from workflows.run.records import RunRecord
 
-COMMANDS = ["run", "resume", "plan", "status", "ls", "show", "diff", "logs", "report", "recipes", "doctor", "sync"]
+COMMANDS = ["run", "resume", "plan", "status", "ls", "show", "diff", "logs", "report"]
+COMMANDS += ["recipes", "fields", "doctor", "sync"]
 HEAVY = {"ray", "torch", "pyarrow", "numpy", "mlflow", "cv2", "PIL", "aiohttp", "matplotlib", "open_clip", "pandas"}
 
 
@@ -59,11 +61,11 @@ def toy(root):
     record.save(root)
     Journal(root.child(f"runs/{record.run}")).append(
         [
-            {"event": "run_started", "time": 1e9, "run": record.run},
-            {"event": "stage_started", "time": 1e9, "stage": "first", "attempt": 1},
-            {"event": "metrics", "time": 1e9, "stage": "first", "values": {"loss": float("inf")}, "step": 1},
-            {"event": "log", "time": 1e9, "stage": "first", "level": "INFO", "message": "[bold]hello[/bold]"},
-            {"event": "stage_finished", "time": 1e9, "stage": "first", "seconds": 65.0},
+            RunStarted(time=1e9, run=record.run, recipe="toy.py"),
+            StageStarted(time=1e9, stage="first", attempt=1, digest="d", identity={}),
+            Metrics(time=1e9, stage="first", values={"loss": float("inf")}, step=1),
+            Log(time=1e9, stage="first", level="INFO", message="[bold]hello[/bold]"),
+            StageFinished(time=1e9, stage="first", attempt=1, seconds=65.0, folder="artifacts/first/0"),
         ]
     )
     return workflow
@@ -149,7 +151,7 @@ def test_show_tells_what_an_artifact_is(clipline, toy, root):
     assert "config  size = 256" in shown
     assert "metrics  acc = 0.5" in shown
     assert strictly(clipline("show", "second", "--json").stdout)["metrics"] == {"acc": 0.5, "worst": None}
-    assert "every file is as" in clipline("show", f"second/{toy['second'].digest[:6]}", "--verify").stderr
+    assert "every file matches" in clipline("show", f"second/{toy['second'].digest[:6]}", "--verify").stderr
     root.write(f"{toy['second'].folder}/data/out", b"spoiled")
     broken = clipline("show", "second", "--verify", code=1).stderr
     assert "data/out: 7 bytes, not 6" in broken
@@ -185,16 +187,37 @@ def test_logs_print_the_journal(clipline, toy):
     assert [event["event"] for event in events] == ["stage_started", "metrics", "log", "stage_finished"]
 
 
-def test_recipes_lists_them_with_their_dials(clipline):
+def test_recipes_lists_them_with_their_parameters(clipline):
     text = clipline("recipes").stdout
     assert text.startswith("quickstart")
-    assert "url_list: str | list[str]  (needed)" in text
+    assert "url_list: str | list[str]  (required)" in text
     found = strictly(clipline("recipes", "--json").stdout)
-    assert found["url_list"]["dials"]["url_list"]["needed"]
+    assert found["url_list"]["parameters"]["url_list"]["required"]
     assert found["quickstart"]["summary"]
     one = clipline("recipes", "website").stdout
     assert one.startswith("website") and "links away from a start" in one
     assert "classification" not in one
+
+
+def test_fields_lists_types_defaults_and_descriptions(clipline):
+    lines = clipline("fields", "download").stdout.splitlines()
+    assert lines[0] == "download"
+    assert any(re.match(r" +image_size: int = 256 +side to resize to, pixels$", line) for line in lines)
+    assert any(re.match(r" +rows_in_flight: int = 2048 +\[runtime\] ", line) for line in lines)
+    found = strictly(clipline("fields", "--json").stdout)
+    assert {"crawl", "filter", "train"} <= set(found)
+    (side,) = (row for row in found["filter"] if row["path"] == "rules[image_side].min")
+    assert (side["type"], side["default"], side["runtime"]) == ("int", "200", False)
+
+
+def test_fields_of_a_recipe_are_those_of_its_stages(clipline):
+    found = strictly(clipline("fields", "--recipe", "toy.py", "--json").stdout)
+    assert list(found) == ["first", "second", "third"]
+    rows = {row["path"]: row for row in found["first"]}
+    assert list(rows) == ["size", "name", "hosts", "web", "web.agent", "web.timeout_s", "limits", *(
+        f"limits.{name}" for name in ("cpus", "attempts"))]  # fmt: skip
+    assert [rows[path]["runtime"] for path in ("web.agent", "web.timeout_s", "limits.cpus")] == [False, True, True]
+    assert [row["description"] for row in found["second"] if row["path"] == "web"] == ["fields as of `first.web`"]
 
 
 def test_a_run_of_what_is_done_says_so_without_ray(clipline, toy):
@@ -237,6 +260,8 @@ def test_resume_works_from_another_folder_and_keeps_the_selection(clipline, root
         (["plan", "toy.py", "--root", "toy.py"], 1, "Not a directory"),
         (["run", "toy.py", "--root", "toy.py/x"], 1, "cannot use"),
         (["recipes", "quikstart"], 2, "did you mean 'quickstart'?"),
+        (["fields", "fliter"], 2, "did you mean 'filter'?"),
+        (["fields", "download", "--recipe", "toy.py"], 2, "no stage 'download'"),
         (["plan"], 2, "Missing argument"),
         (["plan", "toy.py", "--frce", "x"], 2, "No such option"),
         (["run", "toy.py", "--cpus", "0"], 2, "--cpus"),
@@ -341,6 +366,7 @@ def looking(toy) -> list[list[str]]:
         ["diff", first, first],
         ["logs"],
         ["recipes"],
+        ["fields"],
         ["run", "toy.py"],
     ]
 
@@ -348,7 +374,7 @@ def looking(toy) -> list[list[str]]:
 def test_looking_imports_nothing_heavy(toy):
     code = """
 import contextlib, io, json, sys
-from workflows import cli
+from workflows.cli import app as cli
 loaded = {}
 for words in json.loads(sys.argv[1]):
     sys.argv = ["clipline", *words]
@@ -384,5 +410,5 @@ def test_planning_twelve_stages_takes_less_than_half_a_second(toy):
 
 
 def test_a_signal_ends_looking_with_its_code(toy, monkeypatch, clipline):
-    monkeypatch.setattr("workflows.run.records.run_states", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("workflows.cli.look.run_states", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
     clipline("status", code=130)

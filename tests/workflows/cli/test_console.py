@@ -9,42 +9,46 @@ import math
 import pytest
 from rich.console import Console
 
-from workflows.cli.console import Watcher, print_json, seconds
+from infra.events import (
+    Custom,
+    Log,
+    Progress,
+    RunFinished,
+    RunStarted,
+    ShardRetry,
+    StageCached,
+    StageFailed,
+    StageFinished,
+    StageStarted,
+    Unknown,
+)
+from workflows.cli.console import Watcher, detail, print_json, seconds
+
+
+def finished(stage, took, **result):
+    return StageFinished(stage=stage, attempt=1, seconds=took, folder=f"artifacts/{stage}/0", **result)
+
 
 EVENTS = [
-    {"event": "run_started", "run": "toy-1"},
-    {"event": "stage_cached", "stage": "crawl"},
-    {"event": "stage_started", "stage": "filter", "attempt": 1, "why": ["size: 3 -> 4", "continues: 2 shards"]},
-    {"event": "progress", "stage": "filter", "done": 1, "total": 3, "rows_per_s": 1234.5},
-    {"event": "progress", "stage": "filter", "done": 2, "total": None},
-    {"event": "shard_retry", "stage": "filter", "shard": "00001", "error": "TransientError('busy')"},
-    {"event": "log", "stage": "filter", "level": "INFO", "message": "not shown"},
-    {"event": "log", "stage": "filter", "level": "WARNING", "message": "[red]as it is[/red]"},
-    {"event": "stage_failed", "stage": "filter", "error": "TransientError: busy", "will_retry": True},
-    {"event": "stage_started", "stage": "filter", "attempt": 2, "why": ["size: 3 -> 4"]},
-    {
-        "event": "stage_finished",
-        "stage": "filter",
-        "seconds": 3.21,
-        "funnel": {"kept": 1200, "entered": 3400, "unit": "images"},
-    },
-    {
-        "event": "stage_finished",
-        "stage": "download",
-        "seconds": 1.0,
-        "funnel": {"kept": 0, "entered": 34, "unit": "pairs"},
-    },
-    {"event": "stage_started", "stage": "eval", "attempt": 1, "why": ["not done yet"]},
-    {"event": "progress", "stage": "eval", "done": 3, "total": 9, "eta_s": 185.4},
-    {
-        "event": "stage_finished",
-        "stage": "eval",
-        "seconds": 65,
-        "metrics": {"acc1": 0.8125, "acc1_low": 0.7, "acc1_high": 0.9, "recall_at_5": 0.5},
-    },
-    {"event": "stage_failed", "stage": "test", "error": "DataError: no shards\n  found: /data\n  fix: look there"},
-    {"event": "stage_failed", "stage": "train", "error": "stop", "preempted": True},
-    {"event": "something_new", "stage": "eval"},
+    RunStarted(run="toy-1", recipe="toy.py"),
+    StageCached(stage="crawl", folder="artifacts/crawl/0"),
+    StageStarted(stage="filter", attempt=1, digest="d", identity={}, why=["size: 3 -> 4", "continues: 2 shards"]),
+    Progress(stage="filter", done=1, total=3, numbers={"rows_per_s": 1234.5}),
+    Progress(stage="filter", done=2),
+    ShardRetry(stage="filter", shard="00001", attempt=1, error="TransientError('busy')"),
+    Log(stage="filter", level="INFO", message="not shown"),
+    Log(stage="filter", level="WARNING", message="[red]as it is[/red]"),
+    StageFailed(stage="filter", attempt=1, error="TransientError: busy", will_retry=True),
+    StageStarted(stage="filter", attempt=2, digest="d", identity={}, why=["size: 3 -> 4"]),
+    finished("filter", 3.21, funnel={"kept": 1200, "entered": 3400, "unit": "images"}),
+    finished("download", 1.0, funnel={"kept": 0, "entered": 34, "unit": "pairs"}),
+    StageStarted(stage="eval", attempt=1, digest="d", identity={}, why=["not done yet"]),
+    Progress(stage="eval", done=3, total=9, numbers={"eta_s": 185.4}),
+    finished("eval", 65.0, metrics={"acc1": 0.8125, "acc1_low": 0.7, "acc1_high": 0.9, "recall_at_5": 0.5}),
+    StageFailed(stage="test", attempt=1, error="DataError: no shards\n  found: /data\n  fix: look there"),
+    StageFailed(stage="train", attempt=1, error="stop", preempted=True),
+    Unknown(name="something_new", stage="eval"),
+    Custom(name="note", stage="eval", fields={"text": "not shown"}),
 ]
 
 
@@ -68,7 +72,7 @@ def test_without_a_terminal_there_is_a_plain_line_per_thing_that_matters():
         "  filter      started (attempt 2): size: 3 -> 4",
         "  filter      done in 3.2 s: 1,200 of 3,400 images kept",
         "  download    done in 1.0 s: 0 of 34 pairs kept",
-        "  download    nothing was kept: clipline show download tells why; once mended, --force download does it again",
+        "  download    nothing was kept: clipline show download says why; once fixed, --force download runs it again",
         "  eval        started: not done yet",
         "  eval        3/9  eta 3 min 05 s",
         "  eval        done in 1 min 05 s: acc1 0.812, recall_at_5 0.5",
@@ -88,8 +92,29 @@ def test_long_names_stay_apart_from_what_is_said_of_them():
     out = io.StringIO()
     watcher = Watcher(Console(file=out, width=200), ["train", "retrieval_captions"])
     for stage in ("train", "retrieval_captions"):
-        watcher([{"event": "stage_cached", "stage": stage}])
+        watcher([StageCached(stage=stage, folder="")])
     assert out.getvalue().splitlines() == ["  train               cached", "  retrieval_captions  cached"]
+
+
+@pytest.mark.parametrize(
+    ("event", "text"),
+    [
+        (EVENTS[2], "size: 3 -> 4; continues: 2 shards"),
+        (finished("filter", 65.0), "1 min 05 s"),
+        (
+            StageFailed(stage="a", attempt=1, error="ValueError: x", trace="Traceback\nValueError: x"),
+            "Traceback\nValueError: x",
+        ),
+        (StageFailed(stage="a", attempt=1, error="abandoned"), "abandoned"),
+        (Log(stage="a", level="INFO", message="hello"), "hello"),
+        (RunFinished(run="r", status="done", exit_code=0, seconds=1.0), "done"),
+        (Custom(stage="a", name="note", fields={"pages": 3, "host": "x.example"}), "pages 3  host x.example"),
+        (EVENTS[1], ""),
+    ],
+    ids=lambda value: value.kind if not isinstance(value, str) else "",
+)
+def test_a_line_of_the_log_says_what_the_event_is_about(event, text):
+    assert detail(event) == text
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from infra.errors import TransientError
-from infra.store.storage import LocalStore
+from infra.store import LocalStore
 from workflows.cli.doctor import checks
 
 

@@ -22,8 +22,8 @@ DATE = "2026-01-01T00:00:00Z"
 
 
 @pytest.fixture
-def pictures():
-    """The port of a server that has a picture for every address."""
+def image_server():
+    """The port of a server that has an image for every URL."""
     out = io.BytesIO()
     Image.new("RGB", (300, 260), "teal").save(out, "JPEG")
 
@@ -61,10 +61,10 @@ def archives(folder):
     (folder / "some.paths.gz").write_bytes(gzip.compress(b"a.warc.gz\nb.wat.gz\nc.wat.gz\n"))
 
 
-def test_from_archives_to_images(ray_cluster, tmp_path, pictures):
+def test_from_archives_to_images(ray_cluster, tmp_path, image_server):
     archives(tmp_path)
-    dials = {"prefix": str(tmp_path), "max_files": 2, "connect_to": {"*.example": f"127.0.0.1:{pictures}"}}
-    workflow = load("common_crawl").function(paths=["some.paths.gz"], **dials)
+    parameters = {"prefix": str(tmp_path), "max_files": 2, "connect_to": {"*.example": f"127.0.0.1:{image_server}"}}
+    workflow = load("common_crawl").function(paths=["some.paths.gz"], **parameters)
     stages = {stage.name: stage for stage in workflow.stages}
     assert list(stages) == ["extract", "download", "filter", "dedup", "balance", "shard", "train", "retrieval"]
 
@@ -72,7 +72,7 @@ def test_from_archives_to_images(ray_cluster, tmp_path, pictures):
     pairs = Artifact(context.store, stages["extract"].run(stages["extract"].config, {}, context))
     assert (pairs.manifest.funnel.kept, pairs.manifest.funnel.dropped) == (4, {"duplicate_pair": 1})
     context = Context(tmp_path / "download")
-    images = stages["download"].run(stages["download"].config, {"pairs": pairs}, context)
-    assert images.funnel.kept == 4
+    manifest = stages["download"].run(stages["download"].config, {"pairs": pairs}, context)
+    assert manifest.funnel.kept == 4
     table = pa.concat_tables(pq.read_table(path) for path in sorted((tmp_path / "download/data").glob("*.parquet")))
     assert table["caption"].to_pylist() == [*(f"picture number {n}" for n in range(3)), "the last one"]

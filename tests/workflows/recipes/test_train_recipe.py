@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,7 +13,6 @@ import pytest
 
 from infra.errors import ConfigError, UsageError
 from infra.formats.shards import TarWriter
-from infra.run.context import Context
 from workflows.recipe import load
 
 MODEL = {
@@ -52,7 +50,7 @@ def test_from_shards_to_a_score(given):
         "shards": json.dumps([str(given / "shards")]), "model": json.dumps(MODEL), "samples": 96, "batch_size": 16,
         "tests": given / "tests", "classification": '["colours"]', "train.lr": 0.01, "train.log_every": 16,
     }  # fmt: skip
-    command = [str(Path(sys.executable).parent / "clipline"), "run", "train", "--cpus", "2"]
+    command = [sys.executable, "-m", "workflows.cli", "run", "train", "--cpus", "2"]
     command += [part for name, value in sets.items() for part in ("--set", f"{name}={value}")]
     env = {**os.environ, "CLIPLINE_ROOT": str(given / "root")}
     env.pop("MLFLOW_TRACKING_URI", None)
@@ -104,28 +102,8 @@ def test_sigterm_gives_a_checkpoint_and_75_and_resume_goes_on_from_it(given):
     assert json.loads(manifest.read_text())["facts"]["samples"] == total
 
 
-def test_sets_are_copied_as_they_are_and_missing_ones_said_so(given):
-    from evaluation import testsets
-
-    config = testsets.Config(folder=str(given / "tests"), sets=("colours",))
-    manifest = testsets.run(config, {}, Context(given / "out"))
-    assert {file.path for file in manifest.files} == {
-        f"data/colours/{name}"
-        for name in ("classnames.txt", "zeroshot_classification_templates.txt", "test/0.tar", "test/nshards.txt")
-    }
-    for file in manifest.files:
-        assert (given / "out" / file.path).read_bytes() == (
-            given / "tests" / file.path.removeprefix("data/")
-        ).read_bytes()
-    before = config.identity()
-    (given / "tests/colours/classnames.txt").write_text("red\ngreen\nblack")
-    assert config.identity() != before
-    with pytest.raises(ConfigError, match="no test set 'birds'"):
-        testsets.Config(folder=str(given / "tests"), sets=("birds",)).identity()
-
-
 def test_test_sets_without_a_folder_are_told_before_anything_runs():
-    with pytest.raises(UsageError, match="where the test sets flickr30k are") as caught:
+    with pytest.raises(UsageError, match="no folder given for the test sets flickr30k") as caught:
         load("train").build(["shards=/data", "captions=flickr30k"])
     assert caught.value.fix == "--set tests=FOLDER"
 

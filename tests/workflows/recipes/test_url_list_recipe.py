@@ -19,7 +19,7 @@ from infra.run.manifest import Artifact
 from workflows.recipe import load
 
 
-def picture(seed: int) -> bytes:
+def jpeg(seed: int) -> bytes:
     out = io.BytesIO()
     noise = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
     Image.fromarray(noise).resize((240, 220), Image.Resampling.BICUBIC).save(out, "JPEG")
@@ -28,7 +28,7 @@ def picture(seed: int) -> bytes:
 
 @pytest.fixture
 def site():
-    """Serves pictures; those of an odd number fail once with 503. Its port, and how often each was asked for."""
+    """A server of images, those with an odd number failing once with 503: its port, and the requests by path."""
     asked: Counter[str] = Counter()
 
     class Handler(BaseHTTPRequestHandler):
@@ -36,7 +36,7 @@ def site():
             asked[self.path] += 1
             number = self.path.strip("/").removesuffix(".jpg")
             busy = number.isdigit() and int(number) % 2 and asked[self.path] == 1
-            status, body = (503, b"") if busy else (200, picture(int(number))) if number.isdigit() else (404, b"")
+            status, body = (503, b"") if busy else (200, jpeg(int(number))) if number.isdigit() else (404, b"")
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -51,11 +51,15 @@ def site():
         server.shutdown()
 
 
-def build(tmp_path, port=1, **dials):
+def build(tmp_path, port=1, **parameters):
     rows = [{"URL": f"http://img.example/{n}.jpg", "TEXT": f"a picture of number {n}", "NSFW": "no"} for n in range(10)]
     rows.append({"URL": "nonsense", "TEXT": "nothing at all", "NSFW": "no"})
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "list.parquet")
-    values = {"url_list": str(tmp_path / "list.parquet"), "connect_to": {"*.example": f"127.0.0.1:{port}"}, **dials}
+    values = {
+        "url_list": str(tmp_path / "list.parquet"),
+        "connect_to": {"*.example": f"127.0.0.1:{port}"},
+        **parameters,
+    }
     return load("url_list").function(**values)
 
 

@@ -15,8 +15,9 @@ import pytest
 from PIL import Image
 
 from infra.run.manifest import Artifact, File, Funnel, Manifest
-from infra.store.storage import open_store
-from workflows.report import page as report
+from infra.store import open_store
+from workflows.report.page import funnel_png, render
+from workflows.report.view import Report, StageView
 
 NASTY = '</pre><script>alert("x")</script><img src=https://evil.example/x onerror=alert(1)>'
 
@@ -64,7 +65,7 @@ def stage(tmp_path):
             funnel=funnel,
             provenance={"versions": {"torch": "2.6"}, "source": "ef" * 32},
         )
-        return report.StageView(name, manifest, Artifact(folder, manifest), seconds, 1, "done")
+        return StageView(name, manifest, Artifact(folder, manifest), seconds, 1, "done")
 
     return make
 
@@ -83,7 +84,7 @@ HISTORY = "".join(json.dumps({"samples": 100 * n, "loss": 3 / n, "note": "text"}
 
 @pytest.fixture
 def run(stage):
-    return report.Report(
+    return Report(
         "quick-12345678",
         "/some/folder/quick.py",
         [
@@ -102,14 +103,14 @@ def run(stage):
                 },
                 seconds=None,
             ),
-            report.StageView("later", None, None, None, 0, "waiting"),
+            StageView("later", None, None, None, 0, "waiting"),
         ],
         ["0123456789ab"],
     )
 
 
 def test_shows_what_is_there(run):
-    text = Page(report.render(run)).text
+    text = Page(render(run)).text
     for words in (
         "quick-12345678",
         "81.2% top-1 accuracy, seen 75.0% – 87.5%",
@@ -119,7 +120,7 @@ def test_shows_what_is_there(run):
         "0.812 0.750 – 0.875",
         "95% interval",
         "dropped: text junk 880 in all",
-        "samples seen",
+        "loss 0.375 at the end",
         "waiting",
         "0123456789ab",
         "torch 2.6",
@@ -129,13 +130,21 @@ def test_shows_what_is_there(run):
 
 
 def test_sections_without_content_are_left_out(stage):
-    page = Page(report.render(report.Report("r", "empty", [stage("only")])))
+    page = Page(render(Report("r", "empty", [stage("only")])))
     assert {attrs["id"] for tag, attrs in page.tags if tag == "section"} == {"time", "provenance"}
-    Page(report.render(report.Report("r", "empty", [])))
+    Page(render(Report("r", "empty", [])))
+
+
+def test_curves_skip_what_is_no_finite_number(stage):
+    lines = [{"samples": n, "loss": value, "never": float("nan")} for n, value in enumerate([2.5, float("inf"), None])]
+    history = "\n".join(json.dumps(line) for line in lines)
+    page = Page(render(Report("r", "x", [stage("train", {"data/history.jsonl": history.encode()})])))
+    assert [attrs["alt"] for tag, attrs in page.tags if tag == "img"] == ["loss over training"]
+    assert "loss 2.5 at the end" in page.text
 
 
 def test_asks_nothing_of_the_network(run):
-    html = report.render(run)
+    html = render(run)
     page = Page(html)
     for tag, attrs in page.tags:
         assert tag not in {"script", "link", "iframe", "object", "embed", "form", "base"}
@@ -150,7 +159,7 @@ def test_asks_nothing_of_the_network(run):
 
 def test_hostile_names_are_text(stage):
     hostile = {**RESULT, "dataset": NASTY, "model": NASTY, "metrics": {NASTY: 0.5, "acc1": 0.5}}
-    run = report.Report(
+    run = Report(
         NASTY,
         NASTY,
         [
@@ -164,20 +173,21 @@ def test_hostile_names_are_text(stage):
                 Funnel(unit=NASTY, entered=1, kept=0, dropped={NASTY: 1}),
                 config={"templates": [NASTY], "url": "https://user:hunter2@host/"},
             ),
-            report.StageView(NASTY, None, None, None, 1, NASTY),
+            StageView(NASTY, None, None, None, 1, NASTY),
         ],
     )
-    html = report.render(run)
+    html = render(run)
     page = Page(html)
     assert not {"script", "b "} & {tag for tag, _ in page.tags}
-    assert [tag for tag, _ in page.tags].count("img") == 1
+    images = [attrs for tag, attrs in page.tags if tag == "img"]
+    assert [attrs["alt"] for attrs in images if "chart" not in attrs.get("class", "")] == ["a: <b>"]
     assert "alert(" in page.text
     assert "hunter2" not in html
 
 
-def test_pictures_are_inside_and_large_ones_are_shrunk(stage):
+def test_images_are_embedded_and_large_ones_shrunk(stage):
     view = stage("x", {"figures/small.png": png(), "figures/large.png": png(400, 300, noise=True)})
-    page = Page(report.render(report.Report("r", "x", [view])))
+    page = Page(render(Report("r", "x", [view])))
     images = {attrs["alt"]: attrs for tag, attrs in page.tags if tag == "img"}
     for name, kind, size in (("x: small", "png", (60, 40)), ("x: large", "webp", (400, 300))):
         head, _, body = images[name]["src"].partition(",")
@@ -188,45 +198,17 @@ def test_pictures_are_inside_and_large_ones_are_shrunk(stage):
 
 
 def test_the_same_run_gives_the_same_page(run):
-    assert report.render(run) == report.render(run)
-    assert report.funnel_png(run.stages) == report.funnel_png(run.stages)
+    assert render(run) == render(run)
+    assert funnel_png(run.stages) == funnel_png(run.stages)
 
 
 def test_reads_artifacts_from_object_stores(stage):
     view = stage("x", {"figures/a.png": png()}, store=open_store("memory://report-test/x"))
-    assert "data:image/png" in report.render(report.Report("r", "x", [view]))
+    assert "data:image/png" in render(Report("r", "x", [view]))
 
 
-@pytest.mark.parametrize(
-    ("name", "label"),
-    [
-        ("dropped_text_junk", "dropped: text junk"),
-        ("dropped-image_side", "dropped: image side"),
-        ("kept", "kept"),
-        ("image_retrieval_recall@1", "image recall@1"),
-        ("acc1", "top-1 accuracy"),
-    ],
-)
-def test_labels(name, label):
-    assert report._label(name) == label
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(None, "–"), (0.04, "0.0 s"), (59.94, "59.9 s"), (60, "1 min 00 s"), (3725, "1 h 02 min")]
-)
-def test_durations(seconds, text):
-    assert report._duration(seconds) == text
-
-
-@pytest.mark.parametrize(
-    ("count", "text"), [(None, "–"), (0, "0 bytes"), (999, "999 bytes"), (12_345, "12.3 kB"), (7 * 10**13, "70 TB")]
-)
-def test_sizes(count, text):
-    assert report._size(count) == text
-
-
-def test_is_light_to_import():
+def test_the_summary_is_light_to_import():
     heavy = "{'jinja2', 'matplotlib', 'PIL', 'numpy', 'pyarrow'}"
-    code = f"import sys, workflows.report.page; print(*{heavy} & set(sys.modules))"
+    code = f"import sys, workflows.report.summary; print(*{heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""

@@ -11,18 +11,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from infra.store.storage import LocalStore, open_store
+from infra.events import Custom, Log, Metrics, Progress, Unknown
+from infra.store import LocalStore, open_store
 from workflows.run.journal import Journal
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+VALUES = st.dictionaries(TEXT.map(lambda key: f"x{key}"), st.integers() | TEXT | st.lists(TEXT, max_size=3), max_size=3)
 EVENTS = st.lists(
-    st.builds(
-        lambda kind, fields: {"event": kind, **fields},
-        st.sampled_from(["log", "progress"]),
-        st.dictionaries(TEXT.map(lambda key: f"x{key}"), st.integers() | TEXT | st.lists(TEXT, max_size=3), max_size=3),
-    ),
+    st.builds(Log, stage=st.just("crawl"), level=st.just("INFO"), message=TEXT)
+    | st.builds(Progress, stage=st.just("crawl"), done=st.integers(0), total=st.none() | st.integers(0), numbers=VALUES)
+    | st.builds(Custom, stage=st.just("crawl"), name=TEXT.map(lambda name: f"x{name}"), fields=VALUES)
+    | st.builds(Unknown, name=TEXT.map(lambda name: f"x{name}"), fields=VALUES),
     max_size=5,
 )
+
+
+def note(kind, **fields):
+    return Custom(time=1.0, stage="crawl", name=kind, fields=fields)
 
 
 @pytest.fixture(params=["local", "object"])
@@ -32,21 +37,21 @@ def store(request, tmp_path):
 
 def test_events_come_back_in_order(store):
     journal = Journal(store)
-    journal.append([{"event": "a", "n": 1}, {"event": "b", "text": "two\nlines\r\n\x85\u2028"}])
+    first = [note("a", n=1), note("b", text="two\nlines\r\n\x85\u2028")]
+    journal.append(first)
     journal.append([])
-    journal.append([{"event": "c"}])
+    journal.append([note("c")])
     events, position = journal.read()
-    assert [event["event"] for event in events] == ["a", "b", "c"]
-    assert events[1]["text"] == "two\nlines\r\n\x85\u2028"
+    assert events == [*first, note("c")]
     assert journal.read(position) == ([], position)
 
 
 def test_a_reader_goes_on_where_it_was(store):
     journal, seen, position = Journal(store), [], 0
     for n in range(10):
-        journal.append([{"event": "e", "n": 2 * n}, {"event": "e", "n": 2 * n + 1}])
+        journal.append([note("e", n=2 * n), note("e", n=2 * n + 1)])
         events, position = Journal(store).read(position)
-        seen += [event["n"] for event in events]
+        seen += [event.fields["n"] for event in events]
     assert seen == list(range(20))
 
 
@@ -57,50 +62,50 @@ def test_a_journal_that_does_not_exist_is_empty(store):
 @pytest.mark.parametrize("cut", range(1, 30, 4))
 def test_a_line_cut_short_by_a_crash_costs_only_itself(tmp_path, cut):
     journal, file = Journal(LocalStore(tmp_path)), tmp_path / Journal.PATH
-    journal.append([{"event": "whole"}])
+    journal.append([note("whole")])
     before = file.stat().st_size
-    journal.append([{"event": "torn", "text": "ä" * 10}])
+    journal.append([note("torn", text="ä" * 10)])
     with file.open("r+b") as handle:
         handle.truncate(before + cut)
-    assert [event["event"] for event in journal.read()[0]] == ["whole"]
+    assert [event.kind for event in journal.read()[0]] == ["whole"]
     _, position = journal.read()
-    journal.append([{"event": "next"}])
-    assert [event["event"] for event in journal.read()[0]] == ["whole", "next"]
-    assert [event["event"] for event in journal.read(position)[0]] == ["next"]
+    journal.append([note("next")])
+    assert [event.kind for event in journal.read()[0]] == ["whole", "next"]
+    assert [event.kind for event in journal.read(position)[0]] == ["next"]
 
 
 def test_lines_that_are_no_events_are_passed_over(tmp_path):
     (tmp_path / Journal.PATH).write_bytes(b'\xff\xfe\n{"no": "event"}\n[1]\n3\nnull\n{"event": "a"}\n{"event":')
-    assert Journal(LocalStore(tmp_path)).read()[0] == [{"event": "a"}]
+    assert Journal(LocalStore(tmp_path)).read()[0] == [Unknown(time=0.0, name="a")]
 
 
 @pytest.mark.parametrize(
-    "event",
+    "fields",
     [
-        {"event": "log", "message": 'token=abc"'},
-        {"event": "log", "message": "password: hunter2\n}", "n": 1},
-        {"event": "log", "api_key": "hunter2", "next": [1, 2]},
-        {"event": "log", "config": {"secret": {"a": "hunter2"}}, "url": "https://u:hunter2@h/"},
-        {"event": "log", "message": json.dumps({"token": 'a"b', "n": 1})},
-        {"event": "log", "path": Path("/x?token=hunter2")},
+        {"message": 'token=abc"'},
+        {"message": "password: hunter2\n}", "n": 1},
+        {"api_key": "hunter2", "next": [1, 2]},
+        {"config": {"secret": {"a": "hunter2"}}, "url": "https://u:hunter2@h/"},
+        {"message": json.dumps({"token": 'a"b', "n": 1})},
+        {"path": Path("/x?token=hunter2")},
     ],
     ids=str,
 )
-def test_secrets_are_masked_and_the_line_is_still_json(tmp_path, event):
+def test_secrets_are_masked_and_the_line_is_still_json(tmp_path, fields):
     journal = Journal(LocalStore(tmp_path))
-    journal.append([event, {"event": "after"}])
+    journal.append([note("secret", **fields), note("after")])
     text = (tmp_path / Journal.PATH).read_text()
     assert not any(secret in text for secret in ("hunter2", "abc", 'a\\"b'))
     masked, after = journal.read()[0]
-    assert masked.keys() == event.keys()
-    assert after == {"event": "after"}
+    assert masked.fields.keys() == fields.keys()
+    assert after == note("after")
 
 
 def test_numbers_of_numpy_stay_numbers(tmp_path):
     journal = Journal(LocalStore(tmp_path))
     values = {"loss": np.float32(0.5), "n": np.int64(3), "worst": math.inf, "array": np.array(2.0)}
-    journal.append([{"event": "metrics", "values": values}])
-    assert journal.read()[0][0]["values"] == {"loss": 0.5, "n": 3, "worst": math.inf, "array": 2.0}
+    journal.append([Metrics(stage="train", values=values, step=1)])
+    assert journal.read()[0][0].values == {"loss": 0.5, "n": 3, "worst": math.inf, "array": 2.0}
 
 
 @settings(max_examples=50)
@@ -110,5 +115,4 @@ def test_whatever_goes_in_comes_out(batches, tmp_path_factory):
     for batch in batches:
         journal.append(batch)
     found, _ = journal.read()
-    assert [event["event"] for event in found] == [event["event"] for batch in batches for event in batch]
-    assert [event.keys() for event in found] == [event.keys() for batch in batches for event in batch]
+    assert found == [event for batch in batches for event in batch]

@@ -9,11 +9,11 @@ from committed import carry_out
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra.config import Config, Runtime
+from infra.config import Config, Input, Runtime, StageConfig
 from infra.errors import DataError, UsageError
 from infra.run.context import ShardOutput
 from infra.run.manifest import MANIFEST
-from infra.store.storage import LocalStore, open_store
+from infra.store import LocalStore, open_store
 from workflows.run.plan import Selection, make_plan
 from workflows.stage import Stage, Workflow
 
@@ -22,7 +22,10 @@ class Inner(Config):
     agent: str = "x"
 
 
-class Make(Config):
+class Make(StageConfig):
+    inputs = {name: Input("lines", required=False) for name in ("data", "left", "right", "one", "two")}
+    produces = ("lines",)
+
     size: int = 3
     hosts: tuple[str, ...] = ()
     inner: Inner = Inner()
@@ -208,13 +211,13 @@ def test_a_manifest_that_cannot_be_read_is_told_and_not_overwritten(tmp_path):
 def test_changed_source_is_shown_and_runs_only_if_asked(tmp_path, monkeypatch):
     root, workflow = LocalStore(tmp_path), chain()
     carry_out(workflow, root)
-    monkeypatch.setattr("workflows.run.plan.source_digest", lambda function: "edited")
+    monkeypatch.setattr("workflows.run.plan.source_digests", lambda *args: {"infra.errors": "edited"})
     plan = make_plan(workflow, root)
-    assert [step.drifted for step in plan] == [True] * 3
+    assert all("infra.errors" in step.drifted for step in plan)
     assert plan.to_run == []
     plan = make_plan(workflow, root, Selection(rerun_drift=True))
     assert due(plan) == "abc"
-    assert plan["a"].why == ("its source changed",)
+    assert plan["a"].why[0].startswith("its source changed: infra, infra.config, infra.errors and ")
 
 
 # --- selections

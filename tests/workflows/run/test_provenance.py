@@ -12,7 +12,7 @@ import pytest
 from infra.config import canonical_json
 from infra.run.manifest import File, Manifest
 from workflows.run import provenance as module
-from workflows.run.drift import source_digest
+from workflows.run.drift import source_digests
 from workflows.run.provenance import provenance
 
 
@@ -22,15 +22,15 @@ def run(config, inputs, context): ...
 def test_it_names_source_versions_and_the_content_of_each_input():
     files = [File(path="a", bytes=1, sha256="0" * 64)]
     inputs = {name: Manifest(stage=name, digest="d", identity={}, files=files[: len(name) - 1]) for name in ("b", "aa")}
-    found = provenance(run, inputs)
-    assert found["source"] == source_digest(run)
+    found = provenance(run, None, inputs)
+    assert found["source"] == source_digests(run)
     assert list(found["inputs"].items()) == [(name, inputs[name].content_digest) for name in ("aa", "b")]
     assert {"python", "ray", "torch", "pyarrow"} <= set(found["versions"])
-    assert canonical_json(found) == canonical_json(provenance(run, dict(reversed(inputs.items()))))
+    assert canonical_json(found) == canonical_json(provenance(run, None, dict(reversed(inputs.items()))))
 
 
 def test_it_says_nothing_of_machine_user_or_folder():
-    text = canonical_json(provenance(run, {})).decode()
+    text = canonical_json(provenance(run, None, {})).decode()
     assert socket.gethostname() not in text
     assert os.getcwd() not in text
 

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 
 import pytest
 from committed import carry_out
 
-from infra.config import Config
+from infra.config import Input, StageConfig
 from infra.errors import UsageError
+from infra.events import Progress, StageCached, StageFailed, StageFinished, StageStarted
 from infra.run.context import ShardOutput
 from infra.run.lease import Claim, Lease, Owner
-from infra.store.storage import LocalStore, open_store
+from infra.store import LocalStore, open_store
+from workflows.recipe import load
 from workflows.run.journal import Journal
 from workflows.run.plan import Selection
 from workflows.run.records import RunRecord, find_run, list_runs, run_states
 from workflows.stage import Stage, Workflow
 
 
-class Make(Config):
+class Make(StageConfig):
+    inputs = {name: Input("lines", required=False) for name in ("data", "left", "right", "one", "two")}
+    produces = ("lines",)
+
     size: int = 3
 
 
@@ -44,11 +50,11 @@ def record(root):
 
 
 def happens(root, record, *events):
-    Journal(root.child(f"runs/{record.run}")).append([{"time": 1.0, **event} for event in events])
+    Journal(root.child(f"runs/{record.run}")).append(list(events))
 
 
 def started(stage, attempt=1):
-    return {"event": "stage_started", "stage": stage, "attempt": attempt}
+    return StageStarted(stage=stage, attempt=attempt, digest="d", identity={})
 
 
 def states(root, record):
@@ -109,7 +115,7 @@ def test_at_first_every_stage_waits(root, record):
 
 def test_done_is_what_has_a_manifest_whatever_the_journal_says(root, record):
     carry_out(workflow(), root, "a")
-    happens(root, record, started("a"), {"event": "stage_failed", "stage": "a", "error": "lost contact", "attempt": 1})
+    happens(root, record, started("a"), StageFailed(stage="a", error="lost contact", attempt=1))
     assert states(root, record)["a"].state == "done"
     root.delete(f"runs/{record.run}/journal.jsonl")
     assert states(root, record)["a"].state == "done"
@@ -121,14 +127,14 @@ def test_the_journal_tells_how_it_went(root, record):
         root,
         record,
         started("a"),
-        {"event": "stage_failed", "stage": "a", "error": "busy", "attempt": 1},
+        StageFailed(stage="a", error="busy", attempt=1),
         started("a", 2),
-        {"event": "stage_finished", "stage": "a", "seconds": 2.5},
-        {"event": "stage_cached", "stage": "b"},
+        StageFinished(stage="a", seconds=2.5, attempt=2, folder="artifacts/a/0"),
+        StageCached(stage="b", folder="artifacts/b/0"),
         started("c"),
-        {"event": "progress", "stage": "c", "done": 3, "total": 10},
-        {"event": "progress", "stage": "c", "done": 4, "total": None},
-        {"event": "stage_failed", "stage": "c", "error": "ValueError: wrong", "attempt": 1},
+        Progress(stage="c", done=3, total=10),
+        Progress(stage="c", done=4, total=None),
+        StageFailed(stage="c", error="ValueError: wrong", attempt=1),
     )
     found = states(root, record)
     assert (found["a"].attempts, found["a"].seconds, found["a"].error, found["a"].cached) == (2, 2.5, "", False)
@@ -137,7 +143,7 @@ def test_the_journal_tells_how_it_went(root, record):
 
 
 def test_a_stage_is_running_while_somebody_holds_its_lease(root, record):
-    happens(root, record, started("a"), {"event": "progress", "stage": "a", "done": 1, "total": 4})
+    happens(root, record, started("a"), Progress(stage="a", done=1, total=4))
     folder = root.child(workflow()["a"].folder)
     lease = Lease.acquire(folder, beat_s=60)
     assert (states(root, record)["a"].state, states(root, record)["a"].progress) == ("running", "1/4")
@@ -145,10 +151,10 @@ def test_a_stage_is_running_while_somebody_holds_its_lease(root, record):
     assert states(root, record)["a"].state == "interrupted"
 
 
-@pytest.mark.parametrize(("boot", "state"), [("", "running"), (Owner.me().boot, "interrupted")])
+@pytest.mark.parametrize(("boot", "state"), [("", "running"), (Owner.current().boot, "interrupted")])
 def test_only_what_is_certainly_gone_is_called_interrupted(root, record, boot, state):
     happens(root, record, started("a"))
-    owner = replace(Owner.me(), boot=boot, started="1")
+    owner = replace(Owner.current(), boot=boot, started="1")
     root.child(workflow()["a"].folder).create("lease/00000001.json", Claim(owner).to_bytes())
     assert states(root, record)["a"].state == state
 
@@ -159,5 +165,78 @@ def test_committed_shards_without_a_journal_are_an_interrupted_stage(root, recor
 
 
 def test_a_stage_that_was_asked_to_stop_did_not_fail(root, record):
-    happens(root, record, started("a"), {"event": "stage_failed", "stage": "a", "error": "stop", "preempted": True})
+    happens(root, record, started("a"), StageFailed(stage="a", error="stop", attempt=1, preempted=True))
     assert (states(root, record)["a"].state, states(root, record)["a"].error) == ("interrupted", "")
+
+
+# --- as meant
+
+
+def write_recipe(path, size: int = 3) -> None:
+    path.write_text(
+        "from pathlib import Path\n"
+        "from infra.config import StageConfig\n"
+        "from pipelines import adopt\n"
+        "from workflows.stage import Stage, Workflow\n"
+        "class Make(StageConfig):\n"
+        f"    size: int = 1\n"
+        "def make(config, inputs, context):\n"
+        "    context.output.write('data/out', b'x' * config.size)\n"
+        "    return context.finish()\n"
+        "def workflow(shards: str):\n"
+        "    mine = Stage('mine', adopt.run, adopt.Config(path=shards, contents='metadata'))\n"
+        f"    return Workflow('small', (mine, Stage('make', make, Make(size={size}))))\n"
+    )
+
+
+@pytest.fixture
+def recorded(tmp_path, monkeypatch):
+    """A run on record, started in a directory of its own with a relative path among its settings."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "words.txt").write_text("a\n")
+    write_recipe(here / "small.py")
+    monkeypatch.chdir(here)
+    workflow = load("small.py").build(["shards=words.txt"])
+    record = RunRecord.of("small.py", ["shards=words.txt"], workflow)
+    record.save(LocalStore(tmp_path / "root"))
+    monkeypatch.chdir(tmp_path)
+    return here, RunRecord.load(LocalStore(tmp_path / "root"), record.run)
+
+
+def test_a_run_is_recorded_with_absolute_places_and_the_digest_of_its_recipe(recorded):
+    here, record = recorded
+    assert record.recipe == str(here / "small.py")
+    assert record.directory == str(here)
+    assert record.recipe_digest == hashlib.sha256((here / "small.py").read_bytes()).hexdigest()
+
+
+def rebuilt(here, record, monkeypatch):
+    monkeypatch.chdir(here)
+    return load(record.recipe).build(record.settings)
+
+
+def test_the_same_recipe_is_the_same_run_from_anywhere(recorded, monkeypatch):
+    here, record = recorded
+    record.check_same(rebuilt(here, record, monkeypatch))
+    (here / "small.py").write_text((here / "small.py").read_text() + "# a remark\n")
+    record.check_same(rebuilt(here, record, monkeypatch))
+
+
+def test_an_edited_recipe_is_told_down_to_the_field(recorded, monkeypatch):
+    here, record = recorded
+    write_recipe(here / "small.py", size=4)
+    with pytest.raises(UsageError, match="was started with another recipe") as caught:
+        record.check_same(rebuilt(here, record, monkeypatch))
+    assert caught.value.found == "make.size: 3 -> 4"
+    assert f"clipline run {here}/small.py" in caught.value.fix
+
+
+def test_replaced_data_is_told_as_such(recorded, monkeypatch):
+    here, record = recorded
+    (here / "words.txt").write_text("b\n")
+    with pytest.raises(UsageError) as caught:
+        record.check_same(rebuilt(here, record, monkeypatch))
+    assert caught.value.found.startswith("mine.content: '")
+    assert caught.value.expected == "the same data and versions as then"

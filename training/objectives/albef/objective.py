@@ -6,28 +6,28 @@ Li et al. 2021, https://arxiv.org/abs/2107.07651. Three losses on open_clip's to
 - image-text matching (ITM): a fusion encoder tells true pairs from the wrong ones that look most alike;
 - masked language modelling (MLM): it guesses hidden words from the other words and the image.
 
-ITC alone, with ``albef_alpha`` 0, is MoCo's contrast between two modalities. What is trained for the world are the
-towers; the fusion encoder lives in the checkpoints, and :meth:`ALBEF.match` ranks candidates with it.
+ITC alone, with ``alpha`` 0, is MoCo's contrast between two modalities. What is trained for the world are the
+towers. The fusion encoder is exported beside them, for :class:`.matcher.Matcher` to rank candidates with.
 """
 
 from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from infra.errors import ConfigError
-from training.config import Config
 from training.distributed.collectives import all_gather, all_reduce, rank, size
 from training.model.blocks import compile_blocks
-from training.objectives import Objective, features, unit
 from training.objectives.albef.fusion import Fusion, Layout, pick
+from training.objectives.albef.matcher import FOLDER, Matcher
 from training.objectives.albef.momentum import Momentum, Queue, contrast
 from training.objectives.albef.sampling import HARD_NEGATIVES, MASKING, gumbel, hard_negatives, hide_words, uniform
+from training.objectives.base import Companion, Objective, features, unit
 from training.objectives.towers import (
     encode_images,
     encode_texts,
@@ -37,6 +37,10 @@ from training.objectives.towers import (
     shared_width,
     word_embedding,
 )
+
+if TYPE_CHECKING:
+    from training.config import Config as Run
+    from training.objectives.albef.config import Config
 
 __all__ = ["ALBEF"]
 
@@ -61,31 +65,31 @@ class _Encoded(NamedTuple):
 class ALBEF(Objective):
     """The objective. ITM and MLM want open_clip's CLIP or CustomTextCLIP with a ViT; others raise ConfigError."""
 
-    def __init__(self, model: nn.Module, config: Config) -> None:
-        super().__init__(model, config)
-        self.config = config
+    def __init__(self, model: nn.Module, config: Config, run: Run) -> None:
+        super().__init__(model)
+        self.config, self.seed = config, run.seed
         self.momentum = Momentum(model)
-        if config.compile:
+        if run.cluster.compile:
             compile_blocks(self.momentum.average)  # a copy forgets that its blocks were compiled
-        self.image_queue, self.text_queue = (Queue(config.albef_queue_size, shared_width(model)) for _ in range(2))
+        self.image_queue, self.text_queue = (Queue(config.queue_size, shared_width(model)) for _ in range(2))
         self._half = any(weight.dtype == torch.bfloat16 for weight in model.parameters())
         self.fusion: Any = None
         self.fusion_momentum: Any = None
-        if config.albef_itm_weight or config.albef_mlm_weight:
+        if config.itm_weight or config.mlm_weight:
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(config.seed)
+                torch.manual_seed(run.seed)
                 self.fusion = Fusion(
                     measure(model),
-                    config.albef_fusion_layers,
-                    vocabulary=int(self.model.vocab_size) if config.albef_mlm_weight else None,
-                    matching=config.albef_itm_weight > 0,
+                    config.fusion_layers,
+                    vocabulary=int(self.model.vocab_size) if config.mlm_weight else None,
+                    matching=config.itm_weight > 0,
                 )
-            self.fusion.grad_checkpointing = config.grad_checkpointing
-            if config.compile:
+            self.fusion.grad_checkpointing = run.cluster.grad_checkpointing
+            if run.cluster.compile:
                 compile_blocks(self.fusion)
-        if config.albef_mlm_weight and config.albef_alpha:
+        if config.mlm_weight and config.alpha:
             self.fusion_momentum = Momentum(self.fusion)
-            if config.compile:
+            if run.cluster.compile:
                 compile_blocks(self.fusion_momentum.average)
         self._fresh: tuple[Tensor, Tensor] | None = None
 
@@ -125,18 +129,18 @@ class ALBEF(Objective):
         with torch.autocast(image.device.type, enabled=False):
             image_keys = torch.cat([keys[0], self.image_queue.filled])
             text_keys = torch.cat([keys[1], self.text_queue.filled])
-            teachers = (keys[0][own], keys[1][own]) if self.config.albef_alpha else (None, None)
+            teachers = (keys[0][own], keys[1][own]) if self.config.alpha else (None, None)
             losses["itc"] = (
                 contrast(image, text_keys, own, scale, teachers=teachers[0], alpha=alpha)
                 + contrast(text, image_keys, own, scale, teachers=teachers[1], alpha=alpha)
             ) / 2
             loss = losses["itc"]
-            if self.config.albef_itm_weight:
+            if self.config.itm_weight:
                 losses["itm"] = _mean(outputs["itm"], outputs["itm_pairs"])
-                loss = loss + self.config.albef_itm_weight * losses["itm"]
-            if self.config.albef_mlm_weight:
+                loss = loss + self.config.itm_weight * losses["itm"]
+            if self.config.mlm_weight:
                 losses["mlm"] = _mean(outputs["mlm"], outputs["mlm_words"])
-                loss = loss + self.config.albef_mlm_weight * losses["mlm"]
+                loss = loss + self.config.mlm_weight * losses["mlm"]
         return losses | {"loss": loss}
 
     @torch.no_grad()
@@ -144,30 +148,26 @@ class ALBEF(Objective):
         """Move the averages, and let the batch that :meth:`loss` saw last into the queues."""
         assert self._fresh is not None, "there was no loss before"
         super().after_step(samples)
-        self.momentum.update(self.model, self.config.albef_momentum)
+        self.momentum.update(self.model, self.config.momentum)
         if self.fusion_momentum:
-            self.fusion_momentum.update(self.fusion, self.config.albef_momentum)
+            self.fusion_momentum.update(self.fusion, self.config.momentum)
         self.image_queue.put(self._fresh[0])
         self.text_queue.put(self._fresh[1])
         self._fresh = None
 
-    @torch.no_grad()
-    def match(self, images: Tensor, texts: Tensor, image_of: Tensor | None = None) -> Tensor:
-        """Logits (t,) that ``texts`` (t, context) belong to their images; to rank what a search by features found.
+    def matcher(self) -> Matcher:
+        """The model as it scores pairs. Raises ConfigError if it was made without matching."""
+        return Matcher(self.model, self.fusion)
 
-        ``images`` are (i, 3, h, w), ``image_of`` (t,) says which is whose; without it each text has its own. Put the
-        module into evaluation mode first. Raises ConfigError if it was made without matching.
-        """
-        if self.fusion is None or self.fusion.match_head is None:
-            raise ConfigError("this model has not learnt to match", expected="albef_itm_weight > 0", found="0")
-        texts, lengths = texts.cpu(), lengths_of(texts)
-        _, image_tokens = encode_images(self.model, images)
-        _, words = encode_texts(self.model, texts, lengths)
-        layout = Layout(lengths, words.device)
-        image_of = torch.arange(len(texts), device=words.device) if image_of is None else image_of
-        with self._precision(words.device):
-            logits: Tensor = self.fusion.match(self.fusion(words, layout, image_tokens, image_of), layout.ends)
-        return logits
+    def companions(self) -> dict[str, Companion]:
+        if self.fusion is None:
+            return {}
+        config = {
+            "layers": self.config.fusion_layers,
+            "vocabulary": int(self.model.vocab_size) if self.config.mlm_weight else None,
+            "matching": self.config.itm_weight > 0,
+        }
+        return {FOLDER: Companion(self.fusion, config)}
 
     def _precision(self, device: torch.device) -> AbstractContextManager[object]:
         """That of the towers, where these are kept in bf16, for what is kept in fp32 all the same."""
@@ -176,19 +176,19 @@ class ALBEF(Objective):
     def _keys(self, image: Tensor, text: Tensor) -> dict[str, Tensor]:
         """Soft targets are worth little while the momentum towers know little: their share grows with the samples."""
         share = torch.ones(len(image))
-        if self.config.albef_alpha_warmup:
+        if self.config.alpha_warmup:
             number = torch.arange(len(image), dtype=torch.float64) + self.position
-            share = (number / self.config.albef_alpha_warmup).clamp(max=1)
-        alpha = (self.config.albef_alpha * share).to(image.device, image.dtype)
+            share = (number / self.config.alpha_warmup).clamp(max=1)
+        alpha = (self.config.alpha * share).to(image.device, image.dtype)
         return {"image_key": image, "text_key": text, "alpha": alpha}
 
     def _captions(self, texts: Tensor) -> _Captions:
         texts, lengths = texts.cpu(), lengths_of(texts)
-        if not self.config.albef_mlm_weight:
+        if not self.config.mlm_weight:
             return _Captions(texts, lengths, None, None)
         count, context = texts.shape
-        draws = uniform(self.config.seed, MASKING, self.position, count, 3 * context).view(count, 3, context)
-        hidden = hide_words(texts, lengths, draws, self.config.albef_mask_rate, self.model.vocab_size)
+        draws = uniform(self.seed, MASKING, self.position, count, 3 * context).view(count, 3, context)
+        hidden = hide_words(texts, lengths, draws, self.config.mask_rate, self.model.vocab_size)
         return _Captions(texts, lengths, *hidden)
 
     def _fuse(
@@ -198,7 +198,7 @@ class ALBEF(Objective):
         device, count, losses = fast.words.device, len(captions.texts), {}
         own = torch.arange(count, device=device)
         words, lengths, images = [], [], []
-        if self.config.albef_itm_weight:
+        if self.config.itm_weight:
             other_text, other_image, found = self._negatives(fast, slow, captions, outputs["scale"].detach())
             chosen = other_text.cpu()  # how many tokens come next is nothing a GPU may keep for itself
             words = [fast.words, fast.words[send(pick(captions.lengths, chosen), device)], fast.words]
@@ -208,7 +208,7 @@ class ALBEF(Objective):
             words, lengths, images = [*words, fast.hidden_words], [*lengths, captions.lengths], [*images, own]
         layout = Layout(torch.cat(lengths), device)
         fused = self.fusion(torch.cat(words), layout, fast.image_tokens, torch.cat(images))
-        if self.config.albef_itm_weight:
+        if self.config.itm_weight:
             right, wrong_text, wrong_image = self.fusion.match(fused, layout.ends[: 3 * count]).view(3, -1)
             losses["itm"] = F.softplus(-right) + found * (F.softplus(wrong_text) + F.softplus(wrong_image))
             losses["itm_pairs"] = 1 + 2 * found
@@ -221,16 +221,16 @@ class ALBEF(Objective):
         self, fast: _Encoded, slow: _Encoded, captions: _Captions, scale: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Wrong texts and images by the similarities that ITC works on; see :func:`.sampling.hard_negatives`."""
-        (count, width), among = fast.image.shape, self.config.albef_negatives_among
+        (count, width), among = fast.image.shape, self.config.negatives_among
         if count % among or self.position % among:
             raise ConfigError(
-                "albef_negatives_among does not divide the samples that are worked on at a time, so that the split "
+                "negatives_among does not divide the samples that are worked on at a time, so that the split "
                 "of a batch over ranks and parts would decide who meets whom",
                 expected=f"a divisor of {math.gcd(count, self.position)}",
                 found=str(among),
-                fix="change albef_negatives_among, or batch_size / workers / accumulate",
+                fix="change negatives_among, or batch_size / workers / accumulate",
             )
-        noise = gumbel(uniform(self.config.seed, HARD_NEGATIVES, self.position, count, 2 * among))
+        noise = gumbel(uniform(self.seed, HARD_NEGATIVES, self.position, count, 2 * among))
         with torch.no_grad(), torch.autocast(scale.device.type, enabled=False):
             to_texts, to_images = (
                 scale * queries.view(-1, among, width) @ keys.view(-1, among, width).mT

@@ -1,0 +1,109 @@
+"""Choose which examples an evaluation pictures. They are drawn at random, so that they show the model as it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation import figures
+from evaluation.embed import Captioned
+from evaluation.figures import Answer, Prediction, Query
+from infra.formats.testset import EvalSet
+from infra.metrics import Classified, top_k
+
+__all__ = ["Logits", "predictions", "retrieval"]
+
+_PREDICTIONS = 12
+_QUERIES, _ANSWERS = 6, 5  # in each retrieval gallery
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class Logits:
+    """Class scores of images, computed only for the rows that are asked for."""
+
+    features: NDArray[np.float32]  # (n, d), unit rows
+    classifier: NDArray[np.float32]  # (classes, d), unit rows
+    scale: float
+
+    def __getitem__(self, rows: list[int]) -> NDArray[np.float64]:
+        """(len(rows), classes)"""
+        scaled = np.float32(self.scale) * self.classifier
+        return (self.features[rows] @ scaled.T).astype(np.float64)
+
+
+def predictions(examples: EvalSet, classified: Classified, logits: Logits) -> bytes:
+    """Draw sample predictions as PNG: as many wrong as right ones, if there are enough of both."""
+    random = np.random.default_rng(_SEED)
+    wrong = random.permutation(np.flatnonzero(classified.rank > 0)).tolist()
+    right = random.permutation(np.flatnonzero(classified.rank == 0)).tolist()
+    shown_wrong = wrong[: max(_PREDICTIONS // 2, _PREDICTIONS - len(right))]
+    shown = [*shown_wrong, *right[: _PREDICTIONS - len(shown_wrong)]]
+
+    images = examples.images(shown)
+    probabilities = _softmax(logits[shown])
+    items = [
+        Prediction(
+            image=images[place],
+            truth=examples.classes[classified.labels[place]],
+            top=tuple((examples.classes[column], float(row[column])) for column in columns),
+        )
+        for place, row, columns in zip(shown, probabilities, top_k(probabilities, 3), strict=True)
+    ]
+    title = (
+        f"{len(shown_wrong)} of {len(wrong)} wrong and {len(shown) - len(shown_wrong)} of {len(right)} right, "
+        "drawn at random"
+    )
+    return figures.predictions(items, title)
+
+
+def retrieval(examples: EvalSet, data: Captioned) -> dict[str, bytes]:
+    """Draw both galleries, ``text_to_image`` and ``image_to_text``, as PNG."""
+    random = np.random.default_rng(_SEED)
+    captions = np.sort(random.permutation(len(data.text_of))[:_QUERIES])
+    pictured = np.sort(random.permutation(len(data.keys))[:_QUERIES])
+
+    # The best answers to each query.
+    text_of, image_of = np.asarray(data.text_of), np.asarray(data.image_of)
+    to_image = data.texts[text_of[captions]] @ data.images.T
+    to_text = data.images[pictured] @ data.texts.T
+    best_images, best_texts = top_k(to_image, _ANSWERS), top_k(to_text, _ANSWERS)
+    images = examples.images([*best_images.ravel().tolist(), *pictured.tolist()])
+
+    by_text = [
+        Query(
+            query=data.captions[text_of[caption]],
+            answers=tuple(
+                Answer(images[int(found)], float(scores[found]), bool(image_of[caption] == found)) for found in best
+            ),
+        )
+        for caption, scores, best in zip(captions, to_image, best_images, strict=True)
+    ]
+    by_image = [
+        Query(
+            query=images[int(image)],
+            answers=tuple(
+                Answer(
+                    data.captions[found], float(scores[found]), bool(((text_of == found) & (image_of == image)).any())
+                )
+                for found in best
+            ),
+        )
+        for image, scores, best in zip(pictured, to_text, best_texts, strict=True)
+    ]
+    return {
+        "text_to_image": figures.text_to_image(
+            by_text, f"{len(by_text)} captions drawn at random, and the images they find"
+        ),
+        "image_to_text": figures.image_to_text(
+            by_image, f"{len(by_image)} images drawn at random, and the captions they find"
+        ),
+    }
+
+
+def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    result: NDArray[np.float64] = odds / odds.sum(axis=1, keepdims=True)
+    return result

@@ -1,0 +1,58 @@
+"""The Ray cluster of a run: the one at ``RAY_ADDRESS``, or one on this machine for as long as it is needed."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from infra.errors import CliplineError
+
+__all__ = ["ALONE", "connect"]
+
+ALONE = {
+    # On one machine Ray stays on loopback, where no other machine reaches it and a change of the network does not cut
+    # it in two; without this it does so on macOS and Windows only.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # A laptop that slept or a virtual machine that was paused must not end a run: by the clock, Ray's head was away.
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "300",
+}
+"""Environment for a Ray cluster on this machine alone. Ray reads it when it is imported."""
+
+
+@contextmanager
+def connect(cpus: int | None = None) -> Iterator[None]:
+    """Join the cluster at ``RAY_ADDRESS``, or start one on this machine, for the duration of the block.
+
+    ``cpus``: of a cluster started here; None: all. Raises CliplineError if no cluster answers at the address.
+    """
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        os.environ.update({name: value for name, value in ALONE.items() if name not in os.environ})
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    # Ray announces the token it made for a local cluster as a warning; it is intended.
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": "clipline"}
+    if address:
+        try:
+            ray.init(address=address, **quiet)
+        except ConnectionError as error:
+            raise CliplineError(
+                f"no Ray cluster answers at {address}", found=str(error), fix="unset RAY_ADDRESS to start one here"
+            ) from error
+    else:
+        # "local": without it Ray would join whatever cluster another user started on this machine
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+        # The autoscaler has nothing to do on one machine, and ray.shutdown() would wait a second for its end.
+        node: Any = ray._private.worker._global_node
+        node.kill_monitor(check_alive=False)
+    try:
+        yield
+    finally:
+        ray.shutdown()

@@ -1,0 +1,135 @@
+"""A store in a folder of this machine, or of a file system mounted here."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from infra.store.base import TEMP_PREFIX, Publication, Store, clean_path
+
+__all__ = ["LocalStore"]
+
+
+class LocalStore(Store):
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root).absolute()
+        self.url = str(self.root)
+
+    def path(self, path: str) -> Path:
+        return self.root / clean_path(path)
+
+    def local_path(self, path: str) -> Path | None:
+        return self.path(path)
+
+    def child(self, path: str) -> LocalStore:
+        return LocalStore(self.path(path))
+
+    def read(self, path: str) -> bytes:
+        return self.path(path).read_bytes()
+
+    def open(self, path: str) -> BinaryIO:
+        return self.path(path).open("rb")
+
+    @contextmanager
+    def publish(self, path: str) -> Iterator[Publication]:
+        target = self.path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temp = target.parent / f"{TEMP_PREFIX}{target.name}.{secrets.token_hex(4)}"
+        try:
+            with temp.open("xb") as sink:
+                with Publication(sink) as out:
+                    yield out
+                sink.flush()
+                os.fsync(sink.fileno())
+            temp.replace(target)
+        except BaseException:
+            temp.unlink(missing_ok=True)
+            raise
+        _sync_folder(target.parent)
+
+    def create(self, path: str, data: bytes) -> bool:
+        target = self.path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temp = target.parent / f"{TEMP_PREFIX}{target.name}.{secrets.token_hex(4)}"
+        try:
+            with temp.open("xb") as sink:
+                sink.write(data)
+                sink.flush()
+                os.fsync(sink.fileno())
+            # link() fails if the name exists, so content and name appear in one step.
+            os.link(temp, target)
+        except FileExistsError:
+            return False
+        finally:
+            temp.unlink(missing_ok=True)
+        _sync_folder(target.parent)
+        return True
+
+    def append(self, path: str, data: bytes) -> None:
+        target = self.path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("ab") as sink:
+            sink.write(data)
+
+    def read_appended(self, path: str, start: int = 0) -> tuple[bytes, int]:
+        target = self.path(path)
+        if not target.exists():
+            return b"", start
+        with target.open("rb") as source:
+            source.seek(start)
+            data = source.read()
+        whole = data[: data.rfind(b"\n") + 1]  # another thread may be writing a line
+        return whole, start + len(whole)
+
+    def paths(self, prefix: str = "") -> list[str]:
+        start = len(self.url.rstrip("/")) + 1
+        return sorted(
+            f"{folder}/{name}"[start:]
+            for folder, _, names in os.walk(self.path(prefix))
+            for name in names
+            if not name.startswith(TEMP_PREFIX)
+        )
+
+    def folders(self, prefix: str = "") -> list[str]:
+        base = self.path(prefix)
+        return sorted(item.name for item in base.iterdir() if item.is_dir()) if base.is_dir() else []
+
+    def exists(self, path: str) -> bool:
+        return self.path(path).exists()
+
+    def size(self, path: str) -> int:
+        return self.path(path).stat().st_size
+
+    def change_token(self, path: str) -> str:
+        facts = self.path(path).stat()
+        return f"{facts.st_size} {facts.st_mtime_ns}"
+
+    def delete(self, path: str) -> None:
+        target = self.path(path)
+        if target.is_dir():
+            shutil.rmtree(target)
+        else:
+            target.unlink(missing_ok=True)
+
+    def sweep(self, prefix: str) -> None:
+        for temp in self.path(prefix).rglob(f"{TEMP_PREFIX}*"):
+            temp.unlink(missing_ok=True)
+
+    def fetch(self, path: str, to: Path) -> Path:
+        if not self.path(path).exists():
+            raise FileNotFoundError(self.path(path))
+        return self.path(path)
+
+
+def _sync_folder(folder: Path) -> None:
+    # Without this a rename may be lost on power failure although the file's bytes are safe.
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,184 @@
+"""A store in a bucket, or at any other address that fsspec knows."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from infra.errors import StorageError, TransientError
+from infra.store.base import TEMP_PREFIX, Publication, Store, clean_path
+
+__all__ = ["ObjectStore", "unreachable"]
+
+
+class ObjectStore(Store):
+    """Any fsspec filesystem that can create exclusively (s3fs, gcsfs, memory)."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self._appended: dict[str, int] = {}  # parts known to be there, by path
+        self._connect()
+
+    def _connect(self) -> None:
+        import fsspec
+
+        try:
+            # Without its cache of listings, which would hide what other processes write here.
+            self._filesystem, base = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
+        except (ImportError, ValueError) as error:  # a package is missing, or the protocol is unknown
+            raise StorageError(
+                f"no store can be opened at {self.url}", found=str(error), fix="for s3://: pip install 'clipline[s3]'"
+            ) from error
+        self._base, self._pid = str(base), os.getpid()
+
+    @property
+    def _fs(self) -> Any:  # noqa: ANN401 - fsspec is untyped
+        if self._pid != os.getpid():  # a filesystem does not survive a fork, such as a data loader's
+            self._connect()
+        return self._filesystem
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (ObjectStore, (self.url,))
+
+    def _at(self, path: str) -> str:
+        clean = clean_path(path)
+        return f"{self._base}/{clean}" if clean else self._base
+
+    def child(self, path: str) -> ObjectStore:
+        return ObjectStore(f"{self.url}/{clean_path(path)}")
+
+    def read(self, path: str) -> bytes:
+        with _translated_errors(self.url):
+            return bytes(self._fs.cat_file(self._at(path)))
+
+    def read_all(self, paths: Sequence[str]) -> list[bytes]:
+        places = [self._at(path) for path in paths]
+        with _translated_errors(self.url):
+            found = self._fs.cat(places) if places else {}  # many at once
+        return [bytes(found[place]) for place in places]
+
+    def open(self, path: str) -> BinaryIO:
+        with _translated_errors(self.url):
+            handle: BinaryIO = self._fs.open(self._at(path), "rb")
+            return handle
+
+    @contextmanager
+    def publish(self, path: str) -> Iterator[Publication]:
+        # Staged locally: an object appears only with its last byte, and a failed write leaves no part uploads behind.
+        with tempfile.NamedTemporaryFile() as sink:
+            with Publication(sink) as out:
+                yield out
+            sink.flush()
+            with _translated_errors(self.url):
+                self._fs.put_file(sink.name, self._at(path))
+
+    def create(self, path: str, data: bytes) -> bool:
+        try:
+            with _translated_errors(self.url):
+                self._fs.pipe_file(self._at(path), data, mode="create")
+        except FileExistsError:
+            return False
+        except (OSError, TransientError):
+            # Not every server refuses with an error that s3fs knows, and a reply may be lost after the file was made.
+            if self.exists(path):
+                return self.read(path) == data
+            raise
+        return True
+
+    def append(self, path: str, data: bytes) -> None:
+        number = self._appended.get(path)
+        if number is None:
+            number = len(self.paths(path))
+        while not self.create(f"{path}/{number:08d}", data):
+            number += 1
+        self._appended[path] = number + 1
+
+    def read_appended(self, path: str, start: int = 0) -> tuple[bytes, int]:
+        parts = self.paths(path)
+        return b"".join(self.read_all(parts[start:])), max(start, len(parts))
+
+    def paths(self, prefix: str = "") -> list[str]:
+        start, folder = len(self._base) + 1, f"{self._at(prefix)}/"
+        with _translated_errors(self.url):
+            return sorted(name[start:] for name in self._fs.find(folder) if name.startswith(folder))
+
+    def folders(self, prefix: str = "") -> list[str]:
+        try:
+            with _translated_errors(self.url):
+                entries = self._fs.ls(self._at(prefix), detail=True)
+        except FileNotFoundError:
+            return []
+        return sorted(item["name"].rstrip("/").rpartition("/")[2] for item in entries if item["type"] == "directory")
+
+    def exists(self, path: str) -> bool:
+        try:
+            with _translated_errors(self.url):  # not the filesystem's own exists(): some take an outage for an absence
+                self._fs.info(self._at(path))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def size(self, path: str) -> int:
+        with _translated_errors(self.url):
+            return int(self._fs.size(self._at(path)))
+
+    def change_token(self, path: str) -> str:
+        with _translated_errors(self.url):
+            return str(self._fs.ukey(self._at(path)))
+
+    def etag(self, path: str) -> str:
+        with _translated_errors(self.url):
+            facts = self._fs.info(self._at(path))
+        return str(facts.get("ETag") or facts.get("etag") or "").strip('"')
+
+    def delete(self, path: str) -> None:
+        self._appended.clear()
+        if self.exists(path):
+            with _translated_errors(self.url):
+                self._fs.rm(self._at(path), recursive=True)
+
+    def fetch(self, path: str, to: Path) -> Path:
+        with _translated_errors(self.url):
+            token = self._fs.ukey(self._at(path))  # so that an object replaced since then is copied again
+            target = to / hashlib.sha256(f"{self.url}/{path} {token}".encode()).hexdigest()[:16] / Path(path).name
+            if not target.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                partial = target.with_name(f"{TEMP_PREFIX}{secrets.token_hex(4)}")
+                self._fs.get_file(self._at(path), str(partial))
+                partial.replace(target)
+        return target
+
+
+_BUSY = {errno.EBUSY, errno.EIO, getattr(errno, "EREMOTEIO", errno.EIO)}
+_BACKENDS = {"aiobotocore", "aiohttp", "botocore", "gcsfs", "google", "urllib3"}
+
+
+def unreachable(error: BaseException) -> bool:
+    """True if a store did not answer or was too busy. Few of the backends' exceptions are OSErrors."""
+    if type(error).__module__.partition(".")[0] in _BACKENDS:  # some of them OSErrors, as aiohttp's of a closed port
+        return "Credentials" not in type(error).__name__
+    return isinstance(error, OSError) and (isinstance(error, (ConnectionError, TimeoutError)) or error.errno in _BUSY)
+
+
+@contextmanager
+def _translated_errors(url: str) -> Iterator[None]:
+    """Translate backend exceptions: an outage to TransientError, missing credentials to StorageError."""
+    try:
+        yield
+    except Exception as error:
+        if unreachable(error):
+            raise TransientError(f"{url} does not answer", found=f"{type(error).__name__}: {error}") from error
+        if "Credentials" in type(error).__name__:
+            raise StorageError(
+                f"no credentials for {url}",
+                found=str(error),
+                fix="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
+            ) from error
+        raise

@@ -1,0 +1,48 @@
+"""The address of a run's MLflow."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.errors import redact
+from infra.store import LocalStore, Store
+
+__all__ = ["Address"]
+
+
+@dataclass(frozen=True)
+class Address:
+    """The URI of an MLflow server or database, and the artifact folder of a new database.
+
+    Without ``MLFLOW_TRACKING_URI`` it is an sqlite file below the root, never ``./mlruns``.
+    """
+
+    uri: str
+    artifacts: str | None = None
+
+    @classmethod
+    def find(cls, root: Store) -> Address:
+        """The address for runs below ``root``."""
+        if uri := os.environ.get("MLFLOW_TRACKING_URI"):
+            # MLflow would put the artifacts of a database into ./mlruns, wherever that is today.
+            beside = Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts"
+            return cls(uri, str(beside) if uri.startswith("sqlite:///") else None)
+        folder = root.root if isinstance(root, LocalStore) else Path(".clipline").absolute()
+        return cls(f"sqlite:///{folder}/mlflow.db", f"{folder}/mlartifacts")
+
+    @property
+    def ui_command(self) -> str | None:
+        """The command that opens the MLflow UI; None if a server already shows it."""
+        if self.uri.startswith("http"):
+            return None
+        return f"mlflow server --backend-store-uri {shlex.quote(redact(self.uri))} --workers 1 --port 5000"
+
+    def page(self, experiment: str, run: str) -> str:
+        """The address of a run's page in the MLflow UI, without credentials."""
+        base = re.sub("(?<=://)[^/]*@", "", self.uri) if self.uri.startswith("http") else "http://127.0.0.1:5000"
+        # Without this query MLflow 3 shows the views for agents (judges, prompts, sessions) beside the run.
+        return f"{base.rstrip('/')}/#/experiments/{experiment}/runs/{run}?workflowType=machine_learning"

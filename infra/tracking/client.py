@@ -1,0 +1,60 @@
+"""The MLflow client: opening it, judging its errors, and the names and values it allows."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from infra.config import canonical_json
+from infra.errors import TransientError
+from infra.tracking.address import Address
+
+__all__ = ["allowed_name", "environment", "is_refusal", "open_client", "parameter"]
+
+
+def open_client(address: Address) -> MlflowClient:
+    """A client of the server or database at ``address``, for runs and the model registry."""
+    if not address.uri.startswith("sqlite:///"):
+        return MlflowClient(address.uri, registry_uri=address.uri)
+    Path(address.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    # A new database gets an experiment "Default" whose artifacts go to this folder; without it, to ./mlruns.
+    with environment("_MLFLOW_SERVER_ARTIFACT_ROOT", address.artifacts or ""):
+        return MlflowClient(address.uri, registry_uri=address.uri)
+
+
+@contextmanager
+def environment(name: str, value: str) -> Iterator[None]:
+    """Set an environment variable inside the block."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def is_refusal(error: Exception) -> bool:
+    """True if sending the same again would fail the same way."""
+    if isinstance(error, MlflowException):
+        never = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INVALID_STATE", "RESOURCE_DOES_NOT_EXIST")
+        return error.error_code in never
+    return not isinstance(error, (OSError, TransientError)) or isinstance(error, FileNotFoundError)
+
+
+def allowed_name(key: str) -> str:
+    """``key`` as MLflow allows it: letters, digits and ``_-./: `` only."""
+    return re.sub(r"[^\w\-./: ]", "_", key.replace("@", "_at_"))[:250]
+
+
+def parameter(value: object) -> str:
+    """A parameter's value as text; equal for equal values, since MLflow refuses to change one."""
+    return canonical_json(value).decode() if isinstance(value, (dict, list, tuple)) else str(value)

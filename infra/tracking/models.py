@@ -1,0 +1,80 @@
+"""Models in MLflow: a stage's open_clip folder as a logged model, and its registration when the gate passes.
+
+``models:/NAME@ALIAS`` then loads with open_clip. Both are found again by a tag with the artifact's digest, so that
+sending an event twice makes neither a second model nor a second version.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModelOutput
+from mlflow.exceptions import MlflowException
+
+from infra.events import Gate
+from infra.run.manifest import Artifact
+from infra.tracking.client import environment
+
+__all__ = ["add_output", "log_model", "model_files", "register_model"]
+
+_DIGEST = "clipline.artifact"
+
+
+def model_files(artifact: Artifact) -> list[str]:
+    """Paths of the artifact's open_clip folder; empty if it holds no model."""
+    return [file.path for file in artifact.files("data/open_clip_")]
+
+
+def log_model(client: MlflowClient, experiment: str, run: str, stage: str, artifact: Artifact, scratch: Path) -> str:
+    """Log the artifact's model as an output of the MLflow run ``run``; the model's id."""
+    digest = artifact.manifest.digest
+    query = f"source_run_id = '{run}' AND tags.`{_DIGEST}` = '{digest}'"
+    found = client.search_logged_models([experiment], query)
+    if found:  # by an attempt that was killed before it could save the id
+        model = found[0]
+    else:
+        model = client.create_logged_model(
+            experiment, stage, source_run_id=run, tags={_DIGEST: digest}, model_type="open_clip"
+        )
+    folder = scratch / "model"
+    folder.mkdir()
+    for path in model_files(artifact):
+        shutil.copy(artifact.local(path, scratch), folder)
+    client.log_model_artifacts(model.model_id, str(folder))
+    client.finalize_logged_model(model.model_id, "READY")
+    return str(model.model_id)
+
+
+def add_output(client: MlflowClient, run: str, model: str) -> None:
+    """List the model among the outputs of the MLflow run, once."""
+    outputs = client.get_run(run).outputs
+    if outputs is None or model not in [known.model_id for known in outputs.model_outputs]:
+        client.log_outputs(run, [LoggedModelOutput(model, step=0)])
+
+
+def register_model(client: MlflowClient, uri: str, event: Gate, model: str, run: str) -> None:
+    """Make the logged model a version of the gate's registered model and set the alias; one version per artifact.
+
+    ``uri`` is the client's tracking URI, ``run`` the MLflow run that made the model.
+    """
+    _create_registered(client, event.name)
+    versions: list[Any] = list(client.search_model_versions(f"name = '{event.name}'"))
+    version = next((known.version for known in versions if known.tags.get(_DIGEST) == event.digest), None)
+    if version is None:
+        # A database resolves models:/... in MLflow's global store, so that has to be this one meanwhile.
+        with environment("MLFLOW_TRACKING_URI", uri):
+            version = client.create_model_version(
+                event.name, f"models:/{model}", run, tags={_DIGEST: event.digest}, model_id=model
+            ).version
+    client.set_registered_model_alias(event.name, event.alias, version)
+
+
+def _create_registered(client: MlflowClient, name: str) -> None:
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise

@@ -1,0 +1,31 @@
+"""Take data somebody already has into a workflow, in place and identified by content."""
+
+from pipelines.adopt.config import Config
+from pipelines.adopt.contents import (
+    Archives,
+    Contents,
+    Images,
+    Metadata,
+    Model,
+    Pairs,
+    Selection,
+    Shards,
+    TestSets,
+    UrlList,
+)
+from pipelines.adopt.stage import run
+
+__all__ = [
+    "Archives",
+    "Config",
+    "Contents",
+    "Images",
+    "Metadata",
+    "Model",
+    "Pairs",
+    "Selection",
+    "Shards",
+    "TestSets",
+    "UrlList",
+    "run",
+]

@@ -1,0 +1,89 @@
+"""Models and test sets that somebody has, in one command: the recipe ``evaluate``."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import evaluation_samples as samples
+import pytest
+import safetensors.torch
+import torch
+
+from infra.errors import ConfigError, UsageError
+from workflows.recipe import load
+
+
+@pytest.fixture
+def given(tmp_path, monkeypatch) -> Path:
+    """``model/`` in open_clip's layout, the same weights as ``epoch_1.pt``, and two test sets in ``tests/``."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    model = samples.model_files()
+    files = {path.replace("data/", "model/"): data for path, data in model.items()}
+    for sets in (samples.classification_files(), samples.retrieval_files()):
+        files |= {path.replace("data/", "tests/"): data for path, data in sets.items()}
+    for path, data in files.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes(data)
+    state = safetensors.torch.load(model["data/open_clip_model.safetensors"])
+    torch.save({"epoch": 1, "state_dict": state}, tmp_path / "epoch_1.pt")
+    return tmp_path
+
+
+def build(given: Path, *sets: str):
+    return load("evaluate").build([f"tests={given / 'tests'}", *sets])
+
+
+def test_one_command_scores_a_model_on_both_kinds_of_sets(given):
+    sets = {"model": given / "model", "tests": given / "tests", "classification": "seen", "captions": "holdout"}
+    command = [sys.executable, "-m", "workflows.cli", "run", "evaluate", "--cpus", "2"]
+    command += [part for name, value in sets.items() for part in ("--set", f"{name}={value}")]
+    env = {**os.environ, "CLIPLINE_ROOT": str(given / "root")}
+    env.pop("MLFLOW_TRACKING_URI", None)
+    done = subprocess.run(command, env=env, cwd=given, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    (zeroshot,) = given.glob("root/artifacts/zeroshot_seen/*/data/seen_*_zeroshot_classification.json")
+    (retrieval,) = given.glob("root/artifacts/retrieval_holdout/*/data/holdout_*_zeroshot_retrieval.json")
+    assert 0 < json.loads(zeroshot.read_text())["metrics"]["acc5"] <= 1
+    assert 0 < json.loads(retrieval.read_text())["metrics"]["mean_recall@10"] <= 1
+    assert not list(given.glob("root/artifacts/*/*/data/*.safetensors"))  # nothing was copied
+    assert "acc1" in done.stdout
+
+
+def test_models_and_sets_count_by_content(given):
+    dials = ("classification=seen", f"model={given / 'model'}")
+    before = {stage.name: stage.digest for stage in build(given, *dials)}
+    (given / "model").rename(given / "moved")
+    dials = ("classification=seen", f"model={given / 'moved'}", "gpus=1")
+    assert {stage.name: stage.digest for stage in build(given, *dials)} == before
+    (given / "tests/seen/classnames.txt").write_text("one\ntwo\nthree\nfour\nfive\nsix\n")
+    after = {stage.name: stage.digest for stage in build(given, *dials)}
+    assert after["model"] == before["model"]
+    assert after["zeroshot_seen"] != before["zeroshot_seen"]
+
+
+def test_a_checkpoint_file_comes_with_its_architecture(given):
+    made = build(given, f"model={given / 'epoch_1.pt'}", "architecture=ViT-B-32", "captions=holdout")
+    assert [stage.name for stage in made] == ["tests", "model", "retrieval_holdout"]
+    assert made["retrieval_holdout"].config.model == "ViT-B-32"
+
+
+def test_published_weights_need_no_input(given):
+    made = build(given, "model=ViT-B-32", "pretrained=laion2b_s34b_b79k", "classification=seen")
+    assert [stage.name for stage in made] == ["tests", "zeroshot_seen"]
+    config = made["zeroshot_seen"].config
+    assert (config.model, config.pretrained) == ("ViT-B-32", "laion2b_s34b_b79k")
+
+
+def test_no_set_is_told_before_anything_runs(given):
+    with pytest.raises(UsageError, match="no test set is named"):
+        build(given, f"model={given / 'model'}")
+
+
+def test_a_misspelt_architecture_is_told_before_anything_runs(given):
+    with pytest.raises(ConfigError, match="no model 'ViT-B-33'") as caught:
+        build(given, "model=ViT-B-33", "pretrained=openai", "classification=seen")
+    assert "ViT-B-32" in caught.value.fix

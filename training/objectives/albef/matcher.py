@@ -1,0 +1,73 @@
+"""The trained fusion encoder on its own: it ranks the candidates that a search by features has found."""
+
+from __future__ import annotations
+
+import json
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, Self
+
+import open_clip
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from infra.errors import ConfigError
+from training.model.blocks import lean
+from training.objectives.albef.fusion import Fusion, Layout
+from training.objectives.towers import encode_images, encode_texts, lengths_of, measure
+
+__all__ = ["FOLDER", "Matcher"]
+
+FOLDER = "fusion"
+"""Folder of the fusion encoder beside open_clip's files: ``config.json`` and ``model.safetensors``."""
+
+
+class Matcher(nn.Module):
+    """open_clip's ``model`` and its fusion encoder. Raises ConfigError if that was trained without matching."""
+
+    def __init__(self, model: nn.Module, fusion: Fusion | None) -> None:
+        if fusion is None or fusion.match_head is None:
+            raise ConfigError("this model has not learnt to match", expected="objective.itm_weight > 0", found="0")
+        super().__init__()
+        self.model: Any = model
+        self.fusion = fusion
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """The model and the fusion encoder in ``folder`` or in its ``data``, on the CPU, in evaluation mode.
+
+        Raises ConfigError if there is no fusion encoder, or if it was trained without matching.
+        """
+        found = [place for place in (folder / "data", folder) if (place / FOLDER / "config.json").is_file()]
+        if not found:
+            raise ConfigError(
+                "there is no fusion encoder",
+                expected=f"a folder {FOLDER} beside open_clip's files, as the objective albef writes it",
+                found=str(folder),
+            )
+        model = lean(open_clip.create_model(f"local-dir:{found[0]}", require_pretrained=True))
+        config = json.loads((found[0] / FOLDER / "config.json").read_bytes())
+        fusion = Fusion(measure(model), config["layers"], vocabulary=config["vocabulary"], matching=config["matching"])
+        fusion.load_state_dict(load_file(found[0] / FOLDER / "model.safetensors"))
+        return cls(model, fusion).eval()
+
+    @torch.no_grad()
+    def match(self, images: Tensor, texts: Tensor, image_of: Tensor | None = None) -> Tensor:
+        """Logits (t,) that ``texts`` (t, context) belong to their images (i, 3, h, w).
+
+        ``image_of`` (t,) is the image of each text; without it each text has its own. Put the module into evaluation
+        mode first.
+        """
+        texts, lengths = texts.cpu(), lengths_of(texts)
+        _, image_tokens = encode_images(self.model, images)
+        _, words = encode_texts(self.model, texts, lengths)
+        layout = Layout(lengths, words.device)
+        image_of = torch.arange(len(texts), device=words.device) if image_of is None else image_of
+        with self._precision(words.device):
+            return self.fusion.match(self.fusion(words, layout, image_tokens, image_of), layout.ends)
+
+    def _precision(self, device: torch.device) -> AbstractContextManager[object]:
+        """Autocast, where the towers are kept in bf16, for the fusion encoder, which is kept in fp32 all the same."""
+        half = any(weight.dtype == torch.bfloat16 for weight in self.model.parameters())
+        return torch.autocast(device.type, torch.bfloat16) if half else nullcontext()

@@ -1,0 +1,110 @@
+"""The base of training objectives.
+
+An objective is a module that owns the model and works in two halves::
+
+    objective = config.objective.build(model, config, inputs)   # model: open_clip's
+    outputs = objective(images, texts)                  # this rank's samples, encoded; all parameters are used here
+    losses = objective.loss(outputs)                    # no parameters; collectives inside see the whole batch
+    losses["loss"].backward()
+    objective.after_step(samples)                       # constraints on weights, moving averages
+
+Two halves, because the first can be done in pieces and the second cannot: a batch too large for memory is encoded
+micro-batch by micro-batch, its loss taken once over all features, and the gradients of these handed back to each piece
+(GradCache, Gao et al. 2021, https://arxiv.org/abs/2101.06983). That is exact only if nothing but features and learnt
+scalars passes from one half to the other.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training.model.blocks import encode_image
+from training.model.text import encode_text
+
+__all__ = ["MAX_LOGIT_SCALE", "Companion", "Objective", "features", "unit"]
+
+MAX_LOGIT_SCALE = math.log(100)
+"""CLIP's bound on the learnt temperature: hotter logits let one batch's noise overturn the towers."""
+
+
+class Companion(NamedTuple):
+    """A module exported beside the model, and the JSON that it is built again from."""
+
+    module: nn.Module
+    config: Mapping[str, Any]
+
+
+class Objective(nn.Module, ABC):
+    """Base of all; what it does is what objectives of two towers and a temperature have in common.
+
+    The law: a rank's loss, averaged over ranks as DDP averages gradients, is the loss of the global batch on one rank,
+    and so are its gradients. Neither the number of ranks nor of micro-batches changes anything.
+    """
+
+    learnt: ClassVar[tuple[str, ...]] = ("logit_scale",)
+    """The model's scalars that the loss uses. Others are frozen: DDP would wait for their gradients in vain."""
+
+    writes: ClassVar[bool] = False
+    """Whether the loss uses the model's decoder of captions, if it has one. If not, that is frozen, too."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model: Any = model  # open_clip's models share methods, no type
+        for name in {"logit_scale", "logit_bias"} - {*self.learnt}:
+            if (scalar := getattr(model, name, None)) is not None:
+                scalar.requires_grad_(False)
+        if not self.writes and (decoder := getattr(model, "text_decoder", None)) is not None:
+            decoder.requires_grad_(False)
+        self.again = False
+        """Whether the next forward repeats an earlier one for its gradients: outputs that have none may be left out."""
+        self.position = 0
+        """Samples seen before the first of the next forward's, counted over the global batch; set by the loop. Random
+        draws are keyed by it and the seed, never by the rank."""
+
+    def forward(self, images: Tensor, texts: Tensor) -> dict[str, Tensor]:
+        """Everything :meth:`loss` needs of ``images`` (b, 3, h, w) and ``texts`` (b, context), by name.
+
+        Features have the sample on dim 0, unit length and at least fp32, whatever the towers computed in: logits reach
+        100, where bf16 is a quarter apart. Learnt scalars are 0-D: "scale", the factor of the logits, and "bias".
+        """
+        return {**features(self.model, images, texts), **self.scalars()}
+
+    def scalars(self) -> dict[str, Tensor]:
+        """What is learnt beside the towers, as :meth:`forward` hands it out."""
+        scalars = {}
+        if "logit_scale" in self.learnt:
+            scalars["scale"] = self.model.logit_scale.reshape(()).exp()
+        if "logit_bias" in self.learnt:
+            scalars["bias"] = self.model.logit_bias.reshape(())
+        return scalars
+
+    def companions(self) -> Mapping[str, Companion]:
+        """Modules trained with the model that are useful after training, by the folder below ``data/`` they go to."""
+        return {}
+
+    @abstractmethod
+    def loss(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Losses by name, 0-D, of this rank's share of the batch; "loss" is minimised, the others are its parts."""
+
+    def after_step(self, samples: int) -> None:
+        """Called after each step of the optimizer, with ``samples`` seen in all."""
+        with torch.no_grad():
+            self.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
+
+
+def features(model: Any, images: Tensor, texts: Tensor) -> dict[str, Tensor]:  # noqa: ANN401
+    """Both towers' features (b, d), of unit length."""
+    return {"image": unit(encode_image(model, images)), "text": unit(encode_text(model, texts))}
+
+
+def unit(features: Tensor) -> Tensor:
+    """``features`` (b, d) at length 1 in at least fp32, also under autocast."""
+    with torch.autocast(features.device.type, enabled=False):
+        return F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)

@@ -1,0 +1,42 @@
+"""The family of objectives: what a recipe chooses from, and what the training loop asks of the choice."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from infra.config import Choice
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import nn
+
+    from training.config import Config
+    from training.objectives.base import Objective
+
+__all__ = ["ObjectiveConfig"]
+
+
+class ObjectiveConfig(Choice):
+    """Configuration of a training objective. Members import torch inside :meth:`build` only.
+
+    ``model_settings``: defaults for open_clip's model configuration that the objective wants, such as the initial
+    temperature; what the configuration says itself goes first. ``needs``: inputs of the training stage that it
+    cannot do without, beside ``shards``.
+    """
+
+    home = "training.objectives"
+    model_settings: ClassVar[Mapping[str, Any]] = {}
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def build(self, model: nn.Module, run: Config, inputs: Mapping[str, Path]) -> Objective:
+        """The objective around open_clip's ``model`` for the training run ``run``.
+
+        ``inputs``: local folders of the models in the stage's inputs, by name (``teacher``). Raises ConfigError.
+        """
+
+    def check(self, micro_batch: int) -> None:
+        """Raise ConfigError if the objective cannot work on so many samples at a time."""

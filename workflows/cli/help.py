@@ -1,0 +1,38 @@
+"""Texts of the help pages: examples per command, and the exit codes."""
+
+from __future__ import annotations
+
+__all__ = ["ABOUT", "EXIT_CODES", "epilog"]
+
+ABOUT = "From web pages to an evaluated CLIP model: one recipe, one Ray cluster, one MLflow run."
+
+EXIT_CODES = (
+    "**Exit codes** 0 done, 1 failed, 2 wrong usage or configuration, 73 another run holds a stage, "
+    "75 stopped and resumable, 130 and 143 ended by a signal."
+)
+
+_EXAMPLES = {
+    "clipline": (
+        "clipline doctor",
+        "clipline run quickstart",
+        "clipline status",
+        "clipline plan quickstart --set samples=100000",
+    ),
+    "run": (
+        "clipline run quickstart",
+        "clipline run website --set seeds=https://example.org/ --set contact=you@example.org",
+        "clipline run my_recipe.py --set download.image_size=224 --until filter",
+        "clipline run my_recipe.py --root s3://bucket/clip --wait",
+    ),
+    "plan": ("clipline plan quickstart", "clipline plan quickstart --set download.image_size=64 --json"),
+    "show": ("clipline show filter", "clipline show download/3fa9 --verify"),
+    "diff": ("clipline diff zeroshot/3fa9 zeroshot/81c0",),
+    "fields": ("clipline fields", "clipline fields download", "clipline fields --recipe my_recipe.py"),
+}
+
+
+def epilog(command: str) -> str | None:
+    """The examples of a command as Markdown; None for a command that needs none."""
+    if command not in _EXAMPLES:
+        return None
+    return "\n\n".join(("**Examples**", *(f"- `{example}`" for example in _EXAMPLES[command])))

@@ -1,0 +1,139 @@
+"""Commands that run a recipe, or say what would run: ``run``, ``resume``, ``plan``."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from infra.errors import CliplineError, redact
+from infra.store import Store, open_store
+from infra.tracking import Address
+from workflows.cli import result
+from workflows.cli.console import Watcher, column, print_json
+from workflows.cli.doctor import ray_cluster
+from workflows.cli.options import DEFAULT_ROOT, Execution, Json, RecipeName, Request, Requested, Root, RunName, grouped
+from workflows.cli.terminal import stderr, stdout
+from workflows.run.plan import Plan, make_plan
+from workflows.run.records import RunRecord, find_run
+
+__all__ = ["plan", "resume", "run"]
+
+
+@grouped
+def run(recipe: RecipeName, request: Requested, execution: Execution, as_json: Json = False) -> None:
+    """Run a recipe. Finished stages are not repeated; interrupted ones continue."""
+    _execute(recipe, request, execution, as_json)
+
+
+@grouped
+def resume(execution: Execution, name: RunName = None, root: Root = DEFAULT_ROOT, as_json: Json = False) -> None:
+    """Continue a stopped or failed run with the recipe, settings and selection it was started with."""
+    root = open_store(root).url  # absolute, before the directory changes
+    record = find_run(open_store(root), name)
+    selection = replace(record.selection, force=())  # a forced stage that was begun is due anyway
+    request = Request(record.settings, root, selection)
+    with _directory(record.directory):
+        record.check_same(request.build(record.recipe)[1])
+        _execute(record.recipe, request, execution, as_json)
+
+
+@contextmanager
+def _directory(path: str) -> Iterator[None]:
+    """Work in the directory that a run was started from: its settings may hold relative paths."""
+    if not path or not Path(path).is_dir():
+        yield
+        return
+    with chdir(path):
+        yield
+
+
+@grouped
+def plan(recipe: RecipeName, request: Requested, as_json: Json = False) -> None:
+    """Show for each stage whether it is cached or will run, and why, down to the field that changed."""
+    _, workflow = request.build(recipe)
+    made = make_plan(workflow, open_store(request.root), request.selection)
+    if as_json:
+        print_json(_plan_rows(made))
+        return
+    out, width = stdout(), column(step.stage.name for step in made)
+    marks = {"cached": ("cached", "dim"), "run": ("will run", "bold yellow"), "left": ("left out", "dim")}
+    for step in made:
+        word, style = marks[step.action]
+        changed = ", ".join(step.drifted[:3]) + (" ..." if len(step.drifted) > 3 else "")
+        drift = f"source has changed since: {changed} (--rerun-drift runs it again)" if step.drifted else ""
+        why = "; ".join(filter(None, (*step.why, drift if step.action == "cached" else "")))
+        out.print(f"{step.stage.name:<{width}}", end="")
+        out.print(f"{word:<10}", style=style, end="")
+        out.print(why, markup=False)
+    out.print(f"{len(made.to_run)} of {len(made.steps)} stages would run.")
+
+
+def _plan_rows(made: Plan) -> list[dict[str, Any]]:
+    return [
+        {
+            "stage": step.stage.name,
+            "action": step.action,
+            "why": step.why,
+            "digest": step.stage.digest,
+            "folder": step.stage.folder,
+            "drifted": step.drifted,
+            "progress": step.progress,
+            "shards_done": step.shards_done,
+        }
+        for step in made
+    ]
+
+
+def _execute(name: str, request: Request, execution: dict[str, Any], as_json: bool) -> None:
+    """Plan and run, with progress on stderr and the result on stdout. Exits with the outcome's code."""
+    root, err = open_store(request.root), stderr()
+    recipe, workflow = request.build(name)
+    recorded = str(recipe.path) if Path(name).exists() else name
+    record = RunRecord.of(recorded, request.settings, workflow, request.selection)
+    made = make_plan(workflow, root, request.selection)
+    if not made.to_run:
+        err.print(f"{record.run}: nothing to do, every stage is done.", style="green")
+        result.show(record, root, stdout(), as_json=as_json)
+        return
+    _check_cluster()
+    err.print(
+        f"{record.run}: {len(made.to_run)} of {len(made.steps)} stages to run, below {redact(root.url)}", markup=False
+    )
+    _carry_out(made, root, record, execution, as_json)
+
+
+def _check_cluster() -> None:
+    """Raise CliplineError if RAY_ADDRESS does not answer: Ray would try for 15 minutes and ignore Ctrl-C."""
+    ray = ray_cluster()
+    if ray.verdict == "bad":
+        raise CliplineError(
+            "no Ray cluster answers at RAY_ADDRESS",
+            found=ray.detail,
+            fix="start it, or unset RAY_ADDRESS to start one here",
+        )
+
+
+def _carry_out(made: Plan, root: Store, record: RunRecord, execution: dict[str, Any], as_json: bool) -> None:
+    from workflows.run import runner  # loads Ray
+
+    err = stderr()
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    with Watcher(err, [step.stage.name for step in made]).live() as watch:
+        outcome = runner.run(made, root, record, runner.Options(**execution), watch)
+    if outcome.error is not None:
+        err.print(str(outcome.error), style="red" if outcome.status == "failed" else "yellow", markup=False)
+        if outcome.status == "preempted":
+            err.print(f"clipline resume {record.run} continues.")
+        raise typer.Exit(outcome.exit_code)
+    result.show(record, root, stdout(), as_json=as_json)
+    if not outcome.tracked:
+        err.print(f"MLflow is missing some events; clipline sync {record.run} sends them.", style="yellow")
+    if not as_json:
+        result.show_address(Address.find(root), outcome.page, stdout())

@@ -1,0 +1,307 @@
+"""Carries out a plan: stages in topological order, independent ones side by side, each attempt as a Ray task.
+
+An attempt's task has no CPU of its own; it drives the stage's Ray work and returns a manifest, which the driver commits
+under the artifact's lease. If this process dies, Ray reaps the attempts, and the next run continues from the manifests
+and ledgers.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import ray
+from ray.exceptions import RayError
+
+from infra.cluster import backoff
+from infra.cluster.failures import is_transient, original
+from infra.cluster.mailbox import mailbox
+from infra.errors import CliplineError, DeadlineError, LeaseHeld, LeaseLost, Preempted, StageFailed
+from infra.events import Event, Listener, Log, StageCached, StageFinished, StageStarted
+from infra.events import StageFailed as StageFailedEvent
+from infra.run.lease import Lease, current_claim
+from infra.run.manifest import MANIFEST, Artifact, Manifest
+from infra.store import Store
+from workflows.run.attempt import run_attempt
+from workflows.run.plan import Plan, Step, make_plan
+from workflows.run.provenance import provenance
+from workflows.run.signals import SignalHandler
+from workflows.stage import Stage
+
+__all__ = ["Driver"]
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # Ray colours its traces
+
+
+@dataclass
+class _StageRun:
+    """One stage of the plan and how far it is. ``ended``: done, failed, cached, or left out by the selection."""
+
+    step: Step
+    state: Literal["waiting", "running", "ended"]
+    tries: int = 0  # attempts begun
+    not_before: float = 0.0  # monotonic s; no attempt begins earlier
+    contended: bool = False  # another owner of its lease was seen, and a warning said so
+    attempt: _Attempt | None = None  # while running
+
+    @property
+    def stage(self) -> Stage:
+        return self.step.stage
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """The attempt in progress at a stage."""
+
+    task: Any  # Ray's reference to its manifest
+    lease: Lease
+    started: float  # monotonic s
+
+    def overdue(self, stage: Stage) -> CliplineError | None:
+        """Why the attempt must be cancelled now; None if it may go on."""
+        if self.lease.lost:
+            return LeaseLost(f"the lease on {stage.name} was taken by another run", fix="let the other finish")
+        if stage.timeout_s is not None and time.monotonic() - self.started > stage.timeout_s:
+            return DeadlineError(f"stage {stage.name} ran past {stage.timeout_s:g} s")
+        return None
+
+
+class Driver:
+    """The loop that starts attempts, receives their events and commits their manifests.
+
+    ``wait``: for a lease that another run holds, instead of failing. ``grace_s``: how long stages that were asked to
+    stop may take to save their state.
+    """
+
+    POLL_S = 0.25
+
+    def __init__(
+        self, plan: Plan, root: Store, emit: Listener, signals: SignalHandler, *, wait: bool, grace_s: float
+    ) -> None:
+        self._plan, self._root, self._emit_all, self._signals = plan, root, emit, signals
+        self._wait, self._grace_s = wait, grace_s
+        self._stages = {
+            step.stage.name: _StageRun(step, "waiting" if step.action == "run" else "ended") for step in plan
+        }
+        self._mailbox = mailbox()
+        self._failure: CliplineError | None = None  # the first; no attempt begins after it
+        self._asked_at: float | None = None  # when the stages were asked to stop, monotonic s
+
+    def drive(self) -> None:
+        """Run until everything due is done. Raises the first failure, after the stages already running have ended."""
+        for one in self._stages.values():
+            if one.step.action == "cached":
+                self._emit_cached(one.stage)
+        try:
+            while self._in("running") or (self._in("waiting") and self._failure is None):
+                self._handle_signals()
+                if self._failure is None:
+                    for one in [one for one in self._in("waiting") if self._ready(one)]:
+                        self._start(one)
+                self._receive()
+                self._reap()
+        finally:
+            self._cancel_all()
+        if self._failure is not None:
+            raise self._failure
+
+    def _in(self, state: str) -> list[_StageRun]:
+        return [one for one in self._stages.values() if one.state == state]
+
+    # --- starting
+
+    def _ready(self, one: _StageRun) -> bool:
+        """True if the stage's inputs are done and its backoff is over."""
+        inputs = [self._stages[source.name].state for source in one.stage.inputs.values()]
+        return not {"waiting", "running"} & set(inputs) and time.monotonic() >= one.not_before
+
+    def _start(self, one: _StageRun) -> None:
+        """Begin an attempt, unless another run holds the stage or it turns out to be done."""
+        stage, folder = one.stage, self._root.child(one.stage.folder)
+        lease = self._acquire(one, folder)
+        if lease is None:
+            return
+        forced = "forced" in one.step.why and one.tries == 0
+        if not forced and self._done_meanwhile(stage):
+            lease.release()
+            one.state = "ended"
+            self._emit_cached(stage)
+            return
+        if folder.exists(MANIFEST):  # forced, or out of date: start from an empty artifact
+            folder.delete(MANIFEST)
+            for part in ("ledger", "data", "figures", "checkpoints"):
+                folder.delete(part)
+        task = self._submit(stage, folder)
+        one.state, one.tries = "running", one.tries + 1
+        one.attempt = _Attempt(task, lease, time.monotonic())
+        self._emit(
+            StageStarted(
+                stage=stage.name,
+                attempt=one.tries,
+                digest=stage.digest,
+                config=stage.config.resolved(),
+                forced=forced,
+                why=list(one.step.why),
+            )
+        )
+
+    def _submit(self, stage: Stage, folder: Store) -> Any:  # noqa: ANN401 - Ray's reference
+        """Submit the attempt's Ray task."""
+        inputs = {name: Artifact.load(self._root.child(source.folder)) for name, source in stage.inputs.items()}
+        origin = provenance(stage.run, stage.config, {name: artifact.manifest for name, artifact in inputs.items()})
+        task = ray.remote(run_attempt).options(num_cpus=0, max_retries=0, name=f"clipline:{stage.name}")
+        return task.remote(
+            stage.run, stage.config, inputs, folder, stage.name, stage.digest, stage.identity, origin, self._mailbox
+        )
+
+    def _acquire(self, one: _StageRun, folder: Store) -> Lease | None:
+        """Take the lease of the stage's artifact; None if another run holds it: this run fails or tries again later."""
+        if not one.contended and (claim := current_claim(folder)):
+            one.contended = True
+            message = f"{claim.owner} holds it; waiting for a sign of life, {Lease.TTL_S:g} s at most"
+            self._emit(Log(stage=one.stage.name, level="WARNING", message=message))
+        try:
+            return Lease.acquire(folder)
+        except LeaseHeld as held:
+            if self._wait:
+                one.not_before = time.monotonic() + 1.0
+            else:
+                self._fail(held)
+            return None
+
+    def _done_meanwhile(self, stage: Stage) -> bool:
+        """True if the stage is done after all, now that its inputs are there.
+
+        Another run did it meanwhile, or an input that was made again came out the same.
+        """
+        selection = replace(self._plan.selection, force=())
+        return make_plan(self._plan.workflow, self._root, selection)[stage.name].action == "cached"
+
+    # --- while stages run
+
+    def _handle_signals(self) -> None:
+        """After the first signal, ask the stages to stop; when their time is over, cancel them."""
+        if self._signals.received is None:
+            return
+        if self._asked_at is None:
+            self._asked_at = time.monotonic()
+            self._fail(Preempted(f"stopped by {signal.Signals(self._signals.received).name}"))
+            self._mailbox.stop.remote()
+        elif time.monotonic() - self._asked_at > self._grace_s:
+            self._cancel_all()
+
+    def _receive(self) -> None:
+        """Pass on what the stages have emitted since the last call."""
+        try:
+            self._emit_all(ray.get(self._mailbox.take.remote()))
+        except RayError as error:
+            raise StageFailed(
+                "the connection to the Ray cluster was lost", found=str(error), fix="run again"
+            ) from error
+
+    def _reap(self) -> None:
+        """Wait a moment for attempts to end; commit or fail those that did, and cancel the overdue."""
+        running = {one.attempt.task: one for one in self._in("running") if one.attempt}
+        if not running:  # every stage left is waiting out its backoff
+            time.sleep(self.POLL_S)
+            return
+        done, _ = ray.wait(list(running), num_returns=1, timeout=self.POLL_S)
+        if done:
+            self._receive()
+        for task in done:
+            one = running.pop(task)
+            with self._ending(one) as attempt:
+                try:
+                    self._commit(one, attempt, Manifest.from_bytes(ray.get(task)))
+                except Exception as error:  # noqa: BLE001 - a stage may raise anything; _failed records and judges it
+                    self._failed(one, attempt, error)
+        for task, one in running.items():
+            if one.attempt and (reason := one.attempt.overdue(one.stage)):
+                ray.cancel(task, force=True)
+                with self._ending(one) as attempt:
+                    self._failed(one, attempt, reason)
+
+    # --- ending
+
+    @contextmanager
+    def _ending(self, one: _StageRun) -> Iterator[_Attempt]:
+        """The attempt that ended; its lease is released when the block is left."""
+        assert one.attempt is not None
+        attempt, one.attempt, one.state = one.attempt, None, "ended"
+        try:
+            yield attempt
+        finally:
+            attempt.lease.release()
+
+    def _commit(self, one: _StageRun, attempt: _Attempt, manifest: Manifest) -> None:
+        """Write the manifest. Raises LeaseLost if another run has taken over."""
+        stage = one.stage
+        attempt.lease.check()
+        if not self._root.child(stage.folder).create(MANIFEST, manifest.to_bytes()):
+            raise LeaseLost(f"{stage.name} was committed by another run meanwhile")
+        self._emit(
+            StageFinished(
+                stage=stage.name,
+                seconds=time.monotonic() - attempt.started,
+                attempt=one.tries,
+                folder=stage.folder,
+                inputs=_input_folders(stage),
+                funnel=manifest.funnel.model_dump() if manifest.funnel else None,
+                metrics=manifest.metrics,
+            )
+        )
+
+    def _failed(self, one: _StageRun, attempt: _Attempt, error: Exception) -> None:
+        """Record a failed attempt; schedule the next, or make its error the run's."""
+        stage, cause = one.stage, original(error)
+        again = is_transient(error) and one.tries <= stage.retries and self._failure is None
+        self._emit(
+            StageFailedEvent(
+                stage=stage.name,
+                attempt=one.tries,
+                error=f"{type(cause).__name__}: {cause}",
+                trace=_COLOUR.sub("", str(error)),
+                preempted=isinstance(cause, Preempted),
+                will_retry=again,
+                seconds=time.monotonic() - attempt.started,
+            )
+        )
+        if again:
+            one.state = "waiting"
+            one.not_before = time.monotonic() + backoff(one.tries + 1)
+        elif isinstance(cause, CliplineError):
+            self._fail(cause)
+        else:
+            failure = StageFailed(
+                f"stage {stage.name} failed",
+                found=f"{type(cause).__name__}: {cause}",
+                fix="clipline logs shows the trace; run again to continue from what is committed",
+            )
+            failure.__cause__ = cause
+            self._fail(failure)
+
+    def _fail(self, error: CliplineError) -> None:
+        if self._failure is None:
+            self._failure = error
+
+    def _cancel_all(self) -> None:
+        """Cancel what is still running, at once."""
+        for one in self._in("running"):
+            with self._ending(one) as attempt:
+                ray.cancel(attempt.task, force=True)
+                self._emit(StageFailedEvent(stage=one.stage.name, attempt=one.tries, error="abandoned", preempted=True))
+
+    def _emit(self, event: Event) -> None:
+        self._emit_all([event])
+
+    def _emit_cached(self, stage: Stage) -> None:
+        self._emit(StageCached(stage=stage.name, folder=stage.folder, inputs=_input_folders(stage)))
+
+
+def _input_folders(stage: Stage) -> dict[str, str]:
+    return {name: source.folder for name, source in stage.inputs.items()}
