@@ -19,6 +19,7 @@ from pipelines.curate.filter.rules import BASIC, ImageSide, Rule, TextJunk
 from pipelines.tables import SELECTION_COLUMNS, read_table
 from tests.pipelines import large_images
 from tests.pipelines.user_rules import Answer, Rendezvous, Score, TakenIn
+from workflows import user
 from workflows.recipe import load
 from workflows.stage import Stage
 
@@ -58,6 +59,15 @@ def test_a_rule_of_a_user_runs_on_two_workers(ray_cluster, images_artifact, fini
     assert "figures/dropped_pixels.png" in [file.path for file in selection.files("figures/")]
     dropped = read_table(selection.store, "data/dropped-00001.parquet").to_pylist()
     assert [row["reason"] for row in dropped] == ["pixels", "text_junk"]
+
+
+def test_a_rule_of_a_recipe_file_runs_on_workers(ray_cluster, images_artifact, finished):
+    config = load(large_images.__file__).build(["seeds=http://a.example/"])["filter"].config
+    assert user.is_user_module(type(config.rules[-1]).__module__)
+    user.publish()
+    images = images_artifact([("a large red image", LARGE), ("a small blue image", SMALL)])
+    selection = finished(filter.run, config, {"images": images})
+    assert selection.manifest.funnel.dropped == {"pixels": 1}
 
 
 # --- columns
