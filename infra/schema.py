@@ -23,31 +23,31 @@ class Status(StrEnum):
 
 
 class Drop(StrEnum):
-    """Why a row went no further. One vocabulary for every funnel, gallery and test."""
+    """Reasons to drop a row, the same in every funnel, gallery and test. Rules of users add their own."""
 
-    # crawl: a URL that was due
+    # crawl: a URL
     ROBOTS = "robots_disallowed"
     HTTP_ERROR = "http_error"  # 4xx and 5xx after retries
     NOT_HTML = "not_html"
     TOO_LARGE = "too_large"
     TIMEOUT = "timeout"
     CONNECTION = "connection_failed"
-    HOST_DOWN = "host_down"  # it failed several times in a row and was left alone for a while
+    HOST_DOWN = "host_down"  # it failed several times in a row and is not asked for a while
     REFUSED = "refused_address"  # scheme, private address, redirect loop
     OFF_SITE = "off_site_redirect"
-    REDIRECT = "redirected"  # its target took its place among the URLs due
+    REDIRECT = "redirected"  # replaced by its target
     BUDGET = "over_budget"
     NOT_SITEMAP = "not_a_sitemap"  # of a sitemap file
-    TRAP = "crawler_trap"  # an address without end that leads to nothing new
+    TRAP = "crawler_trap"  # a URL pattern without end that leads to nothing new
     OPT_OUT = "opt_out"  # X-Robots-Tag, meta robots, TDM reservation; also of images
-    # a list: a line of it
+    # urls: a line of a list
     MALFORMED = "malformed_row"  # not UTF-8, not JSON, too few or too many fields
     # extract: a candidate image on a page
     NO_TEXT = "no_text"
     BAD_URL = "bad_url"
     TRACKING_PIXEL = "tracking_pixel"
     DUPLICATE_PAIR = "duplicate_pair"
-    # download: beside the above
+    # download: an image, besides the reasons of crawl
     NOT_AN_IMAGE = "not_an_image"
     DECODE = "decode_failed"
     TOO_SMALL = "image_too_small"
@@ -55,8 +55,8 @@ class Drop(StrEnum):
     AREA = "image_area_too_large"
     TRUNCATED = "truncated"
     UNFORESEEN = "unforeseen_error"  # our own code failed at what the row holds; the message says how and where
-    HASH_MISMATCH = "hash_mismatch"  # another picture than the list's hash says
-    # filter
+    HASH_MISMATCH = "hash_mismatch"  # another image than the list's hash says
+    # filter: kinds of its rules
     TEXT_LENGTH = "text_length"
     TEXT_WORDS = "text_words"
     TEXT_JUNK = "text_junk"
@@ -92,7 +92,7 @@ def pairs_schema() -> pa.Schema:
 
 
 def images_schema(pairs: pa.Schema) -> pa.Schema:
-    """img2dataset's output columns: the input's, then what became of the row. ``sha256`` is of the bytes served."""
+    """img2dataset's output columns: the input's, then the outcome of each row. ``sha256`` is of the bytes served."""
     import pyarrow as pa
 
     return pa.schema(

@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from infra.config import Config
+from infra.config import Choice, Config
 from infra.errors import ConfigError, UsageError
 from workflows import user
 from workflows.stage import Stage, Workflow
@@ -202,10 +202,52 @@ def _set(config: C, path: list[str], value: object) -> C:
     inner = getattr(config, name, None)
     if rest and isinstance(inner, Config):
         value = _set(inner, rest, value)
+    elif rest and isinstance(inner, tuple) and any(isinstance(item, Choice) for item in inner):
+        value = _set_member(_field_name(config, name), inner, rest, value)
     elif len(rest) == 1 and is_dataclass(inner) and not isinstance(inner, type):
         value = {**asdict(inner), rest[0]: value}  # the configuration it belongs to validates it
     elif rest and name in type(config).model_fields:
+        raise ConfigError(f"{_field_name(config, name)} has no fields to set", found=".".join(path))
+    try:
+        return config.replace(**{name: value})
+    except ConfigError:
+        if isinstance(value, (list, tuple)) or not _takes_tuple(config, name):
+            raise
+    return config.replace(**{name: [value]})  # plain text for a tuple of one
+
+
+def _set_member(field: str, members: tuple[Any, ...], path: list[str], value: object) -> tuple[Any, ...]:
+    """``members`` with a field of one of them set. ``path``: the member's kind or position, then its field."""
+    which, *rest = path
+    kinds = [member.kind for member in members]
+    if which.isdecimal() and int(which) < len(members):
+        places = [int(which)]
+    else:
+        places = [place for place, kind in enumerate(kinds) if kind == which]
+    if not places:
+        raise ConfigError(f"{field} has no {which!r}", **_hint(which, kinds))
+    if len(places) > 1:
         raise ConfigError(
-            f"{type(config).__module__}.{type(config).__qualname__}.{name} has no fields to set", found=".".join(path)
+            f"{field} has several {which!r}",
+            expected=f"the position of one, counted from 0: {' or '.join(map(str, places))}",
+            found=which,
         )
-    return config.replace(**{name: value})
+    (place,) = places
+    if not rest:
+        raise ConfigError(
+            f"{field}.{which} is a configuration, not a field",
+            expected=", ".join(f"{which}.{name}" for name in type(members[place]).model_fields) or "no fields to set",
+        )
+    return (*members[:place], _set(members[place], rest, value), *members[place + 1 :])
+
+
+def _takes_tuple(config: Config, name: str) -> bool:
+    """True if the annotation of the field is a tuple, or a union with one."""
+    field = type(config).model_fields.get(name)
+    return field is not None and any(
+        get_origin(part) is tuple for part in (field.annotation, *get_args(field.annotation))
+    )
+
+
+def _field_name(config: Config, name: str) -> str:
+    return f"{type(config).__module__}.{type(config).__qualname__}.{name}"

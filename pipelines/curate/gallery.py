@@ -1,6 +1,6 @@
-"""Pictures a data curator looks at: what a stage kept and, reason by reason, what it dropped.
+"""Galleries of sample images: what a stage kept and, reason by reason, what it dropped.
 
-The samples are drawn by a hash of the row's key, so they are the same on every run and fair to every shard.
+Samples are drawn by a hash of the row's id and key, so they are the same on every run and fair to every shard.
 """
 
 from __future__ import annotations
@@ -11,43 +11,66 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from PIL import Image, ImageDraw, ImageFont
 
 from infra.hashing import hash64
 from infra.run.context import Context
 from infra.run.manifest import ShardRecord
-from pipelines.tables import Images, read_images, read_table
+from infra.store import Store
+from pipelines.layout import Images, read_images
+from pipelines.tables import read_table, selected
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-    from PIL import Image
-    from PIL.ImageDraw import ImageDraw
-    from PIL.ImageFont import FreeTypeFont
-
-    from infra.store import Store
-
-__all__ = ["COUNT", "LOOK_AT", "Tile", "draw", "figure", "montage", "of_selection", "show"]
+__all__ = ["COUNT", "Tile", "draw", "montage", "of_downloads", "of_rows", "of_selection", "sample"]
 
 COUNT = 12
 """Samples in a gallery."""
 
-LOOK_AT = 64
-"""Shards that samples are drawn from: enough for a fair impression, and never a reason to read a billion rows."""
+_SHARDS = 64  # sampled: enough for a fair impression without reading a billion rows
 
 _SIDE, _GAP, _COLUMNS, _LINES = 208, 16, 4, 3
 _PAPER, _INK, _SOFT, _MAT = "#ffffff", "#1f2328", "#6e7781", "#f3f4f6"
 
 
 class Tile(NamedTuple):
-    """``image`` encoded; ``note`` in small grey letters: a number, a reason."""
+    """One image of a gallery. ``image``: encoded; ``note``: small grey text below the caption, such as a size."""
 
     image: bytes
     caption: str
     note: str = ""
 
 
-def draw(tables: Iterable[pa.Table], count: int = COUNT) -> list[dict[str, Any]]:
-    """``count`` rows from ``tables``, drawn evenly by a hash of ``uid`` and ``key``."""
+# --- which rows -------------------------------------------------------------------------------------------------------
+
+
+def of_downloads(context: Context, records: Sequence[ShardRecord]) -> None:
+    """Draw the figure ``downloaded`` of the images a download has just written."""
+    shards = [record.shard for record in records[:_SHARDS]]
+    tables = [selected(read_table(context.store, f"data/{shard}.parquet"), int(shard)) for shard in shards]
+    of_rows(context, context.store, "downloaded", tables)
+
+
+def of_selection(context: Context, images: Images, records: Sequence[ShardRecord]) -> None:
+    """Draw the figures ``kept`` and ``dropped_{reason}`` of the selection a stage has just written."""
+    shards = [record.shard for record in records[:_SHARDS]]
+    of_rows(context, images, "kept", [read_table(context.store, f"data/kept-{shard}.parquet") for shard in shards])
+    dropped = [read_table(context.store, f"data/dropped-{shard}.parquet") for shard in shards]
+    for reason in sorted({reason for table in dropped for reason in table["reason"].unique().to_pylist()}):
+        tables = [table.filter(pc.equal(table["reason"], reason)) for table in dropped]
+        of_rows(context, images, f"dropped_{reason}", tables)
+
+
+def of_rows(context: Context, images: Images | Store, name: str, tables: Iterable[pa.Table]) -> None:
+    """Draw the figure ``name`` of samples from ``tables``; none if they are empty."""
+    if rows := sample(tables):
+        draw(context, images, name, rows)
+
+
+def sample(tables: Iterable[pa.Table], count: int = COUNT) -> list[dict[str, Any]]:
+    """``count`` rows of ``tables``, drawn evenly by a hash of ``uid`` and ``key``."""
     drawn: list[tuple[int, int, int, dict[str, Any]]] = []
     for place, table in enumerate(tables):
         names = zip(table["uid"].to_pylist(), table["key"].to_pylist(), strict=True)
@@ -57,42 +80,23 @@ def draw(tables: Iterable[pa.Table], count: int = COUNT) -> list[dict[str, Any]]
     return [row for *_, row in drawn]
 
 
-def figure(context: Context, images: Images | Store, name: str, tables: Iterable[pa.Table]) -> None:
-    """The figure ``name`` of samples from ``tables``, if they hold any."""
-    if rows := draw(tables):
-        show(context, images, name, rows)
-
-
-def show(
+def draw(
     context: Context, images: Images | Store, name: str, rows: Sequence[Mapping[str, Any]], notes: Sequence[str] = ()
 ) -> None:
-    """The figure ``name`` of just these rows; ``notes`` go before the size of each original, if given."""
+    """Draw the figure ``name`` of exactly these rows; ``notes`` go before the size of each original, if given."""
     sizes = [f"{row['original_width']} x {row['original_height']}" for row in rows]
     notes = [f"{note}, {size}" for note, size in zip(notes, sizes, strict=True)] if notes else sizes
     tiles = list(map(Tile, read_images(images, rows), [row["caption"] or "" for row in rows], notes))
     title, _, reason = name.partition("_")
-    context.figure(
-        name, montage(f"{title.capitalize()}: {reason.replace('_', ' ')}" if reason else title.capitalize(), tiles)
-    )
+    title = f"{title.capitalize()}: {reason.replace('_', ' ')}" if reason else title.capitalize()
+    context.figure(name, montage(title, tiles))
 
 
-def of_selection(context: Context, images: Images, records: Sequence[ShardRecord]) -> None:
-    """Figures ``kept`` and ``dropped_{reason}`` of the selection a stage has just written."""
-    import pyarrow.compute as pc
-
-    names = [record.shard for record in records[:LOOK_AT]]
-    figure(context, images, "kept", [read_table(context.store, f"data/kept-{name}.parquet") for name in names])
-    dropped = [read_table(context.store, f"data/dropped-{name}.parquet") for name in names]
-    for reason in sorted({reason for table in dropped for reason in table["reason"].unique().to_pylist()}):
-        figure(
-            context, images, f"dropped_{reason}", [table.filter(pc.equal(table["reason"], reason)) for table in dropped]
-        )
+# --- the figure -------------------------------------------------------------------------------------------------------
 
 
 def montage(title: str, tiles: Sequence[Tile]) -> bytes:
     """The tiles in rows of four under a title, as PNG."""
-    from PIL import Image, ImageDraw
-
     cell = (_SIDE + _GAP, _SIDE + _LINES * 18 + 26 + _GAP)
     columns, rows = min(_COLUMNS, len(tiles)), -(-len(tiles) // _COLUMNS)
     width = max(columns * cell[0] + _GAP, 2 * cell[0] + _GAP)
@@ -102,8 +106,8 @@ def montage(title: str, tiles: Sequence[Tile]) -> bytes:
     for index, tile in enumerate(tiles):
         left, top = _GAP + index % _COLUMNS * cell[0], 56 + index // _COLUMNS * cell[1]
         pen.rectangle((left, top, left + _SIDE - 1, top + _SIDE - 1), _MAT)
-        picture = _thumbnail(tile.image)
-        page.paste(picture, (left + (_SIDE - picture.width) // 2, top + (_SIDE - picture.height) // 2))
+        image = _thumbnail(tile.image)
+        page.paste(image, (left + (_SIDE - image.width) // 2, top + (_SIDE - image.height) // 2))
         font = _font(14)
         lines = _wrapped(pen, tile.caption, font)
         for line, text in enumerate(lines):
@@ -116,16 +120,14 @@ def montage(title: str, tiles: Sequence[Tile]) -> bytes:
 
 
 def _thumbnail(data: bytes) -> Image.Image:
-    from PIL import Image
-
-    picture = Image.open(io.BytesIO(data)).convert("RGB")
-    scale = _SIDE / max(picture.size)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    return picture.resize(size, Image.Resampling.LANCZOS)
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    scale = _SIDE / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(size, Image.Resampling.LANCZOS)
 
 
-def _wrapped(pen: ImageDraw, text: str, font: FreeTypeFont) -> list[str]:
-    """``text`` in at most three lines of a tile's width, cut with an ellipsis; long words are broken anywhere."""
+def _wrapped(pen: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont) -> list[str]:
+    """``text`` in at most three lines of a tile's width, then an ellipsis; longer words are broken anywhere."""
     lines = [""]
     for word in " ".join(text.split()).split(" "):
         candidate = f"{lines[-1]} {word}".strip()
@@ -149,10 +151,8 @@ def _wrapped(pen: ImageDraw, text: str, font: FreeTypeFont) -> list[str]:
 
 
 @lru_cache
-def _font(size: int) -> FreeTypeFont:
-    """DejaVu Sans, which matplotlib brings along: it has Latin, Greek, Cyrillic, Arabic and more in one file."""
-    from PIL import ImageFont
-
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which ships with matplotlib and has Latin, Greek, Cyrillic, Arabic and more in one file."""
     spec = importlib.util.find_spec("matplotlib")
     assert spec and spec.origin, "matplotlib is a dependency"
     return ImageFont.truetype(str(Path(spec.origin).parent / "mpl-data/fonts/ttf/DejaVuSans.ttf"), size)

@@ -1,5 +1,6 @@
-"""From pairs of URL and caption to shards of images: fetched, judged, brought to size, in img2dataset's layout."""
+"""Download images: pairs of URL and caption -> shards of images in img2dataset's layout, with every row's outcome."""
 
-from pipelines.download.stage import Config, run
+from pipelines.download.config import Config
+from pipelines.download.stage import run
 
 __all__ = ["Config", "run"]

@@ -1,9 +1,9 @@
-"""A shard through img2dataset itself, for comparison and for those who want exactly it.
+"""A shard through img2dataset itself, for comparison and for those who want exactly its behaviour.
 
-Its downloader, resizer and writer do the work, with its statuses and messages; we add our reason to each row, and bring
-rows and tar into the order of the input, which there depends on who answered first. What our guard does, it does not:
-it resolves names itself, follows redirects anywhere, asks no robots.txt, and takes bodies of any size and for any time.
-Only what an address says of itself is checked beforehand: http and https, and no address that is not public.
+Its downloader, resizer and writer do the work, with its statuses and messages; we add our reason to each row and bring
+rows and tar into the order of the input, which img2dataset leaves to the order of answers. It has none of our guard: it
+resolves names itself, follows redirects anywhere, ignores robots.txt, and limits neither size nor time of a body. Only
+the URL itself is checked beforehand: http or https, and no address that is not public.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,43 +26,42 @@ from infra.formats.shards import SHARD_DIGITS, read_samples, sample_key, shard_n
 from infra.run.context import ShardOutput
 from infra.run.manifest import ShardRecord
 from infra.schema import Drop, Status, images_schema
-from pipelines.download.shard import failing_hosts
+from pipelines.download.config import Config
+from pipelines.download.hosts import failing_hosts
 from pipelines.download.verify import MISMATCH
-from pipelines.tables import funnel
+from pipelines.layout import funnel
 from pipelines.web import Web
 from pipelines.web.guard import is_public
 from pipelines.web.urls import BadUrlError, canonical, host_of
 
-if TYPE_CHECKING:
-    from pipelines.download.stage import Config
-
 __all__ = ["download_shard", "reason_of", "refusal"]
 
 _DIRECTIVES = ["noai", "noimageai", "noindex", "noimageindex"]  # its default
-_LOST = "lost by img2dataset"  # a row whose work ended in an exception it only prints
+_LOST = "lost by img2dataset"  # the message of a row that ended in an exception, which img2dataset only prints
 
 
 def download_shard(config: Config, rows: pa.Table, shard: int, output: ShardOutput) -> ShardRecord:
-    """Download ``rows`` as shard number ``shard``. Raises ConfigError for a verification it does not know."""
+    """Download ``rows`` as shard number ``shard``. Raises ConfigError for a verification it lacks."""
     if config.verify and (config.verify.mode, config.verify.hash) != ("strict", config.compute_hash):
         raise ConfigError(
-            "img2dataset verifies no such hash",
+            "img2dataset cannot verify this hash",
             expected="verify.mode 'strict' and verify.hash the same as compute_hash",
             found=f"mode {config.verify.mode!r}, hash {config.verify.hash!r}, compute_hash {config.compute_hash!r}",
         )
-    refused = [refusal(url, config.web) for url in rows["url"].to_pylist()]
+    refusals = [refusal(url, config.web) for url in rows["url"].to_pylist()]
     with tempfile.TemporaryDirectory(prefix="clipline-img2dataset-") as folder:
-        _download(config, _handed_over(config, rows, refused), shard, folder)
-        table = _table(config, rows, refused, pq.read_table(f"{folder}/{shard_name(shard)}.parquet"), shard)
+        _download(config, _input(config, rows, refusals), shard, folder)
+        table = _table(config, rows, refusals, pq.read_table(f"{folder}/{shard_name(shard)}.parquet"), shard)
         with Path(folder, f"{shard_name(shard)}.tar").open("rb") as tar:
             write_triple(output, shard, _members(tar), table)
-        size = Path(folder, f"{shard_name(shard)}.tar").stat().st_size  # what was served, it does not tell
+        # The tar's size stands in for the bytes served, which img2dataset does not report.
+        size = Path(folder, f"{shard_name(shard)}.tar").stat().st_size
     facts = {"bytes": size, "failing_hosts": failing_hosts(table)}
     return output.commit(funnel("pairs", table["reason"].to_pylist()), facts)
 
 
 def refusal(url: str, web: Web) -> tuple[Drop, str] | None:
-    """Why an address is not handed to a fetcher without a guard."""
+    """The reason and message if ``url`` must not go to a fetcher without a guard; None if it may."""
     try:
         host = host_of(canonical(url))
     except BadUrlError as error:
@@ -78,12 +77,12 @@ def refusal(url: str, web: Web) -> tuple[Drop, str] | None:
     return (Drop.REFUSED, f"{Drop.REFUSED}: not public") if private else None
 
 
-# --- its side ---------------------------------------------------------------------------------------------------------
+# --- to img2dataset ---------------------------------------------------------------------------------------------------
 
 
-def _handed_over(config: Config, rows: pa.Table, refused: list[tuple[Drop, str] | None]) -> pa.Table:
-    """Its input: an address refused becomes an empty one, which it fails at once, so that keys stay in step."""
-    urls = ["" if why else url for url, why in zip(rows["url"].to_pylist(), refused, strict=True)]
+def _input(config: Config, rows: pa.Table, refusals: list[tuple[Drop, str] | None]) -> pa.Table:
+    """img2dataset's input. A refused URL becomes an empty one, which fails at once, so that keys stay in step."""
+    urls = ["" if why else url for url, why in zip(rows["url"].to_pylist(), refusals, strict=True)]
     rows = rows.set_column(rows.column_names.index("url"), "url", pa.array(urls, pa.string()))
     if config.verify:
         rows = rows.append_column(config.verify.hash, pa.array(config.verify.listed(rows), pa.string()))
@@ -91,7 +90,7 @@ def _handed_over(config: Config, rows: pa.Table, refused: list[tuple[Drop, str] 
 
 
 def _download(config: Config, rows: pa.Table, shard: int, folder: str) -> None:
-    """Its three files of the shard in ``folder``."""
+    """Write img2dataset's three files of the shard into ``folder``."""
     downloader, resizer, writer = _modules()
     feather = f"{folder}/{shard}.feather"
     with pa.OSFile(feather, "wb") as sink, pa.ipc.new_file(sink, rows.schema) as out:
@@ -127,9 +126,9 @@ def _download(config: Config, rows: pa.Table, shard: int, folder: str) -> None:
 
 
 def _modules() -> tuple[Any, Any, Any]:
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or the import asks the web
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or importing it sends a request
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what its dependencies will drop one day
+        warnings.simplefilter("ignore")  # its dependencies' deprecations
         from img2dataset import downloader, resizer, writer
     logging.getLogger("exifread").setLevel(logging.CRITICAL)  # as its main does
     return downloader, resizer, writer
@@ -139,16 +138,16 @@ def _modules() -> tuple[Any, Any, Any]:
 
 
 def _table(
-    config: Config, rows: pa.Table, refused: list[tuple[Drop, str] | None], theirs: pa.Table, shard: int
+    config: Config, rows: pa.Table, refusals: list[tuple[Drop, str] | None], theirs: pa.Table, shard: int
 ) -> pa.Table:
-    """Its table with every row of the input, in that order, and our ``reason``."""
+    """img2dataset's table with every row of the input, in that order, and our ``reason``."""
     known = {row["key"]: row for row in theirs.to_pylist()}
     schema = images_schema(rows.schema).append(pa.field("reason", pa.string()))
     if config.compute_hash != "sha256":
         schema = schema.append(pa.field(config.compute_hash, pa.string()))
     added = schema.names[rows.num_columns :]
     values: dict[str, list[Any]] = {name: [] for name in added}
-    for index, why in enumerate(refused):
+    for index, why in enumerate(refusals):
         key = sample_key(shard, index, config.samples_per_shard)
         row = known.get(key, {"status": Status.FAILED_TO_RESIZE, "error_message": _LOST})
         if why:
@@ -163,7 +162,7 @@ def _table(
 
 
 def reason_of(status: str, message: str) -> Drop:
-    """Our reason for one of its messages, which are the words of whatever was raised."""
+    """Our reason for one of img2dataset's messages, which are the texts of arbitrary exceptions."""
     for pattern, reason in _REASONS:
         if re.search(pattern, message, re.IGNORECASE):
             return reason

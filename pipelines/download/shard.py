@@ -1,9 +1,9 @@
-"""The work on shards of a download: many rows under way at once, over the border between one shard and the next.
+"""The workers' part of a download: many rows in flight at once, across the border between one shard and the next.
 
-A shard is only as fast as its slowest server, so a worker that waited for the last rows of each would mostly wait.
-Here the next shard's rows start as soon as there is room among the rows under way; each shard is written when its own
-are done. What is fetched early waits on disk (:class:`Spool`), so memory depends on the rows under way,
-not on what the servers do nor on the size of a shard.
+A shard is only as fast as its slowest server; a worker that waited for the last rows of each would mostly wait. So the
+next shard's rows start as soon as there is room in flight, and each shard is written when its own rows are done. What
+is fetched early waits on disk (:class:`Spool`): memory depends on the rows in flight, not on the servers nor on the
+size of a shard.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import hashlib
 import json
 import logging
 import struct
-from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
@@ -33,18 +32,21 @@ from infra.run.manifest import ShardRecord
 from infra.schema import Drop, Status, images_schema
 from infra.store import Store
 from infra.store.spool import Spool, Ticket
+from pipelines.download import img2dataset_engine
+from pipelines.download.config import Config
+from pipelines.download.hosts import failing_hosts
 from pipelines.download.retry import read_picks
-from pipelines.download.stage import Config, host, worst
 from pipelines.download.verify import MISMATCH, Hash, hash_of
 from pipelines.images.resize import ImageError, Resizing, resize
-from pipelines.tables import Images, funnel, read_slices
+from pipelines.layout import Images, funnel
+from pipelines.tables import read_slices
 from pipelines.web import FetchError
 from pipelines.web.fetcher import Fetcher
 
 if TYPE_CHECKING:
     from pipelines.web.politeness.client import LimiterClient
 
-__all__ = ["Downloader", "Outcome", "Work", "failing_hosts", "members", "tabulate", "work"]
+__all__ = ["Downloader", "Outcome", "Work", "members", "tabulate", "work"]
 
 log = logging.getLogger(__name__)
 
@@ -56,9 +58,9 @@ _UNFORESEEN = (
 
 
 class Outcome(NamedTuple):
-    """What became of one URL: an image in the spool, or the reason and the message there is none.
+    """The result of one URL: an image in the spool, or the reason and the message why there is none.
 
-    ``size``: bytes served. ``hashes``: those wanted beside sha256, by kind. Sides in pixels, of the picture upright.
+    ``size``: bytes served. ``hashes``: those wanted besides sha256, by kind. Width and height in pixels, upright.
     """
 
     ticket: Ticket | None = None
@@ -77,7 +79,7 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True)
 class Work:
-    """What the shards of a download have in common. ``source``: the store of the pairs, or the images to retry."""
+    """Settings and source of all shards of a download. ``source``: the store of the pairs, or the images to retry."""
 
     config: Config
     source: Store | Images
@@ -87,31 +89,29 @@ class Work:
         return read_picks(self.source, parts) if isinstance(self.source, Images) else read_slices(self.source, parts)
 
 
-Lot = Sequence[tuple[tuple[int, Any], ShardOutput]]
+Batch = Sequence[tuple[tuple[int, Any], ShardOutput]]
 
 
-def work(common: Work, lot: Lot) -> Iterator[ShardRecord]:
+def work(common: Work, batch: Batch) -> Iterator[ShardRecord]:
     """Download each ``((number, rows), output)`` and yield its record once it is committed."""
     if common.config.engine == "img2dataset":
-        from pipelines.download.img2dataset_engine import download_shard
-
-        for (number, parts), output in lot:
-            yield download_shard(common.config, common.rows(parts), number, output)
+        for (number, parts), output in batch:
+            yield img2dataset_engine.download_shard(common.config, common.rows(parts), number, output)
         return
     with few_collections(), asyncio.Runner() as runner:
-        records = _records(common, lot)
+        records = _records(common, batch)
 
-        async def following() -> ShardRecord | None:
+        async def next_record() -> ShardRecord | None:
             return await anext(records, None)
 
-        while (record := runner.run(following())) is not None:
+        while (record := runner.run(next_record())) is not None:
             yield record
 
 
-async def _records(common: Work, lot: Lot) -> AsyncIterator[ShardRecord]:
+async def _records(common: Work, batch: Batch) -> AsyncIterator[ShardRecord]:
     async with Downloader(common.config, common.limiter) as downloader:
-        turn = asyncio.Lock()  # of reading and starting rows: earlier shards first
-        shards = [asyncio.create_task(_shard(common, downloader, turn, one)) for one in lot]
+        starting = asyncio.Lock()  # held while a shard's rows are read and started, so that earlier shards go first
+        shards = [asyncio.create_task(_shard(common, downloader, starting, one)) for one in batch]
         try:
             for done in asyncio.as_completed(shards):
                 yield await done
@@ -122,23 +122,28 @@ async def _records(common: Work, lot: Lot) -> AsyncIterator[ShardRecord]:
 
 
 async def _shard(
-    common: Work, downloader: Downloader, turn: asyncio.Lock, one: tuple[tuple[int, Any], ShardOutput]
+    common: Work, downloader: Downloader, starting: asyncio.Lock, one: tuple[tuple[int, Any], ShardOutput]
 ) -> ShardRecord:
     (number, parts), output = one
     with Spool() as spool:
-        async with turn:
+        async with starting:
             rows = await asyncio.to_thread(common.rows, parts)
             started = await downloader.start(rows["url"].to_pylist(), spool)
         outcomes = [await outcome for outcome in started]
         return await asyncio.to_thread(_commit, common.config, rows, outcomes, number, spool, output)
 
 
+def resizing(config: Config) -> Resizing:
+    """The part of the configuration that the resizer takes."""
+    return Resizing(**{name: getattr(config, name) for name in Resizing.__dataclass_fields__})
+
+
 class Downloader:
-    """One worker's event loop at work: an async context manager around its connections and its threads."""
+    """Fetches and resizes the images of one worker: an async context manager around its connections and threads."""
 
     def __init__(self, config: Config, limiter: LimiterClient | None = None) -> None:
         self._config = config
-        self._resizing: Resizing = config.resizing
+        self._resizing = resizing(config)
         self._hashes = _hashes(config)
         self._room = asyncio.Semaphore(config.rows_in_flight)
         self._fetcher = Fetcher(config.web, limiter=limiter)
@@ -156,7 +161,7 @@ class Downloader:
         await self._open.aclose()
 
     async def start(self, urls: Sequence[str], spool: Spool) -> list[asyncio.Task[Outcome]]:
-        """Set each URL going as there is room; what becomes of them, in order. One named twice is fetched once."""
+        """Start each URL once there is room; return their tasks, in order. A URL listed twice is fetched once."""
         tasks: dict[str, asyncio.Task[Outcome]] = {}
         try:
             for url in urls:
@@ -189,7 +194,7 @@ class Downloader:
 
 
 def _not_fetched(error: FetchError) -> Outcome:
-    """In img2dataset's words where it has some."""
+    """The outcome of a failed fetch, with img2dataset's message where it has one."""
     message = str(error)
     if error.reason is Drop.OPT_OUT and not error.detail.startswith("robots.txt"):
         message = "Use of image disallowed by X-Robots-Tag directive"
@@ -210,7 +215,7 @@ _PHRASES = {str(status.value): status.phrase for status in HTTPStatus}
 
 
 def _hashes(config: Config) -> tuple[Hash, ...]:
-    """The hashes of a picture to take beside its sha256."""
+    """The hashes to compute of each image besides its sha256."""
     wanted: list[Hash] = [config.compute_hash, *([config.verify.hash] if config.verify else [])]
     return tuple(dict.fromkeys(kind for kind in wanted if kind != "sha256"))
 
@@ -246,25 +251,17 @@ def _commit(
     return output.commit(funnel("pairs", table["reason"].to_pylist()), facts)
 
 
-def failing_hosts(table: pa.Table) -> dict[str, int]:
-    """The hosts that failed most in a shard, by the number of rows."""
-    rows = zip(table["url"].to_pylist(), table["status"].to_pylist(), strict=True)
-    failing = Counter(host(url) for url, status in rows if status == Status.FAILED_TO_DOWNLOAD)
-    del failing[""]
-    return worst(failing)
-
-
 def tabulate(rows: pa.Table, outcomes: Sequence[Outcome], shard: int, config: Config) -> pa.Table:
-    """img2dataset's table of a shard: the columns of ``rows``, then what became of each, then our ``reason``."""
+    """img2dataset's table of a shard: the columns of ``rows``, its columns of the outcome, then our ``reason``."""
     values: dict[str, list[Any]] = {}
     extra = [pa.field("reason", pa.string())]
     if config.verify is not None:
-        differ = config.verify.mismatches(rows, [_hash(outcome, config.verify.hash) for outcome in outcomes])
+        mismatches = config.verify.mismatches(rows, [_hash(outcome, config.verify.hash) for outcome in outcomes])
         if config.verify.mode == "warn":
-            values["hash_mismatch"] = differ
+            values["hash_mismatch"] = mismatches
             extra.append(pa.field("hash_mismatch", pa.bool_()))
         else:
-            outcomes = [_refused(one) if wrong else one for one, wrong in zip(outcomes, differ, strict=True)]
+            outcomes = [_mismatched(one) if wrong else one for one, wrong in zip(outcomes, mismatches, strict=True)]
     values |= {
         "key": [sample_key(shard, index, config.samples_per_shard) for index in range(len(outcomes))],
         "status": [outcome.status for outcome in outcomes],
@@ -289,8 +286,8 @@ def _hash(outcome: Outcome, kind: Hash) -> str | None:
     return outcome.sha256 if kind == "sha256" else outcome.hashes.get(kind)
 
 
-def _refused(outcome: Outcome) -> Outcome:
-    """The picture served is not the one listed. What failed before that keeps its own reason."""
+def _mismatched(outcome: Outcome) -> Outcome:
+    """The outcome of an image other than the one listed. What failed before that keeps its own reason."""
     if outcome.status != Status.SUCCESS:
         return outcome
     return Outcome(
@@ -303,7 +300,7 @@ def _refused(outcome: Outcome) -> Outcome:
 
 
 def members(table: pa.Table, outcomes: Sequence[Outcome], spool: Spool, extension: str) -> Iterator[tuple[str, bytes]]:
-    """Name and content of what goes into the tar: image, metadata and caption of each success."""
+    """Name and content of the tar's members: image, metadata and caption of each success."""
     for row, outcome in zip(table.to_pylist(), outcomes, strict=True):
         if row["status"] == Status.SUCCESS and outcome.ticket is not None:
             key = row["key"]

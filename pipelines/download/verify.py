@@ -1,9 +1,9 @@
-"""Is this the picture the list meant? Hashes of what was served, and their comparison with those of the list.
+"""Verification against a list's hashes: hash what was served and compare it with what the list says.
 
-A tenth of the pictures behind a list some years old have changed: a shop sells something else, a parked domain serves
-its banner. The list's hash tells. A digest (md5, sha256, sha512) holds for the very bytes, which a server that merely
-encodes its pictures anew also changes; what those show can be compared only where the list has a perceptual hash, such
-as the ``phash`` an earlier run's dedup wrote. A digest cannot be compared in part, so nothing like that is offered.
+A tenth of the images behind a list some years old have changed: a shop sells something else, a parked domain serves its
+banner. The list's hash shows it. A digest (md5, sha256, sha512) covers the exact bytes, which a server that merely
+re-encodes its images changes, too; content can be compared only where the list has a perceptual hash, such as the
+``phash`` column that an earlier run's dedup wrote.
 """
 
 from __future__ import annotations
@@ -32,14 +32,16 @@ _HEX = re.compile("[0-9a-f]{1,16}")
 
 
 class Verify(Config):
-    """What the list knows of its pictures, and what follows if one is another. img2dataset's ``verify_hash``."""
+    """The list's column of hashes, and what to do about an image that differs. img2dataset's ``verify_hash``."""
 
-    column: str = Field(description="the list's column of hashes, by its name in the list")
-    hash: Hash = Field("sha256", description="what is in it; phash: 64 bits as hex, as imagehash.phash writes them")
+    column: str = Field(description="name of the list's column of hashes")
+    hash: Hash = Field(
+        "sha256", description="kind of hash in it; phash: 64 bits as hex, as imagehash.phash writes them"
+    )
     mode: Literal["strict", "perceptual", "warn"] = Field(
         "strict",
-        description="strict: the bytes must be the same; perceptual: the picture may be encoded or scaled anew; "
-        "warn: either, and what differs is kept and marked in a column hash_mismatch",
+        description="strict: the bytes must be equal; perceptual: the image may be re-encoded or resized; "
+        "warn: either, but what differs is kept and marked in the column hash_mismatch",
     )
     max_distance: int = Field(6, ge=0, le=32, description="bits a perceptual hash may differ in, of 64")
 
@@ -52,7 +54,7 @@ class Verify(Config):
     def listed(self, rows: pa.Table) -> list[str | None]:
         """The list's hash of each row. Raises DataError if there is no such column.
 
-        A list's column of a name that downloads use themselves goes by ``{name}_listed``.
+        A list's column whose name the download itself uses is called ``{name}_listed``.
         """
         for name in (f"{self.column}_listed", self.column):
             if name in rows.column_names:
@@ -62,7 +64,7 @@ class Verify(Config):
         )
 
     def agrees(self, listed: str | None, found: str) -> bool:
-        """Whether a picture of hash ``found`` is the one listed. Without a hash in the list nothing is proven."""
+        """True if an image of hash ``found`` is the one listed; False if the list has no hash for it."""
         listed = (listed or "").strip().lower()
         if self.hash != "phash":
             return listed == found
@@ -71,15 +73,15 @@ class Verify(Config):
         return (int(listed, 16) ^ int(found, 16)).bit_count() <= self.max_distance
 
     def mismatches(self, rows: pa.Table, found: list[str | None]) -> list[bool]:
-        """For each row whether what was served, of hash ``found``, is not what was listed; False if nothing was."""
+        """For each row, True if the image served, of hash ``found``, differs from the one listed; False if none was."""
         pairs = zip(self.listed(rows), found, strict=True)
         return [served is not None and not self.agrees(listed, served) for listed, served in pairs]
 
 
 def hash_of(body: bytes, kind: Hash) -> str:
-    """The hash of an image file, in hex: of its bytes, or of what it shows (16 digits).
+    """The hash of an image file, in hex: of its bytes, or a phash of its content (16 digits).
 
-    For a phash the image is decoded, so its header must have been judged before. Raises DataError if it cannot be.
+    A phash needs the image decoded, so its header must have been checked before. Raises DataError if it cannot be.
     """
     if kind != "phash":
         return hashlib.new(kind, body, usedforsecurity=False).hexdigest()

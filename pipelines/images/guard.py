@@ -1,9 +1,9 @@
-"""Files that are small to send and dear to decode: cut down to their picture, or refused, before a decoder sees them.
+"""Decompression bombs: files reduced to their first image, or refused, before a decoder sees them.
 
-Decoders trust what they read. A scan of a JPEG takes ten bytes and a pass over all pixels; the texts of a PNG are
-inflated into memory that nobody looks at; a GIF may empty its table of codes after every code. Each of these let a
-file of some megabytes keep a core busy for minutes or hours, at any size of picture. No clock is needed where the work
-can be told beforehand, and without one the answer is the same on every machine.
+Decoders trust what they read. A scan of a JPEG takes ten bytes and costs a pass over all pixels; the texts of a PNG are
+inflated into memory for no use; a GIF may clear its code table after every code. Each of these lets a file of some
+megabytes keep a core busy for minutes or hours, whatever the size of the image. The work is computed beforehand rather
+than limited by a clock, so the answer is the same on every machine.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _ONCE = {b"IHDR", b"PLTE", b"tRNS"}
 
 
 def guarded(data: bytes, header: Header) -> bytes | None:
-    """The file, or as much of it as its first picture needs; None if its decoder must not see it."""
+    """The file, or the part of it that its first image needs; None if it must not be decoded."""
     if header.format == "jpeg" and header.passes:
         scans = _scans(data)
         return None if scans > _MAX_SCANS or scans * header.width * header.height > _MAX_WORK else data
@@ -35,7 +35,7 @@ def guarded(data: bytes, header: Header) -> bytes | None:
 
 
 def _scans(data: bytes) -> int:
-    """How often a JPEG goes over its picture. Thumbnails in its head and what lies behind its end do not count."""
+    """The number of scans of a JPEG, without those of thumbnails in its header and of what follows its end."""
     at, scans = 2, 0
     for _ in range(MAX_PARTS):
         marker = _MARKER.search(data, at)
@@ -47,13 +47,13 @@ def _scans(data: bytes) -> int:
 
 
 def _png(data: bytes, header: Header) -> bytes | None:
-    """Header, palette, transparency, each as it came first, and pixels: no texts, no profiles, no animation."""
+    """Header, palette and transparency, the first of each, and pixels: no texts, no profiles, no animation."""
     kept, pixels, once = [data[:8]], [], set(_ONCE)
     for name, start, length in chunks(data, 8, png=True):
         if name == b"IEND":
             break
         if start + length > len(data):
-            return None  # OpenCV would make room for all of it first, up to 4 GB
+            return None  # OpenCV would allocate all of it first, up to 4 GB
         if name == b"IDAT":
             pixels.append(data[start : start + length])
         if name == b"IDAT" or name in once:
@@ -61,7 +61,7 @@ def _png(data: bytes, header: Header) -> bytes | None:
         once.discard(name)
     else:
         if start + length + 4 < len(data):
-            return None  # too many to look through
+            return None  # more chunks than are examined
     most = 2 * DEFLATE_RATIO * (header.least + 1)  # twice, for the passes of an interlaced one
     if sum(map(len, pixels)) * DEFLATE_RATIO > most + _MAX_SURPLUS and _inflates(pixels, most):
         return None
@@ -72,7 +72,7 @@ _PNG_END = b"\0\0\0\0IEND" + zlib.crc32(b"IEND").to_bytes(4, "big")
 
 
 def _inflates(parts: list[bytes], most: int) -> bool:
-    """Whether the zlib stream in ``parts`` holds more than ``most`` bytes. One that is broken ends where it breaks."""
+    """True if the zlib stream in ``parts`` holds more than ``most`` bytes. A damaged one ends where the damage is."""
     stream, size, piece = zlib.decompressobj(), 0, 1 << 14
     try:
         for part in parts:
@@ -110,12 +110,12 @@ def _gif(data: bytes, header: Header) -> bytes | None:
 
 
 def _colours(flags: int) -> int:
-    """Bytes of a table of colours."""
+    """Bytes of a colour table."""
     return 6 << (flags & 7) if flags & 0x80 else 0
 
 
 def _after_blocks(data: bytes, at: int) -> int:
-    """Where a GIF goes on behind the data blocks at ``at``. Raises IndexError if that is beyond its end, or too far."""
+    """Offset behind a GIF's data blocks at ``at``. Raises IndexError beyond the end or after too many blocks."""
     for _ in range(MAX_PARTS):
         size = data[at]
         at += size + 1

@@ -1,7 +1,7 @@
-"""What an image says of itself, read from its first bytes before anything is decoded.
+"""Headers of images: format, size and orientation from the first bytes, before anything is decoded.
 
-A 40-byte WebP can claim 16,384 x 16,384 pixels, so size and shape are judged here, in plain Python that allocates
-nothing. The format is recognised by magic bytes; file names and Content-Type lie.
+A 40-byte WebP can claim 16,384 x 16,384 pixels, so size and shape are checked here, in plain Python that allocates
+nothing. The format is recognised by magic bytes; file names and Content-Type cannot be trusted.
 """
 
 from __future__ import annotations
@@ -15,30 +15,31 @@ from functools import cached_property
 __all__ = ["DEFLATE_RATIO", "FORMATS", "MAX_PARTS", "Header", "chunks", "read_header"]
 
 FORMATS = ("jpeg", "png", "webp", "gif", "bmp")
-"""The formats accepted. SVG, TIFF, PSD, PDF and the like are refused: their decoders are programs in disguise."""
+"""The formats accepted. SVG, TIFF, PSD, PDF and the like are refused: their decoders are programs of their own."""
 
 MAX_PARTS = 1 << 18
-"""Segments, chunks or blocks of a file that are looked through; the largest files taken have half as many."""
+"""Segments, chunks or blocks examined in a file, at most; the largest files accepted have half as many."""
 
 DEFLATE_RATIO = 1032
-"""Bytes that deflate packs into one, at best."""
+"""The highest compression ratio of deflate."""
 
-_JPEG_MARKER = re.compile(rb"\xff+([^\xff])")  # which may be padded with any number of 0xFF
+_JPEG_MARKER = re.compile(rb"\xff+([^\xff])")  # may be padded with any number of 0xFF
 _JPEG_STANDALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
 _JPEG_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _JPEG_ARITHMETIC = {*range(0xC9, 0xD0)}
 _JPEG_PROGRESSIVE = {0xC2, 0xC6, 0xCA, 0xCE}
 _ORIENTATION = 0x0112
-_PNG_SAMPLES = {2: 3, 4: 2, 6: 4}  # a pixel, by colour type; one where it is not named
+_PNG_SAMPLES = {2: 3, 4: 2, 6: 4}  # samples of a pixel, by colour type; 1 for the others
 
 
 @dataclass(frozen=True)
 class Header:
     """``width`` and ``height`` in pixels as stored. ``exif`` is the TIFF block of the Exif data, empty if none.
 
-    ``passes``: a JPEG whose pixels may be told in several passes over the picture.
-    ``least``: bytes that no whole file of this size can do without, for decoders fill up with grey what is missing. A
-    Huffman-coded JPEG has a bit for each block of 64 pixels, and deflate packs the rows of a PNG 1032 times at best.
+    ``passes``: a JPEG that may have several scans.
+    ``least``: bytes that a complete file of this size has at least; decoders would fill what is missing with grey. A
+    Huffman-coded JPEG has a bit for each block of 64 pixels, and deflate compresses the rows of a PNG 1032 times at
+    most.
     """
 
     format: str
@@ -62,17 +63,17 @@ class Header:
                 if tag == _ORIENTATION:
                     return value if 1 <= value <= 8 else 1
         except struct.error:
-            pass  # a directory that points outside its block says nothing
+            pass  # a directory that points outside its block
         return 1
 
     @property
     def turned(self) -> bool:
-        """Whether it is shown with width and height exchanged."""
+        """True if the image is shown with width and height exchanged."""
         return self.orientation >= 5
 
 
 def read_header(data: bytes) -> Header | None:
-    """The header of an image file; None if these bytes are none of :data:`FORMATS` or stop short of its size."""
+    """The header of an image file; None for other formats than :data:`FORMATS`, or if the size is cut off."""
     try:
         header = _read(data)
     except (struct.error, IndexError):
@@ -97,7 +98,7 @@ def _read(data: bytes) -> Header | None:
 
 
 def _jpeg(data: bytes) -> Header | None:
-    """What stands before the first scan. That is the only one if it has all components and is not progressive."""
+    """The header before the first scan, which is the only one if it has all components and is not progressive."""
     frame, height, width, components = 0, 0, 0, 0
     passes, exif, at = True, b"", 2
     for _ in range(MAX_PARTS):
@@ -155,7 +156,7 @@ def _bmp(data: bytes) -> Header | None:
 
 
 def chunks(data: bytes, at: int, *, png: bool) -> Iterator[tuple[bytes, int, int]]:
-    """Name, start and length of each chunk: PNG's have a checksum behind, RIFF's are padded to even length."""
+    """Name, start and length of each chunk. A checksum follows PNG's; RIFF's are padded to even length."""
     for _ in range(MAX_PARTS):
         if at + 8 > len(data):
             break

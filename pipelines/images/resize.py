@@ -1,16 +1,17 @@
-"""Image bytes in, image bytes of the wanted size out: img2dataset's resizer, without its blind spots.
+"""Decode, check, resize and encode an image, compatible with img2dataset's resizer.
 
 Sizes, messages and encoder settings are img2dataset's, tested against it. Different on purpose:
 
-- size, area and shape are judged from the header, before decoding
+- size, area and aspect ratio are checked from the header, before decoding
 - a large JPEG is decoded at half, a quarter or an eighth of its size, as long as that leaves 1.75 times the target, and
-  what is between 1.75 and 3.5 times the target is shrunk in two cheap steps: half the time, at least 38 dB of likeness
+  an image between 1.75 and 3.5 times the target is shrunk in two cheap steps: half the time, a PSNR of at least 38 dB
   (tests/benchmarks/download.py)
-- Exif orientation is applied, so a photo stands upright; sizes are those of the upright picture
-- 16-bit pictures are scaled to 8 bits (there they turn white)
-- a JPEG that stops in the middle is refused, not filled up with grey
+- Exif orientation is applied, so photos are upright; sizes are those of the upright image
+- 16-bit images are scaled to 8 bits (img2dataset makes them white)
+- a truncated JPEG is refused, not filled up with grey
 
-Alike: alpha is laid on white, palette and CMYK become RGB, grey stays grey, of an animation the first frame is taken.
+The same: alpha is composited on white, palette and CMYK become RGB, grey stays grey, of an animation the first frame is
+taken.
 """
 
 from __future__ import annotations
@@ -35,25 +36,23 @@ from pipelines.images.header import Header, read_header
 
 __all__ = ["ImageError", "Resized", "Resizing", "decode", "resize"]
 
-Pixels = NDArray[Any]  # uint8; OpenCV's own annotations promise less than it keeps
+Pixels = NDArray[Any]  # uint8; OpenCV's own annotations are wider
 
 cv2.setNumThreads(1)  # OpenCV ignores OMP_NUM_THREADS; a worker owns one core
-cv2.utils.logging.setLogLevel(
-    cv2.utils.logging.LOG_LEVEL_SILENT
-)  # what is wrong with an image goes into its row, not to stderr
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # errors go into the image's row, not to stderr
 
-_HEADROOM = 1.75  # times the target: a JPEG decoded at less than that loses what the eye would miss
-_LARGE = 25_000_000  # pixels; larger ones take turns, for two of 100 megapixels at once may need 3 GB
+_HEADROOM = 1.75  # times the target: a JPEG decoded at less than that loses visible detail
+_LARGE = 25_000_000  # pixels; larger ones are resized one at a time: two of 100 megapixels may need 3 GB
 _one_large = threading.Lock()
-_STRIP = 1 << 18  # pixels brought to 8 bits without alpha at a time: whole copies would be most of the memory
-_EXIF_READS = 20_000  # values and bytes of Exif tags that are read; what has more is a trap
+_STRIP = 1 << 18  # pixels converted to 8 bits without alpha at a time: whole copies would take most of the memory
+_EXIF_READS = 20_000  # reads of Exif tags, at most: directories can refer to one another without end
 _EXIF_BYTES = 1 << 18
 _FORMAT = {"jpg": "jpeg", "png": "png", "webp": "webp"}
 _ENCODER = {"jpg": cv2.IMWRITE_JPEG_QUALITY, "png": cv2.IMWRITE_PNG_COMPRESSION, "webp": cv2.IMWRITE_WEBP_QUALITY}
 
 
 class ImageError(Exception):
-    """Why bytes did not become an image: our reason, and img2dataset's message for it."""
+    """The bytes are not a usable image: our reason, and img2dataset's message for it."""
 
     def __init__(self, reason: Drop, message: str = "Image decoding error") -> None:
         super().__init__(reason, message)
@@ -89,8 +88,8 @@ class Resized:
 
 
 def resize(data: bytes, options: Resizing) -> Resized:
-    """The image in ``data`` brought to size and encoded anew. Raises ImageError."""
-    header = judge(data, options)
+    """The image in ``data``, resized and re-encoded. Raises ImageError."""
+    header = check_header(data, options)
     with _one_large if header.width * header.height > _LARGE else nullcontext():
         return _resized(data, header, options)
 
@@ -106,8 +105,8 @@ def _resized(data: bytes, header: Header, options: Resizing) -> Resized:
     return Resized(data, image.shape[1], image.shape[0], width, height, _exif(header) if options.extract_exif else None)
 
 
-def judge(data: bytes, options: Resizing) -> Header:
-    """The header of ``data`` if the image is worth decoding. Raises ImageError."""
+def check_header(data: bytes, options: Resizing) -> Header:
+    """The header of ``data`` if the image is within the limits. Raises ImageError."""
     header = read_header(data)
     if header is None:
         raise ImageError(Drop.NOT_AN_IMAGE)
@@ -126,8 +125,8 @@ def judge(data: bytes, options: Resizing) -> Header:
 def decode(data: bytes, header: Header, *, at_least: tuple[int, int] | None = None) -> Pixels:
     """Upright pixels: (height, width, 3) BGR or (height, width) grey, uint8. Raises ImageError.
 
-    ``at_least`` (width, height as shown) says what the picture is to be shrunk from. A larger JPEG is then decoded
-    smaller, but not below that, and with the quicker of the transforms, whose errors the shrinking averages away.
+    ``at_least``: width and height, upright, from which the image will be shrunk. A larger JPEG is then decoded at a
+    smaller scale, but not below that, and with the faster transform, whose errors the shrinking averages out.
     """
     needed = guarded(data, header)
     if needed is None:
@@ -154,7 +153,7 @@ def _decode_jpeg(data: bytes, header: Header, at_least: tuple[int, int] | None) 
     except ValueError as error:
         if "Premature end" in str(error):
             raise ImageError(Drop.TRUNCATED) from None
-        # Stray bytes and the like, which every browser shows without complaint.
+        # Stray bytes and the like, which every browser ignores.
         try:
             image = simplejpeg.decode_jpeg(data, strict=False, **options)
         except ValueError:
@@ -164,7 +163,7 @@ def _decode_jpeg(data: bytes, header: Header, at_least: tuple[int, int] | None) 
 
 
 def _scale(header: Header, at_least: tuple[int, int] | None) -> dict[str, Any]:
-    """How to decode a JPEG that is to be shrunk: at the smallest of the scales libjpeg-turbo has vector code for."""
+    """Options to decode a JPEG that will be shrunk: the smallest scale that libjpeg-turbo has vector code for."""
     if at_least is None:
         return {}
     width, height = reversed(at_least) if header.turned else at_least
@@ -198,7 +197,7 @@ def _decode(data: bytes) -> Pixels:
 
 
 def _decode_gif(data: bytes) -> Pixels:
-    """By Pillow, whose decoder empties its table of codes at no cost. ``data`` has one frame."""
+    """Decode by Pillow, for whose decoder clearing the code table costs nothing. ``data`` has one frame."""
     from PIL.GifImagePlugin import GifImageFile
 
     try:
@@ -244,7 +243,7 @@ def _upright(header: Header) -> tuple[int, int]:
 
 
 def _is_finished(data: bytes, header: Header, options: Resizing) -> bool:
-    """Whether the file may be kept as it came: of the wanted format, upright, without alpha."""
+    """True if the file can be kept as it is: of the wanted format, upright, without alpha."""
     alpha = {
         "png": data[25] & 4 or b"tRNS" in data[:4096],  # colour type of IHDR; transparency of a palette or a colour
         "webp": (data[12:16] == b"VP8X" and data[20] & 0x10) or (data[12:16] == b"VP8L" and data[24] & 0x10),
@@ -263,19 +262,19 @@ def _target(width: int, height: int, options: Resizing) -> tuple[int, int] | Non
 
 
 def _side(width: int, height: int, options: Resizing) -> int:
-    """The side that is to become ``image_size``."""
+    """Length of the side that is resized to ``image_size``."""
     return max(width, height) if options.resize_mode in ("border", "keep_ratio_largest") else min(width, height)
 
 
 def _enough(target: tuple[int, int]) -> tuple[int, int]:
-    """The size below which a picture decoded smaller would show in the result."""
+    """The smallest size to decode at without a visible loss in the result."""
     return math.ceil(_HEADROOM * target[0]), math.ceil(_HEADROOM * target[1])
 
 
 def _shrunk(image: Pixels, target: tuple[int, int]) -> Pixels:
-    """Mean of the area below each pixel, or what looks like it.
+    """Shrink by the mean of the area below each pixel, or something that looks the same.
 
-    OpenCV is quick at that for a factor of two only, so what is near it is brought there first. Below it four
+    OpenCV is fast at that only for a factor of two, so an image near it is resized to it first. Below it, four
     neighbours are the whole area.
     """
     factor = min(image.shape[1] / target[0], image.shape[0] / target[1])
@@ -308,7 +307,7 @@ def _padded(image: Pixels, side: int) -> Pixels:
 def _encoded(image: Pixels, options: Resizing) -> bytes:
     settings = [_ENCODER[options.encode_format], options.encode_quality]
     done, data = cv2.imencode(f".{options.encode_format}", image, settings)
-    if not done:  # beyond what the format can hold, as a WebP of more than 16,383 pixels a side
+    if not done:  # larger than the format allows, as a WebP of more than 16,383 pixels a side
         raise ImageError(Drop.AREA, "image area too large")
     return data.tobytes()
 
@@ -320,14 +319,14 @@ def _exif(header: Header) -> str:
     import exifread
 
     try:
-        tags = exifread.process_file(_Sparing(header.exif), details=False)
+        tags = exifread.process_file(_Limited(header.exif), details=False)
     except (ArithmeticError, LookupError, TypeError, ValueError, struct.error):
-        return "{}"  # exifread stops at damaged directories with whatever it runs into
+        return "{}"  # exifread raises any of these at damaged directories
     return json.dumps({name: str(value).strip() for name, value in tags.items() if value is not None})
 
 
-class _Sparing(io.BytesIO):
-    """Exif data that is read so much of, and no more: directories may lead to one another, thousands to the same."""
+class _Limited(io.BytesIO):
+    """Exif data with a limit on reads and bytes: directories can refer to one another, thousands to the same."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__(data)
@@ -338,5 +337,5 @@ class _Sparing(io.BytesIO):
         self._reads -= 1
         self._bytes -= len(found)
         if self._reads < 0 or self._bytes < 0:
-            raise ValueError("an Exif block without end")
+            raise ValueError("an Exif block refers to itself without end")
         return found

@@ -20,7 +20,7 @@ from wire import Hostile
 
 from infra.run.context import Context, ShardOutput
 from infra.schema import Drop, pairs_schema
-from pipelines import crawl, download, extract, tables
+from pipelines import crawl, download, extract, layout
 from pipelines.crawl import shard as crawl_shard
 from pipelines.crawl.frontier_tables import Due
 from pipelines.download import shard as download_shard
@@ -131,10 +131,10 @@ def download_all(folder: Path):
     before.output.write_table("data/00000.parquet", pa.Table.from_pylist(listed, pairs_schema()))
     with Hostile(BEHAVIOURS).serving() as running:
         settings = download.Config(web=patient(running), max_image_area=16_000_000, image_size=64)
-        whole = tuple(tables.cut(before.output.files, settings.samples_per_shard))
-        lot = [((0, parts), ShardOutput(Context(folder / "images").store, "00000")) for parts in whole]
+        whole = tuple(layout.chunk_rows(before.output.files, settings.samples_per_shard))
+        batch = [((0, parts), ShardOutput(Context(folder / "images").store, "00000")) for parts in whole]
         started = time.monotonic()
-        list(download_shard.work(download_shard.Work(settings, before.store), lot))
+        list(download_shard.work(download_shard.Work(settings, before.store), batch))
     return time.monotonic() - started
 
 

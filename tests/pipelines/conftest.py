@@ -44,14 +44,15 @@ def pairs_artifact(tmp_path):
 
 @pytest.fixture
 def images_artifact(tmp_path):
-    """``make(rows, per_shard)``: a download artifact of (caption, image) or (caption, image, changes) rows.
+    """``make(rows, per_shard, extra)``: a download artifact of (caption, image) or (caption, image, changes) rows.
 
+    ``extra``: fields of the list's own columns, whose values are among the changes.
     ``image``: encoded bytes, a Pillow image (stored as PNG), or None for a row that failed.
     """
 
-    def make(rows, per_shard=10) -> Artifact:
+    def make(rows, per_shard=10, extra=()) -> Artifact:
         context = Context(tmp_path / "images")
-        schema = images_schema(pairs_schema()).append(pa.field("reason", pa.string()))
+        schema = images_schema(pa.schema([*pairs_schema(), *extra])).append(pa.field("reason", pa.string()))
         for shard, start in enumerate(range(0, len(rows), per_shard)):
             table, members = [], []
             for index, (caption, image, *changes) in enumerate(rows[start : start + per_shard]):
@@ -94,7 +95,7 @@ def png(image: Image.Image) -> bytes:
 
 @pytest.fixture(scope="session")
 def img2dataset():
-    """The package, whose import asks the web for updates unless told not to, and warns about itself."""
+    """The package, without the request and the warnings that importing it causes."""
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

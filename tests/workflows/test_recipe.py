@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -216,11 +217,78 @@ def test_the_last_of_two_settings_counts(recipe):
     assert recipe.build(["first.size=1", "first.size=2"])["first"].config.size == 2
 
 
+# --- members of tuples
+
+RULES = """
+from pipelines import crawl, download, extract
+from pipelines.curate import filter
+from pipelines.curate.filter.rules import ImageSide, Language, TextWords
+from workflows.stage import Stage, Workflow
+
+
+def workflow():
+    crawled = Stage("crawl", crawl.run, crawl.Config(seeds=["http://a.example/"]))
+    pairs = Stage("extract", extract.run, extract.Config(), {"pages": crawled})
+    images = Stage("download", download.run, download.Config(), {"pairs": pairs})
+    rules = (ImageSide(), TextWords(), Language(), TextWords(min=5))
+    kept = Stage("filter", filter.run, filter.Config(rules=rules), {"images": images})
+    return Workflow("rules", (crawled, pairs, images, kept))
+"""
+
+
+@pytest.fixture
+def rules(tmp_path):
+    """``rules(settings)``: the rules of the filter with these settings, as plain values."""
+    path = tmp_path / "ruled.py"
+    path.write_text(RULES)
+    recipe = load(str(path))
+    return lambda *settings: recipe.build(settings)["filter"].config.resolved()["rules"]
+
+
+def test_a_member_of_a_tuple_is_addressed_by_its_kind(rules):
+    before = rules()
+    side, words, language, more = rules("filter.rules.image_side.min=64")
+    assert side == {"kind": "image_side", "min": 64}
+    assert [words, language, more] == before[1:]
+
+
+def test_one_of_several_of_a_kind_is_addressed_by_its_position(rules):
+    changed = rules("filter.rules.3.max=9", "filter.rules.1.min=1")
+    assert changed[1] == {"kind": "text_words", "min": 1, "max": 256}
+    assert changed[3] == {"kind": "text_words", "min": 5, "max": 9}
+
+
+def test_one_value_will_do_where_a_field_wants_several(rules):
+    assert rules("filter.rules=image_side") == [{"kind": "image_side", "min": 200}]
+    assert rules('filter.rules={"kind": "image_side", "min": 3}') == [{"kind": "image_side", "min": 3}]
+    assert rules("filter.rules.language.languages=de")[2]["languages"] == ["de"]
+    assert rules('filter.rules=["image_side", "text_junk"]')[1]["kind"] == "text_junk"
+
+
+@pytest.mark.parametrize(
+    ("setting", "words", "fix"),
+    [
+        ("filter.rules.image_sid.min=3", "rules has no 'image_sid'", "did you mean 'image_side'?"),
+        ("filter.rules.text_words.min=3", "rules has several 'text_words'", ""),
+        ("filter.rules.4.min=3", "rules has no '4'", ""),
+        ("filter.rules.image_side=3", "rules.image_side is a configuration", ""),
+        ("filter.rules.image_side.mni=3", "has no field 'mni'", "did you mean 'min'?"),
+        ("filter.rules.image_side.min=many", "min is not valid", ""),
+        ("filter.rules=image_sid", "there is no Rule 'image_sid'", "did you mean 'image_side'?"),
+        ("filter.rules.image_side.min.deep=3", "has no fields to set", ""),
+    ],
+)
+def test_a_member_that_is_not_there_or_not_clear_is_refused(rules, setting, words, fix):
+    with pytest.raises(UsageError, match=words) as caught:
+        rules(setting)
+    assert caught.value.fix == fix
+
+
 # --- workflows
 
 
 class Nothing(StageConfig):
-    inputs = {name: Input("lines", required=False) for name in ("data",)}
+    inputs: ClassVar = {"data": Input("lines", required=False)}
     produces = ("lines",)
 
     workers: Runtime[int] = 1

@@ -1,5 +1,6 @@
-"""One copy of each picture: duplicates by their bytes, then by what they show, across the whole selection."""
+"""Dedup: keep one copy of each image, comparing bytes first and content next, across the whole selection."""
 
-from pipelines.curate.dedup.stage import Config, run
+from pipelines.curate.dedup.config import Config
+from pipelines.curate.dedup.stage import run
 
 __all__ = ["Config", "run"]

@@ -1,8 +1,8 @@
-"""When two files show the same picture: a perceptual hash to find candidates, a tiny copy of each to be sure.
+"""Signatures of images: a perceptual hash to find candidates for duplicates, a thumbnail to confirm them.
 
 The hash is the 64-bit DCT hash known as pHash, as the imagehash package computes it. It sees brightness only, so a red
-and a blue ball on grey are one to it; hence a pair counts only if their thumbnails agree in colour, cell by cell, too.
-Thresholds were set on generated scenes: of 1,800 pairs of re-encoded and resized twins all were within a distance of
+and a blue ball on grey have the same; hence a pair counts only if their thumbnails agree in colour, cell by cell, too.
+Thresholds were set on generated scenes: of 1,800 pairs of re-encoded and resized copies all were within a distance of
 6 bits and 99.9% within a difference of 40 levels; of 750 pairs that differed in colour alone none came below 70 levels.
 """
 
@@ -36,7 +36,7 @@ def signature(data: bytes) -> tuple[int, bytes]:
     """
     header = read_header(data)
     if header is None:
-        raise DataError("a stored image is not one", found=repr(data[:16]))
+        raise DataError("a stored image is in no known format", found=repr(data[:16]))
     try:
         image = decode(data, header, at_least=(64, 64))
     except ImageError as error:
@@ -48,7 +48,7 @@ def signature(data: bytes) -> tuple[int, bytes]:
 
 
 def phash(grey: Array) -> int:
-    """imagehash.phash: of 32 x 32 pixels the 8 x 8 lowest frequencies, each above their median or not, row by row."""
+    """imagehash.phash: a bit for each of the 8 x 8 lowest frequencies of 32 x 32 pixels: above their median or not."""
     small = cv2.resize(grey, (32, 32), interpolation=cv2.INTER_AREA)
     low = cv2.dct(small.astype(np.float32))[:8, :8]
     # OpenCV's transform is the orthonormal one, which scales the first row and column down; imagehash's is not.
@@ -58,10 +58,10 @@ def phash(grey: Array) -> int:
 
 
 def difference(thumbnail: Array, others: Array) -> Array:
-    """How far apart in colour: (CELLS,) and (n, CELLS) uint8 -> (n,) levels, 0 to 255.
+    """Difference in colour: (CELLS,) and (n, CELLS) uint8 -> (n,) levels, 0 to 255.
 
-    The mean over the 8 cells that differ most, each by the channel that differs most: what matters is whether
-    some part of the picture is another, however small it is.
+    The mean over the 8 cells that differ most, each by the channel that differs most, so that a difference in a small
+    part of the image counts.
     """
     gaps = np.abs(others.astype(np.int16) - thumbnail.astype(np.int16)).reshape(-1, SIDE * SIDE, 3).max(axis=2)
     worst: Array = np.partition(gaps, -_WORST, axis=1)[:, -_WORST:].mean(axis=1)
@@ -69,9 +69,9 @@ def difference(thumbnail: Array, others: Array) -> Array:
 
 
 def leaders(hashes: Array, thumbnails: Array, distance: int, levels: float) -> Array:
-    """For each image the first one that stands for it: (n,) int64, itself if it stays.
+    """For each image the index of the first kept image it duplicates, its own if it is kept: (n,) int64.
 
-    Images come in order of preference. One goes if an image before it that stays is within ``distance`` bits and
+    Images come in order of preference. One is dropped if a kept image before it is within ``distance`` bits and
     ``levels`` of difference, so no chain of small steps ever joins two that differ.
     ``hashes``: (n,) uint64; ``thumbnails``: (n, CELLS) uint8.
 
@@ -95,6 +95,6 @@ def leaders(hashes: Array, thumbnails: Array, distance: int, levels: float) -> A
 
 
 def _bands(hashes: Array, count: int) -> list[Array]:
-    """The 64 bits in ``count`` runs of about the same length."""
+    """The 64 bits split into ``count`` bands of about the same width."""
     edges = [64 * band // count for band in range(count + 1)]
     return [(hashes >> np.uint64(low)) & np.uint64((1 << (high - low)) - 1) for low, high in pairwise(edges)]

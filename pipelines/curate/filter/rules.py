@@ -1,16 +1,20 @@
-"""The rules a filter is made of: each says of every row whether it may stay, and names the reason if not.
+"""Rules of the filter: each decides for every row whether it is kept, and gives its name as the reason if not.
 
-A rule looks at columns, never at pixels, so a filter can be changed and run again in seconds. :data:`BASIC` follows
-DataComp's basic filter (English, more than two words and five characters, shorter side 200, aspect 3) and adds a look
-at texts that describe nothing.
+A rule reads columns, never pixels, so a filter can be changed and run again in seconds. :data:`BASIC` follows
+DataComp's basic filter (English, more than two words and five characters, shorter side 200, aspect ratio 3) and adds a
+check for texts that describe nothing.
+
+A rule of your own is a subclass of :class:`Rule`, in a recipe file or an installed package; docs/curation.md has one.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
+import re
 from abc import abstractmethod
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from pydantic import Field, field_validator
 
@@ -21,10 +25,17 @@ if TYPE_CHECKING:
 
 __all__ = ["BASIC", "ImageAspect", "ImageSide", "Language", "Rule", "TextJunk", "TextLength", "TextWords"]
 
+Answers: TypeAlias = Any  # booleans: a pyarrow or numpy array, or a list
+
 
 class Rule(Choice):
-    """One condition on rows. ``reason`` is recorded with the rows that fail it; by default the rule's kind."""
+    """A condition on rows of images.
 
+    ``columns``: what it reads, of the download (the list's own columns too) or added by an earlier stage.
+    ``reason``: recorded with the rows that fail, lower-case letters, digits and ``_``; by default the rule's kind.
+    """
+
+    columns: ClassVar[tuple[str, ...]] = ()
     reason: ClassVar[str] = ""
 
     @classmethod
@@ -32,19 +43,30 @@ class Rule(Choice):
         super().__pydantic_init_subclass__(**kwargs)
         if "reason" not in vars(cls):
             cls.reason = cls.kind
+        # The reason becomes part of a figure's file name and of a metric's name.
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", cls.reason):
+            raise TypeError(f"{cls.__qualname__}.reason is {cls.reason!r}: use lower-case letters, digits and _")
+        if isinstance(cls.columns, str) or not (cls.columns or cls.needs is not Rule.needs or inspect.isabstract(cls)):
+            raise TypeError(f"{cls.__qualname__} must name the columns it reads, as columns = ('caption',)")
+
+    def needs(self) -> tuple[str, ...]:
+        """The columns :meth:`keeps` reads; override it where they depend on a field."""
+        return self.columns
 
     @abstractmethod
-    def keeps(self, rows: pa.Table) -> pa.ChunkedArray | pa.Array:
-        """One boolean per row: may it stay, as far as this rule is concerned."""
+    def keeps(self, rows: pa.Table) -> Answers:
+        """One boolean per row, False for those to drop; null counts as False. ``rows`` has the columns of needs()."""
 
 
 class TextWords(Rule):
-    """The number of words, that is of runs of characters between spaces."""
+    """Limits on the number of words, that is, of runs of characters between spaces."""
+
+    columns = ("caption",)
 
     min: int = Field(3, ge=0, description="fewest words")
     max: int = Field(256, ge=1, description="most words")
 
-    def keeps(self, rows: pa.Table) -> pa.ChunkedArray | pa.Array:
+    def keeps(self, rows: pa.Table) -> Answers:
         import pyarrow.compute as pc
 
         words = pc.list_value_length(pc.utf8_split_whitespace(pc.utf8_trim_whitespace(rows["caption"])))
@@ -53,24 +75,28 @@ class TextWords(Rule):
 
 
 class TextLength(Rule):
-    """The number of characters."""
+    """Limits on the number of characters."""
+
+    columns = ("caption",)
 
     min: int = Field(6, ge=0, description="fewest characters")
     max: int = Field(1000, ge=1, description="most characters")
 
-    def keeps(self, rows: pa.Table) -> pa.ChunkedArray | pa.Array:
+    def keeps(self, rows: pa.Table) -> Answers:
         import pyarrow.compute as pc
 
         return _within(pc.utf8_length(pc.utf8_trim_whitespace(rows["caption"])), self.min, self.max)
 
 
 class Language(Rule):
-    """The language a text is in, told by py3langid.
+    """Languages to keep, detected with py3langid.
 
-    Captions are often too short to tell ("Eiffel Tower, Paris"), so a text stays unless another language is several
-    times likelier than each of the wanted ones. Of the detectors tried on captions of two to eight words this was as
-    accurate as lingua, which takes a hundred times as long.
+    Captions are often too short to be sure ("Eiffel Tower, Paris"), so a text is kept unless another language is
+    several times likelier than each of the wanted ones. Of the detectors tried on captions of two to eight words this
+    was as accurate as lingua, which takes a hundred times as long.
     """
+
+    columns = ("caption",)
 
     languages: tuple[str, ...] = Field(("en",), min_length=1, description="ISO 639-1 codes of the languages to keep")
     min_odds: float = Field(
@@ -84,15 +110,13 @@ class Language(Rule):
             raise ValueError(f"{odd} are not ISO 639-1 codes such as 'en'")
         return value
 
-    def keeps(self, rows: pa.Table) -> pa.ChunkedArray | pa.Array:
-        import pyarrow as pa
-
-        odds = cache(lambda text: language_odds(text, self.languages))
-        return pa.array([odds(text) >= self.min_odds for text in rows["caption"].to_pylist()], pa.bool_())
+    def keeps(self, rows: pa.Table) -> Answers:
+        odds = cache(lambda text: language_odds(text or "", self.languages))
+        return [odds(text) >= self.min_odds for text in rows["caption"].to_pylist()]
 
 
 def language_odds(text: str, languages: tuple[str, ...]) -> float:
-    """How likely the likeliest of ``languages`` is, relative to the likeliest of all: 1 if it is the winner."""
+    """Likelihood of the likeliest of ``languages``, relative to the likeliest of all: 1 if it is among them."""
     from py3langid import langid
 
     ranking = langid.rank(text)
@@ -103,14 +127,14 @@ def language_odds(text: str, languages: tuple[str, ...]) -> float:
 
 
 class TextJunk(Rule):
-    """Texts that describe nothing: file names, camera names, hashes, addresses, markup, page furniture, noise."""
+    """Drops texts that describe nothing: file names, camera names, hashes, URLs, markup, page furniture, noise."""
+
+    columns = ("caption",)
 
     min_letters: float = Field(0.5, ge=0, le=1, description="least share of letters among the characters")
-    max_repetition: float = Field(
-        0.6, gt=0, le=1, description="most of a text's words (of 6 or more) that one word may make up"
-    )
+    max_repetition: float = Field(0.6, gt=0, le=1, description="largest share of one word in a text of 6 or more words")
 
-    def keeps(self, rows: pa.Table) -> pa.ChunkedArray | pa.Array:
+    def keeps(self, rows: pa.Table) -> Answers:
         import pyarrow as pa
         import pyarrow.compute as pc
 
@@ -119,8 +143,8 @@ class TextJunk(Rule):
         letters = pc.utf8_length(pc.replace_substring_regex(text, r"[^\pL\pM]", ""))
         solid = pc.utf8_length(pc.replace_substring_regex(text, r"\s", ""))
         noise = pc.less(letters, pc.multiply(solid, self.min_letters))
-        stutter = pa.array([_repetition(words) > self.max_repetition for words in text.to_pylist()], pa.bool_())
-        return pc.invert(pc.or_(pc.or_(bad, noise), stutter))
+        repetitive = [_repetition(words or "") > self.max_repetition for words in text.to_pylist()]
+        return pc.invert(pc.or_(pc.or_(bad, noise), pa.array(repetitive, pa.bool_())))
 
 
 _THING = (
@@ -150,38 +174,41 @@ _JUNK = (
 
 
 def _repetition(text: str) -> float:
-    """The share of its commonest word among the words of a text; 0 for texts too short to stutter."""
+    """Share of the most frequent word among the words of a text; 0 for texts of fewer than 6."""
     words = text.lower().split()
     return max(map(words.count, set(words))) / len(words) if len(words) >= 6 else 0.0
 
 
 class ImageSide(Rule):
-    """The shorter side of the original image."""
+    """A lower limit on the shorter side of the original image."""
 
-    min: int = Field(200, ge=1, description="smallest, pixels")
+    columns = ("original_width", "original_height")
 
-    def keeps(self, rows: pa.Table) -> pa.ChunkedArray | pa.Array:
+    min: int = Field(200, ge=1, description="smallest side, pixels")
+
+    def keeps(self, rows: pa.Table) -> Answers:
         import pyarrow.compute as pc
 
         return pc.greater_equal(pc.min_element_wise(rows["original_width"], rows["original_height"]), self.min)
 
 
 class ImageAspect(Rule):
-    """The longer by the shorter side of the original image."""
+    """An upper limit on the longer side of the original image over the shorter."""
+
+    columns = ("original_width", "original_height")
 
     max: float = Field(3.0, ge=1, description="largest ratio")
 
-    def keeps(self, rows: pa.Table) -> pa.ChunkedArray | pa.Array:
-        import pyarrow as pa
+    def keeps(self, rows: pa.Table) -> Answers:
         import pyarrow.compute as pc
 
-        width, height = (rows[name].cast(pa.float64()) for name in ("original_width", "original_height"))
+        width, height = (rows[name].cast("float64") for name in ("original_width", "original_height"))
         ratio = pc.divide(pc.max_element_wise(width, height), pc.min_element_wise(width, height))
         return pc.less_equal(ratio, self.max)
 
 
 BASIC: tuple[Rule, ...] = (ImageSide(), ImageAspect(), TextJunk(), TextLength(), TextWords(), Language())
-"""DataComp's basic filter and the look at junk, cheap rules first and the more telling reason before the plainer."""
+"""DataComp's basic filter and the check for junk: cheap rules first, and of two reasons the more specific first."""
 
 
 def _within(numbers: pa.ChunkedArray | pa.Array, least: int, most: int) -> pa.ChunkedArray | pa.Array:

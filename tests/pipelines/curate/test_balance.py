@@ -9,8 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from infra.errors import ConfigError, DataError
-from pipelines.curate.balance.stage import Config, Matcher, entries_of, keep_probabilities, run, spaced, uniform
+from infra.errors import DataError, UsageError
+from infra.run.context import Context
+from infra.run.manifest import Artifact
+from infra.store import LocalStore
+from pipelines.curate.balance import Config, run
+from pipelines.curate.balance.entries import entries_of, list_entries, spaced
+from pipelines.curate.balance.matching import Matcher
+from pipelines.curate.balance.sampling import keep_probabilities, uniform
 from pipelines.tables import read_table
 
 
@@ -74,15 +80,42 @@ def test_draws_are_even_and_a_rows_own():
     assert uniform(0, "a") == uniform(0, "a") != uniform(1, "a")
 
 
-def test_metadata_counts_by_content(tmp_path):
-    one, other = tmp_path / "one.txt", tmp_path / "other.txt"
-    for path in (one, other):
-        path.write_text("red\nblue\n")
-    assert Config(metadata=str(one)).identity() == Config(metadata=str(other)).identity()
-    other.write_text("red\n")
-    assert Config(metadata=str(one)).identity() != Config(metadata=str(other)).identity()
-    with pytest.raises(ConfigError, match="metadata"):
-        Config(metadata=str(tmp_path / "none.txt"))
+@pytest.fixture
+def metadata(tmp_path):
+    """``metadata(name, text)``: an artifact that holds this one file."""
+
+    def make(name: str, text: str) -> Artifact:
+        context = Context(tmp_path / f"metadata-{name}")
+        context.output.write(f"data/{name}", text.encode())
+        return Artifact(context.store, context.finish())
+
+    return make
+
+
+@pytest.mark.parametrize(("name", "text"), [("m.txt", "red\nNew  York \n\nred\n"), ("m.json", '["red", "New York"]')])
+def test_metadata_is_read_from_its_file(metadata, name, text):
+    assert list_entries(Config(), metadata(name, text), LocalStore("/nowhere"), []) == ["New York", "red"]
+
+
+def test_metadata_that_is_no_list_of_entries_is_refused(metadata):
+    for name, text, words in [
+        ("a.json", "{", "not JSON"),
+        ("b.json", '{"red": 1}', "not a list"),
+        ("c.txt", " \n", "no entry"),
+    ]:
+        with pytest.raises(DataError, match=words):
+            list_entries(Config(), metadata(name, text), LocalStore("/nowhere"), [])
+    several = metadata("d.txt", "red\n")
+    several.manifest.files.append(several.manifest.files[0])
+    with pytest.raises(DataError, match="one file"):
+        list_entries(Config(), several, LocalStore("/nowhere"), [])
+
+
+def test_metadata_comes_from_the_field_or_the_input():
+    Config().check_inputs(["selection", "metadata"])
+    Config(metadata=["red"]).check_inputs(["selection"])
+    with pytest.raises(UsageError, match="both"):
+        Config(metadata=["red"]).check_inputs(["selection", "metadata"])
 
 
 def captions_of(artifact, prefix):
@@ -93,7 +126,7 @@ def captions_of(artifact, prefix):
     ]
 
 
-def test_the_stage(ray_cluster, images_artifact, finished):
+def test_the_stage(ray_cluster, images_artifact, finished, metadata):
     from pipelines.curate import filter as filtering
 
     image = Image.new("RGB", (4, 4))
@@ -119,3 +152,5 @@ def test_the_stage(ray_cluster, images_artifact, finished):
     assert finished(run, config, {"selection": selection}).manifest == result.manifest
     with pytest.raises(DataError, match="no entry"):
         finished(run, Config(metadata=(" ",)), {"selection": selection})
+    inputs = {"selection": selection, "metadata": metadata("three.txt", "red\nblue\ngreen\n")}
+    assert finished(run, Config(t=20), inputs).manifest == result.manifest

@@ -1,4 +1,4 @@
-"""Hashes against imagehash, grouping against brute force, and the whole against pictures known to be the same."""
+"""Hashes against imagehash, grouping against brute force, and the stage against images known to be the same."""
 
 import io
 from dataclasses import replace
@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from infra.errors import DataError
+from pipelines.curate.dedup import Config, run
+from pipelines.curate.dedup.duplicates import decide
 from pipelines.curate.dedup.signatures import CELLS, SIDE, difference, leaders, signature
-from pipelines.curate.dedup.stage import Config, decide, run
 from pipelines.tables import read_table
 from workflows.demo import scenes
 
 
-def picture(number: int, side: int = 160, **changes) -> Image.Image:
+def rendered(number: int, side: int = 160, **changes) -> Image.Image:
     rng = np.random.default_rng(number)
     names = (scenes.SHAPES, scenes.COLOURS, scenes.SIZES, scenes.TEXTURES, scenes.POSITIONS, scenes.BACKGROUNDS)
     scene = scenes.Scene(*(str(rng.choice(choices)) for choices in names), number)
@@ -33,19 +34,19 @@ def file(image: Image.Image, form="JPEG", side=None, **options) -> bytes:
 
 def test_the_hash_is_imagehashs():
     for number in range(40):
-        data = file(picture(number, 256), quality=95)
+        data = file(rendered(number, 256), quality=95)
         theirs = int(str(imagehash.phash(Image.open(io.BytesIO(data)))), 16)
         assert (signature(data)[0] ^ theirs).bit_count() <= 4  # it reads all pixels, we a reduced decode
     for number in range(10):  # at 32 pixels a side there is nothing to reduce; only the rounding of grey differs
-        data = file(picture(number, 32), "PNG")
+        data = file(rendered(number, 32), "PNG")
         theirs = int(str(imagehash.phash(Image.open(io.BytesIO(data)))), 16)
         assert (signature(data)[0] ^ theirs).bit_count() <= 2
 
 
 def test_a_grey_image_has_a_signature():
-    phash, thumbnail = signature(file(picture(1).convert("L")))
+    phash, thumbnail = signature(file(rendered(1).convert("L")))
     assert len(thumbnail) == CELLS == SIDE * SIDE * 3
-    assert (phash ^ signature(file(picture(1), "PNG"))[0]).bit_count() <= 2
+    assert (phash ^ signature(file(rendered(1), "PNG"))[0]).bit_count() <= 2
 
 
 def test_a_stored_image_must_be_one():
@@ -61,8 +62,8 @@ def grouped(*images: bytes) -> list[int]:
 
 
 @pytest.mark.parametrize("number", range(12))
-def test_copies_of_a_picture_are_found(number):
-    image = picture(number)
+def test_copies_of_an_image_are_found(number):
+    image = rendered(number)
     copies = [
         file(image, quality=92),
         file(image, quality=60),
@@ -75,16 +76,16 @@ def test_copies_of_a_picture_are_found(number):
 
 
 @pytest.mark.parametrize("number", range(12))
-def test_twins_in_another_colour_are_kept_apart(number):
-    images = [file(picture(number, colour=colour)) for colour in scenes.COLOURS]
+def test_copies_in_another_colour_are_all_kept(number):
+    images = [file(rendered(number, colour=colour)) for colour in scenes.COLOURS]
     assert grouped(*images) == list(range(len(images)))
 
 
-def test_different_pictures_are_kept_apart():
-    assert grouped(*(file(picture(number)) for number in range(200))) == list(range(200))
+def test_different_images_are_all_kept():
+    assert grouped(*(file(rendered(number)) for number in range(200))) == list(range(200))
 
 
-def test_flat_pictures_are_told_apart_by_colour():
+def test_flat_images_differ_by_colour():
     flat = [file(Image.new("RGB", (80, 80), colour)) for colour in ("white", "black", "red", "white")]
     assert grouped(*flat) == [0, 1, 2, 0]
 
@@ -155,7 +156,7 @@ def test_the_best_of_a_group_stays():
 def test_the_stage(ray_cluster, images_artifact, finished):
     from pipelines.curate import filter as filtering
 
-    one, two = picture(1), picture(2)
+    one, two = rendered(1), rendered(2)
     rows = [
         ("a first picture", file(one, side=128)),
         ("a second picture", file(two)),

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from infra.errors import ConfigError
+from pipelines.curate.filter import Config, run
+from pipelines.curate.filter.judge import judge
 from pipelines.curate.filter.rules import (
     BASIC,
     ImageAspect,
@@ -19,12 +21,11 @@ from pipelines.curate.filter.rules import (
     TextWords,
     language_odds,
 )
-from pipelines.curate.filter.stage import Config, judge, run
 from pipelines.tables import read_table
 
 
 def kept(rule, *captions) -> list[bool]:
-    return list(map(bool, rule.keeps(pa.table({"caption": pa.array(captions, pa.string())})).to_pylist()))
+    return [reason is None for reason in judge(pa.table({"caption": pa.array(captions, pa.string())}), [rule])]
 
 
 SENSE = """a small red circle at the top left
@@ -158,14 +159,16 @@ def test_the_first_rule_that_fails_is_the_reason():
 
 
 def test_rules_come_from_plain_values():
-    config = Config(rules=[{"rule": "text_words", "min": 2}, {"rule": "language", "languages": ["de"]}])
-    assert config.rules == (TextWords(min=2), Language(languages=("de",)))
-    assert config.identity()["rules"][0] == {"rule": "text_words", "min": 2, "max": 256}
+    config = Config(rules=[{"kind": "text_words", "min": 2}, "text_junk", {"kind": "language", "languages": ["de"]}])
+    assert config.rules == (TextWords(min=2), TextJunk(), Language(languages=("de",)))
+    assert config.identity()["rules"][:2] == [{"kind": "text_words", "min": 2}, {"kind": "text_junk"}]
+    assert config.resolved()["rules"][0] == {"kind": "text_words", "min": 2, "max": 256}
     assert Config().rules == BASIC
-    with pytest.raises(ConfigError):
-        Config(rules=[{"rule": "text_wrds"}])
+    with pytest.raises(ConfigError, match="text_wrds") as caught:
+        Config(rules=[{"kind": "text_wrds"}])
+    assert caught.value.fix == "did you mean 'text_words'?"
     with pytest.raises(ConfigError, match="minn"):
-        Config(rules=[{"rule": "text_words", "minn": 2}])
+        Config(rules=[{"kind": "text_words", "minn": 2}])
 
 
 def test_the_stage(ray_cluster, images_artifact, finished):

@@ -1,4 +1,4 @@
-"""Training shards and holdout through the eyes of those who will read them: open_clip, webdataset, CLIP_benchmark."""
+"""Training shards and holdout, read by the readers they are for: open_clip, webdataset, CLIP_benchmark."""
 
 import gc
 import io
@@ -12,7 +12,8 @@ import webdataset
 from PIL import Image
 
 from infra.formats.shards import read_samples
-from pipelines.curate.shard.stage import Config, arrange, run
+from pipelines.curate.shard import Config, run
+from pipelines.curate.shard.split import shuffle_and_split
 
 
 def rows_of(count: int, images: int | None = None):
@@ -25,7 +26,7 @@ def rows_of(count: int, images: int | None = None):
 
 def test_no_image_is_on_both_sides():
     rows = rows_of(3000, images=1000)
-    train, holdout = arrange(rows, Config(holdout_fraction=0.2))
+    train, holdout = shuffle_and_split(rows, Config(holdout_fraction=0.2))
     inside = {row["sha256"] for row in train}
     assert inside.isdisjoint({row["sha256"] for group in holdout for row in group})
     assert len(train) + sum(map(len, holdout)) == 3000
@@ -33,16 +34,16 @@ def test_no_image_is_on_both_sides():
     assert abs(len(holdout) - 200) < 40
 
 
-def test_the_arrangement_is_the_rows_own():
+def test_shuffle_and_split_depend_on_the_rows_alone():
     rows = rows_of(500)
-    one = arrange(rows, Config(holdout_fraction=0.1))
-    assert one == arrange(rows[::-1], Config(holdout_fraction=0.1))
-    assert one != arrange(rows, Config(holdout_fraction=0.1, seed=1))
+    one = shuffle_and_split(rows, Config(holdout_fraction=0.1))
+    assert one == shuffle_and_split(rows[::-1], Config(holdout_fraction=0.1))
+    assert one != shuffle_and_split(rows, Config(holdout_fraction=0.1, seed=1))
     places = np.array([int(row["caption"]) for row in one[0]])
     assert abs(np.corrcoef(places, np.arange(len(places)))[0, 1]) < 0.15  # shuffled, not sorted
-    smaller = {row["uid"] for group in arrange(rows, Config(holdout_fraction=0.05))[1] for row in group}
+    smaller = {row["uid"] for group in shuffle_and_split(rows, Config(holdout_fraction=0.05))[1] for row in group}
     assert smaller < {row["uid"] for group in one[1] for row in group}
-    assert arrange(rows, Config(holdout_fraction=0))[1] == []
+    assert shuffle_and_split(rows, Config(holdout_fraction=0))[1] == []
 
 
 def image(index: int) -> bytes:
@@ -67,7 +68,7 @@ def config():
     "ignore::UserWarning",
 )
 def test_the_stage(ray_cluster, images_artifact, finished, config, tmp_path):
-    """One run, seen through everybody's eyes."""
+    """One run, read by every reader it is written for."""
     from pipelines.curate import filter as filtering
 
     images = images_artifact(ROWS, per_shard=16)
@@ -86,8 +87,8 @@ def test_the_stage(ray_cluster, images_artifact, finished, config, tmp_path):
     originals = dict(ROWS)
     for sample in train:
         known = json.loads(sample["json"])
-        (picture,) = (data for form, data in sample.items() if form in ("jpg", "png", "webp"))
-        assert picture == originals[known["caption"]]
+        (image,) = (data for form, data in sample.items() if form in ("jpg", "png", "webp"))
+        assert image == originals[known["caption"]]
         assert sample["txt"].decode() == " ".join(known["caption"].split())
     assert len({sample["__key__"] for sample in train}) == len(train)
 
@@ -129,7 +130,7 @@ def open_clip_texts(folder, shards: int) -> list[str]:
         workers=0,
         world_size=1,
     )
-    info = get_wds_dataset(args, lambda picture: torch.from_numpy(np.array(picture)), is_train=True, tokenizer=as_bytes)
+    info = get_wds_dataset(args, lambda image: torch.from_numpy(np.array(image)), is_train=True, tokenizer=as_bytes)
     assert info.dataloader.num_samples == samples
     return sorted(bytes(row.tolist()).decode().strip() for _, batch in info.dataloader for row in batch)
 

@@ -26,9 +26,10 @@ from infra.run.manifest import Artifact, File
 from infra.schema import pairs_schema
 from infra.store import LocalStore
 from infra.store.spool import Spool
+from pipelines.download import Config, run
 from pipelines.download.shard import Downloader, members, tabulate
-from pipelines.download.stage import Config, run
-from pipelines.tables import cut, read_slices
+from pipelines.layout import chunk_rows
+from pipelines.tables import read_slices
 from pipelines.web import Web
 from pipelines.web.politeness.client import LocalLimiter
 
@@ -176,7 +177,7 @@ def downloaded(ray_cluster, site, pairs_artifact, finished):
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # webdataset leaves files open
 def test_the_stage(downloaded, site, pairs_artifact, finished, img2dataset, tmp_path):
-    """One run, seen through everybody's eyes."""
+    """One run, read by every reader it is written for."""
     folder = tmp_path / "stage0/data"
     assert sorted(path.name for path in folder.iterdir()) == sorted(
         f"{shard:05d}{end}" for shard in range(3) for end in (".tar", ".parquet", "_stats.json")
@@ -231,8 +232,8 @@ def test_the_stage(downloaded, site, pairs_artifact, finished, img2dataset, tmp_
     assert again.manifest == downloaded.manifest
 
 
-def test_addresses_as_people_write_them(ray_cluster, site, pairs_artifact, tmp_path):
-    """Lists keep theirs, so nothing may take them for canonical; one that is none costs its own row."""
+def test_urls_in_unusual_spellings(ray_cluster, site, pairs_artifact, tmp_path):
+    """Rows keep the URL as listed, so it cannot be assumed canonical; an invalid one fails only its own row."""
     listed = {
         "http://img.example": "http_error",  # "/" is not there
         "http://img.example?a.jpg": "http_error",
@@ -242,15 +243,13 @@ def test_addresses_as_people_write_them(ray_cluster, site, pairs_artifact, tmp_p
         "not an address": "refused_address",
         "http://user@img.example/a.jpg": "refused_address",
     }
-    manifest = run(
-        config(site[0]), {"pairs": pairs_artifact([(url, "a picture") for url in listed])}, Context(tmp_path)
-    )
+    manifest = run(config(site[0]), {"pairs": pairs_artifact([(url, "an image") for url in listed])}, Context(tmp_path))
     rows = [row for path in sorted(tmp_path.glob("data/*.parquet")) for row in pq.read_table(path).to_pylist()]
     assert {row["url"]: row["reason"] for row in rows} == listed
     assert manifest.facts["failing_hosts"] == {"img.example": 2}
 
 
-def test_progress_is_told_and_drawn(ray_cluster, site, pairs_artifact, tmp_path):
+def test_progress_as_a_line_and_as_curves(ray_cluster, site, pairs_artifact, tmp_path):
     """Rates, success, the commonest errors and worst hosts, the time left: as a line, and all numbers as curves."""
     events: list[Event] = []
     manifest = run(config(site[0]), {"pairs": pairs_artifact(ROWS)}, Context(tmp_path, emit=events.append))
@@ -280,7 +279,7 @@ async def test_img2dataset_continues_where_we_stopped(site, pairs_artifact, img2
     ours = Config(image_size=32, samples_per_shard=4, max_aspect_ratio=10, web=Web(allow_private=("127.0.0.0/8",)))
     output = ShardOutput(LocalStore(tmp_path), "all")
     async with Downloader(ours) as downloader:
-        for shard, slices in enumerate(cut(pairs.files("data/"), 4)):
+        for shard, slices in enumerate(chunk_rows(pairs.files("data/"), 4)):
             rows = read_slices(pairs.store, slices)
             fetched = [await task for task in await downloader.start(rows["url"].to_pylist(), spool)]
             table = tabulate(rows, fetched, shard, ours)
@@ -293,7 +292,7 @@ async def test_img2dataset_continues_where_we_stopped(site, pairs_artifact, img2
         path.unlink()
     done = {int(path.name.split("_")[0]) for path in folder.glob("*.json")}  # its main() has just this line
     one_file = tmp_path / "pairs.parquet"  # it begins a new shard with every file
-    pq.write_table(read_slices(pairs.store, next(cut(pairs.files("data/"), 100))), one_file)
+    pq.write_table(read_slices(pairs.store, next(chunk_rows(pairs.files("data/"), 100))), one_file)
     columns = [name for name in pairs_schema().names if name not in ("url", "caption")]
     reader = Reader(str(one_file), "parquet", "url", "caption", None, None, columns, 4, done, str(tmp_path))
     theirs = img2dataset.downloader.Downloader(
@@ -332,13 +331,15 @@ def read_all(path) -> dict[str, bytes]:
 
 
 @given(st.lists(st.integers(0, 7), max_size=8), st.integers(1, 9))
-def test_cut_loses_nothing(sizes, lot):
-    files = [File(path=str(index), bytes=0, sha256="", rows=size) for index, size in enumerate(sizes)]
-    rows = [(str(index), row) for index, size in enumerate(sizes) for row in range(size)]
-    lots = [[(part.path, part.start + at) for part in parts for at in range(part.rows)] for parts in cut(files, lot)]
-    assert [row for part in lots for row in part] == rows
-    assert all(len(part) == lot for part in lots[:-1])
-    assert all(lots)
+def test_chunks_lose_nothing(sizes, size):
+    files = [File(path=str(index), bytes=0, sha256="", rows=rows) for index, rows in enumerate(sizes)]
+    rows = [(str(index), row) for index, count in enumerate(sizes) for row in range(count)]
+    chunks = [
+        [(part.path, part.start + at) for part in parts for at in range(part.rows)] for parts in chunk_rows(files, size)
+    ]
+    assert [row for part in chunks for row in part] == rows
+    assert all(len(part) == size for part in chunks[:-1])
+    assert all(chunks)
 
 
 def test_png_quality_is_its_compression():
@@ -355,11 +356,11 @@ def test_how_fast_never_enters_the_identity():
 def test_a_stage_that_only_fails_stops_and_can_be_done_again(ray_cluster, site, pairs_artifact, finished, tmp_path):
     """A network that is down must not become a data set of failures."""
     port, _ = site
-    rows = [(f"http://img{index % 7}.example/a.jpg", "a picture") for index in range(1200)]
+    rows = [(f"http://img{index % 7}.example/a.jpg", "an image") for index in range(1200)]
     pairs = pairs_artifact(rows)
     settings = {"samples_per_shard": 400, "limits": {"in_flight": 1}}
     with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))  # and nobody listens
+        closed.bind(("127.0.0.1", 0))  # nothing listens
         with pytest.raises(StageFailed, match=r"only 0 of 1200 rows succeeded"):
             finished(run, config(closed.getsockname()[1], **settings), {"pairs": pairs}, tmp_path / "images")
     done = finished(run, config(port, **settings), {"pairs": pairs}, tmp_path / "images")
@@ -367,7 +368,7 @@ def test_a_stage_that_only_fails_stops_and_can_be_done_again(ray_cluster, site, 
 
 
 def test_names_that_do_not_resolve_stop_the_stage_before_it_starts(pairs_artifact, tmp_path, monkeypatch, ray_cluster):
-    monkeypatch.setattr("pipelines.web.health.look_up", lambda name: ([], socket.EAI_AGAIN))
-    pairs = pairs_artifact([(f"http://host{index}.test/a.jpg", "a picture") for index in range(10)])
+    monkeypatch.setattr("pipelines.web.guard.look_up", lambda name: ([], socket.EAI_AGAIN))
+    pairs = pairs_artifact([(f"http://host{index}.test/a.jpg", "an image") for index in range(10)])
     with pytest.raises(StageFailed, match="resolver"):
         run(Config(), {"pairs": pairs}, Context(tmp_path / "images"))

@@ -1,4 +1,4 @@
-"""docs/web.md tells of every option of img2dataset where it is here, and what it names exists."""
+"""docs/web.md names clipline's counterpart of every img2dataset option, and these exist."""
 
 import inspect
 import json
@@ -11,7 +11,8 @@ from infra.cluster import Limits
 from infra.config import Config
 from pipelines import download
 from pipelines import urls as url_list
-from pipelines.download import stage
+from pipelines.download.verify import Verify
+from pipelines.web import Web
 
 DOCS = Path(__file__).parents[3] / "docs/web.md"
 SECTION = re.search(r"^## Coming from img2dataset$(.*?)^## ", DOCS.read_text(), re.MULTILINE | re.DOTALL)[1]
@@ -25,14 +26,14 @@ def names(cell: str) -> list[str]:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_every_option_is_told_of(img2dataset):
+def test_every_option_is_documented(img2dataset):
     from img2dataset.main import download as theirs
 
-    told = [name for left, _ in ROWS for name in names(left)]
-    assert sorted(told) == sorted(inspect.signature(theirs).parameters)
+    documented = [name for left, _ in ROWS for name in names(left)]
+    assert sorted(documented) == sorted(inspect.signature(theirs).parameters)
 
 
-INNER = {"web": stage.Web.model_fields, "verify": stage.Verify.model_fields, "limits": Limits.__annotations__}
+INNER = {"web": Web.model_fields, "verify": Verify.model_fields, "limits": Limits.__annotations__}
 
 
 def has(config: type[Config], path: str) -> bool:

@@ -14,8 +14,9 @@ from infra.formats.shards import read_samples, sample_key, write_triple
 from infra.run.context import Context
 from infra.run.manifest import Artifact, File
 from infra.schema import Drop, images_schema
-from pipelines.download.retry import RETRY_OF, Pick, _lots, due, read_picks
-from pipelines.tables import Images, Slice, cut, downloads, image_shards, read_images, read_slices
+from pipelines.download.retry import RETRY_OF, Pick, _chunks, read_picks, rows_to_retry
+from pipelines.layout import Images, Slice, chunk_rows, downloads, image_shards, read_images
+from pipelines.tables import image_table, read_slices
 
 TIMEOUT = {"status": "failed_to_download", "error_message": "timeout: ", "reason": "timeout"}
 GONE = {"status": "failed_to_download", "error_message": "HTTP Error 404: Not Found", "reason": "http_error"}
@@ -34,7 +35,7 @@ ROWS = [(f"caption {index}", *((None, TIMEOUT) if index % 3 == 1 else (None, GON
 def tried_again(inputs, folder, succeeding, reasons=(Drop.TIMEOUT,), per_shard=2) -> Artifact:
     """What a download of the rows due would leave, if those whose caption is in ``succeeding`` came this time."""
     context = Context(folder)
-    for shard, picks in due(inputs, reasons, per_shard):
+    for shard, picks in rows_to_retry(inputs, reasons, per_shard):
         rows = read_picks(Images.of(inputs), picks)
         table, members = [], []
         for index, row in enumerate(rows.to_pylist()):
@@ -52,12 +53,12 @@ def tried_again(inputs, folder, succeeding, reasons=(Drop.TIMEOUT,), per_shard=2
 
 def test_the_rows_are_those_of_the_reason_and_keys_go_on(images_artifact, tmp_path):
     images = images_artifact(ROWS, per_shard=4)
-    assert due({"images": images}, [Drop.TIMEOUT], 2) == [
+    assert rows_to_retry({"images": images}, [Drop.TIMEOUT], 2) == [
         (3, (Pick(0, (1,)), Pick(1, (0,)))),
         (4, (Pick(1, (3,)), Pick(2, (2,)))),
     ]
-    assert due({"images": images}, [Drop.HTTP_ERROR], 2) == [(3, (Pick(1, (1,)),))]
-    assert due({"images": images}, [Drop.DECODE], 2) == []
+    assert rows_to_retry({"images": images}, [Drop.HTTP_ERROR], 2) == [(3, (Pick(1, (1,)),))]
+    assert rows_to_retry({"images": images}, [Drop.DECODE], 2) == []
 
     earlier = {row["key"]: row for row in rows_of(images)}
     again = tried_again({"images": images}, tmp_path / "again", {"caption 1", "caption 7"})
@@ -73,7 +74,7 @@ def test_the_rows_are_those_of_the_reason_and_keys_go_on(images_artifact, tmp_pa
 
     # a third try takes what the second did not bring, once
     both = {"images": images, "images_retry": again}
-    third = due(both, [Drop.TIMEOUT], 10)
+    third = rows_to_retry(both, [Drop.TIMEOUT], 10)
     assert third == [(5, (Pick(3, (1,)), Pick(4, (1,))))]
     rows = read_picks(Images.of(both), third[0][1])
     assert rows["caption"].to_pylist() == ["caption 4", "caption 10"]
@@ -81,9 +82,16 @@ def test_the_rows_are_those_of_the_reason_and_keys_go_on(images_artifact, tmp_pa
     assert rows.column_names[-1] == RETRY_OF
 
 
+def test_img2datasets_own_shards_have_no_reasons_to_retry_for(tmp_path):
+    context = Context(tmp_path / "theirs")
+    rows = pa.table({"url": ["http://a/"], "key": ["000000000"], "status": ["failed_to_download"]})
+    context.output.write_table("data/00000.parquet", rows)
+    assert rows_to_retry({"images": Artifact(context.store, context.finish())}, [Drop.TIMEOUT], 2) == []
+
+
 def rows_of(artifact):
     images = Images(((0, artifact.store),))
-    return [row for number, _ in image_shards(artifact) for row in images.table(number).to_pylist()]
+    return [row for number, _ in image_shards(artifact) for row in image_table(images, number).to_pylist()]
 
 
 def test_later_stages_see_both(ray_cluster, images_artifact, finished, tmp_path):
@@ -127,16 +135,16 @@ def test_a_shard_is_found_in_the_download_that_holds_it(images_artifact, tmp_pat
 
 
 @given(st.lists(st.integers(0, 7), max_size=6), st.integers(1, 5))
-def test_lots_lose_nothing(sizes, size):
+def test_chunks_of_picks_lose_nothing(sizes, size):
     picks = [Pick(shard, tuple(range(count))) for shard, count in enumerate(sizes)]
-    lots = [[(pick.shard, row) for pick in lot for row in pick.rows] for lot in _lots(picks, size)]
-    assert [row for lot in lots for row in lot] == [(pick.shard, row) for pick in picks for row in pick.rows]
-    assert all(len(lot) == size for lot in lots[:-1])
-    assert all(lots)
+    chunks = [[(pick.shard, row) for pick in chunk for row in pick.rows] for chunk in _chunks(picks, size)]
+    assert [row for chunk in chunks for row in chunk] == [(pick.shard, row) for pick in picks for row in pick.rows]
+    assert all(len(chunk) == size for chunk in chunks[:-1])
+    assert all(chunks)
 
 
 @given(st.integers(0, 40), st.integers(1, 9), st.integers(1, 9))
-def test_slices_of_files_of_several_row_groups(tmp_path_factory, rows, lot, group):
+def test_slices_of_files_of_several_row_groups(tmp_path_factory, rows, size, group):
     import pyarrow.parquet as pq
 
     folder = tmp_path_factory.mktemp("groups")
@@ -146,7 +154,7 @@ def test_slices_of_files_of_several_row_groups(tmp_path_factory, rows, lot, grou
         pq.write_table(table, folder / f"{number}.parquet", row_group_size=group)
         files.append(File(path=f"{number}.parquet", bytes=0, sha256="", rows=rows))
     store = Context(folder).store
-    lots = [read_slices(store, slices)["row"].to_pylist() for slices in cut(files, lot)]
-    assert [row for part in lots for row in part] == [*range(rows), *range(100, 100 + rows)]
+    chunks = [read_slices(store, slices)["row"].to_pylist() for slices in chunk_rows(files, size)]
+    assert [row for part in chunks for row in part] == [*range(rows), *range(100, 100 + rows)]
     if rows:
         assert read_slices(store, [Slice("1.parquet", rows - 1, 1)])["row"].to_pylist() == [100 + rows - 1]

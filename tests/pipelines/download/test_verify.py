@@ -1,4 +1,4 @@
-"""Which pictures are not those listed: against hashlib, imagehash and img2dataset's own verdicts."""
+"""Verification of images against listed hashes, compared with hashlib, imagehash and img2dataset."""
 
 import hashlib
 import io
@@ -15,10 +15,11 @@ from PIL import Image
 from infra.errors import ConfigError, DataError
 from infra.run.context import Context, ShardOutput
 from infra.schema import pairs_schema
+from pipelines.download import Config
 from pipelines.download.shard import Work, work
-from pipelines.download.stage import Config
 from pipelines.download.verify import MISMATCH, Verify, hash_of
-from pipelines.tables import Slice, read_table
+from pipelines.layout import Slice
+from pipelines.tables import read_table
 from pipelines.web import Web
 
 
@@ -47,16 +48,16 @@ def test_digests(kind):
     assert not verify.agrees(None, hash_of(body, kind))
 
 
-def test_perceptual_hashes_survive_what_servers_do_to_pictures():
+def test_perceptual_hashes_survive_reencoding_and_resizing():
     verify = Verify(column="phash", hash="phash", mode="perceptual")
     for seed in range(8):
-        picture = scene(seed)
-        listed = str(imagehash.phash(picture))
+        image = scene(seed)
+        listed = str(imagehash.phash(image))
         for again in (
-            encoded(picture, quality=60),
-            encoded(picture.resize((180, 180))),
-            encoded(picture, "WEBP", quality=70),
-            encoded(picture, "PNG"),
+            encoded(image, quality=60),
+            encoded(image.resize((180, 180))),
+            encoded(image, "WEBP", quality=70),
+            encoded(image, "PNG"),
         ):
             assert verify.agrees(listed, hash_of(again, "phash"))
         assert not verify.agrees(listed, hash_of(encoded(scene(seed + 100)), "phash"))
@@ -86,7 +87,7 @@ def test_the_column_is_found_under_the_name_it_has_in_the_list():
 @pytest.mark.parametrize("kind", ["md5", "sha256", "sha512"])
 def test_strict_is_img2datasets(kind, img2dataset, tmp_path):
     """The same files listed with right, wrong and absent hashes: the same rows are refused."""
-    bodies = [encoded(scene(0)), encoded(scene(1)), encoded(scene(2)), b"no picture", b"no picture"]
+    bodies = [encoded(scene(0)), encoded(scene(1)), encoded(scene(2)), b"no image", b"no image"]
     right = [hash_of(body, kind) for body in bodies]
     listed = [right[0], right[0], None, right[3], "0"]
     urls = []
@@ -103,7 +104,7 @@ def test_strict_is_img2datasets(kind, img2dataset, tmp_path):
 
 
 def test_a_download_verifies(tmp_path):
-    """A list with both kinds of hashes: one picture as it was, one encoded anew, one replaced, one gone."""
+    """A list with both kinds of hashes: one image unchanged, one re-encoded, one replaced, one gone."""
     before = [encoded(scene(seed), quality=95) for seed in range(4)]
     now = [before[0], encoded(scene(1), quality=70), encoded(scene(9), quality=95), None]
     routes = {f"/{n}.jpg": answer(body, Content_Type="image/jpeg") for n, body in enumerate(now) if body}

@@ -143,7 +143,7 @@ def test_transparency_of_a_gif_lies_on_white(mode, interlace):
 
 
 @pytest.mark.parametrize("form", ["PNG", "GIF"])
-def test_what_a_picture_is_not_made_of_changes_nothing(form):
+def test_parts_that_are_not_pixels_change_nothing(form):
     frames = [photo(90, 70).quantize(32), photo(90, 70, seed=1).quantize(32)]
     animation = {"save_all": True, "append_images": frames[1:], "duration": 100}
     notes = {"icc_profile": b"x" * 500, "dpi": (72, 72)} if form == "PNG" else {"comment": b"x" * 500}
@@ -152,7 +152,7 @@ def test_what_a_picture_is_not_made_of_changes_nothing(form):
     assert resize(dressed, Resizing()).data == resize(bare, Resizing()).data
 
 
-def test_a_picture_of_many_strips_is_that_of_one(monkeypatch):
+def test_converting_in_strips_gives_the_same_image(monkeypatch):
     deep = np.random.default_rng(0).integers(0, 65536, (211, 97, 4)).astype(np.uint16)
     for image in (deep, deep[:, :, 0], deep[:, :, :3], (deep >> 8).astype(np.uint8)):
         data = cv2.imencode(".png", image)[1].tobytes()
@@ -177,7 +177,7 @@ def test_the_first_frame_is_taken(form):
     assert red > 240 and blue < 16
 
 
-def test_exif_is_told():
+def test_exif_is_kept():
     exif = Image.Exif()
     exif[0x010F] = "A maker"
     assert '"Image Make": "A maker"' in resize(encoded(photo(64, 64), exif=exif), Resizing()).exif

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from infra.errors import ConfigError, DataError, TransientError
 from infra.run.context import Context, ShardOutput
 from infra.schema import pairs_schema
-from pipelines.tables import kept_files
+from pipelines.layout import kept_files
 from pipelines.urls import shard as work
 from pipelines.urls.config import Config
 from pipelines.urls.files import find_files

@@ -130,7 +130,7 @@ def test_the_classes_of_a_configuration_count_wherever_they_are_from(tmp_path, m
     path = tmp_path / "drift_rules.py"
     path.write_text(
         "from pipelines.curate.filter.rules import Rule\n"
-        "class Mine(Rule):\n    kind = 'drift_mine'\n    def keeps(self, rows): ...\n"
+        "class Mine(Rule):\n    kind = 'drift_mine'\n    columns = ('caption',)\n    def keeps(self, rows): ...\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     config = filter.Config(rules=("drift_rules:Mine",))

@@ -1,0 +1,44 @@
+"""Configuration of the balance stage."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import ClassVar
+
+from pydantic import Field
+
+from infra.cluster import Limits
+from infra.config import Input, Runtime, StageConfig
+from infra.errors import UsageError
+
+__all__ = ["Config"]
+
+
+class Config(StageConfig):
+    inputs: ClassVar[Mapping[str, Input]] = {
+        "selection": Input("selection", description="the rows to balance"),
+        "metadata": Input("metadata", required=False, description="the entries: a text file, one a line, or JSON list"),
+    }
+    produces: ClassVar[tuple[str, ...]] = ("selection",)
+
+    t: int = Field(
+        20_000, gt=0, description="captions an entry may have before it is subsampled; MetaCLIP's is for 400M pairs"
+    )
+    seed: int = Field(0, description="seed of the random draws")
+    metadata: tuple[str, ...] | None = Field(
+        None,
+        description="the entries, words or phrases as they appear in captions; none, and no input metadata: frequent "
+        "words and phrases of the captions themselves",
+    )
+    min_count: int = Field(
+        5, gt=0, description="captions a word or phrase must be in to become an entry, without metadata"
+    )
+    min_pmi: float = Field(
+        3.0, description="mutual information that makes two neighbouring words an entry, bits, without metadata"
+    )
+    limits: Runtime[Limits] = Field(Limits(), description="how to use the cluster")
+
+    def check_inputs(self, given: Collection[str]) -> None:
+        """Metadata comes from the field or from the input, not both."""
+        if self.metadata is not None and "metadata" in given:
+            raise UsageError("balance has metadata both as a field and as an input", fix="leave out one of them")

@@ -1,0 +1,28 @@
+"""Configuration of the dedup stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from pydantic import Field
+
+from infra.cluster import Limits
+from infra.config import Input, Runtime, StageConfig
+
+__all__ = ["Config"]
+
+
+class Config(StageConfig):
+    inputs: ClassVar[Mapping[str, Input]] = {
+        "images": Input("images", repeated=True, description="a download, and retries of it"),
+        "selection": Input("selection", description="the rows to deduplicate"),
+    }
+    produces: ClassVar[tuple[str, ...]] = ("selection",)
+
+    near: bool = Field(True, description="also drop re-encoded and resized copies, not only equal files")
+    max_distance: int = Field(6, ge=0, le=15, description="bits two perceptual hashes may differ in, of 64")
+    max_difference: float = Field(
+        40.0, ge=0, le=255, description="levels the most different parts of two thumbnails may differ by, of 255"
+    )
+    limits: Runtime[Limits] = Field(Limits(), description="how to use the cluster")

@@ -1,0 +1,99 @@
+"""Find duplicates: signatures shard by shard, then the groups over all rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from infra.formats.shards import shard_name
+from infra.run.context import Context, ShardOutput
+from infra.run.manifest import Funnel, ShardRecord
+from infra.schema import Drop
+from infra.store import Store
+from pipelines.curate import gallery
+from pipelines.curate.dedup.config import Config
+from pipelines.curate.dedup.signatures import CELLS, leaders, signature
+from pipelines.layout import Images, funnel, read_images
+from pipelines.tables import concatenated, read_table, with_column, write_selection
+
+__all__ = ["decide", "drop_duplicates", "hash_shard"]
+
+
+def hash_shard(images: Images, selection: Store, spec: tuple[int, str], output: ShardOutput) -> ShardRecord:
+    """Write ``data/signatures-{shard}.parquet``: hash and thumbnail of each row of a selection's shard."""
+    shard, path = spec
+    rows = read_table(selection, path, ["shard", "key"]).to_pylist()
+    found = [signature(image) for image in read_images(images, rows)]
+    columns = {
+        "phash": pa.array([phash for phash, _ in found], pa.uint64()),
+        "thumbnail": pa.array([thumbnail for _, thumbnail in found], pa.binary(CELLS)),
+    }
+    output.write_table(f"data/signatures-{shard_name(shard)}.parquet", pa.table(columns))
+    return output.commit()
+
+
+def drop_duplicates(
+    config: Config, images: Images, selection: Store, shards: Sequence[tuple[int, str]], context: Context
+) -> Funnel:
+    """Write the selection without duplicates, and galleries; the funnel of all rows, in images."""
+    total, start = funnel("images", []), 0
+    if not shards:
+        return total
+    tables = [read_table(selection, path) for _, path in shards]
+    signatures = pa.concat_tables(
+        [read_table(context.store, f"data/signatures-{shard_name(shard)}.parquet") for shard, _ in shards]
+    )
+    phash = pa.array([f"{value:016x}" for value in signatures["phash"].to_pylist()])
+    rows = with_column(concatenated(tables), "phash", phash)
+    reasons, originals = decide(rows, signatures, config)
+    duplicate_of = rows["uid"].take(pa.array(originals))
+    for (shard, _), table in zip(shards, tables, strict=True):
+        part = slice(start, start + table.num_rows)
+        notes = {"duplicate_of": duplicate_of[part]}
+        total += write_selection(context.output, shard, rows[part], reasons[part], notes)
+        start = part.stop
+    _figures(context, images, rows, reasons, originals)
+    return total
+
+
+def decide(rows: pa.Table, signatures: pa.Table, config: Config) -> tuple[list[str | None], list[int]]:
+    """For each row the reason to drop it, or None, and the index of the row kept instead of it, its own if kept."""
+    width, height = (rows[name].to_numpy().astype(np.int64) for name in ("original_width", "original_height"))
+    order = np.argsort(-width * height, kind="stable").tolist()
+    reasons: list[str | None] = [None] * len(order)
+    originals = list(range(len(order)))
+    shas = rows["sha256"].to_pylist()
+    first: dict[str, int] = {}
+    for row in order:
+        # A row without a digest equals no other: as equal empty digests all of them would be one group.
+        originals[row] = first.setdefault(shas[row], row) if shas[row] else row
+        if originals[row] != row:
+            reasons[row] = Drop.DUPLICATE_BYTES.value
+    if config.near and order:
+        distinct = np.array([row for row in order if reasons[row] is None], np.int64)
+        hashes = signatures["phash"].to_numpy()[distinct]
+        buffer = signatures["thumbnail"].combine_chunks()
+        thumbnails = np.frombuffer(buffer.buffers()[1], np.uint8)[: len(order) * CELLS].reshape(-1, CELLS)[distinct]
+        places = leaders(hashes, thumbnails, config.max_distance, config.max_difference)
+        for row, original in zip(distinct.tolist(), distinct[places].tolist(), strict=True):
+            if original != row:
+                originals[row], reasons[row] = original, Drop.NEAR_DUPLICATE.value
+    return reasons, [originals[original] for original in originals]
+
+
+def _figures(
+    context: Context, images: Images, rows: pa.Table, reasons: Sequence[str | None], originals: Sequence[int]
+) -> None:
+    """Draw a gallery of the kept rows, and per reason one of dropped rows, each with the row kept instead of it."""
+    places = with_column(rows, "_row", pa.array(range(rows.num_rows)))
+    reason = pa.array(reasons, pa.string())
+    gallery.of_rows(context, images, "kept", [places.filter(reason.is_null())])
+    for name in sorted({why for why in reasons if why}):
+        drawn = gallery.sample([places.filter(pc.equal(reason, name))], gallery.COUNT // 2)
+        pairs = [
+            row for dropped in drawn for row in (dropped, places.slice(originals[dropped["_row"]], 1).to_pylist()[0])
+        ]
+        gallery.draw(context, images, f"dropped_{name}", pairs, ["dropped", "kept"] * len(drawn))
