@@ -205,14 +205,18 @@ def _build(
         except StorageError as failure:
             error = failure
         for begin in range(0, shards, ROUND * world.size):
+            # Read this rank's shards of the round ...
             own: dict[int, _Part] = {}
             try:
                 for number in range(begin + world.rank, min(begin + ROUND * world.size, shards), world.size):
                     own[number] = _read_shard(fetch(number), tokenizer, caption_key)
             except CliplineError as failure:
                 error = error or failure
+            # ... exchange them, or the error that ended the reading, ...
             found = world.gather((own, error))
-            _raise_first(failure for _, failure in found)
+            if failures := [failure for _, failure in found if failure is not None]:
+                raise failures[0]
+            # ... and write all of them, on one rank of each node, in order.
             parts = {number: part for own, _ in found for number, part in own.items()}
             try:
                 for number in sorted(parts) if writer else ():
@@ -224,13 +228,7 @@ def _build(
                 writer.finish()
         except OSError as failure:
             error = _unwritable(failure, target)
-        _raise_first(world.gather(error))
-
-
-def _raise_first(errors: Iterator[CliplineError | None] | list[CliplineError | None]) -> None:
-    for error in errors:
-        if error is not None:
-            raise error
+        world.raise_if_any_failed(error)
 
 
 def _unwritable(error: OSError, target: Path | None) -> StorageError:

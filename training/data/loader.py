@@ -127,6 +127,7 @@ class Loader:
         return batch
 
     def _start(self, pool: ThreadPoolExecutor, start: int) -> tuple[Batch, list[Future[None]]]:
+        # Small chunks where the batch is small, so that every thread has one.
         batch = self._empty(self.local_batch)
         size = min(CHUNK, max(4, -(-self.local_batch // self.config.loading.threads)))
         chunks = range(0, self.local_batch, size)
@@ -149,6 +150,7 @@ class Loader:
         batch.texts.numpy()[:] = self.samples.index.texts(numbers, random[:, -1])
 
     def _decode_or_replace(self, number: int) -> tuple[int, NDArray[np.uint8]]:
+        """Return sample ``number`` and its image, or those of the first good sample after it."""
         while True:
             try:
                 return number, self.samples.image(number)
@@ -190,6 +192,7 @@ def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]
 
 
 def _finished(batch: Batch, chunks: list[Future[None]]) -> Batch:
+    """Wait until all chunks of ``batch`` are loaded; raises what loading them raised."""
     for chunk in chunks:
         chunk.result()
     return batch
