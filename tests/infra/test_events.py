@@ -35,7 +35,7 @@ EVERY = [
     RunArtifact(path="report.html"),
     Gate(model="train", digest="d", name="clip", alias="best", checks=[{"metric": "acc", "passed": True}], passed=True),
     RunFinished(run="toy-1", status="done", exit_code=0, seconds=3.5, note="| a |"),
-    StageStarted(stage="crawl", attempt=2, digest="d", identity={"stage": "crawl"}, forced=True, why=["forced"]),
+    StageStarted(stage="crawl", attempt=2, digest="d", config={"stage": "crawl"}, forced=True, why=["forced"]),
     StageCached(stage="crawl", folder="artifacts/crawl/0", inputs={"pages": "artifacts/a/0"}),
     StageFinished(stage="crawl", seconds=1.5, attempt=1, folder="f", funnel={"unit": "pages"}, metrics={"a": 0.5}),
     StageFailed(stage="crawl", attempt=1, error="ValueError: x", trace="...", will_retry=True, seconds=0.5),
