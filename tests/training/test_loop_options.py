@@ -108,7 +108,7 @@ def numbers(shards, more):
     stores = {"few": LocalStore(shards), "many": LocalStore(more)}
     sources = {name: Shards(store, store.paths("data/train")) for name, store in stores.items()}
     config = train.Config(model=MODEL, batch_size=8, data={"weights": {"few": 3, "many": 1}})
-    return prepare(config, Inputs(sources), World()).plan.numbers(np.arange(400)).tolist()
+    return prepare(config, Inputs(sources), World()).sampler.numbers(np.arange(400)).tolist()
 
 
 @pytest.mark.parametrize(

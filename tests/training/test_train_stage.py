@@ -59,6 +59,7 @@ def test_a_killed_worker_changes_nothing(ray_cluster, shards, tmp_path):
         "data/history.jsonl",
         "data/open_clip_config.json",
         "data/open_clip_model.safetensors",
+        "data/training.json",
         "figures/training.png",
     }
     assert manifest.facts["samples"] == 160

@@ -8,8 +8,9 @@ from conftest import MODEL
 from small_run import BATCH, Run, arrays, config
 from torch import nn
 
-from training.distributed.parallel import _blocks, gathered, wrap
+from training.distributed.parallel import gathered, wrap
 from training.distributed.world import World, usable_ranks
+from training.model.blocks import repeated_blocks
 from training.model.build import build
 from training.model.precision import Precision
 from training.step import backward
@@ -165,11 +166,11 @@ def test_shards_round_no_more_than_replicas(ranks, name, precision):
 def test_blocks_are_the_repeated_parts():
     import open_clip
 
-    model = open_clip.model.CLIP(**config().model)
-    assert [type(block).__name__ for block in _blocks(model)] == ["ResidualAttentionBlock"] * 2
+    model = open_clip.model.CLIP(**config().model.architecture)
+    assert [type(block).__name__ for block in repeated_blocks(model)] == ["ResidualAttentionBlock"] * 2
     resnet = open_clip.model.ModifiedResNet([2, 2, 1, 2], 16, 8, 32, 4)
-    assert [type(block).__name__ for block in _blocks(resnet)] == ["Bottleneck"] * 6
-    assert _blocks(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))) == []
+    assert [type(block).__name__ for block in repeated_blocks(resnet)] == ["Bottleneck"] * 6
+    assert list(repeated_blocks(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)))) == []
 
 
 # --- who trains -------------------------------------------------------------------------------------------------------

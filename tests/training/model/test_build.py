@@ -178,7 +178,7 @@ def test_batch_norms_of_a_locked_tower_keep_their_statistics():
     encode_image(towers.model.train(), pixels(towers))
     for name, value in towers.model.state_dict().items():
         assert torch.equal(value, before[name]), name
-    with pytest.raises(ConfigError, match="cannot be locked"):
+    with pytest.raises(ConfigError, match="cannot lock"):
         build(Model(architecture=config, lock_image=2), 0, WORLD)
 
 

@@ -79,7 +79,7 @@ def steps(parts=1, count=2, dtype=torch.float64, kind="ddp", module=None, start=
 
 def by_hand(module, images, texts):
     """ALBEF's losses for one batch on one rank, one pair and one word at a time."""
-    settings, slow_fusion = module.config, module.fusion_momentum.average
+    config, slow_fusion = module.config, module.fusion_momentum.average
     models = {"fast": module.model, "slow": module.momentum.average}
     image, text, seen = {}, {}, {}
     for name, model in models.items():
@@ -87,7 +87,7 @@ def by_hand(module, images, texts):
         text[name] = nn.functional.normalize(model.encode_text(texts), dim=-1)
         seen[name] = towers.encode_images(model, images)[1]
     scale, lengths = module.model.logit_scale.exp(), texts.argmax(-1) + 1
-    alpha = [0.4 * min(1, (module.position + i) / settings.objective.alpha_warmup) for i in range(BATCH)]
+    alpha = [0.4 * min(1, (module.position + i) / config.alpha_warmup) for i in range(BATCH)]
 
     def fuse(name, fusion, i, ids, length):
         """Tokens of one text with image ``i``."""
@@ -182,7 +182,7 @@ def test_without_its_extras_it_is_momentum_contrast():
 def test_any_part_may_be_left_out(changes):
     losses, gradients, _ = steps(count=1, **changes)
     assert [name for name in ("itm", "mlm") if name in losses[0]] == [
-        name for name in ("itm", "mlm") if changes.get(f"albef_{name}_weight") != 0
+        name for name in ("itm", "mlm") if changes.get(f"objective__{name}_weight") != 0
     ]
     module = objective(**changes)
     assert set(gradients) == {name for name, weight in module.named_parameters() if weight.requires_grad}
@@ -241,7 +241,7 @@ def test_the_state_goes_on_where_it_was(whole):
     first = objective().double()
     steps(module=first, count=1)
     second = objective(seed=6).double()
-    second.config = first.config
+    second.config, second.seed = first.config, first.seed
     second.load_state_dict({name: value.clone() for name, value in first.state_dict().items()})
     assert steps(module=second, count=1, start=BATCH)[0][0] == whole[0][1]
     assert int(second.image_queue.count) == 2 * BATCH
@@ -397,5 +397,5 @@ def test_a_model_of_another_kind_is_refused():
         vision_cfg={"image_size": 16, "patch_size": 8, "width": 16, "layers": 1, "head_width": 8},
     )
     with pytest.raises(ConfigError, match="text tower") as error:
-        ALBEF(coca, config())
+        ALBEF(coca, config().objective, config())
     assert "CoCa" in error.value.found

@@ -65,7 +65,7 @@ def test_a_sharded_run_writes_it_whole(ranks, shards, tmp_path):
 
 def test_without_matching_there_is_nothing_to_load(ranks, shards, tmp_path):
     ranks(1, go, tmp_path, shards, {"objective__itm_weight": 0})
-    with pytest.raises(ConfigError, match="not learnt to match"):
+    with pytest.raises(ConfigError, match="trained without matching"):
         albef.load(tmp_path)
     with pytest.raises(ConfigError, match="no fusion encoder"):
         albef.load(shards)
