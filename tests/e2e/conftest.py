@@ -15,7 +15,7 @@ import pytest
 from infra.run.manifest import Artifact
 
 # A twentieth of the demo: enough for every kind of page, far too little to learn much.
-SMALL = ("images=160", "samples=1024", "train.checkpoint_every=256", "train.log_every=128", "gate=0.0")
+SMALL = ("images=160", "samples=1024", "train.checkpoint.every=256", "train.log_every=128", "gate=0.0")
 
 
 @dataclass

@@ -81,9 +81,8 @@ def build(
     """The model of ``part``, or of an architecture alone, on the CPU; weights drawn from ``seed``, equal on all ranks.
 
     ``settings`` are defaults for what its configuration leaves open (an objective's initial temperature).
-    ``pretrained`` is where weights come from instead of the
-    seed: a checkpoint, a folder in open_clip's hub layout, or that of a training artifact. ``precision`` is open_clip's
-    name for what the weights are kept in.
+    ``pretrained`` is where weights come from instead of the seed: a checkpoint, a folder in open_clip's hub layout, or
+    that of a training artifact. ``precision`` is open_clip's name for what the weights are kept in.
 
     Raises ConfigError for a model that open_clip cannot build, or weights that do not fit it.
     """
@@ -95,24 +94,7 @@ def build(
     cfg = {**deepcopy(dict(settings or {})), **cfg}
     if part.patch_dropout is not None:
         cfg["vision_cfg"]["patch_dropout"] = part.patch_dropout
-    # open_clip builds from a folder whatever it can build from a name, and this is how users will load the result.
-    with tempfile.TemporaryDirectory() as folder:
-        config = {"model_cfg": cfg, "preprocess_cfg": preprocess}
-        Path(folder, CONFIG).write_text(json.dumps(config))
-        torch.manual_seed(seed)
-        try:
-            built = open_clip.create_model(
-                f"local-dir:{folder}", load_weights=False, pretrained_text=False, precision=precision
-            )
-            tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
-        except (TypeError, KeyError, ValueError, RuntimeError, AssertionError, OSError, ImportError) as error:
-            raise ConfigError(
-                "open_clip cannot build this model",
-                found=repr(error)[:500],
-                fix="towers and tokenizers of Hugging Face need transformers and their files in the local cache"
-                if isinstance(error, (OSError, ImportError))
-                else "",
-            ) from error
+    built, tokenizer = _create(cfg, preprocess, seed, precision)
     _check_size(built)
     if decoder := getattr(built, "text_decoder", None):  # open_clip leaves it uninitialised
         nn.init.normal_(decoder.text_projection, std=decoder.width**-0.5)
@@ -133,6 +115,31 @@ def build(
         description={"model_cfg": cfg, "preprocess_cfg": open_clip.get_model_preprocess_cfg(built)},
         position=position,
     )
+
+
+def _create(cfg: dict[str, Any], preprocess: dict[str, Any], seed: int, precision: str) -> tuple[Any, Any]:
+    """Return open_clip's model, with weights drawn from ``seed``, and its tokenizer."""
+    import open_clip
+
+    # open_clip builds from a folder whatever it can build from a name, and this is how users will load the result.
+    with tempfile.TemporaryDirectory() as folder:
+        config = {"model_cfg": cfg, "preprocess_cfg": preprocess}
+        Path(folder, CONFIG).write_text(json.dumps(config))
+        torch.manual_seed(seed)
+        try:
+            built = open_clip.create_model(
+                f"local-dir:{folder}", load_weights=False, pretrained_text=False, precision=precision
+            )
+            tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
+        except (TypeError, KeyError, ValueError, RuntimeError, AssertionError, OSError, ImportError) as error:
+            raise ConfigError(
+                "open_clip cannot build this model",
+                found=repr(error)[:500],
+                fix="towers and tokenizers of Hugging Face need transformers and their files in the local cache"
+                if isinstance(error, (OSError, ImportError))
+                else "",
+            ) from error
+    return built, tokenizer
 
 
 def _configuration(model: str | dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -76,8 +76,7 @@ class Run:
         self.add(RunFinished, run=self.name, status=status, exit_code=0, seconds=3.0)
 
     def start(self, stage: str, config=None, forced=False) -> None:
-        identity = {"stage": stage, "code_version": 1, "config": config or {"size": 3}, "inputs": {}}
-        self.add(StageStarted, stage=stage, attempt=1, digest="d" * 64, identity=identity, forced=forced)
+        self.add(StageStarted, stage=stage, attempt=1, digest="d" * 64, config=config or {"size": 3}, forced=forced)
 
     def finish(
         self, stage: str, *, write=None, metrics=None, funnel=None, inputs=None, config=None, cached=False
@@ -86,7 +85,9 @@ class Run:
         folder = f"artifacts/{stage}/0"
         if not self.root.exists(f"{folder}/{MANIFEST}"):
             identity = {"stage": stage, "code_version": 1, "config": config or {"size": 3}, "inputs": {}}
-            context = Context(self.root.child(folder), stage=stage, digest="d" * 64, identity=identity)
+            context = Context(
+                self.root.child(folder), stage=stage, digest="d" * 64, identity=identity, config=config or {"size": 3}
+            )
             for path, data in (write or {}).items():
                 context.output.write(path, data, rows=2)
             manifest = context.finish(metrics=metrics, funnel=funnel)

@@ -368,7 +368,7 @@ def test_a_stage_that_only_fails_stops_and_can_be_done_again(ray_cluster, site, 
 
 
 def test_names_that_do_not_resolve_stop_the_stage_before_it_starts(pairs_artifact, tmp_path, monkeypatch, ray_cluster):
-    monkeypatch.setattr("pipelines.web.guard.look_up", lambda name: ([], socket.EAI_AGAIN))
+    monkeypatch.setattr("pipelines.web.health.look_up", lambda name: ([], socket.EAI_AGAIN))
     pairs = pairs_artifact([(f"http://host{index}.test/a.jpg", "an image") for index in range(10)])
     with pytest.raises(StageFailed, match="resolver"):
         run(Config(), {"pairs": pairs}, Context(tmp_path / "images"))

@@ -35,13 +35,13 @@ class Smoothed(ObjectiveConfig):
 
 
 def _smoothed(model, smoothing):
-    from training.distributed.collectives import gather
+    from training.distributed.collectives import all_gather_with_grad
     from training.objectives.infonce.objective import InfoNCE
 
     class SmoothedInfoNCE(InfoNCE):
         def loss(self, outputs):
             contrastive = super().loss(outputs)["loss"]
-            logits = outputs["scale"] * outputs["image"] @ gather(outputs["text"]).T
+            logits = outputs["scale"] * outputs["image"] @ all_gather_with_grad(outputs["text"]).T
             uniform = (logits.logsumexp(1) - logits.mean(1)).mean()
             loss = (1 - smoothing) * contrastive + smoothing * uniform
             return {"loss": loss, "contrastive": contrastive, "uniform": uniform}

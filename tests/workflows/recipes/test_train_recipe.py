@@ -48,7 +48,7 @@ def given(tmp_path):
 def test_from_shards_to_a_score(given):
     sets = {
         "shards": json.dumps([str(given / "shards")]), "model": json.dumps(MODEL), "samples": 96, "batch_size": 16,
-        "tests": given / "tests", "classification": '["colours"]', "train.lr": 0.01, "train.log_every": 16,
+        "tests": given / "tests", "classification": '["colours"]', "train.optimizer.lr": 0.01, "train.log_every": 16,
     }  # fmt: skip
     command = [sys.executable, "-m", "workflows.cli", "run", "train", "--cpus", "2"]
     command += [part for name, value in sets.items() for part in ("--set", f"{name}={value}")]
@@ -77,7 +77,7 @@ def test_sigterm_gives_a_checkpoint_and_75_and_resume_goes_on_from_it(given):
     total = 16_000  # takes ten times what a signal takes to get there
     sets = {
         "shards": json.dumps([str(given / "shards")]), "model": json.dumps(MODEL), "samples": total, "batch_size": 16,
-        "train.log_every": 160, "train.checkpoint_every": 10**9,
+        "train.log_every": 160, "train.checkpoint.every": 10**9,
     }  # fmt: skip
     command = [sys.executable, "-m", "workflows.cli"]
     run = [*command, "run", "train", "--cpus", "2"]
@@ -103,7 +103,7 @@ def test_sigterm_gives_a_checkpoint_and_75_and_resume_goes_on_from_it(given):
 
 
 def test_test_sets_without_a_folder_are_told_before_anything_runs():
-    with pytest.raises(UsageError, match="no folder given for the test sets flickr30k") as caught:
+    with pytest.raises(UsageError, match="the folder of the test sets flickr30k is missing") as caught:
         load("train").build(["shards=/data", "captions=flickr30k"])
     assert caught.value.fix == "--set tests=FOLDER"
 
