@@ -75,34 +75,34 @@ def build(
     *,
     settings: Mapping[str, Any] | None = None,
     pretrained: str | Path | None = None,
-    precision: str = "fp32",
     grad_checkpointing: bool = False,
 ) -> Towers:
-    """The model of ``part``, or of an architecture alone, on the CPU; weights drawn from ``seed``, equal on all ranks.
+    """Build the model of ``part``, or of an architecture alone, on the CPU, with the same weights on every rank.
 
-    ``settings`` are defaults for what its configuration leaves open (an objective's initial temperature).
-    ``pretrained`` is where weights come from instead of the seed: a checkpoint, a folder in open_clip's hub layout, or
-    that of a training artifact. ``precision`` is open_clip's name for what the weights are kept in.
+    Args:
+        part: the model's part of the configuration; or open_clip's name of a model, or its JSON configuration.
+        seed: of the initial weights and of dropout.
+        world: whose size decides how batch norms are synchronised.
+        settings: defaults for fields that the configuration leaves out (an objective's initial temperature).
+        pretrained: source of the weights instead of the seed: a checkpoint, a folder in open_clip's hub layout, or that
+            of a training artifact.
+        grad_checkpointing: whether activations are recomputed in the backward pass.
 
     Raises ConfigError for a model that open_clip cannot build, or weights that do not fit it.
     """
-    import open_clip
-
     if not isinstance(part, Model):
         part = Model(architecture=part)
     cfg, preprocess = _configuration(part.architecture)
     cfg = {**deepcopy(dict(settings or {})), **cfg}
     if part.patch_dropout is not None:
         cfg["vision_cfg"]["patch_dropout"] = part.patch_dropout
-    built, tokenizer = _create(cfg, preprocess, seed, precision)
+    built, tokenizer = _create(cfg, preprocess, seed)
+    # Weights first, then what is locked of them.
     _check_size(built)
     if decoder := getattr(built, "text_decoder", None):  # open_clip leaves it uninitialised
         nn.init.normal_(decoder.text_projection, std=decoder.width**-0.5)
     if pretrained is not None:
         _load(built, str(pretrained))
-    for number in (built.logit_scale, built.logit_bias):
-        if number is not None:
-            number.data = number.data.float()  # where bf16 is too coarse for a step of any size
     _lock(built, part)
     if grad_checkpointing:
         built.set_grad_checkpointing()
@@ -115,31 +115,6 @@ def build(
         description={"model_cfg": cfg, "preprocess_cfg": open_clip.get_model_preprocess_cfg(built)},
         position=position,
     )
-
-
-def _create(cfg: dict[str, Any], preprocess: dict[str, Any], seed: int, precision: str) -> tuple[Any, Any]:
-    """Return open_clip's model, with weights drawn from ``seed``, and its tokenizer."""
-    import open_clip
-
-    # open_clip builds from a folder whatever it can build from a name, and this is how users will load the result.
-    with tempfile.TemporaryDirectory() as folder:
-        config = {"model_cfg": cfg, "preprocess_cfg": preprocess}
-        Path(folder, CONFIG).write_text(json.dumps(config))
-        torch.manual_seed(seed)
-        try:
-            built = open_clip.create_model(
-                f"local-dir:{folder}", load_weights=False, pretrained_text=False, precision=precision
-            )
-            tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
-        except (TypeError, KeyError, ValueError, RuntimeError, AssertionError, OSError, ImportError) as error:
-            raise ConfigError(
-                "open_clip cannot build this model",
-                found=repr(error)[:500],
-                fix="towers and tokenizers of Hugging Face need transformers and their files in the local cache"
-                if isinstance(error, (OSError, ImportError))
-                else "",
-            ) from error
-    return built, tokenizer
 
 
 def _configuration(model: str | dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -230,9 +205,9 @@ def _weights(source: str) -> Path:
 
 
 def _lock(model: Any, part: Model) -> None:  # noqa: ANN401 - open_clip's models share methods, no type
-    """Freeze by open_clip's own rules (LiT; Zhai et al. 2021, https://arxiv.org/abs/2111.07991).
+    """Lock layers by open_clip's own rules (LiT; Zhai et al. 2021, https://arxiv.org/abs/2111.07991).
 
-    Batch norms of frozen layers keep their statistics, too: those are the model's.
+    Batch norms of locked layers keep their statistics, too.
     """
     try:
         if part.lock_image is not None:
