@@ -125,7 +125,7 @@ class Config(BaseModel):
                 yield from config.parts()
 
     def replace(self, **changes: Any) -> Self:  # noqa: ANN401
-        """A copy with ``changes`` applied and validated anew."""
+        """Return a validated copy with ``changes`` applied."""
         values = {name: getattr(self, name) for name in type(self).model_fields}
         return type(self)(**{**values, **changes})
 
@@ -155,7 +155,7 @@ class Input:
 
 
 class StageConfig(Config):
-    """Base of a stage's configuration: beside its fields, what the stage takes and gives.
+    """Base of a stage's configuration: its fields, its inputs and what it produces.
 
     ``inputs`` by name; ``produces``: what later stages can find in the artifact (``"images"``, ``"selection"``, ...).
     """
@@ -175,11 +175,11 @@ class StageConfig(Config):
         """Raise UsageError where the inputs ``given`` do not go together or with the fields."""
 
     def outputs(self) -> tuple[str, ...]:
-        """What the artifact of this configuration holds; ``produces`` unless it depends on a field."""
+        """Return the kinds of content of the artifact; ``produces`` unless they depend on a field."""
         return self.produces
 
     def progress(self, folder: Any) -> str:  # noqa: ANN401 - a Store; storage stands on this module
-        """How far the unfinished work in an artifact's folder is, for ``plan``; by default nothing is said."""
+        """Describe the progress of unfinished work in an artifact's folder, for ``plan``; empty by default."""
         return ""
 
     def location(self) -> str | None:
@@ -279,7 +279,7 @@ class Choice(Config):
 
     @model_serializer(mode="plain")
     def _with_kind(self) -> dict[str, Any]:
-        """In JSON the kind stands beside the fields, so that it can be read back."""
+        """Serialise the fields along with the kind, so that the JSON can be read back."""
         return {"kind": self.kind, **{name: getattr(self, name) for name in type(self).model_fields}}
 
     def _named_identity(self) -> dict[str, Any]:

@@ -78,7 +78,7 @@ class Model(Part):
 
 
 class Data(Part):
-    """Which sample is seen when."""
+    """Order and mixture of the samples."""
 
     weights: dict[str, float] | None = Field(
         None,
@@ -172,7 +172,7 @@ class Schedule(Part):
 
 
 class Checkpoint(Part):
-    """When checkpoints are written and which are kept."""
+    """Schedule and retention of checkpoints."""
 
     every: int | None = Field(None, ge=1, description="samples between two checkpoints; null: minutes alone decide")
     minutes: float | None = Field(
@@ -200,7 +200,7 @@ class Validation(Part):
 
 
 class Loading(Part):
-    """How a worker reads, decodes and caches samples."""
+    """Reading, decoding and caching of samples in a worker."""
 
     threads: int = Field(2, ge=1, description="threads of a worker that read and decode images")
     remote_loaders: int = Field(
@@ -217,7 +217,7 @@ class Loading(Part):
 
 
 class Cluster(Part):
-    """Where training runs and how the work is divided."""
+    """Workers of the training, and the division of work among them."""
 
     workers: int | tuple[int, int] = Field(
         1,
@@ -327,7 +327,7 @@ class Config(StageConfig):
                 raise UsageError(f"the objective {self.objective.kind} needs an input named {name}")
 
     def progress(self, folder: Store) -> str:
-        """How far the newest checkpoint in the artifact's folder is."""
+        """Describe the newest checkpoint in the artifact's folder, for ``plan``."""
         found = progress(folder)
         if found is None:
             return ""

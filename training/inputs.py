@@ -1,4 +1,4 @@
-"""What a training run is given from outside: shards, test sets and models, from artifacts or from folders."""
+"""Inputs of a training run: shards, test sets and models, from artifacts or from folders."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def identity(config: Config, inputs: Inputs) -> dict[str, Any]:
 
 @dataclass
 class State:
-    """What a run has come to, beside weights and optimizer. Equal on all ranks, whatever their number."""
+    """Progress of a run, besides weights and optimizer. Equal on all ranks, whatever their number."""
 
     samples: int = 0
     losses: dict[str, list[float]] = field(default_factory=dict)  # of each batch since the last line of the history
@@ -271,7 +271,7 @@ class Trainer:
         return [own for _, _, own in told]
 
     def _validate(self, validation: Validation) -> None:
-        """Have all ranks encode the test sets; rank 0 scores them beside the next steps."""
+        """Encode the test sets on all ranks; rank 0 computes the scores in a thread during the next steps."""
         samples = self.state.samples
         with self.meter.pausing():
             autocast = self.precision.autocast(self.world.device)
@@ -299,7 +299,7 @@ class Trainer:
             self.context.metrics({"checkpoint_held_s": held}, samples)
 
     def _close(self) -> None:
-        """Wait for what is done beside the steps."""
+        """Wait for the threads that write checkpoints and compute scores."""
         self._wait_for_scores()
         self._scoring.shutdown()
         self.checkpoints.close()
@@ -347,7 +347,7 @@ class Trainer:
 
 @dataclass(frozen=True)
 class Parts:
-    """What a run is made of that can be wrong: the model, the data, which sample when, the test sets."""
+    """Validated parts of a run: the model, the data, which sample when, the test sets."""
 
     towers: Towers
     samples: Samples

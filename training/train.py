@@ -79,7 +79,7 @@ def _train(config: Config, inputs: Mapping[str, Artifact], context: Context) -> 
 
 
 def _resources(config: Config) -> dict[str, float]:
-    """What a worker takes."""
+    """Resources of one worker."""
     return {"CPU": config.cluster.cpus_per_worker, **({"GPU": 1} if config.cluster.gpu else {})}
 
 
@@ -173,7 +173,7 @@ def _work(arguments: dict[str, Any]) -> CliplineError | None:
 
 
 def _draining(nodes: set[str]) -> bool:
-    """Whether Ray will soon take one of ``nodes`` away, as it does with spot instances on notice.
+    """Return True if Ray will soon remove one of ``nodes``, as it does with spot instances on notice.
 
     Ray Train's public call for it is a barrier for all workers; here rank 0 asks alone, every few seconds.
     """
@@ -188,7 +188,7 @@ def _draining(nodes: set[str]) -> bool:
 
 
 class _Growing:
-    """Whether Ray will soon start all workers anew because there is room for more of them.
+    """Return True if Ray will soon restart all workers because there is room for more of them.
 
     It does so without a word to those that train, every ``grow_after_s`` and up to 20 s after a node has come: so long
     there are checkpoints every few seconds. Room that it leaves alone for longer than that is for somebody else.

@@ -1,4 +1,4 @@
-"""How good the model is while it is being trained: zero-shot accuracy and retrieval on test sets, by all ranks at once.
+"""Validation during training: zero-shot accuracy and retrieval on test sets, by all ranks at once.
 
 The images are prepared once and kept as bytes; at each validation every rank encodes an equal part of images and texts,
 so none waits for another. Rank 0 scores the gathered features by the same functions as the evaluation stages; that may

@@ -84,7 +84,7 @@ class Stage:
 
     @property
     def folder(self) -> str:
-        """Where the artifact lies below the root."""
+        """Folder of the artifact below the root."""
         return f"artifacts/{self.name}/{self.digest[:16]}"
 
 
@@ -103,7 +103,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Gate:
-    """When a model is good enough to be registered in MLflow, and as what.
+    """Conditions for registering a model in MLflow, and the name it gets.
 
     ``at_least``: ``{"stage.metric": bound}``. The model of stage ``model`` then becomes a version of the registered
     model ``name`` and gets ``alias``.

@@ -30,7 +30,7 @@ Columns = Mapping[str, "Sequence[Any] | NDArray[Any]"]
 
 @dataclass(frozen=True)
 class Scores:
-    """What a task measured on a test set of ``examples`` images.
+    """Measurements of a task on a test set of ``examples`` images.
 
     ``statistic`` maps resamples, (b, examples) indices into the images, to (b, len(names)) values: the metrics of each
     resample. On all images once it gives the metrics themselves, on random draws their confidence intervals. Where

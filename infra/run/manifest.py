@@ -55,7 +55,7 @@ class File(_Record):
 
 
 class Funnel(_Record):
-    """What a stage did to its rows: every row that entered is kept or dropped for a named reason."""
+    """Counts of a stage's rows: every row that entered is kept or dropped for a named reason."""
 
     unit: str
     entered: NonNegativeInt

@@ -119,7 +119,7 @@ class Store(ABC):
         return f"{self.url}/{path}" if path else self.url
 
     def local_path(self, path: str) -> Path | None:
-        """Where ``path`` lies on this machine's disk; None for a store elsewhere."""
+        """Return the location of ``path`` on this machine's disk; None for a remote store."""
         return None
 
     @abstractmethod

@@ -92,7 +92,7 @@ class Checkpoints:
     # --- when -----------------------------------------------------------------------------------------------------
 
     def due(self, before: int, after: int) -> bool:
-        """Whether there should be a checkpoint at ``after`` samples seen; the last time it was asked was at ``before``.
+        """Return True if a checkpoint is due at ``after`` samples seen; the previous call was at ``before``.
 
         For all ranks. Where minutes count they are rank 0's; the others hear of it a few times in that span, not at
         each step. While rank 0 has notice that machines will be taken away there is one each time it is asked.
@@ -293,7 +293,7 @@ class Checkpoints:
             )
 
     def _intact(self, manifests: list[RankManifest]) -> dict[str, list[Part]] | None:
-        """Where each tensor of a checkpoint lies; none if a file is not what was written. Each rank looks at a part."""
+        """Return the location of each tensor of a checkpoint, or None if a file is damaged. Each rank checks a part."""
         files = [
             (f"{manifest.folder}/{name}", manifest.files[name])
             for manifest in manifests

@@ -1,4 +1,4 @@
-"""Which checkpoints a run has: the manifests of their ranks, what they say, and which checkpoints are kept.
+"""Manifests of a run's checkpoints: reading them, choosing the newest complete one, and those to keep.
 
 A checkpoint counts when there is a manifest of every rank, and all are of one attempt; a rank's manifest is written
 after its files. No torch here: ``clipline plan`` reads progress from it.

@@ -90,7 +90,7 @@ class Saved:
 
 
 def parts_of(store: Store, path: str) -> list[tuple[str, Part]]:
-    """What the file at ``path`` holds of which tensors."""
+    """Return the parts of tensors that the file at ``path`` holds."""
     with store.open(path) as file:
         places, metadata = read_header(file)
     rows = json.loads(metadata.get("rows", "{}"))
@@ -103,7 +103,7 @@ def parts_of(store: Store, path: str) -> list[tuple[str, Part]]:
 
 
 def rows_of(tensor: DTensor) -> tuple[int, int]:
-    """Which rows of a sharded tensor this rank holds. FSDP2 cuts as ``torch.chunk`` does."""
+    """Return the range of rows of a sharded tensor that this rank holds. FSDP2 cuts as ``torch.chunk`` does."""
     mesh = tensor.device_mesh
     if tuple(tensor.placements) != (Shard(0),):
         raise TypeError(f"expected a tensor sharded by rows, found {tensor.placements}")

@@ -39,7 +39,7 @@ _RANKS = {dtype: rank for rank, dtype in enumerate(DTYPES.values())}
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tensor of (``shape``) lies in its file, in bytes from its start."""
+    """Location of a tensor of (``shape``) in its file, in bytes from its start."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]

@@ -48,7 +48,7 @@ class Shards:
 
     @classmethod
     def at(cls, store: Store, paths: list[str]) -> Shards:
-        """Shards nobody has a manifest of, identified by content."""
+        """Find shards without a manifest; they are identified by content."""
         found = list(contents(store, paths).values())
         digests = tuple(content.sha256 for content in found)
         return cls(store, paths, digests if all(digests) else (), tuple(c.sha256 or c.etag for c in found))

@@ -35,7 +35,7 @@ MAX_LOGIT_SCALE = math.log(100)
 
 
 class Companion(NamedTuple):
-    """A module exported beside the model, and the JSON that it is built again from."""
+    """A module exported along with the model, and the JSON configuration to rebuild it from."""
 
     module: nn.Module
     config: Mapping[str, Any]
@@ -77,7 +77,7 @@ class Objective(nn.Module, ABC):
         return {**features(self.model, images, texts), **self.scalars()}
 
     def scalars(self) -> dict[str, Tensor]:
-        """What is learnt beside the towers, as :meth:`forward` hands it out."""
+        """Return the learnt scalars (logit scale and bias) by the names :meth:`forward` gives them."""
         scalars = {}
         if "logit_scale" in self.learnt:
             scalars["scale"] = self.model.logit_scale.reshape(()).exp()

@@ -1,4 +1,7 @@
-"""What a run would do and why, from manifests alone. Planning writes nothing and imports neither Ray nor torch."""
+"""The plan of a run: what it would do and the reasons, from manifests alone.
+
+Planning writes nothing and imports neither Ray nor torch.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ __all__ = ["Plan", "Selection", "Step", "changes", "described", "make_plan"]
 
 @dataclass(frozen=True)
 class Selection:
-    """Which stages a command is about; empty means all.
+    """The stages a command selects; empty means all.
 
     ``start``/``until`` cut the graph: a stage with all that depends on it / with all that it needs.
     ``force`` stages run although they are done. ``rerun_drift`` does so for stages whose source changed.
@@ -142,7 +145,7 @@ def _recorded_input(manifest: Manifest, name: str) -> str | None:
 
 
 def _differences(stage: Stage, root: Store) -> list[str]:
-    """How the stage differs from the most similar artifact there is."""
+    """Return the differences between the stage and the most similar artifact there is."""
     folders = [root.child(f"artifacts/{stage.name}/{name}") for name in root.folders(f"artifacts/{stage.name}")]
     others = [artifact.manifest for folder in folders if (artifact := Artifact.find(folder))]
     if not others:

@@ -1,4 +1,4 @@
-"""What was true when an artifact was made, and does not decide what it is."""
+"""Provenance of an artifact: source, versions and machine of its making, which do not enter its identity."""
 
 from __future__ import annotations
 

@@ -142,7 +142,7 @@ class StageState:
 
 
 def run_states(root: Store, record: RunRecord) -> list[StageState]:
-    """How each stage of a run stands now."""
+    """Return the present state of each stage of a run."""
     events, _ = Journal(root.child(f"runs/{record.run}")).read()
     latest: dict[str, dict[str, Any]] = {stage.name: {} for stage in record.stages}
     for event in events:
