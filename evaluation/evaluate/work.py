@@ -89,7 +89,7 @@ def _intervals(config: Config, scores: Scores) -> dict[str, Interval]:
 
 
 def _result(config: Config, model: Artifact | None, intervals: Mapping[str, Interval]) -> tuple[str, bytes]:
-    """CLIP_benchmark's file name and JSON. Its readers use ``metrics``; ``intervals`` beside it is ours."""
+    """Return the result as CLIP_benchmark's file name and JSON. Its readers use ``metrics``; ``intervals`` is ours."""
     labels = {
         "dataset": config.task.dataset,
         "pretrained": f"{model.manifest.stage}-{model.manifest.digest[:12]}" if model else str(config.pretrained),

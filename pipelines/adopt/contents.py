@@ -166,7 +166,7 @@ class TestSets(Contents):
 
 
 class UrlList(Contents):
-    """A list of image URLs in one of img2dataset's formats, or any that the urls stage is told of."""
+    """A list of image URLs in one of img2dataset's formats, or in another that the urls stage is configured for."""
 
     holds = ("url_list",)
     layout = "*.parquet, *.csv, *.tsv, *.json, *.jsonl, *.txt (also .gz)"

@@ -26,3 +26,16 @@ def test_texts_are_taken_literally_in_any_script():
     for text in ("$10 and $20", r"$\frac{1}{", "一つの赤い円"):
         assert Image.open(io.BytesIO(png(drawn(text), dpi=50))).size == (150, 100)
     assert png(drawn("$x$")) != png(drawn("x"))
+
+
+def test_logarithmic_axes_keep_their_powers_of_ten():
+    def figure():
+        figure = Figure(figsize=(3, 2))
+        axes = figure.subplots()
+        axes.loglog([1, 10, 1000], [1, 100, 1000])
+        axes.set(xlabel="rank", ylabel="captions")
+        return figure
+
+    plain = io.BytesIO()
+    figure().savefig(plain, format="png", metadata={"Software": None})
+    assert png(figure()) == plain.getvalue()

@@ -16,9 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon, Rectangle
-from matplotlib.text import Text
 from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 
+from infra.figures import disable_mathtext
 from infra.run.manifest import Funnel
 
 __all__ = ["Bar", "bars", "curve", "funnel", "image"]
@@ -33,8 +33,7 @@ _BINS = 240  # of a curve: more than its width in pixels shows nothing more
 
 def image(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
     """The figure as a file: PNG at twice its size, or SVG with its texts as text."""
-    for text in figure.findobj(Text):
-        text.set_parse_math(False)
+    disable_mathtext(figure)
     metadata = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
     out = io.BytesIO()
     fonts = ["DejaVu Sans", "sans-serif"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +10,7 @@ import pyarrow.compute as pc
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from infra.figures import png
 from infra.hashing import hash64
 from infra.run.context import Context
 from infra.run.manifest import Funnel
@@ -88,6 +88,4 @@ def _figure(before: NDArray[np.int64], after: NDArray[np.int64], t: int) -> byte
     axes.set(xlabel="entry, by rank", ylabel="captions", title="Captions per entry")
     axes.grid(alpha=0.2, which="both")
     axes.legend(frameon=False)
-    out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=110, metadata={"Software": None})  # axes in powers of ten need mathtext
-    return out.getvalue()
+    return png(figure, dpi=110)
