@@ -17,6 +17,10 @@ from importlib.abc import InspectLoader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import CodeType, ModuleType
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
 __all__ = ["is_user_module", "load", "publish"]
 
@@ -44,19 +48,26 @@ def is_user_module(name: str) -> bool:
 
 def publish() -> None:
     """Put the recipes that this process has read where the workers of the connected Ray cluster find them."""
-    from ray.experimental.internal_kv import _internal_kv_put
-
     for name, (path, source) in _registered.items():
-        _internal_kv_put(name.encode(), f"{path}\n{source}".encode(), namespace=_NAMESPACE)
+        _cluster().internal_kv_put(name.encode(), f"{path}\n{source}".encode(), True, _NAMESPACE)
+
+
+def _cluster() -> GcsClient:
+    """The client of the connected cluster's key-value store.
+
+    That of this process's own connection: the one in ``ray.experimental.internal_kv`` is None as soon as any
+    ``ray.cluster_utils.Cluster`` of the process has been shut down.
+    """
+    from ray._private import worker
+
+    return cast("GcsClient", worker.global_worker.gcs_client)  # type: ignore[attr-defined]
 
 
 def _published(name: str) -> tuple[str, str] | None:
     ray = sys.modules.get("ray")  # without it this is no worker
     if ray is None or not ray.is_initialized():
         return None
-    from ray.experimental.internal_kv import _internal_kv_get
-
-    stored = _internal_kv_get(name.encode(), namespace=_NAMESPACE)
+    stored = _cluster().internal_kv_get(name.encode(), _NAMESPACE)
     if stored is None:
         return None
     path, _, source = stored.decode().partition("\n")

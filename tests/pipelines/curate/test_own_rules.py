@@ -61,7 +61,12 @@ def test_a_rule_of_a_user_runs_on_two_workers(ray_cluster, images_artifact, fini
     assert [row["reason"] for row in dropped] == ["pixels", "text_junk"]
 
 
-def test_a_rule_of_a_recipe_file_runs_on_workers(ray_cluster, images_artifact, finished):
+@pytest.mark.parametrize("another_shut_down", [False, True])
+def test_a_rule_of_a_recipe_file_runs_on_workers(
+    another_shut_down, ray_cluster, images_artifact, finished, monkeypatch
+):
+    if another_shut_down:  # which is what a ray.cluster_utils.Cluster of this process does when it ends
+        monkeypatch.setattr("ray.experimental.internal_kv.global_gcs_client", None)
     config = load(large_images.__file__).build(["seeds=http://a.example/"])["filter"].config
     assert user.is_user_module(type(config.rules[-1]).__module__)
     user.publish()
