@@ -7,6 +7,7 @@ from functools import cache, lru_cache
 
 from tldextract import TLDExtract
 
+from infra.images.formats import EXTENSIONS, REFUSED, extension_of
 from infra.schema import Drop
 from pipelines.crawl.config import Config
 from pipelines.crawl.frontier_tables import Due, Found
@@ -15,7 +16,7 @@ from pipelines.web.urls import host_of, matches, without_parameters
 
 __all__ = ["Scope", "registered_domain"]
 
-_IMAGES = (".avif", ".bmp", ".gif", ".ico", ".jpeg", ".jpg", ".jxl", ".png", ".svg", ".tif", ".tiff", ".webp")
+_IMAGES = frozenset({*EXTENSIONS, *REFUSED} - {"pdf"})
 
 
 class Scope:
@@ -54,7 +55,7 @@ class Scope:
         """Return why a canonical URL is outside the crawl; empty if it is inside."""
         if not self._any and not self._is_in_scope(host_of(url)):
             return "off_site"
-        if url.partition("?")[0].lower().endswith(_IMAGES):
+        if extension_of(url) in _IMAGES:
             return "image"
         if self._include and not any(pattern.search(url) for pattern in self._include):
             return "not_included"

@@ -1,0 +1,1 @@
+"""Image files that are accepted, and their decoding under limits: downloads, training and evaluation share it."""
