@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 # Every run starts a dozen Python processes; without compiled files each would spend seconds compiling its imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test fuzz check bench promises ui format lock clean
+.PHONY: help demo test quick fuzz check bench promises ui format lock clean
 
 help: ## show this
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -17,7 +17,10 @@ demo: $(READY) ## from a web site to an evaluated model, about three minutes
 	$(BIN)/clipline run quickstart
 
 test: $(READY) ## run the tests
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadgroup
+
+quick: $(READY) ## run the tests that need no Ray
+	RAY_ADDRESS=127.0.0.1:1 $(BIN)/pytest -n 2 --dist loadgroup -m "not ray and not gpu and not slow"
 
 fuzz: $(READY) ## run the property tests with random examples, and CLIPLINE_FUZZ (15) times as many for the parsers
 	CLIPLINE_EXAMPLES=random CLIPLINE_FUZZ=$${CLIPLINE_FUZZ:-15} $(BIN)/pytest -m "hypothesis and not gpu and not slow" $(TESTS)

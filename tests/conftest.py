@@ -23,6 +23,24 @@ for name, value in cluster.ALONE.items():  # a test may import Ray before anybod
     os.environ.setdefault(name, value)
 
 
+def pytest_make_parametrize_id(val, argname):
+    """Name bytes by their length: gzip's hold the time, and processes that share the tests must agree on names."""
+    return f"{argname}_{len(val)}_bytes" if isinstance(val, bytes) else None
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by marker
+def pytest_collection_modifyitems(items):
+    """Mark the tests that use the shared cluster; those that start Ray in a process of their own say so themselves.
+
+    Of two processes that share the tests, one runs all that use the cluster, and no module is divided: its fixtures
+    can be expensive.
+    """
+    for item in items:
+        if shared := "ray_cluster" in item.fixturenames:
+            item.add_marker(pytest.mark.ray)
+        item.add_marker(pytest.mark.xdist_group("ray" if shared else item.path.name))
+
+
 @pytest.fixture(scope="session")
 def ray_cluster():
     """A local Ray cluster of two CPUs."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from workflows.cli.app import app
 
 REPO = Path(__file__).parents[1]
 README = (REPO / "README.md").read_text()
+PAGES = (REPO / "README.md", REPO / "CONTRIBUTING.md", *sorted((REPO / "docs").glob("*.md")))
 PACKAGES = ("workflows", "pipelines", "training", "evaluation", "infra")
 
 
@@ -36,10 +38,43 @@ def _table() -> str:
     return "\n".join(line for line in README.splitlines() if line.startswith("| `clipline"))
 
 
-def test_the_make_targets_of_the_readme_exist():
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_documented_command_lines_have_commands_and_options_there_are(page):
+    commands = typer.main.get_command(app).commands
+    for line in _command_lines(page, "clipline"):
+        name, *words = shlex.split(line)[1:]
+        assert name in commands, line
+        known = {option for parameter in commands[name].params for option in parameter.opts}
+        used = {word.partition("=")[0] for word in words if word.startswith("--")}
+        assert used <= known, line
+
+
+def test_the_pages_have_command_lines():
+    assert sum(len(_command_lines(page, "clipline")) for page in PAGES) > 30
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_documented_make_targets_exist(page):
     makefile = (REPO / "Makefile").read_text()
-    for target in re.findall(r"^\$ make (\w+)", README, re.MULTILINE):
-        assert f"\n{target}:" in makefile
+    for line in _command_lines(page, "make"):
+        assert f"\n{line.split()[1]}:" in makefile, line
+
+
+def _command_lines(page: Path, program: str) -> list[str]:
+    """The commands of a page's console blocks that start ``program``, without comments and variables before it."""
+    blocks = re.findall(r"```console\n(.*?)```", page.read_text(), re.DOTALL)
+    lines = re.findall(r"^\$ (.*)", "\n".join(blocks).replace("\\\n", " "), re.MULTILINE)
+    pattern = re.compile(rf"(?:\w+=\S+ +)*({program} [^#]*)")
+    return [match[1].strip() for line in lines if (match := pattern.match(line))]
+
+
+def test_every_page_is_linked():
+    linked = {
+        (page.parent / target).resolve()
+        for page in (REPO / "README.md", *PAGES)
+        for target in re.findall(r"\]\(([^)#]+)", page.read_text())
+    }
+    assert set(PAGES) - {REPO / "README.md", REPO / "CONTRIBUTING.md"} <= linked
 
 
 def test_the_reference_lists_the_fields_there_are():

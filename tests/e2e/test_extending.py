@@ -14,6 +14,8 @@ import pytest
 
 from infra.formats.shards import TarWriter
 
+pytestmark = pytest.mark.ray
+
 PAGE = Path(__file__).parents[2] / "docs/extending.md"
 MODEL = {
     "embed_dim": 16,

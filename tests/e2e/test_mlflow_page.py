@@ -12,7 +12,10 @@ import urllib.request
 import pytest
 
 # MLflow asks SQLAlchemy 2.1 for a strategy it deprecates
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
+]
 
 
 @pytest.fixture(scope="module")

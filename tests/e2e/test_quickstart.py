@@ -8,6 +8,8 @@ import time
 
 import pytest
 
+pytestmark = pytest.mark.ray
+
 
 def test_it_ends_with_the_funnel_the_metrics_and_the_address(demo):
     assert "Funnel" in demo.output

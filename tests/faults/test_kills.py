@@ -26,6 +26,8 @@ from pipelines import download, extract
 from pipelines.formats.warc import Writer
 from pipelines.web import Web
 
+pytestmark = pytest.mark.ray
+
 PAUSE_S = 0.15
 ROWS, PER_SHARD = 60, 4
 PAGES, FILES = 400, 6

@@ -247,7 +247,7 @@ def test_the_same_values_given_in_other_forms_have_the_same_identity():
     assert given_as_json.identity() == Example().identity()
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, b"bytes", object()], ids=repr)
+@pytest.mark.parametrize("value", [math.nan, math.inf, b"bytes", object()], ids=lambda value: type(value).__name__)
 def test_a_value_without_a_canonical_form_is_refused(value):
     class Odd(Config):
         thing: object = None

@@ -7,7 +7,6 @@ import os
 import warnings
 from hashlib import sha256
 
-import hypothesis
 import pyarrow as pa
 import pytest
 from PIL import Image
@@ -16,10 +15,6 @@ from infra.formats.shards import sample_key, write_triple
 from infra.run.context import Context
 from infra.run.manifest import Artifact
 from infra.schema import images_schema, pairs_schema
-
-# The first example pays for imports, and the machine may be busy: time is pytest-timeout's business.
-hypothesis.settings.register_profile("clipline", deadline=None)
-hypothesis.settings.load_profile("clipline")
 
 
 def pair(index: int, url: str, caption: str) -> dict:

@@ -17,6 +17,8 @@ from training.inputs import Inputs
 from training.loop import train
 from training.train import Config
 
+pytestmark = pytest.mark.ray
+
 DRIVER = Path(__file__).parents[1] / "faults/nodes.py"
 
 

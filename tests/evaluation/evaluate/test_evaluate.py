@@ -20,6 +20,7 @@ from workflows.stage import Stage
 HERE = Path(__file__).parent
 
 
+@pytest.mark.ray
 def test_gpus_are_asked_of_ray_and_used_only_where_granted(model, seen, tmp_path):
     for artifact in (model, seen):
         artifact.store.write("manifest.json", artifact.manifest.to_bytes())

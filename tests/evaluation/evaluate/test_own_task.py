@@ -17,6 +17,8 @@ import torch
 
 from infra.formats.testset import EvalSet
 
+pytestmark = pytest.mark.ray
+
 DOCS = Path(__file__).parents[3] / "docs/evaluation.md"
 
 

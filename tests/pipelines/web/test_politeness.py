@@ -363,6 +363,7 @@ def test_the_limiter_stays_small(monkeypatch):
     assert limiter.exchange("v", {}, 1000.0, ["http://h0/robots.txt"]).files == {"http://h0/robots.txt": None}
 
 
+@pytest.mark.ray
 def test_four_nodes_together_respect_the_limits_of_a_host():
     """Concurrency and Crawl-delay as the server sees them, with a Ray cluster of four nodes asking."""
     script = Path(__file__).with_name("four_nodes.py")

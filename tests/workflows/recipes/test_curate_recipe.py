@@ -74,6 +74,7 @@ def run(downloaded: Path, **sets: object) -> dict[str, dict]:
     return {path.parent.parent.name: json.loads(path.read_text()) for path in root.glob("artifacts/*/*/manifest.json")}
 
 
+@pytest.mark.ray
 def test_from_img2datasets_folder_to_shards(downloaded):
     manifests = run(downloaded, min_side=128, holdout_fraction=0.25, max_per_entry=5)
     assert manifests["filter"]["funnel"]["dropped"] == {"image_side": 1, "text_junk": 1}

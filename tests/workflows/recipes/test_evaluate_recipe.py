@@ -37,6 +37,7 @@ def build(given: Path, *sets: str):
     return load("evaluate").build([f"tests={given / 'tests'}", *sets])
 
 
+@pytest.mark.ray
 def test_one_command_scores_a_model_on_both_kinds_of_sets(given):
     sets = {"model": given / "model", "tests": given / "tests", "classification": "seen", "captions": "holdout"}
     command = [sys.executable, "-m", "workflows.cli", "run", "evaluate", "--cpus", "2"]

@@ -20,6 +20,8 @@ from training import train
 from training.objectives.config import ObjectiveConfig
 from workflows.stage import Stage, Workflow
 
+pytestmark = pytest.mark.ray
+
 MODEL = {
     "embed_dim": 16,
     "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 16, "layers": 1, "head_width": 8},

@@ -45,6 +45,7 @@ def given(tmp_path):
     return tmp_path
 
 
+@pytest.mark.ray
 def test_from_shards_to_a_score(given):
     sets = {
         "shards": json.dumps([str(given / "shards")]), "model": json.dumps(MODEL), "samples": 96, "batch_size": 16,
@@ -73,6 +74,7 @@ def events(folder):
     ]
 
 
+@pytest.mark.ray
 def test_sigterm_gives_a_checkpoint_and_75_and_resume_goes_on_from_it(given):
     total = 16_000  # takes ten times what a signal takes to get there
     sets = {

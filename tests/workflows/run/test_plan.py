@@ -62,6 +62,10 @@ def fan(**configs):
     return Workflow("fan", (a, *others))
 
 
+def _named(value):
+    return getattr(value, "__name__", str(value))
+
+
 SHAPES = [chain, diamond, fan]
 
 
@@ -137,7 +141,7 @@ def test_a_runtime_field_makes_nothing_due(root):
         (Make(hosts=("x" * 100,)), "hosts: [] -> ['" + "x" * 55 + "..."),
         (MakeTwo(), "code version 1 -> 2"),
     ],
-    ids=str,
+    ids=_named,
 )
 def test_the_reason_goes_down_to_the_field(tmp_path, config, why):
     root = LocalStore(tmp_path)
@@ -234,7 +238,7 @@ def test_changed_source_is_shown_and_runs_only_if_asked(tmp_path, monkeypatch):
         (fan, Selection(until="c"), "ac"),
         (fan, Selection(start="a"), "abcd"),
     ],
-    ids=str,
+    ids=_named,
 )
 def test_a_selection_of_a_fresh_workflow(root, shape, selection, expected):
     plan = make_plan(shape(), root, selection)
@@ -251,7 +255,7 @@ def test_a_selection_of_a_fresh_workflow(root, shape, selection, expected):
         (diamond, Selection(only=["c"]), "c"),
         (fan, Selection(start="d"), "d"),
     ],
-    ids=str,
+    ids=_named,
 )
 def test_a_selection_that_needs_what_is_done_leaves_it_alone(root, shape, selection, expected):
     workflow = shape()
@@ -271,7 +275,7 @@ def test_a_selection_that_needs_what_is_done_leaves_it_alone(root, shape, select
         (diamond, Selection(start="b"), "a"),
         (diamond, Selection(only=["a", "b", "d"]), "c"),
     ],
-    ids=str,
+    ids=_named,
 )
 def test_a_selection_that_leaves_out_what_it_needs_is_refused(root, shape, selection, missing):
     with pytest.raises(UsageError, match=f"needs {missing}, which the selection leaves out") as caught:
