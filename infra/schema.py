@@ -39,7 +39,7 @@ class Drop(StrEnum):
     BUDGET = "over_budget"
     NOT_SITEMAP = "not_a_sitemap"  # of a sitemap file
     TRAP = "crawler_trap"  # a URL pattern without end that leads to nothing new
-    OPT_OUT = "opt_out"  # X-Robots-Tag, meta robots, TDM reservation; also of images
+    OPT_OUT = "opt_out"  # withheld from AI use (docs/rights.md); also of images
     # urls: a line of a list
     MALFORMED = "malformed_row"  # not UTF-8, not JSON, too few or too many fields
     # extract: a candidate image on a page
@@ -86,7 +86,7 @@ def pairs_schema() -> pa.Schema:
             ("language", text),  # of the page, BCP 47, as declared
             ("license", text),  # address of the image's licence (JSON-LD), else of the page's (rel=license)
             ("context", text),  # heading and paragraph next to the image, a line each, if asked for
-            ("opt_out", text),  # directives of the page that forbid the use of its images, whether obeyed or not
+            ("opt_out", text),  # words by which page or host withhold its images from AI use, whether obeyed or not
         ]
     )
 

@@ -38,7 +38,7 @@ class Config(StageConfig):
     """Starting URLs, scope and limits of a crawl. At least one of seeds, sitemaps, pages and page_lists is needed."""
 
     produces: ClassVar[tuple[str, ...]] = ("pages",)
-    code_version: ClassVar[int] = 2
+    code_version: ClassVar[int] = 3
 
     seeds: tuple[str, ...] = Field((), description="URLs to start from")
     sitemaps: tuple[str, ...] = Field(

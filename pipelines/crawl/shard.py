@@ -30,6 +30,7 @@ from pipelines.formats.warc import Writer
 from pipelines.html.page import Html, attribute
 from pipelines.web import FetchError, Response
 from pipelines.web.fetcher import Fetcher
+from pipelines.web.policy.opt_outs import CRAWLED
 from pipelines.web.politeness.client import LimiterClient
 
 __all__ = ["DueShard", "Shard", "Visit", "Visitor", "fetch", "work"]
@@ -121,7 +122,7 @@ async def _work(shard: Shard, output: ShardOutput) -> ShardRecord:
             async for seen in _in_order(visits, 4 * config.web.concurrency):
                 if seen.response is not None and seen.body is not None:
                     page = seen.response
-                    headers = _dated(page.headers, config)
+                    headers = _stored(page, config)
                     warc.page(page.url, _now(config), page.status, headers, spool.get(seen.body), sent)
                 else:
                     dropped[str(seen.reason)] += 1
@@ -246,8 +247,11 @@ def _now(config: Config) -> str:
     return config.warc_date or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _dated(headers: list[tuple[str, str]], config: Config) -> list[tuple[str, str]]:
-    """Return the headers with ``Date`` set to the configured instant, if any."""
+def _stored(page: Response, config: Config) -> list[tuple[str, str]]:
+    """Return the headers to store: ``Date`` as configured, if it is, and what the page's host withheld."""
+    headers = [(name, value) for name, value in page.headers if name.lower() != CRAWLED.lower()]
+    if page.opt_out:
+        headers.insert(0, (CRAWLED, page.opt_out))
     if config.warc_date is None:
         return headers
     date = format_datetime(datetime.fromisoformat(config.warc_date), usegmt=True)

@@ -28,7 +28,7 @@ class Config(StageConfig):
     }
     produces: ClassVar[tuple[str, ...]] = ("images",)
 
-    code_version: ClassVar[int] = 3
+    code_version: ClassVar[int] = 4
 
     image_size: int = Field(256, gt=0, description="side to resize to, pixels")
     resize_mode: ResizeMode = Field(

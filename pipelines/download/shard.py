@@ -61,6 +61,7 @@ class Outcome(NamedTuple):
     """The result of one URL: an image in the spool, or the reason and the message why there is none.
 
     ``size``: bytes served. ``hashes``: those wanted besides sha256, by kind. Width and height in pixels, upright.
+    ``image_opt_out``: the words by which the image, its headers or its host withhold it from AI use.
     """
 
     ticket: Ticket | None = None
@@ -71,6 +72,7 @@ class Outcome(NamedTuple):
     exif: str | None = None
     sha256: str | None = None
     hashes: Mapping[str, str] = MappingProxyType({})
+    image_opt_out: str | None = None
     size: int = 0
     status: Status = Status.SUCCESS
     reason: Drop | None = None
@@ -188,6 +190,7 @@ class Downloader:
                 raise
             return _unforeseen(Outcome(status=Status.FAILED_TO_DOWNLOAD), error)
         else:
+            outcome = outcome._replace(image_opt_out=response.opt_out or None)
             return outcome if image is None else outcome._replace(ticket=spool.put(image))
         finally:
             self._room.release()
@@ -196,11 +199,12 @@ class Downloader:
 def _not_fetched(error: FetchError) -> Outcome:
     """The outcome of a failed fetch, with img2dataset's message where it has one."""
     message = str(error)
-    if error.reason is Drop.OPT_OUT and not error.detail.startswith("robots.txt"):
+    words = error.detail if error.reason is Drop.OPT_OUT else None
+    if words and words.lower().startswith("x-robots-tag"):
         message = "Use of image disallowed by X-Robots-Tag directive"
     elif error.reason is Drop.HTTP_ERROR and error.detail in _PHRASES:
         message = f"HTTP Error {error.detail}: {_PHRASES[error.detail]}"
-    return Outcome(status=Status.FAILED_TO_DOWNLOAD, reason=error.reason, message=message)
+    return Outcome(status=Status.FAILED_TO_DOWNLOAD, reason=error.reason, message=message, image_opt_out=words)
 
 
 def _unforeseen(outcome: Outcome, error: Exception) -> Outcome:
@@ -254,7 +258,7 @@ def _commit(
 def tabulate(rows: pa.Table, outcomes: Sequence[Outcome], shard: int, config: Config) -> pa.Table:
     """img2dataset's table of a shard: the columns of ``rows``, its columns of the outcome, then our ``reason``."""
     values: dict[str, list[Any]] = {}
-    extra = [pa.field("reason", pa.string())]
+    extra = [pa.field(name, pa.string()) for name in ("reason", "image_opt_out")]
     if config.verify is not None:
         mismatches = config.verify.mismatches(rows, [_hash(outcome, config.verify.hash) for outcome in outcomes])
         if config.verify.mode == "warn":
@@ -267,7 +271,7 @@ def tabulate(rows: pa.Table, outcomes: Sequence[Outcome], shard: int, config: Co
         "status": [outcome.status for outcome in outcomes],
         "error_message": [outcome.message for outcome in outcomes],
     }
-    for name in ("width", "height", "original_width", "original_height", "exif", "sha256", "reason"):
+    for name in ("width", "height", "original_width", "original_height", "exif", "sha256", "reason", "image_opt_out"):
         values[name] = [getattr(outcome, name) for outcome in outcomes]
     if config.compute_hash != "sha256":
         values[config.compute_hash] = [_hash(outcome, config.compute_hash) for outcome in outcomes]
@@ -292,6 +296,7 @@ def _mismatched(outcome: Outcome) -> Outcome:
         return outcome
     return Outcome(
         sha256=outcome.sha256,
+        image_opt_out=outcome.image_opt_out,
         size=outcome.size,
         status=Status.FAILED_TO_DOWNLOAD,
         reason=Drop.HASH_MISMATCH,

@@ -17,7 +17,7 @@ class Config(StageConfig):
 
     inputs: ClassVar[Mapping[str, Input]] = {"pages": Input("pages", required=False)}
     produces: ClassVar[tuple[str, ...]] = ("pairs",)
-    code_version: ClassVar[int] = 4
+    code_version: ClassVar[int] = 5
 
     paths: tuple[str, ...] = Field(
         (),

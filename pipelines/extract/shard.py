@@ -97,7 +97,7 @@ class Extractor:
         count = len(found.urls)
         if not count:
             return ()
-        opt_out = self._policy.of_page(page.headers, page.metas) or None
+        opt_out = self._policy.of_page(page.headers, page.metas, page.rsl) or None
         license = page.license or None
         return (
             list(map(uid, found.urls, found.texts)),

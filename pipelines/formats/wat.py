@@ -19,11 +19,15 @@ from msgspec.json import Decoder, decode, encode
 
 from pipelines.html.page import declared_language
 from pipelines.html.resolve import fast_canonical
+from pipelines.web.policy.licenses import license_of_headers
 from pipelines.web.urls import BadUrlError, canonical
 
 __all__ = ["Link", "Meta", "WatPage"]
 
-_HEADERS = frozenset({"x-robots-tag", "tdm-reservation", "content-language"})
+_RIGHTS = ("x-robots-tag", "tdm-reservation", "content-usage", "content-signal", "x-crawl-opt-out")
+_HEADERS = frozenset({*_RIGHTS, "content-language", "link"})
+# Nearly all records have a Link header, and nearly none of them is about a licence.
+_RELEVANT = tuple(name.encode() for name in (*_RIGHTS, "content-language", "license"))
 
 
 class Meta(Struct, gc=False):
@@ -42,6 +46,7 @@ class Link(Struct, gc=False):
     alt: str | None = None
     title: str | None = None
     rel: str | None = None
+    type: str | None = None
 
 
 _NOTHING = Raw(b"null")
@@ -148,8 +153,18 @@ class WatPage:
     @property
     def license(self) -> str:
         """URL of the page's licence; empty if none."""
+        return self._license("") or license_of_headers(self.headers, self.url)
+
+    @property
+    def rsl(self) -> str:
+        """URL of the page's RSL licence; empty if none."""
+        return self._license("application/rsl+xml")
+
+    def _license(self, media_type: str) -> str:
         for link in self.related:
             if link.rel and "license" in link.rel.lower().split() and link.url is not None:
+                if media_type and (link.type or "").strip().lower() != media_type:
+                    continue
                 try:
                     return canonical(link.url, self.base)
                 except BadUrlError:
@@ -159,7 +174,7 @@ class WatPage:
 
 def _headers(json: Raw) -> list[tuple[str, str]]:
     written = bytes(json).lower()
-    if b"x-robots-tag" not in written and b"tdm-reservation" not in written and b"content-language" not in written:
+    if not any(name in written for name in _RELEVANT):
         return []
     headers = decode(json)
     listed = headers.items() if isinstance(headers, dict) else ()

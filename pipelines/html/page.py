@@ -14,6 +14,7 @@ from functools import cached_property
 from selectolax.lexbor import LexborDocumentOptions, LexborHTMLParser, LexborNode
 
 from pipelines.html.markup import bounded
+from pipelines.web.policy.licenses import license_of_headers
 from pipelines.web.urls import BadUrlError, canonical
 
 __all__ = ["Html", "attribute", "declared_language", "decode"]
@@ -93,6 +94,7 @@ _PARTS = (
     "a[rel~='license' i][href], link[rel~='license' i][href], script[type='application/ld+json' i]"
 )
 _CAPTIONS = ".wp-caption-text, div.figure .title, div.figure .caption"
+_RSL = "link[rel~='license' i][type='application/rsl+xml' i], script[type='application/rsl+xml' i]"
 _MAX_PARTS = 20_000
 _TAGS = frozenset({"img", "meta", "base", "noscript", "figcaption", "a", "link", "script"})
 
@@ -105,6 +107,7 @@ class Html:
     headers: list[tuple[str, str]]
     tree: LexborHTMLParser
     shortened: bool = False
+    has_rsl: bool = False  # whether it mentions the media type of RSL
 
     @classmethod
     def parse(cls, url: str, headers: list[tuple[str, str]], body: bytes) -> Html:
@@ -117,7 +120,7 @@ class Html:
         tree = LexborHTMLParser(
             body if is_utf8 and not shortened else affordable, options=LexborDocumentOptions.WO_EVENTS
         )
-        return cls(url, headers, tree, shortened)
+        return cls(url, headers, tree, shortened, b"rsl+xml" in body)
 
     @cached_property
     def _nodes(self) -> list[LexborNode]:
@@ -180,6 +183,16 @@ class Html:
                 continue
             try:
                 return canonical(attributes.get("href") or "", self.base)
+            except BadUrlError:
+                continue
+        return license_of_headers(self.headers, self.url)
+
+    @cached_property
+    def rsl(self) -> str:
+        """URL of the page's RSL licence, or that of the page if the licence is in it; empty if there is none."""
+        for node in self.tree.css(_RSL) if self.has_rsl else ():
+            try:
+                return canonical(node.attributes.get("href") or "", self.base)
             except BadUrlError:
                 continue
         return ""

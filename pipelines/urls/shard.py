@@ -32,7 +32,7 @@ CAPTION_COLUMNS = ("caption", "text", "captions", "alt", "alt_text", "alttext", 
 
 RESERVED = {
     *("key", "status", "error_message", "width", "height", "original_width", "original_height", "exif"),
-    *("md5", "sha256", "sha512", "reason", "retry_of", "hash_mismatch"),
+    *("md5", "sha256", "sha512", "reason", "retry_of", "hash_mismatch", "image_opt_out", "digital_source"),
 }
 """Columns that ``download`` writes. A list's own such column becomes ``{name}_listed``; img2dataset refuses it."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -25,11 +25,10 @@ class Web(Config):
     obey_robots: bool = Field(True, description="obey robots.txt; if off, it is not even fetched")
     obey_opt_out: bool = Field(
         True,
-        description="drop what X-Robots-Tag, robots meta tags, a TDM reservation or robots.txt withhold from AI use",
+        description="drop what its site withholds from AI use (docs/rights.md); if off, its words are only recorded",
     )
-    tdm_well_known: bool = Field(
-        False,
-        description="with obey_opt_out: also fetch /.well-known/tdmrep.json, one request per origin",
+    rights_files: tuple[Literal["tdmrep.json", "ai.txt", "trust.txt"], ...] = Field(
+        (), description="files with opt-outs to fetch besides robots.txt, each one request per origin"
     )
     max_page_bytes: int = Field(4 << 20, gt=0, description="maximum size of a page, bytes decoded")
     max_image_bytes: int = Field(32 << 20, gt=0, description="maximum size of an image, bytes decoded")

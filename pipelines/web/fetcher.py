@@ -19,18 +19,18 @@ from infra.schema import Drop
 from pipelines.web.config import Web
 from pipelines.web.guard import AddressRefusedError
 from pipelines.web.http_client import HTTPClient
-from pipelines.web.policy.policy_file import PolicyFiles
-from pipelines.web.policy.robots import RobotsRules
-from pipelines.web.policy.tdmrep import PATH, Reservations
+from pipelines.web.policy.hosts import HostPolicies
+from pipelines.web.policy.opt_outs import joined
 from pipelines.web.politeness.client import LimiterClient, LocalLimiter
 from pipelines.web.politeness.queue import HostDownError, HostQueue
 from pipelines.web.politeness.single_flight import FileResult
 from pipelines.web.response import FetchError, ResourceType, Response
-from pipelines.web.urls import BadUrlError, canonical, host_of, origin_of
+from pipelines.web.urls import BadUrlError, canonical, host_of
 
 __all__ = ["Fetcher"]
 
 _MIN_POLICY_REDIRECTS = 5  # RFC 9309, 2.3.1.2
+_KEPT = ("page", "image")  # what opt-outs concern; sitemaps are read for their links and not kept
 
 
 class Fetcher:
@@ -47,10 +47,7 @@ class Fetcher:
         self._admit = admit
         self._limiter = limiter
         self._policy = web.policy
-        self._robots = PolicyFiles(
-            "/robots.txt", partial(RobotsRules.parse, agent=web.agent), partial(self._policy_file, "robots")
-        )
-        self._tdm = PolicyFiles(PATH, Reservations.parse, partial(self._policy_file, "tdm"))
+        self._hosts = HostPolicies(web, self._policy_file)
         self._open = AsyncExitStack()
         self._client: HTTPClient
         self._queue: HostQueue
@@ -106,18 +103,19 @@ class Fetcher:
 
         Returns the response and the bytes it holds of the client's budget, which the caller releases.
         """
-        is_policy_file = resource in ("robots", "tdm")
+        is_policy_file = resource in ("robots", "policy")
         limit = self.web.max_redirects
         if is_policy_file:
             limit = max(_MIN_POLICY_REDIRECTS, limit)
         passed: tuple[str, ...] = ()
+        opt_out = ""
         url = self._checked(url)
         while True:
             if not is_policy_file:
-                await self._check_permission(url)
+                opt_out = joined(opt_out, await self._check_permission(url, resource))
             response, held = await self._retry(url, resource)
-            if passed:
-                response = replace(response, redirects=passed)
+            if passed or opt_out:
+                response = replace(response, redirects=passed, opt_out=opt_out)
             if not (follow and response.is_redirect):
                 return response, held
             passed = (*passed, url)
@@ -139,39 +137,39 @@ class Fetcher:
             raise FetchError(Drop.REFUSED, f"{where}an address that is not public") from None
         return url
 
-    def _check_response(self, response: Response, resource: ResourceType, follow: bool) -> None:
-        """Raise FetchError for an error status, or for headers that opt out."""
+    def _check_response(self, response: Response, resource: ResourceType, follow: bool) -> Response:
+        """Return the response with what its headers withhold. Raises FetchError for an error status or an opt-out."""
         if response.is_redirect and not follow:
-            return
+            return response
         if not 200 <= response.status < 300:
             raise FetchError(Drop.HTTP_ERROR, str(response.status))
-        # Sitemaps are read for their links and not kept, so opt-outs do not concern them.
-        if not self.web.obey_opt_out or resource not in ("page", "image"):
-            return
-        if why := self._policy.of_file(response.headers, image=resource == "image"):
-            raise FetchError(Drop.OPT_OUT, why)
+        if resource not in _KEPT:
+            return response
+        words = self._policy.of_file(response.headers, image=resource == "image")
+        if words and self.web.obey_opt_out:
+            raise FetchError(Drop.OPT_OUT, words)
+        return replace(response, opt_out=joined(response.opt_out, words)) if words else response
 
     # --- permission ---
 
-    async def _check_permission(self, url: str) -> None:
-        """Raise FetchError if robots.txt or a TDM reservation forbids ``url``, or robots.txt cannot be fetched."""
-        if self.web.obey_robots:
-            try:
-                rules = await self._robots.get(origin_of(url))
-            except FetchError as error:
-                # The server failed: that is the URL's own failure, rather than one of robots.txt forbidding it.
-                raise FetchError(error.reason, f"robots.txt: {error.detail}") from None
-            if refused := rules.refusal(url, self.web.agent, as_ai=self.web.obey_opt_out):
-                raise FetchError(*refused)
-            if rules.crawl_delay:
-                self._queue.set_crawl_delay(host_of(url), rules.crawl_delay)
-        if self.web.tdm_well_known and self.web.obey_opt_out:
-            try:
-                reserved = (await self._tdm.get(origin_of(url))).is_reserved(url)
-            except FetchError:
-                return  # a missing file reserves nothing; if the host is down, the fetch itself will fail
-            if reserved:
-                raise FetchError(Drop.OPT_OUT, "tdmrep.json: tdm-reservation")
+    async def _check_permission(self, url: str, resource: ResourceType) -> str:
+        """Return the words by which the files of the URL's host withhold it from AI use, if that is not obeyed.
+
+        Raises FetchError if they do and it is, if robots.txt forbids ``url``, or if robots.txt cannot be fetched.
+        """
+        try:
+            rules = await self._hosts.robots(url)
+        except FetchError as error:
+            # The server failed: that is the URL's own failure, rather than one of robots.txt forbidding it.
+            raise FetchError(error.reason, f"robots.txt: {error.detail}") from None
+        if refused := rules.refusal(url, self.web.agent):
+            raise FetchError(Drop.ROBOTS, refused)
+        if rules.crawl_delay:
+            self._queue.set_crawl_delay(host_of(url), rules.crawl_delay)
+        words = await self._hosts.opt_out(url, rules) if resource in _KEPT else ""
+        if words and self.web.obey_opt_out:
+            raise FetchError(Drop.OPT_OUT, words)
+        return words
 
     async def _policy_file(self, resource: ResourceType, url: str) -> FileResult:
         """Get a policy file, fetched once for all workers."""
@@ -190,7 +188,7 @@ class Fetcher:
         self._client.budget.release(held)
         delay = 0.0
         if resource == "robots":
-            delay = (await self._robots.add(url, response.status, response.body)).crawl_delay
+            delay = (await self._hosts.add_robots(url, response.status, response.body)).crawl_delay
         return FileResult(response.status, response.body, crawl_delay_s=delay)
 
     # --- retries and rate limit ---
@@ -250,11 +248,10 @@ class _Fetch(AbstractAsyncContextManager[Response]):
         fetcher = self._fetcher
         response, self._held = await fetcher._follow(self._url, self._resource, self._follow)
         try:
-            fetcher._check_response(response, self._resource, self._follow)
+            return fetcher._check_response(response, self._resource, self._follow)
         except FetchError:
             fetcher._client.budget.release(self._held)
             raise
-        return response
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

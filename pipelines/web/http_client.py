@@ -40,7 +40,7 @@ _ACCEPT: dict[ResourceType, dict[str, str]] = {
     "image": {"Accept": "image/webp,image/png,image/jpeg,image/*;q=0.8,*/*;q=0.1"},
     "sitemap": {"Accept": "application/xml,text/xml;q=0.9,text/plain;q=0.5,*/*;q=0.1"},
     "robots": {"Accept": "text/plain,*/*;q=0.1"},
-    "tdm": {"Accept": "application/json,*/*;q=0.1"},
+    "policy": {"Accept": "application/json,application/rsl+xml,text/plain;q=0.9,*/*;q=0.1"},
 }
 
 
@@ -95,7 +95,7 @@ class HTTPClient:
             "image": web.max_image_bytes,
             "sitemap": min(MAX_SITEMAP_BYTES, web.max_bytes_in_flight),
             "robots": MAX_FILE_BYTES,
-            "tdm": MAX_FILE_BYTES,
+            "policy": MAX_FILE_BYTES,
         }
         self._deadlines = Deadlines()
         self._clock = asyncio.get_running_loop().time

@@ -9,9 +9,9 @@ from infra.schema import Drop
 
 __all__ = ["FetchError", "ResourceType", "Response", "media_type"]
 
-ResourceType = Literal["page", "image", "sitemap", "robots", "tdm"]
-"""Decides the Accept header, the size limit and the checks. ``robots`` and ``tdm`` are policy files: fetched for
-permission, they need none themselves."""
+ResourceType = Literal["page", "image", "sitemap", "robots", "policy"]
+"""Decides the Accept header, the size limit and the checks. ``robots`` and ``policy`` are files about a host's
+policy: fetched for permission, they need none themselves."""
 
 _REDIRECT = frozenset({301, 302, 303, 307, 308})
 
@@ -33,13 +33,17 @@ def media_type(value: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """HTTP response with decoded ``body``, ``headers`` as received, in order, and the ``redirects`` (URLs) followed."""
+    """HTTP response with decoded ``body``, ``headers`` as received, in order, and the ``redirects`` (URLs) followed.
+
+    ``opt_out``: the words by which host or headers withhold it from AI use, where that is not obeyed.
+    """
 
     url: str
     status: int
     headers: list[tuple[str, str]]
     body: bytes
     redirects: tuple[str, ...] = field(default=())
+    opt_out: str = ""
 
     def header(self, name: str, default: str = "") -> str:
         """Return the first header of that name, in any case."""

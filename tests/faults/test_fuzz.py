@@ -207,15 +207,14 @@ def test_robots(status, body, url):
     rules = RobotsRules.parse(status, body)
     assert rules.crawl_delay >= 0
     with suppress(BadUrlError):
-        refused = rules.refusal(canonical(url), "clipline", as_ai=True)
-        assert refused is None or all(refused)
+        assert isinstance(rules.refusal(canonical(url), "clipline") + rules.opt_out(canonical(url)), str)
 
 
 @pytest.mark.parametrize("rule", ["/*a*a*a*a*a*a*a*a*a*a*a*a*b", "/" + "*" * 400 + "b$", "/" + "a*" * 300 + "$b"])
 def test_robots_patterns_are_matched_in_linear_time(rule):
     rules = RobotsRules.parse(200, f"User-agent: *\nDisallow: {rule}\n".encode())
     started = time.thread_time()
-    rules.refusal("http://a.example/" + "a" * 4000, "clipline", as_ai=True)
+    rules.refusal("http://a.example/" + "a" * 4000, "clipline")
     assert time.thread_time() - started < 1.0
 
 
@@ -245,7 +244,7 @@ def test_sitemaps(body):
     mutated([b'[{"location": "/a/*", "tdm-reservation": 1}, {"location": "/", "tdm-reservation": 0}]', b"[[{}]]"]),
 )
 def test_reservations(status, body):
-    assert Reservations.parse(status, body).is_reserved("http://a.example/a/b") in (True, False)
+    assert Reservations.parse(status, body).refusal("http://a.example/a/b") in ("", "tdm-reservation: 1")
 
 
 _DIRECTIVE = st.sampled_from(
@@ -258,10 +257,10 @@ _DIRECTIVE = st.sampled_from(
 def test_opt_outs(value, forbidden):
     """Nothing that is said can raise, or unsay what another header says."""
     said = [("X-Robots-Tag", value)] + [("x-robots-tag", "noai")] * forbidden
-    directives = from_headers(said, "clipline")
-    assert not forbidden or "noai" in directives
-    from_metas([("robots", value), (value, "noai")], "clipline")
-    assert bool(refusal(directives, PAGE)) <= bool(refusal(directives, IMAGE))
+    found = list(from_headers(said, "clipline"))
+    assert not forbidden or refusal(found, PAGE)
+    assert list(from_metas([("robots", value), (value, "noai")], "clipline"))
+    assert bool(refusal(found, PAGE)) <= bool(refusal(found, IMAGE))
 
 
 # --- content codings --------------------------------------------------------------------------------------------------

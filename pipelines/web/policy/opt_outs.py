@@ -1,66 +1,62 @@
-"""Opt-outs from AI use: the directives of headers and meta tags, and the policy that decides what they forbid.
+"""Opt-outs from AI use in headers and meta tags, and the policy that decides what they forbid.
 
-Sources are ``X-Robots-Tag`` headers, robots ``<meta>`` tags, the W3C's TDM reservation and, in robots.txt, rules for
-crawlers that feed AI models. A directive addressed to any such crawler counts as addressed to us.
-
-All sources yield a set of *directives*, and one :class:`Policy` decides what they forbid. The directives that forbid
-are recorded with the row, as the site wrote them.
+docs/rights.md lists the signals. A directive addressed to any crawler that feeds AI models counts as addressed to us,
+and of two that contradict each other the stricter holds. Whatever forbids is recorded in the site's own words.
 A directive with a date (``unavailable_after``) is not evaluated: the result would depend on the day of the run.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-__all__ = ["AI_AGENTS", "IMAGE", "LINKS", "PAGE", "Policy", "from_headers", "from_metas", "refusal"]
+from pipelines.web.policy.agents import AI_AGENTS
+from pipelines.web.policy.usage import withholds_training
 
-PAGE = frozenset({"noai", "noml", "noindex", "none", "tdm-reservation"})
-"""Directives that forbid the use of the page or image they are served with."""
+__all__ = ["CRAWLED", "IMAGE", "LINKS", "PAGE", "Policy", "from_headers", "from_metas", "joined", "quoted", "refusal"]
+
+Said = tuple[str, frozenset[str]]
+"""A statement: the site's own words, with the header's or tag's name before them, and the directives in it."""
+
+PAGE = frozenset({"noai", "noml", "noindex", "none", "tdm-reservation", "no-training", "rsl"})
+"""Directives that forbid the use of the page or image they are served with. The last two are no words of a site, but
+stand for a usage preference that withholds training, and for licence terms that nobody has read."""
 IMAGE = PAGE | {"noimageai", "noimageindex"}
 """Directives that forbid the use of an image, served with it or on a page that shows it."""
 LINKS = frozenset({"nofollow", "none"})
 """Directives that forbid following a page's links."""
 
-AI_AGENTS = frozenset(
-    {
-        "ai2bot",
-        "ai2bot-dolma",
-        "amazonbot",
-        "anthropic-ai",
-        "applebot-extended",
-        "bytespider",
-        "ccbot",
-        "claude-web",
-        "claudebot",
-        "cohere-ai",
-        "cohere-training-data-crawler",
-        "diffbot",
-        "facebookbot",
-        "google-extended",
-        "gptbot",
-        "imagesiftbot",
-        "img2dataset",
-        "laiondownloader",
-        "meta-externalagent",
-        "omgili",
-        "omgilibot",
-        "pangubot",
-        "timpibot",
-        "webzio-extended",
-    }
-)
-"""User agents, in lower case, of crawlers that collect training data."""
+CRAWLED = "X-Crawl-Opt-Out"
+"""Header of stored pages: what the files of the page's host (robots.txt and the like) withheld when it was crawled."""
 
 _SCOPE = re.compile(r"\s*([a-z*][a-z0-9_.*-]*)\s*:(.*)", re.IGNORECASE | re.DOTALL)
 _VALUED = frozenset(
     {"max-snippet", "max-image-preview", "max-video-preview", "unavailable_after", "indexifembedded", "tdm-reservation"}
 )
+_RSL_LINK = re.compile(r"<([^<>]{1,2000})>([^<>]{0,500}?\brsl\+xml\b)", re.IGNORECASE)
+_WORDS = 200  # characters of a statement that are recorded
+_RESERVED = frozenset({"tdm-reservation"})
+_NO_TRAINING = frozenset({"no-training"})
+_NOTHING: frozenset[str] = frozenset()
 
 
-def _directives(value: str, agents: frozenset[str]) -> Iterable[str]:
+def quoted(name: str, value: str) -> str:
+    """Return ``name: value`` on one line, cut to a bearable length."""
+    return f"{name}: {' '.join(value[: 4 * _WORDS].split())[:_WORDS]}"
+
+
+def joined(*words: str) -> str:
+    """Return several statements as one text, each once; empty ones are left out."""
+    text = ""
+    for one in words:
+        if one not in text:
+            text = f"{text}; {one}" if text else one
+    return text
+
+
+def _directives(value: str, agents: frozenset[str]) -> Iterator[str]:
     """Yield the directives of one header value that are addressed to all crawlers or to one of ``agents``.
 
     Grammar: ``[agent:] directive[: value], ...``. An agent's name applies until the next one, because proxies join
@@ -76,28 +72,29 @@ def _directives(value: str, agents: frozenset[str]) -> Iterable[str]:
             yield name
 
 
-def from_headers(headers: Iterable[tuple[str, str]], agent: str) -> frozenset[str]:
-    """Return the directives in response headers addressed to ``agent``, to AI crawlers or to all crawlers."""
-    found: set[str] = set()
+def from_headers(headers: Iterable[tuple[str, str]], agent: str) -> Iterator[Said]:
+    """Yield the statements of response headers addressed to ``agent``, to AI crawlers or to all crawlers."""
     for name, value in headers:
-        name = name.lower()
-        if name == "x-robots-tag":
-            found.update(_directives(value, AI_AGENTS | {agent.lower()}))
-        elif name == "tdm-reservation" and value.strip().strip("\"'") == "1":
-            found.add("tdm-reservation")
-    return frozenset(found)
+        lower = name.lower()
+        if lower == "x-robots-tag":
+            yield quoted(name, value), frozenset(_directives(value, AI_AGENTS | {agent.lower()}))
+        elif lower == "tdm-reservation":
+            yield quoted(name, value), _RESERVED if value.strip().strip("\"'") == "1" else _NOTHING
+        elif lower in ("content-usage", "content-signal"):
+            yield quoted(name, value), _NO_TRAINING if withholds_training(value) else _NOTHING
+        elif lower == "link" and (link := _RSL_LINK.search(value)):
+            yield quoted(name, link[0]), frozenset({"rsl"})
 
 
-def from_metas(metas: Iterable[tuple[str, str]], agent: str) -> frozenset[str]:
-    """Return the directives in ``<meta name content>`` tags, given as (name in lower case, content)."""
+def from_metas(metas: Iterable[tuple[str, str]], agent: str) -> Iterator[Said]:
+    """Yield the statements of ``<meta name content>`` tags, given as (name in lower case, content)."""
     agents = _meta_names(agent)
-    found: set[str] = set()
     for name, content in metas:
         if name in agents:
-            found.update([text for part in content.lower().split(",") if (text := part.strip())])
+            parts = content.lower().split(",")
+            yield quoted(f"meta {name}", content), frozenset([text for part in parts if (text := part.strip())])
         elif name == "tdm-reservation" and content.strip() == "1":
-            found.add("tdm-reservation")
-    return frozenset(found)
+            yield quoted(f"meta {name}", content), _RESERVED
 
 
 @lru_cache(maxsize=8)
@@ -105,14 +102,14 @@ def _meta_names(agent: str) -> frozenset[str]:
     return AI_AGENTS | {agent.lower(), "robots"}
 
 
-def refusal(directives: frozenset[str], forbidding: frozenset[str]) -> str:
-    """Return the forbidding directives as text; empty if there are none."""
-    return "" if directives.isdisjoint(forbidding) else ", ".join(sorted(directives & forbidding))
+def refusal(said: Iterable[Said], forbidding: frozenset[str]) -> str:
+    """Return the statements with a forbidding directive as text; empty if there are none."""
+    return joined(*[words for words, directives in said if not directives.isdisjoint(forbidding)])
 
 
 @dataclass(frozen=True)
 class Policy:
-    """Opt-out policy for the crawler ``agent``. Methods return the forbidding directives as text; empty: allowed."""
+    """Opt-out policy for the crawler ``agent``. Methods return the words that forbid; empty: allowed."""
 
     agent: str
     page: frozenset[str] = PAGE
@@ -123,14 +120,23 @@ class Policy:
         """Return what the headers of a page or an image forbid about its own use."""
         return refusal(from_headers(headers, self.agent), self.image if image else self.page)
 
-    def of_page(self, headers: Iterable[tuple[str, str]], metas: Iterable[tuple[str, str]]) -> str:
-        """Return what a page forbids about its images. ``metas``: (name in lower case, content) of ``<meta>`` tags."""
-        return refusal(self._directives(headers, metas), self.image)
+    def of_page(self, headers: Iterable[tuple[str, str]], metas: Iterable[tuple[str, str]], rsl: str = "") -> str:
+        """Return what a page forbids about its images.
+
+        ``metas``: (name in lower case, content) of ``<meta>`` tags. ``rsl``: URL of the page's RSL licence, whose terms
+        an archive does not hold.
+        """
+        words = self._refusal(headers, metas, self.image)
+        if headers and (crawled := next((value for name, value in headers if name == CRAWLED), "")):
+            words = joined(crawled, words)
+        return joined(words, quoted("rel=license, application/rsl+xml", rsl)) if rsl else words
 
     def of_links(self, headers: Iterable[tuple[str, str]], metas: Iterable[tuple[str, str]]) -> str:
         """Return what a page forbids about following its links."""
-        return refusal(self._directives(headers, metas), self.links)
+        return self._refusal(headers, metas, self.links)
 
-    def _directives(self, headers: Iterable[tuple[str, str]], metas: Iterable[tuple[str, str]]) -> frozenset[str]:
-        of_metas = from_metas(metas, self.agent)
-        return from_headers(headers, self.agent) | of_metas if headers else of_metas
+    def _refusal(
+        self, headers: Iterable[tuple[str, str]], metas: Iterable[tuple[str, str]], forbidding: frozenset[str]
+    ) -> str:
+        of_metas = refusal(from_metas(metas, self.agent), forbidding)
+        return joined(refusal(from_headers(headers, self.agent), forbidding), of_metas) if headers else of_metas

@@ -10,6 +10,8 @@ import json
 from dataclasses import dataclass
 from typing import Self
 
+from pipelines.web.policy.patterns import matches, path_of
+
 __all__ = ["PATH", "Reservations"]
 
 PATH = "/.well-known/tdmrep.json"
@@ -40,28 +42,8 @@ class Reservations:
         ]
         return cls(tuple(rules[:_MAX_RULES]), size=200 + len(body))
 
-    def is_reserved(self, url: str) -> bool:
-        """Return True if the path of a canonical URL is reserved."""
-        path = url[url.index("/", url.index("://") + 3) :]
-        return next((reserved for pattern, reserved in self.rules if _matches(path, pattern)), False)
-
-
-def _matches(path: str, pattern: str) -> bool:
-    """Match a robots.txt pattern: a prefix, ``*`` for anything, ``$`` for the end. Linear time."""
-    first, *parts = pattern.removesuffix("$").split("*")
-    if not path.startswith(first):
-        return False
-    if pattern.endswith("$"):
-        if not parts:
-            return path == first
-        last = parts.pop()
-        if not path.endswith(last) or len(path) < len(first) + len(last):
-            return False
-        path = path[: len(path) - len(last)]
-    position = len(first)
-    for part in parts:
-        position = path.find(part, position)
-        if position < 0:
-            return False
-        position += len(part)
-    return True
+    def refusal(self, url: str) -> str:
+        """Return the words by which a canonical URL is reserved; empty if it is not."""
+        path = path_of(url)
+        reserved = next((reserved for pattern, reserved in self.rules if matches(path, pattern)), False)
+        return "tdm-reservation: 1" if reserved else ""

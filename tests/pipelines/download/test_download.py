@@ -86,7 +86,7 @@ PATHS = {
     "b.jpg": None,
     "noai.jpg": ("failed_to_download", "Use of image disallowed by X-Robots-Tag directive", "opt_out"),
     "private/a.jpg": ("failed_to_download", "robots_disallowed: robots.txt", "robots_disallowed"),
-    "untrained/a.jpg": ("failed_to_download", "opt_out: robots.txt: gptbot", "opt_out"),
+    "untrained/a.jpg": ("failed_to_download", "opt_out: robots.txt: User-agent: GPTBot", "opt_out"),
     "page.jpg": ("failed_to_resize", "Image decoding error", "not_an_image"),
     "half.jpg": ("failed_to_resize", "Image decoding error", "truncated"),
     "wide.jpg": ("failed_to_resize", "aspect ratio too large", "aspect_ratio_too_large"),
@@ -197,7 +197,7 @@ def test_the_stage(downloaded, site, pairs_artifact, finished, img2dataset, tmp_
     # img2dataset: its columns in its order, its keys, its statistics, its rule for what is done
     assert pq.read_schema(folder / "00000.parquet").names[len(pairs_schema()) :] == [
         *("key", "status", "error_message", "width", "height", "original_width", "original_height", "exif", "sha256"),
-        "reason",  # ours
+        *("reason", "image_opt_out"),  # ours
     ]
     assert [row["key"] for row in rows] == [
         img2dataset.downloader.compute_key(index % 4, index // 4, math.ceil(math.log10(4)), 5) for index in range(10)
@@ -286,7 +286,7 @@ async def test_img2dataset_continues_where_we_stopped(site, pairs_artifact, img2
             write_triple(output, shard, members(table, fetched, spool, "jpg"), table)
 
     folder = tmp_path / "data"
-    expected = pq.read_table(folder / "00001.parquet").drop_columns(["reason"])
+    expected = pq.read_table(folder / "00001.parquet").drop_columns(["reason", "image_opt_out"])
     samples = read_all(folder / "00001.tar")
     for path in folder.glob("00001*"):
         path.unlink()

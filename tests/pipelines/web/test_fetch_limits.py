@@ -188,24 +188,28 @@ async def test_robots_redirects_of_other_hosts_are_followed_five_times():
         b"User-agent: *\n" + b"Disallow: /" + b"*a" * 240_000 + b"$\n",
         b"User-agent: " * 40_000,
         b"\n" * 500_000,
+        b"Content-Usage: /*a*a*a*a*a*a*a*a$ train-ai=n\n" * 12_000,
+        b"User-agent: *\n" + b"Content-Signal: " + b"ai-train=y," * 45_000,
+        b"License: x\n" * 45_000,
     ],
-    ids=["agents", "rules", "wildcards", "words", "lines"],
+    ids=["agents", "rules", "wildcards", "words", "lines", "usage", "signals", "licenses"],
 )
 def test_no_robots_txt_can_stall_us(body):
     start = time.thread_time()
     rules = RobotsRules.parse(200, body[: 500 * 1024], "clipline")
     for _ in range(10):
-        rules.refusal("http://a.example/" + "a" * 3000, "clipline", as_ai=True)
+        rules.refusal("http://a.example/" + "a" * 3000, "clipline")
+        rules.opt_out("http://a.example/" + "a" * 3000)
     assert time.thread_time() - start < 3.0
 
 
 def test_robots_groups_survive_the_renaming():
     text = b"\xef\xbb\xbfUser-agent: other\nUser-agent: GPTBot/1.2\nDisallow: /art\n\nuser agent: third\nDisallow: /"
     rules = RobotsRules.parse(200, text + b"\nSitemap: http://a.example/s.xml\nsite-map:/t.xml", "clipline")
-    assert rules.agents == ("gptbot",)
-    assert rules.refusal("http://a.example/art", "clipline", as_ai=True) == (Drop.OPT_OUT, "robots.txt: gptbot")
-    assert rules.refusal("http://a.example/", "clipline", as_ai=True) is None
-    assert RobotsRules.parse(200, text, "third").refusal("http://a.example/", "third", as_ai=False)
+    assert rules.agents == ("GPTBot",)
+    assert rules.opt_out("http://a.example/art") == "robots.txt: User-agent: GPTBot"
+    assert rules.opt_out("http://a.example/") == ""
+    assert RobotsRules.parse(200, text, "third").refusal("http://a.example/", "third")
     assert sitemaps(text + b"\nSitemap: http://a.example/s.xml\nsite-map:/t.xml") == [
         "http://a.example/s.xml",
         "/t.xml",
@@ -222,15 +226,15 @@ TDM = [
 async def test_reservations_at_the_well_known_place_if_asked_for():
     routes = {"/.well-known/tdmrep.json": answer(json.dumps(TDM).encode()), "/closed/x": answer(), "/y": answer()}
     async with Site(routes) as site:
-        said = (Drop.OPT_OUT, "tdmrep.json: tdm-reservation")
-        assert await failure(site, "http://a.example/closed/x", tdm_well_known=True) == said
-        async with Fetcher(web(site, tdm_well_known=True)) as fetcher:
+        said = (Drop.OPT_OUT, "tdmrep.json: tdm-reservation: 1")
+        assert await failure(site, "http://a.example/closed/x", rights_files=["tdmrep.json"]) == said
+        async with Fetcher(web(site, rights_files=["tdmrep.json"])) as fetcher:
             assert [(await fetcher.get("http://a.example/y")).status for _ in range(3)] == [200] * 3
         assert site.asked.count("a.example/.well-known/tdmrep.json") == 2
         async with Fetcher(web(site)) as fetcher:
             assert (await fetcher.get("http://a.example/closed/x")).status == 200
         routes["/.well-known/tdmrep.json"] = answer(b"{}" * 1_000_000)
-        async with Fetcher(web(site, tdm_well_known=True)) as fetcher:
+        async with Fetcher(web(site, rights_files=["tdmrep.json"])) as fetcher:
             assert (await fetcher.get("http://a.example/closed/x")).status == 200
 
 
@@ -239,7 +243,7 @@ async def test_reservations_at_the_well_known_place_if_asked_for():
     [("/open/1.jpg", False), ("/a/1.jpg", True), ("/1.jpg?q", False), ("/closed/x", True), ("/", False)],
 )
 def test_the_first_rule_that_matches_decides(path, reserved):
-    assert Reservations.parse(200, json.dumps(TDM).encode()).is_reserved(f"http://a.example{path}") is reserved
+    assert bool(Reservations.parse(200, json.dumps(TDM).encode()).refusal(f"http://a.example{path}")) is reserved
 
 
 @given(st.text("ab*$/", max_size=12), st.text("ab/", max_size=12))
@@ -247,21 +251,22 @@ def test_patterns_match_as_a_regular_expression_would(pattern, path):
     body, end = (pattern[:-1], "$") if pattern.endswith("$") else (pattern, "")
     expression = ".*".join(re.escape(part) for part in body.split("*")) + ("\\Z" if end else "")
     rules = Reservations(((pattern, True),))
-    assert rules.is_reserved(f"http://h/{path}") is bool(re.match(expression, f"/{path}"))
+    assert bool(rules.refusal(f"http://h/{path}")) is bool(re.match(expression, f"/{path}"))
 
 
 @pytest.mark.parametrize("body", [b"", b"[", b"{}", b"[1, null, {}]", b"[" * 100_000, b'[{"location": 3}]', b"\xff"])
 def test_reservations_that_are_none(body):
-    assert not Reservations.parse(200, body).is_reserved("http://a.example/")
+    assert not Reservations.parse(200, body).refusal("http://a.example/")
 
 
 def test_one_policy_for_pages_images_and_links():
     policy = Policy("clipline")
     headers = [("X-Robots-Tag", "otherbot: noai, clipline: noimageai, nofollow"), ("tdm-reservation", "1")]
-    assert policy.of_file(headers, image=True) == "noimageai, tdm-reservation"
-    assert policy.of_file(headers, image=False) == "tdm-reservation"
-    assert policy.of_links([], [("robots", "index, nofollow")]) == "nofollow"
-    assert policy.of_page(headers[:1], [("gptbot", "noai"), ("somebot", "none")]) == "noai, noimageai"
+    tag = "X-Robots-Tag: otherbot: noai, clipline: noimageai, nofollow"
+    assert policy.of_file(headers, image=True) == f"{tag}; tdm-reservation: 1"
+    assert policy.of_file(headers, image=False) == "tdm-reservation: 1"
+    assert policy.of_links([], [("robots", "index, nofollow")]) == "meta robots: index, nofollow"
+    assert policy.of_page(headers[:1], [("gptbot", "noai"), ("somebot", "none")]) == f"{tag}; meta gptbot: noai"
 
 
 # --- names ---

@@ -355,7 +355,7 @@ async def test_robots_is_asked_once_and_obeyed():
         assert caught.value.reason is Drop.ROBOTS
         with pytest.raises(FetchError) as caught:
             await fetcher.get("http://a.example/art/1.png", "image")
-        assert (caught.value.reason, caught.value.detail) == (Drop.OPT_OUT, "robots.txt: gptbot")
+        assert (caught.value.reason, caught.value.detail) == (Drop.OPT_OUT, "robots.txt: User-agent: GPTBot")
     assert Counter(site.asked) == {"a.example/robots.txt": 1, "a.example/x": 5}
     assert (await fetch(routes, "http://a.example/private", obey_robots=False)).status == 200
 
@@ -392,9 +392,9 @@ async def test_robots_of_any_size_is_read_up_to_its_cap():
 
 def test_rules_know_the_delay_and_the_ai_crawlers_named():
     rules = RobotsRules.parse(200, ROBOTS)
-    assert rules.agents == ("gptbot",)
+    assert rules.agents == ("GPTBot",)
     assert rules.crawl_delay == 2.0
-    assert rules.refusal("http://a.example/art", "clipline", as_ai=False) is None
+    assert not rules.refusal("http://a.example/art", "clipline")
     assert RobotsRules.parse(404, b"").crawl_delay == 0.0
 
 
@@ -424,25 +424,25 @@ def test_rules_know_the_delay_and_the_ai_crawlers_named():
     ],
 )
 def test_robots_tags(values, page, image):
-    said = from_headers([("x-robots-tag", value) for value in values], "clipline")
+    said = list(from_headers([("x-robots-tag", value) for value in values], "clipline"))
     assert bool(refusal(said, PAGE)) is page
     assert bool(refusal(said, IMAGE)) is image
 
 
 def test_meta_tags_and_reservations():
-    assert from_headers([("TDM-Reservation", "1")], "clipline") == {"tdm-reservation"}
-    assert from_headers([("TDM-Reservation", "0")], "clipline") == set()
-    said = from_metas(
-        [("robots", "NoImageAI, nofollow"), ("googlebot", "noindex"), ("tdm-reservation", "1")], "clipline"
-    )
-    assert refusal(said, IMAGE) == "noimageai, tdm-reservation"
-    assert refusal(said, LINKS) == "nofollow"
+    assert refusal(from_headers([("TDM-Reservation", "1")], "clipline"), PAGE) == "TDM-Reservation: 1"
+    assert refusal(from_headers([("TDM-Reservation", "0")], "clipline"), PAGE) == ""
+    metas = [("robots", "NoImageAI, nofollow"), ("googlebot", "noindex"), ("tdm-reservation", "1")]
+    said = list(from_metas(metas, "clipline"))
+    assert refusal(said, IMAGE) == "meta robots: NoImageAI, nofollow; meta tdm-reservation: 1"
+    assert refusal(said, LINKS) == "meta robots: NoImageAI, nofollow"
 
 
 async def test_an_opt_out_reaches_the_caller():
     routes = {"/x": answer(b"img", Content_Type="image/png", X_Robots_Tag=["max-snippet:1", "noimageai"])}
-    assert await refused(routes, kind="image") == (Drop.OPT_OUT, "noimageai")
-    assert (await fetch(routes, kind="image", obey_opt_out=False)).body == b"img"
+    assert await refused(routes, kind="image") == (Drop.OPT_OUT, "X-Robots-Tag: noimageai")
+    used = await fetch(routes, kind="image", obey_opt_out=False)
+    assert (used.body, used.opt_out) == (b"img", "X-Robots-Tag: noimageai")
 
 
 # --- the parts by themselves ---
