@@ -63,6 +63,7 @@ class Drop(StrEnum):
     LANGUAGE = "language"
     IMAGE_SIDE = "image_side"
     IMAGE_ASPECT = "image_aspect"
+    DIGITAL_SOURCE = "digital_source"  # made by AI, as its metadata says
     # dedup
     DUPLICATE_BYTES = "duplicate_bytes"
     NEAR_DUPLICATE = "near_duplicate"

@@ -142,7 +142,9 @@ def _table(
 ) -> pa.Table:
     """img2dataset's table with every row of the input, in that order, and our ``reason``."""
     known = {row["key"]: row for row in theirs.to_pylist()}
-    schema = images_schema(rows.schema).append(pa.field("reason", pa.string()))
+    schema = images_schema(rows.schema)
+    for name in ("reason", "image_opt_out", "digital_source"):  # it does not tell the last two
+        schema = schema.append(pa.field(name, pa.string()))
     if config.compute_hash != "sha256":
         schema = schema.append(pa.field(config.compute_hash, pa.string()))
     added = schema.names[rows.num_columns :]

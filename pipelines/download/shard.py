@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from traceback import walk_tb
 from types import MappingProxyType, TracebackType
@@ -37,11 +38,13 @@ from pipelines.download.config import Config
 from pipelines.download.hosts import failing_hosts
 from pipelines.download.retry import read_picks
 from pipelines.download.verify import MISMATCH, Hash, hash_of
+from pipelines.images.provenance import provenance
 from pipelines.images.resize import ImageError, Resizing, resize
 from pipelines.layout import Images, funnel
 from pipelines.tables import read_slices
 from pipelines.web import FetchError
 from pipelines.web.fetcher import Fetcher
+from pipelines.web.policy.opt_outs import joined
 
 if TYPE_CHECKING:
     from pipelines.web.politeness.client import LimiterClient
@@ -57,11 +60,16 @@ _UNFORESEEN = (
 """What a parser raises at input it was not written for. Failures of this machine or of the stage are none of these."""
 
 
+_IMAGE = ("width", "height", "original_width", "original_height", "exif", "sha256")
+_RIGHTS = ("image_opt_out", "digital_source")
+
+
 class Outcome(NamedTuple):
     """The result of one URL: an image in the spool, or the reason and the message why there is none.
 
     ``size``: bytes served. ``hashes``: those wanted besides sha256, by kind. Width and height in pixels, upright.
     ``image_opt_out``: the words by which the image, its headers or its host withhold it from AI use.
+    ``digital_source``: how the image says it was made (``pipelines.images.provenance``).
     """
 
     ticket: Ticket | None = None
@@ -73,6 +81,7 @@ class Outcome(NamedTuple):
     sha256: str | None = None
     hashes: Mapping[str, str] = MappingProxyType({})
     image_opt_out: str | None = None
+    digital_source: str | None = None
     size: int = 0
     status: Status = Status.SUCCESS
     reason: Drop | None = None
@@ -180,9 +189,8 @@ class Downloader:
         loop = asyncio.get_running_loop()
         try:
             async with self._fetcher.fetch(url, "image") as response:
-                outcome, image = await loop.run_in_executor(
-                    self._pool, _resized, response.body, self._resizing, self._hashes
-                )
+                work = partial(_resized, response.body, self._resizing, self._hashes, self._config.web.obey_opt_out)
+                outcome, image = await loop.run_in_executor(self._pool, work)
         except FetchError as error:
             return _not_fetched(error)
         except _UNFORESEEN as error:
@@ -190,7 +198,7 @@ class Downloader:
                 raise
             return _unforeseen(Outcome(status=Status.FAILED_TO_DOWNLOAD), error)
         else:
-            outcome = outcome._replace(image_opt_out=response.opt_out or None)
+            outcome = outcome._replace(image_opt_out=joined(response.opt_out, outcome.image_opt_out or "") or None)
             return outcome if image is None else outcome._replace(ticket=spool.put(image))
         finally:
             self._room.release()
@@ -224,9 +232,16 @@ def _hashes(config: Config) -> tuple[Hash, ...]:
     return tuple(dict.fromkeys(kind for kind in wanted if kind != "sha256"))
 
 
-def _resized(body: bytes, options: Resizing, kinds: tuple[Hash, ...]) -> tuple[Outcome, bytes | None]:
+def _resized(
+    body: bytes, options: Resizing, kinds: tuple[Hash, ...], obey_opt_out: bool
+) -> tuple[Outcome, bytes | None]:
     outcome = Outcome(sha256=hashlib.sha256(body).hexdigest(), size=len(body))
     try:
+        source, words = provenance(body)
+        outcome = outcome._replace(digital_source=source or None, image_opt_out=words or None)
+        if words and obey_opt_out:
+            message = f"{Drop.OPT_OUT}: {words}"
+            return outcome._replace(status=Status.FAILED_TO_DOWNLOAD, reason=Drop.OPT_OUT, message=message), None
         image = resize(body, options)
         hashes: dict[str, str] = {kind: hash_of(body, kind) for kind in kinds}
     except ImageError as error:
@@ -258,7 +273,7 @@ def _commit(
 def tabulate(rows: pa.Table, outcomes: Sequence[Outcome], shard: int, config: Config) -> pa.Table:
     """img2dataset's table of a shard: the columns of ``rows``, its columns of the outcome, then our ``reason``."""
     values: dict[str, list[Any]] = {}
-    extra = [pa.field(name, pa.string()) for name in ("reason", "image_opt_out")]
+    extra = [pa.field(name, pa.string()) for name in ("reason", *_RIGHTS)]
     if config.verify is not None:
         mismatches = config.verify.mismatches(rows, [_hash(outcome, config.verify.hash) for outcome in outcomes])
         if config.verify.mode == "warn":
@@ -271,7 +286,7 @@ def tabulate(rows: pa.Table, outcomes: Sequence[Outcome], shard: int, config: Co
         "status": [outcome.status for outcome in outcomes],
         "error_message": [outcome.message for outcome in outcomes],
     }
-    for name in ("width", "height", "original_width", "original_height", "exif", "sha256", "reason", "image_opt_out"):
+    for name in (*_IMAGE, "reason", *_RIGHTS):
         values[name] = [getattr(outcome, name) for outcome in outcomes]
     if config.compute_hash != "sha256":
         values[config.compute_hash] = [_hash(outcome, config.compute_hash) for outcome in outcomes]
@@ -297,6 +312,7 @@ def _mismatched(outcome: Outcome) -> Outcome:
     return Outcome(
         sha256=outcome.sha256,
         image_opt_out=outcome.image_opt_out,
+        digital_source=outcome.digital_source,
         size=outcome.size,
         status=Status.FAILED_TO_DOWNLOAD,
         reason=Drop.HASH_MISMATCH,

@@ -23,7 +23,17 @@ from infra.config import Choice
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["BASIC", "ImageAspect", "ImageSide", "Language", "Rule", "TextJunk", "TextLength", "TextWords"]
+__all__ = [
+    "BASIC",
+    "DigitalSource",
+    "ImageAspect",
+    "ImageSide",
+    "Language",
+    "Rule",
+    "TextJunk",
+    "TextLength",
+    "TextWords",
+]
 
 Answers: TypeAlias = Any  # booleans: a pyarrow or numpy array, or a list
 
@@ -205,6 +215,24 @@ class ImageAspect(Rule):
         width, height = (rows[name].cast("float64") for name in ("original_width", "original_height"))
         ratio = pc.divide(pc.max_element_wise(width, height), pc.min_element_wise(width, height))
         return pc.less_equal(ratio, self.max)
+
+
+class DigitalSource(Rule):
+    """Drops images that say they were made by AI, in XMP or a C2PA manifest.
+
+    The terms are those of the IPTC's Digital Source Type vocabulary; an image that says nothing is kept.
+    """
+
+    columns = ("digital_source",)
+
+    exclude: tuple[str, ...] = Field(
+        ("trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia", "compositeSynthetic", "algorithmicMedia"),
+        description="source types to drop: cv.iptc.org/newscodes/digitalsourcetype",
+    )
+
+    def keeps(self, rows: pa.Table) -> Answers:
+        excluded = {term.lower() for term in self.exclude}
+        return [excluded.isdisjoint((said or "").lower().split(", ")) for said in rows["digital_source"].to_pylist()]
 
 
 BASIC: tuple[Rule, ...] = (ImageSide(), ImageAspect(), TextJunk(), TextLength(), TextWords(), Language())

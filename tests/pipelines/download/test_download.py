@@ -197,7 +197,7 @@ def test_the_stage(downloaded, site, pairs_artifact, finished, img2dataset, tmp_
     # img2dataset: its columns in its order, its keys, its statistics, its rule for what is done
     assert pq.read_schema(folder / "00000.parquet").names[len(pairs_schema()) :] == [
         *("key", "status", "error_message", "width", "height", "original_width", "original_height", "exif", "sha256"),
-        *("reason", "image_opt_out"),  # ours
+        *("reason", "image_opt_out", "digital_source"),  # ours
     ]
     assert [row["key"] for row in rows] == [
         img2dataset.downloader.compute_key(index % 4, index // 4, math.ceil(math.log10(4)), 5) for index in range(10)
@@ -286,7 +286,7 @@ async def test_img2dataset_continues_where_we_stopped(site, pairs_artifact, img2
             write_triple(output, shard, members(table, fetched, spool, "jpg"), table)
 
     folder = tmp_path / "data"
-    expected = pq.read_table(folder / "00001.parquet").drop_columns(["reason", "image_opt_out"])
+    expected = pq.read_table(folder / "00001.parquet").drop_columns(["reason", "image_opt_out", "digital_source"])
     samples = read_all(folder / "00001.tar")
     for path in folder.glob("00001*"):
         path.unlink()

@@ -3,8 +3,11 @@
 import asyncio
 import io
 import re
+import struct
+import zlib
 from pathlib import Path
 
+import cbor2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -237,9 +240,63 @@ def test_a_signal_reaches_the_rows_of_a_page(head, headers, words):
     assert (recorded.opt_out, recorded.reason) == (words, None)
 
 
+def xmp(attribute):
+    spaces = 'xmlns:plus="http://ns.useplus.org/ldf/xmp/1.0/" xmlns:tdm="http://www.w3.org/ns/tdmrep/"'
+    rdf = 'xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"'
+    return {"xmp": f"<rdf:RDF {rdf}><rdf:Description {spaces} {attribute}/></rdf:RDF>".encode()}
+
+
+def manifest(label, content):
+    def box(kind, inside):
+        return struct.pack(">I", len(inside) + 8) + kind + inside
+
+    def labelled(name, inside):
+        return box(b"jumb", box(b"jumd", b"c2pa" + bytes(12) + b"\x03" + name + b"\0") + inside)
+
+    return labelled(b"c2pa", labelled(label.encode(), box(b"cbor", cbor2.dumps(content))))
+
+
+MINING = manifest("c2pa.training-mining", {"entries": {"c2pa.ai_training": {"use": "constrained"}}})
+IMAGES = {
+    17: [
+        (
+            xmp('plus:DataMining="http://ns.useplus.org/ldf/vocab/DMI-PROHIBITED-GENAIMLTRAINING"'),
+            "XMP plus:DataMining: DMI-PROHIBITED-GENAIMLTRAINING",
+        ),
+        (xmp('plus:DataMining="http://ns.useplus.org/ldf/vocab/DMI-UNSPECIFIED"'), None),
+    ],
+    18: [(xmp('tdm:reservation="1"'), "XMP tdm:reservation: 1"), (xmp('tdm:reservation="0"'), None)],
+    19: [(MINING, "C2PA c2pa.training-mining: c2pa.ai_training=constrained")],
+}
+
+
+@pytest.mark.parametrize(
+    ("said", "words"), [pytest.param(*case, id=f"{row}") for row, cases in IMAGES.items() for case in cases]
+)
+async def test_a_signal_in_an_image_reaches_its_row(said, words):
+    out = io.BytesIO()
+    picture = Image.new("RGB", (90, 60))
+    if isinstance(said, bytes):
+        picture.save(out, "PNG")
+        chunk = struct.pack(">I", len(said)) + b"caBX" + said + struct.pack(">I", zlib.crc32(b"caBX" + said))
+        body = out.getvalue()[:33] + chunk + out.getvalue()[33:]
+    else:
+        picture.save(out, "JPEG", **said)
+        body = out.getvalue()
+    async with Site({"/art/1.jpg": answer(body, Content_Type="image/jpeg")}) as site:
+        for obey in (True, False):
+            reach = Web(connect_to={"*.example": f"127.0.0.1:{site.port}"}, obey_opt_out=obey)
+            with Spool() as spool:
+                async with Downloader(download.Config(web=reach)) as downloader:
+                    outcome = await (await downloader.start([URL], spool))[0]
+            wanted = (OUT, f"opt_out: {words}") if words and obey else (None, None)
+            assert (outcome.reason, outcome.message) == wanted
+            assert outcome.image_opt_out == words
+
+
 def test_the_documented_signals_are_the_tested_ones():
     documented = {int(row) for row in re.findall(r"^\| (\d+) \|", TABLE.read_text(), re.MULTILINE)}
-    assert documented == set(SIGNALS) | set(PAGES) - {0}
+    assert documented == (set(SIGNALS) | set(PAGES) | set(IMAGES)) - {0}
     assert len(documented) >= 12
 
 
