@@ -21,7 +21,7 @@ class Config(StageConfig):
 
     paths: tuple[str, ...] = Field(
         (),
-        description="WARC or WAT files to read instead of a crawl: local paths, s3:// or https:// URLs, patterns "
+        description="WARC, ARC or WAT files to read instead of a crawl: local paths, s3:// or https:// URLs, patterns "
         "with *, or lists of these (*.paths, *.paths.gz, *.txt)",
     )
     prefix: str = Field(

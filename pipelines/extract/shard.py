@@ -20,7 +20,7 @@ from infra.schema import Drop, pairs_schema
 from infra.store import Store
 from pipelines.extract.config import Config
 from pipelines.formats.archives import open_archive, read_ranges
-from pipelines.formats.warc import Page, Reader
+from pipelines.formats.warc import OTHER_KIND, Page, Reader
 from pipelines.formats.wat import WatPage
 from pipelines.html.candidates import Candidates, ExtractOptions, candidates, candidates_of_wat
 from pipelines.html.page import Html
@@ -30,6 +30,8 @@ from pipelines.web.policy.opt_outs import Policy
 from pipelines.web.urls import BadUrlError
 
 __all__ = [
+    "DAMAGED",
+    "PAGE",
     "SCRATCH",
     "Columns",
     "Ids",
@@ -133,7 +135,7 @@ class Rows:
 
     def __init__(self, reader: Reader, config: Config) -> None:
         self._reader, self._extractor = reader, Extractor(config)
-        self._unreadable = 0
+        self._passed: Counter[str] = Counter()
         self.pages = self.cut = 0
 
     def __iter__(self) -> Iterator[Columns]:
@@ -145,7 +147,7 @@ class Rows:
         try:
             columns, cut = self._extractor.of_page(page)
         except BadUrlError:
-            self._unreadable += 1
+            self._passed[Drop.BAD_URL] += 1
             return ()
         self.pages += 1
         self.cut += cut
@@ -154,10 +156,14 @@ class Rows:
     def _of_wat(self, record: bytes) -> Columns:
         try:
             page = WatPage.parse(record)
-        except ValueError:  # not JSON, or a page without a valid URL
-            self._unreadable += 1
+        except BadUrlError:
+            self._passed[Drop.BAD_URL] += 1
+            return ()
+        except ValueError:  # not JSON
+            self._passed[DAMAGED] += 1
             return ()
         if page is None:
+            self._passed[OTHER_KIND] += 1
             return ()
         self.pages += 1
         return self._extractor.of_wat(page)
@@ -174,13 +180,14 @@ class Rows:
         yield columns
 
     @property
-    def facts(self) -> dict[str, int]:
-        return {
-            "pages": self.pages,
-            "cut_pages": self.cut,
-            "damaged_records": self._reader.damaged + self._unreadable,
-            "other_records": self._reader.skipped,
-        }
+    def facts(self) -> dict[str, Any]:
+        """``records``: how many there are, by what became of them; ``cut_pages`` of the pages were used in part."""
+        records = self._passed + self._reader.passed + Counter({PAGE: self.pages, DAMAGED: self._reader.damaged})
+        return {"records": dict(sorted(records.items())), "cut_pages": self.cut}
+
+
+PAGE, DAMAGED = "page", "damaged"
+"""What may become of a record, besides being passed over for a reason."""
 
 
 @dataclass(frozen=True)
@@ -212,7 +219,7 @@ def find_candidates(shard: Pages, output: ShardOutput) -> ShardRecord:
                 ids.append((bytes.fromhex("".join([uids[number] for number in kept])), np.array(kept, "<u4") + written))
                 written += len(uids)
         if not reader.records and not reader.is_archive:
-            raise DataError(f"{shard.path} is not a WARC or WAT file", expected="gzip or plain records, WARC/1.x")
+            raise DataError(f"{shard.path} is not a WARC, ARC or WAT file", expected="records, compressed or not")
     with output.open(f"{SCRATCH}/{shard.name}.ids") as sink:
         sink.write(_partitioned([data for data, _ in ids], [numbers for _, numbers in ids], shard.partitions))
     return output.commit(facts=pages.facts)

@@ -1,4 +1,4 @@
-"""Extract image-text pairs from stored pages: WARC or WAT in, pairs out.
+"""Extract image-text pairs from stored pages: WARC, ARC or WAT in, pairs out.
 
 Each file is a shard. Duplicate pairs are known only when all files are read, so the work has three steps: *candidates*
 reads pages into a scratch table per file and notes the ids of its pairs by partition; *duplicates* finds, for one
@@ -11,6 +11,8 @@ Files: ``data/pairs-{n}.parquet`` (:func:`infra.schema.pairs_schema`), ``data/dr
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Mapping
 
 from infra.cluster import Limits, run_shards
@@ -22,7 +24,9 @@ from pipelines.formats.archives import find
 
 __all__ = ["Config", "run"]
 
-_FACTS = ("pages", "cut_pages", "damaged_records", "other_records")
+log = logging.getLogger(__name__)
+
+_DAMAGED_SHARE = 0.1  # of the records, beyond which a success is suspect
 _FILES_PER_PARTITION = 50  # so that a partition's ids, those of 50 files, fit into memory however many files there are
 _MAX_PARTITIONS = 1024
 
@@ -49,8 +53,23 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
         run_shards(context, ids, find_duplicates, limits)
     records = run_shards(context, pairs, write_pairs, limits)
     context.store.delete(SCRATCH)
-    facts = {fact: sum(record.facts[fact] for record in found) for fact in _FACTS}
-    return context.finish(records, facts={"files": len(files), **facts})
+    counts = sum((Counter(record.facts["records"]) for record in found), Counter[str]())
+    _warn(counts)
+    cut = sum(record.facts["cut_pages"] for record in found)
+    return context.finish(
+        records, facts={"files": len(files), "cut_pages": cut, "records": dict(sorted(counts.items()))}
+    )
+
+
+def _warn(counts: Counter[str]) -> None:
+    """Warn of archives of which little could be used. ``counts``: their records, by what became of them."""
+    from pipelines.extract.shard import DAMAGED, PAGE
+
+    listed = ", ".join(f"{reason} {count:,}" for reason, count in counts.most_common())
+    if counts[DAMAGED] > _DAMAGED_SHARE * counts.total():
+        log.warning("%d of %d records are damaged: %s", counts[DAMAGED], counts.total(), listed)
+    elif counts and not counts[PAGE]:
+        log.warning("none of %d records is an HTML page: %s", counts.total(), listed)
 
 
 def _files(config: Config, inputs: Mapping[str, Artifact]) -> list[str]:

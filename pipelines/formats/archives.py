@@ -79,7 +79,7 @@ def _expand(path: str, prefix: str) -> Iterator[str]:
     else:
         if "://" not in path and not os.path.isfile(place):
             raise DataError(
-                f"there is no file {path}", expected="a WARC or WAT file, a list of them, or a pattern with *"
+                f"there is no file {path}", expected="a WARC, ARC or WAT file, a list of them, or a pattern with *"
             )
         yield path
 

@@ -14,6 +14,7 @@ from functools import cached_property
 from selectolax.lexbor import LexborDocumentOptions, LexborHTMLParser, LexborNode
 
 from pipelines.html.markup import bounded
+from pipelines.html.media import content_type
 from pipelines.web.policy.licenses import license_of_headers
 from pipelines.web.urls import BadUrlError, canonical
 
@@ -112,8 +113,7 @@ class Html:
     @classmethod
     def parse(cls, url: str, headers: list[tuple[str, str]], body: bytes) -> Html:
         """Parse a page in bounded time; see :mod:`pipelines.html.markup`."""
-        kind = next((value for name, value in headers if name.lower() == "content-type"), "")
-        text, is_utf8 = _decoded(body, kind)
+        text, is_utf8 = _decoded(body, content_type(headers))
         affordable = bounded(text)
         shortened = len(affordable) < len(text)
         # The parser reads UTF-8: a body that is UTF-8 already need not be encoded again.

@@ -135,7 +135,7 @@ def test_a_record_larger_than_the_cap_is_skipped_and_counted():
         warc.page(f"http://a.example/{number}", "2026-01-01T00:00:00Z", 200, [], b"<p>" + b"x" * size, [])
     reader = Reader(io.BytesIO(sink.getvalue()), CAP)
     assert [page.url for page in reader] == ["http://a.example/0", "http://a.example/2"]
-    assert (reader.skipped, reader.damaged) == (1, 0)
+    assert (reader.passed["too_large"], reader.damaged) == (1, 0)
 
 
 @fuzz

@@ -219,8 +219,8 @@ def test_what_a_crawl_kept_is_extracted(crawled, tmp_path):
     started = time.monotonic()
     record = extract_shard.find_candidates(pages, output)
     assert time.monotonic() - started < 20
-    assert record.facts["pages"] == sum(row["reason"] is None for row in found)
-    assert record.facts["damaged_records"] == 0
+    assert record.facts["records"]["page"] == sum(row["reason"] is None for row in found)
+    assert "damaged" not in record.facts["records"]
     pairs = pq.read_table(tmp_path / "scratch/00000.parquet").to_pylist()
     with_pairs = {row["page_url"] for row in pairs if row["caption"] == "A picture of a thing" and not row["reason"]}
     assert {row["url"] for row in found if "/healthy." in row["url"]} <= with_pairs

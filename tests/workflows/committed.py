@@ -11,7 +11,7 @@ from workflows.stage import Workflow
 
 
 def carry_out(
-    workflow: Workflow, root: Store, *names: str, content: str = "", metrics=None, funnel: bool = False
+    workflow: Workflow, root: Store, *names: str, content: str = "", metrics=None, funnel: bool = False, facts=None
 ) -> None:
     """Commit the artifacts of the named stages (default: all)."""
     for stage in workflow:
@@ -31,4 +31,4 @@ def carry_out(
         folder.delete("data")
         context.output.write("data/out", f"{stage.name}{content}".encode(), rows=2)
         rows = Funnel(unit="rows", entered=5, kept=2, dropped={"small": 3}) if funnel else None
-        folder.write(MANIFEST, context.finish(metrics=metrics, funnel=rows).to_bytes())
+        folder.write(MANIFEST, context.finish(metrics=metrics, funnel=rows, facts=facts).to_bytes())

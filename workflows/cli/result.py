@@ -1,4 +1,4 @@
-"""The result of a run on the terminal: funnel, metrics with their intervals, and where to see more."""
+"""The result of a run on the terminal: funnel, counts, metrics with their intervals, and where to see more."""
 
 from __future__ import annotations
 
@@ -9,18 +9,25 @@ from rich.table import Table
 from infra.store import Store
 from infra.tracking import Address
 from workflows.cli.console import print_json
-from workflows.report.summary import intervals, manifests
+from workflows.report.summary import intervals, manifests, tables_of_counts
 from workflows.run.records import RunRecord
 
 __all__ = ["show", "show_address"]
 
 
 def show(record: RunRecord, root: Store, out: Console, *, as_json: bool) -> None:
-    """Print funnel and metrics of every finished stage of the run."""
+    """Print funnel, counts and metrics of every finished stage of the run."""
     done = manifests(record, root)
     if as_json:
-        rows = {m.stage: {"funnel": m.funnel.model_dump() if m.funnel else None, "metrics": m.metrics} for m in done}
-        print_json({"run": record.run, "stages": rows})
+        stages = {
+            m.stage: {
+                "funnel": m.funnel.model_dump() if m.funnel else None,
+                "counts": dict(tables_of_counts(m)),
+                "metrics": m.metrics,
+            }
+            for m in done
+        }
+        print_json({"run": record.run, "stages": stages})
         return
     funnel = Table("stage", "unit", box=box.SIMPLE_HEAD, title="Funnel", title_justify="left")
     for name in ("entered", "kept"):
@@ -30,15 +37,19 @@ def show(record: RunRecord, root: Store, out: Console, *, as_json: bool) -> None
         if manifest.funnel:
             drops = sorted(manifest.funnel.dropped.items(), key=lambda item: -item[1])
             reasons = ", ".join(f"{reason} {count:,}" for reason, count in drops if count)
-            counts = (f"{manifest.funnel.entered:,}", f"{manifest.funnel.kept:,}")
-            funnel.add_row(manifest.stage, manifest.funnel.unit, *counts, reasons)
+            sizes = (f"{manifest.funnel.entered:,}", f"{manifest.funnel.kept:,}")
+            funnel.add_row(manifest.stage, manifest.funnel.unit, *sizes, reasons)
     metrics = Table("stage", "metric", box=box.SIMPLE_HEAD, title="Metrics", title_justify="left")
     metrics.add_column("value", justify="right")
     metrics.add_column("95% interval", justify="right")
     for manifest in done:
         for name, value, interval in intervals(manifest):
             metrics.add_row(manifest.stage, name, f"{value:.3f}", interval)
-    for table in (funnel, metrics):
+    counts = Table("stage", "of", "counts", box=box.SIMPLE_HEAD, title="Counts", title_justify="left")
+    for manifest in done:
+        for name, values in tables_of_counts(manifest):
+            counts.add_row(manifest.stage, name, ", ".join(f"{reason} {count:,}" for reason, count in values.items()))
+    for table in (funnel, counts, metrics):
         if table.row_count:
             out.print(table)
 

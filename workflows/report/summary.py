@@ -11,7 +11,7 @@ from workflows.report.view import Report, StageView
 from workflows.run.journal import Journal
 from workflows.run.records import RunRecord, run_states
 
-__all__ = ["intervals", "manifests", "note", "report_files"]
+__all__ = ["intervals", "manifests", "note", "report_files", "tables_of_counts"]
 
 
 def manifests(record: RunRecord, root: Store) -> list[Manifest]:
@@ -26,6 +26,13 @@ def intervals(manifest: Manifest) -> Iterator[tuple[str, float, str]]:
         low, high = manifest.metrics.get(f"{name}_low"), manifest.metrics.get(f"{name}_high")
         if low is not None and high is not None:
             yield name, value, f"{low:.3f} - {high:.3f}"
+
+
+def tables_of_counts(manifest: Manifest) -> Iterator[tuple[str, dict[str, int]]]:
+    """Yield the facts that are counts by reason (``records``: page 20, damaged 1), the largest first, by name."""
+    for name, fact in manifest.facts.items():
+        if isinstance(fact, dict) and any(fact.values()) and all(type(count) is int for count in fact.values()):
+            yield name, {reason: count for reason, count in sorted(fact.items(), key=lambda item: -item[1]) if count}
 
 
 def note(record: RunRecord, root: Store) -> str:

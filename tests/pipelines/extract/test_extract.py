@@ -327,7 +327,7 @@ def test_plain_archives_and_what_is_no_page():
     assert [page.body for page in plain] == [body for _, body in PAGES]
     assert (plain.damaged, plain.is_archive) == (0, True)
     small = Reader(io.BytesIO(data), 100)
-    assert (list(small), small.skipped) == ([], 6)
+    assert (list(small), small.passed["too_large"]) == ([], 6)
     for other in (b"not a WARC at all" * 100, gzip.compress(b"nor this" * 100), b"<html>"):
         reader = Reader(io.BytesIO(other), 100)
         assert (list(reader), reader.records, reader.is_archive) == ([], 0, False)
@@ -383,7 +383,7 @@ def test_bodies_as_they_came_over_the_wire(headers, body, wanted):
     block = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n" + headers + b"\r\n\r\n" + body
     reader = Reader(io.BytesIO(gzip.compress(record(block))), 10_000)
     assert [page.body for page in reader] == ([] if wanted is None else [wanted])
-    assert (reader.skipped, reader.damaged) == (wanted is None, 0)
+    assert (reader.passed.total(), reader.damaged) == (wanted is None, 0)
 
 
 # --- duplicates, and the whole ---
@@ -445,7 +445,7 @@ def test_an_extraction_accounts_for_every_candidate(ray_cluster, tmp_path):
         "kept": 3,
         "dropped": {"bad_url": 1, "duplicate_pair": 2, "no_text": 1},
     }
-    assert one.facts == {"files": 3, "pages": 2, "cut_pages": 0, "damaged_records": 1, "other_records": 0}
+    assert one.facts["records"]["page"] == 2 and one.facts["records"]["bad_url"] == 1 and one.facts["files"] == 3
     assert not (tmp_path / "one/scratch").exists()
     tables = [pq.read_table(path) for path in sorted((tmp_path / "one/data").glob("pairs-*.parquet"))]
     assert all(table.schema.equals(pairs_schema()) for table in tables)

@@ -138,5 +138,5 @@ def test_lists_prefixes_patterns_and_memory(tmp_path):
 def test_what_is_no_archive_is_reported(tmp_path):
     page = tmp_path / "x.warc.gz"
     page.write_bytes(b"<html>Please sign in")
-    with pytest.raises(DataError, match="not a WARC or WAT file"):
+    with pytest.raises(DataError, match="not a WARC, ARC or WAT file"):
         find_candidates(Pages("00000", str(page), 1, Config()), ShardOutput(Context(tmp_path / "out").store, "c"))

@@ -142,7 +142,7 @@ def extracted(monkeypatch, folder, paths, prefix):
 def expected(crawl, tmp_path, monkeypatch):
     """The same from disk."""
     files, manifest = extracted(monkeypatch, tmp_path / "from_disk", ("all.paths",), str(crawl))
-    assert manifest.facts["pages"] == 2 * PAGES and manifest.funnel.kept > PAGES
+    assert manifest.facts["records"]["page"] == 2 * PAGES and manifest.funnel.kept > PAGES
     return files
 
 

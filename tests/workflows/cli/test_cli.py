@@ -228,6 +228,14 @@ def test_a_run_of_what_is_done_says_so_without_ray(clipline, toy):
     assert "nothing to do" in clipline("resume").stderr
 
 
+def test_a_run_shows_what_its_stages_counted(clipline, toy, root):
+    counted = {"records": {"page": 1990, "damaged": 12, "too_large": 0}, "files": 3, "sizes": {"a": 1.5}, "none": {}}
+    carry_out(load("toy.py").build(), root, "first", facts=counted)
+    assert re.search(r"first +records +page 1,990, damaged 12 *$", clipline("run", "toy.py").stdout, re.MULTILINE)
+    shown = json.loads(clipline("run", "toy.py", "--json").stdout)["stages"]["first"]
+    assert shown["counts"] == {"records": {"page": 1990, "damaged": 12}}
+
+
 def test_resume_works_from_another_folder_and_keeps_the_selection(clipline, root, tmp_path, monkeypatch):
     from workflows.run.plan import Selection
 
