@@ -73,7 +73,7 @@ SHOWN: dict[str, tuple[str, Drop]] = {
     "word": ("filter", Drop.TEXT_LENGTH),
     "long": ("filter", Drop.TEXT_LENGTH),
     "short": ("filter", Drop.TEXT_WORDS),
-    "unspaced": ("filter", Drop.TEXT_WORDS),  # what has no spaces counts as one word
+    "unspaced": ("filter", Drop.LANGUAGE),
     "foreign": ("filter", Drop.LANGUAGE),
     "vague": ("balance", Drop.NO_MATCH),
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -13,11 +12,10 @@ from infra.errors import DataError
 from infra.run.manifest import Artifact
 from infra.store import Store
 from pipelines.curate.balance.config import Config
+from pipelines.curate.words import fold, is_unspaced, tokens
 from pipelines.tables import read_table
 
-__all__ = ["entries_of", "list_entries", "spaced"]
-
-_PUNCTUATION = re.compile(r"([,.;:?!`])")
+__all__ = ["entries_of", "list_entries"]
 
 
 def list_entries(
@@ -64,20 +62,26 @@ def entries_of(captions: Iterable[str | None], min_count: int, min_pmi: float) -
     pairs: Counter[tuple[str, str]] = Counter()
     holding: Counter[str | tuple[str, str]] = Counter()  # captions; the other two count occurrences
     for caption in captions:
-        found = [word for word in spaced(caption or "").split() if any(map(str.isalpha, word))]
-        words.update(found)
-        pairs.update(pairwise(found))
-        holding.update({*found, *pairwise(found)})
+        found = tokens(fold(caption or ""))
+        single = [token for token in found if _is_word(token)]
+        double = [pair for pair in pairwise(found) if all(map(_is_word, pair))]
+        words.update(single)
+        pairs.update(double)
+        holding.update({*single, *double})
     total, total_pairs = words.total(), pairs.total()
 
     def information(pair: tuple[str, str]) -> float:
         return math.log2(pairs[pair] * total * total / (total_pairs * words[pair[0]] * words[pair[1]]))
 
     frequent = [word for word in words if holding[word] >= min_count]
-    phrases = [" ".join(pair) for pair in pairs if holding[pair] >= min_count and information(pair) >= min_pmi]
+    phrases = [_phrase(*pair) for pair in pairs if holding[pair] >= min_count and information(pair) >= min_pmi]
     return sorted({*frequent, *phrases})
 
 
-def spaced(text: str) -> str:
-    """MetaCLIP's form of a text: spaces around words and punctuation marks; case is kept."""
-    return " " + _PUNCTUATION.sub(r" \1 ", text).replace("\t", " ").replace("\n", " ") + " "
+def _is_word(token: str) -> bool:
+    return any(map(str.isalpha, token))
+
+
+def _phrase(one: str, other: str) -> str:
+    """Two words as they stand in a caption, together where their script puts no space between words."""
+    return one + other if is_unspaced(one) and is_unspaced(other) else f"{one} {other}"

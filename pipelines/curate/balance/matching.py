@@ -12,7 +12,7 @@ from infra.formats.shards import shard_name
 from infra.run.context import ShardOutput
 from infra.run.manifest import ShardRecord
 from infra.store import Store
-from pipelines.curate.balance.entries import spaced
+from pipelines.curate.words import boundaries, fold, is_unspaced, tokens
 from pipelines.tables import read_table
 
 __all__ = ["ENTRIES", "Matcher", "match_shard", "read_matches"]
@@ -21,17 +21,34 @@ ENTRIES = "data/entries.txt"
 
 
 class Matcher:
-    """Finds all entries that a text holds as whole words, in one pass (Aho and Corasick, 1975)."""
+    """Finds all entries that a text holds as whole words, in one pass (Aho and Corasick, 1975).
+
+    With its tokens spaced out, a text holds an entry as whole words where it holds the entry between spaces. In scripts
+    without spaces an entry counts where it begins and ends as a word of the text does, whatever words ICU would make of
+    the entry alone.
+    """
 
     def __init__(self, entries: Sequence[str]) -> None:
-        self._automaton = AhoCorasick([f" {entry} " for entry in entries]) if entries else None
+        folded = [fold(entry) for entry in entries]
+        self._spaced = [index for index, entry in enumerate(folded) if not is_unspaced(entry)]
+        self._unspaced = [index for index, entry in enumerate(folded) if is_unspaced(entry)]
+        self._in_spaced = AhoCorasick([_spaced_out(folded[index]) for index in self._spaced])
+        self._in_unspaced = AhoCorasick([folded[index] for index in self._unspaced])
 
     def __call__(self, text: str) -> list[int]:
         """The indices of the entries found, each once, in order."""
-        if self._automaton is None:
-            return []
-        found = self._automaton.find_matches_as_indexes(spaced(text), overlapping=True)
-        return sorted({entry for entry, _, _ in found})
+        text = fold(text)
+        matches = self._in_spaced.find_matches_as_indexes(_spaced_out(text), overlapping=True)
+        found = {self._spaced[entry] for entry, _, _ in matches}
+        if self._unspaced and is_unspaced(text):
+            ends = boundaries(text)
+            matches = self._in_unspaced.find_matches_as_indexes(text, overlapping=True)
+            found |= {self._unspaced[entry] for entry, start, end in matches if start in ends and end in ends}
+        return sorted(found)
+
+
+def _spaced_out(text: str) -> str:
+    return f" {' '.join(tokens(text))} "
 
 
 @lru_cache(maxsize=1)  # half a million entries take a second to build; a worker does many shards

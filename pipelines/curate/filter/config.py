@@ -15,6 +15,7 @@ __all__ = ["Config"]
 
 
 class Config(StageConfig):
+    code_version: ClassVar[int] = 2
     inputs: ClassVar[Mapping[str, Input]] = {
         "images": Input("images", repeated=True, description="a download, and retries of it"),
         "selection": Input("selection", required=False, description="judge only the rows it keeps"),

@@ -10,10 +10,8 @@ A rule of your own is a subclass of :class:`Rule`, in a recipe file or an instal
 from __future__ import annotations
 
 import inspect
-import math
 import re
 from abc import abstractmethod
-from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from pydantic import Field, field_validator
@@ -69,7 +67,7 @@ class Rule(Choice):
 
 
 class TextWords(Rule):
-    """Limits on the number of words, that is, of runs of characters between spaces."""
+    """Limits on the number of words: runs of characters between spaces, and where a script has none, ICU's words."""
 
     columns = ("caption",)
 
@@ -77,15 +75,13 @@ class TextWords(Rule):
     max: int = Field(256, ge=1, description="most words")
 
     def keeps(self, rows: pa.Table) -> Answers:
-        import pyarrow.compute as pc
+        from pipelines.curate.words import count_words
 
-        words = pc.list_value_length(pc.utf8_split_whitespace(pc.utf8_trim_whitespace(rows["caption"])))
-        words = pc.if_else(pc.equal(pc.utf8_trim_whitespace(rows["caption"]), ""), 0, words)
-        return _within(words, self.min, self.max)
+        return _within(count_words(rows["caption"]), self.min, self.max)
 
 
 class TextLength(Rule):
-    """Limits on the number of characters."""
+    """Limits on the number of characters; Chinese, Japanese and Korean ones count twice, as they say twice as much."""
 
     columns = ("caption",)
 
@@ -95,45 +91,41 @@ class TextLength(Rule):
     def keeps(self, rows: pa.Table) -> Answers:
         import pyarrow.compute as pc
 
-        return _within(pc.utf8_length(pc.utf8_trim_whitespace(rows["caption"])), self.min, self.max)
+        text = pc.utf8_trim_whitespace(rows["caption"])
+        dense = pc.count_substring_regex(text, r"[\p{Han}\p{Hiragana}\p{Katakana}ー\p{Hangul}]")
+        return _within(pc.add(pc.utf8_length(text), dense), self.min, self.max)
 
 
 class Language(Rule):
-    """Languages to keep, detected with py3langid.
+    """Languages to keep, detected with eldc.
 
-    Captions are often too short to be sure ("Eiffel Tower, Paris"), so a text is kept unless another language is
-    several times likelier than each of the wanted ones. Of the detectors tried on captions of two to eight words this
-    was as accurate as lingua, which takes a hundred times as long.
+    Captions are often too short to be sure ("Eiffel Tower, Paris"), so one is kept if a wanted language is nearly as
+    likely as the likeliest. A caption without any word that the detector knows is dropped.
     """
 
     columns = ("caption",)
 
     languages: tuple[str, ...] = Field(("en",), min_length=1, description="ISO 639-1 codes of the languages to keep")
-    min_odds: float = Field(
-        0.25, gt=0, le=1, description="least likelihood of a wanted language, relative to the likeliest one"
+    min_score: float = Field(
+        0.75, gt=0, le=1, description="least score of a wanted language, relative to the best of all languages"
     )
 
     @field_validator("languages")
     @classmethod
-    def _codes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if odd := [code for code in value if not (2 <= len(code) <= 3 and code.isascii() and code.islower())]:
-            raise ValueError(f"{odd} are not ISO 639-1 codes such as 'en'")
+    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        from pipelines.curate.filter.detect import known_languages, meant
+
+        known = known_languages()
+        for code in value:
+            if code not in known:
+                hint = f" (did you mean {found!r}?)" if (found := meant(code)) else ""
+                raise ValueError(f"{code!r} is no language that captions are told by{hint}; known: {' '.join(known)}")
         return value
 
     def keeps(self, rows: pa.Table) -> Answers:
-        odds = cache(lambda text: language_odds(text or "", self.languages))
-        return [odds(text) >= self.min_odds for text in rows["caption"].to_pylist()]
+        from pipelines.curate.filter.detect import relative_score
 
-
-def language_odds(text: str, languages: tuple[str, ...]) -> float:
-    """Likelihood of the likeliest of ``languages``, relative to the likeliest of all: 1 if it is among them."""
-    from py3langid import langid
-
-    ranking = langid.rank(text)
-    scores = dict(ranking)
-    wanted = max(scores.get(language, -math.inf) for language in languages)
-    # The scores are log-likelihoods that grow with the text; py3langid itself calibrates with the root of its length.
-    return math.exp((wanted - ranking[0][1]) / math.sqrt(len(text.encode()) or 1))
+        return [relative_score(text or "", self.languages) >= self.min_score for text in rows["caption"].to_pylist()]
 
 
 class TextJunk(Rule):
@@ -153,7 +145,7 @@ class TextJunk(Rule):
         letters = pc.utf8_length(pc.replace_substring_regex(text, r"[^\pL\pM]", ""))
         solid = pc.utf8_length(pc.replace_substring_regex(text, r"\s", ""))
         noise = pc.less(letters, pc.multiply(solid, self.min_letters))
-        repetitive = [_repetition(words or "") > self.max_repetition for words in text.to_pylist()]
+        repetitive = [_repetition(given or "") > self.max_repetition for given in text.to_pylist()]
         return pc.invert(pc.or_(pc.or_(bad, noise), pa.array(repetitive, pa.bool_())))
 
 
@@ -178,15 +170,18 @@ _JUNK = (
     r"(?i)\bclick (?:here|to|on|for|image|the)\b|\b(?:tap|hover) to\b|\bview (?:larger|full size)\b",
     r"(?i)\b(?:https?|ftp|data|file)://?\S|\bwww\.\S|^data:",
     r"(?i)^[0-9a-f]{4,}(?:-[0-9a-f]{4,})+$|^[0-9a-f]{12,}$",  # hashes, UUIDs
-    r"^[^\s\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}]{30,}$",  # one endless "word", in a script that has spaces
+    # one endless "word", in a script that has spaces
+    r"^[^\s\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}]{30,}$",
     r"</?[A-Za-z][^>]*>|&(?:[a-z]+|#\d+);|\{\{|\}\}|\$\{|%[sd]\b",  # markup and templates
 )
 
 
 def _repetition(text: str) -> float:
     """Share of the most frequent word among the words of a text; 0 for texts of fewer than 6."""
-    words = text.lower().split()
-    return max(map(words.count, set(words))) / len(words) if len(words) >= 6 else 0.0
+    from pipelines.curate.words import words
+
+    found = words(text.lower())
+    return max(map(found.count, set(found))) / len(found) if len(found) >= 6 else 0.0
 
 
 class ImageSide(Rule):

@@ -1,5 +1,6 @@
-"""Balancing against the plain loop the paper gives, and its statistics against the closed form."""
+"""Balancing against plain loops, the paper's among them, and its statistics against the closed form."""
 
+import re
 from collections import Counter
 
 import numpy as np
@@ -14,7 +15,7 @@ from infra.run.context import Context
 from infra.run.manifest import Artifact
 from infra.store import LocalStore
 from pipelines.curate.balance import Config, run
-from pipelines.curate.balance.entries import entries_of, list_entries, spaced
+from pipelines.curate.balance.entries import entries_of, list_entries
 from pipelines.curate.balance.matching import Matcher
 from pipelines.curate.balance.sampling import keep_probabilities, uniform
 from pipelines.tables import read_table
@@ -28,19 +29,70 @@ def plain_match(entries, text):
     return [index for index, entry in enumerate(entries) if f" {entry} " in text]
 
 
-WORDS = st.lists(st.sampled_from(["a", "b", "ab", "ba", "a b", "B", "ä", "b a", "."]), min_size=1, unique=True)
+def bounded_match(entries, text):
+    """Entries with no letter, digit or mark on either side, by regular expressions; any white space between words."""
+    expressions = [r"\s+".join(map(re.escape, entry.split())) for entry in entries]
+    return [index for index, one in enumerate(expressions) if re.search(rf"(?<!\w){one}(?!\w)", text)]
 
 
-@given(WORDS, st.text(st.sampled_from("abB ä,.!\t\n"), max_size=30))
-def test_matching_is_the_plain_loops(entries, text):
-    assert Matcher(entries)(text) == plain_match(entries, text)
+WORDS = st.lists(st.sampled_from(["a", "b", "ab", "ba", "a b", "B", "ä", "b a"]), min_size=1, unique=True)
+
+
+@given(WORDS, st.text(st.sampled_from("abB ä,.!\t\n'-«»’।()"), max_size=30))
+def test_matching_is_at_the_bounds_of_words(entries, text):
+    assert Matcher(entries)(text) == bounded_match(entries, text)
+
+
+@given(WORDS, st.text(st.sampled_from("abB ä,.!\t\n'-"), max_size=30))
+def test_whatever_the_paper_matches_is_matched(entries, text):
+    assert set(plain_match(entries, text)) <= set(Matcher(entries)(text))
 
 
 def test_words_are_whole_and_cases_differ():
     assert Matcher(["red", "circle", "red circle"])("A red circle, Red circled; red") == [0, 1, 2]
     assert Matcher(["red"])("Red bored") == []
     assert Matcher([])("anything") == []
-    assert spaced("a,b\n") == " a , b  "
+
+
+@pytest.mark.parametrize(
+    ("entry", "held", "not_held"),
+    [
+        (
+            "cat",
+            ["the “cat”", "a cat’s tail", "(cat)", "cat—dog", "¿cat?", "#cat", "cat/dog", "cat…"],
+            ["cats", "concat"],
+        ),
+        ("O'Brien", ["Mr O’Brien", "O'Brien's pub"], ["OBrien", "Brien"]),
+        ("T-shirt", ["a T-shirt", "T-shirts, a T-shirt"], ["T-shirts", "shirt"]),
+        ("C++", ["learn C++", "(C++)"], ["C", "C+"]),
+        ("New York", ["in New York", "“New  York”", "New York-based"], ["New, York", "NewYork"]),
+        ("eau", ["l’eau", "l'eau"], ["beau"]),
+        ("café", ["cafe\u0301 noir", "un café"], ["cafés"]),  # composed or not
+        ("लोमड़ी", ["लाल लोमड़ी।", "लोमड़ी॥"], ["लोमड़ियाँ"]),  # dandas end a sentence
+        ("कि", [], ["किताब"]),  # a vowel sign belongs to its letter
+        ("क", [], ["कि", "क्"]),
+        ("می‌کنند", ["بازی می‌کنند."], ["می کنند"]),  # the joiner is inside the word
+        ("کتاب", ["قهوه، کتاب؟"], ["کتابها"]),
+        ("여우", ["붉은 여우."], ["여우가"]),
+        ("狐狸", ["一只红色的狐狸在雪地里", "「狐狸」", "狐狸，猫"], ["狸"]),
+        ("太和殿", ["北京故宫的太和殿"], ["太和"]),  # alone ICU breaks it another way than inside
+        ("車", ["赤い車と人"], ["電車に乗る"]),
+        ("東京タワー", ["東京タワーの夜景", "夜の東京タワー。"], ["東京の夜景"]),
+        ("Tシャツ", ["青いTシャツの人"], ["シャツの人"]),
+        ("แมว", ["แมวนอนหลับ", "เห็น แมว ๒ ตัว"], ["แ"]),
+        ("ໝາ", ["ໝາແດງແລ່ນຢູ່ໃນຫິມະ"], []),
+        ("កញ្ជ្រោង", ["កញ្ជ្រោងក្រហមរត់"], []),
+        ("နှင်း", ["နှင်းထဲတွင်ပြေးနေသော"], []),
+        ("པོ་ཏ་ལ", ["ལྷ་ས་པོ་ཏ་ལ་ཕོ་བྲང"], ["པོ་ཏ"]),
+        ("🦊", ["a 🦊!", "🦊🦊"], ["fox"]),
+    ],
+)
+def test_words_are_bounded_as_their_script_has_it(entry, held, not_held):
+    matcher = Matcher(["another", entry])
+    for text in held:
+        assert matcher(text) == [1], text
+    for text in not_held:
+        assert matcher(text) == [], text
 
 
 @given(st.lists(st.lists(st.integers(0, 4), max_size=5, unique=True), min_size=1, max_size=20), st.integers(1, 6))
@@ -71,6 +123,19 @@ def test_entries_come_from_the_captions():
     assert entries == ["New", "New York", "York", "a", "at", "at night", "cat", "night"]
     assert "a cat" in entries_of(captions, min_count=2, min_pmi=2.0)
     assert entries_of([], 1, 0.0) == []
+
+
+def test_entries_come_from_captions_without_spaces():
+    captions = ["红色的狐狸", "狐狸在雪地里", "一只狐狸", "一只猫", "东京塔的夜景", "猫。狐狸"]
+    assert entries_of(captions, min_count=3, min_pmi=99.0) == ["狐狸"]
+    entries = entries_of(["東京タワーの夜景", "東京タワーの朝", "夜景の写真"] * 3, min_count=3, min_pmi=1.0)
+    assert {"東京タワー", "夜景", "東京タワーの"} <= set(entries)
+    matcher = Matcher(entries)
+    assert all(matcher(text) for text in ("東京タワーの夜景", "朝の写真"))
+
+
+def test_words_on_both_sides_of_a_mark_are_no_pair():
+    assert entries_of(["Paris, France"] * 5, min_count=2, min_pmi=0.0) == ["France", "Paris"]
 
 
 def test_draws_are_even_and_a_rows_own():

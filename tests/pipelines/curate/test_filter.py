@@ -10,6 +10,7 @@ from PIL import Image
 
 from infra.errors import ConfigError
 from pipelines.curate.filter import Config, run
+from pipelines.curate.filter.detect import known_languages, relative_score
 from pipelines.curate.filter.judge import judge
 from pipelines.curate.filter.rules import (
     BASIC,
@@ -19,8 +20,8 @@ from pipelines.curate.filter.rules import (
     TextJunk,
     TextLength,
     TextWords,
-    language_odds,
 )
+from pipelines.curate.words import is_unspaced, words
 from pipelines.tables import read_table
 
 
@@ -131,18 +132,141 @@ def test_generated_captions_are_english():
 def test_several_languages():
     rule = Language(languages=("de", "fr"))
     assert kept(rule, "ein kleiner roter Kreis oben links", "une grande étoile bleue", SENSE[0]) == [True, True, False]
-    assert language_odds("une grande étoile bleue", ("fr",)) == 1
-    with pytest.raises(ConfigError, match="languages"):
-        Language(languages=("English",))
+    assert relative_score("une grande étoile bleue", ("fr",)) == 1
+    assert relative_score("une grande étoile bleue", ("de",)) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("code", "meant"), [("jp", "ja"), ("cn", "zh"), ("en-US", "en"), ("zh_Hans", "zh"), ("jpn", "ja"), ("EN", "en")]
+)
+def test_another_code_is_refused_with_what_was_meant(code, meant):
+    with pytest.raises(ConfigError) as caught:
+        Language(languages=("de", code))
+    assert f"did you mean {meant!r}?" in str(caught.value)
+
+
+@pytest.mark.parametrize("code", ["English", "xx", "", "zzz"])
+def test_a_code_without_sense_is_refused_with_those_known(code):
+    with pytest.raises(ConfigError, match="languages") as caught:
+        Language(languages=(code,))
+    assert "did you mean" not in str(caught.value)
+    assert "ja ka km" in str(caught.value)
+
+
+# A caption of each language, of about the length that people write.
+CAPTIONS = {
+    "ar": "ثعلب أحمر يركض في الثلج",
+    "bg": "червена лисица тича в снега",
+    "bo": "ལྷ་ས་པོ་ཏ་ལ་ཕོ་བྲང་གི་མཚན་མོའི་མཛེས་ལྗོངས།",
+    "cs": "červená liška běží ve sněhu",
+    "de": "ein roter Fuchs läuft im Schnee",
+    "el": "μια κόκκινη αλεπού τρέχει στο χιόνι",
+    "es": "un zorro rojo corre por la nieve",
+    "fa": "دو سگ در پارک بازی می‌کنند",
+    "fi": "punainen kettu juoksee lumessa",
+    "fr": "un renard roux court dans la neige",
+    "he": "שועל אדום רץ בשלג",
+    "hi": "बर्फ में दौड़ती लाल लोमड़ी",
+    "hu": "egy vörös róka fut a hóban",
+    "id": "seekor rubah merah berlari di salju",
+    "it": "una volpe rossa corre nella neve",
+    "ja": "雪の中を走る赤い狐",
+    "km": "កញ្ជ្រោងក្រហមរត់ក្នុងព្រិលយ៉ាងលឿន",
+    "ko": "눈 속을 달리는 붉은 여우",
+    "lo": "ໝາແດງແລ່ນຢູ່ໃນຫິມະຂາວທີ່ສວຍງາມຫຼາຍ",
+    "my": "နှင်းထဲတွင်ပြေးနေသောမြေခွေးနီတစ်ကောင်",
+    "nb": "en rød rev løper i snøen",
+    "nl": "een rode vos rent door de sneeuw",
+    "pl": "rudy lis biegnie po śniegu",
+    "pt": "uma raposa vermelha corre na neve",
+    "ro": "o vulpe roșie aleargă prin zăpadă",
+    "ru": "рыжая лиса бежит по снегу",
+    "si": "හිම මත දුවන රතු නරියා",
+    "sv": "en röd räv springer i snön",
+    "ta": "பனியில் ஓடும் சிவப்பு நரி",
+    "th": "สุนัขจิ้งจอกสีแดงวิ่งในหิมะ",
+    "tr": "karda koşan kırmızı bir tilki",
+    "uk": "руда лисиця біжить по снігу",
+    "vi": "con cáo đỏ chạy trong tuyết",
+    "zh": "一只红色的狐狸在雪地里奔跑",
+}
+
+
+@pytest.mark.parametrize("code", CAPTIONS)
+def test_each_language_is_told_from_english(code):
+    assert code in known_languages()
+    assert kept(Language(languages=(code,)), CAPTIONS[code], "two dogs are playing with the ball") == [True, False]
+    assert kept(Language(), CAPTIONS[code]) == [False]
+
+
+@pytest.mark.parametrize("code", CAPTIONS)
+def test_without_a_choice_of_languages_all_stay(code):
+    """Nothing but Language may treat one language other than another."""
+    for rule in (TextJunk(), TextLength(), TextWords()):
+        assert kept(rule, CAPTIONS[code]) == [True], rule
+
+
+@pytest.mark.parametrize("caption", ["ᏣᎳᎩ ᎦᏬᏂᎯᏍᏗ ᎠᏂᏴᏫᏯ", "ᓂᕐᓕᓇᐅᔭᖅ ᐱᖓᓱᑦ", "2019-05-04", "🎉 🎉 🎉", ""])
+def test_what_is_in_no_known_language_is_dropped(caption):
+    assert kept(Language(), caption) == [False]
+
+
+def test_a_name_in_another_script_does_not_decide():
+    assert kept(Language(languages=("km",)), "ប្រាសាទ Angkor Wat ពេលថ្ងៃលិចស្អាតណាស់") == [True]
+    assert kept(Language(), "the temple of Angkor Wat (អង្គរវត្ត) at dawn") == [True]
+
+
+# Words as a reader counts them, or a dictionary: of each script without spaces a text that leaves no doubt.
+WORDS = {
+    "红烧肉": (2, 6),  # characters of China, Japan and Korea count twice
+    "小猫睡觉": (2, 8),
+    "两只狗在公园里": (6, 14),
+    "猫の写真": (3, 8),
+    "ラーメン": (1, 8),
+    "東京タワー の 夜景": (3, 18),
+    "แมวนอนหลับ": (3, 10),
+    "ແມວນອນ": (2, 6),
+    "ឆ្មាដេក": (2, 7),
+    "ကြောင်": (1, 6),
+    "ར་སྔོན་པོ": (3, 9),
+    "비빔밥 한 그릇": (3, 14),
+    "Nikon Z9のカメラ": (4, 16),
+    "a cat": (2, 5),
+    "don't — stop": (3, 12),
+    "می‌کنند دو": (2, 10),
+    "𠮷 狐狸 在": (3, 10),
+    "😀 狐狸在雪地": (4, 12),
+    "": (0, 0),
+    "   ": (0, 0),
+}
+
+
+@pytest.mark.parametrize("caption", WORDS)
+def test_words_and_lengths_go_by_script(caption):
+    words, length = WORDS[caption]
+    for rule, number in ((TextWords, words), (TextLength, length)):
+        assert kept(rule(min=number, max=max(1, number)), caption) == [True], rule
+        assert kept(rule(min=number + 1, max=1000), caption) == [False], rule
+
+
+def test_a_missing_caption_has_no_length():
+    rows = pa.table({"caption": pa.array([None, "三只小猫在睡觉", None], pa.string())})
+    for rule in (TextWords(min=0), TextLength(min=0), TextJunk(), Language(languages=("zh",))):
+        assert judge(rows, [rule]) == [rule.kind, None, rule.kind]
+
+
+def test_one_word_repeated_is_noise_in_any_script():
+    assert kept(TextJunk(), "打折打折打折打折打折打折打折", "ลด ลด ลด ลด ลด ลด ลด") == [False, False]
 
 
 @given(st.text(max_size=40))
 def test_any_text_has_an_answer(text):
     for rule in (TextJunk(), Language(), TextWords(), TextLength()):
         assert kept(rule, text) in ([True], [False])
-    words = len(text.split())
-    assert kept(TextWords(min=1, max=3), text) == [1 <= words <= 3]
-    assert kept(TextLength(min=2, max=5), text) == [2 <= len(text.strip()) <= 5]
+    count = len(words(text))
+    assert kept(TextWords(min=count, max=max(1, count)), text) == [True]
+    if not is_unspaced(text) and "\u0f0b" not in text and "\u0f0c" not in text:
+        assert count == len(text.split())
 
 
 def test_sizes():
