@@ -46,10 +46,10 @@ def drop_duplicates(
     signatures = pa.concat_tables(
         [read_table(context.store, f"data/signatures-{shard_name(shard)}.parquet") for shard, _ in shards]
     )
-    phash = pa.array([f"{value:016x}" for value in signatures["phash"].to_pylist()])
+    phash = pa.array([f"{value:016x}" for value in signatures["phash"].to_pylist()], pa.string())
     rows = with_column(concatenated(tables), "phash", phash)
     reasons, originals = decide(rows, signatures, config)
-    duplicate_of = rows["uid"].take(pa.array(originals))
+    duplicate_of = rows["uid"].take(pa.array(originals, pa.int64()))
     for (shard, _), table in zip(shards, tables, strict=True):
         part = slice(start, start + table.num_rows)
         notes = {"duplicate_of": duplicate_of[part]}
@@ -88,7 +88,7 @@ def _figures(
     context: Context, images: Images, rows: pa.Table, reasons: Sequence[str | None], originals: Sequence[int]
 ) -> None:
     """Draw a gallery of the kept rows, and per reason one of dropped rows, each with the row kept instead of it."""
-    places = with_column(rows, "_row", pa.array(range(rows.num_rows)))
+    places = with_column(rows, "_row", pa.array(range(rows.num_rows), pa.int64()))
     reason = pa.array(reasons, pa.string())
     gallery.of_rows(context, images, "kept", [places.filter(reason.is_null())])
     for name in sorted({why for why in reasons if why}):

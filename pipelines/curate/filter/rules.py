@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 from pydantic import Field, field_validator
 
 from infra.config import Choice
+from pipelines.curate.filter.languages import KNOWN, meant
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -113,13 +114,10 @@ class Language(Rule):
     @field_validator("languages")
     @classmethod
     def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        from pipelines.curate.filter.detect import known_languages, meant
-
-        known = known_languages()
         for code in value:
-            if code not in known:
+            if code not in KNOWN:
                 hint = f" (did you mean {found!r}?)" if (found := meant(code)) else ""
-                raise ValueError(f"{code!r} is no language that captions are told by{hint}; known: {' '.join(known)}")
+                raise ValueError(f"{code!r} is no language that captions are told by{hint}; known: {' '.join(KNOWN)}")
         return value
 
     def keeps(self, rows: pa.Table) -> Answers:

@@ -14,7 +14,7 @@ from infra.formats.shards import shard_name
 from infra.run.context import Context
 from infra.run.manifest import Artifact, Manifest
 from pipelines.curate.filter.config import Config
-from pipelines.layout import Images, downloads, image_shards, selection_shards
+from pipelines.layout import Images, downloads, funnel, image_shards, selection_shards
 
 __all__ = ["run"]
 
@@ -29,4 +29,5 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     work = partial(filter_shard, config.rules, images, selection.store if selection else None)
     records = run_shards(context, [(shard_name(shard), (shard, path)) for shard, path in shards], work, config.limits)
     gallery.of_selection(context, images, records)
-    return context.finish(records)
+    total = sum((record.funnel for record in records if record.funnel), funnel("images", []))
+    return context.finish(records, funnel=total)

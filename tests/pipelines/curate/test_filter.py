@@ -10,8 +10,9 @@ from PIL import Image
 
 from infra.errors import ConfigError
 from pipelines.curate.filter import Config, run
-from pipelines.curate.filter.detect import known_languages, relative_score
+from pipelines.curate.filter.detect import relative_score
 from pipelines.curate.filter.judge import judge
+from pipelines.curate.filter.languages import DETECTED, KNOWN
 from pipelines.curate.filter.rules import (
     BASIC,
     ImageAspect,
@@ -137,7 +138,7 @@ def test_several_languages():
 
 
 @pytest.mark.parametrize(
-    ("code", "meant"), [("jp", "ja"), ("cn", "zh"), ("en-US", "en"), ("zh_Hans", "zh"), ("jpn", "ja"), ("EN", "en")]
+    ("code", "meant"), [("jp", "ja"), ("cn", "zh"), ("en-US", "en"), ("zh_Hans", "zh"), ("EN", "en"), ("iw", "he")]
 )
 def test_another_code_is_refused_with_what_was_meant(code, meant):
     with pytest.raises(ConfigError) as caught:
@@ -151,6 +152,13 @@ def test_a_code_without_sense_is_refused_with_those_known(code):
         Language(languages=(code,))
     assert "did you mean" not in str(caught.value)
     assert "ja ka km" in str(caught.value)
+
+
+def test_the_languages_listed_are_those_the_detector_knows():
+    import eldc
+
+    assert sorted(eldc.LANGUAGES) == list(DETECTED)
+    assert len(KNOWN) == len(set(KNOWN)) == 69
 
 
 # A caption of each language, of about the length that people write.
@@ -194,7 +202,7 @@ CAPTIONS = {
 
 @pytest.mark.parametrize("code", CAPTIONS)
 def test_each_language_is_told_from_english(code):
-    assert code in known_languages()
+    assert code in KNOWN
     assert kept(Language(languages=(code,)), CAPTIONS[code], "two dogs are playing with the ball") == [True, False]
     assert kept(Language(), CAPTIONS[code]) == [False]
 
