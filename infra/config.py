@@ -171,6 +171,12 @@ class StageConfig(Config):
                 return spec
         return None
 
+    @classmethod
+    def given(cls, name: str, inputs: Mapping[str, T]) -> list[T]:
+        """Those of ``inputs`` that fall under the declared input ``name``, ``name_2`` before ``name_10``."""
+        ordered = sorted(inputs, key=lambda given: (len(given), given))
+        return [inputs[given] for given in ordered if cls.input_named(given) is cls.inputs[name]]
+
     def check_inputs(self, given: Collection[str]) -> None:
         """Raise UsageError where the inputs ``given`` do not go together or with the fields."""
 
@@ -183,7 +189,7 @@ class StageConfig(Config):
         return ""
 
     def location(self) -> str | None:
-        """URL of the files where they are not in the artifact's own folder, but were adopted in place."""
+        """URL of the file, or of the folder (with a slash at its end), that is adopted in place; else None."""
         return None
 
 

@@ -6,10 +6,9 @@ nothing depends on the number of workers. ``clipline plan`` imports this module,
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Collection, Mapping
-from difflib import get_close_matches
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -17,6 +16,7 @@ from pydantic import Field, field_validator, model_validator
 
 from infra.config import Config as Part
 from infra.config import Input, Runtime, StageConfig
+from infra.encoder import check_architecture
 from infra.errors import ConfigError, UsageError
 from training.checkpoint.manifests import progress
 from training.objectives import infonce
@@ -48,7 +48,9 @@ class Model(Part):
     """The model and which parts of it are trained."""
 
     architecture: str | dict[str, Any] = Field(
-        "ViT-B-32", description="open_clip model name, or a model configuration in open_clip's JSON form"
+        "ViT-B-32",
+        description="open_clip model name, a model configuration in open_clip's JSON form, or local-dir:FOLDER, which "
+        "is replaced by the configuration there",
     )
     lock_image: int | None = Field(
         None, ge=0, description="layer groups at the image tower's end that are trained, the others frozen; null: all"
@@ -62,19 +64,26 @@ class Model(Part):
 
     @field_validator("architecture")
     @classmethod
-    def _is_known(cls, value: str | dict[str, Any]) -> str | dict[str, Any]:
-        """A misspelt name is reported by ``clipline plan``. Files are listed, since open_clip itself loads torch."""
-        if isinstance(value, dict) or ":" in value or not (place := find_spec("open_clip")):
+    def _by_content(cls, value: str | dict[str, Any]) -> str | dict[str, Any]:
+        """A folder counts by the configuration in it. A misspelt name is reported by ``clipline plan``."""
+        if isinstance(value, dict):
             return value
-        known = sorted(path.stem for path in Path(place.origin or "").parent.glob("model_configs/*.json"))
-        if known and value not in known:
-            near = ", ".join(get_close_matches(value, known, n=3))
-            raise ConfigError(
-                f"open_clip has no model {value!r}",
-                expected="one of open_clip.list_models(), or a configuration",
-                fix=f"did you mean {near}?" if near else "",
-            )
+        scheme, colon, folder = value.partition(":")
+        if scheme == "local-dir" and colon:
+            return _configuration_in(Path(folder).expanduser())
+        check_architecture(value)
         return value
+
+
+def _configuration_in(folder: Path) -> dict[str, Any]:
+    """The model configuration in a folder of open_clip's. Raises ConfigError."""
+    try:
+        found = json.loads((folder / "open_clip_config.json").read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{folder} holds no model", expected="open_clip_config.json", found=str(error)) from None
+    if not isinstance(found, dict):
+        raise ConfigError(f"{folder} holds no model", expected="a JSON object", found=type(found).__name__)
+    return found
 
 
 class Data(Part):

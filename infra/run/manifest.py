@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationErr
 from infra.config import canonical_json, digest
 from infra.errors import DataError
 from infra.store import Store, open_store
-from infra.store.mounted import MountedStore
+from infra.store.mounted import mount
 
 __all__ = ["MANIFEST", "Artifact", "File", "Funnel", "Manifest", "ShardRecord"]
 
@@ -98,7 +98,8 @@ class Manifest(_Record):
 
     ``identity`` is what the fingerprint was computed from: ``{stage, code_version, config, inputs: {name: digest}}``,
     where ``config`` has only the fields that differ from their defaults; ``config`` beside it has them all.
-    ``location``: URL of the folder that holds the files' ``data/``, if they were adopted in place.
+    ``location``: of files adopted in place, the URL of their folder, with a slash at its end, or of the only file,
+    whose name in ``files`` is then another.
     ``provenance`` records what was true but does not decide: digests of the source, package versions, and the content
     digest of each input manifest.
     """
@@ -133,7 +134,7 @@ class Artifact:
 
     def __init__(self, folder: str | Store, manifest: Manifest) -> None:
         if manifest.location is not None:  # adopted: the manifest is ours, the files are where they were
-            self.store: Store = MountedStore(open_store(manifest.location))
+            self.store: Store = mount(manifest.location, [file.path for file in manifest.files])
         else:
             self.store = folder if isinstance(folder, Store) else open_store(folder)
         self.manifest = manifest

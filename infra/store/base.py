@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -91,6 +92,13 @@ class Store(ABC):
     def paths(self, prefix: str = "") -> list[str]:
         """Every file below the folder ``prefix``, recursively, as sorted paths relative to this store."""
 
+    def glob(self, pattern: str) -> list[str]:
+        """Files that match ``pattern``, sorted: ``*`` and ``?`` within a name, ``**`` across folders."""
+        from fsspec.utils import glob_translate
+
+        matches = re.compile(glob_translate(pattern)).match
+        return [path for path in self.paths() if matches(path)]
+
     @abstractmethod
     def folders(self, prefix: str = "") -> list[str]:
         """Names of the folders directly below ``prefix``, sorted."""
@@ -113,6 +121,10 @@ class Store(ABC):
     def etag(self, path: str) -> str:
         """The store's own digest of a file's content, "" if it keeps none. Raises FileNotFoundError."""
         return ""
+
+    def facts(self, paths: Sequence[str]) -> dict[str, tuple[int, str]]:
+        """Size and :meth:`etag` of each of ``paths``, in that order. Raises FileNotFoundError."""
+        return {path: (self.size(path), self.etag(path)) for path in paths}
 
     def locate(self, path: str) -> str:
         """Path or URL of a file, for people and other programs."""

@@ -47,14 +47,12 @@ def contents(store: Store, paths: Sequence[str], cache: Path | None = None) -> d
         return {}
     with ThreadPoolExecutor(8 if store.local_path(paths[0]) is None else os.cpu_count() or 1) as pool:
         if store.local_path(paths[0]) is None:
-            return dict(zip(paths, pool.map(lambda path: _remote(store, path), paths), strict=True))
+            facts = store.facts(paths)
+            unnamed = [path for path, (_, etag) in facts.items() if not etag]
+            digests = dict(zip(unnamed, pool.map(store.digest, unnamed), strict=True))
+            return {path: Content(size, digests.get(path, ""), etag) for path, (size, etag) in facts.items()}
         with closing(_Digests(cache or _cache_file())) as known:
             return _local(store, paths, known, pool)
-
-
-def _remote(store: Store, path: str) -> Content:
-    size, etag = store.size(path), store.etag(path)
-    return Content(size, etag=etag) if etag else Content(size, sha256=store.digest(path))
 
 
 def _local(store: Store, paths: Sequence[str], known: _Digests, pool: ThreadPoolExecutor) -> dict[str, Content]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import secrets
 import shutil
@@ -94,6 +95,10 @@ class LocalStore(Store):
             for name in names
             if not name.startswith(TEMP_PREFIX)
         )
+
+    def glob(self, pattern: str) -> list[str]:
+        found = glob.glob(pattern, root_dir=self.root, recursive=True)
+        return sorted(path for path in found if (self.root / path).is_file())
 
     def folders(self, prefix: str = "") -> list[str]:
         base = self.path(prefix)

@@ -7,7 +7,8 @@ import hashlib
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -109,6 +110,11 @@ class ObjectStore(Store):
         with _translated_errors(self.url):
             return sorted(name[start:] for name in self._fs.find(folder) if name.startswith(folder))
 
+    def glob(self, pattern: str) -> list[str]:
+        with _translated_errors(self.url):
+            found = self._fs.glob(self._at(pattern), detail=True)
+        return sorted(path[len(self._base) + 1 :] for path, facts in found.items() if facts["type"] == "file")
+
     def folders(self, prefix: str = "") -> list[str]:
         try:
             with _translated_errors(self.url):
@@ -126,17 +132,40 @@ class ObjectStore(Store):
         return True
 
     def size(self, path: str) -> int:
-        with _translated_errors(self.url):
-            return int(self._fs.size(self._at(path)))
+        return self._facts(path)[0]
 
     def change_token(self, path: str) -> str:
         with _translated_errors(self.url):
             return str(self._fs.ukey(self._at(path)))
 
     def etag(self, path: str) -> str:
+        return self._facts(path)[1]
+
+    def facts(self, paths: Sequence[str]) -> dict[str, tuple[int, str]]:
+        listed: dict[str, dict[str, Any]] = {}
+        if len(paths) >= _MANY:  # one request tells of a thousand
+            with _translated_errors(self.url):
+                listed = self._fs.find(self._base, detail=True)
+        found = {path: listed.get(self._at(path), {}) for path in paths}
+        known = {path: (int(one["size"]), _etag(one)) for path, one in found.items() if one.get("size") and _etag(one)}
+        lacking = [path for path in paths if path not in known]
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            known |= zip(lacking, pool.map(self._facts, lacking), strict=True)
+        return {path: known[path] for path in paths}
+
+    def _facts(self, path: str) -> tuple[int, str]:
         with _translated_errors(self.url):
-            facts = self._fs.info(self._at(path))
-        return str(facts.get("ETag") or facts.get("etag") or "").strip('"')
+            one = self._fs.info(self._at(path))
+        if one.get("size") is None:  # of a web server that does not tell
+            with self.open(path) as file:
+                return sum(map(len, iter(lambda: file.read(1 << 20), b""))), _etag(one)
+        return int(one["size"]), _etag(one)
+
+    def digest(self, path: str) -> str:
+        # A copy first: it comes in one piece also from a server without range requests.
+        with tempfile.NamedTemporaryFile() as copy, _translated_errors(self.url):
+            self._fs.get_file(self._at(path), copy.name)
+            return hashlib.file_digest(copy, "sha256").hexdigest()
 
     def delete(self, path: str) -> None:
         self._appended.clear()
@@ -154,6 +183,15 @@ class ObjectStore(Store):
                 self._fs.get_file(self._at(path), str(partial))
                 partial.replace(target)
         return target
+
+
+_MANY, _AT_ONCE = 16, 16
+_ETAGS = ("ETag", "etag", "md5Hash", "content_md5", "Content-MD5", "blob_id")  # S3, web, GCS, Azure, Hugging Face
+
+
+def _etag(facts: Mapping[str, Any]) -> str:
+    """The content hash among what a backend says of a file, "" if there is none."""
+    return next((str(facts[name]).strip('"') for name in _ETAGS if facts.get(name)), "")
 
 
 _BUSY = {errno.EBUSY, errno.EIO, getattr(errno, "EREMOTEIO", errno.EIO)}
@@ -175,6 +213,13 @@ def _translated_errors(url: str) -> Iterator[None]:
     except Exception as error:
         if unreachable(error):
             raise TransientError(f"{url} does not answer", found=f"{type(error).__name__}: {error}") from error
+        cause = error.__cause__
+        if isinstance(error, FileNotFoundError) and type(cause).__module__.startswith("aiohttp"):
+            # fsspec reports every failed request to a web server as a missing file; the cause tells them apart.
+            status = getattr(cause, "status", None) or 0
+            if not 400 <= status < 500 or status in (408, 425, 429):
+                raise TransientError(f"{url} does not answer", found=str(cause)) from error
+            raise FileNotFoundError(f"{error}: {cause}") from error
         if "Credentials" in type(error).__name__:
             raise StorageError(
                 f"no credentials for {url}",

@@ -2,6 +2,7 @@
 
 from pipelines.adopt.config import Config
 from pipelines.adopt.contents import (
+    ArchiveList,
     Archives,
     Contents,
     Images,
@@ -16,6 +17,7 @@ from pipelines.adopt.contents import (
 from pipelines.adopt.stage import run
 
 __all__ = [
+    "ArchiveList",
     "Archives",
     "Config",
     "Contents",

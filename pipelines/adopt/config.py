@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import glob
-from fnmatch import fnmatchcase
+import re
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,7 +13,7 @@ from pydantic import Field, field_validator
 
 from infra.config import Runtime, StageConfig, digest
 from infra.errors import ConfigError
-from infra.store import open_store
+from infra.store import Store, open_store
 from infra.store.content import Content, contents
 from pipelines.adopt.contents import Contents
 
@@ -20,9 +21,12 @@ __all__ = ["Config"]
 
 
 class Config(StageConfig):
-    """``path`` is where the data is today and may change; the identity is the content of the files."""
+    """``path`` is where the data is today and may change; the identity is the content of the files.
 
-    code_version: ClassVar[int] = 1
+    The name of a file given by its path is part of that path; only its ending counts.
+    """
+
+    code_version: ClassVar[int] = 2
 
     path: Runtime[str] = Field(description="file, folder or glob, here or at an fsspec URL such as s3://bucket/data")
     contents: Contents = Field(description="what is there: images, pairs, selection, shards, model, testsets, ...")
@@ -33,13 +37,14 @@ class Config(StageConfig):
         """A run is recorded as meant: from another directory it must find the same files."""
         if not value:
             raise ValueError("a path or URL")
+        value = value.removeprefix("file://")
         return value.rstrip("/") if "://" in value else str(Path(value).expanduser().absolute())
 
     def outputs(self) -> tuple[str, ...]:
         return self.contents.holds
 
     def location(self) -> str:
-        return self._found[0]
+        return self._found.location
 
     def identity(self) -> dict[str, Any]:
         """The kind of data, and a digest over the name and content of each file."""
@@ -47,44 +52,77 @@ class Config(StageConfig):
 
     @property
     def content_digest(self) -> str:
-        facts = {path: [found.bytes, found.sha256 or found.etag] for path, found in self.files.items()}
-        return digest(facts)
+        return digest({path: [one.bytes, one.sha256 or one.etag] for path, one in self.files.items()})
+
+    @property
+    def store(self) -> Store:
+        """The store that has the files."""
+        return open_store(self._found.folder or "/")
+
+    def real_path(self, path: str) -> str:
+        """The path in :attr:`store` of one of the :attr:`files`."""
+        return self._found.paths[path]
 
     @cached_property
     def files(self) -> dict[str, Content]:
-        """The files that count, by their path below :meth:`location`. Raises ConfigError if there are none.
+        """The files that count, by their path below ``data/``. Raises ConfigError if there are none.
 
         Read once: a worker gets them with the configuration, and need not read all bytes again.
         """
-        location, paths = self._found
-        return contents(open_store(location), paths)
+        try:
+            found = contents(self.store, list(self._found.paths.values()))
+        except FileNotFoundError as error:
+            raise self._nothing(str(error)) from None
+        return {path: found[real] for path, real in self._found.paths.items()}
 
     @cached_property
-    def _found(self) -> tuple[str, list[str]]:
-        """The folder, and the paths of the files below it that make up the data."""
-        location, paths = _list(self.path)
-        picked = self.contents.pick(paths)
+    def _found(self) -> _Found:
+        """Where the files are that make up the data."""
+        try:
+            folder, listed, alone = _list(self.path)
+            picked = sorted(self.contents.pick(listed))
+        except FileNotFoundError as error:
+            raise self._nothing(str(error)) from None
         if not picked:
-            raise ConfigError(
-                f"there is no {self.contents.kind} at {self.path}",
-                expected=self.contents.layout,
-                found=_some(paths) or "nothing there",
-            )
-        return location, sorted(picked)
+            raise self._nothing(_some(listed) or "nothing there")
+        if alone:
+            return _Found(folder, {f"{self.contents.kind}{_ending(picked[0])}": picked[0]}, self.path)
+        return _Found(folder, {path: path for path in picked}, f"{folder}/")
+
+    def _nothing(self, found: str) -> ConfigError:
+        return ConfigError(
+            f"there is no {self.contents.kind} at {self.path}", expected=self.contents.layout, found=found
+        )
 
 
-def _list(url: str) -> tuple[str, list[str]]:
-    """Folder and relative paths of the files that a path, URL or glob names."""
-    if glob.has_magic(url):
-        fixed = url[: next(i for i, char in enumerate(url) if char in "*?[")].rpartition("/")[0]
-        pattern = url[len(fixed) + 1 :]
-        return fixed, [path for path in open_store(fixed).paths() if fnmatchcase(path, pattern)]
+@dataclass(frozen=True)
+class _Found:
+    """``paths``: those in ``folder`` by their paths below ``data/``; ``location``: as :meth:`Config.location`."""
+
+    folder: str
+    paths: dict[str, str]
+    location: str
+
+
+def _list(url: str) -> tuple[str, list[str], bool]:
+    """Folder and relative paths of the files that a path, URL or glob names; True if it names one file."""
     parent, _, name = url.rpartition("/")
-    if url.startswith(("http://", "https://")) or ("://" not in url and Path(url).is_file()):
-        return parent, [name]
+    web = url.startswith(("http://", "https://"))
+    there = "://" not in url and Path(url).exists()  # also with a "[" in its name
+    if not there and ("*" in url if web else glob.has_magic(url)):
+        fixed = url[: next(i for i, char in enumerate(url) if char in ("*" if web else "*?["))].rpartition("/")[0]
+        return fixed, open_store(fixed or "/").glob(url[len(fixed) + 1 :]), False
+    if web or ("://" not in url and Path(url).is_file()):
+        return parent, [name], True
     if paths := open_store(url).paths():
-        return url, paths
-    return (parent, [name]) if "://" in url and open_store(parent).exists(name) else (url, [])
+        return url, paths, False
+    return (parent, [name], True) if "://" in url and open_store(parent).exists(name) else (url, [], False)
+
+
+def _ending(name: str) -> str:
+    """The end of a file's name that tells its format: ``.csv.gz``; of a URL without its query."""
+    found = re.search(r"(?:\.\w+)?\.(?:gz|bz2|xz|zst)$|\.\w+$", name.partition("?")[0].lower())
+    return found[0] if found else ""
 
 
 def _some(paths: list[str]) -> str:

@@ -8,17 +8,20 @@ from __future__ import annotations
 import re
 from abc import abstractmethod
 from collections.abc import Collection, Sequence
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 from pydantic import Field
 
-from infra.config import Choice
+from infra.config import Choice, Runtime
 from infra.errors import ConfigError, DataError
 from infra.formats.shards import IMAGE_EXTENSIONS, read_samples
 from infra.formats.testset import EvalSet
 from infra.store import Store
+from pipelines.formats.archives import LISTS, listed
+from pipelines.urls.files import Format, format_of
 
 __all__ = [
+    "ArchiveList",
     "Archives",
     "Contents",
     "Images",
@@ -166,33 +169,73 @@ class TestSets(Contents):
 
 
 class UrlList(Contents):
-    """A list of image URLs in one of img2dataset's formats, or in another that the urls stage is configured for."""
+    """A list of URLs of images or pages, in one of the formats that the urls stage reads."""
 
     holds = ("url_list",)
-    layout = "*.parquet, *.csv, *.tsv, *.json, *.jsonl, *.txt (also .gz)"
+    layout = f"*.{', *.'.join(get_args(Format))}"
+
+    format: Format | None = Field(None, description="file format, where it is not clear from the file names")
 
     def pick(self, paths: Sequence[str]) -> list[str]:
         if len(paths) == 1:
             return list(paths)
-        ending = re.compile(r"(?i)\.(?:parquet|(?:csv|tsv|json|jsonl|ndjson|txt)(?:\.gz)?)")
         hidden = (".", "_")  # as Spark's own files
-        return [path for path in paths if ending.search(path) and not path.rpartition("/")[2].startswith(hidden)]
+        visible = [path for path in paths if not path.rpartition("/")[2].startswith(hidden)]
+        formats = {path: found for path in visible if (found := format_of(path))}
+        picked = [path for path, found in formats.items() if self.format in (None, found)]
+        if len(several := sorted({formats[path] for path in picked})) > 1:
+            raise ConfigError("the URL list has several formats", found=", ".join(several), fix="set contents.format")
+        return picked
 
     def check(self, store: Store, paths: Sequence[str]) -> dict[str, int]:
         return {}  # the urls stage tells good lines from bad
 
 
 class Archives(Contents):
-    """Crawled pages in WARC or WAT files."""
+    """Crawled pages in WARC, ARC or WAT files."""
 
-    holds = ("archives",)
-    layout = "*.warc, *.warc.gz, *.wat or *.wat.gz"
+    holds = ("pages",)
+    layout = "*.warc, *.arc or *.wat, also gzipped (*.gz)"
+
+    # What is taken is identified by content, so how it was chosen need not be.
+    names: Runtime[tuple[str, ...]] = Field((), description="paths of the files that are wanted; none given: all")
+    max_files: Runtime[int | None] = Field(None, gt=0, description="the first so many of them, by name")
 
     def pick(self, paths: Sequence[str]) -> list[str]:
-        return [path for path in paths if re.search(r"(?i)\.(?:warc|wat)(?:\.gz)?$", path)]
+        if missing := sorted(set(self.names) - set(paths)):
+            raise ConfigError(f"there is no archive {missing[0]}", found=f"{len(missing)} of {len(self.names)} missing")
+        wanted: Sequence[str] = self.names or [
+            path for path in paths if re.search(r"(?i)\.(?:warc|arc|wat)(?:\.gz)?$", path)
+        ]
+        if not wanted and len(paths) == 1:
+            wanted = paths  # one file, named by its path; its content tells what it is
+        return sorted(wanted)[: self.max_files]
 
     def check(self, store: Store, paths: Sequence[str]) -> dict[str, int]:
         return {}  # damaged records are counted by the extract stage
+
+
+class ArchiveList(Contents):
+    """A list of the URLs of WARC or WAT files, one a line, as Common Crawl publishes them.
+
+    The list is identified by content. What it names is on the web, as what is behind the URLs of a URL list.
+    """
+
+    holds = ("archive_list",)
+    layout = f"*{', *'.join(LISTS)}"
+
+    def pick(self, paths: Sequence[str]) -> list[str]:
+        return list(paths) if len(paths) == 1 else [path for path in paths if path.lower().endswith(LISTS)]
+
+    def check(self, store: Store, paths: Sequence[str]) -> dict[str, int]:
+        rows = {}
+        for path in paths:
+            try:
+                rows[path] = len(listed(store.read(path)))
+            except DataError as error:
+                place = store.locate(path)
+                raise DataError(f"{place}: {error.message}", expected=error.expected, found=error.found) from None
+        return rows
 
 
 class Metadata(Contents):

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Any, ClassVar, Literal, Self
+from collections.abc import Collection, Mapping
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from infra.config import Config as BaseConfig
-from infra.config import Runtime, StageConfig
-from infra.errors import ConfigError
-from pipelines.urls.config import Config as URLList
-from pipelines.urls.files import ListFile, find_files
+from infra.config import Input, Runtime, StageConfig
+from infra.errors import ConfigError, UsageError
 from pipelines.web import Web
 from pipelines.web.urls import canonical
 
@@ -35,8 +34,13 @@ class Traps(BaseConfig):
 
 
 class Config(StageConfig):
-    """Starting URLs, scope and limits of a crawl. At least one of seeds, sitemaps, pages and page_lists is needed."""
+    """Starting URLs, scope and limits of a crawl. Seeds, sitemaps, pages or a page list are needed."""
 
+    inputs: ClassVar[Mapping[str, Input]] = {
+        "page_list": Input(
+            "url_list", required=False, repeated=True, description="URLs to fetch without following their links"
+        ),
+    }
     produces: ClassVar[tuple[str, ...]] = ("pages",)
     code_version: ClassVar[int] = 3
 
@@ -45,10 +49,6 @@ class Config(StageConfig):
         (), description='URLs of sitemaps to start from; "robots": the sitemaps that robots.txt of the seeds names'
     )
     pages: tuple[str, ...] = Field((), description="URLs to fetch without following their links")
-    page_lists: tuple[str, ...] = Field(
-        (),
-        description='files of such URLs, local or remote: text, one per line; CSV or Parquet with a column "url"',
-    )
     scope: Literal["host", "domain", "any"] = Field(
         "host",
         description="links to follow: to the hosts of seeds and sitemaps, with and without www.; to any host of their "
@@ -125,25 +125,14 @@ class Config(StageConfig):
         return value
 
     @model_validator(mode="after")
-    def _has_start(self) -> Self:
-        if not (self.seeds or self.sitemaps or self.pages or self.page_lists):
-            raise ConfigError("a crawl needs starting URLs", expected="seeds, sitemaps, pages or page_lists")
+    def _has_hosts(self) -> Self:
         if "robots" in self.sitemaps and not self.seeds:
             raise ConfigError('sitemaps: "robots" needs seeds, since it reads their robots.txt')
         return self
 
-    @field_validator("page_lists")
-    @classmethod
-    def _absolute(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return URLList(url_list=value).urls if value else ()
-
-    def files(self) -> list[ListFile]:
-        """Return the files of the page lists. Raises ConfigError if there are none at one of the paths."""
-        return find_files(self.page_lists) if self.page_lists else []
-
-    def identity(self) -> dict[str, Any]:
-        """Identify page lists by content, not by path."""
-        return super().identity() | {"page_lists": [file.digest() for file in self.files()]}
+    def check_inputs(self, given: Collection[str]) -> None:
+        if not (self.seeds or self.sitemaps or self.pages or given):
+            raise UsageError("a crawl needs starting URLs", expected="seeds, sitemaps, pages or an input page_list")
 
     @property
     def round_size(self) -> int:

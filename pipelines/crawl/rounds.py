@@ -7,7 +7,7 @@ to Ray workers would take longer.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import cached_property, partial
 from typing import Any
@@ -21,6 +21,7 @@ from pipelines.crawl.frontier import Generate, Unvisited, Update, generate, unvi
 from pipelines.crawl.frontier_tables import found_files, read_due
 from pipelines.crawl.shard import DueShard, fetch
 from pipelines.crawl.sources import inject, sources
+from pipelines.urls.files import ListFile
 from pipelines.web.health import SuccessFloor, preflight
 from pipelines.web.politeness.actor import shared_limiter
 from pipelines.web.politeness.client import LimiterClient
@@ -57,8 +58,8 @@ def allot(ready: list[dict[int, int]], count: int) -> list[int]:
 class Rounds:
     """State of a crawl, in counts, and its steps. A step that is already committed only yields its counts."""
 
-    def __init__(self, config: Config, context: Context, stack: ExitStack) -> None:
-        self.config, self.context, self._stack = config, context, stack
+    def __init__(self, config: Config, page_lists: Sequence[ListFile], context: Context, stack: ExitStack) -> None:
+        self.config, self.page_lists, self.context, self._stack = config, page_lists, context, stack
         self.kept = 0
         self.generation = 0  # of the frontier: one per round, and one for the starting URLs
         self._partitions = range(config.partition_count)
@@ -77,7 +78,7 @@ class Rounds:
 
     def inject(self) -> None:
         """Put the starting URLs into the frontier."""
-        given, remote = sources(self.config)
+        given, remote = sources(self.config, self.page_lists)
         self._fetched = self._run(given, inject, small=True) + self._run(remote, inject, fetches=True)
         self._records += self._fetched
 

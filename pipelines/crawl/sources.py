@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -76,7 +76,7 @@ class PageList:
 Source = Given | Sitemaps | PageList
 
 
-def sources(config: Config) -> tuple[dict[str, Source], dict[str, Source]]:
+def sources(config: Config, page_lists: Sequence[ListFile] = ()) -> tuple[dict[str, Source], dict[str, Source]]:
     """Return the sources by name: those given in the configuration, and those to be read from files or the web."""
     given: dict[str, Source] = {"inject-given": Given(config)} if config.seeds or config.pages else {}
     starts = [url for url in config.sitemaps if url != "robots"]
@@ -90,7 +90,7 @@ def sources(config: Config) -> tuple[dict[str, Source], dict[str, Source]]:
     for part, first in enumerate(range(0, len(groups), _HOSTS)):
         part_starts = tuple(start for group in groups[first : first + _HOSTS] for start in group)
         remote[f"inject-sitemaps-{part:04d}"] = Sitemaps(part_starts, config)
-    for part, file in enumerate(config.files()):
+    for part, file in enumerate(page_lists):
         remote[f"inject-list-{part:04d}"] = PageList(file, len(starts) + 2 + part, config)
     return given, remote
 

@@ -19,16 +19,22 @@ from contextlib import ExitStack
 from infra.run.context import Context
 from infra.run.manifest import Artifact, Manifest
 from pipelines.crawl.config import Config
+from pipelines.urls.files import list_files
 
 __all__ = ["Config", "run"]
 
 
 def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Manifest:
-    """Run the crawl. No inputs. Funnel: distinct URLs found on the site, or listed -> pages kept."""
+    """Run the crawl. Inputs ``page_list``, ``page_list_2``, ...: adopted lists of URLs.
+
+    Funnel: distinct URLs found on the site, or listed -> pages kept.
+    """
     from pipelines.crawl.rounds import Rounds
 
+    config.check_inputs(inputs)
+    page_lists = list_files(config.given("page_list", inputs))
     with ExitStack() as stack:
-        crawl = Rounds(config, context, stack)
+        crawl = Rounds(config, page_lists, context, stack)
         crawl.inject()
         crawl.update()
         while crawl.kept < config.max_pages and crawl.generate():

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from infra.config import Input, Runtime, StageConfig
+from infra.errors import UsageError
 
 __all__ = ["Config"]
 
@@ -15,17 +16,17 @@ __all__ = ["Config"]
 class Config(StageConfig):
     """Pages to read, texts that become captions, opt-outs to obey."""
 
-    inputs: ClassVar[Mapping[str, Input]] = {"pages": Input("pages", required=False)}
+    inputs: ClassVar[Mapping[str, Input]] = {
+        "pages": Input("pages", required=False, repeated=True, description="a crawl, or adopted WARC or WAT files"),
+        "archive_list": Input(
+            "archive_list", required=False, repeated=True, description="an adopted list of the URLs of such files"
+        ),
+    }
     produces: ClassVar[tuple[str, ...]] = ("pairs",)
     code_version: ClassVar[int] = 5
 
-    paths: tuple[str, ...] = Field(
-        (),
-        description="WARC, ARC or WAT files to read instead of a crawl: local paths, s3:// or https:// URLs, patterns "
-        "with *, or lists of these (*.paths, *.paths.gz, *.txt)",
-    )
     prefix: str = Field(
-        "", description="prefix of relative paths, given and listed, e.g. https://data.commoncrawl.org/"
+        "", description="URL that the relative names in archive lists are below, e.g. https://data.commoncrawl.org/"
     )
     max_files: int | None = Field(None, gt=0, description="maximum number of files to read")
     sources: tuple[Literal["alt", "figcaption", "title", "og", "twitter", "json-ld"], ...] = Field(
@@ -45,3 +46,14 @@ class Config(StageConfig):
     )
     agent: str = Field("clipline", description="our user agent name, which opt-outs may address")
     attempts: Runtime[int] = Field(3, gt=0, description="attempts per shard when a worker or the network fails")
+
+    @field_validator("prefix")
+    @classmethod
+    def _is_url(cls, value: str) -> str:
+        if value and ("://" not in value or value.startswith("file://")):
+            raise ValueError("a URL; archives on this machine are adopted themselves, as the input 'pages'")
+        return value
+
+    def check_inputs(self, given: Collection[str]) -> None:
+        if not given:
+            raise UsageError("extract has nothing to read", expected="an input pages or archive_list")

@@ -16,11 +16,11 @@ from collections import Counter
 from collections.abc import Mapping
 
 from infra.cluster import Limits, run_shards
-from infra.errors import ConfigError, DataError
+from infra.errors import DataError
 from infra.run.context import Context
 from infra.run.manifest import Artifact, Manifest
 from pipelines.extract.config import Config
-from pipelines.formats.archives import find
+from pipelines.formats.archives import listed
 
 __all__ = ["Config", "run"]
 
@@ -32,9 +32,9 @@ _MAX_PARTITIONS = 1024
 
 
 def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Manifest:
-    """Extract pairs. Input ``pages``, unless ``paths`` are given: an artifact with WARC files.
+    """Extract pairs. Inputs ``pages``: crawls or adopted archives; ``archive_list``: adopted lists of archives.
 
-    Funnel: candidates -> pairs. Raises ConfigError or DataError if there is nothing to read.
+    Funnel: candidates -> pairs. Raises UsageError or DataError if there is nothing to read.
     """
     from pipelines.extract.shard import SCRATCH, Ids, Pages, Pairs, find_candidates, find_duplicates, write_pairs
 
@@ -73,18 +73,31 @@ def _warn(counts: Counter[str]) -> None:
 
 
 def _files(config: Config, inputs: Mapping[str, Artifact]) -> list[str]:
-    """Return paths or URLs of the archives to read."""
-    if config.paths and "pages" in inputs:
-        raise ConfigError("extract has both paths and an input artifact with pages", fix="give it one of the two")
-    if config.paths:
-        return find(config.paths, config.prefix, config.max_files)
-    if "pages" not in inputs:
-        raise ConfigError("extract has nothing to read", fix="set extract.paths, or connect the pages of a crawl")
-    pages = inputs["pages"]
-    files = [pages.url(file.path) for suffix in (".warc.gz", ".warc") for file in pages.files("data/", suffix)]
-    if not files:
-        raise DataError(f"{pages.manifest.name} holds no WARC files", expected="data/*.warc.gz")
-    return files[: config.max_files]
+    """Paths or URLs of the archives to read."""
+    config.check_inputs(inputs)
+    files: dict[str, None] = {}
+    for artifact in config.given("pages", inputs):
+        found = [artifact.url(file.path) for file in artifact.files("data/") if _is_archive(artifact, file.path)]
+        if not found:
+            raise DataError(f"{artifact.manifest.name} holds no archives", expected="data/*.warc.gz")
+        files |= dict.fromkeys(found)
+    for artifact in config.given("archive_list", inputs):
+        for file in artifact.files("data/"):
+            names = listed(artifact.read(file.path), config.prefix)
+            if here := [name for name in names if "://" not in name or name.startswith("file://")]:
+                raise DataError(
+                    f"{artifact.url(file.path)} does not say where its archives are",
+                    expected="URLs, or paths below the URL extract.prefix",
+                    found=here[0],
+                    fix="adopt archives on this machine themselves: their folder, or a pattern with *",
+                )
+            files |= dict.fromkeys(names)
+    return list(files)[: config.max_files]
+
+
+def _is_archive(artifact: Artifact, path: str) -> bool:
+    """True for every adopted file, whatever its name, and for the WARC files of a crawl."""
+    return artifact.manifest.location is not None or path.endswith((".warc.gz", ".warc"))
 
 
 def _check_unchanged(context: Context, files: list[str], path: str) -> None:

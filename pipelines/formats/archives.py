@@ -1,7 +1,7 @@
-"""Archive files, local or remote: list them, and read them in spite of network failures.
+"""Archive files, local or remote: read lists of them, and read them in spite of network failures.
 
-A path is a local path or any URL fsspec knows (``s3://``, ``https://``), with ``*`` where the store can be listed, or a
-list of these: Common Crawl publishes the files of a crawl as ``warc.paths.gz`` and ``wat.paths.gz``.
+An archive is at a local path or any URL fsspec knows (``s3://``, ``https://``). Common Crawl publishes lists of the
+files of a crawl as ``warc.paths.gz`` and ``wat.paths.gz``.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import gzip
 import io
 import logging
-import os
 import tempfile
 import time
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,11 +22,13 @@ from infra.cluster import backoff
 from infra.errors import DataError, StorageError, TransientError
 from infra.store import unreachable
 
-__all__ = ["find", "open_archive", "read_ranges"]
+__all__ = ["LISTS", "listed", "open_archive", "read_ranges", "with_prefix"]
 
 log = logging.getLogger(__name__)
 
-_LISTS = (".paths", ".paths.gz", ".txt", ".txt.gz")
+LISTS = (".paths", ".paths.gz", ".txt", ".txt.gz")
+"""Endings of the names of lists."""
+
 _ATTEMPTS = 7  # over about a minute
 _REFUSALS = (401, 403, 404, 410)
 _NO_CREDENTIALS = (
@@ -41,47 +43,26 @@ _KEPT = 2  # blocks cached, so that a short seek back needs no request
 T = TypeVar("T")
 
 
-def find(paths: Sequence[str], prefix: str = "", max_files: int | None = None) -> list[str]:
-    """Expand ``paths`` to archives, each once, in the order given; matches of a ``*`` are sorted.
+def listed(data: bytes, prefix: str = "") -> list[str]:
+    """The names in a list of archives, gzipped or not, each once, in order.
 
-    ``prefix`` is prepended to each relative path, given or listed: neither ``s3://...`` nor ``/...`` nor ``./...``.
-    Raises DataError if a path matches nothing.
+    ``prefix`` is put before relative ones. Raises DataError for data that is no such list.
     """
-    found: dict[str, None] = {}
-    for path in paths:
-        for name in _expand(_with_prefix(path, prefix), prefix):
-            found[name] = None
-            if len(found) == max_files:
-                return list(found)
-    return list(found)
+    try:
+        text = (gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data).decode("utf-8-sig")
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise DataError("not a list of archives", expected="text, also gzipped", found=str(error)) from None
+    names = dict.fromkeys(name for line in text.splitlines() if (name := line.strip()))
+    if wrong := [name for name in names if not name.isprintable() or "<" in name]:  # such as a web page
+        raise DataError("not a list of archives", expected="a path or URL a line", found=repr(wrong[0])[:200])
+    return [with_prefix(name, prefix) for name in names]
 
 
-def _with_prefix(path: str, prefix: str) -> str:
+def with_prefix(path: str, prefix: str) -> str:
+    """``path`` below ``prefix``, unless it says itself where it is: ``s3://...``, ``/...``, ``./...``."""
     if not prefix or "://" in path or path.startswith(("/", "./", "../", "~")):
         return path
     return f"{prefix.rstrip('/')}/{path}"
-
-
-def _expand(path: str, prefix: str) -> Iterator[str]:
-    filesystem, place = _filesystem(path)
-    if path.endswith(_LISTS):
-        lines = _with_retries(path, lambda: filesystem.cat_file(place))
-        if path.endswith(".gz"):
-            lines = gzip.decompress(lines)
-        for line in lines.decode().splitlines():
-            if name := line.strip():
-                yield _with_prefix(name, prefix)
-    elif "*" in path:
-        names = sorted(_with_retries(path, lambda: filesystem.glob(place)))
-        if not names:
-            raise DataError(f"no file matches {path}", fix="check the path, and whether the store can be listed")
-        yield from (filesystem.unstrip_protocol(name) if "://" in path else name for name in names)
-    else:
-        if "://" not in path and not os.path.isfile(place):
-            raise DataError(
-                f"there is no file {path}", expected="a WARC, ARC or WAT file, a list of them, or a pattern with *"
-            )
-        yield path
 
 
 def _filesystem(path: str) -> tuple[Any, str]:

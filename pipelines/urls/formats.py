@@ -103,6 +103,12 @@ def translated_errors(place: str, kind: str) -> Iterator[None]:
         if isinstance(error, OSError) and (error.errno or unreachable(error)):
             raise  # a storage error; those without errno are Arrow's
         raise DataError(f"{place} is damaged", expected=f"a {kind} file", found=str(error)[:300]) from None
+    except ValueError as error:
+        if "range requests" not in str(error):  # fsspec's words for a web server that gives whole files only
+            raise
+        raise DataError(
+            f"{place} cannot be read remotely", found=str(error), fix="copy it to a folder or a bucket"
+        ) from None
     except DataError as error:
         raise DataError(f"{place}: {error.message}", expected=error.expected, found=error.found) from None
 

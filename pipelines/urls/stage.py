@@ -18,16 +18,16 @@ from infra.cluster import run_shards
 from infra.run.context import Context
 from infra.run.manifest import Artifact, Manifest
 from pipelines.urls.config import Config
-from pipelines.urls.files import find_files
+from pipelines.urls.files import list_files
 
 __all__ = ["Config", "run"]
 
 
 def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Manifest:
-    """Convert the list. No inputs. Funnel: rows of the list -> pairs."""
+    """Convert the list. Inputs ``list``, ``list_2``, ...: its files, adopted. Funnel: rows of the list -> pairs."""
     from pipelines.urls import shard
 
-    files = find_files(config.urls, config.input_format)
+    files = list_files(config.given("list", inputs), config.input_format)
     # First reading: the types of the columns, and which of them hold URLs and captions.
     surveys = run_shards(
         context,

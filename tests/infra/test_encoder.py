@@ -137,7 +137,7 @@ def test_an_adopted_model_loads_from_where_it_is(folder, checkpoint, tiny, place
         for path in paths:
             outside.write(f"{kind}/{path.name}", path.read_bytes())
         listed = [File(path=f"data/{path.name}", bytes=path.stat().st_size) for path in paths]
-        location = outside.child(kind).url
+        location = outside.child(kind).url + ("/" if kind == "folder" else f"/{checkpoint.name}")
         artifact = Artifact(
             "unused", Manifest(stage="model", digest="c" * 64, identity={}, files=listed, location=location)
         )

@@ -2,20 +2,59 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from evaluation import evaluate
 from evaluation.tasks import Retrieval
+from pipelines import adopt
 from pipelines.curate import balance, dedup, filter, shard
 from pipelines.curate.filter import rules
+from pipelines.formats.archives import LISTS, listed, with_prefix
 from training import train
 from workflows.stage import Gate, Stage, Workflow
 
-__all__ = ["to_model"]
+__all__ = ["adopted", "archives", "to_model"]
 
 _HOLDOUT = 0.1  # share of the images kept from training, to validate and evaluate on
 _RECALL = {"retrieval.image_retrieval_recall_at_5": 0.5}  # from which the model is registered in MLflow
+
+
+def adopted(name: str, paths: Sequence[str], contents: adopt.Contents) -> dict[str, Stage]:
+    """A stage for each of ``paths`` that adopts it, by the names ``name``, ``name_2``, ..., for a repeated input."""
+    names = [f"{name}_{number}" if number > 1 else name for number in range(1, len(paths) + 1)]
+    return {
+        name: Stage(name, adopt.run, adopt.Config(path=path, contents=contents))
+        for name, path in zip(names, paths, strict=True)
+    }
+
+
+def archives(paths: Sequence[str], prefix: str, max_files: int | None) -> dict[str, Stage]:
+    """Stages that adopt WARC and WAT files, and lists of them, as inputs of extract.
+
+    ``prefix``: a folder or URL of relative paths, given and listed. What a list on this machine names on this machine
+    is adopted as it is.
+    """
+    places = [with_prefix(path, prefix) for path in paths]
+    lists = [place for place in places if place.endswith(LISTS)]
+    stages = adopted("pages", [place for place in places if place not in lists], adopt.Archives(max_files=max_files))
+    remote = []
+    for place in lists:
+        names = listed(Path(place).read_bytes(), prefix)[:max_files] if _is_file(place) else []
+        if not names or any("://" in name for name in names):
+            remote.append(place)
+            continue
+        folder = os.path.commonpath([os.path.dirname(os.path.abspath(name)) for name in names])
+        contents = adopt.Archives(names=[os.path.relpath(name, folder) for name in names])
+        name = f"pages_{len(stages) + 1}" if stages else "pages"
+        stages[name] = Stage(name, adopt.run, adopt.Config(path=folder, contents=contents))
+    return stages | adopted("archive_list", remote, adopt.ArchiveList())
+
+
+def _is_file(place: str) -> bool:
+    return "://" not in place and Path(place).is_file()
 
 
 def to_model(

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipelines import download, extract
 from pipelines.web import Web
-from workflows.recipes._common import to_model
+from workflows.recipes._common import archives, to_model
 from workflows.stage import Stage, Workflow
 
 
@@ -30,7 +30,9 @@ def workflow(
     web = Web(contact=contact, connect_to=connect_to or {})
     training = {"model": model, "samples": samples, "batch_size": batch_size, "workers": workers, "gpu": gpu}
 
-    pairs = Stage("extract", extract.run, extract.Config(paths=paths, prefix=prefix, max_files=max_files))
+    pages = archives(paths, prefix, max_files)
+    base = prefix if "://" in prefix else ""
+    pairs = Stage("extract", extract.run, extract.Config(prefix=base, max_files=max_files), pages)
     images = Stage("download", download.run, download.Config(image_size=image_size, web=web), {"pairs": pairs})
-    data = (pairs, images)
+    data = (*pages.values(), pairs, images)
     return to_model("common_crawl", data, {"images": images}, min_side=min_side, languages=languages, training=training)

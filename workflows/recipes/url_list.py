@@ -8,9 +8,9 @@ clipline run url_list --set ... --set train=true
 
 from typing import Any
 
-from pipelines import download, urls
+from pipelines import adopt, download, urls
 from pipelines.web import Web
-from workflows.recipes._common import to_model
+from workflows.recipes._common import adopted, to_model
 from workflows.stage import Stage, Workflow
 
 
@@ -41,14 +41,16 @@ def workflow(
     verify = {"column": verify_hash} if verify_hash else None
     training = {"model": model, "samples": samples, "batch_size": batch_size, "workers": workers, "gpu": gpu}
 
-    list_config = urls.Config(url_list=url_list, input_format=input_format, url_col=url_col, caption_col=caption_col)
-    pairs = Stage("urls", urls.run, list_config)
+    paths = [url_list] if isinstance(url_list, str) else url_list
+    lists = adopted("list", paths, adopt.UrlList(format=input_format))
+    list_config = urls.Config(input_format=input_format, url_col=url_col, caption_col=caption_col)
+    pairs = Stage("urls", urls.run, list_config, lists)
     download_config = download.Config(**layout, verify=verify, engine=engine, web=web)
     images = {"images": Stage("download", download.run, download_config, {"pairs": pairs})}
     if retry:
         retry_config = download_config.replace(retry=retry, min_success_share=0)  # most may be gone for good
         images["images_retry"] = Stage("retry", download.run, retry_config, {"images": images["images"]})
-    data = (pairs, *images.values())
+    data = (*lists.values(), pairs, *images.values())
     if not train:
         return Workflow("url_list", data)
     return to_model("url_list", data, images, min_side=min_side, languages=languages, training=training)

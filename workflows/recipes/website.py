@@ -7,9 +7,9 @@ clipline run website --set page_lists=pages.csv.gz --set max_pages=1000000 ...
 
 from typing import Any
 
-from pipelines import crawl, download, extract
+from pipelines import adopt, crawl, download, extract
 from pipelines.web import Web
-from workflows.recipes._common import to_model
+from workflows.recipes._common import adopted, to_model
 from workflows.stage import Stage, Workflow
 
 
@@ -36,13 +36,14 @@ def workflow(
     connect_to: dict[str, str] | None = None,  # host pattern -> address, for a site that is not on the open web
 ) -> Workflow:
     web = Web(contact=contact, connect_to=connect_to or {})
-    starts = {"seeds": seeds or (), "sitemaps": sitemaps or (), "pages": pages or (), "page_lists": page_lists or ()}
+    starts = {"seeds": seeds or (), "sitemaps": sitemaps or (), "pages": pages or ()}
     reach = {"scope": scope, "allowed_hosts": hosts or (), "exclude": exclude or ()}
     budget = {"max_pages": max_pages, "max_pages_per_host": max_pages_per_host, "max_depth": max_depth}
     training = {"model": model, "samples": samples, "batch_size": batch_size, "workers": workers, "gpu": gpu}
 
-    crawled = Stage("crawl", crawl.run, crawl.Config(**starts, **reach, **budget, web=web))
+    lists = adopted("page_list", page_lists or (), adopt.UrlList())
+    crawled = Stage("crawl", crawl.run, crawl.Config(**starts, **reach, **budget, web=web), lists)
     pairs = Stage("extract", extract.run, extract.Config(), {"pages": crawled})
     images = Stage("download", download.run, download.Config(image_size=image_size, web=web), {"pairs": pairs})
-    data = (crawled, pairs, images)
+    data = (*lists.values(), crawled, pairs, images)
     return to_model("website", data, {"images": images}, min_side=min_side, languages=languages, training=training)

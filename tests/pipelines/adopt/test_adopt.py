@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -147,7 +148,7 @@ def test_data_that_moved_is_found_again_without_making_later_stages_due(tmp_path
     (tmp_path / "old").rename(tmp_path / "new")
     moved = stage(tmp_path / "new")
     (step,) = make_plan(Workflow("w", (moved,)), root)
-    assert (step.action, step.why) == ("run", (f"its files are at {tmp_path}/new now",))
+    assert (step.action, step.why) == ("run", (f"its files are at {tmp_path}/new/ now",))
     before = Artifact.load(root.child(moved.folder)).manifest.content_digest
     assert carry_out(moved, root).manifest.content_digest == before
     assert make_plan(Workflow("w", (moved,)), root).to_run == []
@@ -194,7 +195,7 @@ SETS = {
         ("model", {"epoch_1.pt": b"w"}, {"epoch_1.pt"}),
         ({"kind": "testsets", "sets": ["seen"]}, SETS, {"classnames.txt", "test/nshards.txt", "test/0.tar"}),
         ("testsets", SETS, {name for name in SETS if "train" not in name}),
-        ("url_list", {"a.csv.gz": b"", "b.parquet": b"", "_SUCCESS": b"", "x.md": b""}, {"a.csv.gz", "b.parquet"}),
+        ("url_list", {"a.csv.gz": b"", "p/b.csv.gz": b"", "_SUCCESS": b"", "x.md": b""}, {"a.csv.gz", "p/b.csv.gz"}),
         ("archives", {"a.warc.gz": b"", "b.wat.gz": b"", "c.txt": b""}, {"a.warc.gz", "b.wat.gz"}),
         ("metadata", {"queries.txt": b"a\n"}, {"queries.txt"}),
     ],
@@ -251,11 +252,79 @@ def test_what_is_not_as_it_claims_is_refused(tmp_path, contents, files, words):
 
 
 def test_a_file_or_a_glob_will_do(tmp_path):
-    for name in ("a.csv", "b.csv", "c.txt"):
+    for name in ("a.csv", "b.csv", "c.txt", "deep/d.csv", "e[1].csv"):
         write(tmp_path / "d" / name, name.encode())
-    assert list(stage(tmp_path / "d/a.csv", "url_list").config.files) == ["a.csv"]
-    assert list(stage(tmp_path / "d/*.csv", "url_list").config.files) == ["a.csv", "b.csv"]
-    assert stage(tmp_path / "d/a.csv", "url_list").config.location() == str(tmp_path / "d")
+    file = stage(tmp_path / "d/a.csv", "url_list").config
+    assert (list(file.files), file.location()) == (["url_list.csv"], str(tmp_path / "d/a.csv"))
+    assert list(stage(f"file://{tmp_path}/d/e[1].csv", "url_list").config.files) == ["url_list.csv"]
+    glob = stage(tmp_path / "d/[ab].csv", "url_list").config
+    assert (list(glob.files), glob.location()) == (["a.csv", "b.csv"], f"{tmp_path}/d/")
+    assert list(stage(tmp_path / "d/**/*.csv", "url_list").config.files) == ["a.csv", "b.csv", "deep/d.csv", "e[1].csv"]
+    assert list(stage(tmp_path / "*/c.txt", "url_list").config.files) == ["d/c.txt"]
+
+
+def test_the_name_of_a_file_is_part_of_its_path(tmp_path):
+    """Renaming a list must not download its images again; another ending is another format."""
+    for name in ("a.csv", "other/name.CSV", "a.txt"):
+        write(tmp_path / name, b"url\nhttp://a.example/")
+    one, same, other = (stage(tmp_path / name, "url_list") for name in ("a.csv", "other/name.CSV", "a.txt"))
+    assert one.digest == same.digest != other.digest
+    root = LocalStore(tmp_path / "root")
+    before = carry_out(one, root)
+    (step,) = make_plan(Workflow("w", (same,)), root)
+    assert step.why == (f"its files are at {tmp_path}/other/name.CSV now",)
+    after = carry_out(same, root)
+    assert after.manifest.content_digest == before.manifest.content_digest
+    for artifact, path in ((before, "a.csv"), (after, "other/name.CSV")):
+        (file,) = artifact.files()
+        assert file.path == "data/url_list.csv"
+        assert artifact.url(file.path) == str(artifact.local(file.path, tmp_path)) == str(tmp_path / path)
+        store = artifact.store
+        assert (store.paths(), store.paths("data/"), store.folders()) == ([file.path], [file.path], ["data"])
+        assert (store.child("data").paths(), store.folders("data")) == (["url_list.csv"], [])
+        assert store.child("data").read("url_list.csv") == store.read(file.path) == b"url\nhttp://a.example/"
+        assert (store.exists(file.path), store.exists("data/a.txt"), store.exists("a.csv")) == (True, False, False)
+        assert list(artifact.verify()) == []
+
+
+@pytest.mark.parametrize(
+    ("contents", "names"),
+    [
+        ({"kind": "archives"}, ["a.warc.gz", "b.wat", "c/d.WARC"]),
+        ({"kind": "archives", "max_files": 2}, ["a.warc.gz", "b.wat"]),
+        ({"kind": "archives", "names": ["b.wat", "all.paths"]}, ["all.paths", "b.wat"]),
+        ("archive_list", ["all.paths", "few.txt.gz"]),
+    ],
+)
+def test_archives_and_lists_of_them(tmp_path, contents, names):
+    for name in ("a.warc.gz", "b.wat", "c/d.WARC", "e.html"):
+        write(tmp_path / "d" / name, name.encode())
+    write(tmp_path / "d/all.paths", b"a.warc.gz\nhttps://a.example/b.warc.gz\n")
+    write(tmp_path / "d/few.txt.gz", gzip.compress(b"a.warc.gz\n"))
+    artifact = carry_out(stage(tmp_path / "d", contents), LocalStore(tmp_path / "root"))
+    assert [file.path for file in artifact.files()] == [f"data/{name}" for name in names]
+    assert [file.rows for file in artifact.files()] == ([2, 1] if contents == "archive_list" else [None] * len(names))
+    with pytest.raises(ConfigError, match=r"no archive x\.warc"):
+        stage(tmp_path / "d", {"kind": "archives", "names": ["b.wat", "x.warc"]}).config.location()
+    with pytest.raises(DataError, match=r"e\.html: not a list of archives"):
+        write(tmp_path / "d/e.html", b"<html>")
+        carry_out(stage(tmp_path / "d/e.html", "archive_list"), LocalStore(tmp_path / "root"))
+
+
+def test_many_objects_are_known_from_one_listing(s3_url, tmp_path, monkeypatch):
+    store = open_store(s3_url)
+    for number in range(20):
+        store.write(f"d/{number:05d}.tar", b"%d" % number)
+    import s3fs
+
+    asked = []
+    ask = s3fs.S3FileSystem._call_s3
+    monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", lambda *a, **k: asked.append(a[1]) or ask(*a, **k))
+    files = stage(f"{s3_url}/d").config.files
+    assert all(found.etag and found.bytes for found in files.values()) and len(files) == 20
+    assert asked.count("head_object") == 0
+    few = stage(f"{s3_url}/d/0000[0-3].tar").config.files
+    assert few == {path: found for path, found in files.items() if path < "00004"}
 
 
 # --- in a workflow

@@ -7,13 +7,15 @@ import gzip
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from adopting import adopted
 from loopback import answer, serving
 
-from infra.errors import DataError
+from infra.errors import DataError, UsageError
 from infra.run.context import Context, ShardOutput
 from pipelines import crawl
 from pipelines.crawl.config import Config
 from pipelines.crawl.sources import inject, sources
+from pipelines.urls.files import list_files
 from pipelines.web import Web
 
 URLS = ["http://a.example/1", "http://b.example/2"]
@@ -23,7 +25,7 @@ def listed(tmp_path, name, data):
     """Read a list: the rows found, and those refused."""
     (tmp_path / name).write_bytes(data)
     output = ShardOutput(Context(tmp_path / "out").store, "inject-list-0000")
-    (source,) = sources(Config(page_lists=[str(tmp_path / name)]))[1].values()
+    (source,) = sources(Config(), list_files([adopted(tmp_path / name, "url_list")]))[1].values()
     record = inject(source, output)
     tables = [pq.read_table(tmp_path / "out" / file.path) for file in record.files]
     found = pa.concat_tables(table for table in tables if "position" in table.column_names)
@@ -51,11 +53,9 @@ def test_a_list_of_a_million_is_read_in_parts(tmp_path, monkeypatch):
     assert (record.facts["found"], len(record.files)) == (1050, 11)
 
 
-def test_a_list_counts_by_its_content(tmp_path):
-    for name in "xyz":
-        (tmp_path / f"{name}.txt").write_text(URLS[name == "z"])
-    x, y, z = (Config(page_lists=[f"{tmp_path}/{name}.txt"]).identity() for name in "xyz")
-    assert x == y != z
+def test_a_crawl_needs_a_start(tmp_path):
+    with pytest.raises(UsageError, match="needs starting URLs"):
+        crawl.run(Config(), {}, Context(tmp_path))
 
 
 def test_a_table_without_urls_is_an_error(tmp_path):
@@ -109,10 +109,10 @@ def test_a_crawl_from_everything_at_once(ray_cluster, tmp_path):
     with serving(SITE) as site:
         web = Web(connect_to={"*.example": f"127.0.0.1:{site.port}"}, retries=0, host_concurrency=8)
         config = Config(
-            seeds=["http://a.example/"], sitemaps=["robots"], pages=["http://b.example/list"],
-            page_lists=[f"{tmp_path}/list.txt"], web=web,
+            seeds=["http://a.example/"], sitemaps=["robots"], pages=["http://b.example/list"], web=web,
         )  # fmt: skip
-        manifest = crawl.run(config, {}, Context(tmp_path / "crawl"))
+        page_list = adopted(tmp_path / "list.txt", "url_list")
+        manifest = crawl.run(config, {"page_list": page_list}, Context(tmp_path / "crawl"))
     found = {}
     for path in (tmp_path / "crawl/data").glob("*.urls.parquet"):
         found |= {row["url"]: row["reason"] for row in pq.read_table(path).to_pylist()}

@@ -11,17 +11,18 @@ from urllib.parse import urlsplit
 import fsspec
 import pytest
 import s3fs
+from adopting import adopted
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from loopback import event_loop_thread
 from wat_writer import document, record
 
-from infra.errors import DataError, StorageError, TransientError
+from infra.errors import ConfigError, DataError, StorageError, TransientError
 from infra.run.context import Context, ShardOutput
 from pipelines import extract
 from pipelines.formats import archives
-from pipelines.formats.archives import find, open_archive
+from pipelines.formats.archives import open_archive
 from pipelines.formats.warc import Writer
 
 PAGES = 40
@@ -126,22 +127,26 @@ def bucket(crawl, s3_url):
     return f"{s3_url}/crawl"
 
 
-def extracted(monkeypatch, folder, paths, prefix):
-    """Return all files of an extraction, run in this process, one shard after the other."""
+def extracted(monkeypatch, folder, place, prefix=""):
+    """Return all files of an extraction, run in this process, one shard after the other.
+
+    ``place``: of a list of archives, where there is a ``prefix`` of its names, or of archives.
+    """
 
     def run_shards(context, shards, work, limits):
         return [work(spec, ShardOutput(context.store, name)) for name, spec in shards]
 
     monkeypatch.setattr("pipelines.extract.stage.run_shards", run_shards)
     context = Context(folder)
-    manifest = extract.run(extract.Config(paths=paths, prefix=prefix), {}, context)
+    inputs = {"archive_list": adopted(place, "archive_list")} if prefix else {"pages": adopted(place, "archives")}
+    manifest = extract.run(extract.Config(prefix=prefix), inputs, context)
     return {file.path: context.store.read(file.path) for file in manifest.files}, manifest
 
 
 @pytest.fixture
 def expected(crawl, tmp_path, monkeypatch):
     """The same from disk."""
-    files, manifest = extracted(monkeypatch, tmp_path / "from_disk", ("all.paths",), str(crawl))
+    files, manifest = extracted(monkeypatch, tmp_path / "from_disk", crawl)
     assert manifest.facts["records"]["page"] == 2 * PAGES and manifest.funnel.kept > PAGES
     return files
 
@@ -150,24 +155,39 @@ def expected(crawl, tmp_path, monkeypatch):
 def test_pairs_from_a_bucket_are_those_from_disk(bucket, line, expected, s3_url, tmp_path, monkeypatch, cuts):
     """Also where the line breaks; and what is written goes to a bucket as well."""
     line.cuts = cuts
-    assert extracted(monkeypatch, tmp_path / "listed", ("all.paths",), bucket)[0] == expected
+    assert extracted(monkeypatch, tmp_path / "listed", f"{bucket}/all.paths", bucket)[0] == expected
     assert line.cuts == 0
-    assert extracted(monkeypatch, f"{s3_url}/out", (f"{bucket}/*.gz",), "")[0] == expected
+    assert extracted(monkeypatch, f"{s3_url}/out", f"{bucket}/*.gz")[0] == expected
 
 
 def test_a_line_that_stays_broken_is_an_error_that_may_pass(bucket, line, tmp_path, monkeypatch):
     line.cuts = 10_000
     with pytest.raises(TransientError, match=r"a\.warc\.gz is unreachable"):
-        extracted(monkeypatch, tmp_path, ("a.warc.gz",), bucket)
+        extracted(monkeypatch, tmp_path, f"{bucket}/a.warc.gz")
 
 
-@pytest.mark.parametrize("path", ["none.warc.gz", "none.paths", "none/*", "none.paths.gz"])
-def test_what_is_not_in_the_bucket_is_said_at_once(bucket, line, path, monkeypatch):
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [("none.warc.gz", "archives"), ("none/*", "archives"), ("none", "archives"), ("none.paths", "archive_list")],
+)
+def test_what_is_not_in_the_bucket_is_said_when_the_plan_is_made(bucket, line, path, kind):
+    with pytest.raises(ConfigError, match=f"there is no {kind} at .*none"):
+        adopted(f"{bucket}/{path}", kind)
+
+
+def test_what_a_list_names_and_is_not_there_is_said_at_once(bucket, line, monkeypatch):
     monkeypatch.setattr(archives, "_ATTEMPTS", 10_000)
-    with pytest.raises(DataError, match="none"):
-        for name in find([path], bucket):
-            with open_archive(name):
-                pass
+    with pytest.raises(DataError, match="none"), open_archive(f"{bucket}/none.warc.gz"):
+        pass
+
+
+def test_a_list_of_files_of_this_machine_is_refused(crawl, tmp_path, monkeypatch):
+    (tmp_path / "all.paths").write_text(f"{crawl}/a.warc.gz\n")
+    for prefix in ("https://a.example/", "s3://bucket"):
+        with pytest.raises(DataError, match="does not say where its archives are"):
+            extracted(monkeypatch, tmp_path / "out", tmp_path / "all.paths", prefix)
+    with pytest.raises(ConfigError, match="prefix"):
+        extract.Config(prefix=str(crawl))
 
 
 def test_a_bucket_that_is_not_there_is_said_at_once(line, monkeypatch):
@@ -182,7 +202,7 @@ def test_missing_credentials_are_said_at_once(bucket, line, monkeypatch):
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     s3fs.S3FileSystem.clear_instance_cache()
     with pytest.raises(StorageError, match="credentials"):
-        find(["all.paths"], bucket)
+        adopted(f"{bucket}/all.paths", "archive_list")
 
 
 @pytest.mark.parametrize("cuts", [0, 3])
@@ -193,7 +213,7 @@ def test_pairs_over_https_are_those_from_disk(bucket, s3_server, expected, tmp_p
     with lines((there.hostname, there.port), server) as (line, port):
         line.cuts = cuts
         prefix = f"https://127.0.0.1:{port}/{bucket.removeprefix('s3://')}"
-        assert extracted(monkeypatch, tmp_path / "https", ("all.paths",), prefix)[0] == expected
+        assert extracted(monkeypatch, tmp_path / "https", f"{prefix}/all.paths", prefix)[0] == expected
         assert line.cuts == 0
 
 

@@ -6,6 +6,7 @@ import zlib
 
 import brotli
 import pytest
+from adopting import adopted
 from fastwarc.stream_io import ZstdWriter
 from warcio.archiveiterator import ArchiveIterator
 
@@ -322,7 +323,7 @@ def test_a_success_with_many_damaged_records_warns(ray_cluster, tmp_path, caplog
     damaged = [record[:-40] + b"\r\n\r\n" for record in records[:hurt]]
     path = tmp_path / "x.warc.gz"
     path.write_bytes(PACKINGS["a member each"]([*damaged, *records[hurt:]]))
-    manifest = extract.run(Config(paths=(str(path),)), {}, Context(tmp_path / "out"))
+    manifest = extract.run(Config(), {"pages": adopted(path, "archives")}, Context(tmp_path / "out"))
     assert manifest.facts["records"] == {"damaged": hurt, "page": 18 - hurt} if hurt else {"page": 18}
     assert [f"{hurt} of 18 records are damaged" in record.getMessage() for record in caplog.records] == [True] * warned
 
@@ -330,6 +331,6 @@ def test_a_success_with_many_damaged_records_warns(ray_cluster, tmp_path, caplog
 def test_archives_without_pages_warn(ray_cluster, tmp_path, caplog):
     path = tmp_path / "x.wet.gz"
     path.write_bytes(gzip.compress(warc(b"the text", "http://a.example/", b"conversion", b"text/plain")))
-    manifest = extract.run(Config(paths=(str(path),)), {}, Context(tmp_path / "out"))
+    manifest = extract.run(Config(), {"pages": adopted(path, "archives")}, Context(tmp_path / "out"))
     assert manifest.funnel.entered == 0
     assert [record.getMessage() for record in caplog.records] == ["none of 1 records is an HTML page: other_kind 1"]

@@ -66,10 +66,12 @@ def test_from_archives_to_images(ray_cluster, tmp_path, image_server):
     parameters = {"prefix": str(tmp_path), "max_files": 2, "connect_to": {"*.example": f"127.0.0.1:{image_server}"}}
     workflow = load("common_crawl").function(paths=["some.paths.gz"], **parameters)
     stages = {stage.name: stage for stage in workflow.stages}
-    assert list(stages) == ["extract", "download", "filter", "dedup", "balance", "shard", "train", "retrieval"]
+    assert list(stages) == ["pages", "extract", "download", "filter", "dedup", "balance", "shard", "train", "retrieval"]
 
+    context = Context(tmp_path / "pages", location=stages["pages"].config.location())
+    pages = Artifact(context.store, stages["pages"].run(stages["pages"].config, {}, context))
     context = Context(tmp_path / "extract")
-    pairs = Artifact(context.store, stages["extract"].run(stages["extract"].config, {}, context))
+    pairs = Artifact(context.store, stages["extract"].run(stages["extract"].config, {"pages": pages}, context))
     assert (pairs.manifest.funnel.kept, pairs.manifest.funnel.dropped) == (4, {"duplicate_pair": 1})
     context = Context(tmp_path / "download")
     manifest = stages["download"].run(stages["download"].config, {"pairs": pairs}, context)

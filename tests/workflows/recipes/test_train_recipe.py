@@ -114,4 +114,22 @@ def test_a_misspelt_model_is_told_before_anything_runs():
     with pytest.raises(ConfigError, match="no model 'ViT-B-33'") as caught:
         load("website").build(["seeds=https://example.org/", "model=ViT-B-33"])
     assert "ViT-B-32" in caught.value.fix
-    assert load("website").build(["seeds=https://example.org/", "model=local-dir:/my/model"])
+
+
+def test_a_model_in_a_folder_counts_by_its_configuration(tmp_path):
+    for folder, width in (("one", 16), ("same", 16), ("other", 32)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": {"embed_dim": width}}))
+
+    def digest(folder):
+        return (
+            load("website")
+            .build(["seeds=https://example.org/", f"model=local-dir:{tmp_path}/{folder}"])["train"]
+            .digest
+        )
+
+    assert digest("one") == digest("same") != digest("other")
+    with pytest.raises(ConfigError, match="nowhere holds no model"):
+        digest("nowhere")
+    with pytest.raises(ConfigError, match="no model 'hf-hub:some/model'"):  # it may be another tomorrow
+        load("website").build(["seeds=https://example.org/", "model=hf-hub:some/model"])

@@ -72,7 +72,7 @@ def test_from_a_list_over_a_retry_to_shards(ray_cluster, site, tmp_path):
         config = stage.config
         if stage.name in ("download", "retry"):
             config = config.replace(web=config.web.replace(**patient))
-        context = Context(tmp_path / stage.name)
+        context = Context(tmp_path / stage.name, location=config.location())
         inputs = {name: done[source.name] for name, source in stage.inputs.items()}
         done[stage.name] = Artifact(context.store, stage.run(config, inputs, context))
 
@@ -91,8 +91,8 @@ def test_from_a_list_over_a_retry_to_shards(ray_cluster, site, tmp_path):
 
 
 def test_it_stops_at_the_images_unless_asked(tmp_path):
-    assert [stage.name for stage in build(tmp_path)] == ["urls", "download"]
-    assert [stage.name for stage in build(tmp_path, retry=["timeout"])] == ["urls", "download", "retry"]
+    assert [stage.name for stage in build(tmp_path)] == ["list", "urls", "download"]
+    assert [stage.name for stage in build(tmp_path, retry=["timeout"])] == ["list", "urls", "download", "retry"]
     assert [stage.name for stage in build(tmp_path, train=True)][-2:] == ["train", "retrieval"]
     one, other = build(tmp_path), build(tmp_path, image_size=128)
     assert one["urls"].digest == other["urls"].digest

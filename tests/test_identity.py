@@ -1,0 +1,163 @@
+"""What decides a result is named by content, never by where it lies: no identity holds a path."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from infra.config import flatten
+from infra.errors import ConfigError
+from infra.formats.shards import TarWriter
+from infra.store import LocalStore
+from workflows.cli.fields import built_in, tables
+from workflows.recipe import load
+from workflows.run.plan import make_plan
+
+# Every deciding field of every stage that takes any text, and what the text is. None is a path of files: data enters by
+# the adopt stage, as an input.
+TEXTS = {
+    "crawl.seeds": "URLs of pages",
+    "crawl.sitemaps": "URLs of sitemaps",
+    "crawl.pages": "URLs of pages",
+    "crawl.allowed_hosts": "host names",
+    "crawl.include": "regular expressions",
+    "crawl.exclude": "regular expressions",
+    "crawl.ignored_parameters": "names of parameters",
+    "crawl.warc_date": "an instant",
+    "crawl.web.user_agent": "what we say of ourselves",
+    "crawl.web.contact": "what we say of ourselves",
+    "extract.prefix": "the URL of a web site",
+    "extract.agent": "what we say of ourselves",
+    "urls.url_col": "a column",
+    "urls.caption_col": "a column",
+    "urls.save_additional_columns": "columns",
+    "download.verify.column": "a column",
+    "filter.rules[language].languages": "language codes",
+    "balance.metadata": "words",
+    "train.model.architecture": "a name of open_clip's, or a configuration",
+    "train.data.weights": "names of inputs",
+    "train.data.caption_key": "a member of a sample",
+    "evaluate.task[zeroshot_classification].dataset": "a name in the input",
+    "evaluate.task[zeroshot_classification].split": "a name in the input",
+    "evaluate.task[zeroshot_classification].language": "a language code",
+    "evaluate.task[zeroshot_classification].templates": "prompts",
+    "evaluate.task[zeroshot_retrieval].dataset": "a name in the input",
+    "evaluate.task[zeroshot_retrieval].split": "a name in the input",
+    "evaluate.task[zeroshot_retrieval].language": "a language code",
+    "evaluate.model": "a name of open_clip's",
+    "evaluate.pretrained": "a tag of open_clip's",
+    "adopt.contents[testsets].sets": "names in the data",
+    "adopt.contents[testsets].split": "a name in the data",
+}
+REFUSED = (
+    *("crawl.seeds", "crawl.sitemaps", "extract.prefix"),
+    *("train.model.architecture", "evaluate.model", "evaluate.pretrained"),
+)
+
+
+def test_every_field_that_takes_a_text_is_known_to_be_no_path():
+    rows = [(f"{stage}.{row.path}", row) for stage, rows in tables(built_in()).items() for row in rows]
+    free = {path for path, row in rows if not row.runtime and any(word in row.type for word in ("str", "Any", "Path"))}
+    assert {path for path in free if not path.startswith("download.verify.mode")} == TEXTS.keys()
+
+
+@pytest.mark.parametrize("field", REFUSED)
+def test_a_path_is_refused_where_a_name_or_url_is_meant(tmp_path, field):
+    (tmp_path / "model.pt").write_bytes(b"")
+    stage, *names = field.split(".")
+    for path in (str(tmp_path / "model.pt"), f"file://{tmp_path}/model.pt", f"local-dir:{tmp_path}"):
+        value = (path,) if field.startswith("crawl") else path
+        for name in reversed(names[1:]):
+            value = {name: value}
+        with pytest.raises(ConfigError):
+            built_in()[stage](**{names[0]: value})
+
+
+def write(folder: Path) -> None:
+    """Data for every recipe that takes files."""
+    folder.mkdir(parents=True)
+    table = pa.table({"url": ["http://a.example/1.jpg"], "caption": ["a"], "key": ["0"], "status": ["success"]})
+    pq.write_table(table, folder / "00000.parquet")
+    for name in ("00000.tar", "sets/digits/test/0.tar"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        with (folder / name).open("wb") as file, TarWriter(file) as out:
+            out.add("0.jpg", b"x")
+    (folder / "sets/digits/test/nshards.txt").write_text("1")
+    (folder / "model.pt").write_bytes(b"weights")
+    (folder / "pages.txt").write_text("http://a.example/\n")
+    (folder / "a.warc.gz").write_bytes(gzip.compress(b"WARC/1.0\r\n"))
+    (folder / "wat.paths.gz").write_bytes(gzip.compress(b"crawl-data/a.wat.gz\n"))
+    (folder / "local.paths").write_text("a.warc.gz\n")
+
+
+RECIPES = {
+    "url_list": {"url_list": "{}/00000.parquet"},
+    "url_list, several": {"url_list": ["{}/*.parquet", "{}/pages.txt"]},
+    "website": {"page_lists": ["{}/pages.txt"]},
+    "common_crawl": {"paths": ["{}/a.warc.gz"]},
+    "common_crawl, a pattern": {"paths": ["{}/*.warc.gz"], "max_files": 1},
+    "common_crawl, a list of URLs": {"paths": ["{}/wat.paths.gz"]},
+    "common_crawl, a list of files": {"paths": ["local.paths"], "prefix": "{}"},
+    "curate": {"images": "{}"},
+    "train": {
+        "shards": ["{}"], "tests": "{}/sets", "classification": ["digits"], "pretrained": "{}/model.pt",
+        "teacher": "{}/model.pt", "objective": "distill", "batch_size": 64, "samples": 640,
+    },
+    "evaluate": {"model": "{}/model.pt", "architecture": "ViT-B-32", "tests": "{}/sets", "captions": ["digits"]},
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_same_files_elsewhere_are_the_same_run(tmp_path, name):
+    write(tmp_path / "one")
+    shutil.copytree(tmp_path / "one", tmp_path / "another/place")
+    recipe = load(name.partition(",")[0]).function
+
+    def placed(value, folder):
+        return value.format(folder) if isinstance(value, str) else value
+
+    plans = []
+    for folder in ("one", "another/place"):
+        values = {
+            key: [placed(item, tmp_path / folder) for item in value] if isinstance(value, list) else
+            placed(value, tmp_path / folder) for key, value in RECIPES[name].items()
+        }  # fmt: skip
+        plans.append(make_plan(recipe(**values), LocalStore(tmp_path / "root")))
+    one, other = ({step.stage.name: step.stage.digest for step in plan} for plan in plans)
+    assert one == other
+    for step in plans[0]:
+        held = flatten({"identity": step.stage.identity})
+        texts = [text for value in held.values() for text in (value if isinstance(value, list) else [value])]
+        assert not [text for text in texts if isinstance(text, str) and str(tmp_path) in text]
+
+
+def test_files_replaced_under_the_same_path_are_another_run(tmp_path):
+    write(tmp_path / "one")
+    recipe = load("common_crawl").function
+    before = recipe(paths=[f"{tmp_path}/one/wat.paths.gz"])["extract"].digest
+    (tmp_path / "one/wat.paths.gz").write_bytes(gzip.compress(b"crawl-data/b.wat.gz\n"))
+    assert recipe(paths=[f"{tmp_path}/one/wat.paths.gz"])["extract"].digest != before
+
+
+def test_a_run_on_adopted_lists_is_planned_at_once(tmp_path):
+    """The digests are remembered: the second plan reads no byte of 400 MB."""
+    for number in range(4):
+        with (tmp_path / f"{number}.csv").open("wb") as file:
+            file.truncate(100 << 20)
+    time.sleep(2.1)  # a file changed this moment may change again within the same tick
+    recipe, root = load("url_list").function, LocalStore(tmp_path / "root")
+    make_plan(recipe(url_list=str(tmp_path)), root)
+    started = time.process_time()
+    make_plan(recipe(url_list=str(tmp_path)), root)
+    assert time.process_time() - started < 0.5
