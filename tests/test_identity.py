@@ -39,6 +39,7 @@ TEXTS = {
     "urls.save_additional_columns": "columns",
     "download.verify.column": "a column",
     "filter.rules[language].languages": "language codes",
+    "filter.rules[digital_source].exclude": "terms of a vocabulary",
     "balance.metadata": "words",
     "train.model.architecture": "a name of open_clip's, or a configuration",
     "train.data.weights": "names of inputs",
