@@ -46,6 +46,7 @@ class Drop(StrEnum):
     NO_TEXT = "no_text"
     BAD_URL = "bad_url"
     TRACKING_PIXEL = "tracking_pixel"
+    PLACEHOLDER = "placeholder_image"  # stands in for images, by its name; in dedup, by the bytes of many addresses
     DUPLICATE_PAIR = "duplicate_pair"
     # download: an image, besides the reasons of crawl
     NOT_AN_IMAGE = "not_an_image"

@@ -47,7 +47,8 @@ def decode(body: bytes, content_type: str) -> str:
     """Decode a page: by byte order mark, as UTF-8 if valid, as declared by header or ``<meta>``, as cp1252.
 
     Valid non-ASCII UTF-8 is taken as such, whatever is declared: text in other encodings is practically never valid
-    UTF-8, except a few characters of East Asian ones.
+    UTF-8, except a few characters of East Asian ones. Nor are most of its characters, so a few damaged ones among many
+    leave a page UTF-8.
     """
     return _decoded(body, content_type)[0]
 
@@ -70,7 +71,16 @@ def _decoded(body: bytes, content_type: str) -> tuple[str, bool]:
         else:
             if declared not in _MULTIBYTE or text.isascii() or len(body) - len(text) >= _ENOUGH:
                 return text, True
+    if declared is None and _is_damaged_utf8(body):
+        declared = "utf-8"
     return body.decode(declared or "cp1252", "replace"), False
+
+
+def _is_damaged_utf8(body: bytes) -> bool:
+    """Return True if at most one in ten characters beyond ASCII is damaged, as where texts were cut by bytes."""
+    text = body.decode(errors="replace")
+    beyond = len(text) - len(text.encode("ascii", "ignore"))
+    return 10 * text.count("\ufffd") <= beyond
 
 
 def _codec(found: re.Match[str] | re.Match[bytes] | None) -> str | None:
@@ -97,6 +107,8 @@ _PARTS = (
 _CAPTIONS = ".wp-caption-text, div.figure .title, div.figure .caption"
 _RSL = "link[rel~='license' i][type='application/rsl+xml' i], script[type='application/rsl+xml' i]"
 _MAX_PARTS = 20_000
+_IMAGES = {"amp-img": "img", "amp-anim": "img"}
+_AMP = ("amp-img", "amp-anim", "AMP-IMG", "AMP-ANIM")  # without "<", of which pages are full, hundreds of times faster
 _TAGS = frozenset({"img", "meta", "base", "noscript", "figcaption", "a", "link", "script"})
 
 
@@ -109,6 +121,7 @@ class Html:
     tree: LexborHTMLParser
     shortened: bool = False
     has_rsl: bool = False  # whether it mentions the media type of RSL
+    has_amp: bool = False  # whether it mentions AMP's images
 
     @classmethod
     def parse(cls, url: str, headers: list[tuple[str, str]], body: bytes) -> Html:
@@ -120,11 +133,12 @@ class Html:
         tree = LexborHTMLParser(
             body if is_utf8 and not shortened else affordable, options=LexborDocumentOptions.WO_EVENTS
         )
-        return cls(url, headers, tree, shortened, b"rsl+xml" in body)
+        has_amp = any(name in affordable for name in _AMP)
+        return cls(url, headers, tree, shortened, b"rsl+xml" in body, has_amp)
 
     @cached_property
     def _nodes(self) -> list[LexborNode]:
-        return self.tree.css(_PARTS)
+        return self.tree.css(f"{_PARTS}, amp-img, amp-anim" if self.has_amp else _PARTS)
 
     @property
     def cut(self) -> bool:
@@ -133,13 +147,15 @@ class Html:
 
     @cached_property
     def parts(self) -> dict[str, list[LexborNode]]:
-        """Elements needed for extraction, by tag, in document order; captions of older markup as "caption"."""
+        """Elements needed for extraction, by tag, in document order; AMP's images as "img", captions of older markup as
+        "caption"."""
         found: dict[str, list[LexborNode]] = defaultdict(list)
         last = 0
         for node in self._nodes[:_MAX_PARTS]:
             if (identity := node.mem_id) != last:  # a node that matches two selectors is listed twice
                 last = identity
                 tag = node.tag or ""
+                tag = _IMAGES.get(tag, tag)
                 found[tag if tag in _TAGS else "caption"].append(node)
         if "caption" in found:
             captions = {node.mem_id: node for node in self.tree.css(_CAPTIONS) if node.tag not in _TAGS}

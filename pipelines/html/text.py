@@ -17,8 +17,10 @@ __all__ = ["captions", "clean", "has_words", "shorten"]
 _INVISIBLE = re.compile(
     "[\u00ad\u061c\u180e\u200b\u200e\u200f"  # soft hyphen, marks, zero-width space
     "\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff"  # bidi embeddings and isolates, joiners, byte order mark
-    "\ufff9-\ufffb\ufffe\uffff\ue000-\uf8ff\ud800-\udfff]"  # annotations, non-characters, private use, surrogates
+    "\ufff9-\ufffc\ufffe\uffff\ue000-\uf8ff\ud800-\udfff]"  # annotations, objects, private use, surrogates
 )
+_LOST = re.compile("[\ufffc\ufffd]")  # printable, but they stand for an object, or bytes, that are no character
+_FEW = 4  # a text of which a fourth was lost says nothing
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 _C1 = re.compile("[\x80-\x9f]")
 _ENTITY = re.compile(r"&[#\w]")
@@ -56,14 +58,18 @@ def _is_tidy(text: str) -> bool:
         and "  " not in text
         and text[:1] != " "
         and text[-1:] != " "
-        and (text.isascii() or (unicodedata.is_normalized("NFC", text) and not _pairs().search(text)))
+        and (
+            text.isascii()
+            or (not _LOST.search(text) and unicodedata.is_normalized("NFC", text) and not _pairs().search(text))
+        )
     )
 
 
 def clean(text: str) -> str:
     """Return ``text`` in NFC without invisible and control characters, white space collapsed, mojibake repaired.
 
-    The HTML parser decodes entities; text that was escaped twice is unescaped here.
+    The HTML parser decodes entities; text that was escaped twice is unescaped here. Characters that could not be
+    decoded (U+FFFD) are left out, or the whole text if they are many.
     """
     if _is_tidy(text):
         return text
@@ -73,6 +79,8 @@ def clean(text: str) -> str:
         if _is_suspect(text):
             text = _repair(text)
         text = unicodedata.normalize("NFC", text)
+    if not text.isascii() and _LOST.search(text):
+        text = _LOST.sub("", text) if _FEW * text.count("\ufffd") <= len(text) else ""
     if not text.isprintable():  # which control, format, private and unassigned characters are not
         text = _CONTROL.sub(" ", _INVISIBLE.sub("", text))
     return " ".join(text.split())

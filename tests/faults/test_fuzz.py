@@ -27,10 +27,11 @@ from pipelines.crawl.config import Traps
 from pipelines.crawl.sitemap import SitemapError, parse
 from pipelines.crawl.traps import pattern, trap, without_session
 from pipelines.formats.wat import WatPage
-from pipelines.html.candidates import SOURCES, ExtractOptions, candidates, parse_srcset
+from pipelines.html.candidates import SOURCES, ExtractOptions, candidates
 from pipelines.html.jsonld import described
 from pipelines.html.page import Html, decode
 from pipelines.html.resolve import Base, fast_canonical
+from pipelines.html.srcset import parse_srcset
 from pipelines.images.header import FORMATS, read_header
 from pipelines.images.resize import ImageError, Resizing, resize
 from pipelines.web import FetchError, ResourceType, Web

@@ -23,8 +23,9 @@ from infra.schema import pairs_schema
 from pipelines import extract
 from pipelines.extract.shard import page_rows, repeated
 from pipelines.formats.warc import Page, Reader, Writer
-from pipelines.html.candidates import SOURCES, ExtractOptions, candidates, parse_srcset
+from pipelines.html.candidates import SOURCES, ExtractOptions, candidates
 from pipelines.html.page import Html, decode
+from pipelines.html.srcset import parse_srcset
 from pipelines.html.text import FTFY, captions, clean, has_words, shorten
 
 URL = "http://a.example/dir/page"
@@ -69,6 +70,29 @@ def test_captions_of_nested_figures_and_older_markup():
     ]
 
 
+def test_captions_are_the_text_that_a_browser_shows():
+    html = """<figure><img src=1><figcaption><style>.x{}</style><p>A <em>fox</em>, running in (<a href=#>snow</a>).</p>
+    <h4>Photo: <a>Ann</a></h4><script>var a</script><noscript>b</noscript></figcaption></figure>"""
+    assert kept(html) == [("/dir/1", "A fox, running in (snow). Photo: Ann", "figcaption")]
+
+
+def test_texts_that_say_the_same_are_one():
+    html = """<figure><img src=1 alt="The red fox" title="The red fox.">
+    <figcaption>Figure 14.2. The red fox</figcaption></figure>
+    <figure><img src=2 alt="Лиса"><figcaption>Рис. 3: Зимой</figcaption></figure>
+    <div class=figure><img src=3 alt=""><p class=title>図 1.2 狐</p></div><img src=4 alt="Fig. 4">"""
+    rows = [(url[-1], text, source, reason) for url, text, source, reason in found(html)]
+    assert rows == [
+        ("1", "The red fox", "alt", None),
+        ("1", "The red fox", "figcaption", "duplicate_pair"),
+        ("1", "The red fox.", "title", "duplicate_pair"),
+        ("2", "Лиса", "alt", None),
+        ("2", "Зимой", "figcaption", None),
+        ("3", "狐", "figcaption", None),
+        ("4", "", None, "no_text"),
+    ]
+
+
 def test_open_graph_prefers_the_images_own_text():
     html = """<meta property="og:image" content="/1"><meta property="og:image:secure_url" content="https://a.example/1">
     <meta property="og:image:alt" content="first"><meta property="og:image" content="/2">
@@ -90,7 +114,7 @@ def test_open_graph_prefers_the_images_own_text():
         ('<img src="blank.gif" data-srcset="l.jpg 300w, m.jpg 600w" alt="x">', "/dir/m.jpg"),
         ('<img src="s.jpg" data-original="{json}" alt="x">', "/dir/s.jpg"),
         ('<picture><source media="(max-width: 9px)" srcset="t.jpg"><img src="s.jpg" alt="x"></picture>', "/dir/s.jpg"),
-        ('<picture><source srcset="a.avif 900w" type="image/avif"><img src="s.jpg" alt="x"></picture>', "/dir/s.jpg"),
+        ('<picture><source srcset="a.jxl 900w" type="image/jxl"><img src="s.jpg" alt="x"></picture>', "/dir/s.jpg"),
         (
             '<picture><source srcset="a.webp 9w, b.webp 90w" type="image/webp"><img src="s.jpg" alt="x"></picture>',
             "/dir/b.webp",
@@ -116,7 +140,7 @@ def test_the_best_url(markup, wanted):
         ("a, b", [("a", 0, 1), ("b", 0, 1)]),
         (" , a 10w 5h ,", [("a", 10, 1)]),
         ("data:image/gif;base64,R0lG 1x, b 1.5x", [("data:image/gif;base64,R0lG", 0, 1), ("b", 0, 1.5)]),
-        ("a 1e99w", [("a", 0, 1)]),
+        ("a 1e99w, b", [("b", 0, 1)]),
         ("", []),
         (",,,", []),
     ],
@@ -210,6 +234,11 @@ WORDS = "Zoë 图 ж"
         (b"Z\xff", "text/html; charset=rot13", "Zÿ"),
         (b"Z\xff", "text/html; charset=no-such", "Zÿ"),
         (b"", "", ""),
+        (
+            "Zoë, Chloë, naïve, café, Ærø, Åse, Öl, år, à, é".encode() + b"\xc3",
+            "",
+            "Zoë, Chloë, naïve, café, Ærø, Åse, Öl, år, à, é\ufffd",
+        ),
     ],
 )
 def test_charsets(body, content_type, wanted):
@@ -230,6 +259,8 @@ def test_charsets(body, content_type, wanted):
         ("salt &amp; pepper", "salt & pepper"),
         ("“quoted” ﬁne Ｗ", "“quoted” ﬁne Ｗ"),
         ("👩\u200d🔬", "👩\u200d🔬"),
+        ("caf\ufffd au lait &amp; \ufffc tea", "caf au lait & tea"),
+        ("\ufffd\ufffd t\ufffd", ""),
     ],
 )
 def test_clean_text(raw, wanted):
