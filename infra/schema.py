@@ -33,6 +33,7 @@ class Drop(StrEnum):
     TIMEOUT = "timeout"
     CONNECTION = "connection_failed"
     HOST_DOWN = "host_down"  # it failed several times in a row and is not asked for a while
+    RATE_LIMITED = "rate_limited"  # the host asked for a longer rest than web.max_delay_s
     REFUSED = "refused_address"  # scheme, private address, redirect loop
     OFF_SITE = "off_site_redirect"
     REDIRECT = "redirected"  # replaced by its target
@@ -57,6 +58,7 @@ class Drop(StrEnum):
     TRUNCATED = "truncated"
     UNFORESEEN = "unforeseen_error"  # our own code failed at what the row holds; the message says how and where
     HASH_MISMATCH = "hash_mismatch"  # another image than the list's hash says
+    MISSING = "image_missing"  # a later stage's: the row says it has an image, and its tar has none
     # filter: kinds of its rules
     TEXT_LENGTH = "text_length"
     TEXT_WORDS = "text_words"

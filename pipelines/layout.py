@@ -133,10 +133,10 @@ def image_shards(*images: Artifact) -> list[tuple[int, str]]:
     return [(_number(file, ""), file.path) for artifact in images for file in artifact.files("data/", ".parquet")]
 
 
-def read_images(images: Images | Store, rows: Sequence[Mapping[str, Any]]) -> list[bytes]:
-    """The encoded image of each row, found by its ``shard`` and ``key``; a store is that of a single download.
+def read_images(images: Images | Store, rows: Sequence[Mapping[str, Any]]) -> list[bytes | None]:
+    """The encoded image of each row, found by its ``shard`` and ``key``, or None if its tar has none.
 
-    Raises DataError if one is missing.
+    ``images``: a store is that of a single download.
     """
     if isinstance(images, Store):
         images = Images(((0, images),))
@@ -151,11 +151,11 @@ def read_images(images: Images | Store, rows: Sequence[Mapping[str, Any]]) -> li
                 offset, size, _ = places[key]
                 tar.seek(offset)
                 found[key] = tar.read(size)
-    return [found[row["key"]] for row in rows]
+    return [found.get(row["key"]) for row in rows]
 
 
 def find_images(tar: BinaryIO, keys: Collection[str]) -> dict[str, tuple[int, int, str]]:
-    """Offset, size in bytes and extension of the image of each of ``keys``. Raises DataError if one is missing."""
+    """Offset, size in bytes and extension of the image of each of ``keys`` that the tar has."""
     found = {}
     for name, offset, size in index_tar(tar):
         parts = split_name(name)
@@ -163,8 +163,6 @@ def find_images(tar: BinaryIO, keys: Collection[str]) -> dict[str, tuple[int, in
             found[parts[0]] = (offset, size, parts[1])
             if len(found) == len(keys):
                 break
-    if missing := sorted(set(keys) - found.keys()):
-        raise DataError("a selected image is not in its shard", found=f"no image for key {missing[0]}")
     return found
 
 

@@ -20,12 +20,13 @@ OnDone = Callable[[ShardRecord], Mapping[str, float | str] | None]
 
 @dataclass(frozen=True)
 class Limits:
-    """Resources and retries of a shard loop. None of this can change a result."""
+    """Resources, retries and tolerance of a shard loop. None of this can change a result."""
 
     cpus: float = 1.0  # of one task
     gpus: float = 0.0
     in_flight: int | None = None  # tasks at once; None: as many as the cluster's CPUs take
     attempts: int = 3  # per shard
+    max_unforeseen: float = 0.01  # share of rows that may end with an error nobody foresaw
     deadline_s: float | None = None  # per attempt of a shard, from when it starts to work
 
 

@@ -20,6 +20,7 @@ from infra.cluster.failures import is_transient, original
 from infra.cluster.limits import BatchWork, Limits, OnDone, backoff, slots
 from infra.errors import CliplineError, DataError, DeadlineError, StageFailed
 from infra.events import ShardRetry
+from infra.rows import RowErrors
 from infra.run.context import Context, ShardOutput
 from infra.run.manifest import ShardRecord
 from infra.store import Store
@@ -61,6 +62,7 @@ class ShardLoop:
         self._context, self._names, self._work, self._limits, self._on_done = context, names, work, limits, on_done
         # Committed shards are not worked on again.
         self._records = context.ledger.read(names)
+        self._row_errors = RowErrors(limits.max_unforeseen)
         left = [(name, spec) for name, spec in shards if name not in self._records]
         self._waiting = deque(_Batch(tuple(left[start : start + size])) for start in range(0, len(left), size))
         self._running: dict[Any, _Batch] = {}  # by the stream of the task's records
@@ -117,6 +119,7 @@ class ShardLoop:
             return
         self._running[stream] = batch.without(record.shard)
         self._records[record.shard] = record
+        self._row_errors.add(record, self._context.ledger)
         numbers = self._on_done(record) if self._on_done else None
         self._context.progress(len(self._records), len(self._names), **(numbers or {}))
 

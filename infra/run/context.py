@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from infra import rows
 from infra.errors import DataError, Preempted, UsageError
 from infra.events import Custom, Event, Metrics, Progress, is_built_in
 from infra.run.manifest import File, Funnel, Manifest, ShardRecord
@@ -192,6 +193,10 @@ class Context:
             raise DataError(
                 "two shards wrote the same file", found=", ".join(sorted({p for p in paths if paths.count(p) > 1}))
             )
+        facts = dict(facts or {})
+        if errors := rows.total([*records, ShardRecord(shard="", facts=facts)]):
+            facts[rows.FACT] = errors
+            log.warning("%d rows ended with errors nobody foresaw: %s", sum(errors.values()), rows.named(errors))
         parts = [record.funnel for record in records if record.funnel is not None]
         if funnel is None and parts:
             funnel = sum(parts[1:], parts[0])
@@ -204,6 +209,6 @@ class Context:
             files=files,
             funnel=funnel,
             metrics=metrics or {},
-            facts=facts or {},
+            facts=facts,
             provenance=self.provenance,
         )

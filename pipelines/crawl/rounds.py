@@ -31,7 +31,9 @@ __all__ = ["Rounds", "allot"]
 
 _SMALL = 50_000  # URLs that the driver processes faster than it could hand them to Ray workers
 _FLOOR_URLS = 1000  # before the success rate is checked
-_FAILURES = frozenset({Drop.HTTP_ERROR, Drop.TIMEOUT, Drop.CONNECTION, Drop.HOST_DOWN, Drop.REFUSED, Drop.TRUNCATED})
+_FAILURES = frozenset(
+    {Drop.HTTP_ERROR, Drop.TIMEOUT, Drop.CONNECTION, Drop.HOST_DOWN, Drop.RATE_LIMITED, Drop.REFUSED, Drop.TRUNCATED}
+)
 
 
 def allot(ready: list[dict[int, int]], count: int) -> list[int]:

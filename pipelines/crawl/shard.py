@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 import pyarrow as pa
 
+from infra.rows import counted, row_error
 from infra.run.context import ShardOutput
 from infra.run.manifest import Funnel, ShardRecord
 from infra.schema import Drop
@@ -107,6 +108,7 @@ async def _work(shard: Shard, output: ShardOutput) -> ShardRecord:
     urls: list[dict[str, Any]] = []
     found = FoundSet()
     dropped: Counter[str] = Counter()
+    unforeseen: list[str] = []
     outside: Counter[str] = Counter()
     sent = [("User-Agent", config.web.user_agent_header)]
     info = {
@@ -126,6 +128,7 @@ async def _work(shard: Shard, output: ShardOutput) -> ShardRecord:
                     warc.page(page.url, _now(config), page.status, headers, spool.get(seen.body), sent)
                 else:
                     dropped[str(seen.reason)] += 1
+                    unforeseen += [seen.detail] * (seen.reason is Drop.UNFORESEEN)
                 urls.append(_row(seen))
                 found.add(seen.found)
                 outside += seen.outside
@@ -133,7 +136,8 @@ async def _work(shard: Shard, output: ShardOutput) -> ShardRecord:
     write_found(output, shard.generation, shard.name, found, config.partition_count)
     entered, lost = len(shard.rows), sum(dropped.values())
     funnel = Funnel(unit=UNIT, entered=entered, kept=entered - lost, dropped=dict(sorted(dropped.items())))
-    return output.commit(funnel, {"found": len(found), "links_outside": dict(sorted(outside.items()))})
+    facts = {"found": len(found), "links_outside": dict(sorted(outside.items()))}
+    return output.commit(funnel, facts | counted(unforeseen))
 
 
 async def _in_order(visits: Iterable[Coroutine[Any, Any, Visit]], window: int) -> AsyncIterator[Visit]:
@@ -180,6 +184,10 @@ class Visitor:
                 seen.response = replace(response, body=b"")
         except FetchError as error:
             seen.reason, seen.detail = error.reason, error.detail
+        except Exception as error:
+            if error is self._fetcher.failure:  # of all URLs, not of this one
+                raise
+            return Visit(position, due, Drop.UNFORESEEN, row_error(error))
         return seen
 
     def _drop_redirect(self, seen: Visit, response: Response) -> NoReturn:
@@ -203,18 +211,28 @@ class Visitor:
         if seen.due.listed:
             return
         html = Html.parse(response.url, response.headers, response.body)
-        links = list(dict.fromkeys(map(self._scope.normalize, html.links())))
+        links, more = self._links(html)
         nofollow = self._config.web.obey_robots and self._config.web.policy.of_links(html.headers, html.metas)
         seen.fingerprint = _fingerprint(html, seen.due.url, links)
         if nofollow:
             return
-        for link in links[: self._config.max_links]:
+        for link in links:
             if why := self._scope.outside(link):
                 seen.outside[why] += 1
             else:
                 seen.found.append(self._scope.found(seen.position, Due(link, seen.due.depth + 1)))
-        if (more := len(links) - self._config.max_links) > 0:
+        if more:
             seen.outside["too_many"] += more
+
+    def _links(self, html: Html) -> tuple[list[str], int]:
+        """Return the page's first links, distinct and normalized, and how many more it has."""
+        found: dict[str, None] = {}
+        for number, target in enumerate(html.targets):
+            if len(found) == self._config.max_links:
+                return list(found), len(html.targets) - number
+            if link := html.resolve(target):
+                found[self._scope.normalize(link)] = None
+        return list(found), 0
 
 
 def _fingerprint(html: Html, url: str, links: list[str]) -> Fingerprint:

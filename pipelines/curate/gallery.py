@@ -36,9 +36,10 @@ _PAPER, _INK, _SOFT, _MAT = "#ffffff", "#1f2328", "#6e7781", "#f3f4f6"
 
 
 class Tile(NamedTuple):
-    """One image of a gallery. ``image``: encoded; ``note``: small grey text below the caption, such as a size."""
+    """One image of a gallery. ``image``: encoded, or None; ``note``: small grey text below the caption, such as a
+    size."""
 
-    image: bytes
+    image: bytes | None
     caption: str
     note: str = ""
 
@@ -119,8 +120,12 @@ def montage(title: str, tiles: Sequence[Tile]) -> bytes:
     return out.getvalue()
 
 
-def _thumbnail(data: bytes) -> Image.Image:
-    image = Image.open(io.BytesIO(data)).convert("RGB")
+def _thumbnail(data: bytes | None) -> Image.Image:
+    """The image, small; grey if there is none, or none that Pillow can read."""
+    try:
+        image = Image.open(io.BytesIO(data or b"")).convert("RGB")
+    except Exception:  # noqa: BLE001 - whatever is wrong with it, the other images can be shown
+        image = Image.new("RGB", (_SIDE, _SIDE), _SOFT)
     scale = _SIDE / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     return image.resize(size, Image.Resampling.LANCZOS)

@@ -11,23 +11,20 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import logging
-import struct
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
-from traceback import walk_tb
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-import cv2
 import pyarrow as pa
 
 from infra.formats.shards import sample_key, write_triple
 from infra.garbage import few_collections
+from infra.rows import counted, row_error
 from infra.run.context import ShardOutput
 from infra.run.manifest import ShardRecord
 from infra.schema import Drop, Status, images_schema
@@ -51,13 +48,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Downloader", "Outcome", "Work", "members", "tabulate", "work"]
 
-log = logging.getLogger(__name__)
-
-_UNFORESEEN = (
-    *(ArithmeticError, AttributeError, LookupError, RecursionError, SyntaxError, TypeError, ValueError),
-    *(struct.error, cv2.error),
-)
-"""What a parser raises at input it was not written for. Failures of this machine or of the stage are none of these."""
+_UNFORESEEN = f"{Drop.UNFORESEEN}: "
 
 
 _IMAGE = ("width", "height", "original_width", "original_height", "exif", "sha256")
@@ -193,7 +184,7 @@ class Downloader:
                 outcome, image = await loop.run_in_executor(self._pool, work)
         except FetchError as error:
             return _not_fetched(error)
-        except _UNFORESEEN as error:
+        except Exception as error:
             if error is self._fetcher.failure:  # of all rows, not of this one
                 raise
             return _unforeseen(Outcome(status=Status.FAILED_TO_DOWNLOAD), error)
@@ -216,11 +207,11 @@ def _not_fetched(error: FetchError) -> Outcome:
 
 
 def _unforeseen(outcome: Outcome, error: Exception) -> Outcome:
-    """The outcome of a row that our own code failed at: a reason of its own, so that the funnel shows it."""
-    log.warning("a row ended as %s", Drop.UNFORESEEN, exc_info=error)
-    *_, (frame, _) = walk_tb(error.__traceback__)
-    message = f"{Drop.UNFORESEEN}: {type(error).__name__} in {frame.f_code.co_name}"
-    return outcome._replace(reason=Drop.UNFORESEEN, message=message)
+    """The outcome of a row whose handling failed though nobody foresaw it: a reason of its own, which the funnel shows.
+
+    Raises ``error`` again if it is not the row's.
+    """
+    return outcome._replace(reason=Drop.UNFORESEEN, message=_UNFORESEEN + row_error(error))
 
 
 _PHRASES = {str(status.value): status.phrase for status in HTTPStatus}
@@ -246,7 +237,7 @@ def _resized(
         hashes: dict[str, str] = {kind: hash_of(body, kind) for kind in kinds}
     except ImageError as error:
         return outcome._replace(status=Status.FAILED_TO_RESIZE, reason=error.reason, message=error.message), None
-    except _UNFORESEEN as error:
+    except Exception as error:  # noqa: BLE001 - see infra.rows
         return _unforeseen(outcome._replace(status=Status.FAILED_TO_RESIZE), error), None
     return outcome._replace(
         width=image.width,
@@ -266,7 +257,9 @@ def _commit(
 ) -> ShardRecord:
     table = tabulate(rows, outcomes, shard, config)
     write_triple(output, shard, members(table, outcomes, spool, config.encode_format), table)
+    unforeseen = [str(one.message).removeprefix(_UNFORESEEN) for one in outcomes if one.reason is Drop.UNFORESEEN]
     facts = {"bytes": sum(outcome.size for outcome in outcomes), "failing_hosts": failing_hosts(table)}
+    facts |= counted(unforeseen)
     return output.commit(funnel("pairs", table["reason"].to_pylist()), facts)
 
 
@@ -326,6 +319,6 @@ def members(table: pa.Table, outcomes: Sequence[Outcome], spool: Spool, extensio
         if row["status"] == Status.SUCCESS and outcome.ticket is not None:
             key = row["key"]
             yield f"{key}.{extension}", spool.get(outcome.ticket)
-            yield f"{key}.json", json.dumps(row, indent=4).encode()
+            yield f"{key}.json", json.dumps(row, indent=4, default=str).encode()  # a list's own column may hold dates
             if row.get("caption"):
                 yield f"{key}.txt", row["caption"].encode()

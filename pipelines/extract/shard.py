@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from infra.errors import DataError
 from infra.garbage import few_collections
+from infra.rows import counted, row_error
 from infra.run.context import ShardOutput
 from infra.run.manifest import Funnel, ShardRecord
 from infra.schema import Drop, pairs_schema
@@ -136,6 +137,7 @@ class Rows:
     def __init__(self, reader: Reader, config: Config) -> None:
         self._reader, self._extractor = reader, Extractor(config)
         self._passed: Counter[str] = Counter()
+        self._errors: list[str] = []
         self.pages = self.cut = 0
 
     def __iter__(self) -> Iterator[Columns]:
@@ -149,24 +151,42 @@ class Rows:
         except BadUrlError:
             self._passed[Drop.BAD_URL] += 1
             return ()
+        except Exception as error:  # noqa: BLE001 - see infra.rows
+            return self._failed(page.url, error)
         self.pages += 1
         self.cut += cut
         return columns
 
     def _of_wat(self, record: bytes) -> Columns:
+        page = None
         try:
             page = WatPage.parse(record)
+            columns = self._extractor.of_wat(page) if page else ()
         except BadUrlError:
             self._passed[Drop.BAD_URL] += 1
             return ()
-        except ValueError:  # not JSON
-            self._passed[DAMAGED] += 1
-            return ()
+        except Exception as error:  # noqa: BLE001 - see infra.rows
+            if page is None and isinstance(error, ValueError):  # not JSON
+                self._passed[DAMAGED] += 1
+                return ()
+            return self._failed(page.url if page else "", error)
         if page is None:
             self._passed[OTHER_KIND] += 1
             return ()
         self.pages += 1
-        return self._extractor.of_wat(page)
+        return columns
+
+    def _failed(self, url: str, error: Exception) -> Columns:
+        """The columns of a page that failed, though nobody foresaw it: one dropped row, with the error as its context.
+
+        Raises ``error`` again if it is not the page's.
+        """
+        message = row_error(error)
+        self._errors.append(message)
+        self._passed[Drop.UNFORESEEN] += 1
+        url = url.encode("utf-8", "replace").decode()
+        row = Row(uid(url, message), "", "", url, None, None, None, message, None, Drop.UNFORESEEN.value)
+        return [[value] for value in row]
 
     def batches(self) -> Iterator[list[list[Any]]]:
         """Yield the columns of at least :data:`_FLUSH_ROWS` rows at a time; of fewer, or none, the last time."""
@@ -183,7 +203,8 @@ class Rows:
     def facts(self) -> dict[str, Any]:
         """``records``: how many there are, by what became of them; ``cut_pages`` of the pages were used in part."""
         records = self._passed + self._reader.passed + Counter({PAGE: self.pages, DAMAGED: self._reader.damaged})
-        return {"records": dict(sorted(records.items())), "cut_pages": self.cut}
+        facts = {"records": dict(sorted(records.items())), "cut_pages": self.cut}
+        return facts | counted(self._errors, self.pages + len(self._errors))
 
 
 PAGE, DAMAGED = "page", "damaged"

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 
 from infra.cluster import Limits, run_shards
 from infra.errors import DataError
+from infra.rows import FACT, total
 from infra.run.context import Context
 from infra.run.manifest import Artifact, Manifest
 from pipelines.extract.config import Config
@@ -56,9 +57,10 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     counts = sum((Counter(record.facts["records"]) for record in found), Counter[str]())
     _warn(counts)
     cut = sum(record.facts["cut_pages"] for record in found)
-    return context.finish(
-        records, facts={"files": len(files), "cut_pages": cut, "records": dict(sorted(counts.items()))}
-    )
+    facts = {"files": len(files), "cut_pages": cut, "records": dict(sorted(counts.items()))}
+    if errors := total(found):
+        facts[FACT] = errors
+    return context.finish(records, facts=facts)
 
 
 def _warn(counts: Counter[str]) -> None:

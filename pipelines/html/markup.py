@@ -5,14 +5,16 @@ all open elements (100,000 nested ``<div>``: half a minute), attributes are comp
 formatting elements (``<font>``) are recreated in every block, by the million. A parser in C cannot be interrupted, so
 an upper bound of the work is computed beforehand, in nanoseconds of one core.
 
-A quick check passes nearly every page: one of few tags cannot be costly. Other pages are scanned tag by tag, and the
-text is cut at the tag that exceeds the budget. The part before it is parsed as usual.
+A quick check passes nearly every page: one of few tags cannot be costly. Other pages are scanned tag by tag. A tag of
+very many attributes loses the last of them, and at the tag that still exceeds the budget the text is cut: the part
+before it is parsed as usual.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 
 __all__ = ["BUDGET_NS", "bounded"]
 
@@ -22,7 +24,10 @@ BUDGET_NS = 500_000_000
 _FEW_TAGS = 2_000
 _MANY_TAGS = 16_000
 _SHORT = 64 << 10  # characters of a page that has too few attributes to matter
-_LONG_TAG = 32 << 10  # characters that must lie between two ">" for attributes to matter
+_LONG_TAG = 1 << 10  # characters that must lie between two ">" for attributes to matter
+_MAX_ATTRIBUTES = 1000  # of one tag
+_FEW_ATTRIBUTES = 32  # of one tag, once attributes have used up half of the budget
+_MAX_ON_ROOT = 2000  # of all tags of html and body together
 _RECREATED = 1_000_000  # formatting elements with attributes (those without are limited to three) x tags
 
 
@@ -67,25 +72,29 @@ _COMMENT_END = re.compile("--!?>")
 
 
 def bounded(text: str, budget_ns: int = BUDGET_NS) -> str:
-    """Return the longest prefix of ``text`` that costs at most ``budget_ns`` to parse."""
+    """Return as much of ``text`` as costs at most ``budget_ns`` to parse: a prefix, without attributes in excess."""
     tags = text.count("<")
     few_tags = tags <= _FEW_TAGS or (tags <= _MANY_TAGS and len(_FORMATTED.findall(text)) * tags <= _RECREATED)
-    if few_tags and (len(text) <= _SHORT or _has_few_attributes(text)):
+    if few_tags and (len(text) <= _SHORT or _has_few_attributes(text, budget_ns)):
         return text
-    end = _cut_position(text, budget_ns)
-    return text if end is None else text[:end]
+    return "".join(_affordable(text, budget_ns))
 
 
-def _has_few_attributes(text: str) -> bool:
-    return max(map(len, text.split(">"))) <= _LONG_TAG and len(_ROOT.findall(text)) <= 2
+def _has_few_attributes(text: str, budget_ns: int) -> bool:
+    """True if all attributes there can be, a quarter of the characters between two ">", stay within the budget."""
+    if len(_ROOT.findall(text)) > 2:
+        return False
+    lengths = list(map(len, text.split(">")))
+    longest = max(lengths)
+    return longest <= _LONG_TAG or longest * len(text) <= 8 * budget_ns
 
 
-def _cut_position(text: str, budget_ns: int) -> int | None:
-    """Return the position of the tag that exceeds the budget, or None.
+def _affordable(text: str, budget_ns: int) -> Iterator[str]:
+    """Yield the parts of ``text`` that are within the budget.
 
     The constants are measured; the comment at each term shows the construct it bounds.
     """
-    cost = position = depth = recreated = on_root = 0
+    cost = position = depth = recreated = on_root = on_tags = start = 0
     is_open: Counter[str] = Counter()
     foreign = False  # inside SVG or MathML, where <path/> is complete
     while match := _TAG.search(text, position):
@@ -95,7 +104,7 @@ def _cut_position(text: str, budget_ns: int) -> int | None:
             if comment is not None:
                 found = _COMMENT_END.search(text, match.start() + 2)
                 if found is None:
-                    return None
+                    break
                 position = found.end()
             continue
         name = name.lower()
@@ -109,22 +118,41 @@ def _cut_position(text: str, budget_ns: int) -> int | None:
                 recreated -= bool(kind & _FORMATTING)
         else:
             length = len(attributes)
-            if length > _LONG_TAG:  # <p a1 a2 a3 ...>
-                cost += 2 * len(_ATTRIBUTE.findall(attributes)) ** 2
-            if length and name in ("html", "body"):  # <body a1><body a2>...: all end up on one element
-                more = len(_ATTRIBUTE.findall(attributes))
-                on_root += more
-                cost += 5 * on_root * more
+            is_root = name in ("html", "body")
+            if length > _LONG_TAG or (length and is_root):
+                allowed = _MAX_ATTRIBUTES if 2 * on_tags < budget_ns else _FEW_ATTRIBUTES
+                if is_root:
+                    allowed = min(allowed, _MAX_ON_ROOT - on_root)
+                count, end_of_last = _count_attributes(attributes, allowed)
+                if end_of_last < length:
+                    yield text[start : match.start(4) + end_of_last]
+                    start = match.end(4)
+                on_tags += 2 * count**2  # <p a1 a2 a3 ...>
+                cost += 2 * count**2
+                if is_root:  # <body a1><body a2>...: all end up on one element
+                    on_root += count
+                    cost += 5 * on_root * count
             foreign = (foreign and not kind & _HTML) or name in ("svg", "math")
             if not foreign and kind & _RAW:
                 found = _RAW_END[name].search(text, position)
                 if found is None:
-                    return None  # the rest is text
+                    break  # the rest is text
                 position = found.end()
             elif not kind & _FLAT and not (foreign and attributes.endswith("/")):
                 is_open[name] += 1
                 depth += 1
                 recreated += bool(kind & _FORMATTING)
         if cost > budget_ns:
-            return match.start()
-    return None
+            yield text[start : max(start, match.start())]
+            return
+    yield text[start:]
+
+
+def _count_attributes(attributes: str, most: int) -> tuple[int, int]:
+    """Return the number of attributes, at most ``most``, and where the last of these ends: at the end, if it is all."""
+    count = end = 0
+    for found in _ATTRIBUTE.finditer(attributes):
+        if count == most:
+            return count, end
+        count, end = count + 1, found.end()
+    return count, len(attributes)

@@ -213,29 +213,33 @@ class Html:
                 continue
         return ""
 
-    def links(self) -> list[str]:
-        """Return the distinct canonical URLs of links, in order, without those marked ``nofollow``."""
+    @cached_property
+    def targets(self) -> list[str]:
+        """Distinct targets of links as written, in order, without links marked ``nofollow`` and to the page itself."""
         found: dict[str, None] = {}
         for node in self.tree.css("a[href], area[href], iframe[src], frame[src]"):
             attributes = node.attributes
             if "nofollow" in (attributes.get("rel") or "").lower():
                 continue
             target = attributes.get("href") if node.tag in ("a", "area") else attributes.get("src")
-            self._add(found, target or "")
+            found[target or ""] = None
         for node in self.tree.css("meta[http-equiv]"):
             if attribute(node, "http-equiv").strip().lower() == "refresh" and (
                 refresh := _REFRESH.match(attribute(node, "content"))
             ):
-                self._add(found, refresh[1])
-        return list(found)
+                found[refresh[1]] = None
+        return [target for target in found if not target.startswith("#")]
 
-    def _add(self, found: dict[str, None], target: str) -> None:
-        if target.startswith("#"):
-            return
+    def resolve(self, target: str) -> str:
+        """Return the canonical URL of a link; empty if it has none.
+
+        Links are resolved one by one, as they are needed: all of a page with many, and a long base, take a thousand
+        times its memory.
+        """
         try:
-            found[canonical(target, self.base)] = None
+            return canonical(target, self.base)
         except BadUrlError:
-            return
+            return ""
 
 
 def declared_language(declared: str, headers: list[tuple[str, str]]) -> str:

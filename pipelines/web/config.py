@@ -47,7 +47,12 @@ class Web(Config):
     delay_s: Runtime[float] = Field(
         0.0, ge=0, description="minimum delay between requests to one host; Crawl-delay raises it"
     )
-    max_delay_s: Runtime[float] = Field(30.0, ge=0, description="upper bound on Crawl-delay and Retry-After")
+    max_delay_s: Runtime[float] = Field(
+        30.0,
+        ge=0,
+        description="longest Crawl-delay and Retry-After to wait for; URLs of a host that asks for more end as "
+        "rate_limited at once",
+    )
     deadline_s: Runtime[float] = Field(30.0, gt=0, description="timeout of one request, from connecting to last byte")
     connect_s: Runtime[float] = Field(5.0, gt=0, description="timeout of opening a connection")
     min_rate: Runtime[float] = Field(
@@ -56,7 +61,10 @@ class Web(Config):
     retries: Runtime[int] = Field(2, ge=0, description="further attempts after a transient failure")
     retry_s: Runtime[float] = Field(1.0, ge=0, description="wait before the first retry; doubles each time, jittered")
     breaker_failures: Runtime[int] = Field(
-        5, gt=0, description="consecutive requests without any response after which a host counts as down"
+        5,
+        gt=0,
+        description="consecutive requests without any answer after which a host counts as down, or"
+        " pauses of max_delay_s without a file between them after which it is left to rest",
     )
     breaker_s: Runtime[float] = Field(
         30.0, gt=0, description="how long a host counts as down at first; doubles each time it still does not respond"
@@ -77,9 +85,9 @@ class Web(Config):
         return value
 
     @model_validator(mode="after")
-    def _budget_holds_largest_body(self) -> Self:
-        if self.max_bytes_in_flight < (largest := max(self.max_page_bytes, self.max_image_bytes)):
-            raise ValueError(f"max_bytes_in_flight of at least {largest}, the largest body allowed")
+    def _budget_holds_two_bodies(self) -> Self:
+        if self.max_bytes_in_flight < (least := 2 * max(self.max_page_bytes, self.max_image_bytes)):
+            raise ValueError(f"max_bytes_in_flight of at least {least}, twice the largest body allowed")
         return self
 
     @property

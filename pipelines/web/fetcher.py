@@ -16,13 +16,14 @@ from types import TracebackType
 from typing import Self
 
 from infra.schema import Drop
+from pipelines.web.budget import Share
 from pipelines.web.config import Web
 from pipelines.web.guard import AddressRefusedError
 from pipelines.web.http_client import HTTPClient
 from pipelines.web.policy.hosts import HostPolicies
 from pipelines.web.policy.opt_outs import joined
 from pipelines.web.politeness.client import LimiterClient, LocalLimiter
-from pipelines.web.politeness.queue import HostDownError, HostQueue
+from pipelines.web.politeness.queue import HostDownError, HostQueue, HostRestsError
 from pipelines.web.politeness.single_flight import FileResult
 from pipelines.web.response import FetchError, ResourceType, Response
 from pipelines.web.urls import BadUrlError, canonical, host_of
@@ -98,10 +99,10 @@ class Fetcher:
 
     # --- redirects and checks ---
 
-    async def _follow(self, url: str, resource: ResourceType, follow: bool) -> tuple[Response, int]:
+    async def _follow(self, url: str, resource: ResourceType, follow: bool) -> tuple[Response, Share]:
         """Fetch ``url`` and follow redirects, checking every URL on the way like the first.
 
-        Returns the response and the bytes it holds of the client's budget, which the caller releases.
+        Returns the response and its body's share of the client's budget, which the caller releases.
         """
         is_policy_file = resource in ("robots", "policy")
         limit = self.web.max_redirects
@@ -113,11 +114,11 @@ class Fetcher:
         while True:
             if not is_policy_file:
                 opt_out = joined(opt_out, await self._check_permission(url, resource))
-            response, held = await self._retry(url, resource)
+            response, share = await self._retry(url, resource)
             if passed or opt_out:
                 response = replace(response, redirects=passed, opt_out=opt_out)
             if not (follow and response.is_redirect):
-                return response, held
+                return response, share
             passed = (*passed, url)
             url = self.redirect(response)
             if len(passed) > limit:
@@ -164,6 +165,8 @@ class Fetcher:
             raise FetchError(error.reason, f"robots.txt: {error.detail}") from None
         if refused := rules.refusal(url, self.web.agent):
             raise FetchError(Drop.ROBOTS, refused)
+        if rules.crawl_delay > self.web.max_delay_s:
+            raise FetchError(Drop.RATE_LIMITED, "robots.txt: its Crawl-delay is longer than web.max_delay_s")
         if rules.crawl_delay:
             self._queue.set_crawl_delay(host_of(url), rules.crawl_delay)
         words = await self._hosts.opt_out(url, rules) if resource in _KEPT else ""
@@ -178,14 +181,14 @@ class Fetcher:
     async def _load_policy_file(self, resource: ResourceType, url: str) -> FileResult:
         """Fetch a policy file on behalf of all workers; failures become part of the result."""
         try:
-            response, held = await self._follow(url, resource, follow=True)
+            response, share = await self._follow(url, resource, follow=True)
         except FetchError as error:
             if error.reason is Drop.HTTP_ERROR and error.detail.isdigit():
                 return FileResult(int(error.detail))
             if error.reason is Drop.REFUSED:
                 return FileResult(404)  # redirect loops and forbidden targets: there are no rules to be had
             return FileResult(0, reason=str(error.reason), detail=error.detail)
-        self._client.budget.release(held)
+        share.release()
         delay = 0.0
         if resource == "robots":
             delay = (await self._hosts.add_robots(url, response.status, response.body)).crawl_delay
@@ -193,7 +196,7 @@ class Fetcher:
 
     # --- retries and rate limit ---
 
-    async def _retry(self, url: str, resource: ResourceType) -> tuple[Response, int]:
+    async def _retry(self, url: str, resource: ResourceType) -> tuple[Response, Share]:
         """Request ``url``, again after transient failures, with exponential backoff and jitter."""
         host = host_of(url)
         wait = self.web.retry_s
@@ -203,16 +206,20 @@ class Fetcher:
                 return await self._request(url, host, resource)
             except HostDownError:
                 raise failed or FetchError(Drop.HOST_DOWN, "the host did not answer several times") from None
+            except HostRestsError:
+                raise FetchError(Drop.RATE_LIMITED, "the host asked for rest") from None
             except FetchError as error:
-                too_long = error.retry_after_s is not None and error.retry_after_s > self.web.max_delay_s
-                if not error.transient or not left or too_long:
+                if error.retry_after_s is not None and error.retry_after_s > self.web.max_delay_s:
+                    detail = f"{error.detail}, its Retry-After is longer than web.max_delay_s"
+                    raise FetchError(Drop.RATE_LIMITED, detail) from None
+                if not error.transient or not left:
                     raise
                 failed = error
             await asyncio.sleep(random.uniform(0.5, 1.0) * wait)
             wait *= 2
         raise AssertionError("unreachable")
 
-    async def _request(self, url: str, host: str, resource: ResourceType) -> tuple[Response, int]:
+    async def _request(self, url: str, host: str, resource: ResourceType) -> tuple[Response, Share]:
         """Make one HTTP exchange within the host's rate limit, and report its outcome to the limiter."""
         queue = self._queue
         await self._client.resolve(host)  # before a slot is taken, which others can use meanwhile
@@ -228,9 +235,9 @@ class Fetcher:
         try:
             return await self._client.request(url, resource, on_headers)
         except FetchError as error:
-            responded = latency is not None or error.reason not in (Drop.TIMEOUT, Drop.CONNECTION)
+            responded = latency is not None or not error.silent
             if error.retry_after_s is not None:
-                queue.pause(host, min(error.retry_after_s, self.web.max_delay_s))
+                queue.pause(host, error.retry_after_s)
             raise
         finally:
             queue.release(host, latency, ok=ok, responded=responded)
@@ -239,21 +246,21 @@ class Fetcher:
 class _Fetch(AbstractAsyncContextManager[Response]):
     """Block of ``Fetcher.fetch``. A class, since a generator-based context manager costs more than its work."""
 
-    __slots__ = ("_fetcher", "_follow", "_held", "_resource", "_url")
+    __slots__ = ("_fetcher", "_follow", "_resource", "_share", "_url")
 
     def __init__(self, fetcher: Fetcher, url: str, resource: ResourceType, follow: bool) -> None:
         self._fetcher, self._url, self._resource, self._follow = fetcher, url, resource, follow
 
     async def __aenter__(self) -> Response:
         fetcher = self._fetcher
-        response, self._held = await fetcher._follow(self._url, self._resource, self._follow)
+        response, self._share = await fetcher._follow(self._url, self._resource, self._follow)
         try:
             return fetcher._check_response(response, self._resource, self._follow)
         except FetchError:
-            fetcher._client.budget.release(self._held)
+            self._share.release()
             raise
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._fetcher._client.budget.release(self._held)
+        self._share.release()

@@ -28,6 +28,7 @@ _HINTS = {
     Drop.CONNECTION: "no connections: check the network, name resolution, firewalls and proxies",
     Drop.TIMEOUT: "responses are too slow: lower web.concurrency, or raise web.deadline_s",
     Drop.HOST_DOWN: "hosts stopped responding: lower web.concurrency and web.host_concurrency",
+    Drop.RATE_LIMITED: "hosts ask for more rest than web.max_delay_s: raise it, or retry these rows later",
     Drop.ROBOTS: "robots.txt forbids most URLs: these sites do not want to be crawled",
     Drop.OPT_OUT: "these sites opted out of AI use",
     Drop.HTTP_ERROR: "servers refuse requests: look at the status codes, and set web.contact to identify yourself",

@@ -7,7 +7,6 @@ import errno
 import math
 import resource as rlimits
 import socket
-from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -17,13 +16,15 @@ from yarl import URL
 
 from infra.errors import TransientError
 from infra.schema import Drop
+from pipelines.web.budget import ByteBudget, Share
 from pipelines.web.coding import ACCEPTED, CodingError, OversizeError, decoder
 from pipelines.web.config import Web
 from pipelines.web.deadline import Deadline, Deadlines
 from pipelines.web.guard import AddressRefusedError, Guard
 from pipelines.web.response import FetchError, ResourceType, Response, media_type
+from pipelines.web.wire import WireLimitError, connector, limit_body
 
-__all__ = ["ByteBudget", "HTTPClient", "retry_after"]
+__all__ = ["HTTPClient", "retry_after"]
 
 MAX_FILE_BYTES = 500 * 1024  # of a robots.txt: the least RFC 9309 asks a crawler to parse; we read no more
 MAX_SITEMAP_BYTES = 50 << 20  # the protocol's limit
@@ -33,6 +34,7 @@ _MAX_HEADERS = 100
 _MAX_HEADER_BYTES = 32 << 10  # of all headers together
 _TRANSIENT = frozenset({408, 429, 500, 502, 503, 504, 522, 524})
 _KEEP_ALIVE_S = 5.0  # idle; thousands of hosts a minute would leave thousands of connections open
+_FIRST_BYTES = 64 << 10  # booked for a body of unknown length before it begins
 _GRACE_S = 5.0  # before the minimum rate applies
 _HTML = ("text/html", "application/xhtml+xml", "")
 _ACCEPT: dict[ResourceType, dict[str, str]] = {
@@ -44,44 +46,6 @@ _ACCEPT: dict[ResourceType, dict[str, str]] = {
 }
 
 
-class ByteBudget:
-    """Memory budget of response bodies, first come, first served, so that small bodies do not starve a large one."""
-
-    def __init__(self, total: int) -> None:
-        self.free = total
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
-
-    def try_acquire(self, count: int) -> bool:
-        if self._waiting or count > self.free:
-            return False
-        self.free -= count
-        return True
-
-    async def acquire(self, count: int) -> None:
-        """Wait for ``count`` bytes. The caller must hold none, or two callers could wait for each other for ever."""
-        if self.try_acquire(count):
-            return
-        granted = asyncio.get_running_loop().create_future()
-        self._waiting.append((count, granted))
-        try:
-            await granted
-        except asyncio.CancelledError:
-            if granted.done() and not granted.cancelled():
-                self.release(count)
-            else:
-                self._waiting.remove((count, granted))
-                self.release(0)
-            raise
-
-    def release(self, count: int) -> None:
-        self.free += count
-        while self._waiting and self._waiting[0][0] <= self.free:
-            count, granted = self._waiting.popleft()
-            if not granted.done():
-                self.free -= count
-                granted.set_result(None)
-
-
 class HTTPClient:
     """The HTTP session of one event loop. Call ``close`` in the end."""
 
@@ -89,23 +53,18 @@ class HTTPClient:
         self._web = web
         _allow_files(_FILES)
         self.guard = Guard(web.connect_to, web.allow_private, web.dns_threads)
-        self.budget = ByteBudget(web.max_bytes_in_flight)
         self._max_bytes: dict[ResourceType, int] = {
             "page": web.max_page_bytes,
             "image": web.max_image_bytes,
-            "sitemap": min(MAX_SITEMAP_BYTES, web.max_bytes_in_flight),
+            "sitemap": min(MAX_SITEMAP_BYTES, web.max_bytes_in_flight // 2),
             "robots": MAX_FILE_BYTES,
             "policy": MAX_FILE_BYTES,
         }
+        self.budget = ByteBudget(web.max_bytes_in_flight, max(self._max_bytes.values()))
         self._deadlines = Deadlines()
         self._clock = asyncio.get_running_loop().time
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=0,
-                resolver=self.guard,
-                use_dns_cache=False,  # the guard has its own
-                keepalive_timeout=_KEEP_ALIVE_S,
-            ),
+            connector=connector(self.guard, _KEEP_ALIVE_S),
             timeout=aiohttp.ClientTimeout(total=None, connect=web.connect_s),
             headers={"User-Agent": web.user_agent_header, "Accept-Encoding": ACCEPTED},
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -132,12 +91,13 @@ class HTTPClient:
 
     async def request(
         self, url: str, resource: ResourceType, on_headers: Callable[[int], None]
-    ) -> tuple[Response, int]:
-        """GET ``url``; returns the response and the bytes its body holds of the budget, which the caller releases.
+    ) -> tuple[Response, Share]:
+        """GET ``url``; returns the response and its body's share of the budget, which the caller releases.
 
-        ``on_headers(status)`` is called when the headers are in. Raises FetchError, also for a transient error status,
-        and TransientError if this machine is out of resources.
+        ``on_headers(status)`` is called when the headers are in, with 0 if they are not HTTP. Raises FetchError, also
+        for a transient error status, and TransientError if this machine is out of resources.
         """
+        share = self.budget.share()
         try:
             with self._deadlines.within(self._web.deadline_s) as deadline:
                 async with self._session.get(
@@ -146,41 +106,51 @@ class HTTPClient:
                     on_headers(reply.status)
                     headers = _decoded_headers(reply)
                     if not 200 <= reply.status < 300:
-                        return Response(url, reply.status, headers, b""), 0
-                    # Reserve memory for the largest body that may come, and release the rest once it is there.
-                    held = self._body_limit(reply, resource)
-                    if not self.budget.try_acquire(held):
-                        await self._wait_for_memory(held, deadline)
-                    try:
-                        body = await self._read_body(reply, resource, deadline)
-                    except BaseException:
-                        self.budget.release(held)
-                        raise
-                    self.budget.release(held - len(body))
-                    return Response(url, reply.status, headers, body), len(body)
-        except (AddressRefusedError, aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
-            _raise_if_local(error)
-            raise _fetch_error(error) from None
+                        return Response(url, reply.status, headers, b""), share
+                    first = self._first_bytes(reply, resource)
+                    if not share.try_grow(first):
+                        await self._wait_for_memory(share, first, deadline)
+                    body = await self._read_body(reply, resource, share, deadline)
+                    share.shrink(len(body))
+                    return Response(url, reply.status, headers, body), share
+        except BaseException as error:
+            share.release()
+            if isinstance(error, aiohttp.ClientResponseError):
+                on_headers(0)
+            if isinstance(error, (AddressRefusedError, WireLimitError, aiohttp.ClientError, OSError)):
+                _raise_if_local(error)
+                raise _fetch_error(error) from None
+            raise
 
-    def _body_limit(self, reply: aiohttp.ClientResponse, resource: ResourceType) -> int:
-        """Return the most bytes the decoded body may have. Raises FetchError if the headers rule it out."""
+    def _first_bytes(self, reply: aiohttp.ClientResponse, resource: ResourceType) -> int:
+        """Return how many bytes to book for the body before it is read: all of it, if its length is known.
+
+        Raises FetchError if the headers rule it out.
+        """
         if resource == "page" and (found := media_type(reply.headers.get("Content-Type", ""))) not in _HTML:
             raise FetchError(Drop.NOT_HTML, _printable(found[:80]))
         limit, length = self._max_bytes[resource], reply.content_length
         if length is not None and length > limit and resource != "robots":
             raise FetchError(Drop.TOO_LARGE, f"more than {limit} bytes")
-        return limit if length is None or reply.headers.get("Content-Encoding") else min(limit, length)
+        known = length is not None and not reply.headers.get("Content-Encoding")
+        return min(limit, length if known and length is not None else _FIRST_BYTES)
 
-    async def _wait_for_memory(self, count: int, deadline: Deadline) -> None:
-        """Acquire ``count`` bytes; the time this takes does not count against the server's deadline."""
+    async def _wait_for_memory(self, share: Share, size: int, deadline: Deadline) -> float:
+        """Let ``share`` grow to ``size`` bytes; the time this takes, which is returned, does not count against the
+        server's deadline."""
         since, at = self._clock(), deadline.at
         deadline.at = math.inf
-        await self.budget.acquire(count)
-        deadline.at = at + self._clock() - since
+        await share.grow(size)
+        waited = self._clock() - since
+        deadline.at = at + waited
+        return waited
 
-    async def _read_body(self, reply: aiohttp.ClientResponse, resource: ResourceType, deadline: Deadline) -> bytes:
+    async def _read_body(
+        self, reply: aiohttp.ClientResponse, resource: ResourceType, share: Share, deadline: Deadline
+    ) -> bytes:
         """Read and decode the body, enforcing size limit and minimum rate; a robots.txt is cut at the limit."""
         limit = self._max_bytes[resource]
+        limit_body(reply, limit)
         content = reply.content
         slowest = self._clock() + _GRACE_S
         at = deadline.at
@@ -190,14 +160,21 @@ class HTTPClient:
             decode = decoder(reply.headers.get("Content-Encoding", ""))
             while data := await content.readany():
                 received += len(data)
-                body += decode.feed(data, limit - len(body))
-                if received > limit:
-                    raise OversizeError(b"")
+                while data or decode.pending:
+                    body += decode.some(data, min(share.size, limit) + 1 - len(body))
+                    data = b""
+                    if len(body) > limit or received > limit:
+                        raise OversizeError(b"")
+                    if len(body) > share.size and not share.try_grow(
+                        more := min(limit, max(2 * share.size, len(body)))
+                    ):
+                        waited = await self._wait_for_memory(share, more, deadline)
+                        at, slowest = at + waited, slowest + waited
                 deadline.at = min(at, slowest + received / self._web.min_rate)
-        except OversizeError as error:
+        except OversizeError:
             if resource != "robots":
                 raise FetchError(Drop.TOO_LARGE, f"more than {limit} bytes") from None
-            body += error.fitting
+            del body[limit:]
         except CodingError as error:
             raise FetchError(Drop.HTTP_ERROR, f"content coding: {error}") from None
         else:
@@ -238,7 +215,7 @@ def _printable(text: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
-def _raise_if_local(error: Exception) -> None:
+def _raise_if_local(error: BaseException) -> None:
     """Raise TransientError if this machine is out of resources, which must not count as the server's failure."""
     if isinstance(error, OSError) and error.errno in _LOCAL_ERRNOS:
         raise TransientError(
@@ -248,14 +225,16 @@ def _raise_if_local(error: Exception) -> None:
         ) from error
 
 
-def _fetch_error(error: Exception) -> FetchError:
+def _fetch_error(error: BaseException) -> FetchError:
     """Translate an exception of aiohttp or the operating system; the text holds neither address nor port."""
     if isinstance(error, AddressRefusedError):
         return FetchError(Drop.REFUSED, "an address that is not public")
+    if isinstance(error, WireLimitError):
+        return FetchError(Drop.TOO_LARGE, "more than its limit on the wire")
     if isinstance(error, aiohttp.ServerTimeoutError):
-        return FetchError(Drop.TIMEOUT, "no connection in time")
+        return FetchError(Drop.TIMEOUT, "no connection in time", silent=True)
     if isinstance(error, TimeoutError):
-        return FetchError(Drop.TIMEOUT, "too slow")
+        return FetchError(Drop.TIMEOUT, "too slow", silent=True)
     if isinstance(error, aiohttp.ClientPayloadError):
         return FetchError(Drop.TRUNCATED, "the body ended early", transient=True)
     if isinstance(error, aiohttp.ClientConnectorDNSError):
@@ -269,7 +248,7 @@ def _fetch_error(error: Exception) -> FetchError:
         return FetchError(Drop.CONNECTION, "malformed answer")
     number = error.errno if isinstance(error, OSError) else None
     name = errno.errorcode.get(number, "") if number else ""
-    return FetchError(Drop.CONNECTION, name or "the connection was closed", transient=True)
+    return FetchError(Drop.CONNECTION, name or "the connection was closed", transient=True, silent=True)
 
 
 def retry_after(value: str) -> float | None:

@@ -17,13 +17,23 @@ _REDIRECT = frozenset({301, 302, 303, 307, 308})
 
 
 class FetchError(Exception):
-    """A fetch failed. ``reason`` is for the funnel; ``detail``, for people, never holds an address, port or time."""
+    """A fetch failed. ``reason`` is for the funnel; ``detail``, for people, never holds an address, port or time.
+
+    ``transient``: another attempt may succeed; ``silent``: the host did not answer, as far as the error tells.
+    """
 
     def __init__(
-        self, reason: Drop, detail: str = "", *, transient: bool = False, retry_after_s: float | None = None
+        self,
+        reason: Drop,
+        detail: str = "",
+        *,
+        transient: bool = False,
+        silent: bool = False,
+        retry_after_s: float | None = None,
     ) -> None:
         super().__init__(f"{reason}: {detail}" if detail else str(reason))
-        self.reason, self.detail, self.transient, self.retry_after_s = reason, detail, transient, retry_after_s
+        self.reason, self.detail, self.transient, self.silent = reason, detail, transient, silent
+        self.retry_after_s = retry_after_s
 
 
 def media_type(value: str) -> str:

@@ -120,10 +120,38 @@ async def endless_chunks_of_one_byte(wire: Wire):
         await asyncio.sleep(0.05)
 
 
-@hostile(reason=Drop.TIMEOUT, detail="too slow", bomb=True)
+@hostile(reason=Drop.TOO_LARGE, detail="on the wire", bomb=True)
 async def endless_chunk_extension(wire: Wire):
     """A chunk size followed by a comment that never ends, so that no body ever arrives."""
     await wire.send(wire.chunked(b"10;note="))
+    await wire.forever(b"x" * 60_000)
+
+
+@hostile(reason=Drop.TOO_LARGE, detail="on the wire", bomb=True)
+async def a_comment_on_every_byte(wire: Wire):
+    """A kilobyte of comment with each byte of the body."""
+    await wire.send(wire.chunked())
+    for byte in wire.good * 100:
+        await wire.send((b"1;note=" + b"x" * 1000 + b"\r\n%c\r\n" % byte) * 60)
+
+
+@hostile(reason=Drop.TOO_LARGE, detail="on the wire", bomb=True)
+async def hints_as_fast_as_they_go(wire: Wire):
+    """Hints without end before the answer, a megabyte in no time."""
+    await wire.forever((b"HTTP/1.1 103 Early Hints\r\nLink: </" + b"x" * 4000 + b">\r\n\r\n") * 15)
+
+
+@hostile(reason=Drop.CONNECTION, detail="malformed answer", bomb=True)
+async def trailers_without_end(wire: Wire):
+    """The whole body, and behind it one trailer after another."""
+    await wire.send(wire.chunked(b"%x\r\n" % len(wire.good), wire.good, b"\r\n0\r\n"))
+    await wire.forever(b"X-Trailer: value\r\n" * 3000)
+
+
+@hostile(reason=Drop.CONNECTION, detail="malformed answer", bomb=True)
+async def a_trailer_without_end(wire: Wire):
+    """The whole body, and behind it a trailer that never ends."""
+    await wire.send(wire.chunked(b"%x\r\n" % len(wire.good), wire.good, b"\r\n0\r\nX-Trailer: "))
     await wire.forever(b"x" * 60_000)
 
 
@@ -495,13 +523,13 @@ def too_many_requests_for_ever(wire: Wire):
     return wire.answer(b"", "429 Too Many Requests")
 
 
-@hostile(reason=Drop.HTTP_ERROR, detail="503|Unavailable")
+@hostile(reason=Drop.RATE_LIMITED, detail="503, its Retry-After is longer", neighbour=False)
 def come_back_in_a_year(wire: Wire):
-    """``Retry-After: 31536000``, which must not become a pause of a year."""
+    """``Retry-After: 31536000``, which must not become a pause of a year: the host is left alone."""
     return wire.answer(b"", "503 Service Unavailable", Retry_After="31536000")
 
 
-@hostile(reason=Drop.HTTP_ERROR, detail="503|Unavailable")
+@hostile(reason=Drop.RATE_LIMITED, detail="503, its Retry-After is longer", neighbour=False)
 def come_back_in_the_year_9999(wire: Wire):
     """``Retry-After`` as a date far away."""
     return wire.answer(b"", "503 Service Unavailable", Retry_After="Fri, 31 Dec 9999 23:59:59 GMT")
@@ -711,10 +739,16 @@ def robots_that_fail(wire: Wire):
     return wire.answer(b"", "500 Internal Server Error")
 
 
-@hostile(reason=None, place="robots")
+@hostile(reason=Drop.RATE_LIMITED, detail="Crawl-delay", place="robots", neighbour=False)
 def robots_that_ask_for_a_day_between_requests(wire: Wire):
-    """``Crawl-delay: 86400``, which is clamped."""
+    """``Crawl-delay: 86400``, which nobody waits for."""
     return wire.answer(b"User-agent: *\nCrawl-delay: 86400\n", Content_Type="text/plain")
+
+
+@hostile(reason=Drop.RATE_LIMITED, detail="robots.txt: 429", place="robots", neighbour=False)
+def robots_that_come_back_tomorrow(wire: Wire):
+    """429 with ``Retry-After: 86400`` to who asks for the rules."""
+    return wire.answer(b"", "429 Too Many Requests", Retry_After="86400")
 
 
 # --- what is not what it says it is -----------------------------------------------------------------------------------
@@ -918,6 +952,21 @@ _page(
     "attributes_of_a_megabyte",
     "A hundred thousand of them on one element, all different.",
     lambda: b"<img " + b" ".join(b"a%d=1" % n for n in range(100_000)) + b" src=x alt=words>",
+)
+_page(
+    "attributes_on_every_tag",
+    "A thousand of them, tag after tag.",
+    lambda: (b"<p " + b" ".join(b"a%d=1" % n for n in range(1000)) + b">") * 200 + bombs.HEALTHY_PAGE,
+)
+_page(
+    "links_to_a_long_base",
+    "Short links, each of which is four kilobytes once it is absolute.",
+    lambda: (
+        b"<base href='http://a.example/"
+        + b"b" * 3900
+        + b"/'>"
+        + b"".join(b"<a href=%x></a>" % n for n in range(80_000))
+    ),
 )
 _page("an_attribute_of_a_megabyte", "One.", lambda: b"<img src=x alt='" + b"word " * 200_000 + b"'>")
 _page("a_style_of_spaces", "For expressions that backtrack.", lambda: b"<img style='width:1" + b" " * 500_000 + b"x'>")

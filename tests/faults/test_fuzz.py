@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import gzip
 import io
-import os
 import time
 import warnings
 import zlib
@@ -19,8 +18,9 @@ from encodings.aliases import aliases
 import brotli
 import pytest
 from bombs import HEALTHY_PAGE, gif, picture
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
+from mutation import fuzz, mutated, urls
 from PIL import Image
 
 from pipelines.crawl.config import Traps
@@ -44,88 +44,11 @@ from pipelines.web.policy.tdmrep import Reservations
 from pipelines.web.urls import BadUrlError, canonical, host_of, origin_of
 
 
-def fuzz(examples: int):
-    """A budget of examples; a failure is shrunk only as far as the test run's patience goes."""
-    times = int(os.environ.get("CLIPLINE_FUZZ", "1"))
-    return settings(
-        max_examples=examples * times, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
-    )
-
-
-@st.composite
-def mutated(draw, seeds: list[bytes]) -> bytes:
-    """A valid file after up to six accidents: flipped bits, cuts, repetitions, splices, numbers at their limits."""
-    data = bytearray(draw(st.sampled_from(seeds)))
-    for _ in range(draw(st.integers(1, 6))):
-        at = draw(st.integers(0, max(0, len(data) - 1)))
-        match draw(st.sampled_from(("flip", "byte", "cut", "drop", "repeat", "splice", "number"))):
-            case "flip" if data:
-                data[at] ^= 1 << draw(st.integers(0, 7))
-            case "byte" if data:
-                data[at] = draw(st.sampled_from((0, 1, 0x7F, 0x80, 0xFE, 0xFF)))
-            case "cut":
-                del data[at:]
-            case "drop":
-                del data[at : at + draw(st.integers(1, 64))]
-            case "repeat":
-                data[at:at] = data[at : at + draw(st.integers(1, 64))] * draw(st.integers(1, 4))
-            case "splice":
-                other = draw(st.sampled_from(seeds))
-                start = draw(st.integers(0, max(0, len(other) - 1)))
-                data[at : at + 32] = other[start : start + 32]
-            case "number":
-                data[at : at + 4] = draw(st.sampled_from((b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff")))
-    return bytes(data)
-
-
 def in_pieces(data: bytes, size: int):
     return (data[at : at + size] for at in range(0, len(data), size))
 
 
 # --- addresses --------------------------------------------------------------------------------------------------------
-
-_PART = st.one_of(
-    st.text(max_size=12),
-    st.sampled_from(
-        [
-            *(
-                "http",
-                "https",
-                ":",
-                "//",
-                "/",
-                "?",
-                "#",
-                "@",
-                "..",
-                ".",
-                "%2e",
-                "%00",
-                "\\",
-                "[::1]",
-                "127.1",
-                "0x7f.1",
-            ),
-            *(
-                "a.example",
-                "xn--",
-                "xn--bcher-kva",
-                "ß",
-                "İ",
-                "\u200b",
-                "。",
-                "\ud800",
-                "\0",
-                "\t",
-                "\n",
-                " ",
-                "a" * 64,
-            ),
-            *(":80", ":443", ":99999", "data:", "javascript:", "file:", "%", "%zz", "{}", "|", "^"),
-        ]
-    ),
-)
-urls = st.lists(_PART, max_size=10).map("".join) | st.lists(_PART, max_size=8).map(lambda p: "http://" + "".join(p))
 
 
 @fuzz(400)
@@ -401,7 +324,7 @@ def test_pages(body, kind):
     """Whatever the bytes: text, links, directives and candidates, all addresses canonical."""
     assert isinstance(decode(body, kind), str)
     html = Html.parse("http://a.example/x", [("Content-Type", kind)], body)
-    for link in html.links():
+    for link in filter(None, map(html.resolve, html.targets)):
         assert canonical(link) == link
     Policy("clipline").of_page(html.headers, html.metas), html.license, html.language.encode()
     found = candidates(html, ExtractOptions(SOURCES, 200, 100))

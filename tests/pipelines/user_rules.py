@@ -70,3 +70,12 @@ class Answer(Rule):
             case "texts":
                 return rows["caption"]
         return [True, *[None] * (rows.num_rows - 1)]
+
+
+class Touchy(Rule):
+    """Keeps odd numbers, and fails at all that is none: at the whole table, as a library would."""
+
+    columns = ("caption",)
+
+    def keeps(self, rows):
+        return [int(caption) % 2 == 1 for caption in rows["caption"].to_pylist()]

@@ -14,7 +14,9 @@ import typer
 from infra.config import Config, flatten
 from infra.errors import CliplineError, UsageError, redact
 from infra.events import Metrics, Progress
+from infra.rows import FACT
 from infra.run.manifest import MANIFEST, Artifact, Manifest
+from infra.schema import Drop
 from infra.store import Store, open_store
 from workflows.cli import fields as reference
 from workflows.cli.console import column, detail, print_json, seconds, strict
@@ -105,6 +107,8 @@ def _print_manifest(artifact: Artifact) -> None:
         out.print(f"  {manifest.funnel.entered:,} {manifest.funnel.unit} entered, {manifest.funnel.kept:,} kept")
         for reason, count in manifest.funnel.dropped.items():
             out.print(f"    {count:>10,} {reason}")
+    for message, count in manifest.facts.get(FACT, {}).items():
+        out.print(f"    {count:>10,} {Drop.UNFORESEEN}: {message}", markup=False)
     for title, values in (("metrics", manifest.metrics), ("config", manifest.config)):
         for key, value in flatten(values).items():
             out.print(f"  {title}  {key} = {value}", markup=False)

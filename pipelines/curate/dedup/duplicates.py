@@ -8,7 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from infra.errors import DataError
 from infra.formats.shards import shard_name
+from infra.rows import counted, row_error
 from infra.run.context import Context, ShardOutput
 from infra.run.manifest import Funnel, ShardRecord
 from infra.schema import Drop
@@ -21,18 +23,36 @@ from pipelines.tables import concatenated, read_table, with_column, write_select
 
 __all__ = ["decide", "drop_duplicates", "hash_shard"]
 
+_DUPLICATES = frozenset({Drop.DUPLICATE_BYTES, Drop.NEAR_DUPLICATE})
+
 
 def hash_shard(images: Images, selection: Store, spec: tuple[int, str], output: ShardOutput) -> ShardRecord:
-    """Write ``data/signatures-{shard}.parquet``: hash and thumbnail of each row of a selection's shard."""
+    """Write ``data/signatures-{shard}.parquet``: hash and thumbnail of each row of a selection's shard, or the reason
+    why its image has none."""
     shard, path = spec
     rows = read_table(selection, path, ["shard", "key"]).to_pylist()
-    found = [signature(image) for image in read_images(images, rows)]
+    errors: list[str] = []
+    found = [_signature(image, errors) for image in read_images(images, rows)]
     columns = {
-        "phash": pa.array([phash for phash, _ in found], pa.uint64()),
-        "thumbnail": pa.array([thumbnail for _, thumbnail in found], pa.binary(CELLS)),
+        "phash": pa.array([phash for phash, _, _ in found], pa.uint64()),
+        "thumbnail": pa.array([thumbnail for _, thumbnail, _ in found], pa.binary(CELLS)),
+        "reason": pa.array([reason for *_, reason in found], pa.string()),
     }
     output.write_table(f"data/signatures-{shard_name(shard)}.parquet", pa.table(columns))
-    return output.commit()
+    return output.commit(facts=counted(errors, len(rows)))
+
+
+def _signature(image: bytes | None, errors: list[str]) -> tuple[int, bytes, Drop | None]:
+    """Hash and thumbnail of an image, or zeros and the reason why it has none."""
+    if image is None:
+        return 0, bytes(CELLS), Drop.MISSING
+    try:
+        return *signature(image), None
+    except DataError:
+        return 0, bytes(CELLS), Drop.DECODE
+    except Exception as error:  # noqa: BLE001 - see infra.rows
+        errors.append(row_error(error))
+        return 0, bytes(CELLS), Drop.UNFORESEEN
 
 
 def drop_duplicates(
@@ -46,7 +66,8 @@ def drop_duplicates(
     signatures = pa.concat_tables(
         [read_table(context.store, f"data/signatures-{shard_name(shard)}.parquet") for shard, _ in shards]
     )
-    phash = pa.array([f"{value:016x}" for value in signatures["phash"].to_pylist()], pa.string())
+    known = zip(signatures["phash"].to_pylist(), signatures["reason"].to_pylist(), strict=True)
+    phash = pa.array([None if reason else f"{value:016x}" for value, reason in known], pa.string())
     rows = with_column(concatenated(tables), "phash", phash)
     reasons, originals = decide(rows, signatures, config)
     duplicate_of = rows["uid"].take(pa.array(originals, pa.int64()))
@@ -60,19 +81,21 @@ def drop_duplicates(
 
 
 def decide(rows: pa.Table, signatures: pa.Table, config: Config) -> tuple[list[str | None], list[int]]:
-    """For each row the reason to drop it, or None, and the index of the row kept instead of it, its own if kept."""
+    """For each row the reason to drop it, or None, and the index of the row kept instead of it, else its own."""
     width, height = (rows[name].to_numpy().astype(np.int64) for name in ("original_width", "original_height"))
     order = np.argsort(-width * height, kind="stable").tolist()
-    reasons: list[str | None] = [None] * len(order)
+    reasons: list[str | None] = signatures["reason"].to_pylist()
     originals = list(range(len(order)))
     shas = rows["sha256"].to_pylist()
     first: dict[str, int] = {}
     for row in order:
+        if reasons[row]:
+            continue
         # A row without a digest equals no other: as equal empty digests all of them would be one group.
         originals[row] = first.setdefault(shas[row], row) if shas[row] else row
         if originals[row] != row:
             reasons[row] = Drop.DUPLICATE_BYTES.value
-    if config.near and order:
+    if config.near and None in reasons:
         distinct = np.array([row for row in order if reasons[row] is None], np.int64)
         hashes = signatures["phash"].to_numpy()[distinct]
         buffer = signatures["thumbnail"].combine_chunks()
@@ -92,6 +115,9 @@ def _figures(
     reason = pa.array(reasons, pa.string())
     gallery.of_rows(context, images, "kept", [places.filter(reason.is_null())])
     for name in sorted({why for why in reasons if why}):
+        if name not in _DUPLICATES:
+            gallery.of_rows(context, images, f"dropped_{name}", [places.filter(pc.equal(reason, name))])
+            continue
         drawn = gallery.sample([places.filter(pc.equal(reason, name))], gallery.COUNT // 2)
         pairs = [
             row for dropped in drawn for row in (dropped, places.slice(originals[dropped["_row"]], 1).to_pylist()[0])

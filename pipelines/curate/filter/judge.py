@@ -13,14 +13,18 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from infra.errors import CliplineError, DataError
+from infra.rows import counted, row_error
 from infra.run.context import ShardOutput
 from infra.run.manifest import ShardRecord
+from infra.schema import Drop
 from infra.store import Store
 from pipelines.curate.filter.rules import Rule
 from pipelines.layout import Images
 from pipelines.tables import SELECTION_COLUMNS, image_columns, image_table, read_table, successes, write_selection
 
 __all__ = ["filter_shard", "judge"]
+
+_FEW = 10  # rows that a rule may fail at, however few there are
 
 
 def filter_shard(
@@ -39,20 +43,30 @@ def filter_shard(
     else:
         rows = _with_image_columns(read_table(selection, path), images, shard, needed)
         carried = rows.column_names
-    return output.commit(write_selection(output, shard, rows.select(carried), judge(rows, rules)))
+    errors: list[str] = []
+    selection_funnel = write_selection(output, shard, rows.select(carried), judge(rows, rules, errors))
+    return output.commit(selection_funnel, counted(errors))
 
 
-def judge(rows: pa.Table, rules: Sequence[Rule]) -> list[str | None]:
+def judge(rows: pa.Table, rules: Sequence[Rule], errors: list[str] | None = None) -> list[str | None]:
     """For each row the reason of the first rule it fails, or None. Each rule sees only rows that passed the others.
 
-    Raises DataError for a rule that needs a column ``rows`` lack, fails, or does not return one answer per row.
+    A row that a rule fails at is dropped as ``Drop.UNFORESEEN``, and what happened is added to ``errors``. Raises
+    DataError for a rule that needs a column ``rows`` lack, fails at every row or at most of many, or does not return
+    one answer per row.
     """
     reasons: list[str | None] = [None] * rows.num_rows
     passed = np.arange(rows.num_rows)
     for rule in rules:
-        keeps = _answers(rule, _columns(rule, rows).take(passed))
-        for row in passed[~keeps]:
-            reasons[row] = rule.reason
+        read = _columns(rule, rows).take(passed)
+        failed: dict[int, Exception] = {}
+        keeps = _answers(rule, read, failed)
+        if len(failed) == len(passed) > 1:
+            raise _broken(rule, read, failed[0]) from failed[0]
+        for place in np.flatnonzero(~keeps).tolist():
+            reasons[passed[place]] = Drop.UNFORESEEN.value if place in failed else rule.reason
+        if errors is not None:
+            errors += map(row_error, failed.values())
         passed = passed[keeps]
     return reasons
 
@@ -81,23 +95,42 @@ def _columns(rule: Rule, rows: pa.Table) -> pa.Table:
     return rows.select(names)
 
 
-def _answers(rule: Rule, rows: pa.Table) -> NDArray[np.bool_]:
-    """One boolean per row, null as False."""
+def _answers(rule: Rule, rows: pa.Table, failed: dict[int, Exception], first: int = 0) -> NDArray[np.bool_]:
+    """One boolean per row, null as False. ``failed``: gets what the rule raised at a row, counted from ``first``.
+
+    If the rule fails, each half of the rows is asked for by itself, so that only the rows that it fails at are lost.
+    """
     if not rows.num_rows:  # which many a computation cannot handle
         return np.zeros(0, np.bool_)
     try:
-        answers: NDArray[Any] = np.asarray(rule.keeps(rows))
+        return _ask(rule, rows)
     except CliplineError:
         raise
     except Exception as error:
-        # A rule of a user can raise anything: name the rule, and the line of keeps() it came from.
-        frames = traceback.extract_tb(error.__traceback__)
-        place = [frame for frame in frames if frame.filename != __file__][:1] or frames
-        raise DataError(
-            f"rule {rule.kind!r} failed",
-            expected=f"one boolean per row, computed from the columns it lists: {', '.join(rows.column_names)}",
-            found=f"{type(error).__name__}: {error} ({Path(place[0].filename).name}:{place[0].lineno})",
-        ) from error
+        if rows.num_rows == 1:
+            failed[first] = error
+            if len(failed) > _FEW and len(failed) > first // 2:
+                raise _broken(rule, rows, error) from error
+            return np.zeros(1, np.bool_)
+    half = rows.num_rows // 2
+    return np.concatenate(
+        [_answers(rule, rows[:half], failed, first), _answers(rule, rows[half:], failed, first + half)]
+    )
+
+
+def _broken(rule: Rule, rows: pa.Table, error: Exception) -> DataError:
+    """The error of a rule that failed: names the rule, and the line of keeps() it came from."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = [frame for frame in frames if frame.filename != __file__][:1] or frames
+    return DataError(
+        f"rule {rule.kind!r} failed",
+        expected=f"one boolean per row, computed from the columns it lists: {', '.join(rows.column_names)}",
+        found=f"{type(error).__name__}: {error} ({Path(place[0].filename).name}:{place[0].lineno})",
+    )
+
+
+def _ask(rule: Rule, rows: pa.Table) -> NDArray[np.bool_]:
+    answers: NDArray[Any] = np.asarray(rule.keeps(rows))
     if answers.shape != (rows.num_rows,) or not _is_boolean(answers):
         raise DataError(
             f"rule {rule.kind!r} did not return one boolean per row",

@@ -17,25 +17,29 @@ from functools import partial
 from infra.cluster import run_shards
 from infra.formats.shards import shard_name
 from infra.run.context import Context
-from infra.run.manifest import Artifact, Funnel, Manifest
+from infra.run.manifest import Artifact, Manifest
+from infra.schema import Drop
 from pipelines.curate.shard.config import Config
 from pipelines.curate.shard.split import Row, shuffle_and_split
 from pipelines.curate.shard.write import Part, Place, Sample, index_shard, write_shard
-from pipelines.layout import Images, selection_shards
+from pipelines.layout import Images, funnel, selection_shards
 
 __all__ = ["run"]
 
 
 def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Manifest:
     """``selection`` of ``images`` -> ``data/train`` and ``data/holdout``."""
+    import pyarrow as pa
+
     from pipelines.tables import read_table
 
     images, selection = Images.of(inputs), inputs["selection"]
-    rows = [row for _, path in selection_shards(selection) for row in read_table(selection.store, path).to_pylist()]
-    train, holdout = shuffle_and_split(rows, config)
+    every = [row for _, path in selection_shards(selection) for row in read_table(selection.store, path).to_pylist()]
 
-    # The samples of each new shard, with the places of their images.
-    places = _places(rows, images, config, context)
+    # The samples of each new shard, with the places of their images. A row without one is dropped.
+    places = _places(every, images, config, context)
+    rows = [row for row in every if row["key"] in places]
+    train, holdout = shuffle_and_split(rows, config)
     parts: dict[Part, list[Sample]] = {
         "train": [Sample(places[row["key"]], (row,)) for row in train],
         "holdout": [Sample(places[group[0]["key"]], tuple(group)) for group in holdout],
@@ -55,7 +59,10 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     context.output.write("data/holdout/test/nshards.txt", str(len(shards) - len(sizes)).encode())
     _figures(context, images, parts)
     facts = {"train": len(train), "holdout": len(holdout), "holdout_captions": len(rows) - len(train)}
-    return context.finish(records, funnel=Funnel(unit="images", entered=len(rows), kept=len(rows)), facts=facts)
+    if missing := [{**row, "reason": str(Drop.MISSING)} for row in every if row["key"] not in places]:
+        context.output.write_table("data/dropped.parquet", pa.Table.from_pylist(missing))
+    account = funnel("images", [None] * len(rows) + [Drop.MISSING] * len(missing))
+    return context.finish(records, funnel=account, facts=facts)
 
 
 def _chunks(samples: Sequence[Sample], size: int) -> Iterator[tuple[int, Sequence[Sample]]]:
@@ -65,7 +72,7 @@ def _chunks(samples: Sequence[Sample], size: int) -> Iterator[tuple[int, Sequenc
 
 
 def _places(rows: Sequence[Row], images: Images, config: Config, context: Context) -> dict[str, Place]:
-    """The place of each row's image, by key; each source tar is indexed once, on the cluster."""
+    """The place of each row's image that is in its tar, by key; each tar is indexed once, on the cluster."""
     keys: dict[int, list[str]] = defaultdict(list)
     for row in rows:
         keys[row["shard"]].append(row["key"])

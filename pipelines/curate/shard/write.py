@@ -40,7 +40,7 @@ class Sample(NamedTuple):
 
 
 def index_shard(images: Images, spec: tuple[int, list[str]], output: ShardOutput) -> ShardRecord:
-    """Record the places of the images with the given keys in one source tar."""
+    """Record the places of the images with the given keys that one source tar has."""
     shard, keys = spec
     with images.tar(shard) as tar:
         return output.commit(facts={"places": find_images(tar, set(keys))})

@@ -22,12 +22,13 @@ from pipelines.web.config import Web
 from pipelines.web.politeness.single_flight import FileResult, SingleFlight
 from pipelines.web.urls import host_of
 
-__all__ = ["WORKER_TIMEOUT_S", "Grant", "HostReport", "RateLimiter", "Reply"]
+__all__ = ["MAX_REST_S", "WORKER_TIMEOUT_S", "Grant", "HostReport", "RateLimiter", "Reply"]
 
 WORKER_TIMEOUT_S = 15.0  # a worker not heard of for so long has lost its tokens
 _TURN_S = 2.0  # how long a worker keeps a token that others wait for
 _MAX_HOSTS = 100_000  # remembered when no worker uses them
 _MAX_DOWN_S = 3600.0
+MAX_REST_S = 24 * 3600.0  # however long a host asks for
 
 
 class HostReport(NamedTuple):
@@ -52,6 +53,7 @@ class Grant(NamedTuple):
     wait_s: float = 0.0  # before its next start
     interval_s: float = 0.0  # between its starts
     down_s: float = 0.0  # the host counts as down for so long
+    rest_s: float = 0.0  # the host asked not to be visited for so long, longer than anybody waits
     exact: bool = False  # the interval was asked for by the site, rather than derived from latency
     probe: bool = False  # the host was down; the next request finds out whether it still is
 
@@ -74,7 +76,10 @@ class _Host:
         "held",
         "needs",
         "next",
+        "paused_s",
         "paused_until",
+        "rest_for",
+        "rests_until",
         "since",
         "started",
     )
@@ -85,12 +90,16 @@ class _Host:
         self.since: dict[str, float] = {}  # when a holder's turn began
         self.started: set[str] = set()  # holders that have made use of their turn
         self.floor = self.delay = floor
-        self.next = self.paused_until = self.down_until = 0.0
-        self.down_for = 0.0
+        self.next = self.paused_until = self.down_until = self.rests_until = 0.0
+        self.paused_s = 0.0  # as it asked, since it last gave a file
+        self.down_for = self.rest_for = 0.0
         self.failures = 0
 
     def is_idle(self, now: float) -> bool:
-        return not (self.held or self.needs) and max(self.next, self.paused_until, self.down_until) <= now
+        return (
+            not (self.held or self.needs)
+            and max(self.next, self.paused_until, self.down_until, self.rests_until) <= now
+        )
 
 
 class _Worker:
@@ -201,9 +210,10 @@ class RateLimiter:
     def _update_host(self, worker: str, name: str, host: _Host, report: HostReport, now: float) -> None:
         """Update delay and health of a host from what a worker saw."""
         host.next = max(host.next, now + report.next_start_s)
-        if report.pause_s and now + report.pause_s > host.paused_until:
-            host.paused_until = now + report.pause_s
-            self._notify(name, (other for other in host.held if other != worker))
+        if report.ok[0]:
+            host.paused_s = host.rest_for = 0.0
+        if report.pause_s:
+            self._pause(worker, name, host, report.pause_s, now)
         if report.crawl_delay_s:
             self._raise_floor(host, report.crawl_delay_s)
         # AutoThrottle: delay = (delay + latency / target) / 2, once for each response; errors never lower it.
@@ -224,6 +234,23 @@ class RateLimiter:
                 host.down_until = now + host.down_for
                 self._notify(name, (other for other in {**host.held, **host.needs} if other != worker))
 
+    def _pause(self, worker: str, name: str, host: _Host, seconds: float, now: float) -> None:
+        """Pause a host as it asked. One that asks for longer than a request waits is left to rest: nobody waits for it.
+
+        So is one that asks again after every pause, once that has cost as much time as several of the longest pauses.
+        """
+        longest = self._web.max_delay_s
+        until, rest = now + min(seconds, longest), 0.0
+        host.paused_s += max(0.0, until - max(now, host.paused_until))
+        if seconds > longest:
+            rest = min(seconds, MAX_REST_S)
+        elif host.paused_s > self._web.breaker_failures * longest:
+            rest = host.rest_for = min(max(2 * host.rest_for or self._web.breaker_s, seconds), _MAX_DOWN_S)
+        if until > host.paused_until or now + rest > host.rests_until:
+            self._notify(name, (other for other in {**host.held, **host.needs} if other != worker))
+        host.rests_until = max(host.rests_until, now + rest)
+        host.paused_until = max(host.paused_until, until, host.rests_until)
+
     def _raise_floor(self, host: _Host, seconds: float) -> None:
         host.floor = max(host.floor, min(seconds, self._web.max_delay_s))
         host.delay = max(host.delay, host.floor)
@@ -232,7 +259,7 @@ class RateLimiter:
 
     def _targets(self, host: _Host, now: float) -> dict[str, int]:
         """Return how many tokens each worker in need should have: equal shares, remainders to the first in line."""
-        if now < host.down_until:
+        if now < max(host.down_until, host.rests_until):
             return dict.fromkeys(host.needs, 0)
         left = self._web.host_concurrency
         targets = dict.fromkeys(host.needs, 0)
@@ -258,7 +285,7 @@ class RateLimiter:
         host = self._hosts[name]
         targets = self._targets(host, now)
         # Others wait: workers whose turn is over go to the end of the line.
-        if not all(targets.values()) and now >= host.down_until:
+        if not all(targets.values()) and now >= max(host.down_until, host.rests_until):
             over = [
                 worker
                 for worker, target in targets.items()
@@ -287,13 +314,13 @@ class RateLimiter:
         targets = self._targets(host, now)
         contested = any(host.held.get(other, 0) < need for other, need in host.needs.items() if other != worker)
         keep = tokens
-        if contested or self._is_exclusive(host) or now < host.down_until:
+        if contested or self._is_exclusive(host) or now < max(host.down_until, host.rests_until):
             keep = min(tokens, targets.get(worker, 0))
         exact = host.floor > 0
         wait = max(0.0, host.paused_until - now, host.next - now if exact else 0.0)
         interval = host.delay if exact or not tokens else host.delay * sum(host.held.values()) / tokens
-        down = max(0.0, host.down_until - now)
-        return Grant(tokens, keep, wait, interval, down, exact, host.down_for > 0)
+        down, rest = max(0.0, host.down_until - now), max(0.0, host.rests_until - now)
+        return Grant(tokens, keep, wait, interval, down, rest, exact, host.down_for > 0)
 
     def _notify(self, key: str, workers: Iterable[str]) -> None:
         for worker in workers:

@@ -19,11 +19,11 @@ from typing import Any, Self
 from infra.errors import TransientError
 from pipelines.web.config import Web
 from pipelines.web.politeness.client import LimiterClient
-from pipelines.web.politeness.limiter import WORKER_TIMEOUT_S, Grant, HostReport
+from pipelines.web.politeness.limiter import MAX_REST_S, WORKER_TIMEOUT_S, Grant, HostReport
 from pipelines.web.politeness.single_flight import FileResult
 from pipelines.web.urls import host_of
 
-__all__ = ["HostDownError", "HostQueue"]
+__all__ = ["HostDownError", "HostQueue", "HostRestsError"]
 
 _HEARTBEAT_S = 1.0
 _SLACK_S = 0.002  # a delay so short is not worth a timer, unless the site asked for it
@@ -31,6 +31,10 @@ _SLACK_S = 0.002  # a delay so short is not worth a timer, unless the site asked
 
 class HostDownError(Exception):
     """The host has not responded repeatedly, and counts as down for now."""
+
+
+class HostRestsError(Exception):
+    """The host asked not to be visited for longer than a request waits."""
 
 
 class _Host:
@@ -54,6 +58,7 @@ class _Host:
         "probe",
         "queued",
         "reported_need",
+        "rests_until",
         "returned",
         "starts",
         "timer",
@@ -66,6 +71,7 @@ class _Host:
         self.tokens = self.keep = self.in_use = self.returned = self.starts = self.reported_need = 0
         self.waiting: deque[asyncio.Future[None]] = deque()
         self.next = self.last = self.interval = self.down_until = self.pause_until = self.idle_since = 0.0
+        self.rests_until = 0.0
         self.floor = 0.0  # the site's Crawl-delay, if we know it
         self.exact = self.probe = self.queued = False
         self.ok: tuple[int, float] = (0, 0.0)
@@ -120,7 +126,8 @@ class HostQueue:
     # --- slots ---
 
     async def acquire(self, name: str) -> None:
-        """Wait for a slot at host ``name``. Raises HostDownError, or TransientError if the limiter is lost."""
+        """Wait for a slot at host ``name``. Raises HostDownError, HostRestsError, or TransientError if the limiter
+        is lost."""
         host = self._hosts.get(name)
         if host is None:
             host = self._hosts[name] = _Host(name)
@@ -129,6 +136,8 @@ class HostQueue:
             raise self._error
         if now < host.down_until:
             raise HostDownError
+        if now < host.rests_until:
+            raise HostRestsError
         if not host.waiting and self._may_start(host, now):
             self._start(host, now)
             host.last = now
@@ -200,9 +209,24 @@ class HostQueue:
     def pause(self, name: str, seconds: float) -> None:
         """Start nothing for ``seconds``: the host sent Retry-After."""
         host = self._hosts[name]
+        seconds = min(seconds, MAX_REST_S)
         host.pause_until = max(host.pause_until, self._clock() + seconds)
-        host.next = max(host.next, host.pause_until)
+        host.next = max(host.next, min(host.pause_until, self._clock() + self._web.max_delay_s))
+        if seconds > self._web.max_delay_s:
+            self._rest(host, seconds)
         self._report_soon(host)
+
+    def _rest(self, host: _Host, seconds: float) -> None:
+        """Send all who wait for ``host`` away, and whoever comes in the next ``seconds``."""
+        host.rests_until = max(host.rests_until, self._clock() + seconds)
+        self._send_away(host, HostRestsError)
+
+    @staticmethod
+    def _send_away(host: _Host, error: type[Exception]) -> None:
+        while host.waiting:
+            slot = host.waiting.popleft()
+            if not slot.done():
+                slot.set_exception(error())
 
     def set_crawl_delay(self, name: str, seconds: float) -> None:
         """Apply a Crawl-delay at once: the limiter sends it only with its next reply, and a restarted one has yet to
@@ -363,17 +387,16 @@ class HostQueue:
             host.next = max(host.next, now + grant.wait_s)
         if grant.down_s:
             host.down_until = now + grant.down_s
-            while host.waiting:
-                slot = host.waiting.popleft()
-                if not slot.done():
-                    slot.set_exception(HostDownError())
+            self._send_away(host, HostDownError)
+        if grant.rest_s:
+            self._rest(host, grant.rest_s)
         spare = host.tokens - max(host.keep, host.in_use)
         if spare > 0:
             self._return_tokens(host, spare)
         self._start_waiting(host, now)
         if self._need(host) > host.reported_need:
             self._report_soon(host)
-        elif not self._is_used(host) and now >= host.down_until:
+        elif not self._is_used(host) and now >= max(host.down_until, host.rests_until):
             del self._hosts[host.name]
 
     @staticmethod
@@ -395,7 +418,7 @@ class HostQueue:
         for host in self._hosts.values():
             if host.in_use or host.waiting:
                 self._to_report.add(host.name)
-            elif now - host.idle_since >= _HEARTBEAT_S and now >= host.down_until:
+            elif now - host.idle_since >= _HEARTBEAT_S and now >= max(host.down_until, host.rests_until):
                 self._return_tokens(host, host.tokens)
 
     def _on_task_done(self, task: asyncio.Task[None]) -> None:

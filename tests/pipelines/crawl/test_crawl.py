@@ -3,6 +3,7 @@
 import io
 import subprocess
 import sys
+import tracemalloc
 from collections import Counter
 
 import pyarrow.parquet as pq
@@ -18,10 +19,10 @@ from pipelines import crawl
 from pipelines.crawl.config import Config
 from pipelines.crawl.frontier_tables import Due
 from pipelines.crawl.scope import Scope, registered_domain
-from pipelines.crawl.shard import Shard, work
+from pipelines.crawl.shard import Shard, Visit, Visitor, work
 from pipelines.formats.warc import Reader, Writer
 from pipelines.html.page import Html
-from pipelines.web import Web
+from pipelines.web import Response, Web
 
 DATE = "2026-01-01T00:00:00Z"
 
@@ -147,12 +148,49 @@ def test_links_of_a_page():
         <a href="mailto:a@b">m</a><a rel="x NoFollow" href="2">n</a><iframe src="//b.example/3"></iframe><a>no</a>
         <meta http-equiv="Refresh" content="5; URL='4'">""",
     )
-    assert page.links() == [
+    assert list(dict.fromkeys(filter(None, map(page.resolve, page.targets)))) == [
         *("http://a.example/z/1", "http://a.example/z/?q", "http://b.example/3", "http://a.example/z/4"),
     ]
 
 
 # --- a shard ---
+
+
+def test_a_page_that_nobody_foresaw_costs_itself(tmp_path, monkeypatch):
+    real = Html.parse.__func__
+
+    def parse(cls, url, *rest):
+        return real(cls, url, *rest) if "2" not in url else {}["no such key"]
+
+    monkeypatch.setattr(Html, "parse", classmethod(parse))
+    with serving({f"/{number}": links("/x") for number in range(1, 4)}) as site:
+        rows = [(number, Due(f"http://a.example/{number}", 0)) for number in range(1, 4)]
+        record = work(Shard("0000-000", rows, config(site)), ShardOutput(Context(tmp_path).store, "0000-000"))
+    found = pq.read_table(tmp_path / "data/0000-000.urls.parquet").to_pylist()
+    assert [(row["reason"], row["detail"]) for row in found] == [
+        (None, None),
+        ("unforeseen_error", "KeyError in parse"),
+        (None, None),
+    ]
+    assert record.funnel.dropped == {"unforeseen_error": 1} and record.facts["unforeseen"] == {"KeyError in parse": 1}
+
+
+def test_only_as_many_links_as_are_followed_are_made_absolute(monkeypatch):
+    """Of a page of short links and a long base, all together would be a thousand times its size."""
+    anchors = "".join(f"<a href={n}></a><a href='#'></a>" for n in range(100_000))
+    page = f"<base href='http://a.example/{'b' * 3900}/'>{anchors}"
+    made = []
+    real = Html.resolve
+    monkeypatch.setattr(Html, "resolve", lambda html, target: made.append(target) or real(html, target))
+    visitor = Visitor(Config(seeds=["http://a.example/"], max_links=50), None, None)
+    seen = Visit(0, Due("http://a.example/", 0))
+    tracemalloc.start()
+    visitor._parse(seen, Response("http://a.example/", 200, [("Content-Type", "text/html")], page.encode()))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert [link.due.url.rpartition("/")[2] for link in seen.found] == [str(number) for number in range(50)]
+    assert made == [str(number) for number in range(50)] and seen.outside == {"too_many": 99_950}
+    assert peak < 200 << 20
 
 
 def test_a_shard_keeps_pages_that_two_readers_read(tmp_path):

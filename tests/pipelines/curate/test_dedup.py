@@ -1,17 +1,21 @@
 """Hashes against imagehash, grouping against brute force, and the stage against images known to be the same."""
 
 import io
+import tarfile
 from dataclasses import replace
 
 import imagehash
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from infra.errors import DataError
+from pipelines.curate import filter as filtering
+from pipelines.curate import shard
 from pipelines.curate.dedup import Config, run
 from pipelines.curate.dedup.duplicates import decide
 from pipelines.curate.dedup.signatures import CELLS, SIDE, difference, leaders, signature
@@ -133,10 +137,11 @@ def rows_of(*rows):
             "original_height": [1] * len(rows),
         }
     )
-    signatures = pa.table(
+    signatures = pa.table(  # all images can be read
         {
             "phash": pa.array([phash for *_, phash in rows], pa.uint64()),
             "thumbnail": pa.array([bytes(CELLS)] * len(rows), pa.binary(CELLS)),
+            "reason": pa.nulls(len(rows), pa.string()),
         }
     )
     return table, signatures
@@ -181,3 +186,44 @@ def test_the_stage(ray_cluster, images_artifact, finished):
         f"figures/{name}.png" for name in ("kept", "dropped_duplicate_bytes", "dropped_near_duplicate")
     }
     assert finished(run, Config(), inputs).manifest == result.manifest
+
+
+def test_images_that_are_missing_or_broken_cost_their_own_rows(ray_cluster, images_artifact, finished, tmp_path):
+    """In dedup and in the last shards; each with its reason, and the galleries are drawn without them."""
+    good = [file(rendered(number)) for number in range(6)]
+    cut = good[4][: len(good[4]) // 2]
+    listed = {"original_width": 8, "original_height": 8, "width": 8, "height": 8, "status": "success"}
+    images = images_artifact([(f"caption {n}", None if n == 2 else good[n], listed) for n in range(6)])
+    rewrite(tmp_path / "images/data/00000.tar", {"4": cut, "5": b"no image at all"})
+    selection = finished(filtering.run, filtering.Config(rules=()), {"images": images})
+    both = {"images": images, "selection": selection}
+    result = finished(run, Config(), both, tmp_path / "dedup")
+    assert result.manifest.funnel.dropped == {"decode_failed": 2, "image_missing": 1}
+    dropped = pq.read_table(tmp_path / "dedup/data/dropped-00000.parquet").to_pylist()
+    assert [(row["caption"], row["reason"], row["phash"]) for row in dropped] == [
+        ("caption 2", "image_missing", None),
+        ("caption 4", "decode_failed", None),
+        ("caption 5", "decode_failed", None),
+    ]
+    sharded = finished(shard.run, shard.Config(samples_per_shard=3, holdout_fraction=0), both, tmp_path / "sharded")
+    assert sharded.manifest.funnel.model_dump() == {
+        "unit": "images",
+        "entered": 6,
+        "kept": 5,
+        "dropped": {"image_missing": 1},
+    }
+    (lost,) = pq.read_table(tmp_path / "sharded/data/dropped.parquet").to_pylist()
+    assert (lost["caption"], lost["reason"]) == ("caption 2", "image_missing")
+
+
+def rewrite(path, changes):
+    """Replace the images of the tar at ``path`` whose keys end so."""
+    with tarfile.open(path) as tar:
+        members = [(info.name, tar.extractfile(info).read()) for info in tar]
+    with tarfile.open(path, "w") as tar:
+        for name, data in members:
+            key, _, kind = name.partition(".")
+            data = changes.get(key[-1], data) if kind != "txt" else data
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))

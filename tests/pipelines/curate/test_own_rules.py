@@ -18,7 +18,7 @@ from pipelines.curate.filter.judge import judge
 from pipelines.curate.filter.rules import BASIC, ImageSide, Rule, TextJunk
 from pipelines.tables import SELECTION_COLUMNS, read_table
 from tests.pipelines import large_images
-from tests.pipelines.user_rules import Answer, Rendezvous, Score, TakenIn
+from tests.pipelines.user_rules import Answer, Rendezvous, Score, TakenIn, Touchy
 from workflows import user
 from workflows.recipe import load
 from workflows.stage import Stage
@@ -149,6 +149,28 @@ def test_a_rule_that_is_wrong_is_named(answer, words, found):
     with pytest.raises(DataError, match=words) as caught:
         judge(ROWS, [Answer(answer=answer)])
     assert found in caught.value.found
+
+
+@pytest.mark.parametrize("count", [2, 3, 100, 1000])
+@pytest.mark.parametrize("bad", [{0}, {1}, {0, 1}, set(range(5, 15)), {1, 50, 999}])
+def test_a_row_that_a_rule_fails_at_costs_itself(count, bad):
+    bad = {row for row in bad if row < count}
+    rows = pa.table({"caption": ["bad" if row in bad else f"{row % 2}" for row in range(count)]})
+    errors: list[str] = []
+    if len(bad) == count:
+        with pytest.raises(DataError, match="rule 'touchy' failed"):
+            judge(rows, [Touchy()], errors)
+        return
+    expected = ["unforeseen_error" if row in bad else None if row % 2 else "touchy" for row in range(count)]
+    assert judge(rows, [Touchy()], errors) == expected
+    assert errors == ["ValueError in keeps"] * len(bad)
+
+
+def test_a_rule_that_fails_at_most_rows_is_broken():
+    """And that is known after a few of them."""
+    rows = pa.table({"caption": ["bad"] * 9000 + ["1"] * 1000})
+    with pytest.raises(DataError, match="rule 'touchy' failed"):
+        judge(rows, [Touchy()])
 
 
 def test_a_rule_names_its_columns_and_a_reason_that_can_name_a_figure():

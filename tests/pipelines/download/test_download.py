@@ -8,6 +8,7 @@ import re
 import socket
 import struct
 import threading
+import zlib
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -131,7 +132,9 @@ async def test_a_gif_cut_behind_its_size_and_a_host_that_ends_in_a_digit_cost_th
         ("pipelines.web.fetcher.canonical", "failed_to_download"),
     ],
 )
-@pytest.mark.parametrize("error", [IndexError("at 7"), ValueError("odd"), struct.error("short")])
+@pytest.mark.parametrize(
+    "error", [IndexError("at 7"), ValueError("odd"), struct.error("short"), zlib.error("x"), EOFError(), MemoryError()]
+)
 async def test_what_nobody_foresaw_costs_its_own_row(site, spool, monkeypatch, caplog, where, status, error):
     """Visible in the row and in the log, with its place."""
 
@@ -139,6 +142,7 @@ async def test_what_nobody_foresaw_costs_its_own_row(site, spool, monkeypatch, c
         raise error
 
     monkeypatch.setattr(where, fails)
+    monkeypatch.setattr("infra.rows._seen", set())
     async with Downloader(config(site[0])) as downloader:
         (outcome,) = [await task for task in await downloader.start(["http://img.example/a.jpg"], spool)]
     assert (outcome.status, outcome.reason, outcome.ticket) == (status, "unforeseen_error", None)
@@ -146,7 +150,7 @@ async def test_what_nobody_foresaw_costs_its_own_row(site, spool, monkeypatch, c
     assert any(record.exc_info[1] is error for record in caplog.records)
 
 
-@pytest.mark.parametrize("error", [MemoryError(), OSError(28, "No space left on device"), TransientError("later")])
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), TransientError("later")])
 async def test_failures_of_this_machine_are_no_row_s(site, spool, monkeypatch, error):
     def fails(*_):
         raise error

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra.run.context import Context
+from infra.run.context import Context, ShardOutput
 from infra.run.manifest import Artifact
 from infra.schema import pairs_schema
 from pipelines import extract
@@ -490,3 +490,28 @@ def test_an_extraction_accounts_for_every_candidate(ray_cluster, tmp_path):
         pq.read_table(path) for path in sorted((tmp_path / "one/data").glob("dropped-*.parquet"))
     )
     assert Counter(dropped["reason"].to_pylist()) == one.funnel.dropped
+
+
+def test_a_page_that_nobody_foresaw_costs_itself(tmp_path, monkeypatch):
+    """It is dropped by its address, with what happened; the pages around it give their pairs."""
+    from pipelines.extract import shard
+
+    real = shard.candidates
+    monkeypatch.setattr(shard, "candidates", lambda html, _: real(html, _) if "2" not in html.url else 1 / 0)
+    path = tmp_path / "pages.warc.gz"
+    with path.open("wb") as sink:
+        writer = Writer(sink, path.name, DATE, {})
+        for number in range(1, 4):
+            body = f"<img src={number}.jpg alt='image {number}'>".encode()
+            writer.page(f"http://a.example/{number}", DATE, 200, [("Content-Type", "text/html")], body, [])
+    output = ShardOutput(Context(tmp_path / "out").store, "candidates-00000")
+    record = shard.find_candidates(shard.Pages("00000", str(path), 1, extract.Config()), output)
+    rows = pq.read_table(tmp_path / "out/scratch/00000.parquet").to_pylist()
+    assert [(row["caption"], row["reason"]) for row in rows] == [
+        ("image 1", None),
+        ("", "unforeseen_error"),
+        ("image 3", None),
+    ]
+    assert (rows[1]["page_url"], rows[1]["context"]) == ("http://a.example/2", "ZeroDivisionError in of_page")
+    assert record.facts["unforeseen"] == {"ZeroDivisionError in of_page": 1}
+    assert record.facts["records"].items() >= {("page", 2), ("unforeseen_error", 1)}

@@ -95,7 +95,7 @@ def test_malformed_records_affect_no_others(tmp_path):
     path.write_bytes(good.join([b"", *map(record, other), redirect, cut]))
     output = ShardOutput(Context(tmp_path / "out").store, "candidates-00000")
     facts = find_candidates(Pages("00000", str(path), 1, KNOWN), output).facts
-    assert facts == {"records": {"damaged": 3, "other_kind": 5, "page": 8}, "cut_pages": 0}
+    assert facts["records"] == {"damaged": 3, "other_kind": 5, "page": 8} and facts["cut_pages"] == 0
 
 
 VALUES = st.sampled_from(["IMG@/src", "A@/href", "/1.jpg", "one", "license", "robots", "noai", "og:image"])

@@ -3,6 +3,7 @@
 import time
 
 import pytest
+from selectolax.lexbor import LexborHTMLParser
 
 from pipelines.extract.config import Config
 from pipelines.extract.shard import page_rows
@@ -55,6 +56,44 @@ def test_hostile_markup_costs_a_second_at_most(name):
 def test_what_stands_before_the_abuse_is_read():
     rows, cut = page_rows(Page("http://a.example/", [], b"<img src=1 alt=x>" + b"<div>" * 100_000), Config())
     assert cut and [row.caption for row in rows] == ["x"]
+
+
+MANY = " ".join(f"a{n}=1" for n in range(150_000))
+IMAGE = "<img src={} alt='a {}'>"
+
+
+@pytest.mark.parametrize(
+    "abuse",
+    [
+        f"<p {MANY}>",
+        f"<p {MANY}/>",
+        f"<p {MANY.replace('=1', '')}>",
+        f"<p {MANY.replace('1', chr(34) + '>' + chr(34))}>",
+        f"<body {MANY}>",
+        f"<div {MANY}><b {MANY}>x</b></div>",
+        f"<p {MANY[:20_000]}>" * 60,
+        f"<p {MANY[:8_000]}>" * 300,
+        "".join(f"<body a{n}=1>" for n in range(70_000)),
+    ],
+)
+def test_attributes_in_excess_are_lost_and_nothing_that_follows(abuse):
+    """And what a tag says first stays."""
+    html = f"<!doctype html>{IMAGE.format(1, 1)}{abuse}{IMAGE.format(2, 2)}<img src=3 alt='a 3' {MANY}>"
+    html += "<p>x" * 10_000
+    start = time.thread_time()
+    rows, cut = page_rows(Page("http://a.example/", [], html.encode()), Config())
+    assert time.thread_time() - start < 3.0
+    assert cut and [row.caption for row in rows] == ["a 1", "a 2", "a 3"]
+
+
+@pytest.mark.parametrize("count", [999, 1000, 1001, 5000])
+def test_attributes_that_are_kept_are_those_a_browser_sees_first(count):
+    """Against the parser itself, with the whole tag."""
+    values = ["x", "'a > b'", '"c=d"', "''", "e/f", ' = "g"', "&amp;"]
+    tag = " ".join(f"n{n:05}{values[n % 7] if n % 7 == 5 else '=' + values[n % 7]}" for n in range(count))
+    html = f"<p {tag}>" + "<i>x</i>" * 9000
+    kept = LexborHTMLParser(bounded(html)).css_first("p").attributes
+    assert list(kept.items()) == list(LexborHTMLParser(html).css_first("p").attributes.items())[:1000]
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,17 @@
 """Limits of the HTTP client (memory, deadlines, policy files) against real servers; DNS and health checks alone."""
 
 import asyncio
+import gzip
 import json
 import os
 import re
 import resource
 import socket
 import time
+import zlib
+from types import SimpleNamespace
 
+import brotli
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,11 +20,11 @@ from loopback import Site, answer
 from infra.errors import ConfigError, StageFailed, TransientError
 from infra.schema import Drop
 from pipelines.web import FetchError, Web
+from pipelines.web.budget import ByteBudget
 from pipelines.web.deadline import Deadlines
 from pipelines.web.fetcher import Fetcher
 from pipelines.web.guard import Guard
 from pipelines.web.health import SuccessFloor, preflight
-from pipelines.web.http_client import ByteBudget
 from pipelines.web.policy.opt_outs import Policy
 from pipelines.web.policy.robots import RobotsRules, sitemaps
 from pipelines.web.policy.tdmrep import Reservations
@@ -45,7 +49,7 @@ async def test_bodies_wait_for_room_without_losing_their_deadline():
     chunked = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
     stream = answer(chunked, Transfer_Encoding="chunked", Content_Length=None)
     routes = {f"/{n}": answer(body) if n % 2 else stream for n in range(8)}
-    small = {"max_bytes_in_flight": 100_000, "max_page_bytes": 100_000, "max_image_bytes": 100_000}
+    small = {"max_bytes_in_flight": 140_000, "max_page_bytes": 70_000, "max_image_bytes": 70_000}
     async with Site(routes) as site, Fetcher(web(site, obey_robots=False, deadline_s=0.5, **small)) as fetcher:
         held = most = 0
 
@@ -58,31 +62,99 @@ async def test_bodies_wait_for_room_without_losing_their_deadline():
                 held -= len(response.body)
 
         await asyncio.gather(*(use(number) for number in range(8)))
-        assert most <= 100_000
-        assert fetcher._client.budget.free == 100_000
+        assert most <= 140_000
+        assert fetcher._client.budget.free == 140_000
         with pytest.raises(FetchError):
             await fetcher.get("http://h0.example/none")
-        assert fetcher._client.budget.free == 100_000
+        assert fetcher._client.budget.free == 140_000
 
 
 async def test_the_budget_is_first_come_first_served_and_survives_who_gives_up():
-    budget = ByteBudget(10)
-    assert budget.try_acquire(8)
-    large = asyncio.create_task(budget.acquire(9))
+    budget = ByteBudget(30, 20)
+    first = budget.share()
+    assert first.try_grow(8)
+    large = asyncio.create_task(budget.share().grow(9))
     await asyncio.sleep(0)
-    small = asyncio.create_task(budget.acquire(1))
+    second = budget.share()
+    small = asyncio.create_task(second.grow(1))
     await asyncio.sleep(0)
-    assert not budget.try_acquire(1) and not small.done()  # there is room, but another was first
+    assert not budget.share().try_grow(1) and not small.done()  # there is room, but another was first
     large.cancel()
     await asyncio.wait([large, small], timeout=1)
-    assert small.done() and budget.free == 1
-    budget.release(8)
-    taken = asyncio.create_task(budget.acquire(10))
+    assert small.done() and budget.free == 21
+    first.release()
+    taken = asyncio.create_task(budget.share().grow(10))
     await asyncio.sleep(0)
-    budget.release(1)
+    second.release()
     taken.cancel()  # after it was given its bytes, before it knew
     await asyncio.wait([taken])
-    assert budget.free == 10
+    assert budget.free == 30
+
+
+@given(st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=4), max_size=12), st.integers(40, 100))
+def test_bodies_that_grow_never_wait_for_each_other_for_ever(bodies, total):
+    """Bodies of up to 40 bytes that grow in steps: all get there, and together never hold more than there is."""
+
+    async def scenario():
+        budget, most = ByteBudget(total, 40), 0
+
+        async def body(sizes):
+            nonlocal most
+            share = budget.share()
+            for size in sorted(set(sizes)):
+                await share.grow(size)
+                held.append(size)
+                assert budget.free >= 0
+                await asyncio.sleep(0)
+            share.shrink(sizes[0])
+            await asyncio.sleep(0)
+            share.release()
+
+        held = []
+        async with asyncio.timeout(5):
+            await asyncio.gather(*map(body, bodies))
+        assert len(held) == sum(len(set(sizes)) for sizes in bodies)
+        assert budget.free == total
+
+    asyncio.run(scenario())
+
+
+async def test_a_body_of_unknown_length_books_what_it_needs():
+    """Hundreds of small ones are in memory at once where each might be as large as all the memory there is."""
+    body = b"<p>" * 1000
+    chunked = answer(b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body), Transfer_Encoding="chunked", Content_Length=None)
+    packed = answer(gzip.compress(body), Content_Encoding="gzip")
+    sizes = {"max_bytes_in_flight": 16 << 20, "max_page_bytes": 8 << 20, "max_image_bytes": 8 << 20}
+    async with Site({"/c": chunked, "/z": packed}) as site, Fetcher(web(site, obey_robots=False, **sizes)) as fetcher:
+        everyone = asyncio.Barrier(100)
+
+        async def use(number):
+            async with fetcher.fetch(f"http://h{number}.example/{'cz'[number % 2]}") as response:
+                assert response.body == body
+                await everyone.wait()
+
+        async with asyncio.timeout(20):
+            await asyncio.gather(*map(use, range(100)))
+        assert fetcher._client.budget.free == 16 << 20
+
+
+@pytest.mark.parametrize("coding", ["identity", "gzip", "deflate", "br"])
+@pytest.mark.parametrize("length", [0, 1, 65_535, 65_536, 65_537, 262_144, 1_000_000])
+async def test_a_body_that_grows_is_whole(coding, length):
+    """At the borders of what is booked, up to the limit, and not a byte beyond it."""
+    body = bytes(range(256)) * (length // 256) + b"." * (length % 256)
+    packed = {"gzip": gzip.compress, "deflate": zlib.compress, "br": brotli.compress}.get(coding, bytes)(body)
+    framed = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in [packed] if part) + b"0\r\n\r\n"
+    route = answer(framed, Transfer_Encoding="chunked", Content_Length=None, Content_Encoding=coding)
+    async with Site({"/x": route}) as site:
+        for limit in (1_000_000, max(length, len(packed), 1)):
+            async with Fetcher(web(site, obey_robots=False, max_page_bytes=limit)) as fetcher:
+                assert (await fetcher.get("http://a.example/x")).body == body
+        if length > len(packed) + 1 or (length > 1 and coding == "identity"):
+            assert await failure(site, obey_robots=False, max_page_bytes=length - 1) == (
+                Drop.TOO_LARGE,
+                f"more than {length - 1} bytes",
+            )
 
 
 def test_there_must_be_room_for_the_largest_body():
@@ -106,8 +178,92 @@ async def test_retry_after_is_obeyed_up_to_a_clamp_and_given_up_above():
         assert (await fetcher.get("http://a.example/x")).status == 200
         assert time.monotonic() - start >= 1.0
     async with Site({"/x": answer(b"", "503 Busy", Retry_After="3600")}) as site:
-        assert await failure(site, retries=5, max_delay_s=0.1) == (Drop.HTTP_ERROR, "503")
+        reason, detail = await failure(site, retries=5, max_delay_s=0.1)
+        assert (reason, detail) == (Drop.RATE_LIMITED, "503, its Retry-After is longer than web.max_delay_s")
         assert site.asked.count("a.example/x") == 1
+
+
+async def fates(fetcher, urls):
+    async def fate(url):
+        try:
+            await fetcher.get(url)
+        except FetchError as error:
+            return error.reason
+
+    return await asyncio.gather(*map(fate, urls))
+
+
+@pytest.mark.parametrize("later", ["31536000", "9" * 400, "Fri, 31 Dec 9999 23:59:59 GMT"])
+async def test_a_host_that_asks_for_a_long_rest_holds_nobody(later):
+    """A thousand rows end in no time, after a request or two, and those of other hosts come through."""
+    routes = {"a.example/x": answer(b"", "429 Slow", Retry_After=later), "b.example/x": answer()}
+    async with Site(routes) as site, Fetcher(web(site, obey_robots=False, retries=2)) as fetcher:
+        async with asyncio.timeout(10):
+            found = await fates(fetcher, ["http://a.example/x"] * 1000 + ["http://b.example/x"])
+            found += await fates(fetcher, ["http://a.example/x"])
+        assert found == [Drop.RATE_LIMITED] * 1000 + [None] + [Drop.RATE_LIMITED]
+        assert site.asked.count("a.example/x") <= 2
+
+
+async def test_a_long_crawl_delay_holds_nobody():
+    rules = answer(b"User-agent: *\nCrawl-delay: 31\n", Content_Type="text/plain")
+    async with Site({"a.example/robots.txt": rules, "/x": answer()}) as site, Fetcher(web(site)) as fetcher:
+        async with asyncio.timeout(10):
+            found = await fates(fetcher, ["http://a.example/x"] * 1000 + ["http://b.example/x"])
+        assert found == [Drop.RATE_LIMITED] * 1000 + [None]
+        assert site.asked.count("a.example/x") == 0
+
+
+async def test_a_host_that_asks_for_rest_again_and_again_holds_nobody():
+    """No pause is too long, but no file comes either: after several of the longest pauses nobody waits any more."""
+    short = {"retries": 2, "max_delay_s": 1.0, "breaker_failures": 2, "obey_robots": False}
+    async with Site({"/x": answer(b"", "503 Busy", Retry_After="1")}) as site, Fetcher(web(site, **short)) as fetcher:
+        started = time.monotonic()
+        async with asyncio.timeout(20):
+            found = await fates(fetcher, ["http://a.example/x"] * 300)
+        assert 1.5 < time.monotonic() - started < 8
+        assert set(found) <= {Drop.RATE_LIMITED, Drop.HTTP_ERROR} and found.count(Drop.RATE_LIMITED) > 290
+        assert site.asked.count("a.example/x") <= 10
+
+
+@pytest.mark.parametrize(
+    "malformed",
+    [
+        b"HTTP/1.1 2000 Odd\r\n\r\n",
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        answer(Content_Length="all"),
+        answer(Content_Length="-1"),
+        answer(b"1", Content_Length=["1", "2"]),
+        answer(b"many\r\n", Transfer_Encoding="chunked", Content_Length=None),
+        answer(b"-1\r\n", Transfer_Encoding="chunked", Content_Length=None),
+        answer(b"", "200 OK", X_Many=["1"] * 150),
+        answer(b"", "200 OK", X_Long="x" * 20_000),
+        b"\x00" * 100 + b"\r\n\r\n",
+    ],
+)
+async def test_malformed_answers_cost_their_own_rows_only(malformed):
+    """The circuit breaker counts silence: six bad files of a host leave the other fifty-four."""
+    one = {"obey_robots": False, "retries": 2, "host_concurrency": 1}
+    async with Site({"/bad": malformed, "/good": answer()}) as site, Fetcher(web(site, **one)) as fetcher:
+        found = await fates(fetcher, ["http://a.example/bad"] * 6 + ["http://a.example/good"] * 54)
+        assert None not in found[:6] and Drop.HOST_DOWN not in found
+        assert found[6:] == [None] * 54
+
+
+async def test_a_host_without_tls_costs_the_rows_of_https_only():
+    async def serve(reader, writer):
+        greeting = await reader.readexactly(1) == b"\x16"
+        if not greeting:
+            await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer(b"", "400 Bad Request") if greeting else answer(Connection="close"))
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    one = {"obey_robots": False, "host_concurrency": 1}
+    site = SimpleNamespace(port=server.sockets[0].getsockname()[1])
+    async with server, Fetcher(web(site, **one)) as fetcher:
+        found = await fates(fetcher, ["https://a.example/good"] * 6 + ["http://a.example/good"] * 54)
+    assert found == [Drop.CONNECTION] * 6 + [None] * 54
 
 
 async def test_a_dead_host_with_many_urls_is_given_up():

@@ -336,7 +336,7 @@ async def test_a_page_must_be_html_and_an_image_may_be_anything():
 
 ROBOTS = b"""User-agent: *
 Disallow: /private
-Crawl-delay: 2
+Crawl-delay: 0.02
 
 User-agent: GPTBot
 Disallow: /art
@@ -348,7 +348,7 @@ Disallow: /
 
 async def test_robots_is_asked_once_and_obeyed():
     routes = {"/robots.txt": answer(ROBOTS, Content_Type="text/plain"), "/x": answer(), "/private": answer()}
-    async with Site(routes) as site, Fetcher(web(site, max_delay_s=0.0)) as fetcher:
+    async with Site(routes) as site, Fetcher(web(site)) as fetcher:
         await asyncio.gather(*(fetcher.get("http://a.example/x") for _ in range(5)))
         with pytest.raises(FetchError) as caught:
             await fetcher.get("http://a.example/private")
@@ -393,7 +393,7 @@ async def test_robots_of_any_size_is_read_up_to_its_cap():
 def test_rules_know_the_delay_and_the_ai_crawlers_named():
     rules = RobotsRules.parse(200, ROBOTS)
     assert rules.agents == ("GPTBot",)
-    assert rules.crawl_delay == 2.0
+    assert rules.crawl_delay == 0.02
     assert not rules.refusal("http://a.example/art", "clipline")
     assert RobotsRules.parse(404, b"").crawl_delay == 0.0
 
