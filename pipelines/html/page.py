@@ -11,6 +11,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
 
+import webencodings
 from selectolax.lexbor import LexborDocumentOptions, LexborHTMLParser, LexborNode
 
 from pipelines.html.markup import bounded
@@ -34,6 +35,7 @@ _SUPERSETS = {
     "big5": "big5hkscs",
 }
 _SEVEN_BIT = frozenset({"iso2022_jp", "hz", "utf-16", "utf-16-le", "utf-16-be"})  # valid UTF-8 can be one of these
+_NO_CODEC = frozenset({"replacement", "x-user-defined"})
 _NOT_ON_THE_WEB = frozenset({"idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape", "utf-7"})
 _MULTIBYTE = frozenset({"gb18030", "big5hkscs", "cp932", "cp949", "euc_jp"})
 _ENOUGH = 8  # bytes: one character of these in eight looks like UTF-8, four in a row do not
@@ -91,7 +93,11 @@ def _codec(found: re.Match[str] | re.Match[bytes] | None) -> str | None:
     try:
         info = codecs.lookup(label)
     except LookupError:
-        return None
+        # A name that only the web has for it, such as windows-874 or x-sjis.
+        encoding = webencodings.lookup(label)
+        if encoding is None or encoding.name in _NO_CODEC:
+            return None
+        info = encoding.codec_info
     # Python also has codecs that are no charsets (rot13, zip), and charsets not used on the web.
     if not info._is_text_encoding or info.name in _NOT_ON_THE_WEB:
         return None

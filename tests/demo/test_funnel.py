@@ -15,6 +15,7 @@ from infra.run.context import Context
 from infra.run.manifest import MANIFEST, Artifact
 from tests.demo import truth
 from workflows.demo import oddities, site, website
+from workflows.demo.translations import TRANSLATIONS
 from workflows.recipes import quickstart
 
 IMAGES = 60
@@ -100,6 +101,18 @@ def test_download(artifacts, web):
 def test_filter(artifacts, web):
     rows = [*tables(artifacts["filter"], "kept-"), *tables(artifacts["filter"], "dropped-")]
     assert outcomes(rows) == expected(web, "filter")
+
+
+@pytest.mark.parametrize("language", TRANSLATIONS)
+def test_captions_without_spaces_reach_the_shards(artifacts, web, language):
+    """Every one of them: read in its charset, kept by the filter, found to hold an entry."""
+    pages = [page for page in web.pages.values() if page.language == language]
+    texts = {text for page in pages for shown in page.shown for _, text in shown.texts}
+    assert texts
+    for stage in ("extract", "filter", "balance"):
+        rows = tables(artifacts[stage], "pairs" if stage == "extract" else "kept-")
+        assert texts <= {row["caption"] for row in rows}, stage
+    assert {row["language"] for row in tables(artifacts["extract"], "pairs") if row["caption"] in texts} == {language}
 
 
 def test_dedup(artifacts, web):

@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 
 from infra.errors import CliplineError
-from workflows.demo import images, oddities, site, website
+from workflows.demo import images, oddities, scenes, site, website
+from workflows.demo.translations import TRANSLATIONS
 
 SCENES = 60
 
@@ -143,6 +144,29 @@ def test_old_charsets_are_declared_and_decode(charset, declared):
     text = reply.body.decode(charset)
     assert "by Zoë" in text or "by Zo&#235;" in text
     assert {"shift_jis": "新しい", "windows-1251": "новые", "iso-8859-1": "Café"}.get(charset, "utf") in text + "utf"
+
+
+@pytest.mark.parametrize("language", TRANSLATIONS)
+def test_rooms_in_other_languages_say_the_same_of_their_scenes(language):
+    """The words of a caption, by their place in the lists, are those of the scene's English names."""
+    web, words = website.build(1000), TRANSLATIONS[language]
+    pages = [page for page in web.pages.values() if page.language == language and page.shown]
+    assert [page.charset[0] for page in pages] == [words.charset[0], "utf-8"]
+    shown = [one for page in pages for one in page.shown]
+    assert len(shown) == 20
+    for one in shown:
+        ((_, text),) = one.texts
+        for ours, theirs, name in (
+            (scenes.SHAPES, words.shapes, one.image.scene.shape),
+            (scenes.COLOURS, words.colours, one.image.scene.colour),
+        ):
+            assert [english for english, word in zip(ours, theirs, strict=True) if word in text] == [name], text
+    for page in pages:
+        reply = site.answer(web, page.url)
+        text = reply.body.decode({"windows-874": "cp874"}.get(page.charset[0], page.charset[0]))
+        assert f'<html lang="{language}">' in text
+        assert page.charset[0] in text or page.charset[0] in reply.type
+        assert all(one.texts[0][1] in text for one in page.shown)
 
 
 def test_oddities_come_in_the_numbers_declared():

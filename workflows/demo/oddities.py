@@ -104,11 +104,11 @@ FOREIGN = (
     "um pequeno círculo vermelho no meio da página",
     "mały czerwony krąg na szarym tle w rogu obrazu",
 )
-UNSPACED = (  # in scripts that put no spaces between words
-    "灰色背景上的一个红色圆圈",
-    "左上角有一颗黄色的小星星",
-    "灰色の背景に赤い丸が描かれています",
-    "วงกลมสีแดงบนพื้นหลังสีเทา",
+UNSPACED = (  # in languages not asked for, in scripts that put no spaces between words
+    "ວົງມົນສີແດງຢູ່ເທິງພື້ນຫຼັງສີເທົາ",
+    "រង្វង់ពណ៌ក្រហមនៅលើផ្ទៃពណ៌ប្រផេះ",
+    "မီးခိုးရောင်နောက်ခံပေါ်ရှိအနီရောင်စက်ဝိုင်း",
+    "སྐྱ་བོའི་རྒྱབ་ལྗོངས་ཐོག་ཏུ་སྒོར་དབྱིབས་དམར་པོ།",
 )
 VAGUE = (
     "our favourite from last summer",

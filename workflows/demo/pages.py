@@ -5,11 +5,13 @@ from __future__ import annotations
 from html import escape
 from urllib.parse import unquote, urlsplit
 
+from workflows.demo.translations import TRANSLATIONS
 from workflows.demo.website import SMALL, Page, Shown
 
 __all__ = ["html"]
 
 _BLANK = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
+_CODECS = {"windows-874": "cp874"}  # what Python calls a charset where it does not know the web's name for it
 _DEAD_LINKS = (
     '<a href="#top">Top</a> <a href="mailto:desk@gallery.example">Mail</a> <a href="javascript:history.back()">Back</a>'
 )
@@ -19,7 +21,6 @@ _PROSE = (
     "The weather was kind to us this time, and half the street came by for coffee and a look around.",
     "Opening hours are ten to six, Tuesday to Sunday. On the first Monday of a month we count everything.",
 )
-_JAPANESE = "新しい作品を隔週で展示しています。"
 _RUSSIAN = "Мы выставляем новые работы каждые две недели."
 
 
@@ -30,9 +31,10 @@ def html(page: Page) -> bytes:
     if declared == "meta":
         head.insert(0, f'<meta http-equiv="Content-Type" content="text/html; charset={charset}">')
     body = [_navigation(page), f"<h1>{escape(page.title)}</h1>", *_body(page), _footer(page)]
-    text = f'<!doctype html>\n<html lang="en">\n<head>\n{_lines(head)}\n</head>\n<body>\n{_lines(body)}\n</body>\n'
+    start = f'<!doctype html>\n<html lang="{page.language}">\n'
+    text = f"{start}<head>\n{_lines(head)}\n</head>\n<body>\n{_lines(body)}\n</body>\n"
     # Python's utf-16 writes the byte order mark that declares it.
-    return text.encode(charset, "xmlcharrefreplace")
+    return text.encode(_CODECS.get(charset, charset), "xmlcharrefreplace")
 
 
 def _lines(parts: list[str]) -> str:
@@ -58,8 +60,10 @@ def _head(page: Page) -> list[str]:
 
 def _body(page: Page) -> list[str]:
     prose = _PROSE[len(page.url) % len(_PROSE)]
-    extra = {"shift_jis": _JAPANESE, "windows-1251": _RUSSIAN, "iso-8859-1": "Im Café nebenan: ½ Preis."}
+    extra = {"shift_jis": TRANSLATIONS["ja"].prose, "windows-1251": _RUSSIAN, "iso-8859-1": "Im Café nebenan: ½ Preis."}
     words = " ".join((prose, extra.get(page.charset[0], "")))
+    if page.language in TRANSLATIONS:
+        words = TRANSLATIONS[page.language].prose
     shown = [_shown(page, item) for item in page.shown if item.markup != "og"]
     if page.kind == "soup":
         # Unclosed, wrongly nested, upper case, stray brackets: what a browser mends without a word.

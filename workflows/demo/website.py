@@ -2,7 +2,8 @@
 
 The server (:mod:`workflows.demo.site`) turns this description into bytes, and tests into the outcome a correct pipeline
 must reach; neither knows of the other. Four hosts show generated scenes in the markup such hosts use: a gallery, a shop
-with lazy and responsive images, a blog with figures and Open Graph tags, a museum with a ``base`` and old charsets.
+with lazy and responsive images, a blog with figures and Open Graph tags, a museum with a ``base`` and old charsets. The
+gallery has rooms in Chinese, Japanese and Thai, too.
 Among the good images are, in fixed numbers, the bad ones that a real crawl meets.
 """
 
@@ -31,8 +32,9 @@ from workflows.demo.oddities import (
     VAGUE_TEXTS,
 )
 from workflows.demo.scenes import SEEN, Scene, captions, compose, label
+from workflows.demo.translations import TRANSLATIONS
 
-__all__ = ["HOSTS", "MAX_DEPTH", "SEEDS", "SMALL", "TEST_SEEDS", "Image", "Page", "Shown", "Web", "build"]
+__all__ = ["HOSTS", "MAX_DEPTH", "SEEDS", "SMALL", "TEST_SEEDS", "TRANSLATED", "Image", "Page", "Shown", "Web", "build"]
 
 SEEDS = ("http://gallery.example/", "http://shop.example/", "http://blog.example/", "http://museum.example/")
 HOSTS = (
@@ -77,6 +79,7 @@ class Page:
     shown: tuple[Shown, ...] = ()
     links: tuple[str, ...] = ()
     charset: tuple[str, str] = ("utf-8", "header")
+    language: str = "en"
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +106,7 @@ _MARKUP = {  # how each host shows a good image
     "blog.example": ("figure", "both", "alt", "title", "og"),
     "museum.example": ("alt", "title", "alt"),
 }
+TRANSLATED = 2.0  # images with captions in each of the other languages, per hundred good ones
 _CHARSETS = (("iso-8859-1", "meta"), ("utf-16", "bom"), ("shift_jis", "header"), ("windows-1251", "header"))
 _OUTSIDE_UTF8 = " by Zoë"  # what captions on pages of an old charset end with, so that decoding shows
 
@@ -118,7 +122,7 @@ def build(scenes: int) -> Web:
         for page in _host(host, groups[turn :: len(_MARKUP)]):
             web.pages[page.url] = page
             web.images.update({shown.image.url: shown.image for shown in page.shown})
-    for page in _odd_pages():
+    for page in (*_translated_pages(scenes), *_odd_pages()):
         web.pages[page.url] = page
         web.images.update({shown.image.url: shown.image for shown in page.shown})
     return web
@@ -220,7 +224,8 @@ def _host(host: str, groups: list[list[_Item]]) -> Iterator[Page]:
     root = f"http://{host}/"
     sections = [groups[start : start + _PER_SECTION] for start in range(0, len(groups), _PER_SECTION)]
     odd = tuple(f"{root}{path[1:]}" for path in ODD_PAGES if path != "/moved/here")
-    more = (*odd, *CLOSED, *DOWN, *UNTRAINED, AWAY, f"{CALENDAR}2001-01") if root == SEEDS[0] else ()
+    rooms = tuple(f"{root}{language}/" for language in TRANSLATIONS)
+    more = (*odd, *CLOSED, *DOWN, *UNTRAINED, AWAY, f"{CALENDAR}2001-01", *rooms) if root == SEEDS[0] else ()
     yield Page(root, "index", f"Welcome to {host}", (), (*(_section(host, n) for n in range(len(sections))), *more))
     for number, section in enumerate(sections):
         address = _section(host, number)
@@ -244,6 +249,25 @@ def _section(host: str, number: int) -> str:
 def _content(host: str, section: int, turn: int) -> str:
     path = {"gallery": "page/{}", "shop": "?page={}", "blog": "post-{}.html", "museum": "{}.html"}[host.split(".")[0]]
     return _section(host, section) + path.format(turn + 1)
+
+
+def _translated_pages(scenes: int) -> Iterator[Page]:
+    """The gallery's rooms in other languages, and their pages; the first page of a room is in an old charset."""
+    number = 800_000
+    for language, words in TRANSLATIONS.items():
+        root = f"{SEEDS[0]}{language}/"
+        items = [
+            _Item(number + turn, language, scene := compose(number + turn, _SHOWN), words.captions(scene)[turn % 4])
+            for turn in range(_count(TRANSLATED, scenes))
+        ]
+        number += len(items)
+        groups = [items[start : start + _PER_PAGE] for start in range(0, len(items), _PER_PAGE)]
+        pages = [f"{root}{turn + 1}" for turn in range(len(groups))]
+        yield Page(root, "section", language, (), (SEEDS[0], *pages), language=language)
+        for turn, (url, group) in enumerate(zip(pages, groups, strict=True)):
+            shown = tuple(_show(item, "gallery.example") for item in group)
+            charset = ("utf-8", "header") if turn else words.charset
+            yield Page(url, "content", words.page.format(turn + 1), shown, (SEEDS[0], root), charset, language)
 
 
 def _odd_pages() -> Iterator[Page]:

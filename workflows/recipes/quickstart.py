@@ -1,6 +1,7 @@
 """quickstart: the whole way from web pages to an evaluated CLIP model, on a web site that is part of clipline.
 
-The site shows generated scenes (a red circle, a striped blue star) among all that is wrong with real pages.
+The site shows generated scenes (a red circle, a striped blue star) among all that is wrong with real pages, and says
+what they are in English, Chinese, Japanese and Thai.
 Thirty pairs of colour and shape train the model; six more are held out to test whether it composes what it learned.
 """
 
@@ -15,7 +16,7 @@ from pipelines.curate import balance, dedup, filter, shard
 from pipelines.curate.filter import rules
 from pipelines.web import Web
 from training import train
-from workflows.demo import scenes, site, testset, website
+from workflows.demo import scenes, site, testset, translations, website
 from workflows.stage import Gate, Stage, Workflow
 
 MODEL = Path(site.__file__).with_name("model.json")  # a small CLIP in open_clip's form
@@ -44,11 +45,13 @@ def workflow(
 
     # From images to training shards.
     image_rules = (rules.ImageSide(min=64), rules.ImageAspect(max=3))
-    text_rules = (rules.TextJunk(), rules.TextLength(), rules.TextWords(), rules.Language(languages=("en",)))
+    languages = rules.Language(languages=("en", *translations.TRANSLATIONS))
+    text_rules = (rules.TextJunk(), rules.TextLength(), rules.TextWords(), languages)
     filter_config = filter.Config(rules=(*image_rules, *text_rules))
     filtered = Stage("filter", filter.run, filter_config, {"images": downloaded})
     deduplicated = Stage("dedup", dedup.run, dedup.Config(), {"images": downloaded, "selection": filtered})
-    balance_config = balance.Config(metadata=(*scenes.SHAPES, *scenes.COLOURS), t=images // 8)
+    words = (*scenes.SHAPES, *scenes.COLOURS, *translations.names())
+    balance_config = balance.Config(metadata=words, t=images // 8)
     balanced = Stage("balance", balance.run, balance_config, {"selection": deduplicated})
     shards = Stage("shard", shard.run, shard.Config(), {"images": downloaded, "selection": balanced})
 
