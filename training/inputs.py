@@ -65,7 +65,9 @@ def _shards(artifact: Artifact) -> Shards:
     """The tars of an artifact: below data/train/, as the shard stage writes them, or anywhere in adopted data."""
     files = artifact.files("data/train/", ".tar") or artifact.files("data/", ".tar")
     if not files:
-        raise DataError(f"{artifact.manifest.name} holds no shards", expected="*.tar below data/")
+        funnel = artifact.manifest.funnel
+        found = "nothing: no image was kept" if funnel and not funnel.kept else ""
+        raise DataError(f"{artifact.manifest.name} holds no shards", expected="*.tar below data/", found=found)
     digests = tuple(file.sha256 for file in files)
     return Shards(
         artifact.store,

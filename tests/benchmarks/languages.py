@@ -143,7 +143,10 @@ def with_cld2() -> Detector:
     import pycld2
 
     def scores(text: str) -> Scores:
-        found = pycld2.detect(text, bestEffort=True)[2]
+        try:
+            found = pycld2.detect(text, bestEffort=True)[2]
+        except pycld2.error:  # of characters it takes for none of UTF-8, such as unassigned ones
+            return {}
         return {code.split("-")[0]: math.log(max(share, 1)) for _, code, share, _ in found if code != "un"}
 
     return scores

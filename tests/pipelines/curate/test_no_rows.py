@@ -7,12 +7,16 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from infra.errors import DataError
 from infra.formats.shards import read_samples
+from infra.formats.testset import EvalSet
+from infra.run.context import Context
 from pipelines import download
 from pipelines.curate import balance, dedup, shard
 from pipelines.curate import filter as filtering
 from pipelines.curate.filter.rules import TextWords
 from pipelines.tables import read_table
+from training import train
 
 
 def noise(seed: int) -> Image.Image:
@@ -43,7 +47,7 @@ def samples(shards) -> int:
     return total
 
 
-def test_no_row_at_all(ray_cluster, pairs_artifact, finished):
+def test_no_row_at_all(ray_cluster, pairs_artifact, finished, tmp_path):
     images = finished(download.run, download.Config(), {"pairs": pairs_artifact([])})
     assert (images.manifest.funnel.entered, images.manifest.funnel.kept) == (0, 0)
     again = finished(download.run, download.Config(retry=["timeout"]), {"images": images})
@@ -52,6 +56,11 @@ def test_no_row_at_all(ray_cluster, pairs_artifact, finished):
     assert set(numbers(artifacts).values()) == {(0, 0)}
     assert json.loads(artifacts["shard"].read("data/train/sizes.json")) == {}
     assert artifacts["shard"].read("data/holdout/test/nshards.txt") == b"0"
+    # What learns from them says clearly that there is nothing to learn from.
+    with pytest.raises(DataError, match="holds no shards") as caught:
+        train.run(train.Config(samples=8, batch_size=8), {"shards": artifacts["shard"]}, Context(tmp_path / "train"))
+    assert caught.value.found == "nothing: no image was kept"
+    assert list(EvalSet.open(artifacts["shard"], "holdout", "test")) == []
 
 
 @pytest.mark.parametrize("rows", [1, 3])

@@ -75,6 +75,16 @@ def run(downloaded: Path, **sets: object) -> dict[str, dict]:
 
 
 @pytest.mark.ray
+def test_a_run_that_keeps_nothing_ends_and_says_so(downloaded):
+    manifests = run(downloaded, min_side=5000)
+    assert manifests["filter"]["funnel"]["dropped"] == {"image_side": 43}
+    for stage in ("dedup", "balance", "shard"):
+        assert manifests[stage]["funnel"] == {"unit": "images", "entered": 0, "kept": 0, "dropped": {}}
+    report = [sys.executable, "-m", "workflows.cli", "report", "--root", str(downloaded.parent / "root")]
+    assert subprocess.run(report, capture_output=True, timeout=120, check=True).stdout
+
+
+@pytest.mark.ray
 def test_from_img2datasets_folder_to_shards(downloaded):
     manifests = run(downloaded, min_side=128, holdout_fraction=0.25, max_per_entry=5)
     assert manifests["filter"]["funnel"]["dropped"] == {"image_side": 1, "text_junk": 1}
