@@ -7,7 +7,8 @@
 Captions: those of Tux Paint's stamps (GPL-2) and the names of emoji in CLDR (Unicode licence), the same things in many
 languages. The rule is that of the filter: a caption stays if a wanted language scores at least a share of the best. For
 each detector the share is set on one half of the captions, to the largest at which 1.8% of English is dropped and 4.5%
-of the others; the table is of the other half. Peers that are not installed are left out.
+of the others; the table is of the other half. Detectors that tell no more than the likeliest languages are measured by
+their first answer. Peers that are not installed are left out.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ LANGUAGES = (
 UNSPACED = ("ja", "th", "zh")
 SAME = {"nb": "no", "zh_CN": "zh", "zh_TW": "zh", "zh_Hant": "zh", "pt_BR": "pt"}
 ENGLISH, OTHERS = 0.018, 0.045  # shares dropped when the threshold is set: a little below what is wanted
+NEVER = -1e9  # the gap of a language without a score
 EACH = 250  # captions of a language in each half
 
 Scores = dict[str, float]  # logarithms; only their differences count
@@ -119,9 +121,9 @@ def with_langidentify() -> Detector:
     detector = Theirs(model)
 
     def scores(text: str) -> Scores:
-        best = detector.detect(text).iso_code
+        best = detector.detect(text).iso_code[:2]  # without the script of zh-hans
         totals = detector.results.total_scores
-        found = {language.iso_code: total for language, total in zip(model.languages, totals, strict=True) if total}
+        found = {one.iso_code[:2]: total for one, total in zip(model.languages, totals, strict=True) if total}
         return found if best in found else {best: 0.0}
 
     return scores
@@ -214,8 +216,8 @@ class Gaps:
         return sum(1 - self.dropped(code, 0.0) for code in self.of) / len(self.of)
 
     def threshold(self) -> float:
-        """The highest one that drops few enough; minus infinity if there is none."""
-        levels = sorted({round(gaps.get(code, -1e9), 4) for code, rows in self.of.items() for gaps in rows})
+        """The highest one that drops few enough; 0, for first answers only, if too many languages get no score."""
+        levels = sorted({round(gaps.get(code, NEVER), 4) for code, rows in self.of.items() for gaps in rows})
         low, high = 0, len(levels)
         while low < high:  # what is dropped grows with the level
             middle = (low + high) // 2
@@ -224,7 +226,7 @@ class Gaps:
                 low = middle + 1
             else:
                 high = middle
-        return levels[low - 1] if low else -math.inf
+        return levels[low - 1] if low and levels[low - 1] > NEVER else 0.0
 
 
 def row(name: str, captions: list[tuple[Captions, Captions]]) -> str | None:
