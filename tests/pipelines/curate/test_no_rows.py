@@ -47,6 +47,7 @@ def samples(shards) -> int:
     return total
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # raised inside Ray Train
 def test_no_row_at_all(ray_cluster, pairs_artifact, finished, tmp_path):
     images = finished(download.run, download.Config(), {"pairs": pairs_artifact([])})
     assert (images.manifest.funnel.entered, images.manifest.funnel.kept) == (0, 0)
