@@ -82,7 +82,7 @@ def _check(examples: EvalSet) -> None:
         raise DataError(
             f"test set {examples.name!r} has no classes",
             expected="a classification set with classnames.txt",
-            found="a retrieval set" if examples.retrieval else "no classnames.txt",
+            found="a retrieval set" if examples.retrieval else "no class in classnames.txt",
             fix="evaluate it with evaluation.tasks.Retrieval" if examples.retrieval else "",
         )
 

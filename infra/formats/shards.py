@@ -13,6 +13,8 @@ import re
 import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import chain
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from infra.errors import DataError
@@ -28,6 +30,8 @@ __all__ = [
     "IMAGE_EXTENSIONS",
     "SHARD_DIGITS",
     "TarWriter",
+    "dotted_name_hint",
+    "duplicate",
     "index_tar",
     "read_samples",
     "read_tar",
@@ -44,8 +48,17 @@ _BLOCK = 512
 _ZEROS = b"\0" * _BLOCK
 _REGULAR_TYPES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 _EMPTY_TYPES = (tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE)
+_OTHER_FILES = {
+    b"\x1f\x8b": "gzip",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\xfd7zXZ": "xz",
+    b"BZh": "bzip2",
+    b"PK\x03\x04": "zip",
+    b"version https://git-lfs": "Git LFS pointer",
+}
+"""Kinds of files that are taken for tars, by how they begin."""
 _MAX_NAME = 1 << 16  # bytes of an extended header; one that claims more is an attack, not a name
-_NAME = re.compile(r"((?:.*/)?[^.]+)\.([^/]+)", re.DOTALL)
+_NAME = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)", re.DOTALL)
 
 
 # --- tar files --------------------------------------------------------------------------------------------------------
@@ -106,29 +119,51 @@ _TEMPLATE = _tarfile_header("", 0)
 _TEMPLATE_SUM = 8 * ord(" ") + sum(_TEMPLATE[:124]) + sum(_TEMPLATE[135:148]) + sum(_TEMPLATE[156:])
 
 
-def read_tar(source: BinaryIO, *, max_member: int = 64 << 20) -> Iterator[tuple[str, bytes]]:
+def read_tar(source: BinaryIO, *, max_member: int = 64 << 20, place: str = "") -> Iterator[tuple[str, bytes]]:
     """Name and content of every regular file, in order; links, folders and devices are passed over.
 
-    Raises DataError for a damaged or cut-off tar, and for a member of more than ``max_member`` bytes.
+    Raises DataError, which names the ``place`` of the tar, if it is damaged or cut off, or if a member has more than
+    ``max_member`` bytes.
     """
-    for name, size in _headers(source):
-        if size > max_member:
-            raise DataError(f"{name!r} is too large for a shard", expected=f"<= {max_member} bytes", found=f"{size}")
-        yield name, _exactly(source, _padded(size))[:size]
+    with _naming(place):
+        for name, size in _headers(source):
+            if size > max_member:
+                raise DataError(
+                    f"{name!r} is too large for a shard", expected=f"<= {max_member} bytes", found=f"{size}"
+                )
+            yield name, _exactly(source, _padded(size))[:size]
 
 
-def index_tar(source: BinaryIO) -> Iterator[tuple[str, int, int]]:
-    """Name, offset and size in bytes of every regular file of a seekable tar, without reading their content."""
-    for name, size in _headers(source):
-        offset = source.tell()
-        yield name, offset, size
-        source.seek(offset + _padded(size))
+def index_tar(source: BinaryIO, *, place: str = "") -> Iterator[tuple[str, int, int]]:
+    """Name, offset and size in bytes of every regular file of a seekable tar, without reading their content.
+
+    Raises DataError, which names the ``place`` of the tar, if it is damaged or cut off.
+    """
+    with _naming(place):
+        for name, size in _headers(source):
+            offset = source.tell()
+            yield name, offset, size
+            source.seek(offset + _padded(size))
+
+
+@contextmanager
+def _naming(place: str) -> Iterator[None]:
+    """Add ``place``, if there is one, to the message of a DataError."""
+    try:
+        yield
+    except DataError as error:
+        if not place:
+            raise
+        raise DataError(
+            f"{place}: {error.message}", expected=error.expected, found=error.found, fix=error.fix
+        ) from error
 
 
 def _headers(source: BinaryIO) -> Iterator[tuple[str, int]]:
     """Name and size of each regular file. The consumer moves ``source`` past the padded content before the next."""
     override: dict[str, str] = {}
-    while (block := _exactly(source, _BLOCK)) != _ZEROS:
+    first = _first_block(source)
+    for block in chain((first,) if first != _ZEROS else (), iter(lambda: _exactly(source, _BLOCK), _ZEROS)):
         if not override and (plain := _plain_file(block)):
             yield plain
             continue
@@ -146,10 +181,27 @@ def _headers(source: BinaryIO) -> Iterator[tuple[str, int]]:
         size = int(override.get("size", header.size))
         name = override.get("path", header.name)
         override = {}
+        if header.type == tarfile.GNUTYPE_SPARSE:
+            raise _sparse(name)
         if header.type in _REGULAR_TYPES:
             yield name, size
         else:
             _skip(source, _padded(size) if header.type not in _EMPTY_TYPES else 0)
+
+
+def _first_block(source: BinaryIO) -> bytes:
+    """The first header. Raises DataError for what is clearly another kind of file."""
+    block = source.read(_BLOCK)
+    if not block:
+        raise DataError("the file has 0 bytes", expected="a tar")
+    for magic, kind in _OTHER_FILES.items():
+        if block.startswith(magic):
+            raise DataError(f"this is a {kind} file", expected="a tar", fix="unpack it: samples are read at offsets")
+    return block + _exactly(source, _BLOCK - len(block))
+
+
+def _sparse(name: str) -> DataError:
+    return DataError(f"{name!r} is a sparse member", expected="all its bytes", fix="pack the tar without --sparse")
 
 
 def _plain_file(block: bytes) -> tuple[str, int] | None:
@@ -166,12 +218,14 @@ def _plain_file(block: bytes) -> tuple[str, int] | None:
 
 def _pax(content: bytes) -> dict[str, str]:
     """The records of an extended header: ``"{length} {key}={value}\\n"``, length counting the whole record."""
-    records = {}
+    records: dict[str, str] = {}
     while content:
         digits, _, _ = content.partition(b" ")
         if not digits.isdigit() or not len(digits) < int(digits) <= len(content):
             raise DataError("a tar's extended header is damaged", found=repr(content[:40]))
         key, _, value = content[len(digits) + 1 : int(digits) - 1].partition(b"=")
+        if key.startswith(b"GNU.sparse."):
+            raise _sparse(records.get("path", ""))
         if key in (b"path", b"size") and (key == b"path" or value.isdigit()):
             records[key.decode()] = value.decode("utf-8", "surrogateescape")
         content = content[int(digits) :]
@@ -202,34 +256,52 @@ def _skip(source: BinaryIO, size: int) -> None:
 
 
 def split_name(name: str) -> tuple[str, str] | None:
-    """WebDataset's rule: the key is the path up to the first dot of its last part, the rest is the extension."""
+    """WebDataset's rule: the key is the path up to the first dot of its last part, the rest is the extension.
+
+    None for a name without either, such as macOS's ``folder/._0.jpg``, of which webdataset makes a sample ``folder/``.
+    """
     match = _NAME.fullmatch(name)
     return (match[1], match[2].lower()) if match else None
 
 
-def read_samples(source: BinaryIO, *, max_member: int = 64 << 20) -> Iterator[dict[str, Any]]:
+def read_samples(source: BinaryIO, *, max_member: int = 64 << 20, place: str = "") -> Iterator[dict[str, Any]]:
     """The samples of a WebDataset tar: ``{"__key__": key, "jpg": bytes, "txt": bytes, ...}``, nothing decoded.
 
-    Members without an extension are passed over, as webdataset does. Raises DataError if a sample has a member twice
-    or its members are not contiguous (webdataset would silently give two halves).
+    Members without an extension are passed over, as webdataset does. Raises DataError, which names the ``place`` of the
+    tar, if that is damaged, if a sample has a member twice, or if its members are not contiguous (webdataset would
+    silently give two halves).
     """
     sample: dict[str, Any] = {}
     done: set[str] = set()
-    for name, data in read_tar(source, max_member=max_member):
-        if (parts := split_name(name)) is None:
-            continue
-        key, extension = parts
-        if sample and sample["__key__"] != key:
-            done.add(sample["__key__"])
+    with _naming(place):
+        for name, data in read_tar(source, max_member=max_member):
+            if (parts := split_name(name)) is None:
+                continue
+            key, extension = parts
+            if sample and sample["__key__"] != key:
+                done.add(sample["__key__"])
+                yield sample
+                sample = {}
+            if key in done or extension in sample:
+                raise duplicate(key, "" if key in done else extension)
+            sample = sample or {"__key__": key}
+            sample[extension] = data
+        if sample:
             yield sample
-            sample = {}
-        if key in done or extension in sample:
-            fault = "is in two places" if key in done else f"has two members {extension!r}"
-            raise DataError(f"sample {key!r} {fault}", expected="the members of a sample once each, side by side")
-        sample = sample or {"__key__": key}
-        sample[extension] = data
-    if sample:
-        yield sample
+
+
+def duplicate(key: str, extension: str = "") -> DataError:
+    """The error for a sample that occurs twice, or has two members of one extension."""
+    fault = f"has two members {extension!r}" if extension else "is in two places"
+    return DataError(f"sample {key!r} {fault}", expected="the members of a sample once each, side by side")
+
+
+def dotted_name_hint(extensions: Iterable[str]) -> str:
+    """What to do if the images have names with several dots, such as ``photo.0001.jpg``; empty if they have not."""
+    dotted = [ext for ext in extensions if "." in ext and ext.rpartition(".")[2] in IMAGE_EXTENSIONS]
+    if not dotted:
+        return ""
+    return f"rename the members: a key ends at the first dot of a name, so {dotted[0]!r} counts as the extension"
 
 
 # --- img2dataset's layout ---------------------------------------------------------------------------------------------

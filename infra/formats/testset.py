@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from infra.errors import ConfigError, DataError
-from infra.formats.shards import IMAGE_EXTENSIONS, read_samples
+from infra.formats.shards import IMAGE_EXTENSIONS, dotted_name_hint, read_samples
 from infra.run.manifest import Artifact
 from infra.store import Store
 
@@ -66,8 +66,9 @@ class EvalSet:
     def at(cls, folder: Store, name: str, split: str) -> EvalSet:
         """Open the set in the folder ``name`` of ``folder``.
 
-        Raises ConfigError if there is no such set or split, DataError if the set is of a kind that cannot be scored.
+        Raises ConfigError if there is no such set or split, DataError if the set cannot be scored as it is.
         """
+        name = name.strip("/")
         store = folder.child(name)
         if not store.exists(f"{split}/nshards.txt"):
             found = {path.removesuffix("/nshards.txt") for path in folder.paths() if path.endswith("/nshards.txt")}
@@ -88,9 +89,9 @@ class EvalSet:
             split=split,
             store=store,
             retrieval=kind == "retrieval",
-            classes=_lines(store, "classnames.txt"),
-            templates=_lines(store, "zeroshot_classification_templates.txt"),
-            shards=int(store.read(f"{split}/nshards.txt")),
+            classes=_classes(store),
+            templates=_templates(store),
+            shards=_shards(store, split),
         )
 
     def __iter__(self) -> Iterator[Sample]:
@@ -116,9 +117,21 @@ class EvalSet:
         return found
 
     def _raw(self) -> Iterator[dict[str, Any]]:
+        samples = 0
         for shard in range(self.shards):
-            with self.store.open(f"{self.split}/{shard}.tar") as source:
-                yield from read_samples(source)
+            path = f"{self.split}/{shard}.tar"
+            try:
+                source = self.store.open(path)
+            except FileNotFoundError:
+                raise DataError(
+                    f"{self.store.locate(path)} is missing", expected=f"{self.shards} shards, as in nshards.txt"
+                ) from None
+            with source:
+                for raw in read_samples(source, place=self.store.locate(path)):
+                    samples += 1
+                    yield raw
+        if not samples:
+            raise DataError(f"test set {self.name!r} is empty", expected="an image at least")
 
     def _label(self, raw: dict[str, Any]) -> int:
         text = raw.get("cls", b"").strip()
@@ -163,21 +176,71 @@ def decode_image(data: bytes, key: str) -> Image:
 
 
 def _lines(store: Store, path: str) -> tuple[str, ...]:
-    """Return the lines of a small text file that are not blank; none if the file is missing."""
+    """Return the lines of a small text file, without blank ones at its end; none if the file is missing."""
     if not store.exists(path):
         return ()
-    return tuple(line.strip() for line in store.read(path).decode().splitlines() if line.strip())
+    text = _decoded(store.read(path), store.locate(path))
+    return tuple(line.strip() for line in text.rstrip().split("\n")) if text.strip() else ()
+
+
+def _decoded(text: bytes, place: str) -> str:
+    try:
+        return text.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{place} is not UTF-8", found=str(error)) from None
+
+
+def _classes(store: Store) -> tuple[str, ...]:
+    """The classes by label. Two may have the same name, as in ImageNet, but none a blank one: labels would shift."""
+    classes = _lines(store, "classnames.txt")
+    if "" in classes:
+        raise DataError(
+            f"{store.locate('classnames.txt')} has a class without a name",
+            expected="a name in each line, in the order of the labels",
+            found=f"line {classes.index('') + 1} of {len(classes)} is blank",
+            fix="name the class, or remove the line if it stands for none",
+        )
+    return classes
+
+
+def _templates(store: Store) -> tuple[str, ...]:
+    path = "zeroshot_classification_templates.txt"
+    templates = tuple(line for line in _lines(store, path) if line)
+    if without := [line for line in templates if "{c}" not in line]:
+        raise DataError(
+            f"{store.locate(path)} has a template without a place for the class",
+            expected="{c} in each line",
+            found=repr(without[0]),
+        )
+    return templates
+
+
+def _shards(store: Store, split: str) -> int:
+    """The number of shards, as the set says. Raises DataError if it says none, or there is one more."""
+    path = f"{split}/nshards.txt"
+    text = _decoded(store.read(path), store.locate(path)).strip()
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise DataError(f"{store.locate(path)} is no number of shards", expected="1 or more", found=repr(text[:40]))
+    if store.exists(more := f"{split}/{int(text)}.tar"):
+        raise DataError(f"there are more shards than {store.locate(path)} says", expected=text, found=more)
+    return int(text)
 
 
 def _image_bytes(raw: dict[str, Any]) -> bytes:
     for extension in IMAGE_EXTENSIONS:
         if extension in raw:
             return bytes(raw[extension])
-    raise DataError(f"sample {raw['__key__']!r} has no image", expected=", ".join(IMAGE_EXTENSIONS))
+    raise DataError(
+        f"sample {raw['__key__']!r} has no image",
+        expected=", ".join(IMAGE_EXTENSIONS),
+        found=", ".join(list(raw)[1:6]),
+        fix=dotted_name_hint(raw),
+    )
 
 
 def _captions(raw: dict[str, Any]) -> tuple[str, ...]:
-    captions = tuple(line for line in raw.get("txt", b"").decode().splitlines() if line.strip())
+    text = _decoded(raw.get("txt", b""), f"the caption of sample {raw['__key__']!r}")
+    captions = tuple(stripped for line in text.split("\n") if (stripped := line.strip()))
     if not captions:
         raise DataError(f"sample {raw['__key__']!r} has no caption", expected="txt with a caption per line")
     return captions

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from infra.config import Choice, Runtime
 from infra.errors import ConfigError, DataError
-from infra.formats.shards import IMAGE_EXTENSIONS, read_samples
+from infra.formats.shards import IMAGE_EXTENSIONS, dotted_name_hint, read_samples
 from infra.formats.testset import EvalSet
 from infra.store import Store
 from pipelines.formats.archives import LISTS, listed
@@ -195,7 +195,7 @@ class Archives(Contents):
     """Crawled pages in WARC, ARC or WAT files."""
 
     holds = ("pages",)
-    layout = "*.warc, *.arc or *.wat, also gzipped (*.gz)"
+    layout = "*.warc, *.arc or *.wat, also compressed (*.gz, *.zst, *.lz4)"
 
     # What is taken is identified by content, so how it was chosen need not be.
     names: Runtime[tuple[str, ...]] = Field((), description="paths of the files that are wanted; none given: all")
@@ -205,7 +205,7 @@ class Archives(Contents):
         if missing := sorted(set(self.names) - set(paths)):
             raise ConfigError(f"there is no archive {missing[0]}", found=f"{len(missing)} of {len(self.names)} missing")
         wanted: Sequence[str] = self.names or [
-            path for path in paths if re.search(r"(?i)\.(?:warc|arc|wat)(?:\.gz)?$", path)
+            path for path in paths if re.search(r"(?i)\.(?:warc|arc|wat)(?:\.(?:gz|zst|lz4))?$", path)
         ]
         if not wanted and len(paths) == 1:
             wanted = paths  # one file, named by its path; its content tells what it is
@@ -277,10 +277,11 @@ def _check_tars(store: Store, paths: Sequence[str]) -> None:
     """Raise DataError unless each tar begins with an image; whole tars are read by the stages that use them."""
     for path in paths:
         with store.open(path) as source:
-            first = next(read_samples(source), None)  # None: all of the shard's images failed
+            first = next(read_samples(source, place=store.locate(path)), None)  # None: all of the shard's images failed
         if first is not None and not set(first) & set(IMAGE_EXTENSIONS):
             raise DataError(
                 f"{store.locate(path)} holds no images",
                 expected=f"samples with a member *.{', *.'.join(IMAGE_EXTENSIONS)}",
-                found=f"sample {first['__key__']!r} with {', '.join(sorted(set(first) - {'__key__'}))}",
+                found=f"sample {first['__key__']!r} with {', '.join(sorted(set(first) - {'__key__'})[:5])}",
+                fix=dotted_name_hint(first),
             )

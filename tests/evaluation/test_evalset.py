@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import zlib
 from contextlib import ExitStack
@@ -66,6 +67,76 @@ def test_a_bad_sample_is_an_error(tmp_path, members, message):
     files = {"data/x/classnames.txt": b"a\nb\n", "data/x/test/nshards.txt": b"1", "data/x/test/0.tar": tar(members)}
     with pytest.raises(DataError, match=message):
         list(EvalSet.open(write_artifact(tmp_path, files), "x", "test"))
+
+
+GOOD = {
+    "data/x/classnames.txt": b"red\nblue\n",
+    "data/x/zeroshot_classification_templates.txt": b"a {c}\n",
+    "data/x/test/nshards.txt": b"1\n",
+    "data/x/test/0.tar": tar([("a.png", picture(0)), ("a.cls", b"1\n")]),
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"classnames.txt": b"red\n\nblue\n"}, "classnames.txt has a class without a name"),
+        ({"classnames.txt": b"\nred\nblue\n"}, "line 1 of 3"),
+        ({"classnames.txt": b"red\n \t\nblue\n"}, "line 2 of 3"),
+        ({"classnames.txt": b"r\xff\nblue\n"}, "classnames.txt is not UTF-8"),
+        ({"classnames.txt": b"red\n"}, "'a' of x has no valid label"),
+        ({"zeroshot_classification_templates.txt": b"a {c}\na photo\n"}, "'a photo'"),
+        ({"test/nshards.txt": b"two"}, "nshards.txt is no number of shards"),
+        ({"test/nshards.txt": b""}, "nshards.txt is no number of shards"),
+        ({"test/nshards.txt": b"0"}, "nshards.txt is no number of shards"),
+        ({"test/nshards.txt": b"2"}, "test/1.tar is missing"),
+        ({"test/1.tar": tar([])}, "more shards than .*nshards.txt"),
+        ({"test/0.tar": GOOD["data/x/test/0.tar"][:2000]}, "test/0.tar: a tar ends in the middle"),
+        ({"test/0.tar": b""}, "test/0.tar: the file has 0 bytes"),
+        ({"test/0.tar": gzip.compress(GOOD["data/x/test/0.tar"])}, "test/0.tar: this is a gzip file"),
+        ({"test/0.tar": tar([])}, "test set 'x' is empty"),
+        ({"test/0.tar": tar([("p.1.png", picture(0)), ("p.1.cls", b"0")])}, "counts as the extension"),
+        ({"test/0.tar": tar([("a.png", picture(0)), ("a.cls", "١".encode())])}, "no valid label"),
+        ({"test/0.tar": tar([("a.png", picture(0)), ("a.cls", b"1.0")])}, "no valid label"),
+        ({"dataset_type.txt": b"retrieval"}, "sample 'a' has no caption"),
+    ],
+)
+def test_what_is_wrong_with_a_set_is_named(tmp_path, changed, words):
+    files = GOOD | {f"data/x/{path}": data for path, data in changed.items()}
+    with pytest.raises(DataError, match=words):
+        list(EvalSet.open(write_artifact(tmp_path, files), "x", "test"))
+
+
+@pytest.mark.parametrize(
+    ("classes", "expected"),
+    [
+        (b"red\nblue", ("red", "blue")),
+        (b"\xef\xbb\xbfred\r\nblue\r\n\r\n\n", ("red", "blue")),  # Notepad's mark and line ends, blank lines behind
+        (b"crane\ncrane\n", ("crane", "crane")),  # ImageNet has two of some
+        ("a\u2028b\nc\x0bd\n".encode(), ("a\u2028b", "c\x0bd")),  # no line ends for CLIP_benchmark
+    ],
+)
+def test_the_classes_are_the_lines(tmp_path, classes, expected):
+    files = GOOD | {"data/x/classnames.txt": classes}
+    assert EvalSet.open(write_artifact(tmp_path, files), "x", "test").classes == expected
+
+
+def test_captions_are_the_lines_that_are_not_blank(tmp_path):
+    captions = "\ufeffone\r\n\ntwo\u2028halves\n \n".encode()
+    files = GOOD | {"data/x/dataset_type.txt": b"retrieval\n"}
+    files["data/x/test/0.tar"] = tar([("a.png", picture(0)), ("a.txt", captions)])
+    (sample,) = EvalSet.open(write_artifact(tmp_path, files), "x", "test")
+    assert sample.captions == ("one", "two\u2028halves")
+    files["data/x/test/0.tar"] = tar([("a.png", picture(0)), ("a.txt", b"caf\xe9")])
+    with pytest.raises(DataError, match="caption of sample 'a' is not UTF-8"):
+        list(EvalSet.open(write_artifact(tmp_path / "other", files), "x", "test"))
+
+
+@pytest.mark.parametrize("name", ["vtab/x", "vtab/x/"])
+def test_a_set_in_a_folder_of_sets_is_found(tmp_path, name):
+    files = {path.replace("data/x/", "data/vtab/x/"): data for path, data in GOOD.items()}
+    (sample,) = EvalSet.open(write_artifact(tmp_path, files), name, "test")
+    assert (sample.key, sample.label) == ("a", 1)
 
 
 def test_a_multilabel_set_is_refused(tmp_path):

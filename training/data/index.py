@@ -23,8 +23,8 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from infra.config import digest
-from infra.errors import CliplineError, StorageError
-from infra.formats.shards import IMAGE_EXTENSIONS, index_tar, split_name
+from infra.errors import CliplineError, DataError, StorageError
+from infra.formats.shards import IMAGE_EXTENSIONS, dotted_name_hint, duplicate, index_tar, split_name
 from training.data.tokens import Tokenizer, padded
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ __all__ = ["Index", "captions_of"]
 PLACE = np.dtype([("block", "<u4"), ("size", "<u4")])
 """The location of an image in its tar: its block of 512 bytes, and its size in bytes."""
 
-FORMAT = 1
+FORMAT = 2
 KEPT = 8  # indexes in a node's cache folder
 ROUND = 16  # shards that each rank reads between two exchanges
 
@@ -58,32 +58,48 @@ def captions_of(members: dict[str, bytes], key: str) -> list[str]:
 
     ``key`` is the extension of the member that holds the caption (``txt``). With ``:lines`` after it each line is a
     caption (CLIP_benchmark's form); ``json:FIELD`` is a field of the JSON member, a string or a list of strings.
-    Raises ValueError if there is no caption, or it is not UTF-8.
+    Blank captions are none, nor are numbers, objects and null. Raises ValueError if there is no caption, or it is not
+    UTF-8.
     """
     extension, _, rest = key.partition(":")
-    text = members[extension].decode()
+    text = members[extension].decode("utf-8-sig")
+    found: object = text
     if extension == "json":
-        fields = json.loads(text)
-        found = fields.get(rest) if isinstance(fields, dict) else None
-        captions = [item for item in (found if isinstance(found, list) else [found]) if isinstance(item, str)]
-    else:
-        captions = [line for line in text.splitlines() if line.strip()] if rest == "lines" else [text]
+        found = _field(text, rest)
+    elif rest == "lines":
+        found = [line.strip() for line in text.split("\n")]
+    several = found if isinstance(found, list) else [found]
+    captions = [caption for caption in several if isinstance(caption, str) and caption.strip()]
     if not captions:
         raise ValueError(f"no caption under {key!r}")
     return captions
 
 
-def _read_shard(path: Path, tokenizer: Tokenizer, caption_key: str) -> _Part:
-    """Index one shard. Raises DataError for a damaged tar."""
+def _field(text: str, name: str) -> object:
+    """Return a field of a JSON object; None if it is not there. Raises ValueError."""
+    try:
+        fields = json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    return fields.get(name) if isinstance(fields, dict) else None
+
+
+def _read_shard(path: Path, tokenizer: Tokenizer, caption_key: str, place: str = "") -> _Part:
+    """Index one shard. Raises DataError, which names the ``place`` of the shard, for a damaged one."""
+    place = place or str(path)
     caption_extension = caption_key.partition(":")[0]
     # One pass over the tar's headers collects each sample's members; only captions are read.
     samples: dict[str, dict[str, tuple[int, int]]] = {}
     texts: dict[str, bytes] = {}
     with path.open("rb") as tar:
-        for name, offset, size in index_tar(tar):
+        for name, offset, size in index_tar(tar, place=place):
             if (parts := split_name(name)) is None:
                 continue
-            samples.setdefault(parts[0], {})[parts[1]] = offset, size
+            members = samples.setdefault(parts[0], {})
+            if parts[1] in members:
+                error = duplicate(*parts)
+                raise DataError(f"{place}: {error.message}", expected=error.expected)
+            members[parts[1]] = offset, size
             if parts[1] == caption_extension:
                 tar.seek(offset)
                 texts[parts[0]] = tar.read(size)
@@ -102,6 +118,8 @@ def _read_shard(path: Path, tokenizer: Tokenizer, caption_key: str) -> _Part:
         places.append((image[0] // 512, image[1]))
         counts.append(len(texts_of_sample))
         captions += texts_of_sample
+    if not places and (hint := dotted_name_hint(extension for members in samples.values() for extension in members)):
+        raise DataError(f"{place}: no sample has an image and a caption", fix=hint)
     rows = tokenizer.ragged(captions)
     return _Part(
         places=np.array(places, PLACE),
@@ -146,11 +164,12 @@ class Index:
         tokenizer: Tokenizer,
         caption_key: str,
         folder: Path,
+        places: Sequence[str] = (),
     ) -> Index:
         """Open the index of the shards whose contents ``names`` identify, building it if this node has none.
 
-        ``fetch`` returns a shard as a local file. All ranks must call it. Raises on all ranks what failed on any:
-        DataError for a damaged tar, StorageError if ``folder`` cannot be written.
+        ``fetch`` returns a shard as a local file; ``places`` are their names in errors. All ranks must call it. Raises
+        on all ranks what failed on any: DataError for a damaged tar, StorageError if ``folder`` cannot be written.
         """
         known = [FORMAT, *names, tokenizer.identity, caption_key]
         target = folder / "index" / digest(known)[:32]
@@ -159,7 +178,7 @@ class Index:
         if not all(world.gather((target / "index.json").exists())):
             nodes = world.gather(f"{socket.gethostname()} {folder.resolve()}")
             writes = nodes.index(nodes[world.rank]) == world.rank
-            _build(len(names), fetch, world, tokenizer, caption_key, target if writes else None)
+            _build(len(names), fetch, places, world, tokenizer, caption_key, target if writes else None)
         return cls(target, tokenizer)
 
     def shard(self, number: int) -> int:
@@ -188,6 +207,7 @@ class Index:
 def _build(
     shards: int,
     fetch: Callable[[int], Path],
+    places: Sequence[str],
     world: World,
     tokenizer: Tokenizer,
     caption_key: str,
@@ -209,7 +229,8 @@ def _build(
             own: dict[int, _Part] = {}
             try:
                 for number in range(begin + world.rank, min(begin + ROUND * world.size, shards), world.size):
-                    own[number] = _read_shard(fetch(number), tokenizer, caption_key)
+                    place = places[number] if places else ""
+                    own[number] = _read_shard(fetch(number), tokenizer, caption_key, place)
             except CliplineError as failure:
                 error = error or failure
             # ... exchange them, or the error that ended the reading, ...

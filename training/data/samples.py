@@ -102,7 +102,10 @@ class Samples:
         except CliplineError as failure:  # perhaps on this node only: raise it on all ranks, so that none waits
             error = failure
         world.raise_if_any_failed(error)
-        self.index = Index.open(self.shard_cache.names, self.shard_cache.path, world, tokenize, caption_key, folder)
+        places = [shard.store.locate(shard.path) for shard in every]
+        self.index = Index.open(
+            self.shard_cache.names, self.shard_cache.path, world, tokenize, caption_key, folder, places
+        )
         self._shards_of = [len(source.paths) for source in sources]
         self._min_side = min_side
         self._cache: dict[int, NDArray[np.uint8]] = {}

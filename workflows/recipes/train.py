@@ -61,7 +61,12 @@ def workflow(
     tasks: dict[str, Task] = {f"zeroshot_{name}": ZeroShot(dataset=name) for name in classification or ()}
     tasks |= {f"retrieval_{name}": Retrieval(dataset=name) for name in captions or ()}
     scores = [
-        Stage(name, evaluate.run, evaluate.Config(task=task), {"model": trained, "dataset": sources["tests"]})
+        Stage(
+            name.replace("/", "_"),
+            evaluate.run,
+            evaluate.Config(task=task),
+            {"model": trained, "dataset": sources["tests"]},
+        )
         for name, task in tasks.items()
     ]
     return Workflow("train", (*sources.values(), trained, *scores))

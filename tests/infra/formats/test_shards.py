@@ -99,7 +99,7 @@ def test_index_points_at_the_data():
 def test_a_tar_cut_anywhere_is_an_error():
     data = tar_of(SAMPLES)
     for length in range(0, len(data) - 1024, 173):
-        with pytest.raises(DataError, match="ends in the middle"):
+        with pytest.raises(DataError, match=r"ends in the middle|0 bytes"):
             list(read_tar(io.BytesIO(data[:length])))
     with pytest.raises(DataError):
         list(read_tar(io.BytesIO(tar_of(SAMPLES, closed=False))))
@@ -137,7 +137,8 @@ def test_members_are_capped_before_they_are_read():
 @given(st.text(st.sampled_from("ab./"), min_size=1, max_size=12))
 def test_the_key_rule_is_webdatasets(name):
     key, extension = base_plus_ext(name)
-    assert split_name(name) == ((key, extension) if extension else None)
+    hidden = name.rpartition("/")[2].startswith(".")  # of which webdataset makes samples named like the folder
+    assert split_name(name) == ((key, extension) if extension and not hidden else None)
 
 
 def test_samples_are_those_webdataset_reads():

@@ -13,7 +13,7 @@ from nesting import nested
 from PIL import Image
 
 from infra.errors import ConfigError, DataError
-from infra.formats.shards import read_samples
+from infra.formats.shards import TarWriter, read_samples
 from infra.store import LocalStore
 from training.config import Config
 from training.data import shard_cache
@@ -343,3 +343,31 @@ def test_crops_follow_torchvisions_distribution():
     error = np.sqrt(ours.var(axis=0) / 4000 + theirs.var(axis=0) / 4000)
     assert (np.abs(ours.mean(axis=0) - theirs.mean(axis=0)) < 4 * error).all()
     assert np.abs(ours.std(axis=0) / theirs.std(axis=0) - 1).max() < 0.06
+
+
+def write_tar(path, names):
+    with path.open("wb") as sink, TarWriter(sink) as tar:
+        for name in names:
+            tar.add(name, b"x")
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["0.jpg", "0.txt", "0.jpg", "0.txt"], "00000.tar: sample '0' has two members 'jpg'"),
+        (["0.jpg", "1.jpg", "0.txt", "0.jpg"], "00000.tar: sample '0' has two members 'jpg'"),
+        (["p.1.jpg", "p.1.txt", "p.2.jpg", "p.2.txt"], "'1.jpg' counts as the extension"),
+    ],
+)
+def test_samples_that_would_be_lost_unseen_are_an_error(tmp_path, names, words):
+    write_tar(tmp_path / "00000.tar", names)
+    with pytest.raises(DataError, match=words):
+        samples(tmp_path)
+
+
+def test_a_bad_shard_is_named_wherever_it_is(tmp_path):
+    write_tar(tmp_path / "00000.tar", ["0.jpg", "0.txt"])
+    for content, words in [(b"", "0 bytes"), ((tmp_path / "00000.tar").read_bytes()[:1200], "ends in the middle")]:
+        (tmp_path / "00001.tar").write_bytes(content)
+        with pytest.raises(DataError, match=f"{tmp_path}/00001.tar: .*{words}"):
+            samples(tmp_path)

@@ -91,10 +91,11 @@ def test_padding_puts_each_caption_in_its_row():
     ("key", "text", "expected"),
     [
         ("txt", "one\ntwo\n", ["one\ntwo\n"]),
-        ("txt", "", [""]),
-        ("txt:lines", "one\n\n two \r\n", ["one", " two "]),
+        ("txt", "\ufeffone", ["one"]),
+        ("txt:lines", "one\n\n two \r\n", ["one", "two"]),
+        ("txt:lines", "one\u2028half\vtwo\n", ["one\u2028half\vtwo"]),
         ("json:caption", json.dumps({"caption": "one"}), ["one"]),
-        ("json:captions", json.dumps({"captions": ["one", None, "two"]}), ["one", "two"]),
+        ("json:captions", json.dumps({"captions": ["one", None, "", " ", 3, ["x"], "two"]}), ["one", "two"]),
     ],
 )
 def test_captions_are_found_by_their_key(key, text, expected):
@@ -110,6 +111,13 @@ def test_captions_are_found_by_their_key(key, text, expected):
         ("json:caption", b"[]"),
         ("json:caption", b"{"),
         ("json:caption", b'{"caption": 3}'),
+        ("json:caption", b'{"caption": ""}'),
+        ("json:caption", b'{"caption": []}'),
+        ("json:caption", b'{"caption": [" "]}'),
+        ("json:caption", b'{"caption": {"en": "one"}}'),
+        ("json:caption", b"[" * 100_000),
+        ("txt", b""),
+        ("txt", b" \n"),
     ],
 )
 def test_what_is_no_caption_is_a_value_error(key, data):
