@@ -24,7 +24,7 @@ def fallbacks(noscripts: list[LexborNode]) -> tuple[dict[int, LexborNode], set[i
         if inside is None:
             continue
         for image in (_element(noscript, "prev"), _element(noscript, "next"), noscript.parent):
-            if image is not None and image.tag in ("img", "amp-img", "amp-anim") and image.mem_id not in partner:
+            if image is not None and image.tag in ("img", "amp-img") and image.mem_id not in partner:
                 ours, theirs = image.attributes.get("alt"), inside.attributes.get("alt")
                 if not ours or not theirs or ours == theirs:
                     partner[image.mem_id] = inside

@@ -107,15 +107,13 @@ def _codec(found: re.Match[str] | re.Match[bytes] | None) -> str | None:
 # All elements that are needed, found in one traversal: each costs a tenth of the parsing, and a selector beyond a tag
 # name as much again. So captions within figures of older markup are searched for only if there is one.
 _PARTS = (
-    "img, meta, base, noscript, figcaption, .wp-caption-text, div.figure, "
+    "img, amp-img, meta, base, noscript, figcaption, .wp-caption-text, div.figure, "
     "a[rel~='license' i][href], link[rel~='license' i][href], script[type='application/ld+json' i]"
 )
 _CAPTIONS = ".wp-caption-text, div.figure .title, div.figure .caption"
 _RSL = "link[rel~='license' i][type='application/rsl+xml' i], script[type='application/rsl+xml' i]"
 _MAX_PARTS = 20_000
-_IMAGES = {"amp-img": "img", "amp-anim": "img"}
-_AMP = ("amp-img", "amp-anim", "AMP-IMG", "AMP-ANIM")  # without "<", of which pages are full, hundreds of times faster
-_TAGS = frozenset({"img", "meta", "base", "noscript", "figcaption", "a", "link", "script"})
+_TAGS = frozenset({"img", "amp-img", "meta", "base", "noscript", "figcaption", "a", "link", "script"})
 
 
 @dataclass(frozen=True)
@@ -127,7 +125,6 @@ class Html:
     tree: LexborHTMLParser
     shortened: bool = False
     has_rsl: bool = False  # whether it mentions the media type of RSL
-    has_amp: bool = False  # whether it mentions AMP's images
 
     @classmethod
     def parse(cls, url: str, headers: list[tuple[str, str]], body: bytes) -> Html:
@@ -139,12 +136,11 @@ class Html:
         tree = LexborHTMLParser(
             body if is_utf8 and not shortened else affordable, options=LexborDocumentOptions.WO_EVENTS
         )
-        has_amp = any(name in affordable for name in _AMP)
-        return cls(url, headers, tree, shortened, b"rsl+xml" in body, has_amp)
+        return cls(url, headers, tree, shortened, b"rsl+xml" in body)
 
     @cached_property
     def _nodes(self) -> list[LexborNode]:
-        return self.tree.css(f"{_PARTS}, amp-img, amp-anim" if self.has_amp else _PARTS)
+        return self.tree.css(_PARTS)
 
     @property
     def cut(self) -> bool:
@@ -161,8 +157,7 @@ class Html:
             if (identity := node.mem_id) != last:  # a node that matches two selectors is listed twice
                 last = identity
                 tag = node.tag or ""
-                tag = _IMAGES.get(tag, tag)
-                found[tag if tag in _TAGS else "caption"].append(node)
+                found["img" if tag == "amp-img" else tag if tag in _TAGS else "caption"].append(node)
         if "caption" in found:
             captions = {node.mem_id: node for node in self.tree.css(_CAPTIONS) if node.tag not in _TAGS}
             found["caption"] = list(captions.values())[:_MAX_PARTS]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,10 +19,11 @@ from infra.store import Store
 from pipelines.curate import gallery
 from pipelines.curate.dedup.config import Config
 from pipelines.curate.dedup.signatures import CELLS, leaders, signature
+from pipelines.download.hosts import host
 from pipelines.layout import Images, funnel, read_images
 from pipelines.tables import concatenated, read_table, with_column, write_selection
 
-__all__ = ["decide", "drop_duplicates", "hash_shard"]
+__all__ = ["decide", "drop_duplicates", "hash_shard", "placeholders"]
 
 _DUPLICATES = frozenset({Drop.DUPLICATE_BYTES, Drop.NEAR_DUPLICATE})
 
@@ -87,8 +89,11 @@ def decide(rows: pa.Table, signatures: pa.Table, config: Config) -> tuple[list[s
     reasons: list[str | None] = signatures["reason"].to_pylist()
     originals = list(range(len(order)))
     shas = rows["sha256"].to_pylist()
+    stand_ins = placeholders(rows, config.placeholder_urls) if config.placeholder_urls else set()
     first: dict[str, int] = {}
     for row in order:
+        if shas[row] in stand_ins:
+            reasons[row] = Drop.PLACEHOLDER.value
         if reasons[row]:
             continue
         # A row without a digest equals no other: as equal empty digests all of them would be one group.
@@ -105,6 +110,24 @@ def decide(rows: pa.Table, signatures: pa.Table, config: Config) -> tuple[list[s
             if original != row:
                 originals[row], reasons[row] = original, Drop.NEAR_DUPLICATE.value
     return reasons, [originals[original] for original in originals]
+
+
+def placeholders(rows: pa.Table, least: int) -> set[str]:
+    """The digests of images that one host serves at ``least`` URLs or more, under more than one caption.
+
+    That is the picture of a shop that has none of an article, or a "not found" that calls itself a success. The same
+    picture at many URLs under one caption is a logo, of which one is kept.
+    """
+    many = {sha for sha, count in Counter(rows["sha256"].to_pylist()).items() if sha and count >= least}
+    urls: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+    texts: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+    if not many:
+        return many
+    for sha, url, text in zip(*(rows[name].to_pylist() for name in ("sha256", "url", "caption")), strict=True):
+        if sha in many:
+            urls[sha, host(url)].add(url)
+            texts[sha, host(url)].add((text or "").casefold())
+    return {sha for (sha, name), found in urls.items() if len(found) >= least and len(texts[sha, name]) > 1}
 
 
 def _figures(

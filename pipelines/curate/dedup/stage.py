@@ -1,7 +1,8 @@
 """Dedup: keep one copy of each image, comparing bytes first and content next, across the whole selection.
 
-Of each group the largest original stays, the first of equals; every other row names the one it duplicates. Hashing runs
-shard by shard on the cluster; the comparison of all with all needs some 900 bytes an image in one process.
+Files that a host serves at many URLs are placeholders: none of them stays. Of each other group the largest original
+stays, the first of equals; every other row names the one it duplicates. Hashing runs shard by shard on the cluster; the
+comparison of all with all needs some 900 bytes an image in one process.
 """
 
 from __future__ import annotations

@@ -132,6 +132,8 @@ def rows_of(*rows):
     """(sha256, area, phash) -> the tables that decide() takes; thumbnails all alike."""
     table = pa.table(
         {
+            "url": [f"http://a.example/{number}" for number in range(len(rows))],
+            "caption": [f"text {number}" for number in range(len(rows))],
             "sha256": pa.array([sha for sha, _, _ in rows], pa.string()),
             "original_width": [area for _, area, _ in rows],
             "original_height": [1] * len(rows),
@@ -156,6 +158,29 @@ def test_the_best_of_a_group_stays():
     assert reasons == ["near_duplicate", "duplicate_bytes", None, "near_duplicate", None, None, "near_duplicate"]
     assert originals == [2, 2, 2, 2, 4, 5, 4]  # the second row's own original went too: it points at what stayed
     assert decide(*tables, Config(near=False))[0] == [None, "duplicate_bytes", *[None] * 5]
+
+
+def test_equal_files_at_many_urls_of_a_host_are_placeholders():
+    urls = [f"http://a.example/{number}.jpg" for number in range(8)]
+    others = [f"http://{number}.example/a.jpg" for number in range(8)]
+    logo = [f"http://b.example/?page={number}" for number in range(9)]
+    few = [f"http://c.example/{number}.jpg" for number in range(7)]
+    repeated = ["http://d.example/1.jpg"] * 9
+    groups = [urls, others, logo, few, repeated]
+    table, signatures = rows_of(*((name, 1, 0) for name, group in zip("pqrst", groups, strict=True) for _ in group))
+    captions = [
+        "a logo" if "b.example" in url else f"text {number}"
+        for number, url in enumerate(url for group in groups for url in group)
+    ]
+    table = table.set_column(0, "url", pa.array([url for group in groups for url in group]))
+    table = table.set_column(1, "caption", pa.array(captions))
+    reasons, originals = decide(table, signatures, Config(near=False))
+    assert reasons[:8] == ["placeholder_image"] * 8 and originals[:8] == list(range(8))
+    assert [reasons.count(why) for why in (None, "duplicate_bytes", "placeholder_image")] == [4, 8 + 9 + 7 + 9 - 4, 8]
+    lenient = decide(table, signatures, Config(near=False, placeholder_urls=0))[0]
+    assert [lenient.count(why) for why in (None, "placeholder_image")] == [5, 0]
+    strict = decide(table, signatures, Config(near=False, placeholder_urls=7))[0]
+    assert strict.count("placeholder_image") == 8 + 7
 
 
 def test_the_stage(ray_cluster, images_artifact, finished):
@@ -186,6 +211,9 @@ def test_the_stage(ray_cluster, images_artifact, finished):
         f"figures/{name}.png" for name in ("kept", "dropped_duplicate_bytes", "dropped_near_duplicate")
     }
     assert finished(run, Config(), inputs).manifest == result.manifest
+    strict = finished(run, Config(placeholder_urls=2), inputs).manifest
+    assert strict.funnel.dropped == {"near_duplicate": 1, "placeholder_image": 2}
+    assert "figures/dropped_placeholder_image.png" in {file.path for file in strict.files}
 
 
 def test_images_that_are_missing_or_broken_cost_their_own_rows(ray_cluster, images_artifact, finished, tmp_path):
