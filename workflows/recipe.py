@@ -1,6 +1,7 @@
 """Find a recipe, set its parameters, and set fields of its stages.
 
-A recipe is any Python file with ``def workflow(...) -> Workflow``; the arguments of that function are its parameters.
+A recipe is any Python file, or module of an installed package, with ``def workflow(...) -> Workflow``; the arguments
+of that function are its parameters.
 ``--set parameter=value`` sets one, ``--set stage.field=value`` sets a field of a stage's configuration, at any depth.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
 import inspect
 import json
 import re
@@ -116,28 +118,43 @@ def built_in() -> list[str]:
 
 
 def load(name: str) -> Recipe:
-    """Load a recipe by its built-in name or by the path of its file. Raises UsageError."""
+    """Load a recipe by its built-in name, the path of its file, or as ``package.module``. Raises UsageError."""
     path = _FOLDER / f"{name}.py" if name in built_in() else Path(name)
-    if not path.is_file():
+    installed = None if path.is_file() else _installed(name)
+    if installed is not None:
+        path = installed
+    elif not path.is_file():
         raise UsageError(
             f"there is no recipe {name!r}",
-            expected=f"a file, or one of {', '.join(built_in())}",
+            expected=f"a file, a module of an installed package, or one of {', '.join(built_in())}",
             **_hint(name, built_in(), only_fix=True),
         )
-    module = _import(path.resolve())
+    module = _import(path.resolve(), name if installed else None)
     function = getattr(module, "workflow", None)
     if not callable(function):
         raise UsageError(f"{path} is not a recipe", expected="a function workflow(...) returning a Workflow")
     return Recipe(path.resolve(), function)
 
 
-def _import(path: Path) -> ModuleType:
+def _installed(name: str) -> Path | None:
+    """The file of a module ``package.module``; None if there is none."""
+    if not re.fullmatch(r"[^\W\d]\w*(?:\.[^\W\d]\w*)+", name):
+        return None
+    try:
+        spec = importlib.util.find_spec(name)
+    except ModuleNotFoundError:  # the package; an error inside it is not caught
+        return None
+    return Path(spec.origin) if spec is not None and spec.has_location and spec.origin else None
+
+
+def _import(path: Path, module: str | None = None) -> ModuleType:
+    """Import a recipe, from its file or as an installed ``module``. Raises UsageError."""
     if path.parent == _FOLDER:
-        return importlib.import_module(f"workflows.recipes.{path.stem}")
+        module = f"workflows.recipes.{path.stem}"
     if path.suffix != ".py":
         raise UsageError(f"{path} is not a Python file", expected="a file ending in .py")
     try:
-        return user.load(path)
+        return importlib.import_module(module) if module else user.load(path)
     except Exception as error:
         # Whatever a recipe raises is for its author to fix: name the line, without clipline's own frames.
         lines = [

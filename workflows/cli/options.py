@@ -22,7 +22,9 @@ __all__ = ["DEFAULT_ROOT", "Execution", "Json", "RecipeName", "Request", "Reques
 
 DEFAULT_ROOT = ".clipline"
 
-RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A built-in recipe's name or a recipe file.")]
+RecipeName = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A built-in recipe's name, a recipe file, or package.module of one.")
+]
 RunName = Annotated[
     str | None, typer.Argument(metavar="RUN", help="A run's name or its beginning. Default: the latest run.")
 ]

@@ -1,0 +1,67 @@
+"""Run one pickled stage in this process, its workers' functions too, and print the first-party modules it loaded.
+
+``python one_stage.py FILE``: the pickle of the stage's function, configuration, inputs (folders by name) and folder.
+What Ray would do elsewhere is done here: shards one after the other, one training process, a rate limiter of our own.
+"""
+
+import json
+import pickle
+import sys
+from contextlib import nullcontext
+from importlib import import_module
+
+PACKAGES = ("infra", "pipelines", "training", "evaluation", "workflows")
+
+
+def shards_in_this_process(context, shards, work, limits=None, on_done=None, *, size):
+    import_module("infra.cluster.loop")  # as the original does
+    from infra.run.context import ShardOutput
+
+    shards, records = list(shards), {}
+    for start in range(0, len(shards), size):
+        for record in work([(spec, ShardOutput(context.store, name)) for name, spec in shards[start : start + size]]):
+            records[record.shard] = record
+            if on_done is not None:
+                on_done(record)
+    return [records[name] for name, _ in shards]
+
+
+def train_in_this_process(config, inputs, context):
+    from pathlib import Path
+
+    from training.distributed.world import World
+    from training.inputs import Inputs
+    from training.loop import train
+
+    train(config, Inputs.of(inputs, Path("unused")), context, World())
+
+
+def without_ray(run) -> None:
+    if run.__module__ == "training.train":
+        stage = import_module("training.train")
+        stage._launch, stage._check_room = train_in_this_process, lambda config: None
+    elif run.__module__ in ("pipelines.crawl.stage", "pipelines.download.stage"):
+        actor, client = import_module("pipelines.web.politeness.actor"), "pipelines.web.politeness.client"
+        actor.shared_limiter = lambda web: nullcontext(import_module(client).LocalLimiter(web))
+
+
+def main(file: str) -> None:
+    from infra.run.context import Context
+    from infra.run.manifest import MANIFEST, Artifact
+
+    with open(file, "rb") as source:
+        package = pickle.load(source)
+        if package["shards"]:
+            cluster = import_module("infra.cluster")
+            import_module("ray").cluster_resources = lambda: {"CPU": 1.0}
+            cluster.run_batches = sys.modules["infra.cluster.shards"].run_batches = shards_in_this_process
+        run, config, inputs = pickle.loads(package["stage"])
+    without_ray(run)
+    context = Context(package["folder"], location=config.location())
+    manifest = run(config, {name: Artifact.load(folder) for name, folder in inputs.items()}, context)
+    context.store.write(MANIFEST, manifest.to_bytes())
+    print(json.dumps(sorted(name for name in sys.modules if name.partition(".")[0] in PACKAGES)))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

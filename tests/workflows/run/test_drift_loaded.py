@@ -1,0 +1,202 @@
+"""Drift sees what a stage loads: the oracles are each stage's own run, and grimp's graph of imports."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import socket
+import subprocess
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+import grimp
+import pytest
+
+from infra.config import Config
+from pipelines import adopt, urls
+from training import train
+from training.objectives.config import ObjectiveConfig
+from workflows.cli.fields import STAGES
+from workflows.demo import site, testset
+from workflows.recipe import load
+from workflows.run.drift import PACKAGES, source_digests
+from workflows.stage import Stage, Workflow
+
+pytestmark = pytest.mark.timeout(600)  # some thirty seconds, but every stage is run
+
+REPOSITORY = Path(find_spec("infra").origin).parents[1]
+CHILD = Path(__file__).with_name("one_stage.py")
+
+# A module of each stage that only its workers load, or only its innermost function: the oracle must have got there.
+DEEP = {
+    "crawl": "pipelines.html.page",
+    "extract": "pipelines.formats.warc",
+    "download": "pipelines.images.resize",
+    "filter": "pipelines.curate.filter.judge",
+    "dedup": "pipelines.curate.dedup.signatures",
+    "balance": "pipelines.curate.balance.sampling",
+    "shard": "pipelines.curate.shard.write",
+    "train": "training.objectives.siglip.objective",
+    "zeroshot": "evaluation.tasks.zeroshot",
+    "retrieval": "evaluation.tasks.retrieval",
+    "urls": "pipelines.urls.shard",
+    "list": "pipelines.adopt.stage",
+}
+
+# Modules that no stage loads, by the beginning of their names, and why an edit of them changes no artifact.
+OUTSIDE = {
+    "infra.cluster.mailbox": "carries events from stages to the driver",
+    "infra.run.lease": "keeps two runs from one folder",
+    "infra.tracking": "shows results in MLflow",
+    "training.cli": "the command line of training without a run",
+    "workflows.cli": "the command line",
+    "workflows.demo": "the web site of the quickstart, which is the web to its stages",
+    "workflows.recipe": "builds stages, whose configurations count",
+    "workflows.recipes": "build stages, whose configurations count",
+    "workflows.report": "shows results",
+    "workflows.run": "starts stages",
+    "workflows.stage": "names stages and their inputs",
+    "workflows.user": "imports recipes, which count themselves",
+}
+
+
+def variants() -> dict[str, tuple]:
+    """Function and configuration of each stage, of training with each objective, and of the quickstart's test sets."""
+    found = {name: (import_module(module).run, import_module(module).Config) for name, module in STAGES.items()}
+    configs = {f"train, {kind}": train.Config(objective=kind) for kind in ObjectiveConfig.all_members()
+               if ObjectiveConfig.named(kind).__module__.startswith("training.")}  # fmt: skip
+    return {name: (run, None, config) for name, (run, config) in found.items()} | {
+        **{name: (train.run, config, type(config)) for name, config in configs.items()},
+        "testset": (testset.run, None, testset.Config),
+    }
+
+
+# --- what a stage loads when it runs ----------------------------------------------------------------------------------
+
+
+def carry_out(stage: Stage, root: Path) -> set[str]:
+    """Run the stage in a process of its own; the first-party modules that it loaded."""
+    folders = {name: str(root / source.name) for name, source in stage.inputs.items()}
+    package = {
+        "shards": "infra.cluster" in source_digests(stage.run, stage.config),
+        "stage": pickle.dumps((stage.run, stage.config, folders)),
+        "folder": str(root / stage.name),
+    }
+    (root / f"{stage.name}.pickle").write_bytes(pickle.dumps(package))
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, str(CHILD), str(root / f"{stage.name}.pickle")]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 0, f"{stage.name}: {done.stderr[-3000:]}"
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def small_run(root: Path, port: int) -> Workflow:
+    """The quickstart, smaller still, with an objective that is not the default; and a URL list."""
+    quick = load("quickstart").function(images=60, samples=128, workers=1, port=port)
+    stages: dict[str, Stage] = {}
+    for stage in quick:
+        if stage.name == "unseen":
+            continue  # as zeroshot
+        config = stage.config
+        if stage.name == "train":
+            config = config.replace(objective={"kind": "siglip"}, batch_size=32, samples=64)
+        inputs = {name: stages[source.name] for name, source in stage.inputs.items()}
+        stages[stage.name] = Stage(stage.name, stage.run, config, inputs)
+    (root / "list.csv").write_text("url,caption\nhttp://a.example/1.jpg,one\n")
+    stages["list"] = Stage("list", adopt.run, adopt.Config(path=str(root / "list.csv"), contents="url_list"))
+    stages["urls"] = Stage("urls", urls.run, urls.Config(), {"list": stages["list"]})
+    return Workflow("small", tuple(stages.values()))
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory) -> dict[str, tuple[Stage, set[str]]]:
+    """Each stage of a small run, and what it loaded."""
+    root = tmp_path_factory.mktemp("loaded")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with site.serve(60, port):
+        return {stage.name: (stage, carry_out(stage, root)) for stage in small_run(root, port)}
+
+
+@pytest.mark.ray  # for its length: what Ray would start is done here
+@pytest.mark.parametrize("name", [*DEEP, "testset"])
+def test_an_edit_of_what_a_stage_loads_is_drift(loaded, name):
+    stage, modules = loaded[name]
+    assert DEEP.get(name, "infra") in modules
+    assert modules - source_digests(stage.run, stage.config).keys() == set()
+
+
+@pytest.mark.ray
+def test_every_stage_is_among_those_run(loaded):
+    run = {type(stage.config) for stage, _ in loaded.values()}
+    assert run == {import_module(module).Config for module in STAGES.values()} | {testset.Config}
+
+
+# --- what an edit shows -----------------------------------------------------------------------------------------------
+
+
+def imported_by(graph: grimp.ImportGraph, start: set[str]) -> set[str]:
+    """The modules ``start``, all that they import, directly or not, and the packages around them."""
+    found: set[str] = set()
+    todo = list(start)
+    while todo:
+        name = todo.pop()
+        if name not in found and name in graph.modules:
+            found.add(name)
+            todo += [name.rpartition(".")[0], *graph.find_modules_directly_imported_by(name)]
+    return found
+
+
+DIGESTS = """
+import json, pickle, sys
+from pathlib import Path
+from workflows.run.drift import changed_modules, source_digests
+
+stages = pickle.loads(Path(sys.argv[1]).read_bytes())
+before = {name: source_digests(*stage) for name, stage in stages.items()}
+for package in sys.argv[2:]:
+    for path in Path(package).rglob("*.py"):
+        path.write_text(path.read_text() + "# edited\\n")
+changed = {name: changed_modules(before[name], source_digests(*stage)) for name, stage in stages.items()}
+print(json.dumps(changed))
+"""
+
+
+@pytest.fixture(scope="module")
+def changed(tmp_path_factory) -> dict[str, set[str]]:
+    """Of each stage, the modules that count as changed after every product module was edited, in a copy of the tree."""
+    tree = tmp_path_factory.mktemp("tree")
+    for package in PACKAGES:
+        shutil.copytree(REPOSITORY / package, tree / package, ignore=shutil.ignore_patterns("__pycache__"))
+    stages = {name: (run, config) for name, (run, config, _) in variants().items()}
+    (tree / "stages.pickle").write_bytes(pickle.dumps(stages))
+    command = [sys.executable, "-c", DIGESTS, "stages.pickle", *PACKAGES]
+    env = {**os.environ, "PYTHONPATH": str(tree)}
+    done = subprocess.run(command, cwd=tree, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return {name: set(modules) for name, modules in json.loads(done.stdout).items()}
+
+
+@pytest.fixture(scope="module")
+def graph() -> grimp.ImportGraph:
+    return grimp.build_graph(*PACKAGES, exclude_type_checking_imports=True, cache_dir=None)
+
+
+@pytest.mark.parametrize("name", variants())
+def test_an_edit_shows_in_exactly_the_stages_that_import_the_module(changed, graph, name):
+    run, config, kind = variants()[name]
+    parts = {type(part) for part in config.parts()} if config is not None else {kind}
+    classes = [base for part in parts for base in part.__mro__ if issubclass(base, Config)]
+    assert changed[name] == imported_by(graph, {run.__module__, *(base.__module__ for base in classes)})
+
+
+def test_a_module_that_no_stage_loads_has_a_reason(changed, graph):
+    outside = graph.modules - set().union(*changed.values())
+    reasons = {name: [begin for begin in OUTSIDE if f"{name}.".startswith(f"{begin}.")] for name in outside}
+    assert [name for name, found in reasons.items() if not found] == []
+    assert set().union(*reasons.values()) == OUTSIDE.keys()
