@@ -25,7 +25,7 @@ from pipelines.crawl.scope import Scope
 from pipelines.crawl.sitemap import Read, walk
 from pipelines.urls.files import ListFile
 from pipelines.urls.formats import MalformedRow, read_batches
-from pipelines.urls.shard import URL_COLUMNS
+from pipelines.urls.plan import URL_COLUMNS
 from pipelines.web import FetchError
 from pipelines.web.fetcher import Fetcher
 from pipelines.web.policy.robots import sitemaps

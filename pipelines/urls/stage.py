@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from functools import partial
 
 from infra.cluster import run_shards
+from infra.events import Log
 from infra.run.context import Context
 from infra.run.manifest import Artifact, Manifest
 from pipelines.urls.config import Config
@@ -25,25 +26,30 @@ __all__ = ["Config", "run"]
 
 def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Manifest:
     """Convert the list. Inputs ``list``, ``list_2``, ...: its files, adopted. Funnel: rows of the list -> pairs."""
-    from pipelines.urls import shard
+    from pipelines.urls import shard, summary
+    from pipelines.urls.plan import columns_of, plan
 
     files = list_files(config.given("list", inputs), config.input_format)
-    # First reading: the types of the columns, and which of them hold URLs and captions.
+    # First reading: how each file is written, the types of its columns, and which of them hold URLs and captions.
     surveys = run_shards(
         context,
         [(f"survey-{number:05d}", file) for number, file in enumerate(files)],
-        shard.survey,
+        partial(shard.survey, config),
         config.limits,
     )
-    schema = shard.common_schema(surveys)
-    plan = shard.plan(schema, config, uids=shard.has_uids(files, schema))
+    for message in summary.report(files, surveys):
+        context.send(Log(stage=context.stage, level="INFO", logger=__name__, message=message))
+    columns = columns_of(files, surveys, config)
+    pairs_plan = plan(files, surveys, columns, config)
     # Second reading: the rows.
     parts = [
-        part for number, (file, record) in enumerate(zip(files, surveys, strict=True))
-        for part in shard.parts(number, file, record)
-    ]  # fmt: skip
+        part
+        for number, (file, record, own) in enumerate(zip(files, surveys, columns, strict=True))
+        if own
+        for part in shard.parts(number, file, record, own)
+    ]
     records = run_shards(
-        context, [(part.name, part) for part in parts], partial(shard.write_pairs, plan), config.limits
+        context, [(part.name, part) for part in parts], partial(shard.write_pairs, pairs_plan), config.limits
     )
-    facts = {"files": len(files), "url_col": plan.url, "caption_col": plan.caption}
+    facts = summary.facts(surveys, columns, records)
     return context.finish(records, funnel=shard.total(records), facts=facts)

@@ -23,33 +23,13 @@ from pipelines.urls import shard as work
 from pipelines.urls.config import Config
 from pipelines.urls.files import list_files
 from pipelines.urls.formats import MalformedRow, read_batches
+from pipelines.urls.plan import RESERVED
 from pipelines.urls.stage import run
+from tests.pipelines.urls.listed import read
 
 
 def _id(url, text):
     return blake2b(f"{url}\n{text}".encode(), digest_size=16).hexdigest()
-
-
-def read(path, folder, **options) -> tuple[pa.Table, list[dict], dict]:
-    """The pairs, the dropped rows and the funnel's dropped counts of a list: the stage without Ray."""
-    context, config = Context(folder), Config(**options)
-    files = list_files([adopted(path, "url_list", format=config.input_format)], config.input_format)
-    surveys = [work.survey(file, ShardOutput(context.store, f"survey-{n}")) for n, file in enumerate(files)]
-    schema = work.common_schema(surveys)
-    plan = work.plan(schema, config, uids=work.has_uids(files, schema))
-    records = [
-        work.write_pairs(plan, part, ShardOutput(context.store, part.name))
-        for number, (file, record) in enumerate(zip(files, surveys, strict=True))
-        for part in work.parts(number, file, record)
-    ]
-    written = [file.path for record in records for file in record.files]
-    tables = [pq.read_table(folder / path) for path in written if "dropped" not in path]
-    dropped = [row for path in written if "dropped" in path for row in pq.read_table(folder / path).to_pylist()]
-    return (
-        pa.concat_tables(tables) if tables else pa.table({name: [] for name in plan.schema.names}),
-        dropped,
-        work.total(records).dropped,
-    )
 
 
 ROWS = pd.DataFrame(
@@ -133,8 +113,8 @@ def test_the_usual_names_are_known_and_everything_is_kept(name, tmp_path):
     renamed = {url: "url", caption: "caption", "LICENSE": "license", "LANGUAGE": "language"}
     for column, value in row.items():
         place = renamed.get(column, column)
-        assert found[f"{place}_listed" if place in work.RESERVED else place] == value
-    assert not set(found) & work.RESERVED
+        assert found[f"{place}_listed" if place in RESERVED else place] == value
+    assert not set(found) & RESERVED
     if "uid" not in row:
         assert found["uid"] == _id("http://a.example/1.png", "a caption")
 
@@ -239,11 +219,11 @@ VALUES = st.none() | st.text() | st.integers() | st.floats(allow_nan=False)
     st.integers(1, 30),
 )
 def test_json_arrays_whatever_the_chunks(rows, indent, chunk):
-    from pipelines.urls import formats as url_formats
+    from pipelines.urls import json_rows
 
     data = json.dumps(rows, indent=indent).encode()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(url_formats, "_CHUNK", chunk)
+        patch.setattr(json_rows, "_CHUNK", chunk)
         batches = list(read_batches(lambda: io.BytesIO(data), "json", "it"))
     found = [
         {name: batch.columns[name][place] for name in batch.columns}
@@ -315,10 +295,10 @@ def test_a_parquet_file_with_a_damaged_page_is_an_error(tmp_path):
     data = bytearray(path.read_bytes())
     data[2000:4000] = bytes(2000)
     path.write_bytes(data)
-    with pytest.raises(DataError, match=r"l\.parquet is damaged"):
+    with pytest.raises(DataError, match=r"l\.parquet: column 'url' cannot be read in rows 1 to 5000"):
         read(path, tmp_path / "out")
-    pq.write_table(pa.Table.from_arrays([pa.array(["a"])] * 2, names=["url", "url"]), path)
-    with pytest.raises(DataError, match="same name"):
+    pq.write_table(pa.Table.from_arrays([pa.array(["a"])] * 3, names=["url", "url", "text"]), path)
+    with pytest.raises(ConfigError, match="same name"):
         read(path, tmp_path / "out2")
 
 
@@ -367,7 +347,7 @@ def test_large_parquet_is_cut_by_row_groups_and_never_held(tmp_path, monkeypatch
     pq.write_table(pa.table({"url": urls, "text": ["t"] * 1000}), tmp_path / "l.parquet", row_group_size=90)
     for name, value in (("PART_ROWS", 200), ("FILE_ROWS", 50), ("GROUP_ROWS", 20)):
         monkeypatch.setattr(work, name, value)
-    monkeypatch.setattr("pipelines.urls.formats.BATCH_ROWS", 40)
+    monkeypatch.setattr("pipelines.urls.parquet_rows.BATCH_ROWS", 40)
     table, dropped, _ = read(tmp_path / "l.parquet", tmp_path / "out")
     assert table["url"].to_pylist() == urls[:333] + urls[334:]
     assert [(row["row"], row["text"]) for row in dropped] == [(334, '{"url": "nonsense", "text": "t"}')]
@@ -381,7 +361,7 @@ def test_lists_that_leave_a_question_are_refused(tmp_path):
     path = tmp_path / "list.csv"
     path.write_text("where,words\nhttp://a.example/1,one\n")
     for options, message in (
-        ({}, "none of the list's columns"),
+        ({}, "none of the columns of"),
         ({"url_col": "where"}, "known to hold captions"),
         ({"url_col": "where", "caption_col": "word"}, "no column 'word'"),
         ({"url_col": "where", "caption_col": "", "save_additional_columns": ["size"]}, "no column 'size'"),
@@ -473,7 +453,7 @@ def test_lists_on_the_web(tmp_path):
         # This server gives whole files: enough to identify one, but not to read a table by its footer.
         (whole,) = list_files([adopted(f"{here}/b.parquet", "url_list")])
         with pytest.raises(DataError, match=r"b\.parquet cannot be read remotely"):
-            work.survey(whole, ShardOutput(Context(tmp_path).store, "survey"))
+            work.survey(Config(), whole, ShardOutput(Context(tmp_path).store, "survey"))
         server.shutdown()
     with pytest.raises(TransientError, match="does not answer"):
         adopted(f"{here}/a.csv", "url_list")
@@ -489,7 +469,7 @@ def test_a_txt_line_is_one_url_including_commas():
 
 
 def test_an_endless_line_is_one_bad_row(monkeypatch):
-    monkeypatch.setattr("pipelines.urls.formats.MAX_LINE", 64)
+    monkeypatch.setattr("pipelines.urls.lines.MAX_LINE", 64)
     data = b"http://a.example/1\n" + b"x" * 1000 + b"\nhttp://a.example/2\n"
     (batch,) = read_batches(lambda: io.BytesIO(data), "txt", "it")
     assert batch.columns["url"] == ["http://a.example/1", "http://a.example/2"]
@@ -510,7 +490,7 @@ def test_the_stage(ray_cluster, tmp_path, finished):
     assert artifact.manifest.funnel.model_dump() == {
         "unit": "rows", "entered": 15, "kept": 12, "dropped": {"bad_url": 3},
     }  # fmt: skip
-    assert artifact.manifest.facts == {"files": 3, "url_col": "URL", "caption_col": "TEXT"}
+    assert artifact.manifest.facts == {"files": 3, "rows": 15, "url_col": "URL", "caption_col": "TEXT"}
     assert [file.rows for file in kept_files(artifact)] == [4, 4, 4]
     assert not list(artifact.verify())
     assert finished(run, config, inputs).manifest == artifact.manifest
@@ -552,6 +532,6 @@ def _has_text(line: bytes) -> bool:
 
 
 def test_batches_are_bounded_in_bytes_too(monkeypatch):
-    monkeypatch.setattr("pipelines.urls.formats._BATCH_SIZE", 100)
+    monkeypatch.setattr("pipelines.urls.lines._BATCH_SIZE", 100)
     data = b"".join(b'{"url": "%d", "caption": "%s"}\n' % (n, b"x" * 60) for n in range(10))
     assert [len(batch.numbers) for batch in read_batches(lambda: io.BytesIO(data), "jsonl", "it")] == [2] * 5
