@@ -84,6 +84,8 @@ class Addresses:
         picture = parent if parent is not None and parent.tag == "picture" else None
         src = (attributes.get("src") or "").strip()
         if picture is None and _PLAIN.issuperset(attributes):
+            if _is_proper(src):
+                return src
             offers = [Offer(src, 0, 1)]
         else:
             offers = list(self._offers(picture, src, attributes))

@@ -8,7 +8,7 @@ markup; :func:`pipelines.html.text.clean` collapses it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Mapping
 from itertools import islice
 
 from selectolax.lexbor import LexborNode
@@ -21,13 +21,15 @@ _BLOCKS = (
     "option p plaintext pre search section select summary table tbody td text tfoot th thead tr ul xmp"
 )
 _NOT_SHOWN = (
-    "annotation annotation-xml area audio base canvas datalist desc embed frameset head iframe link meta metadata "
-    "meter noembed noframes noscript object param progress rp script source style template textarea title track "
-    "video"
+    "-comment annotation annotation-xml area audio base canvas datalist desc embed frameset head iframe link meta "
+    "metadata meter noembed noframes noscript object param progress rp script source style template textarea title "
+    "track video"
 )
 _BLOCK_TAGS, _HIDDEN_TAGS = frozenset(_BLOCKS.split()), frozenset(_NOT_SHOWN.split())
 _HIDING_STYLE = re.compile(r"(?:^|[;\s])(?:display\s*:\s*none|visibility\s*:\s*(?:hidden|collapse))\b", re.IGNORECASE)
 _BLOCK_STYLE = re.compile(r"(?:^|[;\s])display\s*:\s*(?:block|flex|grid|table|list-item|flow-root)\b", re.IGNORECASE)
+_SWITCHED = frozenset({"details", "dialog"})  # shown if open
+_TEXT = "-text"  # selectolax's tag of a text
 _MAX_STYLE = 1000  # characters
 _MAX_NODES = 2000  # of one element; captions have ten
 
@@ -38,50 +40,48 @@ def rendered(root: LexborNode) -> tuple[str, int]:
     Reads at most :data:`_MAX_NODES`; what follows them is left out.
     """
     parts: list[str] = []
+    count = 0
     # A depth-first walk with a stack of its own, as a page may nest thousands. A text on it closes a block.
     stack: list[LexborNode | str] = _children(root)
-    for count in range(_MAX_NODES):
-        while stack and isinstance(stack[-1], str):
-            parts.append(stack.pop())  # type: ignore[arg-type]
-        if not stack:
-            return "".join(parts), count
+    while stack and count < _MAX_NODES:
         node = stack.pop()
-        assert not isinstance(node, str)
-        if node.is_text_node:
+        if isinstance(node, str):
+            parts.append(node)
+            continue
+        count += 1
+        tag = node.tag or ""
+        if tag == _TEXT:
             parts.append(node.text_content or "")
-        elif not _is_hidden(node):
-            if _is_block(node):
-                parts.append("\n")
-                stack.append("\n")
-            stack += _children(node)
-    return "".join(parts), _MAX_NODES
+            continue
+        attributes = node.attributes
+        if tag in _HIDDEN_TAGS or (attributes and _is_hidden(attributes)):
+            continue
+        if tag in _SWITCHED and "open" not in attributes:
+            stack += [child for child in _children(node) if tag == "details" and _is_summary(child)][-1:]
+            continue
+        if tag in _BLOCK_TAGS or ("style" in attributes and _BLOCK_STYLE.search(_style(attributes))):
+            parts.append("\n")
+            stack.append("\n")
+        stack += _children(node)
+    return "".join(parts), count
 
 
 def _children(node: LexborNode) -> list[LexborNode | str]:
-    """Return what is shown of an element's children, last first."""
-    children: Iterator[LexborNode] = islice(node.iter(include_text=True), _MAX_NODES)
-    if node.tag == "details" and "open" not in node.attributes:
-        children = islice((child for child in children if child.tag == "summary"), 1)
-    shown: list[LexborNode | str] = [*children]
-    return shown[::-1]
+    """Return an element's children, last first."""
+    children: list[LexborNode | str] = [*islice(node.iter(include_text=True), _MAX_NODES)]
+    children.reverse()
+    return children
 
 
-def _is_hidden(node: LexborNode) -> bool:
-    if node.is_comment_node or (tag := node.tag or "") in _HIDDEN_TAGS:
+def _is_hidden(attributes: Mapping[str, str | None]) -> bool:
+    if "hidden" in attributes or "popover" in attributes:
         return True
-    attributes = node.attributes
-    if not attributes:
-        return tag == "dialog"
-    return (
-        "hidden" in attributes
-        or "popover" in attributes
-        or (tag == "dialog" and "open" not in attributes)
-        or _HIDING_STYLE.search((attributes.get("style") or "")[:_MAX_STYLE]) is not None
-    )
+    return "style" in attributes and _HIDING_STYLE.search(_style(attributes)) is not None
 
 
-def _is_block(node: LexborNode) -> bool:
-    if node.tag in _BLOCK_TAGS:
-        return True
-    style = node.attributes.get("style")
-    return bool(style) and _BLOCK_STYLE.search(style[:_MAX_STYLE]) is not None  # type: ignore[index]
+def _style(attributes: Mapping[str, str | None]) -> str:
+    return (attributes["style"] or "")[:_MAX_STYLE]
+
+
+def _is_summary(node: LexborNode | str) -> bool:
+    return not isinstance(node, str) and node.tag == "summary"
