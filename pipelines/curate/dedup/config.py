@@ -24,8 +24,8 @@ class Config(StageConfig):
     placeholder_urls: int = Field(
         8,
         ge=0,
-        description="URLs of one host from which equal files under different captions count as a placeholder, of which "
-        "none is kept; 0: never",
+        description="file names of one host from which equal files under different captions count as a placeholder, of "
+        "which none is kept; 0: never",
     )
     near: bool = Field(True, description="also drop re-encoded and resized copies, not only equal files")
     max_distance: int = Field(6, ge=0, le=15, description="bits two perceptual hashes may differ in, of 64")

@@ -113,21 +113,22 @@ def decide(rows: pa.Table, signatures: pa.Table, config: Config) -> tuple[list[s
 
 
 def placeholders(rows: pa.Table, least: int) -> set[str]:
-    """The digests of images that one host serves at ``least`` URLs or more, under more than one caption.
+    """The digests of images that one host serves as ``least`` files or more, under more than one caption.
 
     That is the picture of a shop that has none of an article, or a "not found" that calls itself a success. The same
-    picture at many URLs under one caption is a logo, of which one is kept.
+    picture at many URLs under one caption is a logo, and under one file name one that each language of a manual has a
+    copy of: of these one is kept.
     """
     many = {sha for sha, count in Counter(rows["sha256"].to_pylist()).items() if sha and count >= least}
-    urls: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+    files: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
     texts: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
     if not many:
         return many
     for sha, url, text in zip(*(rows[name].to_pylist() for name in ("sha256", "url", "caption")), strict=True):
         if sha in many:
-            urls[sha, host(url)].add(url)
+            files[sha, host(url)].add(url.rpartition("/")[2])
             texts[sha, host(url)].add((text or "").casefold())
-    return {sha for (sha, name), found in urls.items() if len(found) >= least and len(texts[sha, name]) > 1}
+    return {sha for (sha, name), found in files.items() if len(found) >= least and len(texts[sha, name]) > 1}
 
 
 def _figures(

@@ -1,6 +1,6 @@
 """Dedup: keep one copy of each image, comparing bytes first and content next, across the whole selection.
 
-Files that a host serves at many URLs are placeholders: none of them stays. Of each other group the largest original
+Files that a host serves under many names are placeholders: none of them stays. Of each other group the largest original
 stays, the first of equals; every other row names the one it duplicates. Hashing runs shard by shard on the cluster; the
 comparison of all with all needs some 900 bytes an image in one process.
 """

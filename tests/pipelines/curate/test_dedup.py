@@ -160,14 +160,15 @@ def test_the_best_of_a_group_stays():
     assert decide(*tables, Config(near=False))[0] == [None, "duplicate_bytes", *[None] * 5]
 
 
-def test_equal_files_at_many_urls_of_a_host_are_placeholders():
+def test_equal_files_of_many_names_on_a_host_are_placeholders():
     urls = [f"http://a.example/{number}.jpg" for number in range(8)]
     others = [f"http://{number}.example/a.jpg" for number in range(8)]
     logo = [f"http://b.example/?page={number}" for number in range(9)]
     few = [f"http://c.example/{number}.jpg" for number in range(7)]
     repeated = ["http://d.example/1.jpg"] * 9
-    groups = [urls, others, logo, few, repeated]
-    table, signatures = rows_of(*((name, 1, 0) for name, group in zip("pqrst", groups, strict=True) for _ in group))
+    manual = [f"http://e.example/{language}/figure.png" for language in range(9)]
+    groups = [urls, others, logo, few, repeated, manual]
+    table, signatures = rows_of(*((name, 1, 0) for name, group in zip("pqrstu", groups, strict=True) for _ in group))
     captions = [
         "a logo" if "b.example" in url else f"text {number}"
         for number, url in enumerate(url for group in groups for url in group)
@@ -176,9 +177,13 @@ def test_equal_files_at_many_urls_of_a_host_are_placeholders():
     table = table.set_column(1, "caption", pa.array(captions))
     reasons, originals = decide(table, signatures, Config(near=False))
     assert reasons[:8] == ["placeholder_image"] * 8 and originals[:8] == list(range(8))
-    assert [reasons.count(why) for why in (None, "duplicate_bytes", "placeholder_image")] == [4, 8 + 9 + 7 + 9 - 4, 8]
+    assert [reasons.count(why) for why in (None, "duplicate_bytes", "placeholder_image")] == [
+        5,
+        8 + 9 + 7 + 9 + 9 - 5,
+        8,
+    ]
     lenient = decide(table, signatures, Config(near=False, placeholder_urls=0))[0]
-    assert [lenient.count(why) for why in (None, "placeholder_image")] == [5, 0]
+    assert [lenient.count(why) for why in (None, "placeholder_image")] == [6, 0]
     strict = decide(table, signatures, Config(near=False, placeholder_urls=7))[0]
     assert strict.count("placeholder_image") == 8 + 7
 
