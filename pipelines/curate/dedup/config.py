@@ -21,7 +21,7 @@ class Config(StageConfig):
     produces: ClassVar[tuple[str, ...]] = ("selection",)
     code_version: ClassVar[int] = 2
 
-    placeholder_urls: int = Field(
+    placeholder_names: int = Field(
         8,
         ge=0,
         description="file names of one host from which equal files under different captions count as a placeholder, of "

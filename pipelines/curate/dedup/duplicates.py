@@ -89,7 +89,7 @@ def decide(rows: pa.Table, signatures: pa.Table, config: Config) -> tuple[list[s
     reasons: list[str | None] = signatures["reason"].to_pylist()
     originals = list(range(len(order)))
     shas = rows["sha256"].to_pylist()
-    stand_ins = placeholders(rows, config.placeholder_urls) if config.placeholder_urls else set()
+    stand_ins = placeholders(rows, config.placeholder_names) if config.placeholder_names else set()
     first: dict[str, int] = {}
     for row in order:
         if shas[row] in stand_ins:

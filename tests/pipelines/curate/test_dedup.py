@@ -182,9 +182,9 @@ def test_equal_files_of_many_names_on_a_host_are_placeholders():
         8 + 9 + 7 + 9 + 9 - 5,
         8,
     ]
-    lenient = decide(table, signatures, Config(near=False, placeholder_urls=0))[0]
+    lenient = decide(table, signatures, Config(near=False, placeholder_names=0))[0]
     assert [lenient.count(why) for why in (None, "placeholder_image")] == [6, 0]
-    strict = decide(table, signatures, Config(near=False, placeholder_urls=7))[0]
+    strict = decide(table, signatures, Config(near=False, placeholder_names=7))[0]
     assert strict.count("placeholder_image") == 8 + 7
 
 
@@ -216,7 +216,7 @@ def test_the_stage(ray_cluster, images_artifact, finished):
         f"figures/{name}.png" for name in ("kept", "dropped_duplicate_bytes", "dropped_near_duplicate")
     }
     assert finished(run, Config(), inputs).manifest == result.manifest
-    strict = finished(run, Config(placeholder_urls=2), inputs).manifest
+    strict = finished(run, Config(placeholder_names=2), inputs).manifest
     assert strict.funnel.dropped == {"near_duplicate": 1, "placeholder_image": 2}
     assert "figures/dropped_placeholder_image.png" in {file.path for file in strict.files}
 
