@@ -55,7 +55,8 @@ class Drop(StrEnum):
     TOO_SMALL = "image_too_small"
     ASPECT = "aspect_ratio_too_large"
     AREA = "image_area_too_large"
-    TRUNCATED = "truncated"
+    TRUNCATED = "truncated"  # not all of its pixels are there
+    TRANSPARENT = "fully_transparent"  # nothing to see
     UNFORESEEN = "unforeseen_error"  # our own code failed at what the row holds; the message says how and where
     HASH_MISMATCH = "hash_mismatch"  # another image than the list's hash says
     MISSING = "image_missing"  # a later stage's: the row says it has an image, and its tar has none

@@ -28,7 +28,7 @@ ACCEPTED: tuple[Format, ...] = (
     Format("png", ("png", "apng"), ("image/png", "image/apng", "image/x-png")),
     Format("webp", ("webp",), ("image/webp",)),
     Format("gif", ("gif",), ("image/gif",)),
-    Format("bmp", ("bmp", "dib"), ("image/bmp", "image/x-ms-bmp", "image/x-bmp")),
+    Format("bmp", ("bmp", "dib"), ("image/bmp", "image/x-ms-bmp", "image/x-bmp"), isolated=True),
     Format("avif", ("avif", "avifs"), ("image/avif", "image/avif-sequence"), isolated=True),
     Format("tiff", ("tif", "tiff"), ("image/tiff", "image/tiff-fx"), isolated=True),
     Format("ico", ("ico", "cur"), ("image/x-icon", "image/vnd.microsoft.icon"), isolated=True),

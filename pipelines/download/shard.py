@@ -24,6 +24,7 @@ import pyarrow as pa
 
 from infra.formats.shards import sample_key, write_triple
 from infra.garbage import few_collections
+from infra.images.errors import ImageError
 from infra.rows import counted, row_error
 from infra.run.context import ShardOutput
 from infra.run.manifest import ShardRecord
@@ -36,7 +37,7 @@ from pipelines.download.hosts import failing_hosts
 from pipelines.download.retry import read_picks
 from pipelines.download.verify import MISMATCH, Hash, hash_of
 from pipelines.images.provenance import provenance
-from pipelines.images.resize import ImageError, Resizing, resize
+from pipelines.images.resize import Resizing, resize
 from pipelines.layout import Images, funnel
 from pipelines.tables import read_slices
 from pipelines.web import FetchError

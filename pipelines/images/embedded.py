@@ -11,7 +11,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Iterator
 
-from pipelines.images.header import MAX_PARTS, chunks
+from infra.images.header import MAX_PARTS, chunks
 
 __all__ = ["c2pa_of", "xmp_of"]
 

@@ -1,4 +1,4 @@
-"""Decode, check, resize and encode an image, compatible with img2dataset's resizer.
+"""Check, resize and encode an image, compatible with img2dataset's resizer.
 
 Sizes, messages and encoder settings are img2dataset's, tested against it. Different on purpose:
 
@@ -7,11 +7,8 @@ Sizes, messages and encoder settings are img2dataset's, tested against it. Diffe
   an image between 1.75 and 3.5 times the target is shrunk in two cheap steps: half the time, a PSNR of at least 38 dB
   (tests/benchmarks/download.py)
 - Exif orientation is applied, so photos are upright; sizes are those of the upright image
-- 16-bit images are scaled to 8 bits (img2dataset makes them white)
-- a truncated JPEG is refused, not filled up with grey
-
-The same: alpha is composited on white, palette and CMYK become RGB, grey stays grey, of an animation the first frame is
-taken.
+- decoding (:mod:`infra.images.decode`) makes nothing up: images that are not all there, or not to be seen, are refused,
+  and 16-bit images are scaled to 8 bits (img2dataset makes them white)
 """
 
 from __future__ import annotations
@@ -23,40 +20,23 @@ import struct
 import threading
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
-import numpy as np
-import simplejpeg
-from numpy.typing import NDArray
 
+from infra.images.decode import Pixels, decode
+from infra.images.errors import ImageError
+from infra.images.header import Header, read_header
 from infra.schema import Drop
-from pipelines.images.guard import guarded
-from pipelines.images.header import Header, read_header
 
-__all__ = ["ImageError", "Resized", "Resizing", "decode", "resize"]
-
-Pixels = NDArray[Any]  # uint8; OpenCV's own annotations are wider
-
-cv2.setNumThreads(1)  # OpenCV ignores OMP_NUM_THREADS; a worker owns one core
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # errors go into the image's row, not to stderr
+__all__ = ["Resized", "Resizing", "resize"]
 
 _HEADROOM = 1.75  # times the target: a JPEG decoded at less than that loses visible detail
 _LARGE = 25_000_000  # pixels; larger ones are resized one at a time: two of 100 megapixels may need 3 GB
 _one_large = threading.Lock()
-_STRIP = 1 << 18  # pixels converted to 8 bits without alpha at a time: whole copies would take most of the memory
 _EXIF_READS = 20_000  # reads of Exif tags, at most: directories can refer to one another without end
 _EXIF_BYTES = 1 << 18
 _FORMAT = {"jpg": "jpeg", "png": "png", "webp": "webp"}
 _ENCODER = {"jpg": cv2.IMWRITE_JPEG_QUALITY, "png": cv2.IMWRITE_PNG_COMPRESSION, "webp": cv2.IMWRITE_WEBP_QUALITY}
-
-
-class ImageError(Exception):
-    """The bytes are not a usable image: our reason, and img2dataset's message for it."""
-
-    def __init__(self, reason: Drop, message: str = "Image decoding error") -> None:
-        super().__init__(reason, message)
-        self.reason, self.message = reason, message
 
 
 @dataclass(frozen=True)
@@ -117,125 +97,7 @@ def check_header(data: bytes, options: Resizing) -> Header:
         raise ImageError(Drop.AREA, "image area too large")
     if long / short > options.max_aspect_ratio:
         raise ImageError(Drop.ASPECT, "aspect ratio too large")
-    if len(data) < header.least:
-        raise ImageError(Drop.TRUNCATED)
     return header
-
-
-def decode(data: bytes, header: Header, *, at_least: tuple[int, int] | None = None) -> Pixels:
-    """Upright pixels: (height, width, 3) BGR or (height, width) grey, uint8. Raises ImageError.
-
-    ``at_least``: width and height, upright, from which the image will be shrunk. A larger JPEG is then decoded at a
-    smaller scale, but not below that, and with the faster transform, whose errors the shrinking averages out.
-    """
-    needed = guarded(data, header)
-    if needed is None:
-        raise ImageError(Drop.DECODE)
-    if header.format == "jpeg":
-        image = _decode_jpeg(needed, header, at_least)
-    else:
-        image = _decode_gif(needed) if header.format == "gif" else _decode(needed)
-    return _turned(image, header.orientation)
-
-
-def _decode_jpeg(data: bytes, header: Header, at_least: tuple[int, int] | None) -> Pixels:
-    try:
-        space = simplejpeg.decode_jpeg_header(data, strict=False)[2]
-    except ValueError:
-        raise ImageError(Drop.DECODE) from None
-    except KeyError:  # a subsampling it has no name for
-        return _decode(data)
-    if space in ("CMYK", "YCCK"):
-        return _decode(data)
-    options: dict[str, Any] = {"colorspace": "GRAY" if space == "Gray" else "BGR", **_scale(header, at_least)}
-    try:
-        image = simplejpeg.decode_jpeg(data, **options)
-    except ValueError as error:
-        if "Premature end" in str(error):
-            raise ImageError(Drop.TRUNCATED) from None
-        # Stray bytes and the like, which every browser ignores.
-        try:
-            image = simplejpeg.decode_jpeg(data, strict=False, **options)
-        except ValueError:
-            raise ImageError(Drop.DECODE) from None
-    pixels: Pixels = image[:, :, 0] if image.shape[2] == 1 else image
-    return pixels
-
-
-def _scale(header: Header, at_least: tuple[int, int] | None) -> dict[str, Any]:
-    """Options to decode a JPEG that will be shrunk: the smallest scale that libjpeg-turbo has vector code for."""
-    if at_least is None:
-        return {}
-    width, height = reversed(at_least) if header.turned else at_least
-    for part in (8, 4, 2, 1):
-        scaled = -(-header.width // part), -(-header.height // part)
-        if scaled[0] >= width and scaled[1] >= height:
-            return {"min_width": scaled[0], "min_height": scaled[1], "fastdct": True, "fastupsample": True}
-    return {}
-
-
-def _decode(data: bytes) -> Pixels:
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:
-        image = None
-    if image is None:
-        raise ImageError(Drop.DECODE)
-    if image.dtype not in (np.uint8, np.uint16):
-        raise ImageError(Drop.DECODE)
-    alpha = image.ndim == 3 and image.shape[2] == 4
-    if image.dtype == np.uint8 and not alpha:
-        return image
-    result = np.empty((*image.shape[:2], 3) if alpha else image.shape, np.uint8)
-    rows = max(1, _STRIP // image.shape[1])
-    for top in range(0, image.shape[0], rows):
-        strip = image[top : top + rows]
-        if image.dtype == np.uint16:
-            strip = cv2.convertScaleAbs(strip, alpha=1 / 257)
-        result[top : top + rows] = _on_white(strip) if alpha else strip
-    return result
-
-
-def _decode_gif(data: bytes) -> Pixels:
-    """Decode by Pillow, for whose decoder clearing the code table costs nothing. ``data`` has one frame."""
-    from PIL.GifImagePlugin import GifImageFile
-
-    try:
-        with GifImageFile(io.BytesIO(data)) as image:
-            places = np.asarray(image)
-            shades = image.getpalette() or [shade for shade in range(256) for _ in "rgb"]
-            clear = image.info.get("transparency")
-    except (OSError, SyntaxError, ValueError):
-        raise ImageError(Drop.DECODE) from None
-    colours = np.zeros((256, 3), np.uint8)
-    colours[: len(shades) // 3] = np.reshape(shades, (-1, 3))[:, ::-1]
-    if clear is not None:
-        colours[clear] = 255
-    pixels: Pixels = colours[places]
-    return pixels
-
-
-def _on_white(image: Pixels) -> Pixels:
-    alpha = image[:, :, 3]
-    colour = cv2.cvtColor(image, cv2.COLOR_BGRA2BGR)
-    if alpha.min() == 255:
-        return colour
-    opacity = cv2.merge([alpha] * 3)
-    return cv2.add(cv2.multiply(colour, opacity, scale=1 / 255), 255 - opacity)
-
-
-def _turned(image: Pixels, orientation: int) -> Pixels:
-    if orientation in (2, 5, 7):
-        image = cv2.flip(image, 1)
-    elif orientation == 4:
-        image = cv2.flip(image, 0)
-    if orientation == 3:
-        return cv2.rotate(image, cv2.ROTATE_180)
-    if orientation in (5, 8):
-        return cv2.rotate(image, cv2.ROTATE_90_COUNTERCLOCKWISE)
-    if orientation in (6, 7):
-        return cv2.rotate(image, cv2.ROTATE_90_CLOCKWISE)
-    return image
 
 
 def _upright(header: Header) -> tuple[int, int]:

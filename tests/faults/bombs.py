@@ -239,6 +239,53 @@ def bmp(width: int, height: int, *, bits: int = 24, compression: int = 0, offset
     return b"BM" + struct.pack("<IHHI", 70, 0, 0, offset) + header + bytes(16)
 
 
+# --- formats decoded in a process of their own ------------------------------------------------------------------------
+
+
+def _tiff(*entries: tuple[int, int, int, int], rest: bytes = b"") -> bytes:
+    """A TIFF of one directory of (tag, type, count, value), and ``rest`` behind it."""
+    directory = b"".join(struct.pack("<HHII", *entry) for entry in sorted(entries))
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + directory + bytes(4) + rest
+
+
+_TIFF_GREY = [(256, 3, 1, 64), (257, 3, 1, 64), (258, 3, 1, 8), (262, 3, 1, 1)]  # 64 x 64, 8 bits
+
+
+def tiff_with_a_giant_tile(side: int) -> bytes:
+    """64 x 64 pixels in one deflated tile of that side."""
+    at, pixels = 8 + 2 + 12 * 9 + 4, zlib.compress(b"\x80" * 4096)
+    tile = [(259, 3, 1, 8), (322, 4, 1, side), (323, 4, 1, side), (324, 4, 1, at), (325, 4, 1, len(pixels))]
+    return _tiff(*_TIFF_GREY, *tile, rest=pixels)
+
+
+def bmp_that_stands_still(size: int) -> bytes:
+    """Run-length codes that move by nothing, over and over; Pillow reads each in Python."""
+    data = bmp(64, 64, bits=8, compression=1, offset=54 + 1024)
+    return data[:54] + bytes(1024) + b"\0\2\0\0" * (size // 4) + b"\0\1"
+
+
+def tiff_that_repeats_itself(tags: int, values: int) -> bytes:
+    """So many tags whose values are all the same bytes."""
+    at = 8 + 2 + 12 * (4 + tags) + 4
+    again = [(40_000 + n, 3, values, at) for n in range(tags)]
+    return _tiff(*_TIFF_GREY, *again, rest=b"\1" * (2 * values))
+
+
+def avif_claiming(width: int, height: int) -> bytes:
+    """Another size in all its properties of size, the stream within left as it is."""
+    parts = picture("AVIF").split(b"ispe")
+    size = bytes(4) + struct.pack(">II", width, height)
+    return parts[0] + b"".join(b"ispe" + size + part[12:] for part in parts[1:])
+
+
+def jp2_claiming(width: int, height: int) -> bytes:
+    """Another size in its header box and in its stream."""
+    data = picture("JPEG2000")
+    box, stream = data.index(b"ihdr") + 4, data.index(b"\xff\x51") + 6
+    data = data[:box] + struct.pack(">II", height, width) + data[box + 8 :]
+    return data[:stream] + struct.pack(">II", width, height) + data[stream + 8 :]
+
+
 def png_with_two_headers() -> bytes:
     """The first is what a reader of headers sees, the second what a careless decoder allocates."""
     second = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0))

@@ -839,7 +839,7 @@ _image(
     "gif_with_a_frame_larger_than_its_screen",
     "A screen of 64 square and a frame of 65,535.",
     lambda: bombs.gif(64, 64, (65535, 65535)),
-    Drop.DECODE,
+    Drop.AREA,
 )
 _image(
     "webp_with_a_picture_larger_than_its_canvas",
@@ -850,13 +850,10 @@ _image(
 _image("png_with_a_bomb_in_its_profile", "128 MB in iCCP.", lambda: bombs.png_with_bomb("iCCP"), None)
 _image("png_with_a_bomb_in_its_text", "128 MB in zTXt.", lambda: bombs.png_with_bomb("zTXt"), None)
 _image("png_with_a_bomb_in_its_pixels", "128 MB in IDAT.", lambda: bombs.png_with_bomb("IDAT"), None)
-for _name in (b"PLTE", b"IDAT"):
-    _image(
-        f"png_with_4_gb_of_{_name.decode().lower()}",
-        "So it says.",
-        lambda name=_name: bombs.png_with_a_long_chunk(name),
-        Drop.DECODE,
-    )
+_image("png_with_4_gb_of_palette", "So it says.", lambda: bombs.png_with_a_long_chunk(b"PLTE"), Drop.TRUNCATED)
+_image(
+    "png_with_4_gb_of_pixels", "Of which all that matter are there.", lambda: bombs.png_with_a_long_chunk(b"IDAT"), None
+)
 _image("png_with_800_mb_of_texts", "In a hundred chunks.", lambda: bombs.png_with_texts(800), None)
 _image("png_with_a_second_header", "64 square, then 30,000.", lambda: bombs.png_with_two_headers(), None)
 _image("jpeg_with_a_second_frame", "96 x 64, then 65,535 square.", lambda: bombs.jpeg_with_two_frames(), Drop.DECODE)
@@ -882,20 +879,43 @@ _image(
     None,
 )
 _image("gif_that_forgets", "1.6 million times, before its first pixel.", lambda: bombs.gif_that_forgets(600_000), None)
-_image("gif_of_a_long_comment", "A byte at a time.", lambda: bombs.gif_of_comments(600_000), Drop.DECODE)
-_image("bmp_with_an_absurd_header", "Its header is 4 GB long.", lambda: bombs.bmp(64, 64, info=2**32 - 1), Drop.DECODE)
-_image("bmp_of_no_depth", "Zero bits a pixel.", lambda: bombs.bmp(64, 64, bits=0), Drop.DECODE)
-_image("bmp_whose_pixels_are_elsewhere", "Offset 2**31.", lambda: bombs.bmp(64, 64, offset=2**31), Drop.DECODE)
+_image("gif_of_a_long_comment", "A byte at a time.", lambda: bombs.gif_of_comments(600_000), Drop.TRUNCATED)
+_image(
+    "bmp_with_an_absurd_header",
+    "Its header is 4 GB long.",
+    lambda: bombs.bmp(64, 64, info=2**32 - 1),
+    Drop.NOT_AN_IMAGE,
+)
+_image("bmp_of_no_depth", "Zero bits a pixel.", lambda: bombs.bmp(64, 64, bits=0), Drop.NOT_AN_IMAGE)
+_image("bmp_whose_pixels_are_elsewhere", "Offset 2**31.", lambda: bombs.bmp(64, 64, offset=2**31), Drop.TRUNCATED)
+_image("avif_of_2_billion_square", "As it says.", lambda: bombs.avif_claiming(2**31 - 1, 2**31 - 1), Drop.NOT_AN_IMAGE)
+_image("avif_larger_than_its_stream", "Shown at the size it says.", lambda: bombs.avif_claiming(2000, 2000), None)
+_image("jp2_of_2_billion_square", "As it says.", lambda: bombs.jp2_claiming(2**31 - 1, 2**31 - 1), Drop.AREA)
+_image("ppm_of_a_million_square", "Twenty bytes.", lambda: b"P6 1000000 1000000 255 " + bytes(16), Drop.AREA)
+_image(
+    "tiff_with_a_tile_of_3_gb",
+    "Of which 64 square are shown.",
+    lambda: bombs.tiff_with_a_giant_tile(55_000),
+    Drop.DECODE,
+)
+_image(
+    "tiff_of_tags_that_repeat_a_megabyte",
+    "10,000 times.",
+    lambda: bombs.tiff_that_repeats_itself(10_000, 500_000),
+    Drop.NOT_AN_IMAGE,
+)
 
 
 # --- images cut off, and odd ones that must come through --------------------------------------------------------------
 
 for _form, _reason in {
     "JPEG": Drop.TRUNCATED,
-    "PNG": Drop.DECODE,
+    "PNG": Drop.TRUNCATED,
     "WEBP": Drop.DECODE,
-    "GIF": Drop.DECODE,
-    "BMP": Drop.DECODE,
+    "GIF": Drop.TRUNCATED,
+    "BMP": Drop.TRUNCATED,
+    "TIFF": Drop.TRUNCATED,
+    "PPM": Drop.TRUNCATED,
 }.items():
     _whole = picture(_form)
     _image(f"{_form.lower()}_cut_off", "Half of it.", lambda data=_whole: data[: len(data) // 2], _reason)

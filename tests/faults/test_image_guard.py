@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from infra.images.errors import ImageError
+from infra.images.guard import gif_frames, png_to_decode
+from infra.images.header import read_header
 from infra.schema import Drop
-from pipelines.images.guard import guarded
-from pipelines.images.header import read_header
-from pipelines.images.resize import ImageError, Resizing, resize
+from pipelines.images.resize import Resizing, resize
 
 AS_IT_IS = Resizing(encode_format="png", encode_quality=1)
 
@@ -23,10 +24,10 @@ def pixels(data: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
-def refused(data: bytes) -> bool:
+def refused(data: bytes, reason: Drop = Drop.DECODE) -> bool:
     with pytest.raises(ImageError) as error:
         resize(data, Resizing())
-    return error.value.reason is Drop.DECODE
+    return error.value.reason is reason
 
 
 def test_scans_are_counted_where_the_picture_is():
@@ -51,7 +52,7 @@ def test_exif_that_leads_in_circles_is_none():
 
 
 def test_a_png_may_inflate_to_its_pixels_and_some_more(monkeypatch):
-    monkeypatch.setattr("pipelines.images.guard._MAX_SURPLUS", 0)
+    monkeypatch.setattr("infra.images.guard._MAX_SURPLUS", 0)
     noise = bombs.picture("PNG")
     assert resize(noise, Resizing()).width == 96
     assert refused(bombs.png_with_more_behind_its_pixels(1))
@@ -71,25 +72,33 @@ def test_parts_are_looked_through_up_to_a_number():
 
 def test_of_a_png_only_what_makes_its_pixels_is_left():
     plain, full = bombs.png(96, 64), bombs.png_with_texts(80)
-    assert guarded(full, read_header(full)) == guarded(plain, read_header(plain)) == plain
+    assert png_to_decode(full, read_header(full)) == png_to_decode(plain, read_header(plain)) == (plain, ())
 
 
-@pytest.mark.parametrize("name", [b"PLTE", b"IDAT"])
-def test_a_decoder_never_hears_of_more_bytes_than_there_are(name):
-    data = bombs.png_with_a_long_chunk(name)
-    assert guarded(data, read_header(data)) is None
+def test_a_decoder_never_hears_of_more_bytes_than_there_are():
+    palette = bombs.png_with_a_long_chunk(b"PLTE")
+    with pytest.raises(ImageError):
+        png_to_decode(palette, read_header(palette))
+    pixels = bombs.png_with_a_long_chunk(b"IDAT")
+    assert len(png_to_decode(pixels, read_header(pixels))[0]) < len(pixels) + 20
 
 
-def test_of_a_gif_only_the_first_frame_is_left():
-    one, many = bombs.gif(64, 64, (9, 9)), bombs.gif(64, 64, (9, 9), (8, 8), (65535, 1))
-    assert guarded(many, read_header(many)) == guarded(one, read_header(one)) == one
+def test_of_a_gif_one_frame_at_a_time_is_decoded():
+    data = bombs.gif(64, 64, (9, 9), (8, 8), (65535, 1), (7, 7))
+    frames = list(gif_frames(data, read_header(data)))
+    assert [(frame.width, frame.height) for frame in frames] == [(9, 9), (8, 8), (7, 7)]  # one is too large
+    assert all(
+        frame.data == bombs.gif(*size, size) for frame, size in zip(frames, [(9, 9), (8, 8), (7, 7)], strict=True)
+    )
+    endless = bombs.gif(64, 64, *[(8, 8)] * 1000)
+    assert len(list(gif_frames(endless, read_header(endless)))) == 32
 
 
 @pytest.mark.parametrize("form", ["PNG", "GIF"])
 def test_half_a_file_is_no_picture(form):
     whole = bombs.picture(form)
     for size in range(40, len(whole) - 20, 97):
-        assert refused(whole[:size])
+        assert refused(whole[:size], Drop.TRUNCATED)
 
 
 _WHOLE = {
@@ -123,4 +132,4 @@ def test_a_gif_that_ends_behind_its_size():
     """Ten bytes are enough to tell the size, and too few for what comes next."""
     for version in (b"GIF87a", b"GIF89a"):
         for rest in range(4):
-            assert refused(version + struct.pack("<HH", 64, 48) + b"\xf7\0\0"[:rest])
+            assert refused(version + struct.pack("<HH", 64, 48) + b"\xf7\0\0"[:rest], Drop.TRUNCATED)

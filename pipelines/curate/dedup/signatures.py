@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.errors import DataError
-from pipelines.images.header import read_header
-from pipelines.images.resize import ImageError, decode
+from infra.images.decode import decode
+from infra.images.errors import ImageError
+from infra.images.header import read_header
 
 __all__ = ["CELLS", "SIDE", "difference", "leaders", "signature"]
 
@@ -34,10 +35,10 @@ def signature(data: bytes) -> tuple[int, bytes]:
 
     Raises DataError if the image cannot be read.
     """
-    header = read_header(data)
-    if header is None:
-        raise DataError("a stored image is in no known format", found=repr(data[:16]))
     try:
+        header = read_header(data)
+        if header is None:
+            raise DataError("a stored image is in no known format", found=repr(data[:16]))
         image = decode(data, header, at_least=(64, 64))
     except ImageError as error:
         raise DataError("a stored image cannot be decoded", found=error.message) from None

@@ -1,33 +1,25 @@
-"""Headers of images: format, size and orientation from the first bytes, before anything is decoded.
+"""Headers of images: format, size and orientation, before anything is decoded.
 
 A 40-byte WebP can claim 16,384 x 16,384 pixels, so size and shape are checked here, in plain Python that allocates
-nothing. The format is recognised by magic bytes; file names and Content-Type cannot be trusted.
+nothing. The format is recognised by magic bytes; file names and Content-Type cannot be trusted. Formats whose headers
+are directories of their own are read where they are decoded, in another process (:mod:`infra.images.isolated`).
 """
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-__all__ = ["DEFLATE_RATIO", "FORMATS", "MAX_PARTS", "Header", "chunks", "read_header"]
+from infra.images import isolated, jpeg
+from infra.images.jpeg import MAX_PARTS
 
-FORMATS = ("jpeg", "png", "webp", "gif", "bmp")
-"""The formats accepted. SVG, TIFF, PSD, PDF and the like are refused: their decoders are programs of their own."""
-
-MAX_PARTS = 1 << 18
-"""Segments, chunks or blocks examined in a file, at most; the largest files accepted have half as many."""
+__all__ = ["DEFLATE_RATIO", "MAX_PARTS", "Header", "after_blocks", "chunks", "gif_colours", "read_header"]
 
 DEFLATE_RATIO = 1032
 """The highest compression ratio of deflate."""
 
-_JPEG_MARKER = re.compile(rb"\xff+([^\xff])")  # may be padded with any number of 0xFF
-_JPEG_STANDALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
-_JPEG_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
-_JPEG_ARITHMETIC = {*range(0xC9, 0xD0)}
-_JPEG_PROGRESSIVE = {0xC2, 0xC6, 0xCA, 0xCE}
 _ORIENTATION = 0x0112
 _PNG_SAMPLES = {2: 3, 4: 2, 6: 4}  # samples of a pixel, by colour type; 1 for the others
 
@@ -36,24 +28,27 @@ _PNG_SAMPLES = {2: 3, 4: 2, 6: 4}  # samples of a pixel, by colour type; 1 for t
 class Header:
     """``width`` and ``height`` in pixels as stored. ``exif`` is the TIFF block of the Exif data, empty if none.
 
-    ``passes``: a JPEG that may have several scans.
+    ``frame``: a JPEG's frame header. ``passes``: the picture may lie in several scans.
     ``least``: bytes that a complete file of this size has at least; decoders would fill what is missing with grey. A
     Huffman-coded JPEG has a bit for each block of 64 pixels, and deflate compresses the rows of a PNG 1032 times at
     most.
+    ``upright``: the decoder turns the image itself, and the size is that of the result.
     """
 
     format: str
     width: int
     height: int
     exif: bytes = b""
+    frame: jpeg.Frame | None = None
     passes: bool = False
     least: int = 0
+    upright: bool = False
 
     @cached_property
     def orientation(self) -> int:
         """The Exif orientation, 1 (upright) to 8; 1 when absent or absurd."""
         order = {b"II*\0": "<", b"MM\0*": ">"}.get(self.exif[:4])
-        if order is None:
+        if order is None or self.upright:
             return 1
         try:
             (start,) = struct.unpack_from(f"{order}I", self.exif, 4)
@@ -73,7 +68,10 @@ class Header:
 
 
 def read_header(data: bytes) -> Header | None:
-    """The header of an image file; None for other formats than :data:`FORMATS`, or if the size is cut off."""
+    """The header of an image file; None for other formats than :data:`formats.ACCEPTED`, or if the size is cut off.
+
+    Raises ImageError if reading it exceeds a limit.
+    """
     try:
         header = _read(data)
     except (struct.error, IndexError):
@@ -85,42 +83,33 @@ def _read(data: bytes) -> Header | None:
     if data[:3] == b"\xff\xd8\xff":
         return _jpeg(data)
     if data[:8] == b"\x89PNG\r\n\x1a\n" and data[12:16] == b"IHDR":
-        width, height, depth, colour = struct.unpack_from(">IIBB", data, 16)
+        width, height, depth, colour, *_ = struct.unpack_from(">IIBBBBB", data, 16)
         row = 1 + width * depth * _PNG_SAMPLES.get(colour, 1) // 8
         return Header("png", width, height, _png_exif(data), least=row * height // DEFLATE_RATIO)
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return _webp(data)
     if data[:6] in (b"GIF87a", b"GIF89a"):
-        return Header("gif", *struct.unpack_from("<HH", data, 6))
-    if data[:2] == b"BM":
-        return _bmp(data)
+        return _gif(data)
+    if form := isolated.format_of(data):
+        known = isolated.header(form, data)
+        return known and Header(form, *known, upright=True)
     return None
 
 
 def _jpeg(data: bytes) -> Header | None:
     """The header before the first scan, which is the only one if it has all components and is not progressive."""
-    frame, height, width, components = 0, 0, 0, 0
-    passes, exif, at = True, b"", 2
-    for _ in range(MAX_PARTS):
-        found = _JPEG_MARKER.match(data, at)
-        if found is None:
-            break
-        marker, at = found[1][0], found.end()
-        if marker in _JPEG_STANDALONE:
-            continue
-        length = int.from_bytes(data[at : at + 2], "big")
-        if length < 2 or marker == 0xD9:
-            break
-        if marker == 0xDA:
-            passes = frame in _JPEG_PROGRESSIVE or data[at + 2] < components
-            break
-        if marker in _JPEG_FRAME and not frame:
-            frame, (height, width, components) = marker, struct.unpack_from(">HHB", data, at + 3)
-        if marker == 0xE1 and not exif and data[at + 2 : at + 8] == b"Exif\0\0":
-            exif = data[at + 8 : at + length]
-        at += length
-    blocks = 0 if frame in _JPEG_ARITHMETIC else -(-width // 8) * -(-height // 8)
-    return Header("jpeg", width, height, exif, passes, least=blocks // 8)
+    frame, exif, passes = None, b"", True
+    for marker, start, end in jpeg.segments(data):
+        content = data[start:end]
+        frame = frame or jpeg.frame(marker, content)
+        if marker == 0xE1 and not exif and content[:6] == b"Exif\0\0":
+            exif = content[6:]
+        if marker == 0xDA and frame:
+            passes = frame.is_progressive or content[0] < len(frame.components)
+    if frame is None:
+        return None
+    blocks = 0 if frame.is_arithmetic else -(-frame.width // 8) * -(-frame.height // 8)
+    return Header("jpeg", frame.width, frame.height, exif, frame, passes, least=blocks // 8)
 
 
 def _png_exif(data: bytes) -> bytes:
@@ -147,12 +136,36 @@ def _webp(data: bytes) -> Header | None:
     return None
 
 
-def _bmp(data: bytes) -> Header | None:
-    (size,) = struct.unpack_from("<I", data, 14)
-    if size == 12:  # OS/2
-        return Header("bmp", *struct.unpack_from("<HH", data, 18))
-    width, height = struct.unpack_from("<ii", data, 18)
-    return Header("bmp", width, abs(height))  # negative: stored top down
+def _gif(data: bytes) -> Header:
+    """The screen, made larger where the first frame needs it, as browsers do."""
+    width, height = struct.unpack_from("<HH", data, 6)
+    try:
+        at = 13 + gif_colours(data[10])
+        for _ in range(MAX_PARTS):
+            if data[at] == 0x2C:
+                left, top, wide, high = struct.unpack_from("<4H", data, at + 1)
+                return Header("gif", max(width, left + wide), max(height, top + high))
+            if data[at] != 0x21:
+                break
+            at = after_blocks(data, at + 2)
+    except (IndexError, struct.error):
+        pass  # cut off
+    return Header("gif", width, height)
+
+
+def gif_colours(flags: int) -> int:
+    """Bytes of a GIF's colour table."""
+    return 6 << (flags & 7) if flags & 0x80 else 0
+
+
+def after_blocks(data: bytes, at: int) -> int:
+    """Offset behind a GIF's data blocks at ``at``. Raises IndexError beyond the end or after too many blocks."""
+    for _ in range(MAX_PARTS):
+        size = data[at]
+        at += size + 1
+        if not size:
+            return at
+    raise IndexError("too many blocks")
 
 
 def chunks(data: bytes, at: int, *, png: bool) -> Iterator[tuple[bytes, int, int]]:
