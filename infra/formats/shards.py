@@ -18,6 +18,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from infra.errors import DataError
+from infra.images.formats import EXTENSIONS
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -41,8 +42,8 @@ __all__ = [
     "write_triple",
 ]
 
-IMAGE_EXTENSIONS = ("jpg", "png", "webp", "jpeg")
-"""Extensions under which open_clip, webdataset users and we look for a sample's image."""
+IMAGE_EXTENSIONS = tuple(dict.fromkeys(("jpg", "png", "webp", "jpeg", *EXTENSIONS)))
+"""Extensions under which we look for a sample's image, first those under which open_clip does."""
 
 _BLOCK = 512
 _ZEROS = b"\0" * _BLOCK

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["EvalSet", "Sample", "decode_image", "prompts"]
 
 _FORMATS = ("JPEG", "PNG", "WEBP")
+_BY_PILLOW = (b"\xff\xd8", b"\x89PNG", b"RIFF")  # how they begin
 _MAX_PIXELS = 64 << 20
 
 
@@ -155,10 +156,18 @@ def prompts(classes: Sequence[str], templates: Sequence[str] = ()) -> list[str]:
 
 
 def decode_image(data: bytes, key: str) -> Image:
-    """Decode JPEG, PNG or WebP bytes as RGB; the size is checked before a pixel is decoded. Raises DataError."""
+    """Decode an image in any accepted format as RGB; the size is checked before a pixel is decoded. Raises DataError.
+
+    JPEG, PNG and WebP by Pillow, as open_clip does: alpha and orientation are ignored.
+    """
     from PIL import Image
 
+    from infra.images.decode import decode_rgb
+    from infra.images.errors import ImageError
+
     try:
+        if not data.startswith(_BY_PILLOW):
+            return Image.fromarray(decode_rgb(data))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is ours, and an error
             image = Image.open(io.BytesIO(data), formats=_FORMATS)
@@ -173,6 +182,8 @@ def decode_image(data: bytes, key: str) -> Image:
     # for twice PIL's own limit.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"the image of sample {key!r} cannot be decoded", found=str(error)) from error
+    except ImageError as error:
+        raise DataError(f"the image of sample {key!r} cannot be decoded", found=str(error.reason)) from error
 
 
 def _lines(store: Store, path: str) -> tuple[str, ...]:

@@ -18,18 +18,21 @@ from numpy.typing import NDArray
 from infra.images import isolated, jpeg
 from infra.images.errors import ImageError
 from infra.images.guard import GifFrame, gif_frames, jpeg_to_decode, png_to_decode
-from infra.images.header import Header
+from infra.images.header import Header, read_header
 from infra.schema import Drop
 
-__all__ = ["Pixels", "decode"]
+__all__ = ["Pixels", "decode", "decode_rgb"]
 
 Pixels = NDArray[Any]  # uint8; OpenCV's own annotations are wider
 
 cv2.setNumThreads(1)  # OpenCV ignores OMP_NUM_THREADS; a worker owns one core
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # errors go into the image's row, not to stderr
 
+_MAX_PIXELS = 64 << 20  # of an image that somebody trains or evaluates on
 _STRIP = 1 << 18  # pixels converted to 8 bits without alpha at a time: whole copies would take most of the memory
 _MISSING = ("premature end", "Premature end", "instead of RST")  # in libjpeg's warnings
+_OF_HEADS = ("extraneous bytes", "JFIF", "ICC")  # may be
+_HARMLESS = ("Inconsistent progression", "Adobe color transform", "Invalid SOS parameters")
 
 
 def decode(data: bytes, header: Header, *, at_least: tuple[int, int] | None = None) -> Pixels:
@@ -53,6 +56,19 @@ def decode(data: bytes, header: Header, *, at_least: tuple[int, int] | None = No
     return _turned(image, header.orientation)
 
 
+def decode_rgb(data: bytes) -> NDArray[np.uint8]:
+    """Upright pixels of a file in any accepted format: (height, width, 3) RGB, uint8. Raises ImageError."""
+    header = read_header(data)
+    if header is None:
+        raise ImageError(Drop.NOT_AN_IMAGE)
+    if header.width * header.height > _MAX_PIXELS:
+        raise ImageError(Drop.AREA, f"{header.width} x {header.height} pixels, of at most {_MAX_PIXELS}")
+    image = decode(data, header)
+    return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB if image.ndim == 2 else cv2.COLOR_BGR2RGB).astype(
+        np.uint8, copy=False
+    )
+
+
 # --- JPEG -------------------------------------------------------------------------------------------------------------
 
 
@@ -67,23 +83,28 @@ def _decode_jpeg(data: bytes, header: Header, at_least: tuple[int, int] | None) 
 
 def _decode_strictly(data: bytes, options: dict[str, Any]) -> Pixels:
     """Decode a JPEG whose pixels are all there; what is wrong with its head does not matter."""
-    warning = ""
-    for prepare in (bytes, jpeg.cleaned):
-        try:
-            pixels: Pixels = simplejpeg.decode_jpeg(prepare(data), **options)
-        except ValueError as error:
-            warning = str(error)
-            if any(sign in warning for sign in _MISSING):
-                raise ImageError(Drop.TRUNCATED) from None
-        else:
-            return pixels
-    if not jpeg.stray_bytes(warning, data):
-        raise ImageError(Drop.DECODE)
-    try:
-        pixels = simplejpeg.decode_jpeg(data, strict=False, **options)
-    except ValueError:
-        raise ImageError(Drop.DECODE) from None
+    pixels, warning = _decode_or_warn(data, options)
+    if pixels is None and any(sign in warning for sign in _OF_HEADS):
+        pixels, warning = _decode_or_warn(jpeg.cleaned(data), options)
+    if pixels is None:
+        if not any(sign in warning for sign in _HARMLESS) and not jpeg.stray_bytes(warning, data):
+            raise ImageError(Drop.DECODE)
+        pixels, _ = _decode_or_warn(data, {"strict": False, **options})
+    assert pixels is not None
     return pixels
+
+
+def _decode_or_warn(data: bytes, options: dict[str, Any]) -> tuple[Pixels | None, str]:
+    """Pixels, or what libjpeg has to say first. Raises ImageError if pixels are missing, or if it has more to say."""
+    try:
+        return simplejpeg.decode_jpeg(data, **options), ""
+    except ValueError as error:
+        warning = str(error)
+    if any(sign in warning for sign in _MISSING):
+        raise ImageError(Drop.TRUNCATED)
+    if not options.get("strict", True):
+        raise ImageError(Drop.DECODE)
+    return None, warning
 
 
 def _scale(header: Header, at_least: tuple[int, int] | None) -> dict[str, Any]:
@@ -125,6 +146,7 @@ def _decode(data: bytes) -> Pixels:
 
 def _decode_gif(data: bytes, header: Header) -> Pixels:
     """Decode the first frame that shows anything, in its place on a white screen."""
+    frame = None
     for frame in gif_frames(data, header):
         pixels, shown = _decode_gif_frame(frame)
         height = min(frame.height, header.height - frame.top)
@@ -136,7 +158,7 @@ def _decode_gif(data: bytes, header: Header) -> Pixels:
         screen = np.full((header.height, header.width, 3), 255, np.uint8)
         screen[frame.top : frame.top + height, frame.left : frame.left + width] = pixels[:height, :width]
         return screen
-    raise ImageError(Drop.TRANSPARENT)
+    raise ImageError(Drop.TRANSPARENT if frame else Drop.DECODE)
 
 
 def _decode_gif_frame(frame: GifFrame) -> tuple[Pixels, Pixels]:

@@ -775,12 +775,10 @@ def _not_an_image(name: str, body: bytes) -> None:
 
 
 _not_an_image("SVG", b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>')
-_not_an_image("TIFF", picture("TIFF"))
 _not_an_image("PDF", b"%PDF-1.7\n1 0 obj\n<< /Type /Catalog >>\nendobj\n%%EOF")
 _not_an_image("ZIP", b"PK\x03\x04" + bytes(60))
 _not_an_image("AVIF", b"\0\0\0\x20ftypavif" + bytes(60))
-_not_an_image("ICO", picture("ICO"))
-_not_an_image("PPM", picture("PPM"))
+_not_an_image("QOI", picture("QOI"))
 _not_an_image("EPS", b"%!PS-Adobe-3.0 EPSF-3.0\n(r) file\n")
 _not_an_image("nothing", b"")
 
@@ -927,7 +925,8 @@ _image("png_of_16_bits", "Scaled to 8.", lambda: bombs.png(96, 64, depth=16), No
 _image("png_with_a_palette", "Becomes RGB.", lambda: picture("PNG", "P"), None)
 _image("png_with_one_bit", "Black and white.", lambda: picture("PNG", "1"), None)
 _image("png_with_alpha", "Laid on white.", lambda: picture("PNG", "RGBA"), None)
-_image("bmp_as_it_should_be", "Plain.", lambda: picture("BMP"), None)
+for _form in ("BMP", "AVIF", "TIFF", "ICO", "JPEG2000", "PPM"):
+    _image(f"{_form.lower()}_as_it_should_be", "Plain.", lambda form=_form: picture(form), None)
 
 
 @hostile("image", reason=None)

@@ -18,12 +18,16 @@ import simplejpeg
 import torch
 from torch.nn.functional import interpolate
 
+from infra.images.decode import decode_rgb
+from infra.images.errors import ImageError
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["CROP_DRAWS", "decode", "draw_crop", "resize"]
 
 TRIES = 10
+_USUAL = (b"\xff\xd8", b"\x89PNG", b"RIFF")  # the first bytes of JPEG, PNG and WebP
 CROP_DRAWS = 2 * TRIES + 2
 """Random numbers that a crop needs."""
 
@@ -31,16 +35,28 @@ cv2.setNumThreads(0)  # the loader's threads are the parallelism
 
 
 def decode(data: bytes, min_side: int) -> NDArray[np.uint8]:
-    """Decode JPEG, PNG, WebP or another format that OpenCV reads to RGB (h, w, 3).
+    """Decode an image in any accepted format to RGB (h, w, 3).
 
     A JPEG at least twice as large as needed is decoded at half, a quarter or an eighth of its size, which costs a
-    fraction of the full decoding; width and height stay at least ``min_side`` pixels. Orientation tags are ignored, as
-    in open_clip's preprocessing. Raises ValueError for damaged data.
+    fraction of the full decoding; width and height stay at least ``min_side`` pixels. Orientation tags and alpha of
+    JPEG, PNG and WebP are ignored, as in open_clip's preprocessing. Raises ValueError for damaged data.
     """
-    if simplejpeg.is_jpeg(data) and simplejpeg.decode_jpeg_header(data)[2] not in ("CMYK", "YCCK"):
+    try:
+        return _usual(data, min_side) if data.startswith(_USUAL) else decode_rgb(data)
+    except ImageError as error:
+        raise ValueError(f"the image cannot be decoded: {error.reason}") from error
+
+
+def _usual(data: bytes, min_side: int) -> NDArray[np.uint8]:
+    """Decode JPEG, PNG or WebP, whose decoders tell the size and the colours at once."""
+    if simplejpeg.is_jpeg(data):
         size = {"min_height": min_side, "min_width": min_side, "min_factor": 2}  # 7/8 takes twice as long as full size
-        rgb: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "RGB", **size)
-        return rgb
+        try:
+            if simplejpeg.decode_jpeg_header(data)[2] not in ("CMYK", "YCCK"):
+                rgb: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "RGB", **size)
+                return rgb
+        except (ValueError, KeyError):  # damage in its head that does not matter, a missing end mark, or worse
+            return decode_rgb(data)
     try:
         encoded = np.frombuffer(data, np.uint8)
         bgr = cv2.imdecode(encoded, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
