@@ -7,6 +7,7 @@ import io
 import zlib
 from contextlib import ExitStack
 
+import numpy as np
 import pytest
 import webdataset
 from evaluation_samples import picture, tar, write_artifact
@@ -145,11 +146,16 @@ def test_a_multilabel_set_is_refused(tmp_path):
         EvalSet.open(write_artifact(tmp_path, files), "x", "test")
 
 
-def test_only_known_formats_are_decoded():
-    for kind in ("GIF", "BMP", "TIFF"):
+def test_the_formats_of_downloads_are_decoded():
+    expected = np.asarray(Image.open(io.BytesIO(picture(0, kind="PNG"))))
+    for kind in ("GIF", "BMP", "TIFF", "AVIF", "ICO", "JPEG2000", "WEBP"):
+        image = decode_image(picture(0, kind=kind), "x")
+        assert (image.mode, image.height > 0) == ("RGB", True)
+        if kind in ("BMP", "TIFF"):
+            assert np.array_equal(np.asarray(image), expected)
+    for other in (picture(0, kind="QOI"), b"<svg/>", b"%!PS-Adobe-3.0 EPSF-3.0"):
         with pytest.raises(DataError, match="cannot be decoded"):
-            decode_image(picture(0, kind=kind), "x")
-    assert decode_image(picture(0, kind="WEBP"), "x").mode == "RGB"
+            decode_image(other, "x")
 
 
 def test_a_picture_is_measured_before_it_is_decoded():

@@ -303,6 +303,25 @@ def test_decoding_agrees_with_pillow(form, mode, extra):
     assert np.abs(found.astype(int) - expected).mean() < (4 if mode == "CMYK" else 1)
 
 
+@pytest.mark.parametrize("form", ["AVIF", "TIFF", "GIF", "BMP", "PPM", "JPEG2000"])
+def test_the_formats_of_downloads_are_decoded(form):
+    data = io.BytesIO()
+    Image.fromarray(smooth(64)).convert("P" if form == "GIF" else "RGB").save(data, form)
+    with Image.open(data) as image:
+        assert np.abs(decode(data.getvalue(), 64).astype(int) - np.asarray(image.convert("RGB"))).max() <= 1
+
+
+def test_a_jpeg_with_stray_bytes_or_without_its_end_is_no_corrupt_sample():
+    image = io.BytesIO()
+    Image.fromarray(smooth(64)).save(image, "JPEG", quality=95)
+    data = image.getvalue()
+    for odd in (data[:20] + b"ab" + data[20:], data[:-2], data + bytes(99)):
+        assert np.array_equal(decode(odd, 64), decode(data, 64))
+    for cut in (data[: len(data) // 2], data[: len(data) // 2] + data[-2:]):
+        with pytest.raises(ValueError, match="truncated"):
+            decode(cut, 64)
+
+
 def test_orientation_tags_are_ignored_as_open_clip_does():
     image = Image.fromarray(smooth(32)[:, :20])
     image.getexif()[0x0112] = 6
