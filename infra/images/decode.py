@@ -44,7 +44,15 @@ def decode(data: bytes, header: Header, *, at_least: tuple[int, int] | None = No
     if len(data) < header.least:
         raise ImageError(Drop.TRUNCATED)
     if header.format == "jpeg":
-        image = _decode_jpeg(jpeg_to_decode(data, header), header, at_least)
+        needed, whole = jpeg_to_decode(data, header)
+        try:
+            image = _decode_jpeg(needed, header, at_least)
+        except ImageError:
+            if not whole and header.frame and header.frame.is_progressive:  # cut within the tables of a later scan
+                raise ImageError(Drop.TRUNCATED) from None
+            raise
+        if not whole:
+            raise ImageError(Drop.TRUNCATED)
     elif header.format == "png":
         image = _plain(*_decode_png(data, header))
     elif header.format == "gif":

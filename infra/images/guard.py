@@ -33,15 +33,18 @@ _PNG_SAMPLES = {2: 3, 4: 2, 6: 4}
 # --- JPEG -------------------------------------------------------------------------------------------------------------
 
 
-def jpeg_to_decode(data: bytes, header: Header) -> bytes:
-    """The file, with an end mark if it lacks one. Raises ImageError for too many scans, or some that are missing."""
+def jpeg_to_decode(data: bytes, header: Header) -> tuple[bytes, bool]:
+    """The file, with an end mark if it lacks one, and whether its scans hold all of the picture.
+
+    Raises ImageError for too many scans.
+    """
+    whole = True
     if header.frame and header.passes:
         scans = jpeg.scans(data)
         if len(scans) > _MAX_SCANS or len(scans) * header.width * header.height > _MAX_WORK:
             raise ImageError(Drop.DECODE)
-        if not jpeg.is_complete(header.frame, scans):
-            raise ImageError(Drop.TRUNCATED)
-    return jpeg.ended(data)
+        whole = jpeg.is_complete(header.frame, scans)
+    return jpeg.ended(data), whole
 
 
 # --- PNG --------------------------------------------------------------------------------------------------------------

@@ -121,7 +121,7 @@ async def test_a_gif_cut_behind_its_size_and_a_host_that_ends_in_a_digit_cost_th
     mapped = {pattern: f"127.0.0.1:{port}" for pattern in ("*.example", "static1", "img.host2")}
     async with Downloader(config(port, web=Web(connect_to=mapped))) as downloader:
         outcomes = [await task for task in await downloader.start([f"http://{name}" for name in names], spool)]
-    assert [outcome.reason for outcome in outcomes] == ["decode_failed", None, None, None]
+    assert [outcome.reason for outcome in outcomes] == ["truncated", None, None, None]
     assert outcomes[0].status == "failed_to_resize"
 
 
