@@ -2,7 +2,8 @@
 
 A recipe is any Python file, or module of an installed package, with ``def workflow(...) -> Workflow``; the arguments
 of that function are its parameters.
-``--set parameter=value`` sets one, ``--set stage.field=value`` sets a field of a stage's configuration, at any depth.
+``--set parameter=value`` sets one, ``--set stage.field=value`` sets a field of a stage's configuration, at any depth;
+``--set parameter.key=value`` sets a key of a parameter that is a mapping.
 """
 
 from __future__ import annotations
@@ -81,6 +82,8 @@ class Recipe:
         values, fields = _split(settings)
         parameters = self.parameters
         known = [parameter.name for parameter in parameters]
+        for name in [name for name in fields if name in known]:  # web.retries=3: a key of a parameter that is a mapping
+            values[name] = (values.get(name) or {}) | fields.pop(name)
         for name in values:
             if name not in known:
                 raise UsageError(f"recipe {self.name} has no parameter {name!r}", **_hint(name, known))

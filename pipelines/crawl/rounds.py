@@ -21,8 +21,9 @@ from pipelines.crawl.frontier import Generate, Unvisited, Update, generate, unvi
 from pipelines.crawl.frontier_tables import found_files, read_due
 from pipelines.crawl.shard import DueShard, fetch
 from pipelines.crawl.sources import inject, sources
+from pipelines.tables import read_table
 from pipelines.urls.files import ListFile
-from pipelines.web.health import SuccessFloor, preflight
+from pipelines.web.health import SuccessFloor, nothing_kept, preflight
 from pipelines.web.politeness.actor import shared_limiter
 from pipelines.web.politeness.client import LimiterClient
 from pipelines.web.urls import host_of
@@ -31,6 +32,8 @@ __all__ = ["Rounds", "allot"]
 
 _SMALL = 50_000  # URLs that the driver processes faster than it could hand them to Ray workers
 _FLOOR_URLS = 1000  # before the success rate is checked
+_OUTCOMES = (".urls.parquet", ".sitemaps.parquet")
+_LOOK_AT = 16  # tables of outcomes from which details are quoted
 _FAILURES = frozenset(
     {Drop.HTTP_ERROR, Drop.TIMEOUT, Drop.CONNECTION, Drop.HOST_DOWN, Drop.RATE_LIMITED, Drop.REFUSED, Drop.TRUNCATED}
 )
@@ -148,14 +151,37 @@ class Rounds:
             self.kept, min(self.config.max_pages, self.kept + waiting), rounds=self.generation - 1, known=self._rows
         )
 
+    def _check_kept(self, records: list[ShardRecord]) -> None:
+        """Raise StageFailed if no page was kept, with the reasons; the next run then begins anew."""
+        if self.kept:
+            return
+        dropped: Counter[str] = Counter()
+        details: Counter[tuple[str, str]] = Counter()
+        for record in records:
+            dropped.update(record.funnel.dropped if record.funnel else {})
+            dropped.update(record.facts.get("failed", {}))
+        if not dropped:
+            return  # an empty list
+        outcomes = [file.path for record in records for file in record.files if file.path.endswith(_OUTCOMES)]
+        for path in outcomes[:_LOOK_AT]:
+            table = read_table(self.context.store, path, ["reason", "detail"])
+            details.update(zip(table["reason"].to_pylist(), table["detail"].to_pylist(), strict=True))
+        for shard in self.context.ledger.read():
+            self.context.ledger.forget(shard)
+        raise nothing_kept("addresses", dropped, details)
+
     def finish(self) -> Manifest:
-        """Account for the URLs never fetched, delete the frontier and commit the artifact."""
+        """Account for the URLs never fetched, delete the frontier and commit the artifact.
+
+        Raises StageFailed if not one page was kept.
+        """
         specs = {
             f"unvisited-{partition:03d}": Unvisited(self.generation, partition, self.config)
             for partition in self._partitions
         }
         records = self._records + self._run(specs, unvisited, small=self._rows <= _SMALL)
         self.context.store.delete("frontier")
+        self._check_kept(records)
         outside: Counter[str] = Counter()
         for record in records:
             outside.update(record.facts.get("links_outside", {}))

@@ -190,7 +190,9 @@ async def _sitemaps(source: Sitemaps, output: ShardOutput, limiter: LimiterClien
             write_found(output, 0, f"{output.shard}-{number}-{part}", links, config.partition_count)
             total += len(links)
     output.write_table(f"data/{output.shard.removeprefix('inject-')}.parquet", pa.Table.from_pylist(read, _READ))
-    return output.commit(facts={"found": total, "links_outside": dict(sorted(outside.items()))})
+    failed = Counter(row["reason"] for row in read if row["reason"])
+    facts = {"failed": dict(sorted(failed.items()))} if failed else {}
+    return output.commit(facts={"found": total, "links_outside": dict(sorted(outside.items())), **facts})
 
 
 async def _walk(start: str, fetcher: Fetcher, config: Config) -> AsyncIterator[Read]:

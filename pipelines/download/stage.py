@@ -21,7 +21,7 @@ from pipelines.download.config import Config
 from pipelines.download.hosts import host, worst
 from pipelines.download.progress import Progress
 from pipelines.layout import Images, Slice, chunk_rows, funnel, kept_files
-from pipelines.web.health import preflight
+from pipelines.web.health import nothing_kept, preflight
 
 if TYPE_CHECKING:
     from infra.store import Store
@@ -35,7 +35,10 @@ _LOOK_AT = 16  # shards whose hosts are resolved before the start
 
 
 def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Manifest:
-    """``pairs``, or with ``retry`` earlier ``images`` -> ``data/{shard}.tar``, ``.parquet``, ``_stats.json``."""
+    """``pairs``, or with ``retry`` earlier ``images`` -> ``data/{shard}.tar``, ``.parquet``, ``_stats.json``.
+
+    Raises StageFailed if not one image could be downloaded, unless ``min_success_share`` is 0 or it is a retry.
+    """
     from pipelines.download.shard import Work, work
     from pipelines.web.politeness.actor import shared_limiter
 
@@ -53,7 +56,7 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
             on_done=progress.add,
             size=max(1, min(_BATCH, -(-len(shards) // slots(config.limits)))),
         )
-    return _finish(records, context)
+    return _finish(config, records, context)
 
 
 def _shards(config: Config, inputs: Mapping[str, Artifact]) -> tuple[list[tuple[int, Any]], Store | Images]:
@@ -77,11 +80,15 @@ def _check_names(common: Work, shards: list[Any]) -> None:
     preflight(names - {""}, common.config.web).check()
 
 
-def _finish(records: Sequence[ShardRecord], context: Context) -> Manifest:
+def _finish(config: Config, records: Sequence[ShardRecord], context: Context) -> Manifest:
     from pipelines.curate import gallery
 
-    gallery.of_downloads(context, records)
     total = sum((record.funnel for record in records if record.funnel), funnel("pairs", []))
+    if total.entered and not total.kept and config.min_success_share and not config.retry:
+        for record in records:  # the next run repeats them
+            context.ledger.forget(record.shard)
+        raise nothing_kept("pairs", total.dropped, {})
+    gallery.of_downloads(context, records)
     failing: Counter[str] = Counter()
     for record in records:
         failing.update(record.facts["failing_hosts"])

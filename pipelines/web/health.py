@@ -22,7 +22,7 @@ from pipelines.web.config import Web
 from pipelines.web.dns import RESOLVER_ERRORS, look_up, mapped
 from pipelines.web.urls import is_address
 
-__all__ = ["Preflight", "SuccessFloor", "preflight"]
+__all__ = ["Preflight", "SuccessFloor", "nothing_kept", "preflight"]
 
 _HINTS = {
     Drop.CONNECTION: "no connections: check the network, name resolution, firewalls and proxies",
@@ -32,8 +32,32 @@ _HINTS = {
     Drop.ROBOTS: "robots.txt forbids most URLs: these sites do not want to be crawled",
     Drop.OPT_OUT: "these sites opted out of AI use",
     Drop.HTTP_ERROR: "servers refuse requests: look at the status codes, and set web.contact to identify yourself",
-    Drop.REFUSED: "the IP addresses are not public: an intranet needs web.allow_private",
+    Drop.REFUSED: "addresses that are not public (loopback, an intranet) are reached only if you name them: "
+    'allow_private=\'["127.0.0.0/8"]\', or connect_to=\'{"host": "address:port"}\'',
 }
+
+
+def nothing_kept(what: str, dropped: Mapping[str, int], details: Mapping[tuple[str, str], int]) -> StageFailed:
+    """Return the error of a stage all of whose rows were dropped: counts by reason, and what to do about the first.
+
+    ``details``: counts of some rows by reason and detail.
+    """
+    order = sorted(dropped.items(), key=lambda item: (-item[1], item[0]))
+    found = []
+    for reason, count in order:
+        about = [detail for (other, detail), _ in Counter(details).most_common() if other == reason and detail]
+        found.append(f"{reason} {count}" + (f" ({'; '.join(about[:2])})" if about else ""))
+    return StageFailed(
+        f"none of {sum(dropped.values())} {what} could be kept",
+        expected="at least one",
+        found=", ".join(found),
+        fix=_hint(order[0][0]),
+    )
+
+
+def _hint(reason: str) -> str:
+    known = _HINTS.get(Drop(reason), "") if reason in list(Drop) else ""
+    return known or "look at the reasons of the dropped rows"
 
 
 @dataclass(frozen=True)
@@ -147,6 +171,5 @@ class SuccessFloor:
             f"only {self._kept} of {self._entered} rows succeeded",
             expected=f"at least {self._share:.0%} after {self._after} rows",
             found=", ".join(f"{reason} {count}" for reason, count in top) + (f"; most at {worst}" if worst else ""),
-            fix=(_HINTS.get(Drop(top[0][0]), "") if top and top[0][0] in list(Drop) else "")
-            or "look at the reasons of the dropped rows",
+            fix=_hint(top[0][0] if top else ""),
         )

@@ -13,10 +13,11 @@ from pipelines import adopt
 from pipelines.curate import balance, dedup, filter, shard
 from pipelines.curate.filter import rules
 from pipelines.formats.archives import LISTS, listed, with_prefix
+from pipelines.web import Web
 from training import train
 from workflows.stage import Gate, Stage, Workflow
 
-__all__ = ["adopted", "archives", "to_model"]
+__all__ = ["adopted", "archives", "http_client", "to_model"]
 
 _HOLDOUT = 0.1  # share of the images kept from training, to validate and evaluate on
 _RECALL = {"retrieval.image_retrieval_recall_at_5": 0.5}  # from which the model is registered in MLflow
@@ -55,6 +56,18 @@ def archives(paths: Sequence[str], prefix: str, max_files: int | None) -> dict[s
 
 def _is_file(place: str) -> bool:
     return "://" not in place and Path(place).is_file()
+
+
+def http_client(
+    fields: Mapping[str, Any] | None,
+    *,
+    contact: str,
+    allow_private: Sequence[str] | None,
+    connect_to: Mapping[str, str] | None,
+) -> Web:
+    """The HTTP client that all stages of a recipe share: those of its fields that are parameters, and any others."""
+    named = {"contact": contact, "allow_private": allow_private, "connect_to": connect_to}
+    return Web(**{name: value for name, value in named.items() if value}, **(fields or {}))
 
 
 def to_model(

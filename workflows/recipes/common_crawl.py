@@ -7,8 +7,7 @@ clipline run common_crawl --set paths=crawl-data/CC-MAIN-2024-22/wat.paths.gz --
 from typing import Any
 
 from pipelines import download, extract
-from pipelines.web import Web
-from workflows.recipes._common import archives, to_model
+from workflows.recipes._common import archives, http_client, to_model
 from workflows.stage import Stage, Workflow
 
 
@@ -25,14 +24,17 @@ def workflow(
     batch_size: int = 256,  # samples of a training step, over all workers
     workers: int = 2,  # training processes, one per GPU
     gpu: bool = False,  # train on GPUs
-    connect_to: dict[str, str] | None = None,  # host pattern -> address, for images that are not on the open web
+    allow_private: list[str] | None = None,  # networks to reach although they are not public, e.g. 127.0.0.0/8
+    connect_to: dict[str, str] | None = None,  # host pattern -> address[:port] to connect to instead
+    web: dict[str, Any] | None = None,  # further fields of the HTTP client, for all stages: web.retries=5
 ) -> Workflow:
-    web = Web(contact=contact, connect_to=connect_to or {})
+    client = http_client(web, contact=contact, allow_private=allow_private, connect_to=connect_to)
     training = {"model": model, "samples": samples, "batch_size": batch_size, "workers": workers, "gpu": gpu}
 
     pages = archives(paths, prefix, max_files)
     base = prefix if "://" in prefix else ""
-    pairs = Stage("extract", extract.run, extract.Config(prefix=base, max_files=max_files), pages)
-    images = Stage("download", download.run, download.Config(image_size=image_size, web=web), {"pairs": pairs})
+    opt_outs = {"agent": client.agent, "obey_opt_out": client.obey_opt_out}
+    pairs = Stage("extract", extract.run, extract.Config(prefix=base, max_files=max_files, **opt_outs), pages)
+    images = Stage("download", download.run, download.Config(image_size=image_size, web=client), {"pairs": pairs})
     data = (*pages.values(), pairs, images)
     return to_model("common_crawl", data, {"images": images}, min_side=min_side, languages=languages, training=training)

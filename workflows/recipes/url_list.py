@@ -9,8 +9,7 @@ clipline run url_list --set ... --set train=true
 from typing import Any
 
 from pipelines import adopt, download, urls
-from pipelines.web import Web
-from workflows.recipes._common import adopted, to_model
+from workflows.recipes._common import adopted, http_client, to_model
 from workflows.stage import Stage, Workflow
 
 
@@ -34,9 +33,11 @@ def workflow(
     batch_size: int = 256,  # samples of a training step, over all workers
     workers: int = 2,  # training processes, one per GPU
     gpu: bool = False,  # train on GPUs
-    connect_to: dict[str, str] | None = None,  # host pattern -> address, for a site that is not on the open web
+    allow_private: list[str] | None = None,  # networks to reach although they are not public, e.g. 127.0.0.0/8
+    connect_to: dict[str, str] | None = None,  # host pattern -> address[:port] to connect to instead
+    web: dict[str, Any] | None = None,  # further fields of the HTTP client, for all stages: web.retries=5
 ) -> Workflow:
-    web = Web(contact=contact, connect_to=connect_to or {})
+    client = http_client(web, contact=contact, allow_private=allow_private, connect_to=connect_to)
     layout = {"image_size": image_size, "resize_mode": resize_mode, "samples_per_shard": samples_per_shard}
     verify = {"column": verify_hash} if verify_hash else None
     training = {"model": model, "samples": samples, "batch_size": batch_size, "workers": workers, "gpu": gpu}
@@ -45,7 +46,7 @@ def workflow(
     lists = adopted("list", paths, adopt.UrlList(format=input_format))
     list_config = urls.Config(input_format=input_format, url_col=url_col, caption_col=caption_col)
     pairs = Stage("urls", urls.run, list_config, lists)
-    download_config = download.Config(**layout, verify=verify, engine=engine, web=web)
+    download_config = download.Config(**layout, verify=verify, engine=engine, web=client)
     images = {"images": Stage("download", download.run, download_config, {"pairs": pairs})}
     if retry:
         retry_config = download_config.replace(retry=retry, min_success_share=0)  # most may be gone for good

@@ -3,13 +3,13 @@
 clipline run website --set seeds=https://example.org/ --set contact=you@example.org
 clipline run website --set seeds=https://example.org/ --set sitemaps=robots --set scope=domain ...
 clipline run website --set page_lists=pages.csv.gz --set max_pages=1000000 ...
+clipline run website --set seeds=http://localhost:8000/ --set allow_private='["127.0.0.0/8", "::1/128"]'
 """
 
 from typing import Any
 
 from pipelines import adopt, crawl, download, extract
-from pipelines.web import Web
-from workflows.recipes._common import adopted, to_model
+from workflows.recipes._common import adopted, http_client, to_model
 from workflows.stage import Stage, Workflow
 
 
@@ -33,17 +33,20 @@ def workflow(
     batch_size: int = 256,  # samples of a training step, over all workers
     workers: int = 2,  # training processes, one per GPU
     gpu: bool = False,  # train on GPUs
-    connect_to: dict[str, str] | None = None,  # host pattern -> address, for a site that is not on the open web
+    allow_private: list[str] | None = None,  # networks to reach although they are not public, e.g. 127.0.0.0/8
+    connect_to: dict[str, str] | None = None,  # host pattern -> address[:port] to connect to instead
+    web: dict[str, Any] | None = None,  # further fields of the HTTP client, for all stages: web.retries=5
 ) -> Workflow:
-    web = Web(contact=contact, connect_to=connect_to or {})
+    client = http_client(web, contact=contact, allow_private=allow_private, connect_to=connect_to)
     starts = {"seeds": seeds or (), "sitemaps": sitemaps or (), "pages": pages or ()}
     reach = {"scope": scope, "allowed_hosts": hosts or (), "exclude": exclude or ()}
     budget = {"max_pages": max_pages, "max_pages_per_host": max_pages_per_host, "max_depth": max_depth}
     training = {"model": model, "samples": samples, "batch_size": batch_size, "workers": workers, "gpu": gpu}
 
     lists = adopted("page_list", page_lists or (), adopt.UrlList())
-    crawled = Stage("crawl", crawl.run, crawl.Config(**starts, **reach, **budget, web=web), lists)
-    pairs = Stage("extract", extract.run, extract.Config(), {"pages": crawled})
-    images = Stage("download", download.run, download.Config(image_size=image_size, web=web), {"pairs": pairs})
+    crawled = Stage("crawl", crawl.run, crawl.Config(**starts, **reach, **budget, web=client), lists)
+    opt_outs = {"agent": client.agent, "obey_opt_out": client.obey_opt_out}
+    pairs = Stage("extract", extract.run, extract.Config(**opt_outs), {"pages": crawled})
+    images = Stage("download", download.run, download.Config(image_size=image_size, web=client), {"pairs": pairs})
     data = (*lists.values(), crawled, pairs, images)
     return to_model("website", data, {"images": images}, min_side=min_side, languages=languages, training=training)
