@@ -21,6 +21,7 @@ import re
 from typing import Any, ClassVar
 
 __all__ = [
+    "USER_INFO",
     "CliplineError",
     "ConfigError",
     "DataError",
@@ -34,6 +35,7 @@ __all__ = [
     "UsageError",
     "redact",
     "redact_values",
+    "without_user_info",
 ]
 
 
@@ -104,9 +106,13 @@ class Preempted(CliplineError):
 
 # --- secrets ----------------------------------------------------------------------------------------------------------
 
-_USERINFO = re.compile(r"(?<=://)[^/?#\s\"'<>]*@")
+USER_INFO = r"((?:\b(?:https?|ftp):(?:\\?/)*)|//|\\/\\/)[^/?#\s\"'<>\\]*@"
+"""User part of a URL and what is before it, also with slashes escaped as in JSON, or without them. RE2 takes it, too."""
+
+_USERINFO = re.compile(USER_INFO, re.IGNORECASE)
+_USERINFO_BYTES = re.compile(USER_INFO.encode(), re.IGNORECASE)
 _KEY = (
-    r"(?:[\w-]*(?:password|passwd|passphrase|secret|token|signature|credentials?|authorization"
+    r"(?:[\w-]*(?:password|passwd|pwd|passphrase|secret|token|signature|credentials?|authorization"
     r"|(?:api|access|account|private|secret|signing)[_-]?key)|sig)"
 )
 _NAMED = re.compile(rf"(?i){_KEY}")
@@ -123,9 +129,14 @@ _SHAPED = re.compile(  # credentials recognized by their form: AWS, GitHub, Hugg
 
 def redact(text: str) -> str:
     """Mask the user part of URLs, values of keys that name a secret, and credentials recognized by their form."""
-    text = _USERINFO.sub("***@", text)
+    text = _USERINFO.sub(r"\1***@", text)
     text = _ASSIGNED.sub(lambda match: f"{match['key']}{match['quote'] or ''}***{match['quote'] or ''}", text)
     return _SHAPED.sub("***", text)
+
+
+def without_user_info(text: bytes) -> bytes:
+    """Mask the user part of URLs in a page, as :func:`redact` does in messages."""
+    return _USERINFO_BYTES.sub(rb"\1***@", text)
 
 
 def redact_values(value: Any) -> Any:  # noqa: ANN401 - JSON has no tighter type

@@ -10,12 +10,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from infra.errors import DataError
+from infra.errors import USER_INFO, DataError
 from infra.formats.shards import shard_name
 from infra.run.context import Output
 from infra.run.manifest import Funnel
 from infra.store import Store
 from pipelines.layout import Images, Slice, funnel
+from pipelines.web.urls import shown
 
 __all__ = [
     "SELECTION_COLUMNS",
@@ -28,6 +29,7 @@ __all__ = [
     "successes",
     "uid",
     "with_column",
+    "without_secrets",
     "write_selection",
 ]
 
@@ -86,6 +88,22 @@ def concatenated(tables: Sequence[pa.Table]) -> pa.Table:
         return pa.concat_tables(tables, promote_options="permissive")
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise DataError("a column has different types in different shards", found=str(error)) from error
+
+
+def without_secrets(rows: pa.Table, urls: Sequence[str] = ()) -> pa.Table:
+    """``rows`` without the user part of URLs in any text, and with secret parameters of the columns ``urls`` masked."""
+    for name in rows.column_names:
+        column = rows[name]
+        if not pa.types.is_string(column.type):
+            continue
+        if name in urls and pc.any(pc.match_substring(column, "=")).as_py():
+            column = pa.array([value if value is None else shown(value) for value in column.to_pylist()], pa.string())
+        elif pc.any(pc.match_substring(column, "@")).as_py():
+            column = pc.replace_substring_regex(column, f"(?i){USER_INFO}", r"\1***@")
+        else:
+            continue
+        rows = rows.set_column(rows.column_names.index(name), rows.field(name), column)
+    return rows
 
 
 # --- images -----------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from infra import rows
-from infra.errors import DataError, Preempted, UsageError
+from infra.errors import DataError, Preempted, UsageError, redact_values
 from infra.events import Custom, Event, Metrics, Progress, is_built_in
 from infra.run.manifest import File, Funnel, Manifest, ShardRecord
 from infra.store import LocalStore, Store, open_store
@@ -203,8 +203,8 @@ class Context:
         return Manifest(
             stage=self.stage,
             digest=self.digest,
-            identity=self.identity,
-            config=self._config,
+            identity=redact_values(self.identity),
+            config=redact_values(self._config),
             location=self._location,
             files=files,
             funnel=funnel,

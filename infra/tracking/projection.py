@@ -19,7 +19,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 from mlflow.exceptions import MlflowException
 
 from infra.config import flatten
-from infra.errors import redact
+from infra.errors import redact, redact_values
 from infra.events import (
     Event,
     Gate,
@@ -239,7 +239,7 @@ class Projection:
         tags = {"mlflow.parentRunId": self._state.parent, "clipline.digest": digest}
         key = {_RUN: self._folder.url.rstrip("/").rpartition("/")[2], _STAGE: stage}
         run = self._state.children[stage] = self._find_or_create(key, stage, tags)
-        params = [Param(allowed_name(k), parameter(v)[:6000]) for k, v in flatten(config).items()]
+        params = [Param(allowed_name(k), parameter(v)[:6000]) for k, v in flatten(redact_values(config)).items()]
         for start in range(0, len(params), 100):  # the most one request may hold
             self._client.log_batch(run, params=params[start : start + 100])
 

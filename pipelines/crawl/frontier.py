@@ -40,6 +40,7 @@ from pipelines.crawl.frontier_tables import (
     writer,
 )
 from pipelines.crawl.traps import Fingerprint, Pattern
+from pipelines.web.urls import shown
 
 __all__ = ["Generate", "Unvisited", "Update", "deal", "generate", "unvisited", "update"]
 
@@ -258,7 +259,10 @@ def unvisited(spec: Unvisited, output: ShardOutput) -> ShardRecord:
     budget = pc.if_else(over, "host", "pages")
     reason = pc.if_else(waiting, str(Drop.BUDGET), urls["reason"])
     detail = pc.if_else(waiting, budget, urls["detail"])
-    table = pa.table([urls["url"], urls["depth"], reason, detail], UNVISITED)
+    table = pa.table(
+        [pa.array([shown(url) for url in urls["url"].to_pylist()], pa.string()), urls["depth"], reason, detail],
+        UNVISITED,
+    )
     if table.num_rows:
         output.write_table(f"data/unvisited-{spec.partition:03d}.parquet", table)
     dropped = {row["values"]: row["counts"] for row in reason.value_counts().to_pylist()}

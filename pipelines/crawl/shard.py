@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 import pyarrow as pa
 
+from infra.errors import redact, without_user_info
 from infra.rows import counted, row_error
 from infra.run.context import ShardOutput
 from infra.run.manifest import Funnel, ShardRecord
@@ -33,6 +34,7 @@ from pipelines.web import FetchError, Response
 from pipelines.web.fetcher import Fetcher
 from pipelines.web.policy.opt_outs import CRAWLED
 from pipelines.web.politeness.client import LimiterClient
+from pipelines.web.urls import shown
 
 __all__ = ["DueShard", "Shard", "Visit", "Visitor", "fetch", "work"]
 
@@ -125,7 +127,8 @@ async def _work(shard: Shard, output: ShardOutput) -> ShardRecord:
                 if seen.response is not None and seen.body is not None:
                     page = seen.response
                     headers = _stored(page, config)
-                    warc.page(page.url, _now(config), page.status, headers, spool.get(seen.body), sent)
+                    body = _published(spool.get(seen.body))
+                    warc.page(shown(page.url), _now(config), page.status, headers, body, sent)
                 else:
                     dropped[str(seen.reason)] += 1
                     unforeseen += [seen.detail] * (seen.reason is Drop.UNFORESEEN)
@@ -247,11 +250,11 @@ def _fingerprint(html: Html, url: str, links: list[str]) -> Fingerprint:
 def _row(seen: Visit) -> dict[str, Any]:
     page = seen.response
     return {
-        "url": seen.due.url,
+        "url": shown(seen.due.url),
         "depth": seen.due.depth,
         "reason": seen.reason and str(seen.reason),
         "detail": seen.detail or None,
-        "location": seen.location or None,
+        "location": shown(seen.location) or None,
         "content_type": page and page.header("Content-Type"),
         "bytes": seen.body and seen.body.size,
         "sha256": page and seen.sha256,
@@ -265,9 +268,14 @@ def _now(config: Config) -> str:
     return config.warc_date or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def _published(body: bytes) -> bytes:
+    """Return a page without the passwords in its links; other bytes stay as they are, whatever their encoding."""
+    return without_user_info(body) if b"@" in body else body
+
+
 def _stored(page: Response, config: Config) -> list[tuple[str, str]]:
-    """Return the headers to store: ``Date`` as configured, if it is, and what the page's host withheld."""
-    headers = [(name, value) for name, value in page.headers if name.lower() != CRAWLED.lower()]
+    """Return the headers to store: no secrets, ``Date`` as configured, if it is, and what the page's host withheld."""
+    headers = [(name, redact(value)) for name, value in page.headers if name.lower() != CRAWLED.lower()]
     if page.opt_out:
         headers.insert(0, (CRAWLED, page.opt_out))
     if config.warc_date is None:

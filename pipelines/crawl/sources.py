@@ -30,7 +30,7 @@ from pipelines.web import FetchError
 from pipelines.web.fetcher import Fetcher
 from pipelines.web.policy.robots import sitemaps
 from pipelines.web.politeness.client import LimiterClient
-from pipelines.web.urls import BadUrlError, canonical, host_of, origin_of
+from pipelines.web.urls import BadUrlError, canonical, host_of, origin_of, shown
 
 __all__ = ["Given", "PageList", "Sitemaps", "inject", "sources"]
 
@@ -143,7 +143,7 @@ def _listed(
         write_found(output, 0, f"{output.shard}-{part:04d}", links, config.partition_count)
         found += len(links)
     if refused:
-        lost = [{"url": url, "reason": str(why), "detail": detail} for url, (why, detail) in refused.items()]
+        lost = [{"url": shown(url), "reason": str(why), "detail": detail} for url, (why, detail) in refused.items()]
         output.write_table(f"data/{output.shard}.urls.parquet", pa.Table.from_pylist(lost, _REFUSED))
     dropped = Counter(str(why) for why, _ in refused.values())
     return output.commit(
@@ -223,7 +223,7 @@ async def _walk(start: str, fetcher: Fetcher, config: Config) -> AsyncIterator[R
 
 def _row(read: Read) -> dict[str, Any]:
     return {
-        "url": read.url,
+        "url": shown(read.url),
         "reason": read.reason and str(read.reason),
         "detail": read.detail or None,
         "urls": len(read.urls),

@@ -39,10 +39,11 @@ from pipelines.download.verify import MISMATCH, Hash, hash_of
 from pipelines.images.provenance import provenance
 from pipelines.images.resize import Resizing, resize
 from pipelines.layout import Images, funnel
-from pipelines.tables import read_slices
+from pipelines.tables import read_slices, with_column
 from pipelines.web import FetchError
 from pipelines.web.fetcher import Fetcher
 from pipelines.web.policy.opt_outs import joined
+from pipelines.web.urls import shown
 
 if TYPE_CHECKING:
     from pipelines.web.politeness.client import LimiterClient
@@ -257,11 +258,21 @@ def _commit(
     config: Config, rows: pa.Table, outcomes: list[Outcome], shard: int, spool: Spool, output: ShardOutput
 ) -> ShardRecord:
     table = tabulate(rows, outcomes, shard, config)
+    table = without_tokens(table)
     write_triple(output, shard, members(table, outcomes, spool, config.encode_format), table)
     unforeseen = [str(one.message).removeprefix(_UNFORESEEN) for one in outcomes if one.reason is Drop.UNFORESEEN]
     facts = {"bytes": sum(outcome.size for outcome in outcomes), "failing_hosts": failing_hosts(table)}
     facts |= counted(unforeseen)
     return output.commit(funnel("pairs", table["reason"].to_pylist()), facts)
+
+
+def without_tokens(table: pa.Table) -> pa.Table:
+    """Mask the secret parameters in the addresses of the successes, which nobody needs to fetch again."""
+    urls, done = table["url"].to_pylist(), table["status"].to_pylist()
+    masked = [
+        shown(url) if status == Status.SUCCESS and "=" in url else url for url, status in zip(urls, done, strict=True)
+    ]
+    return with_column(table, "url", pa.array(masked, pa.string()))
 
 
 def tabulate(rows: pa.Table, outcomes: Sequence[Outcome], shard: int, config: Config) -> pa.Table:

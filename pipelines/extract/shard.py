@@ -26,7 +26,7 @@ from pipelines.formats.wat import WatPage
 from pipelines.html.candidates import Candidates, ExtractOptions, candidates, candidates_of_wat
 from pipelines.html.page import Html
 from pipelines.html.resolve import fast_canonical
-from pipelines.tables import uid
+from pipelines.tables import uid, without_secrets
 from pipelines.web.policy.opt_outs import Policy
 from pipelines.web.urls import BadUrlError
 
@@ -336,7 +336,8 @@ def write_pairs(shard: Pairs, output: ShardOutput) -> ShardRecord:
     reason = pc.if_else(pa.array(again), Drop.DUPLICATE_PAIR.value, table["reason"])
     table = table.set_column(table.schema.get_field_index("reason"), "reason", reason)
     kept = table.filter(pc.is_null(reason)).drop_columns("reason").cast(pairs_schema())
-    dropped = table.filter(pc.is_valid(reason))
+    kept = without_secrets(kept, ("page_url", "license"))  # not url: it is what will be fetched
+    dropped = without_secrets(table.filter(pc.is_valid(reason)), ("url", "page_url", "license"))
     output.write_table(f"data/pairs-{shard.name}.parquet", kept)
     output.write_table(f"data/dropped-{shard.name}.parquet", dropped)
     counts = Counter(dropped["reason"].to_pylist())

@@ -13,7 +13,7 @@ from ftfy.fixes import unescape_html
 
 from infra.errors import DataError
 from infra.schema import Drop
-from pipelines.tables import uid
+from pipelines.tables import uid, without_secrets
 from pipelines.urls.column_types import cast, final, plain, text_of
 from pipelines.urls.lines import Batch
 from pipelines.urls.plan import UID, Columns, Plan
@@ -63,7 +63,9 @@ def pairs_of(batch: Batch, plan: Plan, columns: Columns, file: str) -> tuple[pa.
     lost += [(item.number, None, Drop.MALFORMED, item.detail, item.text) for item in batch.bad]
     lost.sort(key=lambda row: row[0])
     rows = [dict(zip(_DROPPED.names, (file, *row), strict=True)) for row in lost]
-    return kept, pa.Table.from_pylist(rows, _DROPPED)
+    dropped = pa.Table.from_pylist(rows, _DROPPED)
+    # Of a kept row the address stays as it is, since it is what will be fetched.
+    return without_secrets(kept, ("page_url", "license")), without_secrets(dropped, ("url", "text"))
 
 
 def _check(url: str, caption: str | None, own: str | None, plan: Plan) -> tuple[tuple[Drop, str] | None, str]:

@@ -6,9 +6,12 @@ guard is only as good as its parser: ``http://0x7f.1/`` and ``http://2130706433/
 
 from __future__ import annotations
 
+import re
 from fnmatch import fnmatchcase
 
 from ada_url import URL, normalize_url
+
+from infra.errors import redact
 
 __all__ = [
     "MAX_LENGTH",
@@ -18,9 +21,11 @@ __all__ = [
     "is_address",
     "matches",
     "origin_of",
+    "shown",
     "without_parameters",
 ]
 
+_USER = re.compile(r"^(\s*(?:[a-z][a-z0-9+.-]*:[/\\]*|[/\\]{2,}))[^/\\?#]*@", re.IGNORECASE)
 MAX_LENGTH = 4096  # characters; far above what servers accept in practice
 
 
@@ -52,6 +57,11 @@ def canonical(url: str, base: str | None = None) -> str:
     if len(href) > MAX_LENGTH:
         raise BadUrlError("over-long URL")
     return href
+
+
+def shown(url: str) -> str:
+    """Return a URL, canonical or not, as it may be written: without user part, and secret parameters masked."""
+    return redact(_USER.sub(r"\1***@", url))
 
 
 def host_of(url: str) -> str:

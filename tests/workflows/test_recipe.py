@@ -8,7 +8,7 @@ from typing import ClassVar
 import pytest
 
 from infra.config import Input, Runtime, StageConfig
-from infra.errors import UsageError
+from infra.errors import ConfigError, UsageError
 from infra.run.manifest import Manifest
 from workflows.recipe import built_in, load
 from workflows.stage import Gate, Stage, Workflow
@@ -342,3 +342,26 @@ def test_a_path_is_not_mistaken_for_a_built_in_recipe(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("quickstart").mkdir()
     assert load("quickstart").path.parent.name == "recipes"
+
+
+@pytest.mark.parametrize("name", ["website", "url_list", "common_crawl"])
+def test_the_http_client_is_set_once_for_all_stages(name, tmp_path):
+    (tmp_path / "x.txt").write_text("http://a.example/1.jpg")
+    start = {
+        "website": "seeds=http://a.example/",
+        "url_list": f"url_list={tmp_path}/x.txt",
+        "common_crawl": "paths=/x.wat",
+    }
+    settings = [
+        *(start[name], "contact=a@b.example", "allow_private=10.0.0.0/8", 'web={"deadline_s": 7}', "web.retries=5"),
+        *("web.obey_opt_out=false", "web.user_agent=other/2"),
+    ]
+    workflow = load(name).build(settings)
+    clients = [stage.config.web for stage in workflow if hasattr(stage.config, "web")]
+    assert len(clients) == (2 if name == "website" else 1)
+    for web in clients:
+        assert (web.contact, web.allow_private, web.deadline_s, web.retries) == ("a@b.example", ("10.0.0.0/8",), 7, 5)
+    if name != "url_list":
+        assert (workflow["extract"].config.obey_opt_out, workflow["extract"].config.agent) == (False, "other")
+    with pytest.raises(ConfigError, match="retrys"):
+        load(name).build([start[name], "web.retrys=5"])

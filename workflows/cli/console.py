@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from infra.errors import redact
 from infra.events import (
     Custom,
     Event,
@@ -108,7 +109,7 @@ class Watcher:
 
     def _print(self, stage: str, text: str, style: str = "") -> None:
         self._console.print(
-            f"  {stage:<{self._width}}{text}", style=style, highlight=False, markup=False, soft_wrap=True
+            f"  {stage:<{self._width}}{redact(text)}", style=style, highlight=False, markup=False, soft_wrap=True
         )
 
     def _started(self, event: StageStarted) -> None:

@@ -37,6 +37,7 @@ def resume(execution: Execution, name: RunName = None, root: Root = DEFAULT_ROOT
     """Continue a stopped or failed run with the recipe, settings and selection it was started with."""
     root = open_store(root).url  # absolute, before the directory changes
     record = find_run(open_store(root), name)
+    record.check_whole()
     selection = replace(record.selection, force=())  # a forced stage that was begun is due anyway
     request = Request(record.settings, root, selection)
     with _directory(record.directory):

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from infra.config import digest
-from infra.errors import UsageError
+from infra.errors import UsageError, redact, redact_values
 from infra.events import Progress, StageCached, StageFailed, StageFinished, StageStarted
 from infra.run.lease import current_claim
 from infra.run.manifest import MANIFEST
@@ -58,7 +58,7 @@ class RunRecord(BaseModel):
                 name=stage.name,
                 folder=stage.folder,
                 inputs={name: source.name for name, source in stage.inputs.items()},
-                described=described(stage.identity, stage.config.resolved()),
+                described=redact_values(described(stage.identity, stage.config.resolved())),
             )
             for stage in workflow
         ]
@@ -75,7 +75,8 @@ class RunRecord(BaseModel):
 
     def check_same(self, workflow: Workflow) -> None:
         """Raise UsageError, naming stage and field, if ``workflow`` is not the one on record: resuming is going on
-        with the same work, and an edited recipe is other work."""
+        with the same work, and an edited recipe is other work.
+        """
         now = RunRecord.of(self.recipe, self.settings, workflow)
         if now.run == self.run:
             return
@@ -95,8 +96,18 @@ class RunRecord(BaseModel):
             fix=f"start a new run, which reuses all that is done: clipline run {self.recipe}",
         )
 
+    def check_whole(self) -> None:
+        """Raise UsageError if a secret in the settings was not recorded: only the command itself has it."""
+        if any("***" in setting for setting in self.settings):
+            raise UsageError(
+                f"run {self.run} was started with a secret in its settings, which is not kept",
+                fix=f"repeat the command: clipline run {self.recipe} --set ..., which goes on where it was",
+            )
+
     def save(self, root: Store) -> None:
-        started = self.model_copy(update={"started": time.time()})
+        """Write the record, without secrets in its settings."""
+        settings = [redact(setting) for setting in self.settings]
+        started = self.model_copy(update={"started": time.time(), "settings": settings})
         root.write(f"runs/{self.run}/run.json", started.model_dump_json(indent=1).encode())
 
     @classmethod

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 
 from infra import cluster
-from infra.errors import CliplineError, Preempted
+from infra.errors import CliplineError, Preempted, redact
 from infra.events import Event, Gate, Listener, RunArtifact, RunFinished, RunStarted
 from infra.store import Store
 from infra.tracking import Address, Tracker
@@ -66,7 +66,7 @@ def run(plan: Plan, root: Store, record: RunRecord, options: Options, listen: Li
 
     tracker = Tracker(Address.find(root), plan.workflow.name, root, folder, journal.read)
     started = time.monotonic()
-    emit([RunStarted(run=name, recipe=record.recipe, settings=" ".join(record.settings), commit=commit())])
+    emit([RunStarted(run=name, recipe=record.recipe, settings=redact(" ".join(record.settings)), commit=commit())])
     error: CliplineError | None = None
     concluding: Future[None] | None = None
     with ExitStack() as stack, ThreadPoolExecutor(1) as pool:

@@ -305,6 +305,36 @@ def test_a_crawl_that_hardly_gets_a_response_stops_and_its_next_run_retries(ray_
         assert crawl.run(settings, {}, Context(tmp_path)).funnel.kept == 6
 
 
+@pytest.mark.parametrize(
+    ("routes", "seed", "said"),
+    [
+        ({}, "http://127.0.0.1:9/", ("refused_address 1", "allow_private=", "connect_to=")),
+        ({}, "http://localhost:9/", ("refused_address 1", "allow_private=", "connect_to=")),
+        ({"/robots.txt": answer(b"User-agent: *\nDisallow: /")}, "http://a.example/", ("robots_disallowed 1",)),
+        ({}, "http://a.example/x", ("http_error 1 (404)", "status codes")),
+        ({}, "http://no-such-host.invalid/", ("connection_failed 1 (robots.txt: the host's name does not resolve)",)),
+        ({"/robots.txt": answer(b"Content-Signal: ai-train=no")}, "http://a.example/",
+         ("opt_out 1 (robots.txt: Content-Signal: ai-train=no)", "opted out")),
+        ({"/x": moved("http://127.0.0.1:9/")}, "http://a.example/x", ("refused_address 1 (redirect to an address",)),
+    ],
+    ids=["private", "localhost", "robots", "404", "dns", "opt-out", "redirect"],
+)  # fmt: skip
+def test_a_crawl_without_a_page_fails_with_the_reasons_and_begins_anew(ray_cluster, tmp_path, routes, seed, said):
+    with serving(routes) as site:
+        settings = config(site, seeds=[seed])
+        with pytest.raises(StageFailed, match="none of 1 addresses") as caught:
+            crawl.run(settings, {}, Context(tmp_path))
+        assert all(words in str(caught.value) for words in said), str(caught.value)
+        if "a.example" in seed:
+            site.routes |= {"/robots.txt": NOT_FOUND, seed.removeprefix("http://a.example"): links()}
+            assert crawl.run(settings, {}, Context(tmp_path)).funnel.kept == 1
+
+
+def test_a_sitemap_that_cannot_be_read_is_a_reason(ray_cluster, tmp_path):
+    with serving({}) as site, pytest.raises(StageFailed, match=r"http_error 1 \(404\)"):
+        crawl.run(config(site, seeds=[], sitemaps=["http://a.example/sitemap.xml"]), {}, Context(tmp_path))
+
+
 def test_a_crawl_without_name_servers_says_so(ray_cluster, tmp_path, monkeypatch):
     monkeypatch.setattr("pipelines.web.health.look_up", lambda name: ([], -3))
     with pytest.raises(StageFailed, match="DNS resolver fails"):

@@ -271,6 +271,21 @@ def test_progress_as_a_line_and_as_curves(ray_cluster, site, pairs_artifact, tmp
     assert shares == {name: count / 10 for name, count in manifest.funnel.dropped.items()}
 
 
+def test_a_download_without_an_image_fails_with_the_reasons_and_begins_anew(
+    ray_cluster, site, pairs_artifact, finished
+):
+    pairs = pairs_artifact([(f"http://127.0.0.1:{site[0]}/a.jpg", "one"), ("http://img.example/missing.jpg", "two")])
+    folder = pairs.store.url + "-images"
+    with pytest.raises(StageFailed, match="none of 2 pairs") as caught:
+        finished(run, config(site[0]), {"pairs": pairs}, folder)
+    assert all(words in str(caught.value) for words in ("http_error 1", "refused_address 1"))
+    reached = config(site[0]).replace(
+        web=Web(allow_private=("127.0.0.0/8",), connect_to=config(site[0]).web.connect_to)
+    )
+    assert finished(run, reached, {"pairs": pairs}, folder).manifest.funnel.kept == 1
+    assert finished(run, config(site[0], min_success_share=0), {"pairs": pairs}).manifest.funnel.kept == 0
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 async def test_img2dataset_continues_where_we_stopped(site, pairs_artifact, img2dataset, tmp_path, spool):
     """In a folder of ours it finds the missing shard, and fills in what we would have."""
