@@ -107,12 +107,12 @@ class Preempted(CliplineError):
 # --- secrets ----------------------------------------------------------------------------------------------------------
 
 USER_INFO = r"((?:\b(?:https?|ftp):(?:\\?/)*)|//|\\/\\/)[^/?#\s\"'<>\\]*@"
-"""User part of a URL and what is before it, also with slashes escaped as in JSON, or without them. RE2 takes it, too."""
+"""User part of a URL and what is before it, also with slashes escaped as in JSON, or without them. Also for RE2."""
 
 _USERINFO = re.compile(USER_INFO, re.IGNORECASE)
 _USERINFO_BYTES = re.compile(USER_INFO.encode(), re.IGNORECASE)
 _KEY = (
-    r"(?:[\w-]*(?:password|passwd|pwd|passphrase|secret|token|signature|credentials?|authorization"
+    r"(?:[\w-]*(?:password|passwd|passphrase|secret|token|signature|credentials?|authorization"
     r"|(?:api|access|account|private|secret|signing)[_-]?key)|sig)"
 )
 _NAMED = re.compile(rf"(?i){_KEY}")

@@ -26,6 +26,7 @@ __all__ = [
 ]
 
 _USER = re.compile(r"^(\s*(?:[a-z][a-z0-9+.-]*:[/\\]*|[/\\]{2,}))[^/\\?#]*@", re.IGNORECASE)
+_SECRET = re.compile(r"([?&;](?:pwd|auth)=)[^&;#\s]+", re.IGNORECASE)  # names that are secrets in addresses only
 MAX_LENGTH = 4096  # characters; far above what servers accept in practice
 
 
@@ -61,7 +62,7 @@ def canonical(url: str, base: str | None = None) -> str:
 
 def shown(url: str) -> str:
     """Return a URL, canonical or not, as it may be written: without user part, and secret parameters masked."""
-    return redact(_USER.sub(r"\1***@", url))
+    return _SECRET.sub(r"\1***", redact(_USER.sub(r"\1***@", url)))
 
 
 def host_of(url: str) -> str:
