@@ -32,7 +32,6 @@ __all__ = ["Rounds", "allot"]
 
 _SMALL = 50_000  # URLs that the driver processes faster than it could hand them to Ray workers
 _FLOOR_URLS = 1000  # before the success rate is checked
-_OUTCOMES = (".urls.parquet", ".sitemaps.parquet")
 _LOOK_AT = 16  # tables of outcomes from which details are quoted
 _FAILURES = frozenset(
     {Drop.HTTP_ERROR, Drop.TIMEOUT, Drop.CONNECTION, Drop.HOST_DOWN, Drop.RATE_LIMITED, Drop.REFUSED, Drop.TRUNCATED}
@@ -162,7 +161,8 @@ class Rounds:
             dropped.update(record.facts.get("failed", {}))
         if not dropped:
             return  # an empty list
-        outcomes = [file.path for record in records for file in record.files if file.path.endswith(_OUTCOMES)]
+        paths = [file.path for record in records for file in record.files]
+        outcomes = [path for path in paths if path.endswith(".urls.parquet") or path.startswith("data/sitemaps-")]
         for path in outcomes[:_LOOK_AT]:
             table = read_table(self.context.store, path, ["reason", "detail"])
             details.update(zip(table["reason"].to_pylist(), table["detail"].to_pylist(), strict=True))
