@@ -25,6 +25,17 @@ _BEGINS_CUT = re.compile(rb"(?:W(?:A(?:RC?)?)?|(?i:https?|ftp|dns|filedesc):[^\r
 _VERSION = re.compile(rb"WARC/[01]\.\d")
 _HEAD_END = re.compile(rb"\n\r?\n")
 _FOLDED = re.compile(rb"\r?\n[ \t]+")
+# A header as nearly all are: the first of its lines that name its kind and its length, in this order. No line is folded.
+_LINES = rb"(?:(?!WARC-Type: |Content-Length: )[A-Za-z].*\n)*+"
+_USUAL_HEAD = re.compile(
+    rb"(WARC/[01]\.\d.*\n"
+    + _LINES
+    + rb"WARC-Type: (.*)\n"
+    + _LINES
+    + rb"Content-Length: (\d{1,18})\r?\n"
+    + _LINES
+    + rb")\r?\n"
+)
 _ARC = re.compile(
     rb"(?i:([a-z][a-z0-9+.-]{1,20}:[^\s][^\r\n]{0,8000}?)) [0-9a-fA-F.:]{3,40} \d{12,17} "
     rb"([^\r\n]{0,300}?) (?:(?:-|\d+) \S+ \S+ \d+ \S+ )?(\d{1,18})[ \t]*\r?\n"
@@ -105,6 +116,7 @@ class Records:
         """Yield the records of ``run``. Raises _DamageError if what follows damage must be read anew."""
         ends_in_damage = False  # which was counted
         while buffer.skip_blank_lines():
+            yield from self._usual(buffer)
             head = _head(buffer)
             record = None if head is None else self._record(run, buffer, head)
             if record is not None:
@@ -115,6 +127,21 @@ class Records:
                 raise _DamageError(next_start(self._file, run.start + buffer.position + 1))
             ends_in_damage = not buffer.skip_to_next()
         self.damaged += run.damaged and not ends_in_damage
+
+    def _usual(self, buffer: _Buffer) -> Iterator[Record]:
+        """Yield the records up to the first that is not written as nearly all are, or of which not all is read yet.
+
+        This loop runs a billion times a day: hence one expression for a whole header.
+        """
+        data, at, longest = buffer.data, buffer.at, self._max_bytes
+        while found := _USUAL_HEAD.match(data, at, at + _MAX_HEAD):
+            text, kind, length = found.groups()
+            start = found.end()
+            end = start + int(length)
+            if end - start > longest or not data.startswith(b"\r\n\r\nWARC/", end):
+                return
+            buffer.at = at = end + 4
+            yield Record(kind.strip().lower(), text, data[start:end])
 
     def _record(self, run: Run, buffer: _Buffer, head: _Head) -> Record | None:
         """Take the record with this ``head`` from ``buffer``; if it is damaged leave it there and return None."""

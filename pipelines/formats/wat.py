@@ -12,9 +12,9 @@ A record of unexpected types, which Common Crawl never writes, is decoded comple
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar, Union
 
-from msgspec import DecodeError, Raw, Struct, ValidationError, field
+from msgspec import DecodeError, Raw, Struct, ValidationError, defstruct, field
 from msgspec.json import Decoder, decode, encode
 
 from pipelines.html.page import declared_language
@@ -22,7 +22,7 @@ from pipelines.html.resolve import fast_canonical
 from pipelines.web.policy.licenses import license_of_headers
 from pipelines.web.urls import BadUrlError, canonical
 
-__all__ = ["Link", "Meta", "WatPage"]
+__all__ = ["Image", "Link", "Meta", "WatPage"]
 
 _RIGHTS = ("x-robots-tag", "tdm-reservation", "content-usage", "content-signal", "x-crawl-opt-out")
 _HEADERS = frozenset({*_RIGHTS, "content-language", "link"})
@@ -38,6 +38,17 @@ class Meta(Struct, gc=False):
     content: str | None = None
 
 
+_IMAGE = "IMG@/src"
+
+
+class Image(Struct, gc=False, tag_field="path", tag=_IMAGE):
+    """An image."""
+
+    url: str | None = None
+    alt: str | None = None
+    title: str | None = None
+
+
 class Link(Struct, gc=False):
     """A link or an image. ``path`` names tag and attribute, such as ``IMG@/src``."""
 
@@ -49,6 +60,20 @@ class Link(Struct, gc=False):
     type: str | None = None
 
 
+# Most links are no images, and of these nothing but ``rel`` is decoded. The paths that Common Crawl writes; pages with
+# others, such as ``LI@/data-href``, are decoded with all fields.
+_OTHERS = (
+    "A@/href AREA@/href FORM@/action IFRAME@/src STYLE/#text IMG@/longdesc FRAME@/src EMBED@/src AUDIO@/src TRACK@/src "
+    "SOURCE@/src VIDEO@/src VIDEO@/poster INPUT@/src INPUT@/formaction INPUT@/onclick DIV@/onclick BUTTON@/formaction "
+    "OBJECT@/data OBJECT@/codebase OBJECT@/cdata APPLET@/codebase APPLET@/cdata MENUITEM@/icon Q@/cite BLOCKQUOTE@/cite "
+    "DEL@/cite INS@/cite A@/data-href DIV@/data-href BODY@/background TABLE@/background TD@/background"
+)
+_KINDS = [
+    defstruct("Other", [("rel", str | None, None)], gc=False, tag_field="path", tag=path) for path in _OTHERS.split()
+]
+_Item = TypeVar("_Item")
+
+
 _NOTHING = Raw(b"null")
 
 
@@ -58,39 +83,40 @@ class _Head(Struct, gc=False):
     links: Raw = field(default=_NOTHING, name="Link")
 
 
-class _Html(Struct, gc=False):
+class _Html(Struct, Generic[_Item], gc=False):
     head: _Head = field(default_factory=_Head, name="Head")
-    links: list[Link] = field(default_factory=list, name="Links")
+    links: list[_Item] = field(default_factory=list, name="Links")
 
 
 class _Message(Struct, gc=False):
     status: str = field(name="Status")
 
 
-class _Response(Struct, gc=False):
+class _Response(Struct, Generic[_Item], gc=False):
     message: _Message = field(name="Response-Message")
-    html: _Html = field(name="HTML-Metadata")
+    html: _Html[_Item] = field(name="HTML-Metadata")
     headers: Raw = field(default=_NOTHING, name="Headers")
 
 
-class _Payload(Struct, gc=False):
-    response: _Response = field(name="HTTP-Response-Metadata")
+class _Payload(Struct, Generic[_Item], gc=False):
+    response: _Response[_Item] = field(name="HTTP-Response-Metadata")
 
 
 class _WarcHeader(Struct, gc=False):
     url: str = field(name="WARC-Target-URI")
 
 
-class _Envelope(Struct, gc=False):
-    payload: _Payload = field(name="Payload-Metadata")
+class _Envelope(Struct, Generic[_Item], gc=False):
+    payload: _Payload[_Item] = field(name="Payload-Metadata")
     warc_header: _WarcHeader = field(name="WARC-Header-Metadata")
 
 
-class _Document(Struct, gc=False):
-    envelope: _Envelope = field(name="Envelope")
+class _Document(Struct, Generic[_Item], gc=False):
+    envelope: _Envelope[_Item] = field(name="Envelope")
 
 
-_decode = Decoder(_Document).decode
+_decode = Decoder(_Document[Union[(Image, *_KINDS)]]).decode
+_decode_links = Decoder(_Document[Link]).decode
 
 
 @dataclass(slots=True)
@@ -98,14 +124,14 @@ class WatPage:
     """A page. ``url`` and ``base``, the base of relative URLs, are canonical.
 
     ``headers``: those about opt-outs and language. ``metas``: (name or property in lower case, content) of every
-    ``<meta>`` that has both; ``images``: those with a ``src``; ``related``: links with a ``rel``; all in order.
+    ``<meta>`` that has both; ``images``: those with a ``src``; ``related``: links that may name a licence; all in order.
     """
 
     url: str
     base: str
     headers: list[tuple[str, str]]
     metas: list[tuple[str, str]]
-    images: list[Link]
+    images: list[Image]
     related: list[Link]
 
     @classmethod
@@ -117,10 +143,7 @@ class WatPage:
         if b'"HTML-Metadata"' not in record:
             return None
         try:
-            try:
-                envelope = _decode(record).envelope
-            except ValidationError:
-                envelope = _lenient(decode(record))
+            envelope, images, related = _decoded(record)
         except (DecodeError, RecursionError) as error:
             raise ValueError("not JSON") from error
         response, url = envelope.payload.response, fast_canonical(envelope.warc_header.url.strip("<>"))
@@ -133,13 +156,8 @@ class WatPage:
             if (name := meta.property or meta.name) and meta.content is not None
         ]
         base = _base(head.base, url) if head.base else url
-        images: list[Link] = []
-        related = _tags(Link, decode(head.links)) if b"license" in bytes(head.links).lower() else []
-        for link in response.html.links:
-            if link.path == "IMG@/src":
-                images.append(link)
-            elif link.rel:
-                related.append(link)
+        if b"license" in bytes(head.links).lower():
+            related = _tags(Link, decode(head.links)) + related
         return cls(url, base, _headers(response.headers), metas, images, related)
 
     @property
@@ -172,6 +190,30 @@ class WatPage:
         return ""
 
 
+def _decoded(record: bytes) -> tuple[_Envelope[Any], list[Image], list[Link]]:
+    """Return a record with its images and those of its links that may name a licence."""
+    try:
+        envelope: _Envelope[Any] = _decode(record).envelope
+    except ValidationError:  # other paths or types
+        pass
+    else:
+        images = []
+        for link in envelope.payload.response.html.links:
+            if type(link) is Image:
+                images.append(link)
+            elif link.rel and "license" in link.rel.lower():
+                break
+        else:
+            return envelope, images, []
+    try:
+        envelope = _decode_links(record).envelope
+    except ValidationError:
+        envelope = _lenient(decode(record))
+    links: list[Link] = envelope.payload.response.html.links
+    related = [link for link in links if link.path != _IMAGE and link.rel and "license" in link.rel.lower()]
+    return envelope, [Image(link.url, link.alt, link.title) for link in links if link.path == _IMAGE], related
+
+
 def _headers(json: Raw) -> list[tuple[str, str]]:
     written = bytes(json).lower()
     if not any(name in written for name in _RELEVANT):
@@ -191,7 +233,7 @@ def _base(href: str, url: str) -> str:
 _Tag = TypeVar("_Tag", Meta, Link)
 
 
-def _lenient(document: Any) -> _Envelope:  # noqa: ANN401 - JSON has no tighter type
+def _lenient(document: Any) -> _Envelope[Link]:  # noqa: ANN401 - JSON has no tighter type
     """Convert the valid parts of a record of unexpected types. Raises ValueError if it is not of a page."""
     try:
         envelope = document["Envelope"]

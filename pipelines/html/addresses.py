@@ -9,7 +9,7 @@ load, else ``src``; but a stand-in, or a format that no download accepts, only i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
 from selectolax.lexbor import LexborNode
@@ -17,7 +17,7 @@ from selectolax.lexbor import LexborNode
 from infra.images.formats import ACCEPTED, EXTENSIONS, MEDIA_TYPES, REFUSED
 from pipelines.html.srcset import Offer, parse_srcset
 
-__all__ = ["Addresses", "has_lazy_attributes", "is_placeholder", "is_stand_in"]
+__all__ = ["Addresses", "has_lazy_attributes", "is_placeholder", "is_stand_in", "placeholders"]
 
 Attributes = Mapping[str, str | None]
 
@@ -62,6 +62,11 @@ _FIRST = re.compile("[0-9]|[A-Za-z]+")
 _IN_NAMES = _IF_DRAWN | _NOTHING
 _PARTS = re.compile(r"\d+x\d+|\d+px|\d+|[a-z]+|[^-_.\da-z]")
 _SERVICES = ("//via.placeholder.com/", "//placehold.it/", "//placehold.co/", "//placeholder.com/", "//dummyimage.com/")
+_IN_SERVICES = ("placehold", "dummyimage")
+# What at least one of is in every placeholder's file name: one of these words between other characters, or these.
+_DRAWN_WORDS = frozenset(word.encode() for word in _IF_DRAWN)
+_SIZES = (b"1x1", b"0x0", b"2x2", b"px")
+_LETTERS_ALONE = bytes(code if chr(code) in "abcdefghijklmnopqrstuvwxyz" else 32 for code in range(256))
 
 # By their names: attributes that hold something else than the image, a poor form of it, and its best form.
 _ELSE = re.compile(r"on|aria-|.*?(?:href|link|title|caption|alt|error|fallback|placeholder|hover)")
@@ -199,6 +204,20 @@ def is_placeholder(url: str) -> bool:
     words = _ALWAYS if file[2][:1] in "jJwWaA" else _IF_DRAWN
     is_named = not words.isdisjoint(parts)
     return is_named and all(part in words or part in _NOTHING or part[0].isdigit() for part in parts)
+
+
+def placeholders(urls: Sequence[str]) -> list[bool]:
+    """Return, for each of a page's canonical URLs, whether it is that of a placeholder; empty if none is.
+
+    All URLs together: on most pages a single look at the words in all file names tells.
+    """
+    # Without a query the end is -1, which cuts off the last character: then that is no "/" to be found.
+    names = "".join([url[url.rfind("/", 0, url.find("?")) :] for url in urls]).encode().lower()
+    if _DRAWN_WORDS.isdisjoint(names.translate(_LETTERS_ALONE).split()) and not any(size in names for size in _SIZES):
+        together = "".join(urls)
+        if not any(service in together for service in _IN_SERVICES):
+            return []
+    return [is_placeholder(url) for url in urls]
 
 
 def _is_usable(url: str) -> bool:

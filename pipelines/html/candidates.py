@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 from infra.schema import Drop
 from pipelines.formats.wat import WatPage
-from pipelines.html.addresses import Addresses, is_placeholder
+from pipelines.html.addresses import Addresses, placeholders
 from pipelines.html.fallbacks import fallbacks, merge_attributes
 from pipelines.html.figures import Captions
 from pipelines.html.jsonld import Described, described
@@ -147,17 +147,26 @@ class _Page:
 
         This loop runs a hundred million times a day: hence columns, and one loop for all of a page's images.
         """
-        found = self.found
-        urls, taken, sources, reasons = found.urls, found.texts, found.sources, found.reasons
+        found, resolved = self.found, self._base.images(written)
         columns = [(source, unlabelled(captions(column, self._longest))) for source, column in texts.items()]
-        for number, url in enumerate(self._base.images(written)):
-            reason = None
-            if not url:
-                url, reason = (written[number] or "").strip()[:_MAX_RAW], _BAD_URL
-            elif pixels and pixels[number]:
-                reason = _TRACKING_PIXEL
-            elif is_placeholder(url):
-                reason = _PLACEHOLDER
+        dropped = _dropped(written, resolved, pixels)
+        if len(columns) == 1:  # of one text each
+            source, column = columns[0]
+            found.urls += resolved
+            found.texts += column
+            found.sources += [source if text else None for text in column]
+            if dropped or "" in column:
+                why = dropped or [None] * len(column)
+                found.reasons += [
+                    reason if text else reason or _NO_TEXT for reason, text in zip(why, column, strict=True)
+                ]
+            else:
+                found.reasons += [None] * len(column)
+            found.contexts += contexts or [None] * len(column)
+            return
+        urls, taken, sources, reasons = found.urls, found.texts, found.sources, found.reasons
+        for number, url in enumerate(resolved):
+            reason = dropped[number] if dropped else None
             before = len(urls)
             for source, column in columns:
                 if text := column[number]:
@@ -176,6 +185,27 @@ class _Page:
             if contexts:
                 found.contexts += [contexts[number]] * (len(urls) - len(found.contexts))
         found.contexts += [None] * (len(urls) - len(found.contexts))
+
+
+def _dropped(written: Sequence[str | None], resolved: list[str], pixels: Sequence[bool]) -> list[str | None]:
+    """Return, for each image, the reason to drop it or None; empty if all stay.
+
+    An invalid URL in ``resolved`` is replaced with what was ``written``.
+    """
+    reasons: list[str | None] = []
+    if flags := placeholders(resolved):
+        reasons = [_PLACEHOLDER if flag else None for flag in flags]
+    if True in pixels:
+        reasons = [
+            _TRACKING_PIXEL if pixel else reason
+            for pixel, reason in zip(pixels, reasons or [None] * len(pixels), strict=True)
+        ]
+    if "" in resolved:
+        reasons = reasons or [None] * len(resolved)
+        for number, url in enumerate(resolved):
+            if not url:
+                resolved[number], reasons[number] = (written[number] or "").strip()[:_MAX_RAW], _BAD_URL
+    return reasons
 
 
 # --- texts ---

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 __all__ = ["same_caption", "unlabelled"]
 
@@ -65,11 +66,14 @@ _BEGINNINGS = _beginnings()
 
 def unlabelled(texts: Sequence[str]) -> list[str]:
     """Return clean texts without the figure's number at their start; empty for what is nothing but a number."""
-    # Their first characters tell that most texts have none.
-    known = _BEGINNINGS
-    return [
-        _without_label(text) if (start := text[:2].lower()) in known or start[:1] in known else text for text in texts
-    ]
+    return [_without_label(text) if _may_begin_label(text[:2]) else text for text in texts]
+
+
+@lru_cache(maxsize=1 << 14)
+def _may_begin_label(start: str) -> bool:
+    """Return False if a text of these first two characters has no label, as most have none."""
+    start = start.lower()
+    return start in _BEGINNINGS or start[:1] in _BEGINNINGS
 
 
 def _without_label(text: str) -> str:
