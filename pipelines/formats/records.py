@@ -25,7 +25,7 @@ _BEGINS_CUT = re.compile(rb"(?:W(?:A(?:RC?)?)?|(?i:https?|ftp|dns|filedesc):[^\r
 _VERSION = re.compile(rb"WARC/[01]\.\d")
 _HEAD_END = re.compile(rb"\n\r?\n")
 _FOLDED = re.compile(rb"\r?\n[ \t]+")
-# A header as nearly all are: the first of its lines that name its kind and its length, in this order. No line is folded.
+# A header as nearly all are: the first of its lines that name its kind and its length, in this order; none is folded.
 _LINES = rb"(?:(?!WARC-Type: |Content-Length: )[A-Za-z].*\n)*+"
 _USUAL_HEAD = re.compile(
     rb"(WARC/[01]\.\d.*\n"

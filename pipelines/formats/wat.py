@@ -65,8 +65,8 @@ class Link(Struct, gc=False):
 _OTHERS = (
     "A@/href AREA@/href FORM@/action IFRAME@/src STYLE/#text IMG@/longdesc FRAME@/src EMBED@/src AUDIO@/src TRACK@/src "
     "SOURCE@/src VIDEO@/src VIDEO@/poster INPUT@/src INPUT@/formaction INPUT@/onclick DIV@/onclick BUTTON@/formaction "
-    "OBJECT@/data OBJECT@/codebase OBJECT@/cdata APPLET@/codebase APPLET@/cdata MENUITEM@/icon Q@/cite BLOCKQUOTE@/cite "
-    "DEL@/cite INS@/cite A@/data-href DIV@/data-href BODY@/background TABLE@/background TD@/background"
+    "OBJECT@/data OBJECT@/codebase OBJECT@/cdata APPLET@/codebase APPLET@/cdata MENUITEM@/icon Q@/cite "
+    "BLOCKQUOTE@/cite DEL@/cite INS@/cite A@/data-href DIV@/data-href BODY@/background TABLE@/background TD@/background"
 )
 _KINDS = [
     defstruct("Other", [("rel", str | None, None)], gc=False, tag_field="path", tag=path) for path in _OTHERS.split()
@@ -115,7 +115,7 @@ class _Document(Struct, Generic[_Item], gc=False):
     envelope: _Envelope[_Item] = field(name="Envelope")
 
 
-_decode = Decoder(_Document[Union[(Image, *_KINDS)]]).decode
+_decode = Decoder(_Document[Union[(Image, *_KINDS)]]).decode  # type: ignore[valid-type]
 _decode_links = Decoder(_Document[Link]).decode
 
 
@@ -124,7 +124,7 @@ class WatPage:
     """A page. ``url`` and ``base``, the base of relative URLs, are canonical.
 
     ``headers``: those about opt-outs and language. ``metas``: (name or property in lower case, content) of every
-    ``<meta>`` that has both; ``images``: those with a ``src``; ``related``: links that may name a licence; all in order.
+    ``<meta>`` that has both; ``images``: those with a ``src``; ``related``: links that may name a licence; in order.
     """
 
     url: str
