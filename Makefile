@@ -17,10 +17,10 @@ demo: $(READY) ## from a web site to an evaluated model, about three minutes
 	$(BIN)/clipline run quickstart
 
 test: $(READY) ## run the tests
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 2 --dist loadfile
 
 quick: $(READY) ## run the tests that need no Ray
-	RAY_ADDRESS=127.0.0.1:1 $(BIN)/pytest -n 2 --dist loadgroup -m "not ray and not gpu and not slow"
+	RAY_ADDRESS=127.0.0.1:1 $(BIN)/pytest -n 2 --dist loadfile -m "not ray and not gpu and not slow"
 
 fuzz: $(READY) ## run the property tests with random examples, and CLIPLINE_FUZZ (15) times as many for the parsers
 	CLIPLINE_EXAMPLES=random CLIPLINE_FUZZ=$${CLIPLINE_FUZZ:-15} $(BIN)/pytest -m "hypothesis and not gpu and not slow" $(TESTS)

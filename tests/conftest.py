@@ -30,15 +30,10 @@ def pytest_make_parametrize_id(val, argname):
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by marker
 def pytest_collection_modifyitems(items):
-    """Mark the tests that use the shared cluster; those that start Ray in a process of their own say so themselves.
-
-    Of two processes that share the tests, one runs all that use the cluster, and no module is divided: its fixtures
-    can be expensive.
-    """
+    """Mark the tests that use the shared cluster; those that start Ray in a process of their own say so themselves."""
     for item in items:
-        if shared := "ray_cluster" in item.fixturenames:
+        if "ray_cluster" in item.fixturenames:
             item.add_marker(pytest.mark.ray)
-        item.add_marker(pytest.mark.xdist_group("ray" if shared else item.path.name))
 
 
 @pytest.fixture(scope="session")
