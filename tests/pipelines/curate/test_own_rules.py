@@ -15,7 +15,7 @@ from infra.formats.shards import read_samples
 from pipelines import download
 from pipelines.curate import balance, dedup, filter, shard
 from pipelines.curate.filter.judge import judge
-from pipelines.curate.filter.rules import BASIC, ImageSide, Rule, TextJunk
+from pipelines.curate.filter.rules import BASIC, DigitalSource, ImageSide, Rule, TextJunk
 from pipelines.tables import SELECTION_COLUMNS, read_table
 from tests.pipelines import large_images
 from tests.pipelines.user_rules import Answer, Rendezvous, Score, TakenIn, Touchy
@@ -42,10 +42,11 @@ def test_the_example_is_a_recipe():
 def test_the_table_of_the_docs_names_the_rules_and_their_defaults():
     rows = re.findall(r"^\| `(\w+)` \| (`.*?`) \|", DOCS.read_text(), re.MULTILINE)
     documented = {kind: dict(part.split("=") for part in re.findall(r"`(.*?)`", fields)) for kind, fields in rows}
+    shipped = (*BASIC, DigitalSource())
     assert documented == {
-        rule.kind: {name: json.dumps(value) for name, value in rule.resolved().items()} for rule in BASIC
+        rule.kind: {name: json.dumps(value) for name, value in rule.resolved().items()} for rule in shipped
     }
-    assert list(documented) == [rule.kind for rule in BASIC]
+    assert list(documented) == [rule.kind for rule in shipped]
 
 
 def test_a_rule_of_a_user_runs_on_two_workers(ray_cluster, images_artifact, finished, tmp_path):
