@@ -20,6 +20,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from adopting import adopted
 from bombs import HEALTHY_IMAGE, HEALTHY_PAGE, picture
 from hypothesis import given
 from hypothesis import strategies as st
@@ -180,7 +181,7 @@ def test_from_a_listed_url_to_a_committed_row(server, listed):
         path = folder / f"list.{form}"
         path.write_bytes(data)
         context = Context(folder / "pairs")
-        pairs = Artifact(context.store, url_lists.run(url_lists.Config(url_list=str(path)), {}, context))
+        pairs = Artifact(context.store, url_lists.run(url_lists.Config(), {"list": adopted(path, "url_list")}, context))
         funnel = pairs.manifest.funnel
         assert funnel.entered == count and funnel.dropped.keys() <= REASONS
         kept = [row for file in kept_files(pairs) for row in pq.read_table(folder / "pairs" / file.path).to_pylist()]
