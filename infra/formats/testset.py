@@ -230,8 +230,8 @@ def _shards(store: Store, split: str) -> int:
     """The number of shards, as the set says. Raises DataError if it says none, or there is one more."""
     path = f"{split}/nshards.txt"
     text = _decoded(store.read(path), store.locate(path)).strip()
-    if not (text.isascii() and text.isdigit() and int(text)):
-        raise DataError(f"{store.locate(path)} is no number of shards", expected="1 or more", found=repr(text[:40]))
+    if not (text.isascii() and text.isdigit()):
+        raise DataError(f"{store.locate(path)} is no number of shards", expected="0 or more", found=repr(text[:40]))
     if store.exists(more := f"{split}/{int(text)}.tar"):
         raise DataError(f"there are more shards than {store.locate(path)} says", expected=text, found=more)
     return int(text)

@@ -20,12 +20,13 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from infra.images import isolated_decoder
 from infra.images.errors import ImageError
 from infra.schema import Drop
 
 __all__ = ["format_of", "header", "pixels"]
 
-_PROGRAM = Path(__file__).with_name("isolated_decoder.py")
+_PROGRAM = Path(isolated_decoder.__file__)  # imported, so that an edit of it is drift
 _CPU_S = 5.0  # a file, and for each megapixel; JPEG 2000, the slowest, takes a third
 _CPU_S_PER_MEGAPIXEL = 0.4
 _TYPES = {"L": ("u1", 1), "BGR": ("u1", 3), "BGRA": ("u1", 4), "I;16": ("<u2", 1), "I;16B": (">u2", 1)}

@@ -39,7 +39,7 @@ from pipelines.download.verify import MISMATCH, Hash, hash_of
 from pipelines.images.provenance import provenance
 from pipelines.images.resize import Resizing, resize
 from pipelines.layout import Images, funnel
-from pipelines.tables import read_slices, with_column
+from pipelines.tables import read_slices
 from pipelines.web import FetchError
 from pipelines.web.fetcher import Fetcher
 from pipelines.web.policy.opt_outs import joined
@@ -272,7 +272,8 @@ def without_tokens(table: pa.Table) -> pa.Table:
     masked = [
         shown(url) if status == Status.SUCCESS and "=" in url else url for url, status in zip(urls, done, strict=True)
     ]
-    return with_column(table, "url", pa.array(masked, pa.string()))
+    position = table.schema.get_field_index("url")
+    return table.set_column(position, table.schema.field(position), pa.array(masked, pa.string()))
 
 
 def tabulate(rows: pa.Table, outcomes: Sequence[Outcome], shard: int, config: Config) -> pa.Table:

@@ -89,7 +89,7 @@ GOOD = {
         ({"zeroshot_classification_templates.txt": b"a {c}\na photo\n"}, "'a photo'"),
         ({"test/nshards.txt": b"two"}, "nshards.txt is no number of shards"),
         ({"test/nshards.txt": b""}, "nshards.txt is no number of shards"),
-        ({"test/nshards.txt": b"0"}, "nshards.txt is no number of shards"),
+        ({"test/nshards.txt": b"0"}, "more shards than .*nshards.txt"),
         ({"test/nshards.txt": b"2"}, "test/1.tar is missing"),
         ({"test/1.tar": tar([])}, "more shards than .*nshards.txt"),
         ({"test/0.tar": GOOD["data/x/test/0.tar"][:2000]}, "test/0.tar: a tar ends in the middle"),

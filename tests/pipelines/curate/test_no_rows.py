@@ -61,7 +61,8 @@ def test_no_row_at_all(ray_cluster, pairs_artifact, finished, tmp_path):
     with pytest.raises(DataError, match="holds no shards") as caught:
         train.run(train.Config(samples=8, batch_size=8), {"shards": artifacts["shard"]}, Context(tmp_path / "train"))
     assert caught.value.found == "nothing: no image was kept"
-    assert list(EvalSet.open(artifacts["shard"], "holdout", "test")) == []
+    with pytest.raises(DataError, match="test set 'holdout' is empty"):
+        list(EvalSet.open(artifacts["shard"], "holdout", "test"))
 
 
 @pytest.mark.parametrize("rows", [1, 3])

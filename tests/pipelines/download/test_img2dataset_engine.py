@@ -83,7 +83,7 @@ def test_both_engines_make_the_same_shard(site, pairs_artifact, tmp_path):
     ours, our_samples, our_record = through("clipline", pairs, tmp_path / "ours")
     theirs, their_samples, their_record = through("img2dataset", pairs, tmp_path / "theirs")
 
-    assert ours.schema == theirs.schema
+    assert ours.schema == theirs.schema, set(ours.schema) ^ set(theirs.schema)
     same = ["uid", "url", "caption", "key", "status", "width", "height", "original_width", "original_height", "exif"]
     assert ours.select(same).to_pylist() == theirs.select(same).to_pylist()
     both = range(len(PATHS))
@@ -135,7 +135,7 @@ def test_its_verification(site, pairs_artifact, tmp_path):
     theirs, _, _ = through("img2dataset", listed, tmp_path / "theirs", **options)
     assert ours["error_message"].to_pylist() == theirs["error_message"].to_pylist()
     assert theirs["reason"].to_pylist() == [None, Drop.HASH_MISMATCH, None, None, None]
-    assert ours.schema == theirs.schema
+    assert ours.schema == theirs.schema, set(ours.schema) ^ set(theirs.schema)
     assert theirs["md5"].to_pylist()[0] == right[0]
     with pytest.raises(ConfigError, match="cannot verify this hash"):
         through("img2dataset", listed, tmp_path / "no", verify=Verify(column="md5", hash="md5", mode="warn"))

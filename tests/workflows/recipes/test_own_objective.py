@@ -20,8 +20,6 @@ from training import train
 from training.objectives.config import ObjectiveConfig
 from workflows.stage import Stage, Workflow
 
-pytestmark = pytest.mark.ray
-
 MODEL = {
     "embed_dim": 16,
     "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 16, "layers": 1, "head_width": 8},
@@ -89,6 +87,7 @@ def clipline(folder, *arguments):
     return subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
 
 
+@pytest.mark.ray
 def test_two_workers_train_with_the_objective_of_a_recipe_file(folder):
     done = clipline(folder, "run", "smoothed.py", "--cpus", "2", "--set", "smoothing=0.25")
     assert done.returncode == 0, done.stderr
