@@ -1,6 +1,7 @@
 # Every target makes what it needs (a virtual environment with the tested versions) and is quick the second time.
 .DEFAULT_GOAL := help
 PYTHON ?= python3
+WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -16,11 +17,11 @@ help: ## show this
 demo: $(READY) ## from a web site to an evaluated model, about three minutes
 	$(BIN)/clipline run quickstart
 
-test: $(READY) ## run the tests
-	$(BIN)/pytest -n 2 --dist loadfile
+test: $(READY) ## run the tests, in WORKERS (2) processes
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile
 
 quick: $(READY) ## run the tests that need no Ray
-	RAY_ADDRESS=127.0.0.1:1 $(BIN)/pytest -n 2 --dist loadfile -m "not ray and not gpu and not slow"
+	RAY_ADDRESS=127.0.0.1:1 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not ray and not gpu and not slow"
 
 fuzz: $(READY) ## run the property tests with random examples, and CLIPLINE_FUZZ (15) times as many for the parsers
 	CLIPLINE_EXAMPLES=random CLIPLINE_FUZZ=$${CLIPLINE_FUZZ:-15} $(BIN)/pytest -m "hypothesis and not gpu and not slow" $(TESTS)
