@@ -333,7 +333,7 @@ def build_all(folder, damaged, cache):
     try:
         build(damaged, cache / "damaged")
     except DataError as error:
-        found.append(error.message)
+        found.append(error.message.rpartition("/")[2])  # the tar's name and what is wrong with it
     world, shards = World.join(torch.device("cpu")), local(folder)
     try:
         open_samples(Shards(shards.store, [*shards.paths, "lost"] if world.rank else shards.paths), cache, world)
@@ -346,7 +346,7 @@ def test_ranks_make_it_together_and_fail_together(ranks, shards, make_shards, tm
     damaged = make_shards(tmp_path / "shards")
     path = damaged / "data/train/00001.tar"
     path.write_bytes(path.read_bytes()[:3000])  # rank 1 reads it
-    expected = [build(shards, tmp_path / "alone"), "a tar ends in the middle", "a shard is not there"]
+    expected = [build(shards, tmp_path / "alone"), "00001.tar: a tar ends in the middle", "a shard is not there"]
     assert ranks(2, build_all, shards, damaged, tmp_path / "two") == [expected] * 2
     assert len(list((tmp_path / "two").rglob("index.json"))) == 3
 
