@@ -43,7 +43,7 @@ class Contrast(nn.Module):
 
 
 def config(**changes: Any) -> train.Config:
-    from conftest import MODEL
+    from small_data import MODEL
 
     model = {**MODEL, "vision_cfg": {**MODEL["vision_cfg"], "layers": 2}}
     values = {

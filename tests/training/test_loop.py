@@ -26,7 +26,7 @@ TOTAL = 160
 
 
 def config(**changes):
-    from conftest import MODEL
+    from small_data import MODEL
 
     values = {
         "model__architecture": MODEL,
@@ -97,7 +97,7 @@ def test_equals_a_loop_written_out_with_open_clips_parts(calm, shards):
     import math
 
     import open_clip
-    from conftest import MODEL
+    from small_data import MODEL
 
     from training.data.loader import Loader
     from training.data.samples import Samples
@@ -134,8 +134,8 @@ def test_equals_a_loop_written_out_with_open_clips_parts(calm, shards):
 
 def test_open_clip_loads_the_result(calm):
     import open_clip
-    from conftest import draw
     from PIL import Image
+    from small_data import draw
 
     model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{calm}/data")
     other = open_clip.create_model(f"local-dir:{calm}/data", load_weights=False)

@@ -6,8 +6,8 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from conftest import MODEL
 from nesting import nested
+from small_data import MODEL
 
 from infra.run.context import Context
 from infra.store import LocalStore

@@ -24,7 +24,7 @@ DRIVER = Path(__file__).parents[1] / "faults/nodes.py"
 
 @pytest.mark.slow  # a minute and more: nodes, workers and Ray's 20 s to learn what a cluster has
 def test_a_node_is_lost_and_another_comes(shards, tmp_path):
-    from conftest import MODEL
+    from small_data import MODEL
 
     config = Config(
         model=MODEL,

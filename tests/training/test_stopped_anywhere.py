@@ -25,7 +25,7 @@ TOTAL, BATCH = 160, 8
 
 
 def config(**changes):
-    from conftest import MODEL
+    from small_data import MODEL
 
     values = {
         "model__architecture": MODEL,

@@ -24,7 +24,7 @@ def artifact(folder: Path) -> Artifact:
 
 
 def config(**changes) -> train.Config:
-    from conftest import MODEL
+    from small_data import MODEL
 
     values = {
         "model__architecture": MODEL,

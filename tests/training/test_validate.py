@@ -8,9 +8,9 @@ import threading
 import numpy as np
 import pytest
 import torch
-from conftest import MODEL, draw, encode
 from nesting import nested
 from PIL import Image
+from small_data import MODEL, draw, encode
 
 from infra import metrics
 from infra.encoder import load_encoder

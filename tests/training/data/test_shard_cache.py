@@ -284,7 +284,7 @@ def test_shards_known_by_their_content_may_lie_elsewhere(make_shards, tmp_path, 
 def several(tmp_path, texts):
     import io
 
-    from conftest import draw, encode
+    from small_data import draw, encode
 
     from infra.formats.shards import TarWriter
 

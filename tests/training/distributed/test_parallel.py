@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from conftest import MODEL
+from small_data import MODEL
 from small_run import BATCH, Run, arrays, config
 from torch import nn
 

@@ -7,7 +7,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from conftest import MODEL
+from small_data import MODEL
 
 from infra.errors import ConfigError
 from training.config import Config, Model

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import MODEL
+from small_data import MODEL
 
 from training.config import Model
 from training.distributed.world import World

@@ -5,8 +5,8 @@ import json
 import open_clip
 import pytest
 import torch
-from conftest import MODEL
 from nesting import nested
+from small_data import MODEL
 
 from infra.errors import ConfigError
 from infra.run.context import Context

@@ -6,9 +6,9 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from conftest import MODEL
 from nesting import nested
 from safetensors.torch import save_file
+from small_data import MODEL
 
 from infra.errors import Preempted
 from infra.run.context import Context

@@ -70,7 +70,7 @@ def test_cosine_ends_at_the_floor():
 
 
 def test_layers_may_learn_the_slower_the_nearer_to_the_input():
-    from conftest import MODEL
+    from small_data import MODEL
 
     from training.distributed.world import World
     from training.model.build import build
@@ -91,7 +91,7 @@ def test_layers_may_learn_the_slower_the_nearer_to_the_input():
 
 
 def test_what_is_locked_has_no_place_in_the_optimizer():
-    from conftest import MODEL
+    from small_data import MODEL
 
     from training.distributed.world import World
     from training.model.build import build
@@ -106,7 +106,7 @@ def test_what_is_locked_has_no_place_in_the_optimizer():
 def test_decay_is_for_matrices_only():
     """The same weights as open_clip's rule excludes by name and dimension."""
     import open_clip
-    from conftest import MODEL
+    from small_data import MODEL
 
     from training.distributed.world import World
     from training.model.build import build
@@ -128,7 +128,7 @@ def test_decay_is_for_matrices_only():
 
 
 def test_the_text_tower_may_learn_at_its_own_rate():
-    from conftest import MODEL
+    from small_data import MODEL
 
     from training.distributed.world import World
     from training.model.build import build
