@@ -291,10 +291,11 @@ def read_samples(source: BinaryIO, *, max_member: int = 64 << 20, place: str = "
             yield sample
 
 
-def duplicate(key: str, extension: str = "") -> DataError:
-    """The error for a sample that occurs twice, or has two members of one extension."""
+def duplicate(key: str, extension: str = "", *, place: str = "") -> DataError:
+    """Return the error for a sample of the tar ``place`` that occurs twice, or has two members of one extension."""
     fault = f"has two members {extension!r}" if extension else "is in two places"
-    return DataError(f"sample {key!r} {fault}", expected="the members of a sample once each, side by side")
+    where = f"{place}: " if place else ""
+    return DataError(f"{where}sample {key!r} {fault}", expected="the members of a sample once each, side by side")
 
 
 def dotted_name_hint(extensions: Iterable[str]) -> str:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from infra.errors import ConfigError, DataError
 from infra.formats.shards import IMAGE_EXTENSIONS, dotted_name_hint, read_samples
+from infra.images.formats import OPEN_CLIP
 from infra.run.manifest import Artifact
 from infra.store import Store
 
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 __all__ = ["EvalSet", "Sample", "decode_image", "prompts"]
 
 _FORMATS = ("JPEG", "PNG", "WEBP")
-_BY_PILLOW = (b"\xff\xd8", b"\x89PNG", b"RIFF")  # how they begin
-_MAX_PIXELS = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -162,19 +161,19 @@ def decode_image(data: bytes, key: str) -> Image:
     """
     from PIL import Image
 
-    from infra.images.decode import decode_rgb
+    from infra.images.decode import MAX_PIXELS, decode_rgb
     from infra.images.errors import ImageError
 
     try:
-        if not data.startswith(_BY_PILLOW):
+        if not data.startswith(OPEN_CLIP):
             return Image.fromarray(decode_rgb(data))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is ours, and an error
             image = Image.open(io.BytesIO(data), formats=_FORMATS)
-            if image.width * image.height > _MAX_PIXELS:
+            if image.width * image.height > MAX_PIXELS:
                 raise DataError(
                     f"the image of sample {key!r} is too large",
-                    expected=f"<= {_MAX_PIXELS} pixels",
+                    expected=f"<= {MAX_PIXELS} pixels",
                     found=f"{image.width} x {image.height}",
                 )
             return image.convert("RGB")

@@ -21,14 +21,16 @@ from infra.images.guard import GifFrame, gif_frames, jpeg_to_decode, png_to_deco
 from infra.images.header import Header, read_header
 from infra.schema import Drop
 
-__all__ = ["Pixels", "decode", "decode_rgb"]
+__all__ = ["MAX_PIXELS", "Pixels", "decode", "decode_rgb"]
+
+MAX_PIXELS = 64 << 20
+"""Of an image that somebody trains or evaluates on."""
 
 Pixels = NDArray[Any]  # uint8; OpenCV's own annotations are wider
 
 cv2.setNumThreads(1)  # OpenCV ignores OMP_NUM_THREADS; a worker owns one core
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # errors go into the image's row, not to stderr
 
-_MAX_PIXELS = 64 << 20  # of an image that somebody trains or evaluates on
 _STRIP = 1 << 18  # pixels converted to 8 bits without alpha at a time: whole copies would take most of the memory
 _MISSING = ("premature end", "Premature end", "instead of RST")  # in libjpeg's warnings
 _OF_HEADS = ("extraneous bytes", "JFIF", "ICC")  # may be
@@ -69,8 +71,8 @@ def decode_rgb(data: bytes) -> NDArray[np.uint8]:
     header = read_header(data)
     if header is None:
         raise ImageError(Drop.NOT_AN_IMAGE)
-    if header.width * header.height > _MAX_PIXELS:
-        raise ImageError(Drop.AREA, f"{header.width} x {header.height} pixels, of at most {_MAX_PIXELS}")
+    if header.width * header.height > MAX_PIXELS:
+        raise ImageError(Drop.AREA, f"{header.width} x {header.height} pixels, of at most {MAX_PIXELS}")
     image = decode(data, header)
     return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB if image.ndim == 2 else cv2.COLOR_BGR2RGB).astype(
         np.uint8, copy=False

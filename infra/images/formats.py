@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["ACCEPTED", "EXTENSIONS", "MEDIA_TYPES", "REFUSED", "Format", "extension_of"]
+__all__ = ["ACCEPTED", "EXTENSIONS", "MEDIA_TYPES", "OPEN_CLIP", "REFUSED", "Format", "extension_of"]
 
 
 class Format(NamedTuple):
@@ -53,6 +53,10 @@ EXTENSIONS: dict[str, Format] = {extension: form for form in ACCEPTED for extens
 
 MEDIA_TYPES: dict[str, Format] = {kind: form for form in ACCEPTED for kind in form.media_types}
 """The format of a media type (lower case, no parameters)."""
+
+OPEN_CLIP = (b"\xff\xd8", b"\x89PNG", b"RIFF")
+"""First bytes of JPEG, PNG and WebP, which training and evaluation decode as open_clip does: orientation and
+alpha are ignored."""
 
 REFUSED: dict[str, str] = {
     "svg": "a program that draws, with scripts, fonts and links to other files",

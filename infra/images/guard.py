@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from infra.images import jpeg
 from infra.images.errors import ImageError
-from infra.images.header import DEFLATE_RATIO, MAX_PARTS, Header, after_blocks, chunks, gif_colours
+from infra.images.header import DEFLATE_RATIO, MAX_PARTS, PNG_SAMPLES, Header, after_blocks, chunks, gif_colours
 from infra.schema import Drop
 
 __all__ = ["GifFrame", "gif_frames", "jpeg_to_decode", "png_to_decode"]
@@ -27,7 +27,6 @@ _MAX_FRAMES = 32  # of a GIF, looked through for the first that shows anything
 
 _ONCE = {b"IHDR", b"PLTE", b"tRNS"}
 _COLOUR_KEYED = (0, 2)  # PNG's colour types grey and RGB
-_PNG_SAMPLES = {2: 3, 4: 2, 6: 4}
 
 
 # --- JPEG -------------------------------------------------------------------------------------------------------------
@@ -85,7 +84,7 @@ def png_to_decode(data: bytes, header: Header) -> tuple[bytes, tuple[int, ...]]:
         if not ended and not whole:
             raise ImageError(Drop.TRUNCATED)
     samples = struct.unpack(f">{len(clear) // 2}H", clear[: len(clear) // 2 * 2])
-    return b"".join(kept) + png_chunk(b"IEND", b""), samples[: _PNG_SAMPLES.get(colour, 1)]
+    return b"".join(kept) + png_chunk(b"IEND", b""), samples[: PNG_SAMPLES.get(colour, 1)]
 
 
 def png_chunk(name: bytes, content: bytes) -> bytes:

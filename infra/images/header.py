@@ -15,13 +15,24 @@ from functools import cached_property
 from infra.images import isolated, jpeg
 from infra.images.jpeg import MAX_PARTS
 
-__all__ = ["DEFLATE_RATIO", "MAX_PARTS", "Header", "after_blocks", "chunks", "gif_colours", "read_header"]
+__all__ = [
+    "DEFLATE_RATIO",
+    "MAX_PARTS",
+    "PNG_SAMPLES",
+    "Header",
+    "after_blocks",
+    "chunks",
+    "gif_colours",
+    "read_header",
+]
 
 DEFLATE_RATIO = 1032
 """The highest compression ratio of deflate."""
 
+PNG_SAMPLES = {2: 3, 4: 2, 6: 4}
+"""Samples of a PNG's pixel by colour type; 1 for the others."""
+
 _ORIENTATION = 0x0112
-_PNG_SAMPLES = {2: 3, 4: 2, 6: 4}  # samples of a pixel, by colour type; 1 for the others
 
 
 @dataclass(frozen=True)
@@ -84,7 +95,7 @@ def _read(data: bytes) -> Header | None:
         return _jpeg(data)
     if data[:8] == b"\x89PNG\r\n\x1a\n" and data[12:16] == b"IHDR":
         width, height, depth, colour, *_ = struct.unpack_from(">IIBBBBB", data, 16)
-        row = 1 + width * depth * _PNG_SAMPLES.get(colour, 1) // 8
+        row = 1 + width * depth * PNG_SAMPLES.get(colour, 1) // 8
         return Header("png", width, height, _png_exif(data), least=row * height // DEFLATE_RATIO)
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return _webp(data)

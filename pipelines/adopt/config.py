@@ -77,7 +77,7 @@ class Config(StageConfig):
 
     @cached_property
     def _found(self) -> _Found:
-        """Where the files are that make up the data."""
+        """Location of the files that make up the data."""
         try:
             folder, listed, alone = _list(self.path)
             picked = sorted(self.contents.pick(listed))

@@ -51,8 +51,6 @@ if TYPE_CHECKING:
 __all__ = ["Downloader", "Outcome", "Work", "members", "tabulate", "work"]
 
 _UNFORESEEN = f"{Drop.UNFORESEEN}: "
-
-
 _IMAGE = ("width", "height", "original_width", "original_height", "exif", "sha256")
 _RIGHTS = ("image_opt_out", "digital_source")
 
@@ -209,7 +207,7 @@ def _not_fetched(error: FetchError) -> Outcome:
 
 
 def _unforeseen(outcome: Outcome, error: Exception) -> Outcome:
-    """The outcome of a row whose handling failed though nobody foresaw it: a reason of its own, which the funnel shows.
+    """Return the outcome of a row ended by an unexpected error: a reason of its own, which the funnel shows.
 
     Raises ``error`` again if it is not the row's.
     """

@@ -177,7 +177,7 @@ class Rows:
         return columns
 
     def _failed(self, url: str, error: Exception) -> Columns:
-        """The columns of a page that failed, though nobody foresaw it: one dropped row, with the error as its context.
+        """Return the columns of a page ended by an unexpected error: one dropped row, with the error as its context.
 
         Raises ``error`` again if it is not the page's.
         """

@@ -81,7 +81,7 @@ class Run:
             self.damaged, self.resume = True, last + 1  # cut, or a header that claims to go on to the end of the file
 
     def _again(self, stop: int, sent: int) -> Iterator[bytes]:
-        """What is readable behind the first ``sent`` bytes: all before the file's byte ``stop``, a little behind it."""
+        """Yield what follows the first ``sent`` bytes: all before the file's byte ``stop``, a little behind it."""
         for end, size in ((stop, _CHUNK), (None, 256)):
             reader, seen = self._open(_Window(self._file, self.start, end)), 0
             try:

@@ -184,7 +184,7 @@ class _Buffer:
 
     @property
     def position(self) -> int:
-        """Where in the run ``at`` is."""
+        """Position of ``at`` in the run, in bytes."""
         return self._before + self.at
 
     def has(self, count: int) -> bool:

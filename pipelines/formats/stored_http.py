@@ -14,7 +14,7 @@ from fastwarc.stream_io import ZstdReader
 
 from pipelines.web.coding import CodingError, OversizeError, decoder
 
-__all__ = ["Response", "body_of", "parse"]
+__all__ = ["Response", "body_of", "parse", "text_of"]
 
 _STATUS = re.compile(rb"[\r\n\t ]*HTTP(?:/\d+(?:\.\d+)?)?[ \t]+(\d{3})(?!\d)", re.IGNORECASE)
 _HEAD_END = re.compile(rb"\n\r?\n")
@@ -42,7 +42,7 @@ def parse(block: bytes) -> Response | None:
         end = _HEAD_END.search(block, status.end(), _MAX_HEAD)
         head, body = (block[: end.start()], block[end.end() :]) if end else (block, b"")
         lines = _FOLD.sub(b" ", head[status.end() :]).split(b"\n")[1:]
-        headers = [(_text(name).strip(), _text(value).strip()) for name, _, value in map(_at_colon, lines) if name]
+        headers = [(text_of(name).strip(), text_of(value).strip()) for name, _, value in map(_at_colon, lines) if name]
         if status[1].startswith(b"1") and _STATUS.match(body):
             block = body
             continue
@@ -55,7 +55,8 @@ def _at_colon(line: bytes) -> tuple[bytes, bytes, bytes]:
     return (name, colon, value) if colon else (b"", b"", b"")
 
 
-def _text(raw: bytes) -> str:
+def text_of(raw: bytes) -> str:
+    """Return the text of a header: UTF-8, or else Latin-1, as HTTP had it."""
     try:
         return raw.decode()
     except UnicodeDecodeError:

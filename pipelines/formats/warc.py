@@ -23,7 +23,7 @@ from warcio.warcwriter import WARCWriter
 from infra.schema import Drop
 from pipelines.formats.members import begins_record
 from pipelines.formats.records import Record, Records
-from pipelines.formats.stored_http import Response, body_of, parse
+from pipelines.formats.stored_http import Response, body_of, parse, text_of
 from pipelines.html.media import content_type, is_html
 from pipelines.web.coding import CodingError, OversizeError
 
@@ -146,10 +146,10 @@ class Reader:
         """Return the page in a record, or the reason why there is none."""
         if record.block is None:
             return Drop.TOO_LARGE
-        url = _text(record.url)
+        url = text_of(record.url)
         response = parse(record.block) if record.kind == b"response" else None
         if response is None:  # the content itself, without HTTP: "resource" records, and some writers' responses
-            kind = _text(record.content_type)
+            kind = text_of(record.content_type)
             if kind.lower().startswith("application/http"):
                 kind = ""
             response = Response(200, [("Content-Type", kind)] if kind else [], record.block)
@@ -173,10 +173,3 @@ OTHER_KIND = "other_kind"
 
 UNREADABLE = "content_coding"
 """Reason to pass over a response: its body is in a coding that is unknown, or damaged from the start."""
-
-
-def _text(raw: bytes) -> str:
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        return raw.decode("latin-1")

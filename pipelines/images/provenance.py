@@ -1,4 +1,4 @@
-"""What an image's own metadata says: was it made by AI, and may it be used to train one?
+"""Statements of an image's own metadata: whether AI made it, and whether it may be used to train AI.
 
 Two kinds of metadata say so. XMP (ISO 16684-1) has the IPTC's ``DigitalSourceType``, the PLUS Coalition's
 ``DataMining`` and the W3C's ``tdm:reservation``; a C2PA manifest has the same source types in its actions, and entries

@@ -17,9 +17,11 @@ import pyarrow.compute as pc
 
 from infra.errors import DataError
 
-__all__ = ["Found", "cast", "final", "merged", "of_texts", "of_values", "plain", "text_of"]
+__all__ = ["EXACT", "Found", "cast", "final", "merged", "of_texts", "of_values", "plain", "text_of"]
 
-_EXACT = 1 << 53  # integers up to here are exact as a double
+EXACT = 1 << 53
+"""Integers up to here are exact as a double."""
+
 _NUMBER = r"^-?(?:0|[1-9]\d{0,18})(?:\.\d+)?(?:[eE][-+]?\d{1,2})?$"
 
 
@@ -99,7 +101,7 @@ def _is_wide(values: pa.Array) -> bool:
     if not pa.types.is_integer(values.type):
         return False
     bounds = pc.min_max(values).as_py()
-    return any(bound is not None and abs(bound) > _EXACT for bound in bounds.values())
+    return any(bound is not None and abs(bound) > EXACT for bound in bounds.values())
 
 
 def of_texts(values: Sequence[str]) -> Found:

@@ -14,11 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infra.errors import DataError
+from pipelines.urls.column_types import EXACT
 from pipelines.urls.lines import BATCH_ROWS, Batch, Opener, distinct
 
 __all__ = ["ParquetList", "parquet_batches"]
-
-_EXACT = 1 << 53  # integers up to here are exact as a double
 
 
 class ParquetList:
@@ -51,7 +50,7 @@ class ParquetList:
         known = self.file.metadata.row_group(group).column(place).statistics
         if known is None or not known.has_min_max:
             return known is None or known.null_count != self.groups[group]
-        return any(abs(bound) > _EXACT for bound in (known.min_raw, known.max_raw))
+        return any(abs(bound) > EXACT for bound in (known.min_raw, known.max_raw))
 
     def batches(self, groups: Sequence[int] | None, first: int, columns: Sequence[str] | None) -> Iterator[Batch]:
         """Read ``groups`` (default: all) and ``columns``; the first row has number ``first``."""

@@ -20,6 +20,7 @@ from torch.nn.functional import interpolate
 
 from infra.images.decode import decode_rgb
 from infra.images.errors import ImageError
+from infra.images.formats import OPEN_CLIP
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["CROP_DRAWS", "decode", "draw_crop", "resize"]
 
 TRIES = 10
-_USUAL = (b"\xff\xd8", b"\x89PNG", b"RIFF")  # the first bytes of JPEG, PNG and WebP
 CROP_DRAWS = 2 * TRIES + 2
 """Random numbers that a crop needs."""
 
@@ -42,7 +42,7 @@ def decode(data: bytes, min_side: int) -> NDArray[np.uint8]:
     JPEG, PNG and WebP are ignored, as in open_clip's preprocessing. Raises ValueError for damaged data.
     """
     try:
-        return _usual(data, min_side) if data.startswith(_USUAL) else decode_rgb(data)
+        return _usual(data, min_side) if data.startswith(OPEN_CLIP) else decode_rgb(data)
     except ImageError as error:
         raise ValueError(f"the image cannot be decoded: {error.reason}") from error
 

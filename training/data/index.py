@@ -97,8 +97,7 @@ def _read_shard(path: Path, tokenizer: Tokenizer, caption_key: str, place: str =
                 continue
             members = samples.setdefault(parts[0], {})
             if parts[1] in members:
-                error = duplicate(*parts)
-                raise DataError(f"{place}: {error.message}", expected=error.expected)
+                raise duplicate(*parts, place=place)
             members[parts[1]] = offset, size
             if parts[1] == caption_extension:
                 tar.seek(offset)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation import evaluate
-from evaluation.tasks import Retrieval
+from evaluation.tasks import Retrieval, Task, ZeroShot
 from pipelines import adopt
 from pipelines.curate import balance, dedup, filter, shard
 from pipelines.curate.filter import rules
@@ -17,7 +17,7 @@ from pipelines.web import Web
 from training import train
 from workflows.stage import Gate, Stage, Workflow
 
-__all__ = ["adopted", "archives", "http_client", "to_model"]
+__all__ = ["adopted", "archives", "evaluations", "http_client", "to_model"]
 
 _HOLDOUT = 0.1  # share of the images kept from training, to validate and evaluate on
 _RECALL = {"retrieval.image_retrieval_recall_at_5": 0.5}  # from which the model is registered in MLflow
@@ -56,6 +56,26 @@ def archives(paths: Sequence[str], prefix: str, max_files: int | None) -> dict[s
 
 def _is_file(place: str) -> bool:
     return "://" not in place and Path(place).is_file()
+
+
+def evaluations(
+    classification: Sequence[str],
+    captions: Sequence[str],
+    inputs: Mapping[str, Stage],
+    *,
+    split: str = "test",
+    **fields: Any,  # noqa: ANN401 - of evaluate's Config
+) -> list[Stage]:
+    """A stage for each test set, with classes or with captions: each is cached by itself, and several run at once.
+
+    ``fields``: of the configurations, besides their tasks.
+    """
+    tasks: dict[str, Task] = {f"zeroshot_{name}": ZeroShot(dataset=name, split=split) for name in classification}
+    tasks |= {f"retrieval_{name}": Retrieval(dataset=name, split=split) for name in captions}
+    return [
+        Stage(name.replace("/", "_"), evaluate.run, evaluate.Config(task=task, **fields), inputs)
+        for name, task in tasks.items()
+    ]
 
 
 def http_client(

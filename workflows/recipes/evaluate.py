@@ -5,10 +5,9 @@ clipline run evaluate --set model=/models/epoch_32.pt --set architecture=ViT-B-3
 clipline run evaluate --set model=ViT-B-32 --set pretrained=laion2b_s34b_b79k --set captions=flickr30k ...
 """
 
-from evaluation import evaluate
-from evaluation.tasks import Retrieval, Task, ZeroShot
 from infra.errors import UsageError
 from pipelines import adopt
+from workflows.recipes._common import evaluations
 from workflows.stage import Stage, Workflow
 
 
@@ -26,8 +25,6 @@ def workflow(
     sets = (*(classification or ()), *(captions or ()))
     if not sets:
         raise UsageError("no test set is named", fix="--set classification=NAME or --set captions=NAME")
-    tasks: dict[str, Task] = {f"zeroshot_{name}": ZeroShot(dataset=name, split=split) for name in classification or ()}
-    tasks |= {f"retrieval_{name}": Retrieval(dataset=name, split=split) for name in captions or ()}
 
     # Model and test sets stay where they are; both are identified by their content.
     testsets = Stage("tests", adopt.run, adopt.Config(path=tests, contents=adopt.TestSets(sets=sets, split=split)))
@@ -37,9 +34,6 @@ def workflow(
     else:
         architecture = model
 
-    # A stage per test set: each is cached by itself, and several run at once.
-    scores = []
-    for name, task in tasks.items():
-        config = evaluate.Config(task=task, model=architecture, pretrained=pretrained, batch_size=batch_size, gpus=gpus)
-        scores.append(Stage(name.replace("/", "_"), evaluate.run, config, given))
+    encoding = {"model": architecture, "pretrained": pretrained, "batch_size": batch_size, "gpus": gpus}
+    scores = evaluations(classification or (), captions or (), given, split=split, **encoding)
     return Workflow("evaluate", (*given.values(), *scores))

@@ -7,11 +7,10 @@ clipline run train --set ... --set objective=siglip --set train.precision=amp_bf
 
 from typing import Any
 
-from evaluation import evaluate
-from evaluation.tasks import Retrieval, Task, ZeroShot
 from infra.errors import UsageError
 from pipelines import adopt
 from training import train
+from workflows.recipes._common import adopted, evaluations
 from workflows.stage import Stage, Workflow
 
 
@@ -35,10 +34,9 @@ def workflow(
         raise UsageError(f"the folder of the test sets {', '.join(sets)} is missing", fix="--set tests=FOLDER")
 
     # What you have, taken in where it is. The first folder of shards is the input "shards", others "shards_2", ...
-    names = {folder: f"shards_{number}" if number > 1 else "shards" for number, folder in enumerate(shards, 1)}
-    sources = {
-        name: Stage(name, adopt.run, adopt.Config(path=folder, contents="shards")) for folder, name in names.items()
-    }
+    folders = list(dict.fromkeys(shards))
+    sources = adopted("shards", folders, adopt.Shards())
+    names = dict(zip(folders, sources, strict=True))
     models = {"pretrained": pretrained, "teacher": teacher}
     for name, folder in models.items():
         if folder is not None:
@@ -58,15 +56,6 @@ def workflow(
     )
     trained = Stage("train", train.run, train_config, sources)
 
-    tasks: dict[str, Task] = {f"zeroshot_{name}": ZeroShot(dataset=name) for name in classification or ()}
-    tasks |= {f"retrieval_{name}": Retrieval(dataset=name) for name in captions or ()}
-    scores = [
-        Stage(
-            name.replace("/", "_"),
-            evaluate.run,
-            evaluate.Config(task=task),
-            {"model": trained, "dataset": sources["tests"]},
-        )
-        for name, task in tasks.items()
-    ]
+    both = {"model": trained, "dataset": sources["tests"]} if sets else {}
+    scores = evaluations(classification or (), captions or (), both)
     return Workflow("train", (*sources.values(), trained, *scores))

@@ -1,4 +1,4 @@
-"""Which language a caption is in, by eldc, the quickest detector and the best on short texts (docs/curation.md).
+"""The language of a caption, by eldc, the quickest detector and the best on short texts (docs/curation.md).
 
 It knows the words of 60 languages. A language with a script to itself needs no words: some of these are added here.
 """
