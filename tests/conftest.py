@@ -36,6 +36,15 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.ray)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def addresses_left_alone():
+    """Fail a module that leaves another address of MLflow or Ray behind: later tests, in any order, would go there."""
+    names = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "RAY_ADDRESS")
+    before = {name: os.environ.get(name) for name in names}
+    yield
+    assert {name: os.environ.get(name) for name in names} == before
+
+
 @pytest.fixture(scope="session")
 def ray_cluster():
     """A local Ray cluster of two CPUs."""

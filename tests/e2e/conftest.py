@@ -33,7 +33,8 @@ class Demo:
 
     def start(self) -> subprocess.Popen[str]:
         env = {**os.environ, "NO_COLOR": "1"}
-        env.pop("RAY_ADDRESS", None)
+        for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI"):
+            env.pop(name, None)
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         return subprocess.Popen(self.command("run", "quickstart", *self.settings()), env=env, text=True, **pipes)
 

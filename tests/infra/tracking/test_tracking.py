@@ -395,6 +395,8 @@ class Server:
 def mlflow_server(database):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "mlflow.server.auth", None)  # not used here; each request would try to import it
+        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):  # the server, in this process, sets them to its own
+            patch.setenv(name, f"sqlite:///{database}")
         server = Server(database)
         yield server
         server.stop()
