@@ -1,4 +1,4 @@
-"""One row never ends a stage: what its handling raises, though nobody foresaw it, is the row's own outcome.
+"""Unforeseen errors of single rows: recorded with the row and counted, they end a stage only past a limit.
 
 A worker that handles rows puts ``except Exception as error: message = row_error(error)`` around each: the row is
 dropped as ``Drop.UNFORESEEN`` with the message, which is counted in the facts of its shard (:func:`counted`). The shard
@@ -38,7 +38,7 @@ _seen: set[str] = set()  # messages whose traceback this process has logged
 
 
 def row_error(error: Exception) -> str:
-    """What ended a row, as ``KeyError in resize``: type, and the function it came from.
+    """Message for a row that ended with ``error``, as ``KeyError in resize``: type, and the function it came from.
 
     Raises ``error`` again if it is not the row's: an error that clipline raises on purpose, except DataError, or one of
     this machine, such as a full disk. Every row would fail so, and none by itself.
@@ -82,7 +82,7 @@ def named(errors: dict[str, int], most: int = 3) -> str:
 
 
 class RowErrors:
-    """Ends a stage of which more than ``share`` of the rows, and more than ten, end with errors nobody foresaw.
+    """Limit on unforeseen errors: ends a stage if more than ``share`` of its rows, and more than ten, have one.
 
     Shards with such rows are removed from the ledger then, so that the next run repeats them.
     """

@@ -299,7 +299,7 @@ def duplicate(key: str, extension: str = "", *, place: str = "") -> DataError:
 
 
 def dotted_name_hint(extensions: Iterable[str]) -> str:
-    """What to do if the images have names with several dots, such as ``photo.0001.jpg``; empty if they have not."""
+    """Advice on images whose names have several dots, such as ``photo.0001.jpg``; empty if there are none."""
     dotted = [ext for ext in extensions if "." in ext and ext.rpartition(".")[2] in IMAGE_EXTENSIONS]
     if not dotted:
         return ""

@@ -218,7 +218,7 @@ def _plain(image: Pixels, clear: tuple[int, ...] = ()) -> Pixels:
 
 
 def _equal(image: Pixels, colour: tuple[int, ...]) -> Pixels:
-    """Which pixels have that colour: (height, width) bool."""
+    """Mask of the pixels of that colour: (height, width) bool."""
     if image.ndim == 2:
         return np.equal(image, colour[0])
     return np.asarray(np.equal(image, colour).all(axis=2))

@@ -89,7 +89,7 @@ _process = threading.local()
 
 
 class _Decoder:
-    """The other process. It ends when nobody holds the object."""
+    """A decoder in a process of its own, which ends with the object."""
 
     def __init__(self) -> None:
         command = [sys.executable, "-P", str(_PROGRAM)]  # -P: modules beside the program are not its own

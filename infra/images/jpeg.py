@@ -29,7 +29,7 @@ _FEW = 64  # stray bytes behind a scan that are no sign of damage
 
 
 class Frame(NamedTuple):
-    """What the frame header says. Width and height in pixels; ``components``: their ids."""
+    """A parsed frame header. Width and height in pixels; ``components``: their ids."""
 
     marker: int
     width: int

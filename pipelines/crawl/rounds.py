@@ -151,7 +151,7 @@ class Rounds:
         )
 
     def _check_kept(self, records: list[ShardRecord]) -> None:
-        """Raise StageFailed if no page was kept, with the reasons; the next run then begins anew."""
+        """Raise StageFailed with the reasons if no page was kept; the next run then starts from the seeds."""
         if self.kept:
             return
         dropped: Counter[str] = Counter()

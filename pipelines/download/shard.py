@@ -265,7 +265,7 @@ def _commit(
 
 
 def without_tokens(table: pa.Table) -> pa.Table:
-    """Mask the secret parameters in the addresses of the successes, which nobody needs to fetch again."""
+    """Mask secret parameters in the URLs of successful rows; failed rows keep theirs, which a retry needs."""
     urls, done = table["url"].to_pylist(), table["status"].to_pylist()
     masked = [
         shown(url) if status == Status.SUCCESS and "=" in url else url for url, status in zip(urls, done, strict=True)

@@ -113,7 +113,7 @@ class Records:
                 start, behind = damage.start, damage.behind
 
     def _of(self, run: Run, buffer: _Buffer) -> Iterator[Record]:
-        """Yield the records of ``run``. Raises _DamageError if what follows damage must be read anew."""
+        """Yield the records of ``run``; raise _DamageError if reading has to start again behind damage."""
         ends_in_damage = False  # which was counted
         while buffer.skip_blank_lines():
             yield from self._usual(buffer)

@@ -77,7 +77,7 @@ def _number(one: Found, other: Found) -> pa.DataType | None:
 
 
 def final(type: pa.DataType) -> pa.DataType:
-    """Return ``type`` with text in place of a type that no value told."""
+    """Return ``type`` with string in place of null, the type of a column without any value."""
     if pa.types.is_list(type):
         return pa.list_(final(type.value_type))
     return pa.string() if pa.types.is_null(type) else type

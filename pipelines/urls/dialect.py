@@ -1,4 +1,4 @@
-"""How a csv or tsv file is written: its separator, how it is quoted, and its columns, decided from its first lines.
+"""Detect the dialect of a csv or tsv file, its separator, quoting and columns, from its first lines.
 
 Every reading is tried on a sample, and the one that makes rows with a URL of most lines is taken. A list of which no
 reading makes sense, or two make sense of different lines, is refused rather than guessed at.

@@ -1,4 +1,4 @@
-"""What the columns of a list mean: which hold URLs and captions, file by file, and what every other is called."""
+"""Plan the columns of a list: which hold URLs and captions, file by file, and the names of all others."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ _MAX_RECORD_LINES = 64  # of a quoted field, so that a quote that is never close
 
 
 class Dialect(NamedTuple):
-    """How a file is written. ``header``: the line of the columns' names, 0 if there is none; ``urls``: their places."""
+    """The dialect of a file. ``header``: line of the columns' names, 0 for none; ``urls``: places of URL columns."""
 
     separator: str
     quoting: Quoting

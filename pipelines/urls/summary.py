@@ -1,4 +1,4 @@
-"""What a run says of its lists: how each was read, and what is odd about it."""
+"""The summary of a run's lists: how each was read, and warnings about it."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class ByteBudget:
 
     @property
     def free(self) -> int:
-        """Bytes that nobody holds."""
+        """Bytes left to reserve."""
         return self._left + (0 if self._apart.locked() else self._largest)
 
     def share(self) -> Share:

@@ -60,7 +60,7 @@ import ray
 from ray.cluster_utils import Cluster
 from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-from training.train import _draining
+from training.worker import draining
 
 @ray.remote(num_cpus=1)
 class Busy:  # a node with nothing to do is gone at once
@@ -72,11 +72,11 @@ node = cluster.add_node(num_cpus=1).node_id
 ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
 busy = Busy.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote()
 assert ray.get(busy.here.remote())
-assert not _draining({node})
+assert not draining({node})
 gcs, reason = ray._raylet.GcsClient(address=cluster.gcs_address), DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION
 assert gcs.drain_node(node, reason, "spot instance", int((time.time() + 60) * 1000))[0]
-assert _draining({node, "another"})
-assert not _draining({cluster.head_node.node_id})
+assert draining({node, "another"})
+assert not draining({cluster.head_node.node_id})
 ray.shutdown()
 cluster.shutdown()
 """

@@ -12,7 +12,7 @@ from nesting import nested
 from infra.errors import ConfigError, DataError
 from infra.run.context import Context
 from infra.run.manifest import Artifact, File, Manifest
-from training import train
+from training import train, worker
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # raised inside Ray
 
@@ -92,7 +92,7 @@ def wait_until(what):
 def test_room_for_more_workers_is_notice_for_as_long_as_ray_takes_to_use_it(ray_cluster, monkeypatch):
     import ray
 
-    monkeypatch.setattr(train._Growing, "LATE_S", 0)
+    monkeypatch.setattr(worker._Growing, "LATE_S", 0)
 
     @ray.remote(num_cpus=1)
     class Busy:
@@ -100,7 +100,7 @@ def test_room_for_more_workers_is_notice_for_as_long_as_ray_takes_to_use_it(ray_
             return True
 
     def growing(workers, **changes):
-        return train._Growing(config(cluster__workers=workers, cluster__grow_after_s=1e-9, **changes), 1)
+        return worker._Growing(config(cluster__workers=workers, cluster__grow_after_s=1e-9, **changes), 1)
 
     room = growing((1, 2))
     assert room()

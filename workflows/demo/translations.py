@@ -1,4 +1,4 @@
-"""What the site says of its scenes in Chinese, Japanese and Thai, which put no spaces between words."""
+"""Captions of the demo's scenes in Chinese, Japanese and Thai, which put no spaces between words."""
 
 from __future__ import annotations
 

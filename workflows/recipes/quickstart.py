@@ -8,6 +8,7 @@ Thirty pairs of colour and shape train the model; six more are held out to test 
 import json
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from evaluation import evaluate
 from evaluation.tasks import Retrieval, ZeroShot
@@ -57,7 +58,21 @@ def workflow(
 
     # Train, and evaluate on test sets the site never shows.
     tests = Stage("testset", testset.run, testset.Config(image_size=size))
-    train_config = train.Config(
+    trained = Stage("train", train.run, training(model, samples, workers), {"shards": shards, "tests": tests})
+    both = {"model": trained, "dataset": tests}
+    seen = Stage("zeroshot", evaluate.run, evaluate.Config(task=ZeroShot(dataset="seen")), both)
+    unseen = Stage("unseen", evaluate.run, evaluate.Config(task=ZeroShot(dataset="unseen")), both)
+    captions = Stage("retrieval", evaluate.run, evaluate.Config(task=Retrieval(dataset="captions")), both)
+
+    data = (pages, pairs, downloaded, filtered, deduplicated, balanced, shards)
+    stages = (*data, tests, trained, seen, unseen, captions)
+    accuracy = Gate("train", "quickstart", {"zeroshot.acc1": gate})
+    return Workflow("quickstart", stages, services=(partial(site.serve, images, port),), gate=accuracy)
+
+
+def training(model: dict[str, Any], samples: int, workers: int) -> train.Config:
+    """The small CLIP's training: its two towers at rates of their own, checked on both kinds of test set."""
+    return train.Config(
         model=model,
         samples=samples,
         batch_size=64,
@@ -70,13 +85,3 @@ def workflow(
         loading={"threads": 1},
         cluster={"workers": workers},
     )
-    trained = Stage("train", train.run, train_config, {"shards": shards, "tests": tests})
-    both = {"model": trained, "dataset": tests}
-    seen = Stage("zeroshot", evaluate.run, evaluate.Config(task=ZeroShot(dataset="seen")), both)
-    unseen = Stage("unseen", evaluate.run, evaluate.Config(task=ZeroShot(dataset="unseen")), both)
-    captions = Stage("retrieval", evaluate.run, evaluate.Config(task=Retrieval(dataset="captions")), both)
-
-    data = (pages, pairs, downloaded, filtered, deduplicated, balanced, shards)
-    stages = (*data, tests, trained, seen, unseen, captions)
-    accuracy = Gate("train", "quickstart", {"zeroshot.acc1": gate})
-    return Workflow("quickstart", stages, services=(partial(site.serve, images, port),), gate=accuracy)

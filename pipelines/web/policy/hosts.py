@@ -1,4 +1,4 @@
-"""What the files of a URL's host say: may it be fetched, how fast, and what do they withhold from AI use?"""
+"""Policies of hosts, read from robots.txt and the rights files: what may be fetched, how fast, and used for AI."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class AiTxt:
 
 @dataclass(frozen=True)
 class TrustTxt:
-    """Whether the publisher allows training. ``line``: by which it does not; empty otherwise."""
+    """A parsed trust.txt. ``line``: the line that forbids training, empty if none does."""
 
     line: str = ""
     size: int = 200

@@ -235,7 +235,7 @@ class RateLimiter:
                 self._notify(name, (other for other in {**host.held, **host.needs} if other != worker))
 
     def _pause(self, worker: str, name: str, host: _Host, seconds: float, now: float) -> None:
-        """Pause a host as it asked. One that asks for longer than a request waits is left to rest: nobody waits for it.
+        """Pause a host as it asked; if that is longer than a request may wait, refuse requests to it meanwhile.
 
         So is one that asks again after every pause, once that has cost as much time as several of the longest pauses.
         """

@@ -217,7 +217,7 @@ class HostQueue:
         self._report_soon(host)
 
     def _rest(self, host: _Host, seconds: float) -> None:
-        """Send all who wait for ``host`` away, and whoever comes in the next ``seconds``."""
+        """Refuse all requests to ``host``, waiting or new, for ``seconds``."""
         host.rests_until = max(host.rests_until, self._clock() + seconds)
         self._send_away(host, HostRestsError)
 

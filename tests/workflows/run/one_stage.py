@@ -38,8 +38,8 @@ def train_in_this_process(config, inputs, context):
 
 def without_ray(run) -> None:
     if run.__module__ == "training.train":
-        stage = import_module("training.train")
-        stage._launch, stage._check_room = train_in_this_process, lambda config: None
+        on_ray = import_module("training.on_ray")
+        on_ray._launch, on_ray._check_room = train_in_this_process, lambda config: None
     elif run.__module__ in ("pipelines.crawl.stage", "pipelines.download.stage"):
         actor, client = import_module("pipelines.web.politeness.actor"), "pipelines.web.politeness.client"
         actor.shared_limiter = lambda web: nullcontext(import_module(client).LocalLimiter(web))
