@@ -14,7 +14,7 @@ from typing import BinaryIO, Protocol, cast
 
 from fastwarc.stream_io import GzipReader, Lz4Reader, ZstdReader
 
-__all__ = ["RECORD", "Run", "begins_record", "next_start"]
+__all__ = ["RECORD", "Run", "begins_record", "is_empty", "next_start"]
 
 _CHUNK = 1 << 16
 _SEARCH = 1 << 20  # bytes searched at a time
@@ -153,6 +153,17 @@ def begins_record(data: bytes) -> bool:
     except zlib.error:
         return False
     return _BEGINS.match(data) is not None
+
+
+def is_empty(data: bytes) -> bool:
+    """Return True if ``data``, the start of a file, is all of it: nothing, or a gzip member of nothing."""
+    if not data.startswith(_GZIP):
+        return not data
+    stream = zlib.decompressobj(wbits=31)
+    try:
+        return not stream.decompress(data, 1) and stream.eof
+    except zlib.error:
+        return False
 
 
 def _is_padding(file: BinaryIO, position: int) -> bool:

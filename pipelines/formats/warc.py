@@ -21,7 +21,7 @@ from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
 from infra.schema import Drop
-from pipelines.formats.members import begins_record
+from pipelines.formats.members import begins_record, is_empty
 from pipelines.formats.records import Record, Records
 from pipelines.formats.stored_http import Response, body_of, parse, text_of
 from pipelines.html.media import content_type, is_html
@@ -120,7 +120,7 @@ class Reader:
         """True if the file begins like an archive, or is empty."""
         self._file.seek(0)
         start = self._file.read(1 << 16)
-        return not start or begins_record(start)
+        return is_empty(start) or begins_record(start)
 
     def __iter__(self) -> Iterator[Page | bytes]:
         for record in self._all:
