@@ -93,6 +93,9 @@ class Page:
     headers: list[tuple[str, str]]
     body: bytes
 
+    def __len__(self) -> int:
+        return len(self.body)
+
     @property
     def content_type(self) -> str:
         return content_type(self.headers)

@@ -9,12 +9,15 @@ load, else ``src``; but a stand-in, or a format that no download accepts, only i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import islice
 
+import numpy as np
+import pyarrow as pa
 from selectolax.lexbor import LexborNode
 
 from infra.images.formats import ACCEPTED, EXTENSIONS, MEDIA_TYPES, REFUSED
+from pipelines.html.arrays import Array, matches, true
 from pipelines.html.srcset import Offer, parse_srcset
 
 __all__ = ["Addresses", "has_lazy_attributes", "is_placeholder", "is_stand_in", "placeholders"]
@@ -62,11 +65,11 @@ _FIRST = re.compile("[0-9]|[A-Za-z]+")
 _IN_NAMES = _IF_DRAWN | _NOTHING
 _PARTS = re.compile(r"\d+x\d+|\d+px|\d+|[a-z]+|[^-_.\da-z]")
 _SERVICES = ("//via.placeholder.com/", "//placehold.it/", "//placehold.co/", "//placeholder.com/", "//dummyimage.com/")
-_IN_SERVICES = ("placehold", "dummyimage")
-# What at least one of is in every placeholder's file name: one of these words between other characters, or these.
-_DRAWN_WORDS = frozenset(word.encode() for word in _IF_DRAWN)
-_SIZES = (b"1x1", b"0x0", b"2x2", b"px")
-_LETTERS_ALONE = bytes(code if chr(code) in "abcdefghijklmnopqrstuvwxyz" else 32 for code in range(256))
+# What is found in every URL of a placeholder, and in few others: one of the words in the name of a file.
+_MAY_STAND_IN = (
+    rf"(?i)(?:{'|'.join(sorted(_IF_DRAWN))})[^/]*\.(?:gif|png|svg|jpe?g|webp|avif)(?:$|[?#;])"
+    rf"|{'|'.join(map(re.escape, _SERVICES))}"
+)
 
 # By their names: attributes that hold something else than the image, a poor form of it, and its best form.
 _ELSE = re.compile(r"on|aria-|.*?(?:href|link|title|caption|alt|error|fallback|placeholder|hover)")
@@ -206,18 +209,12 @@ def is_placeholder(url: str) -> bool:
     return is_named and all(part in words or part in _NOTHING or part[0].isdigit() for part in parts)
 
 
-def placeholders(urls: Sequence[str]) -> list[bool]:
-    """Return, for each of a page's canonical URLs, whether it is that of a placeholder; empty if none is.
-
-    All URLs together: on most pages a single look at the words in all file names tells.
-    """
-    # Without a query the end is -1, which cuts off the last character: then that is no "/" to be found.
-    names = "".join([url[url.rfind("/", 0, url.find("?")) :] for url in urls]).encode().lower()
-    if _DRAWN_WORDS.isdisjoint(names.translate(_LETTERS_ALONE).split()) and not any(size in names for size in _SIZES):
-        together = "".join(urls)
-        if not any(service in together for service in _IN_SERVICES):
-            return []
-    return [is_placeholder(url) for url in urls]
+def placeholders(urls: pa.StringArray) -> Array:
+    """Return a mask of the canonical URLs of placeholders."""
+    found = true(matches(urls, _MAY_STAND_IN))
+    places = np.flatnonzero(found)
+    found[places] = [is_placeholder(url) for url in urls.take(places).to_pylist()]
+    return found
 
 
 def _is_usable(url: str) -> bool:

@@ -6,8 +6,10 @@ A caption and an alt text that differ in it, in case or in punctuation alone say
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from functools import lru_cache
+
+import pyarrow as pa
+
+from pipelines.html.arrays import matches, patched
 
 __all__ = ["same_caption", "unlabelled"]
 
@@ -53,32 +55,17 @@ _HEAD = re.compile(
 _WORDS = re.compile(r"[^\W_]+")
 
 
-def _beginnings() -> frozenset[str]:
-    """Return the first two characters of every label, in lower case; of words of one character that one."""
-    words = "|".join((_FIGURES, _IDEOGRAPHIC, _OTHERS)).split("|")
-    return (
-        frozenset(word[:2] for word in words) | {word for word in words if len(word) == 1} | set("0123456789([（【第")
-    )
+_BEGINNING = rf"^[(\[（【]?\s*(?:\d|第|(?i:{_FIGURES}|{_IDEOGRAPHIC}|{_OTHERS}))"  # of every label, as RE2 has it
 
 
-_BEGINNINGS = _beginnings()
+def unlabelled(texts: pa.StringArray) -> pa.StringArray:
+    """Return clean texts without the figure's number at their start; null for what is nothing but a number."""
+    return patched(texts, matches(texts, _BEGINNING), _without_label)
 
 
-def unlabelled(texts: Sequence[str]) -> list[str]:
-    """Return clean texts without the figure's number at their start; empty for what is nothing but a number."""
-    return [_without_label(text) if _may_begin_label(text[:2]) else text for text in texts]
-
-
-@lru_cache(maxsize=1 << 14)
-def _may_begin_label(start: str) -> bool:
-    """Return False if a text of these first two characters has no label, as most have none."""
-    start = start.lower()
-    return start in _BEGINNINGS or start[:1] in _BEGINNINGS
-
-
-def _without_label(text: str) -> str:
+def _without_label(text: str) -> str | None:
     found = _LABEL.match(text)
-    return found["rest"] if found and _is_label(found) else text
+    return (found["rest"] or None) if found and _is_label(found) else text
 
 
 def _is_label(found: re.Match[str]) -> bool:

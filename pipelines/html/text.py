@@ -8,8 +8,12 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import ftfy
+import pyarrow as pa
+import pyarrow.compute as pc
 from ftfy.badness import is_bad
 from ftfy.chardata import CHARMAP_ENCODINGS
+
+from pipelines.html.arrays import matches, patched
 
 __all__ = ["captions", "clean", "has_words", "shorten"]
 
@@ -25,6 +29,18 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 _C1 = re.compile("[\x80-\x9f]")
 _ENTITY = re.compile(r"&[#\w]")
 _WORD = re.compile(r"[^\W_]")
+# Letters and signs that have one form in NFC, of which no two combine, as RE2 has them; and what a clean text is.
+_LETTERS = (
+    "0-9A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u0391-\u03a1\u03a3-\u03ce\u0400-\u0481\u048a-\u052f"
+    "\u05d0-\u05ea\u0620-\u064a\u3041-\u3096\u30a1-\u30fa\u4e00-\u9fff\uac00-\ud7a3"
+)
+_SIGNS = (
+    "!-%'-/:-@\\[-`{-~\u00a1-\u00ac\u00ae-\u00bf\u2010-\u2027\u2030-\u205e\u20a0-\u20bf\u2122"
+    "\u3001-\u3029\u3030-\u303d\uff01-\uff9d"
+)
+_PLAIN = f"{_LETTERS}{_SIGNS}"
+_CLEAN = f"^[{_PLAIN}]+(?: [{_PLAIN}]+)*$"
+
 # Repairs encodings only; quotes, ligatures and wide characters are the author's.
 FTFY = ftfy.TextFixerConfig(
     uncurl_quotes=False,
@@ -37,21 +53,24 @@ FTFY = ftfy.TextFixerConfig(
 )
 
 
-def captions(raw: Sequence[str | None], length: int) -> list[str]:
-    """Clean each of ``raw`` and shorten it to ``length`` characters; empty if it has no letter or digit.
+def captions(raw: pa.StringArray, length: int) -> pa.StringArray:
+    """Clean texts and shorten them to ``length`` characters; null for those without a letter or digit.
 
-    All texts of a page together: most pages need no cleaning, which a single check of all of them tells.
+    Expressions tell those that are clean as they are, as most are.
     """
-    together = "|".join([text for text in raw if text])
-    if not together:
-        return [""] * len(raw)
-    if len(together) <= length and _is_tidy(together) and "| " not in together and " |" not in together:
-        return [text if text and (text[0].isalnum() or has_words(text)) else "" for text in raw]
-    return [shorten(text, length) if given and has_words(text := clean(given[: 4 * length])) else "" for given in raw]
+    is_clean = pc.and_(matches(raw, _CLEAN), matches(raw, f"[{_LETTERS}]"))
+    is_clean = pc.and_(is_clean, pc.less_equal(pc.utf8_length(raw), length))
+    is_clean = pc.and_not(is_clean, matches(raw, _pairs().pattern))
+
+    def cleaned(text: str) -> str | None:
+        text = clean(text[: 4 * length])
+        return shorten(text, length) if has_words(text) else None
+
+    return patched(raw, pc.invert(is_clean), cleaned)
 
 
 def _is_tidy(text: str) -> bool:
-    """Return True if ``text`` certainly needs no cleaning, nor any part of it between two "|"."""
+    """Return True if ``text`` certainly needs no cleaning."""
     return (
         text.isprintable()  # which implies that all white space is plain spaces
         and "&" not in text

@@ -41,7 +41,7 @@ def archive(folder: Path) -> tuple[bytes, list[bytes]]:
 
 def extract(data: bytes, config: Config) -> int:
     found = Rows(Reader(io.BytesIO(data), 4 << 20), config)
-    return sum(row.reason is None for columns in found for row in as_rows(columns))
+    return sum(row.reason is None for table in found.batches() for row in as_rows(table))
 
 
 def iterate(data: bytes) -> int:

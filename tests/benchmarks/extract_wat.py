@@ -28,10 +28,11 @@ import sys
 import tempfile
 import time
 
+import pyarrow as pa
 from fastwarc.warc import ArchiveIterator, WarcRecordType
 
 from pipelines.extract.config import Config
-from pipelines.extract.shard import Columns, Row, Rows, as_rows
+from pipelines.extract.shard import Row, Rows, as_rows
 from pipelines.formats.warc import Reader
 
 WORDS = {
@@ -167,12 +168,12 @@ def ours(data: bytes, config: Config, repeats: int) -> tuple[list[float], list[R
     """CPU seconds of each run, and the rows of the last."""
     seconds: list[float] = []
     for _ in range(repeats):
-        batches: list[Columns] = []
+        batches: list[pa.Table] = []
         gc.collect()
         start = time.process_time()
         batches += Rows(Reader(io.BytesIO(data), 4 << 20), config).batches()
         seconds.append(time.process_time() - start)
-    return seconds, [row for columns in batches for row in as_rows(columns)]
+    return seconds, [row for table in batches for row in as_rows(table)]
 
 
 def bare(data: bytes) -> float:

@@ -16,6 +16,8 @@ from contextlib import suppress
 from encodings.aliases import aliases
 
 import brotli
+import numpy as np
+import pyarrow as pa
 import pytest
 from bombs import HEALTHY_PAGE, gif, picture
 from hypothesis import example, given
@@ -30,10 +32,11 @@ from pipelines.crawl.config import Traps
 from pipelines.crawl.sitemap import SitemapError, parse
 from pipelines.crawl.traps import pattern, trap, without_session
 from pipelines.formats.wat import WatPage
-from pipelines.html.candidates import SOURCES, ExtractOptions, candidates
+from pipelines.html.candidates import candidates
+from pipelines.html.images import SOURCES, ExtractOptions, images_of_page, images_of_wat
 from pipelines.html.jsonld import described
 from pipelines.html.page import Html, decode
-from pipelines.html.resolve import Base, fast_canonical
+from pipelines.html.resolve import fast_canonical, resolved
 from pipelines.html.srcset import parse_srcset
 from pipelines.images.resize import Resizing, resize
 from pipelines.web import FetchError, ResourceType, Web
@@ -80,10 +83,10 @@ def test_the_short_way_to_an_address_leads_where_the_long_one_does(parts):
     try:
         expected = canonical(address, base)
     except BadUrlError:
-        expected = ""
-    assert Base(base).resolve(address) == expected
-    named = address.strip() and not address.strip().startswith("#")  # else it is no picture's address
-    assert Base(base).images([None, address, address]) == ["", *([expected if named else ""] * 2)]
+        expected = None
+    if not address.strip() or address.strip().startswith("#"):  # no picture's address
+        expected = None
+    assert resolved(pa.array([None, address, address]), [base], np.zeros(3, int)).to_pylist() == [None, *[expected] * 2]
 
 
 @fuzz(200)
@@ -329,8 +332,10 @@ def test_pages(body, kind):
     for link in filter(None, map(html.resolve, html.targets)):
         assert canonical(link) == link
     Policy("clipline").of_page(html.headers, html.metas), html.license, html.language.encode()
-    found = candidates(html, ExtractOptions(SOURCES, 200, 100))
-    for url, text, reason in zip(found.urls, found.texts, found.reasons, strict=True):
+    options = ExtractOptions(SOURCES, 200, 100)
+    found = candidates([images_of_page(html, options)], options)
+    rows = zip(found.urls.to_pylist(), found.texts.to_pylist(), found.reasons.to_pylist(), strict=True)
+    for url, text, reason in rows:
         assert len(text) <= 200
         assert reason or canonical(url) == url
         text.encode(), url.encode()
@@ -370,7 +375,8 @@ def test_json_ld(script):
 
 _WAT = [
     b"""{"Envelope": {"WARC-Header-Metadata": {"WARC-Target-URI": "http://a.example/x", "WARC-Type": "response"},
-    "Payload-Metadata": {"HTTP-Response-Metadata": {"Headers": {"Content-Type": "text/html"}, "HTML-Metadata": {"Head":
+    "Payload-Metadata": {"HTTP-Response-Metadata": {"Headers": {"Content-Type": "text/html"}, "Response-Message":
+    {"Status": "200"}, "HTML-Metadata": {"Head":
     {"Base": "/b/", "Metas": [{"name": "robots", "content": "noai"}]}, "Links": [{"path": "IMG@/src", "url": "a.jpg",
     "alt": "A"}, {"path": "A@/href", "url": "b"}]}}}}}"""
 ]
@@ -383,7 +389,8 @@ def test_wat_records(record):
     with suppress(ValueError):
         if (page := WatPage.parse(record)) is not None:
             Policy("clipline").of_page(page.headers, page.metas), page.language.encode(), page.license, page.base
-            assert all(isinstance(value, str) for image in page.images() for value in image.values())
+            options = ExtractOptions(SOURCES, 200, 100)
+            candidates([images_of_wat(page, options)], options)
 
 
 # --- images -----------------------------------------------------------------------------------------------------------

@@ -23,10 +23,11 @@ from infra.schema import pairs_schema
 from pipelines import extract
 from pipelines.extract.shard import page_rows, repeated
 from pipelines.formats.warc import Page, Reader, Writer
-from pipelines.html.candidates import SOURCES, ExtractOptions, candidates
+from pipelines.html.candidates import candidates
+from pipelines.html.images import SOURCES, ExtractOptions, images_of_page
 from pipelines.html.page import Html, decode
 from pipelines.html.srcset import parse_srcset
-from pipelines.html.text import FTFY, captions, clean, has_words, shorten
+from pipelines.html.text import _PLAIN, FTFY, captions, clean, has_words, shorten
 
 URL = "http://a.example/dir/page"
 DATE = "2026-01-01T00:00:00Z"
@@ -34,9 +35,10 @@ DATE = "2026-01-01T00:00:00Z"
 
 def found(html, sources=SOURCES, headers=()):
     page = Html.parse(URL, list(headers), html.encode() if isinstance(html, str) else html)
-    of_page = candidates(page, ExtractOptions(sources, 100))
-    urls = [url.removeprefix("http://a.example") for url in of_page.urls]
-    return list(zip(urls, of_page.texts, of_page.sources, of_page.reasons, strict=True))
+    options = ExtractOptions(sources, 100)
+    of_page = candidates([images_of_page(page, options)], options)
+    columns = [column.to_pylist() for column in (of_page.urls, of_page.texts, of_page.sources, of_page.reasons)]
+    return [(url.removeprefix("http://a.example"), *others) for url, *others in zip(*columns, strict=True)]
 
 
 def kept(html, **kwargs):
@@ -272,12 +274,24 @@ SOME_TEXT = st.none() | st.text(alphabet="ab1 |&;é\u200b\x00.e\u0301\u0338\xa0�
 
 
 @given(st.lists(SOME_TEXT, max_size=4), st.integers(1, 12))
-def test_texts_of_a_page_are_cleaned_like_each_of_them(raw, length):
+def test_texts_that_look_clean_are(raw, length):
     def one(text):
         cleaned = clean((text or "")[: 4 * length])
-        return shorten(cleaned, length) if has_words(cleaned) else ""
+        return shorten(cleaned, length) if has_words(cleaned) else None
 
-    assert captions(raw, length) == [one(text) for text in raw]
+    assert captions(pa.array(raw, pa.string()), length).to_pylist() == [one(text) for text in raw]
+
+
+def test_letters_that_look_clean_are_clean_beside_any_other():
+    """No two of them combine, none is invisible."""
+    plain = [chr(code) for code in range(0x10000) if re.fullmatch(f"[{_PLAIN}]", chr(code))]
+    together = "".join(plain)
+    assert len(plain) > 30_000 and together.isprintable()
+    assert unicodedata.is_normalized("NFC", together) and unicodedata.is_normalized("NFC", together[::-1])
+    assert all(
+        first + second == unicodedata.normalize("NFC", first + second) for first in "aeo\u3046가" for second in plain
+    )
+    assert not any(unicodedata.combining(character) for character in plain)
 
 
 SCRIPTS = st.text(alphabet="aé üßŒ’“—жРСё图ñ€ãÃÂ¿?\u00a0\ufffd\x1a½", max_size=12)
@@ -492,12 +506,19 @@ def test_an_extraction_accounts_for_every_candidate(ray_cluster, tmp_path):
     assert Counter(dropped["reason"].to_pylist()) == one.funnel.dropped
 
 
-def test_a_page_that_nobody_foresaw_costs_itself(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("step", "places", "where"),
+    [
+        ("images_of_page", lambda html: html.url, "of_page"),
+        ("candidates", lambda pages: [images.base.removeprefix("http://a.example") for images in pages], "candidates"),
+    ],
+)
+def test_a_page_that_nobody_foresaw_costs_itself(tmp_path, monkeypatch, step, places, where):
     """It is dropped by its address, with what happened; the pages around it give their pairs."""
     from pipelines.extract import shard
 
-    real = shard.candidates
-    monkeypatch.setattr(shard, "candidates", lambda html, _: real(html, _) if "2" not in html.url else 1 / 0)
+    real = getattr(shard, step)
+    monkeypatch.setattr(shard, step, lambda pages, _: real(pages, _) if "/2" not in places(pages) else 1 / 0)
     path = tmp_path / "pages.warc.gz"
     with path.open("wb") as sink:
         writer = Writer(sink, path.name, DATE, {})
@@ -509,9 +530,9 @@ def test_a_page_that_nobody_foresaw_costs_itself(tmp_path, monkeypatch):
     rows = pq.read_table(tmp_path / "out/scratch/00000.parquet").to_pylist()
     assert [(row["caption"], row["reason"]) for row in rows] == [
         ("image 1", None),
-        ("", "unforeseen_error"),
         ("image 3", None),
+        ("", "unforeseen_error"),
     ]
-    assert (rows[1]["page_url"], rows[1]["context"]) == ("http://a.example/2", "ZeroDivisionError in of_page")
-    assert record.facts["unforeseen"] == {"ZeroDivisionError in of_page": 1}
+    assert (rows[2]["page_url"], rows[2]["context"]) == ("http://a.example/2", f"ZeroDivisionError in {where}")
+    assert record.facts["unforeseen"] == {f"ZeroDivisionError in {where}": 1}
     assert record.facts["records"].items() >= {("page", 2), ("unforeseen_error", 1)}

@@ -1,9 +1,11 @@
 """URL resolution: the fast path agrees with the standard's parser on any input."""
 
+import numpy as np
+import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.html.resolve import Base
+from pipelines.html.resolve import resolved
 from pipelines.web.urls import BadUrlError, canonical
 
 BASES = [
@@ -77,8 +79,9 @@ def test_like_the_parser(base, address):
         wanted = canonical(address, base)
     except BadUrlError:
         wanted = None
-    resolver = Base(base)
-    for _ in range(2):  # the second time from memory
-        assert resolver.resolve(address) == (wanted or "")
-        if address.strip() and not address.strip().startswith("#"):  # a place on the page is no picture
-            assert resolver.images([address]) == [wanted or ""]
+    if not address.strip() or address.strip().startswith("#"):  # a place on the page is no picture
+        wanted = None
+    assert resolved(pa.array([address] * 2), [base], np.zeros(2, int)).to_pylist() == [wanted] * 2
+    others = ["/x.jpg", address, None]  # on pages of another site
+    found = resolved(pa.array(others), ["http://b.example/", base], np.array([0, 1, 0]))
+    assert found.to_pylist() == ["http://b.example/x.jpg", wanted, None]
