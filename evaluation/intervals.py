@@ -13,31 +13,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["percentile_interval"]
+__all__ = ["percentile_interval", "resampled"]
 
 _INDICES = 1 << 22  # held at once: 32 MiB
 
 
-def percentile_interval(
-    statistic: Callable[[NDArray[np.int64]], NDArray[np.float64]],
-    units: int,
-    *,
-    samples: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return ``(low, high)``, (m,) each, for the m values of a statistic.
+def resampled(
+    statistic: Callable[[NDArray[np.int64]], NDArray[np.float64]], units: int, *, samples: int = 1000, seed: int = 0
+) -> NDArray[np.float64]:
+    """Return the m values of a statistic on ``samples`` resamples of the units: (samples, m).
 
-    ``statistic`` maps resamples, (b, units) indices into the units, to (b, m) values. All m are taken on the same
-    resamples. Quantiles are interpolated linearly; the draws are numpy's PCG64 under ``seed``, as
-    ``scipy.stats.bootstrap(method="percentile", rng=numpy.random.default_rng(seed))`` makes them.
+    ``statistic`` maps resamples, (b, units) indices into the units, to (b, m) values. The draws are numpy's PCG64 under
+    ``seed``, as ``scipy.stats.bootstrap(method="percentile", rng=numpy.random.default_rng(seed))`` makes them: the same
+    for every statistic on as many units, so that the values of two models can be paired.
     """
     # In chunks of resamples, so that the indices held at once are bounded.
     random = np.random.default_rng(seed)
     chunk = max(1, _INDICES // units)
-    values = np.concatenate(
+    return np.concatenate(
         [statistic(random.integers(0, units, (min(chunk, samples - done), units))) for done in range(0, samples, chunk)]
     )
+
+
+def percentile_interval(values: NDArray[Any], confidence: float = 0.95) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return ``(low, high)``, (m,) each, of values on resamples, (samples, m). Quantiles are interpolated linearly."""
     tail = (1 - confidence) / 2
     low, high = np.quantile(values, [tail, 1 - tail], axis=0)
     return low, high

@@ -33,6 +33,7 @@ __all__ = [
     "StorageError",
     "TransientError",
     "UsageError",
+    "printable",
     "redact",
     "redact_values",
     "without_user_info",
@@ -132,6 +133,11 @@ def redact(text: str) -> str:
     text = _USERINFO.sub(r"\1***@", text)
     text = _ASSIGNED.sub(lambda match: f"{match['key']}{match['quote'] or ''}***{match['quote'] or ''}", text)
     return _SHAPED.sub("***", text)
+
+
+def printable(text: str) -> str:
+    """Replace control characters, which a terminal would obey, in text that comes from somebody else."""
+    return text if text.isprintable() else "".join(one if one.isprintable() else "?" for one in text)
 
 
 def without_user_info(text: bytes) -> bytes:

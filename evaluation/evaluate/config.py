@@ -16,6 +16,7 @@ __all__ = ["Config"]
 
 
 class Config(StageConfig):
+    code_version: ClassVar[int] = 2
     inputs: ClassVar[Mapping[str, Input]] = {
         "model": Input("model", required=False, description="a trained or adopted model; or else pretrained is set"),
         "dataset": Input("testsets", description="test sets in CLIP_benchmark's layout"),

@@ -12,9 +12,11 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 
+from evaluation.compare.config import RESAMPLED
 from evaluation.evaluate.config import Config
-from evaluation.intervals import percentile_interval
+from evaluation.intervals import percentile_interval, resampled
 from evaluation.tasks import Scores
 from infra.encoder import OpenClipEncoder, load_encoder
 from infra.errors import DataError
@@ -42,15 +44,17 @@ def evaluate(config: Config, inputs: Mapping[str, Artifact], output: ShardOutput
     task, model = config.task, inputs.get("model")
     examples = EvalSet.open(inputs["dataset"], task.dataset, task.split)
     scores = task.evaluate(_encoder(config, model), examples)
-    intervals = _intervals(config, scores)
+    intervals, values = _measured(config, scores)
 
     output.write(*_result(config, model, intervals))
+    # What a comparison with another model pairs its own with.
+    output.write_table(RESAMPLED, pa.table(dict(zip(scores.names, values.T, strict=True))))
     for name, columns in scores.tables.items():
         output.write_table(f"data/{name}.parquet", pa.table(dict(columns)))
     for name, png in scores.figures.items():
         output.write(f"figures/{name}.png", png)
     metrics = {name: asdict(interval) for name, interval in intervals.items()}
-    return output.commit(facts={**scores.facts, "metrics": metrics})
+    return output.commit(facts={**scores.facts, "examples": scores.examples, "metrics": metrics})
 
 
 def _encoder(config: Config, model: Artifact | None) -> OpenClipEncoder:
@@ -70,8 +74,8 @@ def _encoder(config: Config, model: Artifact | None) -> OpenClipEncoder:
     )
 
 
-def _intervals(config: Config, scores: Scores) -> dict[str, Interval]:
-    """Each metric on the whole test set, with its interval over resampled images."""
+def _measured(config: Config, scores: Scores) -> tuple[dict[str, Interval], NDArray[np.float64]]:
+    """Each metric on the whole test set with its interval; and all on every resample of its images, (bootstrap, m)."""
     whole = scores.statistic(np.arange(scores.examples)[None])
     if whole.shape != (1, len(scores.names)):
         raise DataError(
@@ -79,13 +83,13 @@ def _intervals(config: Config, scores: Scores) -> dict[str, Interval]:
             expected=f"(b, {len(scores.names)}) values for {', '.join(scores.names)}",
             found=f"{whole.shape} for one resample",
         )
-    low, high = percentile_interval(
-        scores.statistic, scores.examples, samples=config.bootstrap, confidence=config.confidence, seed=config.seed
-    )
-    return {
+    values = resampled(scores.statistic, scores.examples, samples=config.bootstrap, seed=config.seed)
+    low, high = percentile_interval(values, config.confidence)
+    intervals = {
         name: Interval(float(value), float(bottom), float(top))
         for name, value, bottom, top in zip(scores.names, whole[0], low, high, strict=True)
     }
+    return intervals, values
 
 
 def _result(config: Config, model: Artifact | None, intervals: Mapping[str, Interval]) -> tuple[str, bytes]:

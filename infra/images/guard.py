@@ -140,8 +140,10 @@ def gif_frames(data: bytes, header: Header) -> Iterator[GifFrame]:
                     descriptor = b"\x2c\0\0\0\0" + data[at + 5 : at + 9]
                     yield GifFrame(left, top, width, height, screen + control + descriptor + data[at + 9 : end] + b";")
                 control = b""
-            else:
+            elif data[at] == 0x3B:  # the end
                 return
+            else:  # GIF87a: what stands between two blocks is passed over
+                end = at + 1
             at = end
     except (IndexError, struct.error):
         raise ImageError(Drop.TRUNCATED) from None

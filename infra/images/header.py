@@ -156,9 +156,10 @@ def _gif(data: bytes) -> Header:
             if data[at] == 0x2C:
                 left, top, wide, high = struct.unpack_from("<4H", data, at + 1)
                 return Header("gif", max(width, left + wide), max(height, top + high))
-            if data[at] != 0x21:
+            if data[at] == 0x3B:
                 break
-            at = after_blocks(data, at + 2)
+            # GIF87a: what stands between two blocks is passed over.
+            at = after_blocks(data, at + 2) if data[at] == 0x21 else at + 1
     except (IndexError, struct.error):
         pass  # cut off
     return Header("gif", width, height)

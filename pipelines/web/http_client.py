@@ -128,7 +128,7 @@ class HTTPClient:
         Raises FetchError if the headers rule it out.
         """
         if resource == "page" and (found := media_type(reply.headers.get("Content-Type", ""))) not in _HTML:
-            raise FetchError(Drop.NOT_HTML, _printable(found[:80]))
+            raise FetchError(Drop.NOT_HTML, found[:80])
         limit, length = self._max_bytes[resource], reply.content_length
         if length is not None and length > limit and resource != "robots":
             raise FetchError(Drop.TOO_LARGE, f"more than {limit} bytes")
@@ -208,11 +208,6 @@ def _text(raw: bytes) -> str:
         return raw.decode()
     except UnicodeDecodeError:
         return raw.decode("latin-1")
-
-
-def _printable(text: str) -> str:
-    """Replace control characters, which a terminal would obey, in text from a server."""
-    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def _raise_if_local(error: BaseException) -> None:

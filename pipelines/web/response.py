@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from infra.errors import redact
+from infra.errors import printable, redact
 from infra.schema import Drop
 
 __all__ = ["FetchError", "ResourceType", "Response", "media_type"]
@@ -32,7 +32,7 @@ class FetchError(Exception):
         silent: bool = False,
         retry_after_s: float | None = None,
     ) -> None:
-        detail = redact(detail) if detail else ""
+        detail = redact(printable(detail)) if detail else ""
         super().__init__(f"{reason}: {detail}" if detail else str(reason))
         self.reason, self.detail, self.transient, self.silent = reason, detail, transient, silent
         self.retry_after_s = retry_after_s

@@ -43,13 +43,13 @@ def write_artifact(folder: Path, files: Mapping[str, bytes], stage: str = "data"
     return Artifact(str(folder), Manifest(stage=stage, digest="a" * 64, identity={}, files=listed))
 
 
-def model_files() -> dict[str, bytes]:
+def model_files(seed: int = 0) -> dict[str, bytes]:
     """``data/open_clip_config.json`` and ``data/open_clip_model.safetensors`` of a random model."""
     import open_clip
     import safetensors.torch
     import torch
 
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = open_clip.CLIP(**MODEL)
     weights = safetensors.torch.save({name: tensor.contiguous() for name, tensor in model.state_dict().items()})
     preprocess = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25], "interpolation": "bilinear"}

@@ -17,6 +17,7 @@ import typer
 
 from infra.errors import CliplineError, StorageError
 from workflows.cli import cluster, look, run
+from workflows.cli.compare import compare
 from workflows.cli.help import ABOUT, EXIT_CODES, epilog
 from workflows.cli.terminal import stderr
 
@@ -30,6 +31,7 @@ _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "ls": look.ls,
         "show": look.show,
         "diff": look.diff,
+        "compare": compare,
         "logs": look.logs,
         "report": look.report,
     },

@@ -29,6 +29,7 @@ STAGES = {
     "shard": "pipelines.curate.shard",
     "train": "training.train",
     "evaluate": "evaluation.evaluate",
+    "compare": "evaluation.compare",
     "adopt": "pipelines.adopt",
 }
 

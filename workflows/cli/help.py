@@ -27,6 +27,10 @@ _EXAMPLES = {
     "plan": ("clipline plan quickstart", "clipline plan quickstart --set download.image_size=64 --json"),
     "show": ("clipline show filter", "clipline show download/3fa9 --verify"),
     "diff": ("clipline diff zeroshot/3fa9 zeroshot/81c0",),
+    "compare": (
+        "clipline compare zeroshot/3fa9 zeroshot/81c0",
+        "clipline compare plain=run-3fa9,run-77b1 filtered=run-81c0,run-c2d4 --figure differences.png",
+    ),
     "fields": ("clipline fields", "clipline fields download", "clipline fields --recipe my_recipe.py"),
 }
 

@@ -27,7 +27,7 @@ from workflows.report import summary
 from workflows.run.journal import Journal
 from workflows.run.records import find_run, list_runs, run_states
 
-__all__ = ["diff", "fields", "logs", "ls", "recipes", "report", "show", "status"]
+__all__ = ["artifact_named", "diff", "fields", "logs", "ls", "recipes", "report", "show", "status"]
 
 ArtifactName = Annotated[
     str, typer.Argument(metavar="ARTIFACT", help="`stage/digest` as `ls` prints it, or its beginning.")
@@ -90,7 +90,7 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show an artifact: its configuration, inputs, files and metrics, and why rows were dropped."""
-    artifact = _artifact(open_store(root), name)
+    artifact = artifact_named(open_store(root), name)
     if as_json:
         print_json(artifact.manifest.model_dump(mode="json"))
     else:
@@ -134,7 +134,7 @@ def _verify(artifact: Artifact) -> None:
 def diff(one: ArtifactName, other: ArtifactName, root: Root = DEFAULT_ROOT, as_json: Json = False) -> None:
     """Compare two artifacts: configuration, inputs, funnel and metrics."""
     store = open_store(root)
-    before, after = (_facts(_artifact(store, name).manifest) for name in (one, other))
+    before, after = (_facts(artifact_named(store, name).manifest) for name in (one, other))
     rows = {
         key: [before.get(key), after.get(key)]
         for key in sorted({*before, *after})
@@ -156,7 +156,7 @@ def _facts(manifest: Manifest) -> dict[str, object]:
     return flatten({**whole, "funnel": funnel, "metrics": manifest.metrics})
 
 
-def _artifact(root: Store, name: str) -> Artifact:
+def artifact_named(root: Store, name: str) -> Artifact:
     """The finished artifact that ``stage/digest`` names; the digest may be cut short or left out. Raises UsageError."""
     stage, _, start = name.partition("/")
     found = [

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+from infra.errors import printable
 from pipelines.web.policy.agents import AI_AGENTS
 from pipelines.web.policy.usage import withholds_training
 
@@ -43,8 +44,8 @@ _NOTHING: frozenset[str] = frozenset()
 
 
 def quoted(name: str, value: str) -> str:
-    """Return ``name: value`` on one line, cut to a bearable length."""
-    return f"{name}: {' '.join(value[: 4 * _WORDS].split())[:_WORDS]}"
+    """Return ``name: value`` on one line, cut to a bearable length, without control characters."""
+    return printable(f"{name}: {' '.join(value[: 4 * _WORDS].split())[:_WORDS]}")
 
 
 def joined(*words: str) -> str:

@@ -178,6 +178,14 @@ def test_a_screen_is_as_large_as_its_first_frame_needs(screen, place, size):
     assert np.array_equal(ours(gif(*screen, frame(*place, 1))), expected)
 
 
+def test_stray_bytes_between_the_blocks_of_a_gif_are_passed_over():
+    data = gif(3, 3, b"\0\x07", frame(0, 0, 6, 4, 1), b"\0" * 9, frame(0, 0, 6, 4, 2))
+    assert (read_header(data).width, read_header(data).height) == (6, 4) == Image.open(io.BytesIO(data)).size
+    assert (ours(data) == GREEN).all()
+    ended = read_header(gif(3, 3, b";", frame(0, 0, 6, 4, 1)))
+    assert (ended.width, ended.height) == (3, 3)
+
+
 def test_of_a_gif_the_first_frame_that_shows_anything_is_taken():
     clear = frame(0, 0, 4, 4, 1, clear=1)
     shown = ours(gif(4, 4, clear, clear, frame(1, 1, 5, 2, 2), frame(0, 0, 4, 4, 1)))

@@ -25,7 +25,7 @@ from pipelines.extract.shard import page_rows
 from pipelines.formats.warc import Page, Reader
 from pipelines.web import FetchError, Web
 from pipelines.web.fetcher import Fetcher
-from pipelines.web.policy.opt_outs import CRAWLED
+from pipelines.web.policy.opt_outs import CRAWLED, quoted
 from pipelines.web.policy.robots import RobotsRules
 from pipelines.web.policy.rsl import Terms
 from pipelines.web.policy.site_files import AiTxt, TrustTxt
@@ -411,3 +411,10 @@ def test_any_text_is_read_as_any_file(text):
     for parse in (Terms.parse, AiTxt.parse, TrustTxt.parse):
         assert isinstance(parse(200, body).refusal(URL), str)
         assert parse(404, body).refusal(URL) in ("", "not readable: 404")
+
+
+@pytest.mark.parametrize("mark", ["\x01", "\x1b[2J", "\u202e"])
+def test_no_recorded_word_holds_what_a_terminal_obeys(mark):
+    said = quoted("X-Robots-Tag", f"noai,{mark}max-image-preview: large")
+    assert said.isprintable() and said.startswith("X-Robots-Tag: noai,?")
+    assert FetchError(Drop.OPT_OUT, f"robots{mark}txt").detail.isprintable()

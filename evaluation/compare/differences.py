@@ -1,0 +1,105 @@
+"""Differences between two variants of a model, with intervals that pair the test images and know of training's noise.
+
+Every evaluation of a test set takes its metrics on the same resamples of the images (:mod:`evaluation.intervals`), so
+the difference of two models' values on a resample is a draw of the paired bootstrap, whatever the metric. What both
+find easy or hard cancels out.
+
+A variant trained with several seeds has a second source of noise: another seed would have given another model. The
+uncertainty of the mean of s seeds is Student's t with s - 1 degrees of freedom, scaled by their standard error; the
+difference adds a draw of it for each variant (the Behrens-Fisher distribution). With one seed nothing is known of this
+noise, and the interval is that of these very models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Difference", "Estimate", "difference", "holm"]
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A metric of a variant by seed: ``values`` (s,) on the whole test set, ``resampled`` (s, b) on its resamples."""
+
+    values: Array
+    resampled: Array
+
+    @property
+    def mean(self) -> float:
+        """The mean over seeds."""
+        return float(self.values.mean())
+
+    @property
+    def seed_error(self) -> float:
+        """The standard error of the mean that training's noise causes; 0 with one seed, which tells nothing of it."""
+        count = len(self.values)
+        return float(self.values.std(ddof=1) / np.sqrt(count)) if count > 1 else 0.0
+
+    def draws(self, random: np.random.Generator) -> Array:
+        """Draws of the mean: (b,)."""
+        tested: Array = self.resampled.mean(axis=0)
+        count = len(self.values)
+        return tested if count == 1 else tested + self.seed_error * random.standard_t(count - 1, tested.shape)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A metric of a variant less that of the baseline, with the bounds of its interval.
+
+    ``p``: two-sided probability of a difference as far from 0 if there were none, without correction; at least
+    ``2 / (b + 1)`` for b resamples. ``test_error``, ``seed_error``: standard errors of the two sources of noise.
+    """
+
+    value: float
+    low: float
+    high: float
+    p: float
+    test_error: float
+    seed_error: float
+
+    def __str__(self) -> str:
+        return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
+
+    def images_to_separate(self, images: int, confidence: float) -> float:
+        """Number of test images, drawn like these ``images``, whose interval would just clear 0 at this difference.
+
+        Infinite if there is no difference, or if the seeds' noise alone hides it: then more seeds are needed. Both
+        sources of noise are taken as normal.
+        """
+        bound = NormalDist().inv_cdf((1 + confidence) / 2)
+        room = (self.value / bound) ** 2 - self.seed_error**2
+        return images * self.test_error**2 / room if room > 0 else float("inf")
+
+
+def difference(baseline: Estimate, other: Estimate, *, confidence: float, seed: int) -> Difference:
+    """``other`` less ``baseline``. Their resamples must be of the same images."""
+    random = np.random.default_rng(seed)
+    draws = other.draws(random) - baseline.draws(random)
+    tested = other.resampled.mean(axis=0) - baseline.resampled.mean(axis=0)
+    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
+    beyond = min(int((draws <= 0).sum()), int((draws >= 0).sum()))
+    return Difference(
+        value=other.mean - baseline.mean,
+        low=float(low),
+        high=float(high),
+        p=min(1.0, 2 * (beyond + 1) / (len(draws) + 1)),
+        test_error=float(tested.std()),
+        seed_error=float(np.hypot(baseline.seed_error, other.seed_error)),
+    )
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Holm's correction (1979): p-values such that the chance of any false rejection below a level is that level."""
+    corrected, highest = [0.0] * len(p), 0.0
+    for rank, index in enumerate(np.argsort(p, kind="stable").tolist()):
+        highest = max(highest, min(1.0, (len(p) - rank) * p[index]))
+        corrected[index] = highest
+    return corrected

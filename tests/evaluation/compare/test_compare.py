@@ -1,0 +1,180 @@
+"""Evaluations of real (random) models compared by the stage and by the command."""
+
+import json
+import sys
+
+import evaluation_samples as samples
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from evaluation import compare, evaluate
+from evaluation.compare.comparison import Comparison
+from evaluation.compare.comparison import compare as compare_evaluations
+from evaluation.compare.config import RESAMPLED
+from evaluation.compare.evaluations import read_evaluation
+from evaluation.tasks import Retrieval, ZeroShot
+from infra.config import digest
+from infra.errors import ConfigError, DataError, UsageError
+from infra.run.context import Context, ShardOutput
+from infra.run.manifest import Artifact
+from workflows.cli import app as cli
+
+SEEN, HOLDOUT = ZeroShot(dataset="seen"), Retrieval(dataset="holdout")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return tmp_path_factory.mktemp("root")
+
+
+@pytest.fixture(scope="module")
+def evaluated(root):
+    """``make(number, task, **options)``: the evaluation of the random model of that number, below ``root``."""
+    sets = {
+        "seen": samples.write_artifact(root / "sets/seen", samples.classification_files()),
+        "holdout": samples.write_artifact(root / "sets/holdout", samples.retrieval_files()),
+    }
+    known = {}
+
+    def in_this_process(context, shards, work, limits):
+        return [work(spec, ShardOutput(context.store, name)) for name, spec in shards]
+
+    def make(number, task, **options) -> Artifact:
+        config = evaluate.Config(task=task, **options)
+        identity = {"config": config.identity(), "inputs": {"model": str(number), "dataset": task.dataset}}
+        name = digest(identity)
+        if name not in known:
+            model = samples.write_artifact(root / f"models/{number}", samples.model_files(number), stage="train")
+            context = Context(
+                root / f"artifacts/evaluate/{name[:16]}",
+                stage="evaluate",
+                digest=name,
+                identity=identity,
+                config=config.resolved(),
+            )
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(evaluate.stage, "run_shards", in_this_process)
+                manifest = evaluate.run(config, {"model": model, "dataset": sets[task.dataset]}, context)
+            context.store.write("manifest.json", manifest.to_bytes())
+            known[name] = Artifact(context.store, manifest)
+        return known[name]
+
+    return make
+
+
+def test_an_evaluation_keeps_its_metrics_on_every_resample(evaluated):
+    artifact = evaluated(0, SEEN)
+    with artifact.store.open(RESAMPLED) as source:
+        table = pq.read_table(source)
+    assert table.num_rows == 1000 and table.column_names == ["acc1", "acc5", "mean_per_class_recall"]
+    low, high = np.quantile(table["acc1"].to_numpy(), [0.025, 0.975])
+    metrics = artifact.manifest.metrics
+    assert (low, high) == pytest.approx((metrics["acc1_low"], metrics["acc1_high"]))
+
+
+def test_the_stage_compares_all_tasks_and_says_how_many_differ(evaluated, tmp_path):
+    inputs = {
+        **{f"scores_a{seed}": evaluated(seed, SEEN) for seed in (0, 1)},
+        **{f"scores_b{seed}": evaluated(seed, SEEN) for seed in (2, 3)},
+        "scores_a_texts": evaluated(0, HOLDOUT),
+        "scores_b_texts": evaluated(2, HOLDOUT),
+    }
+    variants = {"a": ("scores_a0", "scores_a1", "scores_a_texts"), "b": ("scores_b2", "scores_b3", "scores_b_texts")}
+    context = Context(tmp_path / "out")
+    manifest = compare.run(compare.Config(variants=variants), inputs, context)
+    found = json.loads(context.store.read("data/comparison.json"))
+    rows = {(row["task"], row["metric"]): row for row in found["differences"]}
+    assert len(rows) == 3 + 9
+    expected = np.mean([inputs[f"scores_b{seed}"].manifest.metrics["acc1"] for seed in (2, 3)]) - np.mean(
+        [inputs[f"scores_a{seed}"].manifest.metrics["acc1"] for seed in (0, 1)]
+    )
+    row = rows["seen classification", "acc1"]
+    assert row["difference"] == pytest.approx(expected)
+    assert row["low"] <= row["difference"] <= row["high"]
+    assert row["seed_error"] > 0 == rows["holdout retrieval", "mean_recall@1"]["seed_error"]
+    assert manifest.metrics["b.seen_classification.acc1"] == row["difference"]
+    assert manifest.facts["verdict"] == found["verdict"]
+    assert "of 12 differences from a are not separated from 0" in found["verdict"]
+    assert context.store.read("figures/comparison.png").startswith(b"\x89PNG")
+
+
+def test_a_model_and_itself_differ_in_nothing(evaluated):
+    one = read_evaluation(evaluated(0, SEEN))
+    found = compare_evaluations({"one": [one], "same": [one]})
+    assert not any(row.separated or row.difference.value for row in found.rows)
+    assert found.verdict == "3 of 3 differences from one are not separated from 0"
+    assert "one seed of one, same" in found.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("other", "what"),
+    [
+        ((1, SEEN, {"bootstrap": 500}), "the same bootstrap"),
+        ((1, SEEN, {"seed": 3}), "the same seed"),
+        ((1, ZeroShot(dataset="seen", templates=("{c}",)), {}), "the same task"),
+    ],
+)
+def test_what_cannot_be_paired_is_an_error(evaluated, other, what):
+    seed, task, options = other
+    pair = {"a": [read_evaluation(evaluated(0, SEEN))], "b": [read_evaluation(evaluated(seed, task, **options))]}
+    with pytest.raises(DataError, match="image by image") as caught:
+        compare_evaluations(pair)
+    assert caught.value.expected == what
+
+
+def test_what_is_missing_or_too_coarse_is_told(evaluated):
+    few = {"bootstrap": 50}
+    every = [read_evaluation(evaluated(0, SEEN, **few)), read_evaluation(evaluated(0, HOLDOUT, **few))]
+    found = compare_evaluations({"all": every, "some": [read_evaluation(evaluated(1, SEEN, **few))]})
+    assert {row.task for row in found.rows} == {"seen classification"}
+    assert "only one of all and some was evaluated on holdout retrieval" in found.notes
+    assert "50 resamples cannot separate anything among 3 differences: set evaluate's bootstrap to 240" in found.notes
+    nothing = compare_evaluations({"a": every[:1], "b": every[1:]})
+    assert nothing.verdict == "no task is shared with a" and isinstance(nothing, Comparison)
+
+
+def test_variants_name_each_input_once():
+    with pytest.raises(UsageError, match="do not fit"):
+        compare.Config(variants={"a": ("scores_a",), "b": ("scores_b",)}).check_inputs(["scores_a", "scores_c"])
+    with pytest.raises(ConfigError, match="has no evaluation"):
+        compare.Config(variants={"a": ("scores_a",), "b": ()})
+
+
+@pytest.fixture
+def clipline(root, monkeypatch, capsys):
+    def call(*words, code=0):
+        monkeypatch.setattr(sys, "argv", ["clipline", *words, "--root", str(root)])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        out, err = capsys.readouterr()
+        assert (caught.value.code or 0) == code, out + err
+        return out or err
+
+    return call
+
+
+def test_the_command_prints_a_line_per_difference_and_the_verdict(evaluated, clipline, tmp_path):
+    names = [evaluated(seed, SEEN).manifest.name for seed in (0, 1, 2)]
+    out = clipline("compare", f"few={names[0]},{names[1]}", f"one={names[2]}", "--figure", str(tmp_path / "x.png"))
+    lines = out.splitlines()
+    assert lines[0].split() == ["few", "variant", "difference"]
+    assert [line.split(":")[0] for line in lines[1:4]] == ["seen classification"] * 3
+    assert lines[-1] == "3 of 3 differences from few are not separated from 0"
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+    found = json.loads(clipline("compare", names[0], names[1], "--json"))
+    assert [row["variant"] for row in found["differences"]] == [names[1]] * 3
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["evaluate/x"], "one variant alone"),
+        (["a=", "b=evaluate/x"], "has no runs"),
+        (["a=evaluate/x", "a=evaluate/y"], "two variants are called"),
+        (["evaluate/zzzz", "evaluate/yyyy"], "there is no artifact"),
+        (["run-1", "run-2"], "there are no runs"),
+    ],
+)
+def test_a_wrong_command_is_told(evaluated, clipline, words, said):
+    assert said in clipline("compare", *words, code=2)

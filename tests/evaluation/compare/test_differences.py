@@ -1,0 +1,120 @@
+"""Differences against closed forms, and how often their intervals hold what they should."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from evaluation.compare.differences import Difference, Estimate, difference, holm
+from evaluation.intervals import resampled
+
+BOOTSTRAP = 400
+
+
+def estimate(*hits, samples=BOOTSTRAP):
+    """A metric that is the mean over images, with one array of hits per seed."""
+    return Estimate(
+        np.array([one.mean() for one in hits]),
+        np.stack(
+            [
+                resampled(lambda i, one=one: one[i].mean(axis=1, keepdims=True), len(one), samples=samples)[:, 0]
+                for one in hits
+            ]
+        ),
+    )
+
+
+def apart(one, other, confidence=0.95, seed=0):
+    return difference(one, other, confidence=confidence, seed=seed)
+
+
+def test_is_scipys_paired_bootstrap():
+    random = np.random.default_rng(0)
+    one = random.random(300)
+    other = one + 0.02 + 0.1 * random.random(300)
+    expected = stats.bootstrap(
+        (one, other),
+        lambda a, b, axis: (b - a).mean(axis=axis),
+        paired=True,
+        method="percentile",
+        n_resamples=BOOTSTRAP,
+        rng=np.random.default_rng(0),
+    )
+    found = apart(estimate(one), estimate(other))
+    assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval), abs=1e-12)
+    assert found.test_error == pytest.approx(expected.standard_error, rel=1e-2)
+    assert found.value == pytest.approx((other - one).mean())
+
+
+def test_what_both_find_easy_or_hard_cancels_out():
+    """Alone, both intervals are 0.06 wide; the difference is exact."""
+    hits = (np.random.default_rng(1).random(1000) < 0.6).astype(float)
+    found = apart(estimate(hits), estimate(hits + 0.001))
+    assert (found.low, found.high) == pytest.approx((0.001, 0.001))
+    assert found.p == pytest.approx(2 / (BOOTSTRAP + 1))
+
+
+def test_equal_models_are_not_separated():
+    hits = (np.random.default_rng(1).random(100) < 0.6).astype(float)
+    found = apart(estimate(hits), estimate(hits))
+    assert (found.value, found.low, found.high, found.p) == (0, 0, 0, 1)
+    assert found.images_to_separate(100, 0.95) == float("inf")
+
+
+@pytest.mark.parametrize(("accuracy", "better"), [(0.7, 0.04), (0.97, 0.01)])
+def test_intervals_hold_the_difference_of_two_models_as_often_as_they_say(accuracy, better):
+    """Simulated pairs: an image that one gets right the other gets right, but for independent slips of both."""
+    random, images, runs, covered = np.random.default_rng(2), 500, 400, 0
+    for run in range(runs):
+        hard = random.random(images)
+        one = (hard < accuracy) ^ (random.random(images) < 0.05)
+        other = (hard < accuracy + better) ^ (random.random(images) < 0.05)
+        truth = 0.9 * better  # a slip undoes a hit as it undoes a miss
+        found = apart(estimate(one.astype(float)), estimate(other.astype(float)), seed=run)
+        covered += found.low <= truth <= found.high
+    assert 0.92 <= covered / runs <= 0.975
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_intervals_hold_what_other_seeds_would_give(seeds):
+    """Models of one kind differ by seed; the truth is the mean over all seeds and images. Few seeds: wide intervals."""
+    random, images, runs, covered = np.random.default_rng(3), 400, 300, 0
+    for run in range(runs):
+        hard = random.random(images)
+        variants = [
+            [(hard < level + 0.03 * random.standard_normal()).astype(float) for _ in range(seeds)]
+            for level in (0.5, 0.53)
+        ]
+        found = apart(*(estimate(*hits) for hits in variants), seed=run)
+        covered += found.low <= 0.03 <= found.high
+    assert 0.93 <= covered / runs <= 0.999  # Behrens and Fisher's is on the safe side
+
+
+def test_one_seed_against_several_knows_of_the_noise_of_the_several():
+    random = np.random.default_rng(4)
+    hits = [(random.random(200) < level).astype(float) for level in (0.4, 0.5, 0.6)]
+    single, several = apart(estimate(hits[0]), estimate(hits[1])), apart(estimate(hits[0]), estimate(*hits))
+    assert single.seed_error == 0
+    values = [one.mean() for one in hits]
+    assert several.seed_error == pytest.approx(stats.sem(values))
+
+
+def test_the_images_it_takes_are_those_at_which_the_interval_just_clears_zero():
+    """For a mean the error falls with the root of the number; z = 1.96."""
+    found = Difference(value=0.01, low=-0.01, high=0.03, p=0.3, test_error=0.01, seed_error=0)
+    assert found.images_to_separate(1000, 0.95) == pytest.approx(1000 * 1.959964**2, rel=1e-5)
+    noisy = Difference(value=0.01, low=-0.01, high=0.03, p=0.3, test_error=0.01, seed_error=0.006)
+    assert noisy.images_to_separate(1000, 0.95) == float("inf")  # only more seeds help
+
+
+def test_holm():
+    """His own procedure: reject in order of p while p_k < level / (m - k)."""
+    random = np.random.default_rng(5)
+    for _ in range(200):
+        p, level = random.random(7) ** 3, 0.05
+        order, rejected = np.argsort(p), set()
+        for rank, index in enumerate(order):
+            if p[index] > level / (7 - rank):
+                break
+            rejected.add(index)
+        assert {index for index, value in enumerate(holm(p)) if value <= level} == rejected
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
