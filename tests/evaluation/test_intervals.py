@@ -9,6 +9,10 @@ from scipy import stats
 from evaluation import intervals
 
 
+def interval(statistic, units, confidence=0.95, **options):
+    return intervals.percentile_interval(intervals.resampled(statistic, units, **options), confidence)
+
+
 @pytest.mark.parametrize("confidence", [0.9, 0.95])
 @pytest.mark.parametrize("cells", [1 << 22, 100], ids=["one chunk", "chunks"])
 def test_is_scipys_percentile_bootstrap(monkeypatch, confidence, cells):
@@ -22,9 +26,7 @@ def test_is_scipys_percentile_bootstrap(monkeypatch, confidence, cells):
         confidence_level=confidence,
         rng=np.random.default_rng(9),
     ).confidence_interval
-    low, high = intervals.percentile_interval(
-        lambda index: data[index].mean(axis=1, keepdims=True), 37, samples=500, confidence=confidence, seed=9
-    )
+    low, high = interval(lambda index: data[index].mean(axis=1, keepdims=True), 37, confidence, samples=500, seed=9)
     assert (low[0], high[0]) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
@@ -34,7 +36,7 @@ def test_several_statistics_share_the_resamples():
     def both(index):
         return np.stack([data[index].mean(axis=1), 2 * data[index].mean(axis=1)], axis=1)
 
-    low, high = intervals.percentile_interval(both, 50)
+    low, high = interval(both, 50)
     assert 2 * low[0] == pytest.approx(low[1])
     assert 2 * high[0] == pytest.approx(high[1])
 
@@ -45,8 +47,6 @@ def test_covers_an_accuracy_about_as_often_as_it_says():
     covered = 0
     for run in range(runs):
         hits = (random.random(n) < truth).astype(float)
-        low, high = intervals.percentile_interval(
-            lambda index, hits=hits: hits[index].mean(axis=1, keepdims=True), n, samples=300, seed=run
-        )
+        low, high = interval(lambda i, hits=hits: hits[i].mean(axis=1, keepdims=True), n, samples=300, seed=run)
         covered += int(low[0] <= truth <= high[0])
     assert 0.90 <= covered / runs <= 0.99

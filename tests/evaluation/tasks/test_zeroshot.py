@@ -70,7 +70,7 @@ def test_the_result_is_clip_benchmarks(done):
     assert list(result["metrics"]) == ["acc1", "acc5", "mean_per_class_recall"]
     low, high = result["intervals"]["bounds"]["acc1"]
     assert 0 <= low <= result["metrics"]["acc1"] <= high <= 1
-    assert sorted(record.facts) == ["classes", "images", "metrics", "prompts_per_class"]
+    assert sorted(record.facts) == ["classes", "examples", "images", "metrics", "prompts_per_class"]
 
 
 def test_pictures_open(done):
@@ -96,7 +96,7 @@ def test_runs_as_a_stage(ray_cluster, done, model, seen, tmp_path):
     assert set(manifest.metrics) == {
         f"{name}{end}" for name in ("acc1", "acc5", "mean_per_class_recall") for end in ("", "_low", "_high")
     }
-    assert manifest.facts == {"images": 24, "classes": 6, "prompts_per_class": 2}
+    assert manifest.facts == {"images": 24, "examples": 24, "classes": 6, "prompts_per_class": 2}
 
 
 def test_prompts():
