@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
-from typing import TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +13,10 @@ from infra.encoder import Encoder
 from infra.errors import DataError
 from infra.formats.testset import EvalSet
 
-__all__ = ["Captioned", "Embedded", "embed_captioned", "embed_images"]
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
-T = TypeVar("T")
+__all__ = ["Captioned", "Embedded", "embed_captioned", "embed_images"]
 
 
 @dataclass(frozen=True)
@@ -49,15 +49,18 @@ def embed_images(encoder: Encoder, examples: EvalSet) -> Embedded:
     keys: list[str] = []
     labels: list[int] = []
     captions: list[tuple[str, ...]] = []
-    features: list[NDArray[np.float32]] = []
-    for batch in _batched(examples, encoder.batch_size):
-        keys += [sample.key for sample in batch]
-        labels += [sample.label for sample in batch]
-        captions += [sample.captions for sample in batch]
-        features.append(encoder.encode_images([sample.image for sample in batch]))
+
+    def images() -> Iterator[Image]:
+        for sample in examples:
+            keys.append(sample.key)
+            labels.append(sample.label)
+            captions.append(sample.captions)
+            yield sample.image
+
+    features = encoder.encode_images(images())
     if not keys:
         raise DataError(f"test set {examples.name!r} is empty", expected="at least one image")
-    return Embedded(keys, labels, captions, np.concatenate(features))
+    return Embedded(keys, labels, captions, features)
 
 
 def embed_captioned(encoder: Encoder, examples: EvalSet) -> Captioned:
@@ -71,9 +74,3 @@ def embed_captioned(encoder: Encoder, examples: EvalSet) -> Captioned:
         image_of += [image] * len(captions)
     texts = encoder.encode_texts(list(place))
     return Captioned(embedded.keys, embedded.features, list(place), texts, text_of, image_of)
-
-
-def _batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
-        yield batch

@@ -7,13 +7,14 @@ open_clip's hub layout (ours, or a download), of a checkpoint file, or of a buil
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from infra.errors import ConfigError, DataError
 from infra.run.manifest import Artifact
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Encoder", "OpenClipEncoder", "Precision", "check_architecture", "load_encoder"]
 
+T = TypeVar("T")
 Precision = Literal["fp32", "bf16", "fp16"]
 
 _CONFIG = "open_clip_config.json"
@@ -45,11 +47,11 @@ class Encoder(Protocol):
         """The learned inverse temperature that turns cosines into logits."""
         ...
 
-    def encode_images(self, images: Sequence[Image]) -> NDArray[np.float32]:
-        """Encode RGB images of any size: (len(images), d), rows of unit length."""
+    def encode_images(self, images: Iterable[Image]) -> NDArray[np.float32]:
+        """Encode RGB images of any size: (len(images), d), rows of unit length. Holds one batch of them at a time."""
         ...
 
-    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def encode_texts(self, texts: Iterable[str]) -> NDArray[np.float32]:
         """Encode texts: (len(texts), d), rows of unit length."""
         ...
 
@@ -84,7 +86,7 @@ class OpenClipEncoder:
         self.batch_size = batch_size
         self._dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
         try:
-            self._model, self._preprocess = open_clip.create_model_from_pretrained(model, pretrained, device=device)
+            self._model, preprocess = open_clip.create_model_from_pretrained(model, pretrained, device=device)
         # RuntimeError, AssertionError: unknown names, weights that do not fit. The others: no checkpoint at all.
         except (RuntimeError, AssertionError, LookupError, EOFError, UnpicklingError, SafetensorError) as error:
             tags = open_clip.list_pretrained_tags_by_model(model)
@@ -96,37 +98,57 @@ class OpenClipEncoder:
             ) from error
         self._model.eval()
         self._tokenizer = open_clip.get_tokenizer(model)
+        *self._resizing, _, self._normalise = preprocess.transforms  # between them: bytes to floats
 
     @property
     def logit_scale(self) -> float:
         """The learned inverse temperature that turns cosines into logits."""
         return float(self._model.logit_scale.detach().exp())
 
-    def encode_images(self, images: Sequence[Image]) -> NDArray[np.float32]:
-        import torch
+    def prepare(self, image: Image) -> NDArray[np.uint8]:
+        """Resize and crop an image as the model wants it: (h, w, 3). Many threads may do this at once."""
+        import numpy as np
 
-        def batch(part: Sequence[Image]) -> torch.Tensor:
-            return torch.stack([self._preprocess(image) for image in part])
+        for transform in self._resizing:
+            image = transform(image)
+        return np.asarray(image)
 
-        return self._encode(images, batch, self._model.encode_image)
+    def encode_images(self, images: Iterable[Image]) -> NDArray[np.float32]:
+        return self.encode_prepared(map(self.prepare, images))
 
-    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        return self._encode(texts, lambda part: self._tokenizer(list(part)), self._model.encode_text)
+    def encode_prepared(self, pixels: Iterable[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """Encode images that :meth:`prepare` has made: (n, d), rows of unit length."""
+        return self._encode(pixels, images=True)
 
-    def _encode(
-        self, items: Sequence[Any], batch: Callable[[Sequence[Any]], torch.Tensor], encode: Callable[..., torch.Tensor]
-    ) -> NDArray[np.float32]:
+    def encode_texts(self, texts: Iterable[str]) -> NDArray[np.float32]:
+        return self._encode(texts, images=False)
+
+    def _encode(self, items: Iterable[Any], *, images: bool) -> NDArray[np.float32]:
         import numpy as np
         import torch
 
-        if not items:
-            return self.encode_texts([""])[:0]  # (0, d)
+        encode = self._model.encode_image if images else self._model.encode_text
         parts = []
         with torch.inference_mode(), torch.autocast(self.device.type, self._dtype, self._dtype != torch.float32):
-            for start in range(0, len(items), self.batch_size):
-                features = encode(batch(items[start : start + self.batch_size]).to(self.device))
-                parts.append(torch.nn.functional.normalize(features.float(), dim=-1).cpu().numpy())
-        return np.concatenate(parts)
+            for part in _batched(items, self.batch_size):
+                batch = self._pixels(part) if images else self._tokenizer(part).to(self.device)
+                parts.append(torch.nn.functional.normalize(encode(batch).float(), dim=-1).cpu().numpy())
+        return np.concatenate(parts) if parts else self.encode_texts([""])[:0]  # (0, d)
+
+    def _pixels(self, part: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
+        """A batch as the model takes it. It goes to the device as bytes, a quarter of what floats would be."""
+        import numpy as np
+        import torch
+
+        batch = torch.from_numpy(np.stack(part)).to(self.device).permute(0, 3, 1, 2).contiguous()
+        normalised: torch.Tensor = self._normalise(batch.float().div_(255))
+        return normalised
+
+
+def _batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
 
 
 def check_architecture(name: str) -> None:

@@ -31,6 +31,7 @@ __all__ = [
     "uid",
     "uids",
     "with_column",
+    "with_image_columns",
     "without_secrets",
     "write_selection",
 ]
@@ -133,6 +134,18 @@ def image_columns(images: Images, shard: int) -> list[str]:
     """The columns of a shard of images."""
     with images.store(shard).open(images.path(shard)) as source:
         return list(pq.read_schema(source).names)
+
+
+def with_image_columns(rows: pa.Table, images: Images, shard: int, names: Sequence[str]) -> pa.Table:
+    """``rows`` of a selection, with those of the columns ``names`` they lack that the shard of images has."""
+    lacking = [name for name in names if name not in rows.column_names]
+    if not lacking or not (found := [name for name in image_columns(images, shard) if name in lacking]):
+        return rows
+    source = image_table(images, shard, ["key", *found])
+    indices = pc.index_in(rows["key"], value_set=source["key"].combine_chunks())
+    for name in found:
+        rows = rows.append_column(name, source[name].take(indices))
+    return rows
 
 
 def successes(rows: pa.Table, shard: int) -> pa.Table:

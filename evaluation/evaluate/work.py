@@ -11,14 +11,12 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import pyarrow as pa
-import torch
 from numpy.typing import NDArray
 
 from evaluation.compare.config import RESAMPLED
 from evaluation.evaluate.config import Config
 from evaluation.intervals import percentile_interval, resampled
 from evaluation.tasks import Scores
-from infra.encoder import OpenClipEncoder, load_encoder
 from infra.errors import DataError
 from infra.formats.testset import EvalSet
 from infra.run.context import ShardOutput
@@ -43,7 +41,8 @@ def evaluate(config: Config, inputs: Mapping[str, Artifact], output: ShardOutput
     """
     task, model = config.task, inputs.get("model")
     examples = EvalSet.open(inputs["dataset"], task.dataset, task.split)
-    scores = task.evaluate(_encoder(config, model), examples)
+    encoder = config.encoder(model, batch_size=config.batch_size, cpus=config.cpus, gpus=config.gpus)
+    scores = task.evaluate(encoder, examples)
     intervals, values = _measured(config, scores)
 
     output.write(*_result(config, model, intervals))
@@ -55,23 +54,6 @@ def evaluate(config: Config, inputs: Mapping[str, Artifact], output: ShardOutput
         output.write(f"figures/{name}.png", png)
     metrics = {name: asdict(interval) for name, interval in intervals.items()}
     return output.commit(facts={**scores.facts, "examples": scores.examples, "metrics": metrics})
-
-
-def _encoder(config: Config, model: Artifact | None) -> OpenClipEncoder:
-    """The model on its device, and torch on as many threads as the task has cores."""
-    torch.set_num_threads(config.cpus)
-    device = config.device
-    if device == "auto":
-        # Where the task was granted no GPU it takes none, even if the node has one: it may be another task's.
-        device = "cuda" if config.gpus > 0 and torch.cuda.is_available() else "cpu"
-    return load_encoder(
-        model or str(config.model),
-        config.pretrained,
-        model=config.model,
-        device=device,
-        precision=config.precision,
-        batch_size=config.batch_size,
-    )
 
 
 def _measured(config: Config, scores: Scores) -> tuple[dict[str, Interval], NDArray[np.float64]]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from infra.run.context import ShardOutput
 from infra.run.manifest import ShardRecord
 
-__all__ = ["BatchWork", "Limits", "OnDone", "ShardWork", "backoff", "slots"]
+__all__ = ["TENSORS", "BatchWork", "Limits", "OnDone", "ShardWork", "backoff", "slots", "warn_if_no_gpu"]
+
+log = logging.getLogger(__name__)
 
 ShardWork = Callable[[Any, ShardOutput], ShardRecord]
 BatchWork = Callable[[Sequence[tuple[Any, ShardOutput]]], Iterable[ShardRecord]]
@@ -28,6 +32,14 @@ class Limits:
     attempts: int = 3  # per shard
     max_unforeseen: float = 0.01  # share of rows that may end with an error nobody foresaw
     deadline_s: float | None = None  # per attempt of a shard, from when it starts to work
+    environment: Mapping[str, str] = field(default_factory=dict)  # variables of the workers, which then are its own
+
+
+TENSORS = MappingProxyType({"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 34)})
+"""Environment of workers that run a model on CPUs: glibc keeps the memory of large tensors for the next ones.
+
+By default it returns it after each layer, and the kernel clears the same pages again and again.
+"""
 
 
 def slots(limits: Limits) -> int:
@@ -35,7 +47,20 @@ def slots(limits: Limits) -> int:
     import ray
 
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return limits.in_flight or max(1, int(resources.get("CPU", 1.0) / max(limits.cpus, 0.01)))
+    most = resources.get("CPU", 1.0) / max(limits.cpus, 0.01)
+    if limits.gpus:
+        most = min(most, resources.get("GPU", 0.0) / limits.gpus)
+    return limits.in_flight or max(1, int(most))
+
+
+def warn_if_no_gpu(gpus: float) -> None:
+    """Log why a task of so many GPUs waits, if no node has them; one that joins later will run it."""
+    import ray
+
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    most = max((node["Resources"].get("GPU", 0.0) for node in nodes if node["Alive"]), default=0.0)
+    if most < gpus:
+        log.warning("waiting for a node with %g GPU; the nodes there are have %g (gpus=0 runs on CPUs)", gpus, most)
 
 
 def backoff(attempt: int) -> float:

@@ -73,6 +73,7 @@ class ShardLoop:
             num_returns="streaming",
             max_retries=0,
             scheduling_strategy="SPREAD",
+            **({"runtime_env": {"env_vars": dict(limits.environment)}} if limits.environment else {}),
         )
 
     def run(self) -> list[ShardRecord]:

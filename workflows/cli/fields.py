@@ -24,6 +24,7 @@ STAGES = {
     "urls": "pipelines.urls",
     "download": "pipelines.download",
     "filter": "pipelines.curate.filter",
+    "embed": "pipelines.curate.embed",
     "dedup": "pipelines.curate.dedup",
     "balance": "pipelines.curate.balance",
     "shard": "pipelines.curate.shard",

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from infra.errors import CliplineError, DataError
@@ -20,7 +19,14 @@ from infra.schema import Drop
 from infra.store import Store
 from pipelines.curate.filter.rules import Rule
 from pipelines.layout import Images
-from pipelines.tables import SELECTION_COLUMNS, image_columns, image_table, read_table, successes, write_selection
+from pipelines.tables import (
+    SELECTION_COLUMNS,
+    image_table,
+    read_table,
+    successes,
+    with_image_columns,
+    write_selection,
+)
 
 __all__ = ["filter_shard", "judge"]
 
@@ -41,7 +47,7 @@ def filter_shard(
         rows = successes(image_table(images, shard), shard)
         carried = [name for name in _distinct([*SELECTION_COLUMNS, *needed]) if name in rows.column_names]
     else:
-        rows = _with_image_columns(read_table(selection, path), images, shard, needed)
+        rows = with_image_columns(read_table(selection, path), images, shard, needed)
         carried = rows.column_names
     errors: list[str] = []
     selection_funnel = write_selection(output, shard, rows.select(carried), judge(rows, rules, errors))
@@ -69,18 +75,6 @@ def judge(rows: pa.Table, rules: Sequence[Rule], errors: list[str] | None = None
             errors += map(row_error, failed.values())
         passed = passed[keeps]
     return reasons
-
-
-def _with_image_columns(rows: pa.Table, images: Images, shard: int, names: Sequence[str]) -> pa.Table:
-    """``rows`` of a selection, with those of the columns ``names`` they lack that the shard of images has."""
-    lacking = [name for name in names if name not in rows.column_names]
-    if not lacking or not (found := [name for name in image_columns(images, shard) if name in lacking]):
-        return rows
-    source = image_table(images, shard, ["key", *found])
-    indices = pc.index_in(rows["key"], value_set=source["key"].combine_chunks())
-    for name in found:
-        rows = rows.append_column(name, source[name].take(indices))
-    return rows
 
 
 def _columns(rule: Rule, rows: pa.Table) -> pa.Table:

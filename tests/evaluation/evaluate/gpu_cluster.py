@@ -42,7 +42,7 @@ class Waiting(logging.Handler):
 
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 0})
 ray.init(address=cluster.address, log_to_driver=False)
-logging.getLogger("evaluation.evaluate.stage").addHandler(Waiting())
+logging.getLogger("infra.cluster.limits").addHandler(Waiting())
 try:
     without = facts(0.0)
     with ThreadPoolExecutor() as pool:

@@ -1,0 +1,79 @@
+"""Which model encodes, and on what: the fields of every stage that embeds images and texts."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from pydantic import Field, field_validator
+
+from infra.config import Runtime, StageConfig
+from infra.encoder import Precision, check_architecture, load_encoder
+from infra.errors import UsageError
+
+if TYPE_CHECKING:
+    from infra.encoder import OpenClipEncoder
+    from infra.run.manifest import Artifact
+
+__all__ = ["EncoderConfig"]
+
+
+class EncoderConfig(StageConfig):
+    """Base of the configurations of stages with an input ``model``, which ``model`` and ``pretrained`` may replace."""
+
+    model: str | None = Field(
+        None, description="open_clip's name of the architecture: for a bare checkpoint file, or with pretrained"
+    )
+    pretrained: str | None = Field(None, description="tag of open_clip's published weights of that architecture")
+    precision: Precision = Field("fp32", description="fp32, or autocast to bf16 or fp16, while encoding")
+    device: Runtime[str] = Field("auto", description="auto (CUDA where the task has a GPU), cpu or cuda")
+
+    @field_validator("model", "pretrained")
+    @classmethod
+    def _is_a_name(cls, value: str | None) -> str | None:
+        # A path or a hub's address may hold other weights tomorrow under the same name.
+        if value is not None and any(mark in value for mark in ("/", "\\", ":")):
+            raise ValueError("a name that open_clip knows; a file or folder enters as the input 'model' through adopt")
+        return value
+
+    @field_validator("model")
+    @classmethod
+    def _exists(cls, value: str | None) -> str | None:
+        if value is not None:
+            check_architecture(value)
+        return value
+
+    def check_inputs(self, given: Collection[str]) -> None:
+        if "model" in given and self.pretrained is not None:
+            raise UsageError(
+                "the model is named twice",
+                expected="an input 'model', or the fields model and pretrained",
+                found=f"an input 'model' and pretrained={self.pretrained!r}",
+            )
+        if "model" not in given and not (self.model and self.pretrained):
+            raise UsageError(
+                "no model is given",
+                expected="an input 'model', or the fields model and pretrained",
+                found=f"model={self.model!r}, pretrained={self.pretrained!r}",
+            )
+
+    def encoder(self, model: Artifact | None, *, batch_size: int, cpus: float, gpus: float) -> OpenClipEncoder:
+        """Load the model on its device, with as many threads of torch as the task has cores.
+
+        Raises DataError if it cannot be used.
+        """
+        import torch
+
+        torch.set_num_threads(max(1, int(cpus)))
+        device = self.device
+        if device == "auto":
+            # Where the task was granted no GPU it takes none, even if the node has one: it may be another task's.
+            device = "cuda" if gpus > 0 and torch.cuda.is_available() else "cpu"
+        return load_encoder(
+            model or str(self.model),
+            self.pretrained,
+            model=self.model,
+            device=device,
+            precision=self.precision,
+            batch_size=batch_size,
+        )
