@@ -21,7 +21,7 @@ from infra.run.manifest import ShardRecord
 if TYPE_CHECKING:
     from infra.run.context import Ledger
 
-__all__ = ["FACT", "RowErrors", "counted", "named", "row_error", "total"]
+__all__ = ["FACT", "RowErrors", "counted", "named", "row_error", "too_many", "total"]
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +81,11 @@ def named(errors: dict[str, int], most: int = 3) -> str:
     return f"{shown}, ..." if len(errors) > most else shown
 
 
+def too_many(count: int, rows: int, share: float) -> bool:
+    """True if ``count`` of ``rows`` rows ending with errors says that something is wrong with more than these."""
+    return count > max(_FEW, share * rows)
+
+
 class RowErrors:
     """Limit on unforeseen errors: ends a stage if more than ``share`` of its rows, and more than ten, have one.
 
@@ -99,7 +104,8 @@ class RowErrors:
             return
         self._failed.append(record)
         errors = total(self._failed)
-        if (count := sum(errors.values())) <= max(_FEW, self._share * self._rows):
+        count = sum(errors.values())
+        if not too_many(count, self._rows, self._share):
             return
         for failed in self._failed:
             ledger.forget(failed.shard)

@@ -20,6 +20,7 @@ from pipelines.layout import Images, Slice, funnel
 from pipelines.web.urls import shown
 
 __all__ = [
+    "IMAGE_ACCOUNT",
     "SELECTION_COLUMNS",
     "concatenated",
     "image_columns",
@@ -41,6 +42,9 @@ SELECTION_COLUMNS = (
     *("width", "height", "original_width", "original_height", "sha256"),
 )
 """Columns every selection has; those that stages add follow them."""
+
+IMAGE_ACCOUNT = ("status", "error_message", "reason", "exif")
+"""Columns of a download about its work and the camera's: no stage asks for them, and they stay where they are."""
 
 _BLAKE2B = hashlib.blake2b(digest_size=16)
 
@@ -157,6 +161,8 @@ def successes(rows: pa.Table, shard: int) -> pa.Table:
     columns: dict[str, Any] = {name: rows[name] for name in rows.column_names}
     columns["shard"] = pa.repeat(pa.scalar(shard, pa.int32()), rows.num_rows)
     absent = pa.nulls(rows.num_rows, pa.string())
+    if "caption" in columns:  # numbers, or nothing at all, as some lists have
+        columns["caption"] = columns["caption"].cast(pa.string())
     if "uid" not in columns:
         pairs = zip(rows["url"].to_pylist(), columns.get("caption", absent).to_pylist(), strict=True)
         columns["uid"] = pa.array([uid(url, caption or "") for url, caption in pairs], pa.string())

@@ -6,21 +6,19 @@ Samples are drawn by a hash of the row's id and key, so they are the same on eve
 from __future__ import annotations
 
 import heapq
-import importlib.util
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from infra.hashing import hash64
 from infra.run.context import Context
 from infra.run.manifest import ShardRecord
 from infra.store import Store
+from pipelines.curate.fonts import clusters, draw_text, text_length
 from pipelines.layout import Images, read_images
 from pipelines.tables import read_table, selected
 
@@ -31,7 +29,7 @@ COUNT = 12
 
 _SHARDS = 64  # sampled: enough for a fair impression without reading a billion rows
 
-_SIDE, _GAP, _COLUMNS, _LINES = 208, 16, 4, 3
+_SIDE, _GAP, _COLUMNS, _LINES, _TEXT = 208, 16, 4, 3, 14
 _PAPER, _INK, _SOFT, _MAT = "#ffffff", "#1f2328", "#6e7781", "#f3f4f6"
 
 
@@ -103,18 +101,17 @@ def montage(title: str, tiles: Sequence[Tile]) -> bytes:
     width = max(columns * cell[0] + _GAP, 2 * cell[0] + _GAP)
     page = Image.new("RGB", (width, 56 + rows * cell[1]), _PAPER)
     pen = ImageDraw.Draw(page)
-    pen.text((_GAP, 16), title, _INK, _font(22))
+    draw_text(pen, (_GAP, 16), title, _INK, 22)
     for index, tile in enumerate(tiles):
         left, top = _GAP + index % _COLUMNS * cell[0], 56 + index // _COLUMNS * cell[1]
         pen.rectangle((left, top, left + _SIDE - 1, top + _SIDE - 1), _MAT)
         image = _thumbnail(tile.image)
         page.paste(image, (left + (_SIDE - image.width) // 2, top + (_SIDE - image.height) // 2))
-        font = _font(14)
-        lines = _wrapped(pen, tile.caption, font)
+        lines = _wrapped(tile.caption)
         for line, text in enumerate(lines):
-            pen.text((left, top + _SIDE + 6 + 18 * line), text, _INK, font)
+            draw_text(pen, (left, top + _SIDE + 6 + 18 * line), text, _INK, _TEXT)
         if tile.note:
-            pen.text((left, top + _SIDE + 8 + 18 * len(lines)), tile.note, _SOFT, _font(12))
+            draw_text(pen, (left, top + _SIDE + 8 + 18 * len(lines)), tile.note, _SOFT, 12)
     out = io.BytesIO()
     page.save(out, "PNG")
     return out.getvalue()
@@ -131,33 +128,25 @@ def _thumbnail(data: bytes | None) -> Image.Image:
     return image.resize(size, Image.Resampling.LANCZOS)
 
 
-def _wrapped(pen: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont) -> list[str]:
+def _wrapped(text: str) -> list[str]:
     """``text`` in at most three lines of a tile's width, then an ellipsis; longer words are broken anywhere."""
     lines = [""]
     for word in " ".join(text.split()).split(" "):
         candidate = f"{lines[-1]} {word}".strip()
-        if pen.textlength(candidate, font) <= _SIDE:
+        if text_length(candidate, _TEXT) <= _SIDE:
             lines[-1] = candidate
             continue
         if lines[-1]:
             lines.append("")
-        for letter in word:
-            if pen.textlength(lines[-1] + letter, font) > _SIDE:
+        for letter in clusters(word):
+            if text_length(lines[-1] + letter, _TEXT) > _SIDE:
                 lines.append("")
             lines[-1] += letter
         if len(lines) > _LINES:
             break
     if len(lines) > _LINES:
         last = lines[_LINES - 1]
-        while last and pen.textlength(f"{last}…", font) > _SIDE:
+        while last and text_length(f"{last}…", _TEXT) > _SIDE:
             last = last[:-1]
         lines = [*lines[: _LINES - 1], f"{last.rstrip()}…"]
     return lines
-
-
-@lru_cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which ships with matplotlib and has Latin, Greek, Cyrillic, Arabic and more in one file."""
-    spec = importlib.util.find_spec("matplotlib")
-    assert spec and spec.origin, "matplotlib is a dependency"
-    return ImageFont.truetype(str(Path(spec.origin).parent / "mpl-data/fonts/ttf/DejaVuSans.ttf"), size)

@@ -9,7 +9,7 @@ from pathlib import Path
 from pipelines.curate.filter.rules import Rule
 
 
-class Score(Rule):
+class Above(Rule):
     """A lower limit on any column of numbers."""
 
     column: str = "similarity"

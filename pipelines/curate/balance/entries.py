@@ -15,7 +15,7 @@ from pipelines.curate.balance.config import Config
 from pipelines.curate.words import fold, is_unspaced, tokens
 from pipelines.tables import read_table
 
-__all__ = ["entries_of", "list_entries"]
+__all__ = ["entries_of", "list_entries", "read_entries"]
 
 
 def list_entries(
@@ -25,7 +25,7 @@ def list_entries(
 
     From ``config.metadata`` or the artifact ``metadata``; else from the captions of the selection in ``store``.
     """
-    given = _read(metadata) if metadata else config.metadata
+    given = read_entries(metadata) if metadata else config.metadata
     if given is None:
         captions = (text for _, path in shards for text in read_table(store, path, ["caption"])["caption"].to_pylist())
         return entries_of(captions, config.min_count, config.min_pmi)
@@ -35,7 +35,7 @@ def list_entries(
     return entries
 
 
-def _read(metadata: Artifact) -> list[str]:
+def read_entries(metadata: Artifact) -> list[str]:
     """The lines of a text file, or the items of a JSON list such as MetaCLIP's."""
     files = metadata.files("data/")
     if len(files) != 1:

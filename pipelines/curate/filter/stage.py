@@ -1,33 +1,75 @@
 """Filter: keep the images and captions worth training on, by a list of named rules.
 
-The first rule in order that a row fails is its reason, so the counts add up and each can be questioned: dropped rows
-are stored next to the kept ones, and every reason has a gallery.
+The first rule in order that a row fails is its reason, so the counts add up; all that it fails are counted, too, so
+that each rule can be questioned by itself. Dropped rows are stored next to the kept ones, and every reason has a
+gallery, every rule with a threshold a histogram.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from infra.cluster import run_shards
 from infra.formats.shards import shard_name
 from infra.run.context import Context
-from infra.run.manifest import Artifact, Manifest
+from infra.run.manifest import Artifact, Manifest, ShardRecord
 from pipelines.curate.filter.config import Config
+from pipelines.curate.filter.rules import Listed, Rule
 from pipelines.layout import Images, downloads, funnel, image_shards, selection_shards
 
 __all__ = ["run"]
 
 
 def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Manifest:
-    """``images``, or those rows of them that ``selection`` keeps -> a selection."""
+    """``images``, or those rows of them that ``selection`` keeps -> a selection.
+
+    Facts: ``failed``, rows by every rule they fail; ``rewritten``, captions that a rule changed; ``languages``, by the
+    caption's language and then by what became of the row.
+    """
     from pipelines.curate import gallery
-    from pipelines.curate.filter.judge import filter_shard
+    from pipelines.curate.filter import answers, figures
+    from pipelines.curate.filter.judge import SCRATCH, filter_shard
 
     images, selection = Images.of(inputs), inputs.get("selection")
+    store = selection.store if selection else None
     shards = selection_shards(selection) if selection else image_shards(*downloads(inputs))
-    work = partial(filter_shard, config.rules, images, selection.store if selection else None)
+    config.check_inputs(inputs)
+    given = [_with_list(rule, inputs) for rule in config.rules]
+    rules = answers.settled(given, images, store, shards, context, config.limits)
+
+    scratch = context.store if any(rule.question() for rule in rules) else None
+    work = partial(filter_shard, rules, images, store, scratch)
     records = run_shards(context, [(shard_name(shard), (shard, path)) for shard, path in shards], work, config.limits)
+
+    facts = _facts(records)
     gallery.of_selection(context, images, records)
+    figures.draw(context, rules, records, facts)
     total = sum((record.funnel for record in records if record.funnel), funnel("images", []))
-    return context.finish(records, funnel=total)
+    manifest = context.finish(records, funnel=total, facts=facts)
+    if scratch is not None:
+        context.store.delete(SCRATCH)
+    return manifest
+
+
+def _with_list(rule: Rule, inputs: Mapping[str, Artifact]) -> Rule:
+    """A rule by a list with the artifact that has it; any other as it is."""
+    return rule.reading(inputs[rule.source]) if isinstance(rule, Listed) and rule.source else rule
+
+
+def _facts(records: Sequence[ShardRecord]) -> dict[str, Any]:
+    """What the shards counted, added up."""
+    failed: Counter[str] = Counter()
+    rewritten: Counter[str] = Counter()
+    languages: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for record in records:
+        failed.update(record.facts["failed"])
+        rewritten.update(record.facts.get("rewritten", {}))
+        for language, counts in record.facts["languages"].items():
+            languages[language].update(counts)
+    facts: dict[str, Any] = {"failed": dict(sorted(failed.items()))}
+    if rewritten:
+        facts["rewritten"] = dict(sorted(rewritten.items()))
+    return facts | {"languages": {one: dict(sorted(counts.items())) for one, counts in sorted(languages.items())}}

@@ -279,8 +279,8 @@ def test_any_text_has_an_answer(text):
 
 def test_sizes():
     rows = pa.table({"original_width": [200, 199, 800, 601, 600], "original_height": [200, 500, 199, 200, 200]})
-    assert ImageSide(min=200).keeps(rows).to_pylist() == [True, False, False, True, True]
-    assert ImageAspect(max=3).keeps(rows).to_pylist() == [True, True, False, False, True]
+    assert ImageSide(min=200).keeps(rows).tolist() == [True, False, False, True, True]
+    assert ImageAspect(max=3).keeps(rows).tolist() == [True, True, False, False, True]
 
 
 def test_the_first_rule_that_fails_is_the_reason():
@@ -326,8 +326,16 @@ def test_the_stage(ray_cluster, images_artifact, finished):
     second = read_table(selection.store, "data/kept-00001.parquet").to_pylist()
     assert [(row["caption"], row["shard"], row["key"]) for row in second] == [(rows[5][0], 1, "000011")]
     figures = [file.path for file in selection.files("figures/")]
-    assert figures == [
-        f"figures/{name}.png" for name in ("kept", "dropped_image_side", "dropped_language", "dropped_text_junk")
-    ]
+    galleries = ("kept", "dropped_image_side", "dropped_language", "dropped_text_junk")
+    compared = ("image_side", "image_aspect", "text_length", "text_words", "language")
+    drawn = (*galleries, "rules", "languages", *(f"histogram_{rule}" for rule in compared))
+    assert figures == [f"figures/{name}.png" for name in drawn]
+    facts = selection.manifest.facts
+    assert facts["failed"] == {"image_side": 1, "language": 2, "text_junk": 1, "text_length": 1, "text_words": 1}
+    assert facts["languages"] == {
+        "de": {"language": 1},
+        "en": {"": 2, "image_side": 1},
+        "pt": {"text_junk": 1},
+    }
     assert Image.open(io.BytesIO(selection.read("figures/kept.png"))).width > 400
     assert finished(run, Config(), {"images": images}).manifest == selection.manifest

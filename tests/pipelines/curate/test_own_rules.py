@@ -15,10 +15,10 @@ from infra.formats.shards import read_samples
 from pipelines import download
 from pipelines.curate import balance, dedup, filter, shard
 from pipelines.curate.filter.judge import judge
-from pipelines.curate.filter.rules import BASIC, DigitalSource, ImageSide, Rule, TextJunk
+from pipelines.curate.filter.rules import BASIC, ImageSide, Rule, TextJunk
 from pipelines.tables import SELECTION_COLUMNS, read_table
 from tests.pipelines import large_images
-from tests.pipelines.user_rules import Answer, Rendezvous, Score, TakenIn, Touchy
+from tests.pipelines.user_rules import Above, Answer, Rendezvous, TakenIn, Touchy
 from workflows import user
 from workflows.recipe import load
 from workflows.stage import Stage
@@ -40,13 +40,18 @@ def test_the_example_is_a_recipe():
 
 
 def test_the_table_of_the_docs_names_the_rules_and_their_defaults():
-    rows = re.findall(r"^\| `(\w+)` \| (`.*?`) \|", DOCS.read_text(), re.MULTILINE)
-    documented = {kind: dict(part.split("=") for part in re.findall(r"`(.*?)`", fields)) for kind, fields in rows}
-    shipped = (*BASIC, DigitalSource())
-    assert documented == {
-        rule.kind: {name: json.dumps(value) for name, value in rule.resolved().items()} for rule in shipped
-    }
-    assert list(documented) == [rule.kind for rule in shipped]
+    table = DOCS.read_text().partition("| rule | fields")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| `(\w+)` \| (`.*?`) \|", table, re.MULTILINE)
+    documented = {kind: dict(re.findall(r"`(\w+)=?(.*?)`", fields)) for kind, fields in rows}
+    shipped = [rule for rule in Rule.members().values() if rule.__module__.startswith("pipelines.curate.")]
+    assert documented == {rule.kind: _defaults(rule) for rule in shipped}
+    assert list(documented)[: len(BASIC)] == [rule.kind for rule in BASIC]
+
+
+def _defaults(rule: type[Rule]) -> dict[str, str]:
+    """Of each field as JSON; nothing for a required one."""
+    fields = rule.model_fields.items()
+    return {name: "" if field.is_required() else json.dumps(field.default) for name, field in fields}
 
 
 def test_a_rule_of_a_user_runs_on_two_workers(ray_cluster, images_artifact, finished, tmp_path):
@@ -94,15 +99,16 @@ def kept(artifact) -> pa.Table:
 
 def test_columns_of_the_list_are_asked_about_and_survive_to_the_shards(ray_cluster, scored, finished):
     images = {"images": scored}
-    first = finished(filter.run, filter.Config(rules=(Score(min=0.2), Score(column="similarity", min=0.3))), images)
-    assert first.manifest.funnel.dropped == {"score": 3}
-    assert kept(first).column_names == [*SELECTION_COLUMNS, "similarity"]
+    first = finished(filter.run, filter.Config(rules=(Above(min=0.2), Above(column="similarity", min=0.3))), images)
+    assert first.manifest.funnel.dropped == {"above": 3}
+    own = ["language", "context", "opt_out", "similarity", "taken"]
+    assert kept(first).column_names == [*SELECTION_COLUMNS, *own, "caption_language"]
 
-    # a second filter judges only what the first kept, and finds columns that only the images have
-    rules = (Score(min=0.5), TakenIn(year=2026))
+    # a second filter judges only what the first kept
+    rules = (Above(min=0.5), TakenIn(year=2026))
     second = finished(filter.run, filter.Config(rules=rules), {**images, "selection": first})
     assert (second.manifest.funnel.entered, second.manifest.funnel.kept) == (5, 3)
-    assert kept(second).column_names == [*SELECTION_COLUMNS, "similarity", "taken"]
+    assert kept(second).column_names == kept(first).column_names
 
     unique = finished(dedup.run, dedup.Config(near=False), {**images, "selection": second})
     even = finished(balance.run, balance.Config(metadata=("image",)), {"selection": unique})
@@ -113,13 +119,13 @@ def test_columns_of_the_list_are_asked_about_and_survive_to_the_shards(ray_clust
 
 
 def test_a_column_that_is_not_there_is_named_with_those_that_are(ray_cluster, scored, finished):
-    with pytest.raises(DataError, match="rule 'score' needs the column 'similarty'") as caught:
-        finished(filter.run, filter.Config(rules=(Score(column="similarty"),)), {"images": scored})
+    with pytest.raises(DataError, match="rule 'above' needs the column 'similarty'") as caught:
+        finished(filter.run, filter.Config(rules=(Above(column="similarty"),)), {"images": scored})
     assert "similarity" in caught.value.found
     selection = finished(filter.run, filter.Config(rules=()), {"images": scored})
     with pytest.raises(DataError, match="needs the column 'similarty'"):
         both = {"images": scored, "selection": selection}
-        finished(filter.run, filter.Config(rules=(Score(column="similarty"),)), both)
+        finished(filter.run, filter.Config(rules=(Above(column="similarty"),)), both)
 
 
 # --- rules that are wrong
@@ -130,7 +136,7 @@ ROWS = pa.table({"caption": ["one", "two", "three"], "url": ["u"] * 3})
 def test_a_rule_is_not_called_when_no_rows_are_left():
     assert judge(ROWS, [Answer(answer="none"), Answer(answer="raise")]) == ["answer"] * 3
     with pytest.raises(DataError, match="needs the column"):
-        judge(ROWS, [Answer(answer="none"), Score()])
+        judge(ROWS, [Answer(answer="none"), Above()])
 
 
 def test_null_counts_as_no():

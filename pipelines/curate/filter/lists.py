@@ -1,0 +1,89 @@
+"""Look captions and URLs up in lists, for rules. A worker reads a long list once, from the artifact that has it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from infra.run.manifest import Artifact
+from pipelines.curate.balance.entries import read_entries
+from pipelines.curate.balance.matching import Matcher
+from pipelines.web.urls import BadUrlError, canonical
+
+__all__ = ["holds_entry", "is_listed"]
+
+T = TypeVar("T")
+_MOST = 8  # lists that a worker keeps
+
+
+def holds_entry(
+    texts: pa.ChunkedArray, entries: tuple[str, ...], file: Artifact | None, keep: bool
+) -> NDArray[np.bool_]:
+    """``keep`` for captions that hold one of the words or phrases, else its opposite; False for no caption."""
+    matcher = _list(_matcher, entries, file)
+    found = [text is not None and bool(matcher(text.casefold())) == keep for text in texts.to_pylist()]
+    return np.array(found, np.bool_)
+
+
+def is_listed(urls: pa.ChunkedArray, entries: tuple[str, ...], file: Artifact | None, keep: bool) -> NDArray[np.bool_]:
+    """``keep`` for URLs of a host or below a path that is listed, else its opposite; what is no URL is not listed."""
+    listed = _list(_addresses, entries, file)
+    return np.array([_is_below(url, listed) == keep for url in urls.to_pylist()], np.bool_)
+
+
+def _is_below(url: str | None, listed: frozenset[str]) -> bool:
+    """True if one of the hosts above, or one of the folders above, of ``url`` is listed."""
+    try:
+        host, *folders = canonical(url or "").split("://", 1)[1].partition("?")[0].rstrip("/").split("/")
+    except BadUrlError:
+        return False
+    name = host.partition(":")[0]
+    while name:
+        path = name
+        if path in listed:
+            return True
+        for folder in folders:
+            path = f"{path}/{folder}"
+            if path in listed:
+                return True
+        name = name.partition(".")[2]
+    return False
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+_made: dict[tuple[str, object], Any] = {}  # lists of this process, by their content
+
+
+def _list(make: Callable[[Iterable[str]], T], entries: tuple[str, ...], file: Artifact | None) -> T:
+    """What ``make`` makes of a list; the same object for the same list."""
+    key = (make.__name__, entries if file is None else file.manifest.content_digest)
+    if key not in _made:
+        if len(_made) == _MOST:
+            _made.clear()
+        _made[key] = make(entries if file is None else read_entries(file))
+    found: T = _made[key]
+    return found
+
+
+def _matcher(entries: Iterable[str]) -> Matcher:
+    return Matcher(sorted({" ".join(entry.casefold().split()) for entry in entries} - {""}))
+
+
+def _addresses(entries: Iterable[str]) -> frozenset[str]:
+    """Hosts and paths as they stand in canonical URLs; hosts files and filter lists put something around them."""
+    found = set()
+    for line in entries:
+        entry = line.partition("#")[0].strip().removeprefix("0.0.0.0 ").removeprefix("127.0.0.1 ").strip()
+        entry = entry.removeprefix("||").rstrip("^").removeprefix("*.").removeprefix(".")
+        try:
+            address = canonical(entry if "://" in entry else f"http://{entry}") if entry else ""
+        except BadUrlError:
+            continue
+        host, slash, path = address.split("://", 1)[-1].rstrip("/").partition("/")
+        found.add(f"{host.partition(':')[0]}{slash}{path}")
+    return frozenset(found - {""})
