@@ -13,9 +13,11 @@ from infra.errors import UsageError
 from infra.run.context import Context
 from pipelines.curate import filter as filtering
 from pipelines.curate.filter.answers import _keys, _value
+from pipelines.curate.filter.judge import rows_of as rows_of_shard
 from pipelines.curate.filter.rules import (
     CaptionFrequency,
     ImageBytes,
+    ImageEntropy,
     ImageSolid,
     Pii,
     Rule,
@@ -24,6 +26,7 @@ from pipelines.curate.filter.rules import (
     TextWords,
     UrlList,
 )
+from pipelines.layout import Images
 from pipelines.tables import read_table
 from tests.pipelines.adopting import adopted
 
@@ -156,11 +159,11 @@ def test_pixels_are_measured_once_and_what_cannot_be_is_said(ray_cluster, images
     kept = rows_of(selection, "kept").to_pylist()[0]
     assert kept["caption"] == "all colours" and kept["image_bytes"] > 64 * 64 * 3
     assert 7.5 < kept["image_entropy"] <= 8
-    for path in images.store.paths("data"):
-        if path.endswith(".tar"):
-            images.store.delete(path)
-    with pytest.raises(Exception, match=r"tar|gallery|read"):  # a second filter's galleries need them; its rules do not
-        filtered(finished, images, ImageSolid(max=0.9), selection=selection)
+    # A second filter reads what the first has measured, and no image.
+    images.store.delete("data/00000.tar")
+    spec = (0, "data/kept-00000.parquet")
+    rows, reasons, _ = rows_of_shard([ImageEntropy()], Images.of({"images": images}), selection.store, spec)
+    assert (rows["image_entropy"][0].as_py(), reasons) == (kept["image_entropy"], [None])
 
 
 def test_lists_are_read_from_adopted_files(ray_cluster, images_artifact, finished, tmp_path):
