@@ -21,7 +21,7 @@ def test_defaults_are_those_on_record():
 
 def test_a_changed_default_is_refused_until_the_code_version_is_raised():
     recorded = json.loads(FILE.read_text())
-    place = "pipelines.curate.filter.rules:ImageSide"
+    place = "pipelines.curate.filter.rules.image:ImageSide"
     edited = copy.deepcopy(recorded)
     edited[place]["defaults"]["min"] += 1
     assert changed_without_version(recorded, edited) == [f"{place}.min: 200 -> 201"]
