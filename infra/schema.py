@@ -68,6 +68,8 @@ class Drop(StrEnum):
     IMAGE_SIDE = "image_side"
     IMAGE_ASPECT = "image_aspect"
     DIGITAL_SOURCE = "digital_source"  # made by AI, as its metadata says
+    # score
+    NO_EMBEDDING = "no_embedding"  # the row is not among the vectors that were adopted
     # dedup
     DUPLICATE_BYTES = "duplicate_bytes"
     NEAR_DUPLICATE = "near_duplicate"

@@ -14,6 +14,7 @@ from pipelines.adopt.contents import (
     TestSets,
     UrlList,
 )
+from pipelines.adopt.embeddings import Embeddings, Weights
 from pipelines.adopt.stage import run
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Archives",
     "Config",
     "Contents",
+    "Embeddings",
     "Images",
     "Metadata",
     "Model",
@@ -29,5 +31,6 @@ __all__ = [
     "Shards",
     "TestSets",
     "UrlList",
+    "Weights",
     "run",
 ]

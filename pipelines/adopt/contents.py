@@ -32,6 +32,7 @@ __all__ = [
     "Shards",
     "TestSets",
     "UrlList",
+    "parquet_rows",
 ]
 
 
@@ -69,7 +70,7 @@ class Images(Contents):
                 found=f"no {min(alone)}.parquet",
                 fix="download with output_format webdataset and save_metadata on",
             )
-        rows = _parquet_rows(store, tables, ("key", "status"))
+        rows = parquet_rows(store, tables, ("key", "status"))
         _check_tars(store, [path for path in paths if path.endswith(".tar")])
         return rows
 
@@ -84,7 +85,7 @@ class Pairs(Contents):
         return [path for path in paths if path.endswith(".parquet")]
 
     def check(self, store: Store, paths: Sequence[str]) -> dict[str, int]:
-        return _parquet_rows(store, paths, ("uid", "url", "caption"))
+        return parquet_rows(store, paths, ("uid", "url", "caption"))
 
 
 class Selection(Contents):
@@ -97,7 +98,7 @@ class Selection(Contents):
         return [path for path in paths if path.endswith(".parquet")]
 
     def check(self, store: Store, paths: Sequence[str]) -> dict[str, int]:
-        return _parquet_rows(store, paths, ("uid", "key", "shard"))
+        return parquet_rows(store, paths, ("uid", "key", "shard"))
 
 
 class Shards(Contents):
@@ -252,7 +253,7 @@ class Metadata(Contents):
         return {}
 
 
-def _parquet_rows(store: Store, paths: Sequence[str], columns: Collection[str]) -> dict[str, int]:
+def parquet_rows(store: Store, paths: Sequence[str], columns: Collection[str]) -> dict[str, int]:
     """Rows of Parquet files that have ``columns``. Raises DataError."""
     import pyarrow as pa
     import pyarrow.parquet as pq

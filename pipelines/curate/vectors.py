@@ -12,12 +12,13 @@ cosine of 512 dimensions is off by some 1e-5.
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -26,7 +27,7 @@ from infra.run.context import Output
 from infra.run.manifest import Artifact
 from infra.store import Store
 
-__all__ = ["Vectors", "chunks", "read_vectors", "unit", "vector_shards", "write_vectors"]
+__all__ = ["Vectors", "chunks", "gathered", "read_vectors", "unit", "vector_shards", "write_vectors"]
 
 Floats = NDArray[np.float32]
 
@@ -56,11 +57,11 @@ class Vectors:
     def take(self, rows: NDArray[np.int64]) -> Vectors:
         """The given rows, with all their captions."""
         counts = np.bincount(self.row_of, minlength=len(self.uids))
-        starts = np.concatenate([[0], np.cumsum(counts)])
-        texts = np.concatenate([np.arange(starts[row], starts[row + 1]) for row in rows] or [np.empty(0, np.int64)])
-        uids = [self.uids[row] for row in rows]
-        row_of = np.repeat(np.arange(len(rows)), counts[rows])
-        return Vectors(uids, self.images[rows], self.texts[texts.astype(np.int64)], row_of)
+        starts, sizes = (np.cumsum(counts) - counts)[rows], counts[rows]
+        row_of = np.repeat(np.arange(len(rows)), sizes)
+        within = np.arange(len(row_of)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        texts = self.texts[np.repeat(starts, sizes) + within]
+        return Vectors([self.uids[row] for row in rows], self.images[rows], texts, row_of)
 
 
 def vector_shards(artifact: Artifact) -> list[str]:
@@ -100,6 +101,32 @@ def read_vectors(store: Store, shard: str, name: str | None = None) -> Vectors:
             found=f"{images.shape} and {texts.shape}",
         )
     return Vectors(rows["uid"].to_pylist(), images, texts, np.repeat(np.arange(len(images)), counts))
+
+
+def gathered(artifact: Artifact, name: str | None, shards: Sequence[str], uids: Collection[str]) -> Vectors:
+    """Return the vectors of the rows ``uids``, as far as there are any, in the order of the artifact.
+
+    Those of our own embed stage lie in the shards of the rows' own names, ``shards``. In others all are looked through,
+    of which only the column ``uid`` where nothing is found.
+    """
+    there = vector_shards(artifact)
+    parts = []
+    wanted = pa.array(sorted(uids), pa.string())
+    for shard in shards if set(shards) <= set(there) else there:
+        with artifact.store.open(f"data/{shard}.parquet") as source:
+            found = pc.is_in(pq.read_table(source, columns=["uid"])["uid"], value_set=wanted)
+        if (rows := np.flatnonzero(found.to_numpy())).size:
+            vectors = read_vectors(artifact.store, shard, name)
+            parts.append(vectors if rows.size == len(vectors.uids) else vectors.take(rows))
+    if not parts:
+        return Vectors([], np.empty((0, 0), np.float32), np.empty((0, 0), np.float32), np.empty(0, np.int64))
+    starts = np.cumsum([0, *(len(part.uids) for part in parts)])
+    return Vectors(
+        [uid for part in parts for uid in part.uids],
+        np.concatenate([part.images for part in parts]),
+        np.concatenate([part.texts for part in parts]),
+        np.concatenate([part.row_of + start for part, start in zip(parts, starts, strict=False)]),
+    )
 
 
 def _only(place: str, arrays: Sequence[str]) -> str:

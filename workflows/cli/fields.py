@@ -25,6 +25,7 @@ STAGES = {
     "download": "pipelines.download",
     "filter": "pipelines.curate.filter",
     "embed": "pipelines.curate.embed",
+    "score": "pipelines.curate.score",
     "dedup": "pipelines.curate.dedup",
     "balance": "pipelines.curate.balance",
     "shard": "pipelines.curate.shard",

@@ -38,7 +38,8 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     records = run_batches(context, specs, work, limits, size=size)
     total = sum((record.funnel for record in records if record.funnel), funnel("images", []))
     captions = sum(record.facts["captions"] for record in records)
-    return context.finish(records, funnel=total, facts={"captions": captions})
+    lists = any(record.facts["lists"] for record in records)
+    return context.finish(records, funnel=total, facts={"captions": captions, "lists": lists})
 
 
 def _work(

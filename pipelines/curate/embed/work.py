@@ -102,7 +102,9 @@ def _embed(config: Config, encoder: OpenClipEncoder, masker: Masker | None, shar
     name = shard_name(shard.number)
     write_vectors(shard.output, name, rows, images, _encode_texts(encoder, captions), config.name)
     shard.output.write_table(f"data/dropped-{name}.parquet", dropped)
-    facts = {"captions": sum(map(len, captions)), **counted(errors)}
+    kind = shard.rows[config.captions].type
+    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    facts = {"captions": sum(map(len, captions)), "lists": lists, **counted(errors)}
     return shard.output.commit(funnel("images", reasons), facts)
 
 

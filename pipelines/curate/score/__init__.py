@@ -1,0 +1,7 @@
+"""Score: numbers for images and captions, computed of their embeddings, as columns that a filter can ask about."""
+
+from pipelines.curate.score.config import Config
+from pipelines.curate.score.scores import Score
+from pipelines.curate.score.stage import run
+
+__all__ = ["Config", "Score", "run"]
