@@ -19,7 +19,7 @@ class Config(StageConfig):
         "selection": Input("selection", description="the rows to deduplicate"),
     }
     produces: ClassVar[tuple[str, ...]] = ("selection",)
-    code_version: ClassVar[int] = 2
+    code_version: ClassVar[int] = 3
 
     placeholder_names: int = Field(
         8,
@@ -31,5 +31,8 @@ class Config(StageConfig):
     max_distance: int = Field(6, ge=0, le=15, description="bits two perceptual hashes may differ in, of 64")
     max_difference: float = Field(
         40.0, ge=0, le=255, description="levels the most different parts of two thumbnails may differ by, of 255"
+    )
+    max_bucket: int = Field(
+        256, ge=1, description="images with which one is compared among those that share part of a hash, the best first"
     )
     limits: Runtime[Limits] = Field(Limits(), description="how to use the cluster")

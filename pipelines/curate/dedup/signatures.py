@@ -8,8 +8,6 @@ Thresholds were set on generated scenes: of 1,800 pairs of re-encoded and resize
 
 from __future__ import annotations
 
-from collections import defaultdict
-from itertools import pairwise
 from typing import Any
 
 import cv2
@@ -21,11 +19,12 @@ from infra.images.decode import decode
 from infra.images.errors import ImageError
 from infra.images.header import read_header
 
-__all__ = ["CELLS", "SIDE", "difference", "leaders", "signature"]
+__all__ = ["CELLS", "SIDE", "difference", "same", "signature"]
 
 SIDE = 16  # of a thumbnail, cells
 CELLS = SIDE * SIDE * 3  # bytes of a thumbnail
 _WORST = 8  # cells that decide the difference
+_LOT = 10_000  # pairs compared at once
 
 Array = NDArray[Any]
 
@@ -58,44 +57,19 @@ def phash(grey: Array) -> int:
     return int.from_bytes(np.packbits(low > np.median(low)).tobytes(), "big")
 
 
-def difference(thumbnail: Array, others: Array) -> Array:
-    """Difference in colour: (CELLS,) and (n, CELLS) uint8 -> (n,) levels, 0 to 255.
+def difference(ones: Array, others: Array) -> Array:
+    """Difference in colour of pairs of thumbnails: (n, CELLS) uint8 each -> (n,) levels, 0 to 255.
 
     The mean over the 8 cells that differ most, each by the channel that differs most, so that a difference in a small
     part of the image counts.
     """
-    gaps = np.abs(others.astype(np.int16) - thumbnail.astype(np.int16)).reshape(-1, SIDE * SIDE, 3).max(axis=2)
-    worst: Array = np.partition(gaps, -_WORST, axis=1)[:, -_WORST:].mean(axis=1)
+    gaps = np.maximum(ones, others) - np.minimum(ones, others)
+    worst: Array = np.partition(gaps.reshape(-1, SIDE * SIDE, 3).max(axis=2), -_WORST, axis=1)[:, -_WORST:].mean(axis=1)
     return worst
 
 
-def leaders(hashes: Array, thumbnails: Array, distance: int, levels: float) -> Array:
-    """For each image the index of the first kept image it duplicates, its own if it is kept: (n,) int64.
-
-    Images come in order of preference. One is dropped if a kept image before it is within ``distance`` bits and
-    ``levels`` of difference, so no chain of small steps ever joins two that differ.
-    ``hashes``: (n,) uint64; ``thumbnails``: (n, CELLS) uint8.
-
-    Exact by the pigeonhole principle: two hashes that differ in at most d bits agree in one of d + 1 bands.
-    """
-    bands = _bands(hashes, distance + 1)
-    buckets: list[dict[int, list[int]]] = [defaultdict(list) for _ in bands]
-    result = np.arange(len(hashes))
-    for image, keys in enumerate(zip(*(band.tolist() for band in bands), strict=True)):
-        near = {other for bucket, key in zip(buckets, keys, strict=True) for other in bucket.get(key, ())}
-        if near:
-            others = np.fromiter(near, np.int64, len(near))
-            others = others[np.bitwise_count(hashes[others] ^ hashes[image]) <= distance]
-            others = others[difference(thumbnails[image], thumbnails[others]) <= levels]
-            if len(others):
-                result[image] = others.min()
-                continue
-        for bucket, key in zip(buckets, keys, strict=True):
-            bucket[key].append(image)
-    return result
-
-
-def _bands(hashes: Array, count: int) -> list[Array]:
-    """The 64 bits split into ``count`` bands of about the same width."""
-    edges = [64 * band // count for band in range(count + 1)]
-    return [(hashes >> np.uint64(low)) & np.uint64((1 << (high - low)) - 1) for low, high in pairwise(edges)]
+def same(ones: Array, others: Array, levels: float) -> Array:
+    """Whether pairs of images whose hashes are near show the same: thumbnails, (n, CELLS) uint8 each -> (n,) bool."""
+    lots = range(0, len(ones), _LOT)
+    found = [difference(ones[lot : lot + _LOT], others[lot : lot + _LOT]) <= levels for lot in lots]
+    return np.concatenate([np.empty(0, bool), *found])

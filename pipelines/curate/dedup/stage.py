@@ -1,8 +1,12 @@
 """Dedup: keep one copy of each image, comparing bytes first and content next, across the whole selection.
 
 Files that a host serves under many names are placeholders: none of them stays. Of each other group the largest original
-stays, the first of equals; every other row names the one it duplicates. Hashing runs shard by shard on the cluster; the
-comparison of all with all needs some 900 bytes an image in one process.
+stays, the first of equals; every other row names the one it duplicates. Of images that are alike pair by pair those
+stay that are like none before them that stays (:mod:`pipelines.curate.dedup.leaders`).
+
+Hashing runs shard by shard; what equals what is found over the exchange (:mod:`infra.exchange`), in parts of some
+hundred thousand rows each, so that neither memory nor time depends on more than a share of the rows, and a killed stage
+goes on where it was.
 """
 
 from __future__ import annotations
@@ -15,18 +19,24 @@ from infra.formats.shards import shard_name
 from infra.run.context import Context
 from infra.run.manifest import Artifact, Manifest
 from pipelines.curate.dedup.config import Config
-from pipelines.layout import Images, selection_shards
+from pipelines.layout import Images, funnel, selection_shards
 
 __all__ = ["run"]
 
 
 def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Manifest:
     """``selection`` of ``images`` -> a selection with a column ``phash``; dropped rows with ``duplicate_of``, a uid."""
-    from pipelines.curate.dedup.duplicates import drop_duplicates, hash_shard
+    from pipelines.curate.dedup.duplicates import drop_duplicates
+    from pipelines.curate.dedup.figures import draw_figures
+    from pipelines.curate.dedup.rows import hash_shard
 
     images, selection = Images.of(inputs), inputs["selection"]
-    shards = selection_shards(selection)
-    specs = [(shard_name(shard), (shard, path)) for shard, path in shards]
-    records = run_shards(context, specs, partial(hash_shard, images, selection.store), config.limits)
-    total = drop_duplicates(config, images, selection.store, shards, context)
-    return context.finish(records, funnel=total)
+    rows = {file.path: file.rows or 0 for file in selection.manifest.files}
+    shards = [(shard, path, rows[path]) for shard, path in selection_shards(selection)]
+    specs = [(shard_name(shard), (shard, path)) for shard, path, _ in shards]
+    signatures = run_shards(context, specs, partial(hash_shard, images, selection.store), config.limits)
+    if not shards:
+        return context.finish(signatures, funnel=funnel("images", []))
+    found, facts = drop_duplicates(config, selection.store, shards, context)
+    draw_figures(context, images, selection.store, shards, found)
+    return context.finish([*signatures, *found], facts=facts)

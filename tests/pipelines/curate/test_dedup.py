@@ -6,19 +6,16 @@ from dataclasses import replace
 
 import imagehash
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from deduplicated import decided
 from PIL import Image
 
 from infra.errors import DataError
 from pipelines.curate import filter as filtering
 from pipelines.curate import shard
 from pipelines.curate.dedup import Config, run
-from pipelines.curate.dedup.duplicates import decide
-from pipelines.curate.dedup.signatures import CELLS, SIDE, difference, leaders, signature
+from pipelines.curate.dedup.signatures import CELLS, SIDE, difference, signature
 from pipelines.tables import read_table
 from workflows.demo import scenes
 
@@ -58,15 +55,19 @@ def test_a_stored_image_must_be_one():
         signature(b"not an image")
 
 
-def grouped(*images: bytes) -> list[int]:
-    hashes, thumbnails = zip(*map(signature, images), strict=True)
-    tiles = np.stack([np.frombuffer(one, np.uint8) for one in thumbnails])
-    config = Config()
-    return leaders(np.array(hashes, np.uint64), tiles, config.max_distance, config.max_difference).tolist()
+@pytest.fixture
+def grouped(tmp_path):
+    """``grouped(*images)``: for each image the place of the one that stays instead, its own if it stays itself."""
+
+    def group(*images: bytes) -> list[int]:
+        hashes, thumbnails = zip(*map(signature, images), strict=True)
+        return decided(tmp_path, {"sha256": [str(n) for n in range(len(images))]}, hashes, thumbnails)[1]
+
+    return group
 
 
 @pytest.mark.parametrize("number", range(12))
-def test_copies_of_an_image_are_found(number):
+def test_copies_of_an_image_are_found(number, grouped):
     image = rendered(number)
     copies = [
         file(image, quality=92),
@@ -80,87 +81,47 @@ def test_copies_of_an_image_are_found(number):
 
 
 @pytest.mark.parametrize("number", range(12))
-def test_copies_in_another_colour_are_all_kept(number):
+def test_copies_in_another_colour_are_all_kept(number, grouped):
     images = [file(rendered(number, colour=colour)) for colour in scenes.COLOURS]
     assert grouped(*images) == list(range(len(images)))
 
 
-def test_different_images_are_all_kept():
+def test_different_images_are_all_kept(grouped):
     assert grouped(*(file(rendered(number)) for number in range(200))) == list(range(200))
 
 
-def test_flat_images_differ_by_colour():
+def test_flat_images_differ_by_colour(grouped):
     flat = [file(Image.new("RGB", (80, 80), colour)) for colour in ("white", "black", "red", "white")]
     assert grouped(*flat) == [0, 1, 2, 0]
-
-
-def brute_force(hashes, thumbnails, distance, levels):
-    stay, result = [], []
-    for image in range(len(hashes)):
-        near = [
-            other
-            for other in stay
-            if int(hashes[other] ^ hashes[image]).bit_count() <= distance
-            and difference(thumbnails[image], thumbnails[[other]])[0] <= levels
-        ]
-        result.append(near[0] if near else image)
-        if not near:
-            stay.append(image)
-    return result
-
-
-@given(st.integers(0, 2**32), st.integers(0, 15), st.integers(1, 60))
-def test_grouping_is_exact(seed, distance, count):
-    """Hashes that differ in about as many bits as are allowed, thumbnails of two kinds."""
-    rng = np.random.default_rng(seed)
-    centres = rng.integers(0, 2**64, 4, dtype=np.uint64)
-    hashes = centres[rng.integers(0, 4, count)]
-    for _ in range(distance):
-        hashes = hashes ^ (np.uint64(1) << rng.integers(0, 64, count).astype(np.uint64)) * (rng.random(count) < 0.6)
-    thumbnails = np.repeat(rng.choice([10, 90], (count, 1)), CELLS, axis=1).astype(np.uint8)
-    assert leaders(hashes, thumbnails, distance, 40).tolist() == brute_force(hashes, thumbnails, distance, 40)
 
 
 def test_difference_sees_a_small_part():
     one = np.full(CELLS, 100, np.uint8)
     other = one.copy()
     other[: 8 * 3 : 3] = 200  # one channel of eight cells
-    assert difference(one, np.stack([one, other])).tolist() == [0, 100]
+    assert difference(np.stack([one, one]), np.stack([one, other])).tolist() == [0, 100]
 
 
-def rows_of(*rows):
-    """(sha256, area, phash) -> the tables that decide() takes; thumbnails all alike."""
-    table = pa.table(
-        {
-            "url": [f"http://a.example/{number}" for number in range(len(rows))],
-            "caption": [f"text {number}" for number in range(len(rows))],
-            "sha256": pa.array([sha for sha, _, _ in rows], pa.string()),
-            "original_width": [area for _, area, _ in rows],
-            "original_height": [1] * len(rows),
-        }
-    )
-    signatures = pa.table(  # all images can be read
-        {
-            "phash": pa.array([phash for *_, phash in rows], pa.uint64()),
-            "thumbnail": pa.array([bytes(CELLS)] * len(rows), pa.binary(CELLS)),
-            "reason": pa.nulls(len(rows), pa.string()),
-        }
-    )
-    return table, signatures
+def alike(count):
+    """Thumbnails that all look alike."""
+    return np.zeros((count, CELLS), np.uint8)
 
 
-def test_the_best_of_a_group_stays():
+def test_the_best_of_a_group_stays(tmp_path):
     far = (1 << 40) - 1
-    tables = rows_of(
-        ("a", 5, 0), ("a", 5, 0), ("b", 9, 1), ("c", 9, 3), ("d", 1, far), (None, 1, ~far % 2**64), (None, 1, far)
+    shas, areas, hashes = zip(
+        *(("a", 5, 0), ("a", 5, 0), ("b", 9, 1), ("c", 9, 3), ("d", 1, far), (None, 1, ~far % 2**64), (None, 1, far)),
+        strict=True,
     )
-    reasons, originals = decide(*tables, Config())
+    rows = {"sha256": list(shas), "original_width": list(areas)}
+    reasons, originals, _ = decided(tmp_path / "near", rows, hashes, alike(7), per_shard=2)
     assert reasons == ["near_duplicate", "duplicate_bytes", None, "near_duplicate", None, None, "near_duplicate"]
     assert originals == [2, 2, 2, 2, 4, 5, 4]  # the second row's own original went too: it points at what stayed
-    assert decide(*tables, Config(near=False))[0] == [None, "duplicate_bytes", *[None] * 5]
+    exact, _, _ = decided(tmp_path / "exact", rows, hashes, alike(7), Config(near=False), per_shard=2)
+    assert exact == [None, "duplicate_bytes", *[None] * 5]
 
 
-def test_equal_files_of_many_names_on_a_host_are_placeholders():
+def test_equal_files_of_many_names_on_a_host_are_placeholders(tmp_path):
     urls = [f"http://a.example/{number}.jpg" for number in range(8)]
     others = [f"http://{number}.example/a.jpg" for number in range(8)]
     logo = [f"http://b.example/?page={number}" for number in range(9)]
@@ -168,24 +129,26 @@ def test_equal_files_of_many_names_on_a_host_are_placeholders():
     repeated = ["http://d.example/1.jpg"] * 9
     manual = [f"http://e.example/{language}/figure.png" for language in range(9)]
     groups = [urls, others, logo, few, repeated, manual]
-    table, signatures = rows_of(*((name, 1, 0) for name, group in zip("pqrstu", groups, strict=True) for _ in group))
-    captions = [
-        "a logo" if "b.example" in url else f"text {number}"
-        for number, url in enumerate(url for group in groups for url in group)
-    ]
-    table = table.set_column(0, "url", pa.array([url for group in groups for url in group]))
-    table = table.set_column(1, "caption", pa.array(captions))
-    reasons, originals = decide(table, signatures, Config(near=False))
+    every = [url for group in groups for url in group]
+    rows = {
+        "sha256": [name for name, group in zip("pqrstu", groups, strict=True) for _ in group],
+        "url": every,
+        "caption": ["a logo" if "b.example" in url else f"text {number}" for number, url in enumerate(every)],
+    }
+
+    def found(name, **fields):
+        config = Config(near=False, **fields)
+        return decided(tmp_path / name, rows, [0] * len(every), alike(len(every)), config)[:2]
+
+    reasons, originals = found("default")
     assert reasons[:8] == ["placeholder_image"] * 8 and originals[:8] == list(range(8))
     assert [reasons.count(why) for why in (None, "duplicate_bytes", "placeholder_image")] == [
         5,
         8 + 9 + 7 + 9 + 9 - 5,
         8,
     ]
-    lenient = decide(table, signatures, Config(near=False, placeholder_names=0))[0]
-    assert [lenient.count(why) for why in (None, "placeholder_image")] == [6, 0]
-    strict = decide(table, signatures, Config(near=False, placeholder_names=7))[0]
-    assert strict.count("placeholder_image") == 8 + 7
+    assert [found("never", placeholder_names=0)[0].count(why) for why in (None, "placeholder_image")] == [6, 0]
+    assert found("strict", placeholder_names=7)[0].count("placeholder_image") == 8 + 7
 
 
 def test_the_stage(ray_cluster, images_artifact, finished):

@@ -1,0 +1,99 @@
+"""Equal files and placeholders: one part of all digests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from infra.exchange import DOWN, UP, Task
+from infra.schema import Drop
+from pipelines.curate.dedup.candidates import Blocks
+from pipelines.curate.dedup.config import Config
+from pipelines.curate.dedup.homes import Homes, part_of
+from pipelines.curate.dedup.verdicts import PENDING
+
+__all__ = ["ENTRIES", "equal_files", "send_equal"]
+
+Array = NDArray[Any]
+
+ENTRIES = pa.schema(
+    [
+        ("bucket", pa.uint32()),
+        ("phash", pa.uint64()),
+        ("look", pa.uint64()),
+        ("preference", pa.int64()),
+        ("row", pa.int64()),
+    ]
+)
+"""An image in the search for near duplicates, once for each of its blocks; ``bucket``: the block and its bits."""
+
+
+def send_equal(config: Config, homes: Homes, blocks: Blocks, parts: int, task: Task) -> None:
+    """Of equal files all but the best are duplicates, of placeholders all. Streams ``equal``: (row, original, reason),
+    to the original's home; ``images``: the readable rows that are left, by blocks of their hash (:data:`ENTRIES`)."""
+    order = [("file", UP), ("file_rest", UP), ("preference", DOWN), ("row", UP)]
+    rows = task.receive("files", order)
+    originals, placeholder = equal_files(rows, config.placeholder_names)
+    duplicate = originals != np.arange(rows.num_rows)
+    row = rows["row"].to_numpy()
+    gone = placeholder | duplicate
+    reasons = np.where(placeholder, Drop.PLACEHOLDER.value, Drop.DUPLICATE_BYTES.value)[gone]
+    columns = {"row": row[gone], "original": row[originals][gone], "reason": reasons.astype(object)}
+    equal = pa.table(columns, PENDING)
+    task.send("equal", equal, homes.of(equal["original"]))
+    if not config.near:
+        return
+    left = rows.filter(pa.array(~gone & rows["readable"].to_numpy()))
+    task.facts["images"] = left.num_rows
+    hashes = left["phash"].to_numpy()
+    copies = []
+    for block in blocks.sent:
+        bucket = (block << 24) + blocks.values(hashes, block)
+        copies.append(left.select(ENTRIES.names[1:]).add_column(0, "bucket", pa.array(bucket.astype(np.uint32))))
+    entries = pa.concat_tables(copies).cast(ENTRIES)
+    task.send("images", entries, part_of(entries["bucket"], parts))
+
+
+def equal_files(rows: pa.Table, least: int) -> tuple[Array, Array]:
+    """For each row the place of the one that stays of its file, (n,) int64, and whether the file is a placeholder.
+
+    ``rows`` come by file, and within it by preference. A row that cannot be read equals none.
+    """
+    count = rows.num_rows
+    one, rest = rows["file"].to_numpy(), rows["file_rest"].to_numpy()
+    begins = np.flatnonzero(np.r_[True, (one[1:] != one[:-1]) | (rest[1:] != rest[:-1])][:count])
+    sizes = np.diff(np.r_[begins, count])
+    group = np.repeat(np.arange(len(begins)), sizes)
+    readable = rows["readable"].to_numpy(zero_copy_only=False)
+
+    originals = np.arange(count)
+    places = np.flatnonzero(readable)
+    groups, firsts = np.unique(group[places], return_index=True)
+    best = np.full(len(begins), -1)
+    best[groups] = places[firsts]
+    originals[places] = best[group[places]]
+
+    placeholder = np.zeros(count, bool)
+    for start, size in zip(begins.tolist(), sizes.tolist(), strict=True) if least else ():
+        if size >= least and _is_placeholder(rows.slice(start, size), least):
+            placeholder[start : start + size] = True
+            originals[start : start + size] = np.arange(start, start + size)
+    return originals, placeholder
+
+
+def _is_placeholder(rows: pa.Table, least: int) -> bool:
+    """True for a file that one host serves under ``least`` names or more, and under more than one caption.
+
+    That is the picture of a shop that has none of an article, or a "not found" that calls itself a success. The same
+    picture at many URLs under one caption is a logo, and under one file name one that each language of a manual has a
+    copy of: of these one is kept.
+    """
+    hosts, names, texts = (rows[name].to_numpy() for name in ("host", "name", "text"))
+    for host in np.unique(hosts):
+        here = hosts == host
+        if len(np.unique(names[here])) >= least and len(np.unique(texts[here])) > 1:
+            return True
+    return False

@@ -1,0 +1,61 @@
+"""Where a row of a selection is at home: its number, and the task of the exchange that knows its shard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+__all__ = ["Homes", "part_of", "row_numbers", "split_row"]
+
+_ROWS = 1 << 32  # in a shard, at most
+
+
+@dataclass(frozen=True)
+class Homes:
+    """Neighbouring shards, some hundred thousand rows of them, are one home. Small; pickles."""
+
+    first: tuple[int, ...]  # shard of each
+
+    @property
+    def count(self) -> int:
+        return len(self.first)
+
+    def of(self, rows: pa.ChunkedArray | pa.Array) -> NDArray[Any]:
+        """The home of each row: (n,) int64."""
+        homes: NDArray[Any] = np.searchsorted(np.array(self.first), rows.to_numpy() // _ROWS, side="right") - 1
+        return homes
+
+    @classmethod
+    def lots(cls, shards: Iterable[tuple[int, str, int]], rows: int) -> tuple[Homes, list[list[tuple[int, str]]]]:
+        """Divide (number, path, rows) of shards into homes of about ``rows`` rows; these, and the shards of each."""
+        lots: list[list[tuple[int, str]]] = []
+        room = 0
+        for number, path, count in sorted(shards):
+            if room <= 0:
+                lots.append([])
+                room = rows
+            lots[-1].append((number, path))
+            room -= count
+        return cls(tuple(lot[0][0] for lot in lots)), lots
+
+
+def row_numbers(shard: int, count: int) -> NDArray[Any]:
+    """The numbers of a shard's rows, in order: (count,) int64."""
+    return shard * _ROWS + np.arange(count)
+
+
+def split_row(row: int) -> tuple[int, int]:
+    """Shard of a row, and its place there."""
+    return divmod(row, _ROWS)
+
+
+def part_of(keys: pa.ChunkedArray | pa.Array | NDArray[Any], parts: int) -> NDArray[Any]:
+    """One of ``parts`` for each integer, evenly: (n,) int64."""
+    values = keys if isinstance(keys, np.ndarray) else keys.to_numpy()
+    mixed = values.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    return ((mixed >> np.uint64(32)) % np.uint64(parts)).astype(np.int64)

@@ -1,0 +1,55 @@
+"""The way back of what was decided: from originals to those that they stand for, and to each row's home."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from infra.exchange import UP, Task
+from infra.schema import Drop
+from infra.store import Store
+from pipelines.curate.dedup.homes import Homes, row_numbers
+from pipelines.tables import read_table
+
+__all__ = ["PENDING", "follow", "name_originals"]
+
+PENDING = pa.schema([("row", pa.int64()), ("original", pa.int64()), ("reason", pa.string())])
+VERDICTS = pa.schema([("row", pa.int64()), ("original", pa.int64()), ("uid", pa.string()), ("reason", pa.string())])
+
+
+def name_originals(selection: Store, homes: Homes, near: Sequence[str], task: Task) -> None:
+    """Stream ``named``: the verdicts on near duplicates with the ``uid`` of their originals, which are at home here."""
+    rows = pa.concat_tables([task.receive(stream) for stream in near]).sort_by([("original", UP), ("row", UP)])
+    uids = _uids(selection, task, rows["original"])
+    reasons = pa.array([Drop.NEAR_DUPLICATE.value] * rows.num_rows, pa.string())
+    named = pa.table([rows["row"], rows["original"], uids, reasons], schema=VERDICTS)
+    task.send("named", named, homes.of(named["row"]))
+
+
+def follow(selection: Store, homes: Homes, pending: str, known: str, told: str, task: Task) -> None:
+    """Stream ``told``: verdicts on the rows of ``pending`` whose original is at home here. It may itself be dropped:
+    then what stays instead of it stays instead of them, too. The ``known`` verdicts on rows of this home go along."""
+    rows = task.receive(pending, [("original", UP), ("row", UP)])
+    before = task.receive(known, [("row", UP)]) if known in task.inbox else VERDICTS.empty_table()
+    columns = (before[name].to_pylist() for name in VERDICTS.names[:3])
+    replaced = {row: (original, uid) for row, original, uid in zip(*columns, strict=True)}
+    own = zip(rows["original"].to_pylist(), _uids(selection, task, rows["original"]).to_pylist(), strict=True)
+    found = [replaced.get(original, (original, uid)) for original, uid in own]
+    originals, uids = pa.array([one for one, _ in found], pa.int64()), pa.array([uid for _, uid in found], pa.string())
+    verdicts = pa.concat_tables([before, pa.table([rows["row"], originals, uids, rows["reason"]], schema=VERDICTS)])
+    task.send(told, verdicts, homes.of(verdicts["row"]))
+
+
+def _uids(selection: Store, task: Task, rows: pa.ChunkedArray) -> pa.Array:
+    """The ``uid`` of each of ``rows``, of this home, which come in order."""
+    numbers = rows.to_numpy()
+    found = [pa.array([], pa.string())]
+    for shard, path in task.spec:
+        start = row_numbers(shard, 1)[0]
+        low, high = np.searchsorted(numbers, start), np.searchsorted(numbers, row_numbers(shard + 1, 1)[0])
+        if low < high:
+            uids = read_table(selection, path, ["uid"])["uid"].combine_chunks()
+            found.append(uids.take(pa.array(numbers[low:high] - start)).cast(pa.string()))
+    return pa.concat_arrays(found)

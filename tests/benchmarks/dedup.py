@@ -1,0 +1,178 @@
+"""Dedup of many rows: time and memory at two sizes, whose signatures are generated.
+
+    python -m tests.benchmarks.dedup [--rows 1000000 10000000] [--folder FOLDER]
+
+A selection of so many rows is written, in shards of 10,000: a fifth are equal files of others, a fifth near duplicates
+of others within 5 bits. What was hashed lies beside it, as the first step of the stage would have left it, so that what
+is measured is the search and the decisions: everything that sees more than one shard. Time is the CPU time of all
+processes; memory is private memory, of the largest process and of all together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from infra.cluster import connect
+from infra.formats.shards import shard_name
+from infra.run.context import Context
+from pipelines.curate.dedup import Config
+from pipelines.curate.dedup.duplicates import drop_duplicates
+from pipelines.curate.dedup.rows import signatures_path
+from pipelines.curate.dedup.signatures import CELLS
+
+PER_SHARD = 10_000
+
+
+def generate(folder: Path, rows: int) -> list[tuple[int, str, int]]:
+    """Write a selection and its signatures; number, path and rows of each shard."""
+    selection, signatures = Context(folder / "selection").output, Context(folder / "dedup").output
+    shards = []
+    for shard in range(rows // PER_SHARD):
+        rng = np.random.default_rng(shard)
+        own = np.arange(shard * PER_SHARD, (shard + 1) * PER_SHARD)
+        kind = rng.random(PER_SHARD)
+        file = np.where(kind < 0.2, rng.integers(0, rows, PER_SHARD), own)  # equal to another row's
+        image = np.where((kind >= 0.2) & (kind < 0.4), rng.integers(0, rows, PER_SHARD), file)  # or like it
+        hashes, noise = mixed(image), np.zeros(PER_SHARD, np.uint64)
+        for _ in range(5):
+            noise |= np.uint64(1) << rng.integers(0, 64, PER_SHARD).astype(np.uint64)
+        hashes = np.where((image != file), hashes ^ noise, hashes)
+        path = f"data/kept-{shard_name(shard)}.parquet"
+        number = pa.array(own).cast(pa.string())
+        columns = {
+            "uid": pa.array([f"{value:032x}" for value in own]),
+            "key": number,
+            "shard": pa.array(np.full(PER_SHARD, shard, np.int32)),
+            "url": pa.array([f"http://host{value % 99991}.example/images/{value}.jpg" for value in own]),
+            "caption": pa.array([f"a caption of image {value}" for value in file]),
+            "original_width": pa.array(rng.integers(64, 4096, PER_SHARD, dtype=np.int32)),
+            "original_height": pa.array(rng.integers(64, 4096, PER_SHARD, dtype=np.int32)),
+            "sha256": pa.array([f"{value:016x}" * 4 for value in mixed(file + rows).tolist()]),
+        }
+        selection.write_table(path, pa.table(columns))
+        colours = np.ascontiguousarray(mixed(image + 2 * rows)).view(np.uint8).reshape(-1, 8)[:, :3]
+        thumbnails = np.tile(colours, (1, CELLS // 3))
+        known = pa.FixedSizeBinaryArray.from_buffers(pa.binary(CELLS), PER_SHARD, [None, pa.py_buffer(thumbnails)])
+        look = pa.array(hashes ^ mixed(image))
+        reason = pa.nulls(PER_SHARD, pa.string())
+        table = pa.table({"phash": pa.array(hashes), "thumbnail": known, "look": look, "reason": reason})
+        signatures.write_table(signatures_path(shard), table)
+        shards.append((shard, path, PER_SHARD))
+    return shards
+
+
+def mixed(values: np.ndarray) -> np.ndarray:
+    """64 bits for each number that look random (SplitMix64)."""
+    z = values.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+class Watch:
+    """CPU time and private memory of this process and all below it."""
+
+    def __init__(self) -> None:
+        self.total = self.largest = 0
+        self._cpu: dict[int, float] = {}
+        self._begin: dict[int, float] | None = None
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Watch:
+        self._look()
+        self._begin = dict(self._cpu)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+        self._look()
+
+    @property
+    def cpu_s(self) -> float:
+        assert self._begin is not None
+        return sum(seconds - self._begin.get(pid, 0.0) for pid, seconds in self._cpu.items())
+
+    def _run(self) -> None:
+        while not self._done.wait(0.5):
+            self._look()
+
+    def _look(self) -> None:
+        private = []
+        for pid in family(os.getpid()):
+            try:
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            self._cpu[pid] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+            private.append(sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_")))
+        self.total, self.largest = max(self.total, sum(private)), max(self.largest, *private)
+
+
+def family(root: int) -> list[int]:
+    """This process and all that descend from it."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+    found, new = [root], {root}
+    while new:
+        new = {pid for pid, parent in parents.items() if parent in new}
+        found += new
+    return found
+
+
+def measure(folder: Path, rows: int) -> float:
+    """Print and return the CPU seconds that dedup of so many rows takes."""
+    shards = generate(folder, rows)
+    print(f"{rows:,} rows are written", file=sys.stderr, flush=True)
+    context = Context(folder / "dedup")
+    started = time.monotonic()
+    with Watch() as watch:
+        records, facts = drop_duplicates(Config(), Context(folder / "selection").store, shards, context)
+    took = time.monotonic() - started
+    kept = sum(record.funnel.kept for record in records if record.funnel)
+    print(
+        f"{rows:>12,} {took:>8.1f} {watch.cpu_s:>8.1f} {watch.cpu_s / rows * 1e6:>11.1f} {watch.largest / 1e9:>9.2f}"
+        f" {watch.total / 1e9:>8.2f} {kept / rows:>7.3f}  {facts}",
+        flush=True,
+    )
+    return watch.cpu_s
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rows", type=int, nargs=2, default=(1_000_000, 10_000_000))
+    parser.add_argument("--folder", type=Path)
+    options = parser.parse_args()
+    print(f"{'rows':>12} {'seconds':>8} {'CPU s':>8} {'CPU us/row':>11} {'GB, one':>9} {'GB, all':>8} {'kept':>7}")
+    times = []
+    with connect():
+        for rows in options.rows:
+            folder = Path(tempfile.mkdtemp(dir=options.folder))
+            try:
+                times.append(measure(folder, rows))
+            finally:
+                shutil.rmtree(folder)
+    small, large = options.rows
+    print(f"dedup: {large / small:g} times the rows in {times[1] / times[0]:.1f} times the CPU time")
+
+
+if __name__ == "__main__":
+    main()

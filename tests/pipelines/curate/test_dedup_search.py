@@ -1,0 +1,165 @@
+"""Near duplicates over the exchange against brute force, in any number of parts and rounds, killed and resumed."""
+
+import itertools
+import random
+
+import numpy as np
+import pytest
+from deduplicated import decided, signatures_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelines.curate.dedup import Config, duplicates, leaders
+from pipelines.curate.dedup.candidates import Blocks, candidates
+from pipelines.curate.dedup.signatures import CELLS, difference
+
+
+def brute_force(hashes, thumbnails, order, config):
+    """Leaders: in order of preference, each image that is like none before it that stays."""
+    stay, result = [], list(range(len(hashes)))
+    for image in order:
+        others = np.array(stay, np.int64)
+        near = others[np.bitwise_count(hashes[others] ^ hashes[image]) <= config.max_distance]
+        same = difference(np.repeat(thumbnails[[image]], len(near), 0), thumbnails[near]) <= config.max_difference
+        if same.any():
+            result[image] = int(near[same][0])
+        else:
+            stay.append(image)
+    return result
+
+
+def similar(seed, count, centres, distance):
+    """Hashes that differ in about as many bits as are allowed, thumbnails of two kinds, areas with ties."""
+    rng = np.random.default_rng(seed)
+    hashes = rng.integers(0, 2**64, centres, dtype=np.uint64)[rng.integers(0, centres, count)]
+    for _ in range(distance):
+        hashes = hashes ^ (np.uint64(1) << rng.integers(0, 64, count).astype(np.uint64)) * (rng.random(count) < 0.6)
+    thumbnails = np.repeat(rng.choice([10, 90], (count, 1)), CELLS, axis=1).astype(np.uint8)
+    return hashes, thumbnails, rng.integers(1, 9, count)
+
+
+def check(folder, hashes, thumbnails, areas, config, per_shard=7):
+    rows = {"sha256": [None] * len(hashes), "original_width": areas.tolist()}
+    _, originals, facts = decided(folder, rows, hashes, thumbnails, config, per_shard=per_shard)
+    order = np.lexsort((np.arange(len(areas)), -areas)).tolist()
+    assert originals == brute_force(hashes, thumbnails, order, config)
+    return facts
+
+
+@given(st.integers(0, 2**32), st.integers(0, 15), st.integers(1, 60))
+@settings(max_examples=10)
+def test_grouping_is_exact(tmp_path_factory, seed, distance, count):
+    check(tmp_path_factory.mktemp("dedup"), *similar(seed, count, 4, distance), Config(max_distance=distance))
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    """Every part and home is small, and no round of leaders decides all: what billions of rows would meet."""
+    monkeypatch.setattr(duplicates, "_ROWS", 20)
+    monkeypatch.setattr(duplicates, "_ENTRIES", 50)
+    monkeypatch.setattr(leaders, "FEW", 25)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_in_many_parts_it_is_the_same(small_parts, tmp_path, seed):
+    check(tmp_path, *similar(seed, 150, 3, 6), Config())
+
+
+def test_a_chain_of_small_steps_is_decided_link_by_link(small_parts, tmp_path):
+    """Each is like its neighbours only; every part waits for another, so it takes many rounds."""
+    steps = np.cumsum([0, *[6 if n % 2 else 4 for n in range(59)]]) // 5
+    bits = [sum(1 << (bit % 64) for bit in range(step * 4, step * 4 + 32)) for step in steps.tolist()]
+    hashes, thumbnails = np.array(bits, np.uint64), np.zeros((60, CELLS), np.uint8)
+    areas = np.random.default_rng(0).permutation(60) + 1
+    check(tmp_path, hashes, thumbnails, areas, Config(max_distance=8), per_shard=3)
+
+
+def test_equal_to_brute_force_at_20_000_rows(tmp_path):
+    facts = check(tmp_path, *similar(7, 20_000, 8_000, 4), Config(), per_shard=1_000)
+    assert facts["pairs"] > 5_000
+    assert "oversized_buckets" not in facts
+
+
+def test_a_thousand_equal_images_are_a_thousand_pairs(tmp_path):
+    hashes, thumbnails = np.full(1_000, 5, np.uint64), np.zeros((1_000, CELLS), np.uint8)
+    facts = check(tmp_path, hashes, thumbnails, np.ones(1_000, int), Config(max_bucket=2), per_shard=500)
+    assert facts["candidates"] == 0
+
+
+def test_oversized_buckets_are_capped_and_reported(tmp_path, caplog):
+    """Sixty images within two bits of each other: each is compared with the three best of a bucket only."""
+    hashes = np.array([1 << n for n in range(60)], np.uint64)
+    thumbnails = np.zeros((60, CELLS), np.uint8)
+    rows = {"sha256": [None] * 60, "original_width": list(range(60, 0, -1))}
+    reasons, originals, facts = decided(tmp_path, rows, hashes, thumbnails, Config(max_bucket=3))
+    assert set(originals) == {0} and reasons.count("near_duplicate") == 59
+    assert facts["oversized_buckets"] > 0 and facts["largest_bucket"] >= 50
+    assert "max_bucket=3" in caplog.text
+
+
+@pytest.mark.parametrize(("distance", "agreeing"), list(itertools.product((0, 1, 6, 15), (1, 2, 3))))
+def test_each_pair_of_hashes_is_found_once(distance, agreeing):
+    hashes, _, _ = similar(distance, 120, 5, distance)
+    blocks = Blocks(distance, agreeing)
+    found = []
+    for block in blocks.sent:
+        values = blocks.values(hashes, block)
+        for value in np.unique(values):
+            places = np.flatnonzero(values == value)
+            pairs = candidates(hashes[places], blocks, block, 1_000)
+            found += zip(places[pairs.first].tolist(), places[pairs.second].tolist(), strict=True)
+    truth = [
+        (one, other)
+        for one, other in itertools.combinations(range(120), 2)
+        if int(hashes[one] ^ hashes[other]).bit_count() <= distance
+    ]
+    assert sorted(found) == truth
+
+
+def test_blocks_are_finer_the_more_hashes_there_are():
+    assert [Blocks.of(6, 10**power).agreeing for power in (3, 6, 7, 9)] == [1, 2, 3, 5]
+    assert sum(Blocks(6, 3).width(block) for block in range(9)) == 64
+    assert all(Blocks.of(distance, 10).width(0) < 24 for distance in range(16))  # a bucket's name has so much room
+
+
+class Killed(Exception):
+    pass
+
+
+def test_killed_anywhere_it_continues_to_the_same_bytes(small_parts, tmp_path, monkeypatch):
+    hashes, thumbnails, areas = similar(3, 80, 3, 6)
+    rows = {"sha256": [f"{n % 70}" for n in range(80)], "original_width": areas.tolist()}
+    undisturbed = folder_bytes(tmp_path / "undisturbed", rows, hashes, thumbnails)
+    from infra.run.context import ShardOutput
+
+    commit, rng, left = ShardOutput.commit, random.Random(5), [0]
+
+    def deadly(self, *arguments):
+        left[0] -= 1
+        if left[0] == 0:
+            raise Killed
+        return commit(self, *arguments)
+
+    monkeypatch.setattr(ShardOutput, "commit", deadly)
+    kills = 0
+    while True:
+        left[0] = rng.randint(1, 9)
+        try:
+            result = folder_bytes(tmp_path / "killed", rows, hashes, thumbnails)
+            break
+        except Killed:
+            kills += 1
+    assert kills > 3
+    assert result == undisturbed
+
+
+def folder_bytes(folder, rows, hashes, thumbnails):
+    from deduplicated import selection_of
+
+    from infra.run.context import Context
+
+    shards = selection_of(folder / "selection", rows)
+    context = Context(folder / "dedup")
+    signatures_of(context, shards, hashes, thumbnails)
+    duplicates.drop_duplicates(Config(), Context(folder / "selection").store, shards, context)
+    return {path: context.store.read(path) for path in context.store.paths("data")}
