@@ -1,7 +1,11 @@
 """The exchange against a plain group-by: any number of parts and workers, killed tasks, and what a stage may not do."""
 
+import os
+import signal
+import sys
 from collections import Counter
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +15,16 @@ from infra.cluster import Limits
 from infra.errors import DataError
 from infra.exchange import UP, Exchange, parts_of
 from infra.run.context import Context
+
+
+@pytest.fixture(autouse=True, scope="module")
+def workers_can_import_this():
+    from ray import cloudpickle
+
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test module
+    yield
+    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
 
 TEXTS = ["a rose is a rose", "", "is a rose", "the end"]
 
@@ -27,12 +41,20 @@ def count(task):
     task.facts["counts"] = dict(Counter(rows["word"].to_pylist()))
 
 
-def counted(folder, parts, **options):
+def killed_once(mark: Path, task):
+    """``count``, whose worker is killed in the middle of its first task."""
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    count(task)
+
+
+def counted(folder, parts, work=count, **options):
     context = Context(folder)
     exchange = Exchange(context, Limits(), **options)
     exchange.step("read", TEXTS, partial(words, parts), sends={"words": parts})
     assert len(context.store.paths("exchange")) == len(TEXTS)
-    records = exchange.step("count", range(parts), count, receives=["words"])
+    records = exchange.step("count", range(parts), work, receives=["words"])
     assert not context.store.paths("exchange")
     return sum((Counter(record.facts["counts"]) for record in records), Counter()), context
 
@@ -43,11 +65,13 @@ def test_it_groups_as_a_counter_does(tmp_path, parts):
 
 
 def test_on_the_cluster_bytes_are_the_same(ray_cluster, tmp_path):
-    def content(name, **options):
-        found, context = counted(tmp_path / name, 3, **options)
+    def content(name, work=count, **options):
+        found, context = counted(tmp_path / name, 3, work, **options)
         return found, {path: context.store.read(path) for path in context.store.paths("")}
 
-    assert content("cluster") == content("here", here=True)
+    here = content("here", here=True)
+    assert content("cluster") == here
+    assert content("killed", partial(killed_once, tmp_path / "mark")) == here
 
 
 def test_a_killed_stage_goes_on_after_the_last_committed_task(tmp_path):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import combinations, pairwise
+from itertools import combinations
 from math import comb
 from typing import Any
 
@@ -54,8 +54,8 @@ class Blocks:
 
     def values(self, hashes: Array, block: int) -> Array:
         """The bits of a block: (n,) uint64."""
-        low, high = list(pairwise(64 * number // self.count for number in range(self.count + 1)))[block]
-        return (hashes >> np.uint64(low)) & np.uint64(2 ** (high - low) - 1)
+        low = 64 * block // self.count
+        return (hashes >> np.uint64(low)) & np.uint64(2 ** self.width(block) - 1)
 
     def width(self, block: int) -> int:
         return 64 * (block + 1) // self.count - 64 * block // self.count

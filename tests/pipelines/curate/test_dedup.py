@@ -15,7 +15,9 @@ from infra.errors import DataError
 from pipelines.curate import filter as filtering
 from pipelines.curate import shard
 from pipelines.curate.dedup import Config, run
+from pipelines.curate.dedup.rows import _host
 from pipelines.curate.dedup.signatures import CELLS, SIDE, difference, signature
+from pipelines.download.hosts import host
 from pipelines.tables import read_table
 from workflows.demo import scenes
 
@@ -149,6 +151,36 @@ def test_equal_files_of_many_names_on_a_host_are_placeholders(tmp_path):
     ]
     assert [found("never", placeholder_names=0)[0].count(why) for why in (None, "placeholder_image")] == [6, 0]
     assert found("strict", placeholder_names=7)[0].count("placeholder_image") == 8 + 7
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *(
+            "http://a.example/x/y",
+            "https://User:p@A.Example:8080/x",
+            "http:\\\\a.example\\x/y/z",
+            "http://a.example?x=/a/b",
+        ),
+        *(
+            "http:///a.example/b",
+            "http:/a.example/b/c",
+            "//a.example/x/y",
+            "a.example/x/y/z",
+            "data:image/png;base64,a/b/c",
+        ),
+        *(
+            "",
+            "http://[::1]/x",
+            "http://b\u00fccher.example/\u00fc",
+            " http://a.example/b",
+            "http://a.exa\tmple/b",
+            "http:////a/b",
+        ),
+    ],
+)
+def test_the_quick_way_to_a_host_is_the_long_one(url):
+    assert _host(url) == host(url)
 
 
 def test_the_stage(ray_cluster, images_artifact, finished):
