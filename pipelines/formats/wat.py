@@ -216,7 +216,7 @@ def _decoded(record: bytes) -> tuple[_Envelope[Any], list[Image], list[Link]]:
 
 def _headers(json: Raw) -> list[tuple[str, str]]:
     written = bytes(json).lower()
-    if not any(name in written for name in _RELEVANT):
+    if not any(map(written.__contains__, _RELEVANT)):
         return []
     headers = decode(json)
     listed = headers.items() if isinstance(headers, dict) else ()

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from infra.schema import Drop
 from pipelines.html.addresses import placeholders
 from pipelines.html.arrays import Array, strings, true
-from pipelines.html.images import ExtractOptions, Images, Source
+from pipelines.html.images import ExtractOptions, Images
 from pipelines.html.labels import same_caption, unlabelled
 from pipelines.html.resolve import resolved
 from pipelines.html.text import captions
@@ -51,13 +51,14 @@ def candidates(pages: Sequence[Images], options: ExtractOptions) -> Candidates:
     urls = resolved(written, [images.base for images in pages], page)
     pixels = [first + number for first, images in zip(firsts, pages, strict=True) for number in images.pixels]
     why = _why_dropped(urls, pixels)
-    columns = [_texts(pages, source, options.max_caption) for source in options.sources]
+    columns = chain.from_iterable(images.texts[source] for source in options.sources for images in pages)
+    texts = unlabelled(captions(strings(columns), options.max_caption))
 
-    image, source = _rows(columns, why != _KEPT)
-    texts = pa.concat_arrays([*columns, pa.nulls(len(urls), pa.string())]).take(pa.array(source * len(urls) + image))
+    image, source = _rows(true(texts.is_valid()).reshape(len(options.sources), len(urls)), why != _KEPT)
+    texts = pa.concat_arrays([texts, pa.nulls(len(urls), pa.string())]).take(pa.array(source * len(urls) + image))
     again = _says_again(image, texts)
     why = np.where(again, _AGAIN, why[image])
-    why = np.where((why == _KEPT) & (source == len(columns)), _NO_TEXT, why)
+    why = np.where((why == _KEPT) & (source == len(options.sources)), _NO_TEXT, why)
     return Candidates(
         page[image],
         _or_as_written(urls, written).take(pa.array(image)),
@@ -71,11 +72,6 @@ def candidates(pages: Sequence[Images], options: ExtractOptions) -> Candidates:
 # Reasons by number.
 _KEPT, _PLACEHOLDER, _PIXEL, _BAD_URL, _AGAIN, _NO_TEXT = range(6)
 _REASONS = strings([None, Drop.PLACEHOLDER, Drop.TRACKING_PIXEL, Drop.BAD_URL, Drop.DUPLICATE_PAIR, Drop.NO_TEXT])
-
-
-def _texts(pages: Sequence[Images], source: Source, longest: int) -> pa.StringArray:
-    """Return the caption that each image has from a source; null if none."""
-    return unlabelled(captions(strings(chain.from_iterable(images.texts[source] for images in pages)), longest))
 
 
 def _why_dropped(urls: pa.StringArray, pixels: Sequence[int]) -> Array:
@@ -105,13 +101,12 @@ def _contexts(pages: Sequence[Images], firsts: Sequence[int], count: int) -> pa.
     return strings(map(found.get, range(count))) if found else pa.nulls(count, pa.string())
 
 
-def _rows(columns: Sequence[pa.StringArray], dropped: Array) -> tuple[Array, Array]:
-    """Return the candidates as numbers of their images and of their texts' columns; of an image without a text the
-    column behind the last.
+def _rows(has_text: Array, is_dropped: Array) -> tuple[Array, Array]:
+    """Return the candidates as numbers of images and sources; of an image without a text the number behind the last.
+
+    ``has_text``: by source and image.
     """
-    has_text = np.stack([true(column.is_valid()) for column in columns])
-    if len(columns) > 1:
-        has_text &= ~dropped | (np.cumsum(has_text, axis=0) == 1)
+    has_text = has_text & (~is_dropped | (np.cumsum(has_text, axis=0) == 1))
     image, source = np.nonzero(np.vstack([has_text, ~has_text.any(axis=0)]).T)
     return image, source
 

@@ -18,8 +18,8 @@ from pipelines.web.policy.usage import withholds_training
 
 __all__ = ["CRAWLED", "IMAGE", "LINKS", "PAGE", "Policy", "from_headers", "from_metas", "joined", "quoted", "refusal"]
 
-Said = tuple[str, frozenset[str]]
-"""A statement: the site's own words, with the header's or tag's name before them, and the directives in it."""
+Said = tuple[str, str, frozenset[str]]
+"""A statement: the header's or tag's name, the site's own words, and the directives in them."""
 
 PAGE = frozenset({"noai", "noml", "noindex", "none", "tdm-reservation", "no-training", "rsl"})
 """Directives that forbid the use of the page or image they are served with. The last two are no words of a site, but
@@ -78,13 +78,13 @@ def from_headers(headers: Iterable[tuple[str, str]], agent: str) -> Iterator[Sai
     for name, value in headers:
         lower = name.lower()
         if lower == "x-robots-tag":
-            yield quoted(name, value), frozenset(_directives(value, AI_AGENTS | {agent.lower()}))
+            yield name, value, frozenset(_directives(value, AI_AGENTS | {agent.lower()}))
         elif lower == "tdm-reservation":
-            yield quoted(name, value), _RESERVED if value.strip().strip("\"'") == "1" else _NOTHING
+            yield name, value, _RESERVED if value.strip().strip("\"'") == "1" else _NOTHING
         elif lower in ("content-usage", "content-signal"):
-            yield quoted(name, value), _NO_TRAINING if withholds_training(value) else _NOTHING
+            yield name, value, _NO_TRAINING if withholds_training(value) else _NOTHING
         elif lower == "link" and (link := _RSL_LINK.search(value)):
-            yield quoted(name, link[0]), frozenset({"rsl"})
+            yield name, link[0], frozenset({"rsl"})
 
 
 def from_metas(metas: Iterable[tuple[str, str]], agent: str) -> Iterator[Said]:
@@ -93,9 +93,9 @@ def from_metas(metas: Iterable[tuple[str, str]], agent: str) -> Iterator[Said]:
     for name, content in metas:
         if name in agents:
             parts = content.lower().split(",")
-            yield quoted(f"meta {name}", content), frozenset([text for part in parts if (text := part.strip())])
+            yield f"meta {name}", content, frozenset([text for part in parts if (text := part.strip())])
         elif name == "tdm-reservation" and content.strip() == "1":
-            yield quoted(f"meta {name}", content), _RESERVED
+            yield f"meta {name}", content, _RESERVED
 
 
 @lru_cache(maxsize=8)
@@ -105,7 +105,7 @@ def _meta_names(agent: str) -> frozenset[str]:
 
 def refusal(said: Iterable[Said], forbidding: frozenset[str]) -> str:
     """Return the statements with a forbidding directive as text; empty if there are none."""
-    return joined(*[words for words, directives in said if not directives.isdisjoint(forbidding)])
+    return joined(*[quoted(name, words) for name, words, directives in said if not directives.isdisjoint(forbidding)])
 
 
 @dataclass(frozen=True)
