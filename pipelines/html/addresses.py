@@ -91,12 +91,9 @@ class Addresses:
         parent = node.parent
         picture = parent if parent is not None and parent.tag == "picture" else None
         src = (attributes.get("src") or "").strip()
-        if picture is None and _PLAIN.issuperset(attributes):
-            if _is_proper(src):
-                return src
-            offers = [Offer(src, 0, 1)]
-        else:
-            offers = list(self._offers(picture, src, attributes))
+        if picture is None and _PLAIN.issuperset(attributes):  # there is nothing else
+            return "" if _is_template(src) else src
+        offers = list(self._offers(picture, src, attributes))
         best = _widest(offers)
         if not _is_proper(best):  # which is rare, so only now all are looked at
             usable = [offer for offer in offers if _is_usable(offer.url)]

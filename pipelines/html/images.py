@@ -70,7 +70,7 @@ def images_of_page(html: Html, options: ExtractOptions) -> Images:
     images = Images(html.base, options.sources)
     _add_markup(images, html, options)
     _add_cards(images, html.metas)
-    if "json-ld" in images.texts and html.parts["script"]:
+    if "json-ld" in images.texts and html.parts["json-ld"]:
         _add_json_ld(images, html)
     return images
 
@@ -142,7 +142,7 @@ def _add_cards(images: Images, metas: list[tuple[str, str]]) -> None:
 
 
 def _add_json_ld(images: Images, html: Html) -> None:
-    found = [image for script in html.parts["script"] for image in described(script.text())]
+    found = [image for script in html.parts["json-ld"] for image in described(script.text())]
     images.add([image.url for image in found], {"json-ld": [image.text for image in found]})
     for image in found:
         if image.license and (url := html.resolve(image.url)) and (terms := html.resolve(image.license)):
@@ -179,8 +179,12 @@ def _contexts(html: Html, length: int) -> dict[int, str]:
 
 def _is_pixel(attributes: Mapping[str, str | None]) -> bool:
     """Return True if the markup declares a width and height of at most one pixel."""
-    size = attributes.get("width"), attributes.get("height")
-    if all(side and side.strip().lower().removesuffix("px") in ("0", "1") for side in size):
+    width, height = attributes.get("width"), attributes.get("height")
+    if width and height and _is_tiny(width) and _is_tiny(height):
         return True
     style = attributes.get("style")
     return len({side.lower() for side in _STYLE_PIXEL.findall(style[:_MAX_STYLE])}) == 2 if style else False
+
+
+def _is_tiny(side: str) -> bool:
+    return side.strip().lower().removesuffix("px") in ("0", "1")

@@ -108,10 +108,11 @@ def _codec(found: re.Match[str] | re.Match[bytes] | None) -> str | None:
 # name as much again. So captions within figures of older markup are searched for only if there is one.
 _PARTS = (
     "img, amp-img, meta, base, noscript, figcaption, .wp-caption-text, div.figure, "
-    "a[rel~='license' i][href], link[rel~='license' i][href], script[type='application/ld+json' i]"
+    "a[rel~='license' i][href], link[rel~='license' i][href], script[type^='application/' i]"
 )
 _CAPTIONS = ".wp-caption-text, div.figure .title, div.figure .caption"
-_RSL = "link[rel~='license' i][type='application/rsl+xml' i], script[type='application/rsl+xml' i]"
+_RSL = "application/rsl+xml"
+_DATA = {"application/ld+json": "json-ld", _RSL: "rsl"}  # scripts that are none, by type
 _MAX_PARTS = 20_000
 _TAGS = frozenset({"img", "amp-img", "meta", "base", "noscript", "figcaption", "a", "link", "script"})
 
@@ -124,7 +125,6 @@ class Html:
     headers: list[tuple[str, str]]
     tree: LexborHTMLParser
     shortened: bool = False
-    has_rsl: bool = False  # whether it mentions the media type of RSL
 
     @classmethod
     def parse(cls, url: str, headers: list[tuple[str, str]], body: bytes) -> Html:
@@ -136,7 +136,7 @@ class Html:
         tree = LexborHTMLParser(
             body if is_utf8 and not shortened else affordable, options=LexborDocumentOptions.WO_EVENTS
         )
-        return cls(url, headers, tree, shortened, b"rsl+xml" in body)
+        return cls(url, headers, tree, shortened)
 
     @cached_property
     def _nodes(self) -> list[LexborNode]:
@@ -150,14 +150,13 @@ class Html:
     @cached_property
     def parts(self) -> dict[str, list[LexborNode]]:
         """Elements needed for extraction, by tag, in document order; AMP's images as "img", captions of older markup as
-        "caption"."""
+        "caption", scripts that hold data as "json-ld" and "rsl"."""
         found: dict[str, list[LexborNode]] = defaultdict(list)
         last = 0
         for node in self._nodes[:_MAX_PARTS]:
             if (identity := node.mem_id) != last:  # a node that matches two selectors is listed twice
                 last = identity
-                tag = node.tag or ""
-                found["img" if tag == "amp-img" else tag if tag in _TAGS else "caption"].append(node)
+                found[_part(node)].append(node)
         if "caption" in found:
             captions = {node.mem_id: node for node in self.tree.css(_CAPTIONS) if node.tag not in _TAGS}
             found["caption"] = list(captions.values())[:_MAX_PARTS]
@@ -195,11 +194,10 @@ class Html:
     def license(self) -> str:
         """URL of the page's licence; empty if none."""
         for node in self.parts["link"] + self.parts["a"]:
-            attributes = node.attributes
-            if "license" not in (attributes.get("rel") or "").lower().split():
+            if not _is_license(node):
                 continue
             try:
-                return canonical(attributes.get("href") or "", self.base)
+                return canonical(attribute(node, "href"), self.base)
             except BadUrlError:
                 continue
         return license_of_headers(self.headers, self.url)
@@ -207,7 +205,8 @@ class Html:
     @cached_property
     def rsl(self) -> str:
         """URL of the page's RSL licence, or that of the page if the licence is in it; empty if there is none."""
-        for node in self.tree.css(_RSL) if self.has_rsl else ():
+        links = [node for node in self.parts["link"] if _media_type(node) == _RSL and _is_license(node)]
+        for node in [*links, *self.parts["rsl"]]:
             try:
                 return canonical(node.attributes.get("href") or "", self.base)
             except BadUrlError:
@@ -241,6 +240,21 @@ class Html:
             return canonical(target, self.base)
         except BadUrlError:
             return ""
+
+
+def _part(node: LexborNode) -> str:
+    tag = node.tag or ""
+    if tag == "script":
+        return _DATA.get(_media_type(node), tag)
+    return "img" if tag == "amp-img" else tag if tag in _TAGS else "caption"
+
+
+def _is_license(node: LexborNode) -> bool:
+    return "license" in attribute(node, "rel").lower().split()
+
+
+def _media_type(node: LexborNode) -> str:
+    return attribute(node, "type").lower()
 
 
 def declared_language(declared: str, headers: list[tuple[str, str]]) -> str:
