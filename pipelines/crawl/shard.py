@@ -29,6 +29,7 @@ from pipelines.crawl.frontier_tables import Due, Found, FoundSet, read_due, writ
 from pipelines.crawl.scope import Scope
 from pipelines.crawl.traps import Fingerprint, fingerprint
 from pipelines.formats.warc import Writer
+from pipelines.html.media import content_type, is_html
 from pipelines.html.page import Html, attribute
 from pipelines.web import FetchError, Response
 from pipelines.web.fetcher import Fetcher
@@ -180,7 +181,7 @@ class Visitor:
             async with self._fetcher.fetch(due.url, "page", follow=False) as response:
                 if response.is_redirect:
                     self._drop_redirect(seen, response)
-                if not response.content_type and response.body.lstrip()[:1] not in (b"<", b""):
+                if not is_html(content_type(response.headers), response.body):
                     raise FetchError(Drop.NOT_HTML, "no content type")
                 await asyncio.get_running_loop().run_in_executor(self._threads, self._parse, seen, response)
                 seen.body = self._spool.put(response.body)

@@ -42,7 +42,7 @@ def parse(block: bytes) -> Response | None:
         end = _HEAD_END.search(block, status.end(), _MAX_HEAD)
         head, body = (block[: end.start()], block[end.end() :]) if end else (block, b"")
         lines = _FOLD.sub(b" ", head[status.end() :]).split(b"\n")[1:]
-        headers = [(text_of(name).strip(), text_of(value).strip()) for name, _, value in map(_at_colon, lines) if name]
+        headers = [(name.strip(), value.strip()) for name, _, value in map(_at_colon, map(text_of, lines)) if name]
         if status[1].startswith(b"1") and _STATUS.match(body):
             block = body
             continue
@@ -50,9 +50,9 @@ def parse(block: bytes) -> Response | None:
     return None
 
 
-def _at_colon(line: bytes) -> tuple[bytes, bytes, bytes]:
-    name, colon, value = line.partition(b":")
-    return (name, colon, value) if colon else (b"", b"", b"")
+def _at_colon(line: str) -> tuple[str, str, str]:
+    name, colon, value = line.partition(":")
+    return (name, colon, value) if colon else ("", "", "")
 
 
 def text_of(raw: bytes) -> str:

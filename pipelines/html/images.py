@@ -29,6 +29,7 @@ _MAX_STEPS = 20  # headings, paragraphs and images between an image and the para
 _MAX_STYLE = 1000  # characters
 _PROSE = "h1, h2, h3, h4, h5, h6, p, img"
 _CARDS: tuple[tuple[Source, str], ...] = (("og", "og:"), ("twitter", "twitter:"))
+_PREFIXES = tuple(prefix for _, prefix in _CARDS)
 
 
 class ExtractOptions(NamedTuple):
@@ -122,7 +123,8 @@ def _add_markup(images: Images, html: Html, options: ExtractOptions) -> None:
 def _add_cards(images: Images, metas: list[tuple[str, str]]) -> None:
     """Add the images of Open Graph and Twitter cards, with their alt text, else the title, else the description."""
     cards = [(source, prefix) for source, prefix in _CARDS if source in images.texts]
-    if not cards:
+    metas = [meta for meta in metas if meta[0].startswith(_PREFIXES)] if cards else []
+    if not metas:
         return
     texts = {name: content for name, content in reversed(metas) if name.endswith((":title", ":description"))}
     for source, prefix in cards:

@@ -94,7 +94,8 @@ def _affordable(text: str, budget_ns: int) -> Iterator[str]:
 
     The constants are measured; the comment at each term shows the construct it bounds.
     """
-    cost = position = depth = recreated = on_root = on_tags = start = 0
+    cost = position = depth = recreated = start = 0
+    of_attributes = _Attributes(budget_ns)
     is_open: Counter[str] = Counter()
     foreign = False  # inside SVG or MathML, where <path/> is complete
     while match := _TAG.search(text, position):
@@ -117,21 +118,13 @@ def _affordable(text: str, budget_ns: int) -> Iterator[str]:
                 depth -= 1
                 recreated -= bool(kind & _FORMATTING)
         else:
-            length = len(attributes)
             is_root = name in ("html", "body")
-            if length > _LONG_TAG or (length and is_root):
-                allowed = _MAX_ATTRIBUTES if 2 * on_tags < budget_ns else _FEW_ATTRIBUTES
-                if is_root:
-                    allowed = min(allowed, _MAX_ON_ROOT - on_root)
-                count, end_of_last = _count_attributes(attributes, allowed)
-                if end_of_last < length:
-                    yield text[start : match.start(4) + end_of_last]
+            if len(attributes) > _LONG_TAG or (attributes and is_root):
+                spent, used = of_attributes.add(attributes, is_root)
+                cost += spent
+                if used < len(attributes):
+                    yield text[start : match.start(4) + used]
                     start = match.end(4)
-                on_tags += 2 * count**2  # <p a1 a2 a3 ...>
-                cost += 2 * count**2
-                if is_root:  # <body a1><body a2>...: all end up on one element
-                    on_root += count
-                    cost += 5 * on_root * count
             foreign = (foreign and not kind & _HTML) or name in ("svg", "math")
             if not foreign and kind & _RAW:
                 found = _RAW_END[name].search(text, position)
@@ -146,6 +139,27 @@ def _affordable(text: str, budget_ns: int) -> Iterator[str]:
             yield text[start : max(start, match.start())]
             return
     yield text[start:]
+
+
+class _Attributes:
+    """Limits the attributes of tags, and adds up what they cost."""
+
+    def __init__(self, budget_ns: int) -> None:
+        self._budget_ns = budget_ns
+        self._spent = self._on_root = 0
+
+    def add(self, attributes: str, is_root: bool) -> tuple[int, int]:
+        """Return what the attributes of one tag cost, and where the last of them ends that may stay."""
+        most = _MAX_ATTRIBUTES if 2 * self._spent < self._budget_ns else _FEW_ATTRIBUTES
+        if is_root:
+            most = min(most, _MAX_ON_ROOT - self._on_root)
+        count, used = _count_attributes(attributes, most)
+        cost = 2 * count**2  # <p a1 a2 a3 ...>
+        self._spent += cost
+        if is_root:  # <body a1><body a2>...: all end up on one element
+            self._on_root += count
+            cost += 5 * self._on_root * count
+        return cost, used
 
 
 def _count_attributes(attributes: str, most: int) -> tuple[int, int]:

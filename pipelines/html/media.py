@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-__all__ = ["content_type", "is_html"]
+__all__ = ["content_type", "is_html", "names_html"]
 
 _TYPE = re.compile(r"[ \t\"']*([!#$%&*+.^_`|~\w-]+/[!#$%&*+.^_`|~\w-]+)")
 _UNKNOWN = frozenset({"", "unknown/unknown", "application/unknown", "*/*"})
@@ -30,8 +30,14 @@ def content_type(headers: Iterable[tuple[str, str]]) -> str:
     return found
 
 
-def is_html(kind: str, body: bytes) -> bool:
-    """Return True if a browser would show ``body``, sent as Content-Type ``kind``, as a page."""
+def names_html(kind: str) -> bool | None:
+    """Return whether Content-Type ``kind`` is that of a page; None if it says nothing, and the first bytes decide."""
     named = _TYPE.match(kind)
     essence = named[1].lower() if named else ""
-    return essence in _HTML or (essence in _UNKNOWN and _MARKUP.match(body) is not None)
+    return None if essence in _UNKNOWN else essence in _HTML
+
+
+def is_html(kind: str, body: bytes) -> bool:
+    """Return True if a browser would show ``body``, sent as Content-Type ``kind``, as a page."""
+    named = names_html(kind)
+    return _MARKUP.match(body) is not None if named is None else named

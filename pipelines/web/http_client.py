@@ -16,12 +16,13 @@ from yarl import URL
 
 from infra.errors import TransientError
 from infra.schema import Drop
+from pipelines.html.media import content_type, names_html
 from pipelines.web.budget import ByteBudget, Share
 from pipelines.web.coding import ACCEPTED, CodingError, OversizeError, decoder
 from pipelines.web.config import Web
 from pipelines.web.deadline import Deadline, Deadlines
 from pipelines.web.guard import AddressRefusedError, Guard
-from pipelines.web.response import FetchError, ResourceType, Response, media_type
+from pipelines.web.response import FetchError, ResourceType, Response
 from pipelines.web.wire import WireLimitError, connector, limit_body
 
 __all__ = ["HTTPClient", "retry_after"]
@@ -36,7 +37,6 @@ _TRANSIENT = frozenset({408, 429, 500, 502, 503, 504, 522, 524})
 _KEEP_ALIVE_S = 5.0  # idle; thousands of hosts a minute would leave thousands of connections open
 _FIRST_BYTES = 64 << 10  # booked for a body of unknown length before it begins
 _GRACE_S = 5.0  # before the minimum rate applies
-_HTML = ("text/html", "application/xhtml+xml", "")
 _ACCEPT: dict[ResourceType, dict[str, str]] = {
     "page": {"Accept": "text/html,application/xhtml+xml;q=0.9,*/*;q=0.1"},
     "image": {"Accept": "image/webp,image/png,image/jpeg,image/*;q=0.8,*/*;q=0.1"},
@@ -107,6 +107,8 @@ class HTTPClient:
                     headers = _decoded_headers(reply)
                     if not 200 <= reply.status < 300:
                         return Response(url, reply.status, headers, b""), share
+                    if resource == "page" and names_html(kind := content_type(headers)) is False:
+                        raise FetchError(Drop.NOT_HTML, kind[:80])
                     first = self._first_bytes(reply, resource)
                     if not share.try_grow(first):
                         await self._wait_for_memory(share, first, deadline)
@@ -125,10 +127,8 @@ class HTTPClient:
     def _first_bytes(self, reply: aiohttp.ClientResponse, resource: ResourceType) -> int:
         """Return how many bytes to book for the body before it is read: all of it, if its length is known.
 
-        Raises FetchError if the headers rule it out.
+        Raises FetchError if that is too much.
         """
-        if resource == "page" and (found := media_type(reply.headers.get("Content-Type", ""))) not in _HTML:
-            raise FetchError(Drop.NOT_HTML, found[:80])
         limit, length = self._max_bytes[resource], reply.content_length
         if length is not None and length > limit and resource != "robots":
             raise FetchError(Drop.TOO_LARGE, f"more than {limit} bytes")

@@ -8,7 +8,7 @@ from typing import Literal
 from infra.errors import printable, redact
 from infra.schema import Drop
 
-__all__ = ["FetchError", "ResourceType", "Response", "media_type"]
+__all__ = ["FetchError", "ResourceType", "Response"]
 
 ResourceType = Literal["page", "image", "sitemap", "robots", "policy"]
 """Decides the Accept header, the size limit and the checks. ``robots`` and ``policy`` are files about a host's
@@ -38,11 +38,6 @@ class FetchError(Exception):
         self.retry_after_s = retry_after_s
 
 
-def media_type(value: str) -> str:
-    """Return the media type of a Content-Type header in lower case, without parameters."""
-    return value.partition(";")[0].strip().lower()
-
-
 @dataclass(frozen=True, slots=True)
 class Response:
     """HTTP response with decoded ``body``, ``headers`` as received, in order, and the ``redirects`` (URLs) followed.
@@ -60,11 +55,6 @@ class Response:
     def header(self, name: str, default: str = "") -> str:
         """Return the first header of that name, in any case."""
         return next((value for key, value in self.headers if key.lower() == name.lower()), default)
-
-    @property
-    def content_type(self) -> str:
-        """Media type in lower case, without parameters; empty if none was given."""
-        return media_type(self.header("Content-Type"))
 
     @property
     def is_redirect(self) -> bool:

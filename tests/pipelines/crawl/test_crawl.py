@@ -15,14 +15,17 @@ from warcio.cli import main as warcio_command
 
 from infra.errors import ConfigError, StageFailed, UsageError
 from infra.run.context import Context, ShardOutput
+from infra.store.spool import Spool
 from pipelines import crawl
 from pipelines.crawl.config import Config
 from pipelines.crawl.frontier_tables import Due
 from pipelines.crawl.scope import Scope, registered_domain
 from pipelines.crawl.shard import Shard, Visit, Visitor, work
 from pipelines.formats.warc import Reader, Writer
+from pipelines.html.media import content_type, is_html
 from pipelines.html.page import Html
 from pipelines.web import Response, Web
+from pipelines.web.fetcher import Fetcher
 
 DATE = "2026-01-01T00:00:00Z"
 
@@ -92,6 +95,34 @@ def outcomes(folder):
 
 
 # --- the parts ---
+
+
+@pytest.mark.parametrize(
+    ("types", "body", "reason"),
+    [
+        ("text/html", b"", None),
+        ("TEXT/HTML;charset=utf-8", b"x", None),
+        ("application/xhtml+xml", b"<html>", None),
+        ("html", b"<!doctype html>", None),  # no type, so the first bytes decide
+        ("*/*", b"<p>x", None),
+        ([], b"\xef\xbb\xbf\n<!-- x --><html>", None),
+        (["application/pdf", "text/html"], b"x", None),  # the last counts
+        ("application/pdf, text/html", b"x", None),
+        (["text/html", "application/pdf"], b"<html>", "not_html"),
+        ("text/plain", b"<html>", "not_html"),
+        ("html", b"%PDF", "not_html"),
+        ([], b"GIF89a", "not_html"),
+    ],
+)
+async def test_a_page_is_what_browsers_take_for_one(types, body, reason):
+    """And what extraction takes for one: a crawl that keeps it has no reader that drops it."""
+    with serving({"a.example/": answer(body, Content_Type=types)}) as site, Spool() as spool:
+        settings = config(site)
+        async with Fetcher(settings.web) as fetcher, Visitor(settings, fetcher, spool) as visitor:
+            seen = await visitor.visit(0, Due("http://a.example/", 0))
+    assert seen.reason == reason
+    headers = [("Content-Type", kind) for kind in (types if isinstance(types, list) else [types])]
+    assert is_html(content_type(headers), body) is (reason is None)
 
 
 def test_scope():
