@@ -17,6 +17,7 @@ import typer
 
 from infra.errors import CliplineError, StorageError
 from workflows.cli import cluster, look, run
+from workflows.cli import trace as tracing
 from workflows.cli.compare import compare
 from workflows.cli.help import ABOUT, EXIT_CODES, epilog
 from workflows.cli.terminal import stderr
@@ -32,6 +33,7 @@ _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "show": look.show,
         "diff": look.diff,
         "compare": compare,
+        "trace": tracing.trace,
         "logs": look.logs,
         "report": look.report,
     },

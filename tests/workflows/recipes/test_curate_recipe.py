@@ -104,3 +104,27 @@ def test_from_img2datasets_folder_to_shards(downloaded):
     assert len(uids) == len(samples)
     assert all(re.fullmatch(r"[0-9a-f]{32}", uid) for uid in uids)
     assert shards["facts"]["holdout"] > 0
+    check_traces(downloaded, folder / "data/train/00000.tar", min(uids))
+
+
+def check_traces(downloaded: Path, tar: Path, uid: str) -> None:
+    """``clipline trace`` tells the whole way of rows that ended here and there."""
+
+    def trace(what: str) -> list[tuple[str, str, str]]:
+        command = [sys.executable, "-m", "workflows.cli", "trace", what, "--json"]
+        env = {**os.environ, "CLIPLINE_ROOT": str(downloaded.parent / "root")}
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=True)
+        (row,) = json.loads(done.stdout)["rows"]
+        hits.extend(row["hits"])
+        return [(hit["stage"], hit["outcome"], hit.get("reason", "")) for hit in row["hits"]]
+
+    hits: list[dict] = []
+    assert trace("https://img.example/000010021.jpg") == [("images", "dropped", "failed_to_download")]
+    assert trace("https://img.example/000010020.jpg") == [("images", "kept", ""), ("filter", "dropped", "text_junk")]
+    assert hits[-1]["details"]["failed"][0] == "text_junk"
+    assert trace("https://img.example/000000020.jpg")[-1] == ("dedup", "dropped", "duplicate_bytes")
+    assert hits[-1]["details"]["duplicate_of_url"] == "https://img.example/000000000.jpg"
+    assert [stage for stage, _, _ in trace(uid)] == ["images", "filter", "dedup", "balance", "shard"]
+    with tar.open("rb") as source:
+        source.seek(hits[-1]["offset"])
+        assert source.read(2) == b"\xff\xd8"  # where a JPEG begins
