@@ -12,7 +12,7 @@ from infra.encoder import Precision, check_architecture, load_encoder
 from infra.errors import UsageError
 
 if TYPE_CHECKING:
-    from infra.encoder import OpenClipEncoder
+    from infra.open_clip_encoder import OpenClipEncoder
     from infra.run.manifest import Artifact
 
 __all__ = ["EncoderConfig"]

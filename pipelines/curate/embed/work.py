@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from infra.encoder import OpenClipEncoder
 from infra.errors import DataError
 from infra.formats.shards import shard_name
 from infra.formats.testset import decode_image
+from infra.open_clip_encoder import OpenClipEncoder
 from infra.rows import counted, row_error
 from infra.run.context import ShardOutput
 from infra.run.manifest import Artifact, ShardRecord

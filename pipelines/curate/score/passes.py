@@ -22,7 +22,15 @@ from pipelines.curate.score.config import Config
 from pipelines.curate.score.scores import Score
 from pipelines.curate.vectors import Vectors, gathered, read_vectors, vector_shards
 from pipelines.layout import Images, downloads
-from pipelines.tables import SELECTION_COLUMNS, image_table, read_table, successes, with_column, write_selection
+from pipelines.tables import (
+    IMAGE_ACCOUNT,
+    SELECTION_COLUMNS,
+    image_table,
+    read_table,
+    successes,
+    with_column,
+    write_selection,
+)
 
 __all__ = ["clean", "collect", "lots", "means", "merge", "most_rows", "score_shards"]
 
@@ -141,7 +149,8 @@ def score_shards(
 def _rows(inputs: Mapping[str, Artifact], number: int, path: str) -> pa.Table:
     if selection := inputs.get("selection"):
         return read_table(selection.store, path)
-    return successes(image_table(Images.of(inputs), number), number).select(SELECTION_COLUMNS)
+    rows = successes(image_table(Images.of(inputs), number), number)
+    return rows.drop_columns([name for name in IMAGE_ACCOUNT if name in rows.column_names])
 
 
 def _score(

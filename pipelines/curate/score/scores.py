@@ -4,7 +4,7 @@ A score sees the rows of one shard at a time. One that depends on others names i
 all of them are shown to :meth:`Score.collect`, shard by shard, and what that returns is merged and given to
 :meth:`Score.values` of every shard. So it is exact over any number of rows, in the memory of what it collects.
 
-A score of your own is a subclass of :class:`Score`, in a recipe file or an installed package; docs/curation.md has one.
+A score of your own is a subclass of :class:`Score`, in a recipe file or an installed package; docs/scores.md has one.
 """
 
 from __future__ import annotations

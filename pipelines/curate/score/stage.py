@@ -31,9 +31,11 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     # First pass: what must be known of other rows.
     firsts = [score for score in config.scores if score.over]
     collecting = [(name, spec) for score in firsts for name, spec in passes.lots(score, inputs)]
-    run_shards(context, collecting, partial(passes.collect, config, inputs), config.limits)
     merging = [(f"known-{score.name}", score) for score in firsts]
-    run_shards(context, merging, partial(passes.merge, context.store, [name for name, _ in collecting]), config.limits)
+    if firsts:
+        lots = [name for name, _ in collecting]
+        run_shards(context, collecting, partial(passes.collect, config, inputs), config.limits)
+        run_shards(context, merging, partial(passes.merge, context.store, lots), config.limits)
 
     # Second pass: the scores.
     selection = inputs.get("selection")
