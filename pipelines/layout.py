@@ -33,6 +33,7 @@ __all__ = [
     "image_shards",
     "kept_files",
     "read_images",
+    "row_count",
     "selection_shards",
 ]
 
@@ -177,6 +178,12 @@ def selection_shards(selection: Artifact) -> list[tuple[int, str]]:
             "a selection has no files of kept rows", expected="data/kept-00000.parquet and so on", found=others[0].path
         )
     return found
+
+
+def row_count(*artifacts: Artifact) -> int:
+    """The rows of selections, or of images, as their manifests have it."""
+    files = [artifact.files("data/kept-", ".parquet") or artifact.files("data/", ".parquet") for artifact in artifacts]
+    return sum(file.rows or 0 for each in files for file in each)
 
 
 def _number(file: File, prefix: str) -> int:

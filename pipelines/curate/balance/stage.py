@@ -17,7 +17,7 @@ from infra.formats.shards import shard_name
 from infra.run.context import Context
 from infra.run.manifest import Artifact, Manifest
 from pipelines.curate.balance.config import Config
-from pipelines.layout import selection_shards
+from pipelines.layout import row_count, selection_shards
 
 __all__ = ["run"]
 
@@ -33,7 +33,8 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     entries = list_entries(config, inputs.get("metadata"), selection.store, shards)
     context.output.write(ENTRIES, "".join(f"{entry}\n" for entry in entries).encode(), rows=len(entries))
     specs = [(shard_name(shard), (shard, path)) for shard, path in shards]
-    records = run_shards(context, specs, partial(match_shard, selection.store, context.store), config.limits)
+    work = partial(match_shard, selection.store, context.store)
+    records = run_shards(context, specs, work, config.limits, rows=row_count(selection))
     matches = [read_matches(context.store, record.shard) for record in records]
     total, facts = draw_rows(config, selection.store, shards, matches, len(entries), context)
     return context.finish(records, funnel=total, facts=facts)

@@ -19,7 +19,7 @@ from infra.formats.shards import shard_name
 from infra.run.context import Context
 from infra.run.manifest import Artifact, Manifest
 from pipelines.curate.dedup.config import Config
-from pipelines.layout import Images, funnel, selection_shards
+from pipelines.layout import Images, funnel, row_count, selection_shards
 
 __all__ = ["run"]
 
@@ -34,7 +34,8 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     rows = {file.path: file.rows or 0 for file in selection.manifest.files}
     shards = [(shard, path, rows[path]) for shard, path in selection_shards(selection)]
     specs = [(shard_name(shard), (shard, path)) for shard, path, _ in shards]
-    signatures = run_shards(context, specs, partial(hash_shard, images, selection.store), config.limits)
+    work = partial(hash_shard, images, selection.store)
+    signatures = run_shards(context, specs, work, config.limits, rows=row_count(selection))
     if not shards:
         return context.finish(signatures, funnel=funnel("images", []))
     found, facts = drop_duplicates(config, selection.store, shards, context)

@@ -18,7 +18,7 @@ from infra.run.context import Context
 from infra.run.manifest import Artifact, Manifest, ShardRecord
 from pipelines.curate.filter.config import Config
 from pipelines.curate.filter.rules import Listed, Rule
-from pipelines.layout import Images, downloads, funnel, image_shards, selection_shards
+from pipelines.layout import Images, downloads, funnel, image_shards, row_count, selection_shards
 
 __all__ = ["run"]
 
@@ -42,7 +42,9 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
 
     scratch = context.store if any(rule.question() for rule in rules) else None
     work = partial(filter_shard, rules, images, store, scratch)
-    records = run_shards(context, [(shard_name(shard), (shard, path)) for shard, path in shards], work, config.limits)
+    rows = row_count(selection) if selection else row_count(*downloads(inputs))
+    specs = [(shard_name(shard), (shard, path)) for shard, path in shards]
+    records = run_shards(context, specs, work, config.limits, rows=rows)
 
     facts = _facts(records)
     gallery.of_selection(context, images, records)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from infra.cluster import Limits, run_batches, run_shards
+from infra.cluster.loop import ShardLoop
 from infra.errors import CliplineError, DataError, DeadlineError, Preempted, StageFailed, TransientError
 from infra.events import Progress, ShardRetry
 from infra.run.context import Context
@@ -189,6 +190,23 @@ def test_of_a_batch_that_fails_only_the_rest_is_tried_again(context, diary, even
 def test_a_batch_that_leaves_a_shard_out_is_an_error(context):
     with pytest.raises(CliplineError, match="shard-c committed nothing"):
         run_batches(context, named("a", "b", "c"), skip_last, size=3)
+
+
+@pytest.mark.parametrize(("rows", "processes"), [(None, 40), (40, 2), (40 * 10_000, 40)])
+def test_small_shards_share_tasks_that_are_enough_for_all_cpus(context, diary, events, monkeypatch, rows, processes):
+    tasks = []
+    submit = ShardLoop._submit
+
+    def counted(loop):
+        before = set(loop._running)
+        submit(loop)
+        tasks.extend(set(loop._running) - before)
+
+    monkeypatch.setattr(ShardLoop, "_submit", counted)
+    shards = [(f"{number:02d}", f"{number:02d}") for number in range(40)]
+    records = run_shards(context, shards, partial(double, diary), rows=rows)
+    assert [record.facts["spec"] for record in records] == [spec for _, spec in shards]
+    assert len(tasks) == processes
 
 
 # --- errors

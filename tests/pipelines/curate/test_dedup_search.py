@@ -5,10 +5,12 @@ import random
 
 import numpy as np
 import pytest
-from deduplicated import decided, signatures_of
+from deduplicated import decided, selection_of, signatures_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from infra.cluster import Limits
+from infra.run.context import Context, ShardOutput
 from pipelines.curate.dedup import Config, duplicates, leaders
 from pipelines.curate.dedup.candidates import Blocks, candidates
 from pipelines.curate.dedup.signatures import CELLS, difference
@@ -122,6 +124,16 @@ def test_blocks_are_finer_the_more_hashes_there_are():
     assert all(Blocks.of(distance, 10).width(0) < 24 for distance in range(16))  # a bucket's name has so much room
 
 
+def test_bytes_are_the_same_for_any_number_of_workers(small_parts, tmp_path, monkeypatch, ray_cluster):
+    hashes, thumbnails, areas = similar(4, 60, 3, 6)
+    rows = {"sha256": [f"{n % 50}" for n in range(60)], "original_width": areas.tolist()}
+    here = folder_bytes(tmp_path / "here", rows, hashes, thumbnails)
+    monkeypatch.setattr(duplicates, "_SMALL", 0)
+    for workers in (1, 2, 4):
+        limits = Limits(cpus=0.5, in_flight=workers)
+        assert folder_bytes(tmp_path / f"{workers}", rows, hashes, thumbnails, Config(limits=limits)) == here
+
+
 class Killed(Exception):
     pass
 
@@ -130,8 +142,6 @@ def test_killed_anywhere_it_continues_to_the_same_bytes(small_parts, tmp_path, m
     hashes, thumbnails, areas = similar(3, 80, 3, 6)
     rows = {"sha256": [f"{n % 70}" for n in range(80)], "original_width": areas.tolist()}
     undisturbed = folder_bytes(tmp_path / "undisturbed", rows, hashes, thumbnails)
-    from infra.run.context import ShardOutput
-
     commit, rng, left = ShardOutput.commit, random.Random(5), [0]
 
     def deadly(self, *arguments):
@@ -153,13 +163,9 @@ def test_killed_anywhere_it_continues_to_the_same_bytes(small_parts, tmp_path, m
     assert result == undisturbed
 
 
-def folder_bytes(folder, rows, hashes, thumbnails):
-    from deduplicated import selection_of
-
-    from infra.run.context import Context
-
+def folder_bytes(folder, rows, hashes, thumbnails, config=None):
     shards = selection_of(folder / "selection", rows)
     context = Context(folder / "dedup")
     signatures_of(context, shards, hashes, thumbnails)
-    duplicates.drop_duplicates(Config(), Context(folder / "selection").store, shards, context)
+    duplicates.drop_duplicates(config or Config(), Context(folder / "selection").store, shards, context)
     return {path: context.store.read(path) for path in context.store.paths("data")}
