@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import heapq
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -52,14 +52,25 @@ def of_downloads(context: Context, records: Sequence[ShardRecord]) -> None:
     of_rows(context, context.store, "downloaded", tables)
 
 
-def of_selection(context: Context, images: Images, records: Sequence[ShardRecord]) -> None:
-    """Draw the figures ``kept`` and ``dropped_{reason}`` of the selection a stage has just written."""
+def of_selection(
+    context: Context,
+    images: Images,
+    records: Sequence[ShardRecord],
+    hiding: Mapping[str, Callable[[str], str]] | None = None,
+) -> None:
+    """Draw the figures ``kept`` and ``dropped_{reason}`` of the selection a stage has just written.
+
+    ``hiding``: by reason, what makes of a caption one that can be shown.
+    """
     shards = [record.shard for record in records[:_SHARDS]]
     of_rows(context, images, "kept", [read_table(context.store, f"data/kept-{shard}.parquet") for shard in shards])
     dropped = [read_table(context.store, f"data/dropped-{shard}.parquet") for shard in shards]
     for reason in sorted({reason for table in dropped for reason in table["reason"].unique().to_pylist()}):
         tables = [table.filter(pc.equal(table["reason"], reason)) for table in dropped]
-        of_rows(context, images, f"dropped_{reason}", tables)
+        if rows := sample(tables):
+            hide = (hiding or {}).get(reason, str)
+            shown = [{**row, "caption": hide(row["caption"] or "")} for row in rows]
+            draw(context, images, f"dropped_{reason}", shown)
 
 
 def of_rows(context: Context, images: Images | Store, name: str, tables: Iterable[pa.Table]) -> None:

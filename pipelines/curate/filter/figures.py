@@ -68,7 +68,7 @@ def _rules(failed: Mapping[str, int], first: Mapping[str, int]) -> bytes:
     axes = figure.subplots()
     places = np.arange(len(names))
     axes.barh(places, [failed[name] for name in names], 0.7, color=_DROPPED, label="fail it")
-    axes.barh(places, [first.get(name, 0) for name in names], 0.35, color=_FIRST, label="fail it first, so drop for it")
+    axes.barh(places, [first.get(name, 0) for name in names], 0.35, color=_FIRST, label="dropped for it")
     axes.set_yticks(places, [name.replace("_", " ") for name in names])
     axes.set(title="Rows dropped, by rule")
     _plain(axes)

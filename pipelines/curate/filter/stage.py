@@ -17,7 +17,7 @@ from infra.formats.shards import shard_name
 from infra.run.context import Context
 from infra.run.manifest import Artifact, Manifest, ShardRecord
 from pipelines.curate.filter.config import Config
-from pipelines.curate.filter.rules import Listed, Rule
+from pipelines.curate.filter.rules import Listed, Pii, Rule
 from pipelines.layout import Images, downloads, funnel, image_shards, row_count, selection_shards
 
 __all__ = ["run"]
@@ -47,7 +47,7 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     records = run_shards(context, specs, work, config.limits, rows=rows)
 
     facts = _facts(records)
-    gallery.of_selection(context, images, records)
+    gallery.of_selection(context, images, records, {rule.name: rule.hidden for rule in rules if isinstance(rule, Pii)})
     figures.draw(context, rules, records, facts)
     total = sum((record.funnel for record in records if record.funnel), funnel("images", []))
     manifest = context.finish(records, funnel=total, facts=facts)

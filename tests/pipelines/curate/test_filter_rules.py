@@ -4,6 +4,7 @@ import io
 import re
 import unicodedata
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import phonenumbers
@@ -250,6 +251,12 @@ def test_a_name_stands_for_the_rules_of_a_published_filter():
     assert Config(rules=["text_junk"]).rules == (TextJunk(),)
     with pytest.raises(ConfigError, match="there is no Rule 'text_junkk'"):
         Config(rules=["datacomp_basic", "text_junkk"])
+
+
+def test_the_docs_name_the_published_filters():
+    page = (Path(__file__).parents[3] / "docs/curation.md").read_text()
+    table = page.partition("| name | rules | of |")[2].partition("\n\n")[0]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(PRESETS)
 
 
 def test_datacomps_basic_filter_is_that_of_its_paper():

@@ -12,6 +12,7 @@ from PIL import Image
 from infra.errors import UsageError
 from infra.run.context import Context
 from pipelines.curate import filter as filtering
+from pipelines.curate import gallery
 from pipelines.curate.filter.answers import _keys, _value
 from pipelines.curate.filter.judge import rows_of as rows_of_shard
 from pipelines.curate.filter.rules import (
@@ -187,3 +188,13 @@ def test_masked_captions_are_counted(ray_cluster, images_artifact, finished):
     selection = filtered(finished, images, Pii(action="mask"))
     assert rows_of(selection, "kept")["caption"].to_pylist() == ["write to [email] now", "two red dogs"]
     assert selection.manifest.facts["rewritten"] == {"pii": 1}
+
+
+def test_figures_hide_personal_data(ray_cluster, images_artifact, finished, monkeypatch):
+    shown = []
+    montage = gallery.montage
+    monkeypatch.setattr(gallery, "montage", lambda title, tiles: shown.extend(tiles) or montage(title, tiles))
+    images = images_artifact([("write to a@b.example now", PICTURE), ("two red dogs", PICTURE)])
+    selection = filtered(finished, images, Pii())
+    assert rows_of(selection, "dropped")["caption"].to_pylist() == ["write to a@b.example now"]
+    assert [tile.caption for tile in shown] == ["two red dogs", "write to [email] now"]

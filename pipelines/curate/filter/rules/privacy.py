@@ -40,6 +40,11 @@ class Pii(Rule):
     def rewrites(self, rows: pa.Table) -> Mapping[str, Any]:
         return {"caption": _pii().masked(rows["caption"], self.of, self.regions)} if self.action == "mask" else {}
 
+    def hidden(self, text: str) -> str:
+        """``text`` as a figure may show it."""
+        masked: str = _pii().mask(text, self.of, self.regions)
+        return masked
+
 
 def _pii() -> Any:  # noqa: ANN401 - a module
     """Functions that find personal data; they import what planning does without."""
