@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from itertools import accumulate
+from collections.abc import Iterable
+from itertools import accumulate, groupby
 from typing import TYPE_CHECKING, Any
 
 import regex
@@ -17,7 +18,7 @@ from icu4py.breakers import WordBreaker
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["boundaries", "count_words", "fold", "is_unspaced", "tokens", "words"]
+__all__ = ["boundaries", "count_words", "fold", "is_unspaced", "tokens", "tokens_of_all", "words"]
 
 _UNSPACED = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]")
 # RE2: all from the block of Thai on, which all these scripts are in, but for punctuation.
@@ -28,6 +29,7 @@ _APOSTROPHES = str.maketrans(dict.fromkeys("\u2018\u2019\u02bc\uff07", "'"))
 # The \w of regex, other than that of re, holds the marks and joiners that stand inside Indic and Persian words.
 _TOKEN = regex.compile(r"\w+|[^\w\s]")
 _ASCII_TOKEN = re.compile(r"\w+|[^\w\s]", re.ASCII)
+_ASCII_TOKEN_OR_BREAK = re.compile(r"\w+|[^\w\s]|\n", re.ASCII)
 
 
 def words(text: str) -> list[str]:
@@ -63,6 +65,22 @@ def tokens(text: str) -> list[str]:
         return _ASCII_TOKEN.findall(text)
     found: list[str] = _TOKEN.findall(text)
     return [part for token in found for part in (_break(token) if is_unspaced(token) else (token,))]
+
+
+def tokens_of_all(texts: Iterable[str]) -> list[str]:
+    """Return the tokens of all ``texts`` with a line break between those of two; of ASCII texts in one search."""
+    found: list[str] = []
+    for number, (plain, run) in enumerate(groupby(texts, str.isascii)):
+        if number:
+            found.append("\n")
+        if plain:
+            found += _ASCII_TOKEN_OR_BREAK.findall("\n".join([text.replace("\n", " ") for text in run]))
+        else:
+            first, *others = run
+            found += tokens(first)
+            for text in others:
+                found += ("\n", *tokens(text))
+    return found
 
 
 def boundaries(text: str) -> set[int]:

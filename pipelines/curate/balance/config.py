@@ -15,7 +15,7 @@ __all__ = ["Config"]
 
 
 class Config(StageConfig):
-    code_version: ClassVar[int] = 2
+    code_version: ClassVar[int] = 3
     inputs: ClassVar[Mapping[str, Input]] = {
         "selection": Input("selection", description="the rows to balance"),
         "metadata": Input("metadata", required=False, description="the entries: a text file, one a line, or JSON list"),

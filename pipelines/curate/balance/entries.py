@@ -5,30 +5,33 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import pairwise
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from infra.errors import DataError
-from infra.run.manifest import Artifact
+from infra.formats.shards import shard_name
+from infra.run.context import ShardOutput
+from infra.run.manifest import Artifact, ShardRecord
 from infra.store import Store
 from pipelines.curate.balance.config import Config
+from pipelines.curate.balance.counting import SCRATCH
 from pipelines.curate.words import fold, is_unspaced, tokens
 from pipelines.tables import read_table
 
-__all__ = ["entries_of", "list_entries", "read_entries"]
+__all__ = ["count_shard", "count_words", "entries_of", "given_entries", "read_entries"]
 
 
-def list_entries(
-    config: Config, metadata: Artifact | None, store: Store, shards: Sequence[tuple[int, str]]
-) -> list[str]:
-    """The entries, distinct and sorted, so that equal lists give equal results. Raises DataError if there are none.
+def given_entries(config: Config, metadata: Artifact | None) -> list[str] | None:
+    """The user's entries, distinct and sorted, so that equal lists give equal results; None if there are none given.
 
-    From ``config.metadata`` or the artifact ``metadata``; else from the captions of the selection in ``store``.
+    From ``config.metadata`` or the artifact ``metadata``. Raises DataError for a list without an entry.
     """
     given = read_entries(metadata) if metadata else config.metadata
     if given is None:
-        captions = (text for _, path in shards for text in read_table(store, path, ["caption"])["caption"].to_pylist())
-        return entries_of(captions, config.min_count, config.min_pmi)
+        return None
     entries = sorted({" ".join(line.split()) for line in given} - {""})
     if not entries:
         raise DataError("the metadata holds no entry", expected="a word or phrase a line", found=repr(given)[:200])
@@ -53,29 +56,55 @@ def read_entries(metadata: Artifact) -> list[str]:
     return entries
 
 
-def entries_of(captions: Iterable[str | None], min_count: int, min_pmi: float) -> list[str]:
+def count_shard(selection: Store, spec: tuple[int, str], output: ShardOutput) -> ShardRecord:
+    """Write :func:`count_words` of a shard's captions."""
+    shard, path = spec
+    counts = count_words(read_table(selection, path, ["caption"])["caption"].to_pylist())
+    output.write_table(f"{SCRATCH}/words-{shard_name(shard)}.parquet", counts)
+    return output.commit()
+
+
+def count_words(captions: Iterable[str | None]) -> pa.Table:
+    """Words, and pairs of neighbouring words, of ``captions``: how often they occur and how many captions hold them.
+
+    Columns ``first`` and ``second``, which is empty for words alone, ``times`` and ``captions``.
+    """
+    times: Counter[tuple[str, str]] = Counter()
+    holding: Counter[tuple[str, str]] = Counter()
+    for caption in captions:
+        found = [token if _is_word(token) else "" for token in tokens(fold(caption or ""))]
+        counted = [(token, "") for token in found if token]
+        counted += [(one, other) for one, other in pairwise(found) if one and other]
+        times.update(counted)
+        holding.update(set(counted))
+    columns = {
+        "first": pa.array([one for one, _ in times], pa.string()),
+        "second": pa.array([other for _, other in times], pa.string()),
+        "times": pa.array(times.values(), pa.int64()),
+        "captions": pa.array([holding[pair] for pair in times], pa.int64()),
+    }
+    return pa.table(columns)
+
+
+def entries_of(counts: pa.Table, min_count: int, min_pmi: float) -> list[str]:
     """Words that at least ``min_count`` captions hold, and pairs of neighbouring words that belong together.
 
-    Pairs count by their pointwise mutual information, log2(p(a b) / (p(a) p(b))), over the captions' words.
+    Pairs count by their pointwise mutual information, log2(p(a b) / (p(a) p(b))). ``counts``: see :func:`count_words`.
     """
-    words: Counter[str] = Counter()
-    pairs: Counter[tuple[str, str]] = Counter()
-    holding: Counter[str | tuple[str, str]] = Counter()  # captions; the other two count occurrences
-    for caption in captions:
-        found = tokens(fold(caption or ""))
-        single = [token for token in found if _is_word(token)]
-        double = [pair for pair in pairwise(found) if all(map(_is_word, pair))]
-        words.update(single)
-        pairs.update(double)
-        holding.update({*single, *double})
-    total, total_pairs = words.total(), pairs.total()
-
-    def information(pair: tuple[str, str]) -> float:
-        return math.log2(pairs[pair] * total * total / (total_pairs * words[pair[0]] * words[pair[1]]))
-
-    frequent = [word for word in words if holding[word] >= min_count]
-    phrases = [_phrase(*pair) for pair in pairs if holding[pair] >= min_count and information(pair) >= min_pmi]
-    return sorted({*frequent, *phrases})
+    if not counts.num_rows:
+        return []
+    alone = pc.equal(counts["second"], "")
+    total, total_pairs = (pc.sum(counts["times"].filter(which)).as_py() for which in (alone, pc.invert(alone)))
+    frequent = counts.filter(pc.greater_equal(counts["captions"], min_count)).to_pylist()
+    words = {row["first"]: row["times"] for row in frequent if not row["second"]}
+    entries = set(words)
+    for row in frequent:
+        one, other = row["first"], row["second"]
+        if other:
+            information = math.log2(row["times"] * total * total / (total_pairs * words[one] * words[other]))
+            if information >= min_pmi:
+                entries.add(_phrase(one, other))
+    return sorted(entries)
 
 
 def _is_word(token: str) -> bool:

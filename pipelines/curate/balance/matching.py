@@ -4,64 +4,117 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from ahocorasick_rs import AhoCorasick
+from numpy.typing import NDArray
 
 from infra.formats.shards import shard_name
 from infra.run.context import ShardOutput
 from infra.run.manifest import ShardRecord
 from infra.store import Store
-from pipelines.curate.words import boundaries, fold, is_unspaced, tokens
+from pipelines.curate.balance.counting import SCRATCH, write_counts
+from pipelines.curate.balance.trie import BREAK, Trie
+from pipelines.curate.words import boundaries, fold, is_unspaced, tokens, tokens_of_all
 from pipelines.tables import read_table
 
 __all__ = ["ENTRIES", "Matcher", "match_shard", "read_matches"]
 
 ENTRIES = "data/entries.txt"
+_BATCH = 20_000  # captions matched at once: some 40 MB
+
+Array = NDArray[Any]
 
 
 class Matcher:
-    """Finds all entries that a text holds as whole words, in one pass (Aho and Corasick, 1975).
+    """Finds all entries that texts hold as whole words.
 
-    With its tokens spaced out, a text holds an entry as whole words where it holds the entry between spaces. In scripts
-    without spaces an entry counts where it begins and ends as a word of the text does, whatever words ICU would make of
-    the entry alone.
+    A text holds an entry whose tokens it has in a row. In scripts without spaces an entry counts where it begins and
+    ends as a word of the text does, whatever words ICU would make of the entry alone; these are found by an automaton
+    (Aho and Corasick, 1975).
     """
 
     def __init__(self, entries: Sequence[str]) -> None:
-        folded = [fold(entry) for entry in entries]
-        self._spaced = [index for index, entry in enumerate(folded) if not is_unspaced(entry)]
-        self._unspaced = [index for index, entry in enumerate(folded) if is_unspaced(entry)]
-        self._in_spaced = AhoCorasick([_spaced_out(folded[index]) for index in self._spaced])
-        self._in_unspaced = AhoCorasick([folded[index] for index in self._unspaced])
+        by_tokens: dict[tuple[str, ...], list[int]] = {}
+        by_text: dict[str, list[int]] = {}
+        for index, entry in enumerate(map(fold, entries)):
+            if is_unspaced(entry):
+                by_text.setdefault(entry, []).append(index)
+            elif found := tuple(tokens(entry)):
+                by_tokens.setdefault(found, []).append(index)
+        self._count = len(entries)
+        self._trie, self._automaton = Trie(list(by_tokens)), AhoCorasick(list(by_text))
+        # Entries that are equal once folded are found together.
+        self._spaced, self._unspaced = _Groups(by_tokens.values()), _Groups(by_text.values())
 
     def __call__(self, text: str) -> list[int]:
-        """The indices of the entries found, each once, in order."""
-        text = fold(text)
-        matches = self._in_spaced.find_matches_as_indexes(_spaced_out(text), overlapping=True)
-        found = {self._spaced[entry] for entry, _, _ in matches}
-        if self._unspaced and is_unspaced(text):
-            ends = boundaries(text)
-            matches = self._in_unspaced.find_matches_as_indexes(text, overlapping=True)
-            found |= {self._unspaced[entry] for entry, start, end in matches if start in ends and end in ends}
-        return sorted(found)
+        """The indices of the entries in one text, each once, in order."""
+        found: list[int] = self.match([text]).flatten().to_pylist()
+        return found
+
+    def match(self, texts: Sequence[str | None]) -> pa.ListArray:
+        """The indices of the entries in each text, each once, in order: lists of int32."""
+        folded = [fold(text or "") for text in texts]
+        rows, groups = self._trie.find(_numbered(self._trie, tokens_of_all(folded)))
+        rows, entries = self._spaced.members(rows, groups)
+        unspaced = [self._within(row, text) for row, text in enumerate(folded) if is_unspaced(text)]
+        both = np.concatenate([rows * self._count + entries, *unspaced])
+        both.sort()
+        both = both[np.append(True, both[1:] != both[:-1])] if len(both) else both
+        offsets = np.searchsorted(both, np.arange(len(texts) + 1) * self._count)
+        which = (both % self._count if self._count else both).astype(np.int32)
+        return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(which))
+
+    def _within(self, row: int, text: str) -> Array:
+        """The keys, ``row * entries + entry``, of the entries that a text without spaces holds."""
+        ends = boundaries(text)
+        matches = self._automaton.find_matches_as_indexes(text, overlapping=True)
+        groups = np.array([one for one, start, end in matches if start in ends and end in ends], np.int64)
+        rows, entries = self._unspaced.members(np.full(len(groups), row), groups)
+        return rows * self._count + entries
 
 
-def _spaced_out(text: str) -> str:
-    return f" {' '.join(tokens(text))} "
+def _numbered(trie: Trie, words: Sequence[str]) -> Array:
+    """The numbers of words; a line break is the break between two texts."""
+    ids = np.array(trie.ids(words), np.int64)
+    ids[np.array([word == "\n" for word in words], bool)] = BREAK
+    return ids
 
 
-@lru_cache(maxsize=1)  # half a million entries take a second to build; a worker does many shards
+class _Groups:
+    """Groups of entries, flat: the members of group g are ``entries[starts[g] : starts[g + 1]]``."""
+
+    def __init__(self, groups: Any) -> None:  # noqa: ANN401 - any iterable of lists
+        groups = list(groups)
+        self._sizes = np.array([len(group) for group in groups], np.int64)
+        self._starts = np.append(0, np.cumsum(self._sizes))
+        self._entries = np.array([entry for group in groups for entry in group], np.int64)
+
+    def members(self, rows: Array, groups: Array) -> tuple[Array, Array]:
+        """Replace each group found in a row by its members."""
+        if not len(groups):
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        sizes = self._sizes[groups]
+        within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        return np.repeat(rows, sizes), self._entries[np.repeat(self._starts[groups], sizes) + within]
+
+
+@lru_cache(maxsize=1)  # half a million entries take seconds to build; a worker does many shards
 def _matcher(entries: bytes) -> Matcher:
     return Matcher(entries.decode().splitlines())
 
 
 def match_shard(selection: Store, own: Store, spec: tuple[int, str], output: ShardOutput) -> ShardRecord:
-    """Write ``data/matches-{shard}.parquet``: the entries in each row's caption, in the order of the rows."""
+    """Write the entries in each row's caption, in the order of the rows, and how many captions hold each entry."""
     shard, path = spec
     matcher = _matcher(own.read(ENTRIES))
-    found = [matcher(caption or "") for caption in read_table(selection, path, ["caption"])["caption"].to_pylist()]
-    output.write_table(_path(shard_name(shard)), pa.table({"entries": pa.array(found, pa.list_(pa.int32()))}))
+    captions = read_table(selection, path, ["caption"])["caption"].to_pylist()
+    parts = [matcher.match(captions[start : start + _BATCH]) for start in range(0, len(captions), _BATCH)]
+    found = pa.chunked_array(parts, pa.list_(pa.int32()))
+    output.write_table(_path(shard_name(shard)), pa.table({"entries": found}))
+    write_counts(output, f"before-{shard_name(shard)}", found)
     return output.commit()
 
 
@@ -71,4 +124,4 @@ def read_matches(own: Store, shard: str) -> pa.ChunkedArray:
 
 
 def _path(shard: str) -> str:
-    return f"data/matches-{shard}.parquet"
+    return f"{SCRATCH}/matches-{shard}.parquet"

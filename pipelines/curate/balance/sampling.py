@@ -3,56 +3,63 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from infra.figures import png
+from infra.formats.shards import shard_name
 from infra.hashing import hash64
-from infra.run.context import Context
-from infra.run.manifest import Funnel
+from infra.run.context import ShardOutput
+from infra.run.manifest import ShardRecord
 from infra.schema import Drop
 from infra.store import Store
-from pipelines.curate.balance.config import Config
-from pipelines.layout import funnel
+from pipelines.curate.balance.counting import read_counts, write_counts
+from pipelines.curate.balance.matching import read_matches
 from pipelines.tables import read_table, write_selection
 
-__all__ = ["draw_rows", "keep_probabilities", "uniform"]
+__all__ = ["Draw", "draw_shard", "figure", "keep_probabilities", "uniform"]
 
 
-def draw_rows(
-    config: Config,
-    selection: Store,
-    shards: Sequence[tuple[int, str]],
-    matches: Sequence[pa.ChunkedArray],
-    entries: int,
-    context: Context,
-) -> tuple[Funnel, dict[str, int]]:
-    """Write the balanced selection and a figure; its funnel, in images, and facts about the entries.
+@dataclass(frozen=True)
+class Draw:
+    """What decides the draws.
 
-    ``matches``: per shard the entries in each row's caption; ``entries``: number of entries.
+    ``totals``: path of the table of captions per entry; ``keep_unmatched``: keep captions without an entry.
     """
-    before = sum((_counts(part, entries) for part in matches), np.zeros(entries, np.int64))
-    after, total = np.zeros_like(before), funnel("images", [])
-    for (shard, path), part in zip(shards, matches, strict=True):
-        rows = read_table(selection, path)
-        probabilities = keep_probabilities(part, before, config.t)
-        reasons = _reasons(rows["uid"].to_pylist(), probabilities, config.seed)
-        notes = {"keep_probability": pa.array(probabilities)}
-        total += write_selection(context.output, shard, rows, reasons, notes)
-        after += _counts(part.filter(pa.array([reason is None for reason in reasons], pa.bool_())), entries)
-    if before.any():
-        context.figure("entries", _figure(before, after, config.t))
-    found, over = int((before > 0).sum()), int((before > config.t).sum())
-    return total, {"entries": entries, "entries_found": found, "entries_over_t": over}
+
+    t: int
+    seed: int
+    entries: int
+    totals: str
+    keep_unmatched: bool
 
 
-def _counts(matches: pa.ChunkedArray, entries: int) -> NDArray[np.int64]:
-    """Number of captions that hold each entry: (entries,)."""
-    return np.bincount(pc.list_flatten(matches).to_numpy(), minlength=entries).astype(np.int64)
+def draw_shard(draw: Draw, selection: Store, own: Store, spec: tuple[int, str], output: ShardOutput) -> ShardRecord:
+    """Write the balanced rows of a shard, and how many captions of those kept hold each entry."""
+    shard, path = spec
+    rows, matches = read_table(selection, path), read_matches(own, shard_name(shard))
+    probabilities = keep_probabilities(matches, _totals(own.read(draw.totals), draw.entries), draw.t)
+    if draw.keep_unmatched:
+        probabilities[pc.list_value_length(matches).to_numpy() == 0] = 1.0
+    reasons = _reasons(rows["uid"].to_pylist(), probabilities, draw.seed)
+    notes = {"keep_probability": pa.array(probabilities)}
+    kept = write_selection(output, shard, rows, reasons, notes)
+    write_counts(
+        output, f"after-{shard_name(shard)}", matches.filter(pa.array([why is None for why in reasons], pa.bool_()))
+    )
+    return output.commit(kept, facts={"expected": float(probabilities.sum())})
+
+
+@lru_cache(maxsize=1)
+def _totals(table: bytes, entries: int) -> NDArray[np.int64]:
+    return read_counts(pq.read_table(pa.BufferReader(table)), entries)
 
 
 def keep_probabilities(matches: pa.ChunkedArray, counts: NDArray[np.int64], t: int) -> NDArray[np.float64]:
@@ -77,10 +84,10 @@ def uniform(seed: int, uid: str) -> float:
     return hash64(f"{seed}/{uid}") / 2**64
 
 
-def _figure(before: NDArray[np.int64], after: NDArray[np.int64], t: int) -> bytes:
+def figure(before: NDArray[np.int64], after: NDArray[np.int64], t: int) -> bytes:
     """Captions per entry over the entry's rank, both logarithmic, as PNG."""
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
+    drawing = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = drawing.subplots()
     for counts, label, colour in ((before, "before", "#8c959f"), (after, "after", "#0969da")):
         ranked = np.sort(counts[counts > 0])[::-1]
         axes.loglog(np.arange(1, len(ranked) + 1), ranked, label=label, color=colour, linewidth=2)
@@ -88,4 +95,4 @@ def _figure(before: NDArray[np.int64], after: NDArray[np.int64], t: int) -> byte
     axes.set(xlabel="entry, by rank", ylabel="captions", title="Captions per entry")
     axes.grid(alpha=0.2, which="both")
     axes.legend(frameon=False)
-    return png(figure, dpi=110)
+    return png(drawing, dpi=110)

@@ -2,39 +2,42 @@
 
 The web shows a few things millions of times and most things rarely. Each caption is matched against a list of entries
 (words and phrases); an entry with more than ``t`` captions keeps each with probability ``t / count``, a rarer one keeps
-all; a caption is kept if any entry it holds keeps it, and dropped if it holds none.
+all; a caption is kept if any entry it holds keeps it.
 
-Entries are the user's, or those words and phrases of the captions themselves that are frequent enough.
+Entries are the user's, and a caption that holds none of them is dropped; or they are those words and phrases of the
+captions themselves that are frequent enough, and a caption that holds none is rarer than all of them, and stays.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 
-from infra.cluster import run_shards
 from infra.formats.shards import shard_name
 from infra.run.context import Context
 from infra.run.manifest import Artifact, Manifest
 from pipelines.curate.balance.config import Config
-from pipelines.layout import row_count, selection_shards
+from pipelines.layout import funnel, selection_shards
 
 __all__ = ["run"]
 
 
 def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Manifest:
-    """``selection`` -> a selection; dropped rows have the ``keep_probability`` they had."""
-    from pipelines.curate.balance.entries import list_entries
-    from pipelines.curate.balance.matching import ENTRIES, match_shard, read_matches
-    from pipelines.curate.balance.sampling import draw_rows
+    """``selection`` -> a selection; dropped rows have the ``keep_probability`` they had.
+
+    Two passes over the captions on the cluster: one matches and counts, one draws. The driver holds the entries.
+    """
+    from pipelines.curate.balance import work
 
     selection = inputs["selection"]
-    shards = selection_shards(selection)
-    entries = list_entries(config, inputs.get("metadata"), selection.store, shards)
-    context.output.write(ENTRIES, "".join(f"{entry}\n" for entry in entries).encode(), rows=len(entries))
-    specs = [(shard_name(shard), (shard, path)) for shard, path in shards]
-    work = partial(match_shard, selection.store, context.store)
-    records = run_shards(context, specs, work, config.limits, rows=row_count(selection))
-    matches = [read_matches(context.store, record.shard) for record in records]
-    total, facts = draw_rows(config, selection.store, shards, matches, len(entries), context)
-    return context.finish(records, funnel=total, facts=facts)
+    specs = [(shard_name(shard), (shard, path)) for shard, path in selection_shards(selection)]
+    if work.DONE not in context.ledger.read([work.DONE]):
+        work.balance(config, inputs.get("metadata"), selection, specs, context)
+    names = [name for name, _ in specs]
+    records = context.ledger.read([work.DONE, *names])
+    facts = records[work.DONE].facts
+    context.store.delete(work.SCRATCH)
+    if facts["entries_found"]:
+        context.figure("entries", work.figure_of(context.store, config.t))
+    drawn = [records[name] for name in names]
+    total = sum((record.funnel for record in drawn if record.funnel), funnel("images", []))
+    return context.finish([records[work.DONE], *drawn], funnel=total, facts=facts)

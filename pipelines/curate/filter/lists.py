@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from infra.run.manifest import Artifact
@@ -25,8 +26,9 @@ def holds_entry(
 ) -> NDArray[np.bool_]:
     """``keep`` for captions that hold one of the words or phrases, else its opposite; False for no caption."""
     matcher = _list(_matcher, entries, file)
-    found = [text is not None and bool(matcher(text.casefold())) == keep for text in texts.to_pylist()]
-    return np.array(found, np.bool_)
+    found = pc.list_value_length(matcher.match([(text or "").casefold() for text in texts.to_pylist()]))
+    answers: NDArray[np.bool_] = texts.is_valid().to_numpy() & ((found.to_numpy() > 0) == keep)
+    return answers
 
 
 def is_listed(urls: pa.ChunkedArray, entries: tuple[str, ...], file: Artifact | None, keep: bool) -> NDArray[np.bool_]:

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from contextlib import suppress
 
 import numpy as np
 import pyarrow as pa
@@ -13,11 +14,11 @@ from PIL import Image
 from infra.errors import DataError, UsageError
 from infra.run.context import Context
 from infra.run.manifest import Artifact
-from infra.store import LocalStore
 from pipelines.curate.balance import Config, run
-from pipelines.curate.balance.entries import entries_of, list_entries
+from pipelines.curate.balance.entries import count_words, entries_of, given_entries
 from pipelines.curate.balance.matching import Matcher
 from pipelines.curate.balance.sampling import keep_probabilities, uniform
+from pipelines.curate.balance.trie import BREAK, Trie
 from pipelines.tables import read_table
 
 
@@ -119,23 +120,25 @@ def test_entries_come_from_the_captions():
         "a dog",
         "Figure 3",
     ]
-    entries = entries_of(captions, min_count=2, min_pmi=3.0)
+    entries = entries_of(count_words(captions), min_count=2, min_pmi=3.0)
     assert entries == ["New", "New York", "York", "a", "at", "at night", "cat", "night"]
-    assert "a cat" in entries_of(captions, min_count=2, min_pmi=2.0)
-    assert entries_of([], 1, 0.0) == []
+    assert "a cat" in entries_of(count_words(captions), min_count=2, min_pmi=2.0)
+    assert entries_of(count_words([]), 1, 0.0) == []
 
 
 def test_entries_come_from_captions_without_spaces():
     captions = ["红色的狐狸", "狐狸在雪地里", "一只狐狸", "一只猫", "东京塔的夜景", "猫。狐狸"]
-    assert entries_of(captions, min_count=3, min_pmi=99.0) == ["狐狸"]
-    entries = entries_of(["東京タワーの夜景", "東京タワーの朝", "夜景の写真"] * 3, min_count=3, min_pmi=1.0)
+    assert entries_of(count_words(captions), min_count=3, min_pmi=99.0) == ["狐狸"]
+    entries = entries_of(
+        count_words(["東京タワーの夜景", "東京タワーの朝", "夜景の写真"] * 3), min_count=3, min_pmi=1.0
+    )
     assert {"東京タワー", "夜景", "東京タワーの"} <= set(entries)
     matcher = Matcher(entries)
     assert all(matcher(text) for text in ("東京タワーの夜景", "朝の写真"))
 
 
 def test_words_on_both_sides_of_a_mark_are_no_pair():
-    assert entries_of(["Paris, France"] * 5, min_count=2, min_pmi=0.0) == ["France", "Paris"]
+    assert entries_of(count_words(["Paris, France"] * 5), min_count=2, min_pmi=0.0) == ["France", "Paris"]
 
 
 def test_draws_are_even_and_a_rows_own():
@@ -159,7 +162,7 @@ def metadata(tmp_path):
 
 @pytest.mark.parametrize(("name", "text"), [("m.txt", "red\nNew  York \n\nred\n"), ("m.json", '["red", "New York"]')])
 def test_metadata_is_read_from_its_file(metadata, name, text):
-    assert list_entries(Config(), metadata(name, text), LocalStore("/nowhere"), []) == ["New York", "red"]
+    assert given_entries(Config(), metadata(name, text)) == ["New York", "red"]
 
 
 def test_metadata_that_is_no_list_of_entries_is_refused(metadata):
@@ -169,11 +172,11 @@ def test_metadata_that_is_no_list_of_entries_is_refused(metadata):
         ("c.txt", " \n", "no entry"),
     ]:
         with pytest.raises(DataError, match=words):
-            list_entries(Config(), metadata(name, text), LocalStore("/nowhere"), [])
+            given_entries(Config(), metadata(name, text))
     several = metadata("d.txt", "red\n")
     several.manifest.files.append(several.manifest.files[0])
     with pytest.raises(DataError, match="one file"):
-        list_entries(Config(), several, LocalStore("/nowhere"), [])
+        given_entries(Config(), several)
 
 
 def test_metadata_comes_from_the_field_or_the_input():
@@ -212,10 +215,80 @@ def test_the_stage(ray_cluster, images_artifact, finished, metadata):
         away = [row for row in captions_of(result, "dropped") if row["reason"] == "balanced_away"]
         assert {round(row["keep_probability"], 9) for row in away} == {0.1}
     assert kept[50] == kept[1000]  # the layout of shards has no say
-    assert result.manifest.facts == {"entries": 3, "entries_found": 2, "entries_over_t": 1}
+    assert result.manifest.facts == {"entries": 3, "entries_found": 2, "entries_over_t": 1, "expected": 30.0}
     assert [file.path for file in result.files("figures/")] == ["figures/entries.png"]
     assert finished(run, config, {"selection": selection}).manifest == result.manifest
     with pytest.raises(DataError, match="no entry"):
         finished(run, Config(metadata=(" ",)), {"selection": selection})
     inputs = {"selection": selection, "metadata": metadata("three.txt", "red\nblue\ngreen\n")}
     assert finished(run, Config(t=20), inputs).manifest == result.manifest
+
+
+def test_nothing_is_lost_where_the_entries_are_the_captions_own_and_none_is_too_frequent(
+    ray_cluster, images_artifact, finished
+):
+    from pipelines.curate import filter as filtering
+
+    captions = [f"a red thing, number {index}" for index in range(12)] + ["nothing of note", "嗯", "!?"]
+    images = images_artifact([(caption, Image.new("RGB", (4, 4))) for caption in captions], per_shard=4)
+    selection = finished(filtering.run, filtering.Config(rules=()), {"images": images})
+    result = finished(run, Config(t=12), {"selection": selection})
+    assert (result.manifest.funnel.entered, result.manifest.funnel.kept) == (15, 15)
+    counts = read_table(result.store, "data/entries.parquet").to_pylist()
+    assert {"entry": "red", "before": 12, "after": 12} in counts
+    assert result.manifest.facts["entries_over_t"] == 0
+    assert not result.store.paths("scratch")
+
+
+def test_a_stage_stopped_behind_any_commit_goes_on_to_the_same_bytes(ray_cluster, images_artifact, finished, tmp_path):
+    from pipelines.curate import filter as filtering
+
+    images = images_artifact([(f"a red thing {n}, {n % 7}", Image.new("RGB", (4, 4))) for n in range(40)], per_shard=10)
+    selection = finished(filtering.run, filtering.Config(rules=()), {"images": images})
+    config, inputs = Config(t=9, min_count=3), {"selection": selection}
+    whole = finished(run, config, inputs).manifest
+
+    class Stopped(Exception):
+        pass
+
+    for later in range(1, 60, 3):  # the driver dies at its first event, at its fourth, ..., until it has come through
+        left = iter(range(later))
+
+        def stop(event, left=left):
+            if next(left, None) is None:
+                raise Stopped
+
+        with suppress(Stopped):
+            assert run(config, inputs, Context(tmp_path / "killed", emit=stop)) == whole
+            break
+    assert 10 < later < 55
+    assert run(config, inputs, Context(tmp_path / "killed")) == whole
+
+
+WORDS_AND_PHRASES = st.lists(
+    st.lists(st.sampled_from(["a", "b", "c", "é", "-", "狐狸", "'"]), min_size=1, max_size=4).map(" ".join), max_size=12
+)
+
+
+@given(WORDS_AND_PHRASES, st.lists(st.text(st.sampled_from("abcé狐狸-\u2019' \n"), max_size=12), max_size=8))
+def test_texts_are_matched_together_as_one_by_one(entries, texts):
+    entries = sorted(set(entries))
+    matcher = Matcher(entries)
+    assert matcher.match(texts).to_pylist() == [matcher(text) for text in texts]
+
+
+def test_a_trie_finds_what_plain_loops_find():
+    random = np.random.default_rng(0)
+    sequences = list({tuple(random.choice(list("abcdef"), random.integers(1, 5)).tolist()) for _ in range(300)})
+    texts = [random.choice(list("abcdefg"), random.integers(0, 30)).tolist() for _ in range(50)]
+    trie = Trie(sequences)
+    ids = [number for text in texts for number in [*trie.ids(text), BREAK]][:-1]
+    found = Counter(zip(*(part.tolist() for part in trie.find(np.array(ids))), strict=True))
+    expected = Counter(
+        (row, which)
+        for row, text in enumerate(texts)
+        for which, sequence in enumerate(sequences)
+        for start in range(len(text))
+        if tuple(text[start : start + len(sequence)]) == sequence
+    )
+    assert found == expected and len(expected) > 500
