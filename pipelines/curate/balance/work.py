@@ -53,8 +53,8 @@ def balance(config: Config, metadata: Artifact | None, selection: Artifact, spec
     counts = [np.zeros(len(entries), np.int64)] * 2
     if specs:
         counts = [read_counts(read_table(own, path), len(entries)) for path in (totals, left)]
-    table = {"entry": pa.array(entries, pa.string()), "before": counts[0], "after": counts[1]}
-    done.write_table(_COUNTS, pa.table(table))
+        table = {"entry": pa.array(entries, pa.string()), "before": counts[0], "after": counts[1]}
+        done.write_table(_COUNTS, pa.table(table))
     facts = {
         "entries": len(entries),
         "entries_found": int((counts[0] > 0).sum()),
