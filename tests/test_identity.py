@@ -42,7 +42,27 @@ TEXTS = {
     "urls.save_additional_columns": "columns",
     "download.verify.column": "a column",
     "filter.rules[language].languages": "language codes",
+    "filter.rules[language].min_scores": "language codes",
     "filter.rules[digital_source].exclude": "terms of a vocabulary",
+    "filter.rules[pii].regions": "codes of countries",
+    "filter.rules[score].column": "a column",
+    "filter.rules[score].min_by_language": "language codes",
+    "filter.rules[text_list].entries": "words",
+    "filter.rules[text_list].source": "an input",
+    "filter.rules[text_share].of": "a kind of characters",
+    "filter.rules[url_list].entries": "hosts and URLs",
+    "filter.rules[url_list].source": "an input",
+    "embed.model": "a name of open_clip's",
+    "embed.pretrained": "a tag of open_clip's",
+    "embed.captions": "a column",
+    "embed.name": "a name in the output",
+    "score.embedding": "a name in the input",
+    **{
+        f"score.scores[{kind}].{field}": meaning
+        for kind in ("clip_score", "tmars", "neg_clip_loss", "norm_sim", "aesthetic", "unsafe", "head")
+        for field, meaning in {"column": "a column", "embeddings": "an input", "weights": "an input"}.items()
+        if field != "weights" or kind in ("aesthetic", "unsafe", "head")
+    },
     "balance.metadata": "words",
     "train.model.architecture": "a name of open_clip's, or a configuration",
     "train.data.weights": "names of inputs",
@@ -56,6 +76,7 @@ TEXTS = {
     "evaluate.task[zeroshot_retrieval].language": "a language code",
     "evaluate.model": "a name of open_clip's",
     "evaluate.pretrained": "a tag of open_clip's",
+    "compare.variants": "names, and inputs",
     "adopt.contents[testsets].sets": "names in the data",
     "adopt.contents[testsets].split": "a name in the data",
 }
@@ -70,7 +91,7 @@ print(json.dumps(free))
 REPO = Path(__file__).parents[1]
 REFUSED = (
     *("crawl.seeds", "crawl.sitemaps", "extract.prefix"),
-    *("train.model.architecture", "evaluate.model", "evaluate.pretrained"),
+    *("train.model.architecture", "evaluate.model", "evaluate.pretrained", "embed.model", "embed.pretrained"),
 )
 
 
