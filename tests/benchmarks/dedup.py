@@ -28,7 +28,7 @@ from infra.run.context import Context
 from pipelines.curate.dedup import Config
 from pipelines.curate.dedup.duplicates import drop_duplicates
 from pipelines.curate.dedup.rows import signatures_path
-from pipelines.curate.dedup.signatures import CELLS
+from pipelines.curate.dedup.thumbnails import thumbnail
 
 PER_SHARD = 10_000
 
@@ -37,6 +37,8 @@ def generate(folder: Path, rows: int) -> list[tuple[int, str, int]]:
     """Write a selection and its signatures; number, path and rows of each shard."""
     selection, signatures = Context(folder / "selection").output, Context(folder / "dedup").output
     shards = []
+    greys = [np.full((16, 16, 3), level, np.uint8) for level in range(0, 256, 32)]
+    palette = pa.array([thumbnail(grey, (0, 0, 16, 16)) for grey in greys])
     for shard in range(rows // PER_SHARD):
         rng = np.random.default_rng(shard)
         own = np.arange(shard * PER_SHARD, (shard + 1) * PER_SHARD)
@@ -60,12 +62,12 @@ def generate(folder: Path, rows: int) -> list[tuple[int, str, int]]:
             "sha256": pa.array([f"{value:016x}" * 4 for value in mixed(file + rows).tolist()]),
         }
         selection.write_table(path, pa.table(columns))
-        colours = np.ascontiguousarray(mixed(image + 2 * rows)).view(np.uint8).reshape(-1, 8)[:, :3]
-        thumbnails = np.tile(colours, (1, CELLS // 3))
-        known = pa.FixedSizeBinaryArray.from_buffers(pa.binary(CELLS), PER_SHARD, [None, pa.py_buffer(thumbnails)])
+        known = palette.take(pa.array((mixed(image + 2 * rows) % np.uint64(len(palette))).astype(np.int64)))
         look = pa.array(hashes ^ mixed(image))
         reason = pa.nulls(PER_SHARD, pa.string())
-        table = pa.table({"phash": pa.array(hashes), "thumbnail": known, "look": look, "reason": reason})
+        keys = pa.ListArray.from_arrays(pa.array(np.arange(PER_SHARD + 1, dtype=np.int32)), pa.array(hashes))
+        columns = {"phash": pa.array(hashes), "keys": keys, "thumbnail": known, "look": look, "reason": reason}
+        table = pa.table(columns)
         signatures.write_table(signatures_path(shard), table)
         shards.append((shard, path, PER_SHARD))
     return shards

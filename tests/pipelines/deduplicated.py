@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,6 +13,8 @@ from infra.run.context import Context
 from pipelines.curate.dedup import Config
 from pipelines.curate.dedup.duplicates import drop_duplicates
 from pipelines.curate.dedup.rows import signature_table, signatures_path
+from pipelines.curate.dedup.signatures import Signature
+from pipelines.curate.dedup.thumbnails import thumbnail
 
 
 def selection_of(folder, rows, per_shard=7) -> list[tuple[int, str, int]]:
@@ -38,14 +42,24 @@ def selection_of(folder, rows, per_shard=7) -> list[tuple[int, str, int]]:
     return shards
 
 
+def signed(hashed, shown) -> Signature:
+    """The signature of a hash, a list of keys or a whole signature, and a thumbnail or the level of a grey one."""
+    keys = sorted(int(key) for key in hashed) if isinstance(hashed, list) else [int(hashed)]
+    return Signature(keys[0], keys, shown if isinstance(shown, bytes) else flat(int(shown)))
+
+
+@lru_cache(256)
+def flat(level: int) -> bytes:
+    return thumbnail(np.full((16, 16, 3), level, np.uint8), (0, 0, 16, 16))
+
+
 def signatures_of(context, shards, hashes, thumbnails, reasons=None) -> None:
     """Write the signatures of these shards, as hashing them would have."""
     start = 0
     for number, _, count in shards:
         part = slice(start, start + count)
         found = zip(
-            [int(value) for value in hashes[part]],
-            [bytes(thumbnail) for thumbnail in thumbnails[part]],
+            map(signed, hashes[part], thumbnails[part]),
             reasons[part] if reasons else [None] * count,
             strict=True,
         )

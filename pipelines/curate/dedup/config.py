@@ -19,7 +19,7 @@ class Config(StageConfig):
         "selection": Input("selection", description="the rows to deduplicate"),
     }
     produces: ClassVar[tuple[str, ...]] = ("selection",)
-    code_version: ClassVar[int] = 3
+    code_version: ClassVar[int] = 4
 
     placeholder_names: int = Field(
         8,
@@ -28,10 +28,12 @@ class Config(StageConfig):
         "which none is kept; 0: never",
     )
     near: bool = Field(True, description="also drop re-encoded and resized copies, not only equal files")
-    max_distance: int = Field(6, ge=0, le=15, description="bits two perceptual hashes may differ in, of 64")
-    max_difference: float = Field(
-        40.0, ge=0, le=255, description="levels the most different parts of two thumbnails may differ by, of 255"
+    crops: bool = Field(
+        True,
+        description="find copies that are cropped, or have a border, a bar or a logo, too: eight times the search",
     )
+    mirrored: bool = Field(False, description="count mirror images as copies")
+    max_distance: int = Field(6, ge=0, le=15, description="bits the keys of two images that are compared may differ in")
     max_bucket: int = Field(
         256, ge=1, description="images with which one is compared among those that share part of a hash, the best first"
     )

@@ -16,6 +16,7 @@ from pipelines.curate.dedup.candidates import Blocks
 from pipelines.curate.dedup.config import Config
 from pipelines.curate.dedup.files import send_equal
 from pipelines.curate.dedup.homes import Homes
+from pipelines.curate.dedup.keys import FEW, MOST
 from pipelines.curate.dedup.rows import send_rows, write_shards
 
 __all__ = ["drop_duplicates"]
@@ -38,8 +39,9 @@ def drop_duplicates(
     homes, lots = Homes.lots(shards, _ROWS)
     exchange = Exchange(context, config.limits, here=total <= _SMALL)
     parts = parts_of(total, _ROWS)
-    blocks = Blocks.of(config.max_distance, total)
-    buckets = parts_of(total * len(blocks.sent), _ENTRIES)
+    keys = total * _keys(config)
+    blocks = Blocks.of(config.max_distance, keys)
+    buckets = parts_of(keys * len(blocks.sent), _ENTRIES)
     exchange.step("rows", lots, partial(send_rows, selection, parts), sends={"files": parts})
     sends = {"equal": homes.count} | ({"images": buckets} if config.near else {})
     work = partial(send_equal, config, homes, blocks, buckets)
@@ -56,6 +58,11 @@ def drop_duplicates(
     return records, facts
 
 
+def _keys(config: Config) -> int:
+    """Keys of an image, about."""
+    return MOST if config.crops else FEW
+
+
 def _near(
     config: Config,
     selection: Store,
@@ -66,7 +73,8 @@ def _near(
     buckets: int,
 ) -> dict[str, Any]:
     """Find near duplicates, and who stays of them: stream ``known``, to the rows' homes. Facts about the search."""
-    parts = parts_of(buckets * _ENTRIES // len(blocks.sent), leaders.FEW)
+    each = len(blocks.sent) * _keys(config)  # entries of an image
+    parts = parts_of(buckets * _ENTRIES // each, leaders.FEW)
     work = partial(pairs.find_pairs, config, homes, blocks)
     found = exchange.step(
         "pairs", range(buckets), work, receives=["images"], sends={"candidates": homes.count, "looks": homes.count}

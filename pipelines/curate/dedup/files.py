@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from infra.exchange import DOWN, UP, Task
@@ -22,18 +23,20 @@ Array = NDArray[Any]
 ENTRIES = pa.schema(
     [
         ("bucket", pa.uint32()),
-        ("phash", pa.uint64()),
+        ("key", pa.uint64()),
+        ("first", pa.bool_()),  # of the image's keys
         ("look", pa.uint64()),
         ("preference", pa.int64()),
         ("row", pa.int64()),
     ]
 )
-"""An image in the search for near duplicates, once for each of its blocks; ``bucket``: the block and its bits."""
+"""An image in the search for near duplicates, once for each block of each of its keys; ``bucket``: the block and its
+bits."""
 
 
 def send_equal(config: Config, homes: Homes, blocks: Blocks, parts: int, task: Task) -> None:
     """Of equal files all but the best are duplicates, of placeholders all. Streams ``equal``: (row, original, reason),
-    to the original's home; ``images``: the readable rows that are left, by blocks of their hash (:data:`ENTRIES`)."""
+    to the original's home; ``images``: the readable rows that are left, by blocks of their keys (:data:`ENTRIES`)."""
     order = [("file", UP), ("file_rest", UP), ("preference", DOWN), ("row", UP)]
     rows = task.receive("files", order)
     originals, placeholder = equal_files(rows, config.placeholder_names)
@@ -48,13 +51,25 @@ def send_equal(config: Config, homes: Homes, blocks: Blocks, parts: int, task: T
         return
     left = rows.filter(pa.array(~gone & rows["readable"].to_numpy()))
     task.facts["images"] = left.num_rows
-    hashes = left["phash"].to_numpy()
+    left = _by_key(left)
+    hashes = left["key"].to_numpy()
     copies = []
     for block in blocks.sent:
         bucket = (block << 24) + blocks.values(hashes, block)
         copies.append(left.select(ENTRIES.names[1:]).add_column(0, "bucket", pa.array(bucket.astype(np.uint32))))
     entries = pa.concat_tables(copies).cast(ENTRIES)
     task.send("images", entries, part_of(entries["bucket"], parts))
+
+
+def _by_key(rows: pa.Table) -> pa.Table:
+    """Images that have ``keys``, once for each of them."""
+    lists = rows["keys"].combine_chunks()
+    owners = pc.list_parent_indices(lists)
+    numbers = owners.to_numpy()
+    first = np.r_[True, numbers[1:] != numbers[:-1]][: len(numbers)]
+    columns = {"key": pc.list_flatten(lists), "first": pa.array(first)}
+    columns |= {name: rows[name].take(owners) for name in ("look", "preference", "row")}
+    return pa.table(columns)
 
 
 def equal_files(rows: pa.Table, least: int) -> tuple[Array, Array]:

@@ -1,6 +1,6 @@
-"""Near duplicates, pair by pair: candidates by hash, confirmed by thumbnails at the homes of both.
+"""Near duplicates, pair by pair: candidates by key, confirmed by thumbnails at the homes of both.
 
-Hashes are small and go to the exchange; thumbnails stay at home, and only those of candidates travel.
+Keys are small and go to the exchange; thumbnails stay at home, and only those of candidates travel.
 """
 
 from __future__ import annotations
@@ -9,16 +9,17 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from infra.exchange import DOWN, UP, Task
 from infra.schema import Drop
+from pipelines.curate.dedup.alike import same
 from pipelines.curate.dedup.candidates import Blocks, Found, candidates
 from pipelines.curate.dedup.config import Config
 from pipelines.curate.dedup.homes import Homes, part_of, row_numbers
 from pipelines.curate.dedup.leaders import PAIRS
 from pipelines.curate.dedup.rows import signatures_path
-from pipelines.curate.dedup.signatures import CELLS, same
 from pipelines.curate.dedup.verdicts import PENDING
 from pipelines.tables import read_table
 
@@ -30,7 +31,7 @@ _COLUMNS = PAIRS.names[:4]
 
 
 def find_pairs(config: Config, homes: Homes, blocks: Blocks, task: Task) -> None:
-    """Find pairs of hashes within the distance, bucket by bucket. Streams ``candidates``: to the first's home;
+    """Find pairs of keys within the distance, bucket by bucket. Streams ``candidates``: to the first's home;
     ``looks``: (row, original, reason) of images that look the same to the byte as one before them."""
     entries = task.receive("images")
     buckets = entries["bucket"].to_numpy()
@@ -41,17 +42,20 @@ def find_pairs(config: Config, homes: Homes, blocks: Blocks, task: Task) -> None
     for places in np.split(order, ends) if len(order) else []:
         images = entries.take(pa.array(places)).sort_by([("preference", DOWN), ("row", UP)])
         block = int(buckets[places[0]]) >> 24
-        hashes, looks = images["phash"].to_numpy(), images["look"].to_numpy()
+        hashes, looks = images["key"].to_numpy(), images["look"].to_numpy()
         leaves, copies = _equal_looks(hashes, looks)
         if block == 0:
-            columns = [images["row"].take(copies.second), images["row"].take(copies.first)]
-            reasons = pa.array([Drop.NEAR_DUPLICATE.value] * len(copies.second), pa.string())
+            # Equal looks have equal keys: the first of these is enough.
+            once = copies.second[images["first"].to_numpy()[copies.second]]
+            firsts = copies.first[images["first"].to_numpy()[copies.second]]
+            columns = [images["row"].take(once), images["row"].take(firsts)]
+            reasons = pa.array([Drop.NEAR_DUPLICATE.value] * len(once), pa.string())
             equal.append(pa.table([*columns, reasons], schema=PENDING))
         found = candidates(hashes[leaves], blocks, block, config.max_bucket)
         likely.append(_pairs(images, leaves[found.first], leaves[found.second]))
         oversized, largest = oversized + found.oversized, max(largest, found.largest)
     task.facts |= {"oversized": oversized, "largest": largest}
-    pairs = pa.concat_tables(likely)
+    pairs = _distinct(pa.concat_tables(likely))
     task.facts["candidates"] = pairs.num_rows
     task.send("candidates", pairs.select(_COLUMNS), homes.of(pairs["first"]))
     looks = pa.concat_tables(equal)
@@ -71,6 +75,16 @@ def _equal_looks(hashes: Array, looks: Array) -> tuple[Array, Found]:
     return np.sort(order[new]), Found(firsts[~new], order[~new])
 
 
+def _distinct(pairs: pa.Table) -> pa.Table:
+    """Each pair of different images once, however many of their keys are near."""
+    pairs = pairs.filter(pc.not_equal(pairs["first"], pairs["second"]))
+    order = [("first", UP), ("second", UP)]
+    pairs = pairs.sort_by(order)
+    first, second = pairs["first"].to_numpy(), pairs["second"].to_numpy()
+    new = np.r_[True, (first[1:] != first[:-1]) | (second[1:] != second[:-1])][: len(first)]
+    return pairs.filter(pa.array(new))
+
+
 def _pairs(images: pa.Table, first: Array, second: Array) -> pa.Table:
     """Pairs of rows from places in ``images``."""
     rows, preferences = images["row"].to_numpy(), images["preference"].to_numpy()
@@ -80,34 +94,44 @@ def _pairs(images: pa.Table, first: Array, second: Array) -> pa.Table:
 
 def attach_first(homes: Homes, task: Task) -> None:
     """Stream ``half``: candidates with the thumbnail of their first image, to the home of the second."""
-    pairs = task.receive("candidates", [("first", UP), ("second", UP)])
-    thumbnails = _thumbnails(task, pairs["first"].to_numpy())
-    column = pa.FixedSizeBinaryArray.from_buffers(pa.binary(CELLS), len(thumbnails), [None, pa.py_buffer(thumbnails)])
-    pairs = pairs.append_column("thumbnail", column)
+    pairs = _distinct(task.receive("candidates"))
+    pairs = pairs.append_column("thumbnail", _thumbnails(task, pairs["first"].to_numpy()))
     task.send("half", pairs, homes.of(pairs["second"]))
 
 
 def confirm(config: Config, parts: int, task: Task) -> None:
     """Streams ``same-waits``, ``same-tells``: the candidates whose thumbnails agree."""
-    pairs = task.receive("half", [("second", UP), ("first", UP)])
-    theirs = _thumbnails(task, pairs["second"].to_numpy())
-    ours = np.frombuffer(pairs["thumbnail"].combine_chunks().buffers()[1] or b"", np.uint8).reshape(-1, CELLS)
-    agreed = pa.array(same(ours[: len(theirs)], theirs, config.max_difference))
+    pairs = task.receive("half", [("first", UP), ("second", UP)])
+    ours, theirs = pairs["thumbnail"], _of_any_order(task, pairs["second"].to_numpy())
+    agreed = np.zeros(pairs.num_rows, bool)
+    firsts = pairs["first"].to_numpy()
+    ends = np.flatnonzero(np.diff(firsts)) + 1
+    for places in np.split(np.arange(len(firsts)), ends) if len(firsts) else []:
+        others = theirs.take(pa.array(places)).to_pylist()
+        agreed[places] = same(ours[int(places[0])].as_py(), others, mirrored=config.mirrored)
     news = pa.array(np.zeros(pairs.num_rows, np.int8))
-    confirmed = pairs.select(_COLUMNS).append_column("news", news).cast(PAIRS).filter(agreed)
+    confirmed = pairs.select(_COLUMNS).append_column("news", news).cast(PAIRS).filter(pa.array(agreed))
     task.facts["pairs"] = confirmed.num_rows
     task.send("same-waits", confirmed, part_of(confirmed["second"], parts))
     task.send("same-tells", confirmed, part_of(confirmed["first"], parts))
 
 
-def _thumbnails(task: Task, rows: Array) -> Array:
-    """The thumbnails of ``rows``, of this home, which come in order: (n, CELLS) uint8. One shard is read at a time."""
-    found = np.empty((len(rows), CELLS), np.uint8)
+def _of_any_order(task: Task, rows: Array) -> pa.Array:
+    """The thumbnails of ``rows``, of this home: (n,) binary."""
+    order = np.argsort(rows, kind="stable")
+    places = np.empty(len(rows), np.int64)
+    places[order] = np.arange(len(rows))
+    return _thumbnails(task, rows[order]).take(pa.array(places))
+
+
+def _thumbnails(task: Task, rows: Array) -> pa.Array:
+    """The thumbnails of ``rows``, of this home, which come in order: (n,) binary. One shard is read at a time."""
+    found = [pa.array([], pa.large_binary())]
     for shard, _ in task.spec:
         low, high = np.searchsorted(rows, row_numbers(shard, 1)[0]), np.searchsorted(rows, row_numbers(shard + 1, 1)[0])
         if low == high:
             continue
         column = read_table(task.output.store, signatures_path(shard), ["thumbnail"])["thumbnail"].combine_chunks()
-        every = np.frombuffer(column.buffers()[1], np.uint8).reshape(-1, CELLS)
-        found[low:high] = every[rows[low:high] - row_numbers(shard, 1)[0]]
-    return found
+        places = pa.array(rows[low:high] - row_numbers(shard, 1)[0])
+        found.append(column.cast(pa.large_binary()).take(places))
+    return pa.concat_arrays(found)

@@ -20,8 +20,9 @@ from infra.run.manifest import Funnel, ShardRecord
 from infra.schema import Drop
 from infra.store import Store
 from pipelines.curate import gallery
+from pipelines.curate.dedup.config import Config
 from pipelines.curate.dedup.homes import part_of, row_numbers
-from pipelines.curate.dedup.signatures import CELLS, signature
+from pipelines.curate.dedup.signatures import Signature, signature
 from pipelines.download.hosts import host
 from pipelines.layout import Images, funnel, read_images
 from pipelines.tables import read_table, with_column, write_selection
@@ -34,44 +35,49 @@ _READ = ["sha256", "url", "caption", "original_width", "original_height"]
 
 
 def signatures_path(shard: int) -> str:
-    """Of the table of a selection's shard with ``phash``, ``thumbnail``, ``look`` (a hash of both) and ``reason``."""
+    """Of the table of a selection's shard with a :class:`Signature`, ``look`` (a hash of it) and ``reason``."""
     return f"data/signatures-{shard_name(shard)}.parquet"
 
 
-def hash_shard(images: Images, selection: Store, spec: tuple[int, str], output: ShardOutput) -> ShardRecord:
-    """Write hash and thumbnail of each row of a selection's shard, or the reason why its image has none."""
+def hash_shard(
+    config: Config, images: Images, selection: Store, spec: tuple[int, str], output: ShardOutput
+) -> ShardRecord:
+    """Write the signature of each row of a selection's shard, or the reason why its image has none."""
     shard, path = spec
     rows = read_table(selection, path, ["shard", "key"]).to_pylist()
     errors: list[str] = []
-    output.write_table(
-        signatures_path(shard), signature_table([_signature(i, errors) for i in read_images(images, rows)])
-    )
+    found = [_signature(config, image, errors) for image in read_images(images, rows)]
+    output.write_table(signatures_path(shard), signature_table(found))
     return output.commit(facts=counted(errors, len(rows)))
 
 
-def signature_table(found: Sequence[tuple[int, bytes, Drop | None]]) -> pa.Table:
-    """The table of a shard's hashes, thumbnails and reasons."""
+def signature_table(found: Sequence[tuple[Signature, Drop | None]]) -> pa.Table:
+    """The table of a shard's signatures and reasons."""
+    signatures = [one for one, _ in found]
+    looks = [hash64(f"{one.keys} {one.thumbnail.hex()}") for one in signatures]
     return pa.table(
         {
-            "phash": pa.array([phash for phash, _, _ in found], pa.uint64()),
-            "thumbnail": pa.array([thumbnail for _, thumbnail, _ in found], pa.binary(CELLS)),
-            "look": pa.array([hash64(f"{phash} {thumbnail.hex()}") for phash, thumbnail, _ in found], pa.uint64()),
-            "reason": pa.array([reason for *_, reason in found], pa.string()),
+            "phash": pa.array([one.phash for one in signatures], pa.uint64()),
+            "keys": pa.array([one.keys for one in signatures], pa.list_(pa.uint64())),
+            "thumbnail": pa.array([one.thumbnail for one in signatures], pa.binary()),
+            "look": pa.array(looks, pa.uint64()),
+            "reason": pa.array([reason for _, reason in found], pa.string()),
         }
     )
 
 
-def _signature(image: bytes | None, errors: list[str]) -> tuple[int, bytes, Drop | None]:
-    """Hash and thumbnail of an image, or zeros and the reason why it has none."""
+def _signature(config: Config, image: bytes | None, errors: list[str]) -> tuple[Signature, Drop | None]:
+    """The signature of an image, or an empty one and the reason why it has none."""
+    none = Signature(0, [], b"")
     if image is None:
-        return 0, bytes(CELLS), Drop.MISSING
+        return none, Drop.MISSING
     try:
-        return *signature(image), None
+        return signature(image, crops=config.crops, mirrored=config.mirrored), None
     except DataError:
-        return 0, bytes(CELLS), Drop.DECODE
+        return none, Drop.DECODE
     except Exception as error:  # noqa: BLE001 - see infra.rows
         errors.append(row_error(error))
-        return 0, bytes(CELLS), Drop.UNFORESEEN
+        return none, Drop.UNFORESEEN
 
 
 def send_rows(selection: Store, parts: int, task: Task) -> None:
@@ -82,7 +88,7 @@ def send_rows(selection: Store, parts: int, task: Task) -> None:
     tables = []
     for shard, path in task.spec:
         rows = read_table(selection, path, _READ)
-        signatures = read_table(task.output.store, signatures_path(shard), ["phash", "look", "reason"])
+        signatures = read_table(task.output.store, signatures_path(shard), ["keys", "look", "reason"])
         numbers = row_numbers(shard, rows.num_rows)
         urls = rows["url"].to_pylist()
         digests = [
@@ -95,7 +101,7 @@ def send_rows(selection: Store, parts: int, task: Task) -> None:
             "preference": _preference(rows),
             "row": pa.array(numbers),
             "readable": signatures["reason"].is_null(),
-            "phash": signatures["phash"],
+            "keys": signatures["keys"],
             "look": signatures["look"],
             "host": _hashes(map(_host, urls)),
             "name": _hashes(url.rpartition("/")[2] for url in urls),

@@ -1,14 +1,8 @@
-"""Signatures of images: a perceptual hash to find candidates for duplicates, a thumbnail to confirm them.
-
-The hash is the 64-bit DCT hash known as pHash, as the imagehash package computes it. It sees brightness only, so a red
-and a blue ball on grey have the same; hence a pair counts only if their thumbnails agree in colour, cell by cell, too.
-Thresholds were set on generated scenes: of 1,800 pairs of re-encoded and resized copies all were within a distance of
-6 bits and 99.9% within a difference of 40 levels; of 750 pairs that differed in colour alone none came below 70 levels.
-"""
+"""Signatures of images: what is known of each to find its copies."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -18,33 +12,57 @@ from infra.errors import DataError
 from infra.images.decode import decode
 from infra.images.errors import ImageError
 from infra.images.header import read_header
+from pipelines.curate.dedup.keys import SIDE, keys
+from pipelines.curate.dedup.thumbnails import inner_box, thumbnail
 
-__all__ = ["CELLS", "SIDE", "difference", "same", "signature"]
+__all__ = ["Signature", "phash", "phash_of", "signature"]
 
-SIDE = 16  # of a thumbnail, cells
-CELLS = SIDE * SIDE * 3  # bytes of a thumbnail
-_WORST = 8  # cells that decide the difference
-_LOT = 10_000  # pairs compared at once
+_ENOUGH = (256, 256)  # pixels: more of an image would not be seen in a thumbnail
 
 Array = NDArray[Any]
 
 
-def signature(data: bytes) -> tuple[int, bytes]:
-    """The pHash of an encoded image as an unsigned 64-bit number, and its thumbnail, 16 x 16 x 3 bytes.
+class Signature(NamedTuple):
+    """Of an image. ``phash``: imagehash's; ``keys``: by which its copies find it; ``thumbnail``: to compare with."""
+
+    phash: int
+    keys: list[int]
+    thumbnail: bytes
+
+
+def signature(data: bytes, *, crops: bool = True, mirrored: bool = False) -> Signature:
+    """The signature of an encoded image; ``crops`` and ``mirrored`` as in :func:`pipelines.curate.dedup.keys.keys`.
 
     Raises DataError if the image cannot be read.
     """
+    image, grey = _pixels(data, _ENOUGH)
+    left, top, right, bottom = box = inner_box(grey)
+    whole, inner = (
+        cv2.resize(part, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for part in (grey, grey[top:bottom, left:right])
+    )
+    return Signature(phash(grey), keys(whole, inner, crops=crops, mirrored=mirrored), thumbnail(image, box))
+
+
+def phash_of(data: bytes) -> int:
+    """The pHash of an encoded image, as :func:`phash`; a large JPEG is decoded at a smaller scale.
+
+    Raises DataError if the image cannot be read.
+    """
+    return phash(_pixels(data, (64, 64))[1])
+
+
+def _pixels(data: bytes, at_least: tuple[int, int]) -> tuple[Array, Array]:
+    """An image in colours, (height, width, 3) BGR, and in grey."""
     try:
         header = read_header(data)
         if header is None:
             raise DataError("a stored image is in no known format", found=repr(data[:16]))
-        image = decode(data, header, at_least=(64, 64))
+        image = decode(data, header, at_least=at_least)
     except ImageError as error:
         raise DataError("a stored image cannot be decoded", found=error.message) from None
     if image.ndim == 2:
-        image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
-    thumbnail = cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-    return phash(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)), thumbnail.tobytes()
+        return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR), image
+    return image, cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
 
 
 def phash(grey: Array) -> int:
@@ -55,21 +73,3 @@ def phash(grey: Array) -> int:
     low[0] *= np.sqrt(2)
     low[:, 0] *= np.sqrt(2)
     return int.from_bytes(np.packbits(low > np.median(low)).tobytes(), "big")
-
-
-def difference(ones: Array, others: Array) -> Array:
-    """Difference in colour of pairs of thumbnails: (n, CELLS) uint8 each -> (n,) levels, 0 to 255.
-
-    The mean over the 8 cells that differ most, each by the channel that differs most, so that a difference in a small
-    part of the image counts.
-    """
-    gaps = np.maximum(ones, others) - np.minimum(ones, others)
-    worst: Array = np.partition(gaps.reshape(-1, SIDE * SIDE, 3).max(axis=2), -_WORST, axis=1)[:, -_WORST:].mean(axis=1)
-    return worst
-
-
-def same(ones: Array, others: Array, levels: float) -> Array:
-    """Whether pairs of images whose hashes are near show the same: thumbnails, (n, CELLS) uint8 each -> (n,) bool."""
-    lots = range(0, len(ones), _LOT)
-    found = [difference(ones[lot : lot + _LOT], others[lot : lot + _LOT]) <= levels for lot in lots]
-    return np.concatenate([np.empty(0, bool), *found])

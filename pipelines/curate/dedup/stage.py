@@ -34,7 +34,7 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     rows = {file.path: file.rows or 0 for file in selection.manifest.files}
     shards = [(shard, path, rows[path]) for shard, path in selection_shards(selection)]
     specs = [(shard_name(shard), (shard, path)) for shard, path, _ in shards]
-    work = partial(hash_shard, images, selection.store)
+    work = partial(hash_shard, config, images, selection.store)
     signatures = run_shards(context, specs, work, config.limits, rows=row_count(selection))
     if not shards:
         return context.finish(signatures, funnel=funnel("images", []))

@@ -1,0 +1,145 @@
+"""Whether two thumbnails show the same picture.
+
+Keys only find candidates: slides of one template, dialogs of one program and other words on one photo have the same.
+A pair counts if its pictures, laid over each other, differ nowhere by more than noise:
+
+1. *Places.* Inner picture on inner picture, whole on whole, or as if one were cropped (:mod:`.places`).
+2. *Tones.* Brightness and contrast are fitted, and the strength of colours; a grey picture is compared in grey.
+3. *Differences.* Window by window, what is left is compared with what the pictures show there. Where a copy is merely
+   blurred or half a cell off, little is left of much; where words differ, as much is left as there is.
+
+A difference in one corner, and nowhere else, is taken for a logo or a mark. The numbers were set on the odd half of Tux
+Paint's stamps and of openclipart (tests/benchmarks/near_duplicates.py), and measured on the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.curate.dedup.places import as_sharp, correlation, find_place, keeps_aspect, lay, refine
+from pipelines.curate.dedup.thumbnails import SIDE, View
+
+__all__ = ["same"]
+
+Array = NDArray[Any]
+
+_WINDOW, _EDGE = 9, 4  # cells
+_AGREES = 0.9  # correlation of two pictures that may be the same
+_SEEN = 0.6  # least share of a picture's detail that lies within the other
+_ADDED = 8  # cells of a strip at a side that may have been added: a bar, a frame
+_LEVELS, _UNEXPLAINED, _ABOVE_NOISE = 6.0, 0.3, 15.0  # what makes a window differ
+_NOISE = 0.12  # of the contrast: what a copy may differ by everywhere
+_SHARE = 0.006  # of windows that may differ
+_CORNER, _MARK = 0.32, 0.05  # of a side and of the area: where a logo may be, and how large
+_COLOUR = 28.0  # levels of difference in colour
+
+
+def same(one: bytes, others: Sequence[bytes], *, mirrored: bool = False) -> Array:
+    """Whether thumbnail ``one`` shows the same picture as each of ``others``: (n,) bool.
+
+    ``mirrored``: or its mirror image.
+    """
+    view = View.of(one)
+    faces = [view, view.mirrored] if mirrored else [view]
+    return np.array([other == one or any(_same(face, View.of(other)) for face in faces) for other in others], bool)
+
+
+def _same(one: View, other: View) -> bool:
+    if max(one.grey.std(), other.grey.std()) < 4:  # nothing but a colour
+        return bool(np.abs(one.cells.mean(axis=(0, 1)) - other.cells.mean(axis=(0, 1))).max() < _COLOUR)
+    place = find_place(one, other)
+    if place is None:
+        return False
+    template, image = as_sharp(one, other, place)
+    if _agree(one, other, template, image, place):
+        return True
+    refined = refine(template, image, place)
+    return refined is not None and _agree(one, other, template, image, refined)
+
+
+# --- differences ------------------------------------------------------------------------------------------------------
+
+
+def _agree(one: View, other: View, template: Array, image: Array, mapping: Array) -> bool:
+    """Whether the pictures are the same where ``mapping`` lays one over the other."""
+    laid, covered = lay(image, mapping)
+    if not keeps_aspect(one, other, mapping) or correlation(template, laid, covered) < _AGREES:
+        return False
+    if min(_seen(template, covered), _seen(image, lay(template, _inverse(mapping))[1])) < _SEEN:
+        return False
+    where = cv2.erode(covered.astype(np.uint8), np.ones((2 * _EDGE + 1,) * 2), borderValue=0).astype(bool)
+    if not where.any():
+        return False
+    differs = (_differs(template, laid, covered, where) | _differs_in_colour(one, other, mapping)) & where
+    return bool(differs.sum() <= _SHARE * where.sum()) or _is_mark(differs)
+
+
+def _inverse(mapping: Array) -> Array:
+    return np.asarray(cv2.invertAffineTransform(mapping), np.float32)
+
+
+def _seen(picture: Array, where: Array) -> float:
+    """The share of a picture's detail that lies there, but for its outermost strips: these may have been added."""
+    detail = np.abs(cv2.Sobel(picture, -1, 1, 0)) + np.abs(cv2.Sobel(picture, -1, 0, 1))
+    inside = slice(_ADDED, SIDE - _ADDED)
+    detail, where = detail[inside, inside], where[inside, inside]
+    return float(detail[where].sum() / (detail.sum() + 1e-3))
+
+
+def _differs(one: Array, other: Array, covered: Array, where: Array) -> Array:
+    """Where more is left of two pictures than noise, blur and a wrong place by part of a cell leave."""
+    one, other = _same_tones(one, other, covered)
+    left = cv2.blur(np.where(covered, np.square(one - other), 0).astype(np.float32), (_WINDOW, _WINDOW))
+    shown = (_variance(one) + _variance(other)) / 2
+    contrast = float(one[where].std())
+    noise = min(float(np.quantile(left[where], 0.7)), (_NOISE * contrast) ** 2, _LEVELS**2)
+    levels = np.clip(0.2 * contrast, 2, _LEVELS)
+    return np.asarray(left > np.maximum(max(levels**2, _ABOVE_NOISE * noise), _UNEXPLAINED * shown))
+
+
+def _variance(picture: Array) -> Array:
+    mean = cv2.blur(picture, (_WINDOW, _WINDOW))
+    return np.asarray(cv2.blur(picture * picture, (_WINDOW, _WINDOW)) - mean * mean)
+
+
+def _same_tones(one: Array, other: Array, covered: Array) -> tuple[Array, Array]:
+    """Both pictures with the contrast of the stronger one, fitted where they agree best; too bright is white."""
+    first, second = one[covered], other[covered]
+    fits = np.ones(len(first), bool)
+    gain, offset = 1.0, 0.0
+    for _ in range(3):
+        x, y = second[fits], first[fits]
+        gain = float(((x - x.mean()) * (y - y.mean())).mean() / (x.var() + 1e-3))
+        offset = float(y.mean() - gain * x.mean())
+        left = np.abs(first - gain * second - offset)
+        fits = left <= max(float(np.quantile(left, 0.8)), 2.0)
+    if not 0.5 <= gain <= 2:
+        gain, offset = 1.0, 0.0
+    if gain > 1:
+        return one, np.clip(gain * other + offset, 0, 255)
+    return np.clip((one - offset) / gain, 0, 255), other
+
+
+def _differs_in_colour(one: View, other: View, mapping: Array) -> Array:
+    """Where the pictures have different colours, however strong these are in each; nowhere, if one of them is grey."""
+    if one.is_grey or other.is_grey:
+        return np.zeros((SIDE, SIDE), bool)
+    first, second = one.colours, lay(other.colours, mapping)[0]
+    strength = float((first * second).sum() / ((second * second).sum() + 1e-3))
+    strength = float(np.clip(strength, 0.4, 2.5))
+    left = first / strength - second if strength > 1 else first - strength * second
+    return np.asarray(np.abs(left).max(axis=2) > _COLOUR)
+
+
+def _is_mark(differs: Array) -> bool:
+    """Whether all that differs is small and lies in one corner."""
+    rows, columns = np.nonzero(differs)
+    if len(rows) > _MARK * differs.size:
+        return False
+    near = _CORNER * SIDE
+    return all(places.max(initial=0) < near or places.min(initial=SIDE) >= SIDE - near for places in (rows, columns))

@@ -1,0 +1,130 @@
+"""Copies of a picture as the web makes them are found; pictures that differ in words, and drawings alike, are kept."""
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from pipelines.curate.dedup import Config
+from pipelines.curate.dedup.alike import same
+from pipelines.curate.dedup.keys import keys
+from pipelines.curate.dedup.signatures import signature
+from pipelines.curate.dedup.thumbnails import View, inner_box
+from tests.benchmarks.picture_variants import SCENES, VARIANTS, jpeg, same_but_words, stored
+
+
+def photo(seed: int, size=(480, 360)) -> Image.Image:
+    """Something like a photo: soft light, shapes of several sizes with shades, grain."""
+    rng = np.random.default_rng(seed)
+    small = rng.integers(40, 216, (6, 8, 3), dtype=np.uint8)
+    picture = Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
+    pen = ImageDraw.Draw(picture)
+    for _ in range(40):
+        left, top = rng.integers(0, size[0]), rng.integers(0, size[1])
+        width, height = rng.integers(8, 110, 2)
+        box = (int(left), int(top), int(left + width), int(top + height))
+        colour = tuple(int(level) for level in rng.integers(0, 256, 3))
+        (pen.ellipse if rng.random() < 0.5 else pen.rectangle)(box, fill=colour)
+    grain = rng.normal(0, 6, (size[1], size[0], 1))
+    return Image.fromarray(np.clip(np.asarray(picture) + grain, 0, 255).astype(np.uint8))
+
+
+def near(one, other) -> bool:
+    first, second = (np.array(which.keys, np.uint64) for which in (one, other))
+    return bool((np.bitwise_count(first[:, None] ^ second) <= Config().max_distance).any())
+
+
+def copies(one, other, **fields) -> bool:
+    return near(one, other) and bool(same(one.thumbnail, [other.thumbnail], **fields)[0])
+
+
+def signed(picture, **fields):
+    return signature(stored(picture if isinstance(picture, bytes) else jpeg(picture)), **fields)
+
+
+EXPECTED = sorted(name for name, (kind, _) in VARIANTS.items() if kind not in ("more", "tone", "mirror"))
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_copies_are_found(name):
+    for seed in range(3):
+        picture = photo(seed)
+        assert copies(signed(picture), signed(VARIANTS[name][1](picture, np.random.default_rng(seed)))), seed
+
+
+def test_a_mirror_image_is_a_copy_on_demand_only():
+    picture = photo(5)
+    mirrored = VARIANTS["mirrored"][1](picture, np.random.default_rng(0))
+    assert not copies(signed(picture), signed(mirrored))
+    one, other = (signed(image, mirrored=True) for image in (picture, mirrored))
+    assert copies(one, other, mirrored=True) and not copies(one, other)
+
+
+def test_without_crops_fewer_keys_are_made():
+    picture = photo(6)
+    few, many = signed(picture, crops=False), signed(picture)
+    assert set(few.keys) < set(many.keys) and len(few.keys) <= 2 < 10 < len(many.keys)
+
+
+@pytest.mark.parametrize("kind", sorted(SCENES))
+def test_pictures_that_differ_in_words_are_kept(kind):
+    """Nearly all; quotations are small and thin words on a photo. The benchmark has more of each."""
+    groups = {}
+    for name, group, data in same_but_words([photo(7), photo(8)], 4):
+        if name == kind:
+            groups.setdefault(group, []).append(signature(data))
+    pairs = [(one, other) for members in groups.values() for one in members for other in members if one is not other]
+    kept = [not copies(one, other) for one, other in pairs]
+    assert np.mean(kept) >= (0.6 if kind == "quotations" else 0.9)
+
+
+def test_other_photos_are_kept():
+    signatures = [signed(photo(seed)) for seed in range(12)]
+    assert not any(copies(one, other) for one in signatures for other in signatures if one is not other)
+
+
+def test_one_ball_in_two_colours_is_two_pictures_and_in_grey_a_copy():
+    def ball(colour):
+        picture = Image.new("RGB", (300, 300), "#c0c0c0")
+        ImageDraw.Draw(picture).ellipse((80, 80, 220, 220), fill=colour)
+        return picture
+
+    red, blue = ball((220, 30, 30)), ball((30, 60, 255))  # of about one brightness
+    assert not copies(signed(red), signed(blue))
+    assert copies(signed(red), signed(red.convert("L").convert("RGB")))
+
+
+def test_a_picture_of_another_shape_is_no_copy():
+    """Keys are made of squares, so they do not tell how long a picture is."""
+    picture = photo(9)
+    assert not copies(signed(picture), signed(picture.resize((480, 240))))
+
+
+def test_borders_in_borders_are_taken_off():
+    picture = photo(10, (200, 100))
+    framed = Image.new("RGB", (260, 160), "black")
+    framed.paste("white", (10, 10, 250, 150))
+    framed.paste(picture, (30, 30))
+    assert inner_box(np.asarray(framed.convert("L"))) == (30, 30, 230, 130)
+    assert inner_box(np.asarray(picture.convert("L"))) == (0, 0, 200, 100)
+    blank = np.full((50, 60), 255, np.uint8)
+    assert inner_box(blank) == (0, 0, 60, 50)
+
+
+def test_keys_are_those_of_regions_cut_out():
+    """The key of a crop is that of the cropped square, made by matrices or by cutting and shrinking."""
+    rng = np.random.default_rng(0)
+    square = np.kron(rng.integers(0, 256, (16, 16)), np.ones((4, 4))).astype(np.uint8)
+    found = keys(square, square, crops=False)
+    small = square.reshape(32, 2, 32, 2).mean(axis=(1, 3))
+    cosines = np.cos(np.pi * np.outer(np.arange(8), 2 * np.arange(32) + 1) / 64)
+    low = (cosines @ small @ cosines.T).ravel()
+    low[0] = 0
+    bits = low > 0.04 * np.sqrt(np.mean(low**2))
+    assert found == [int("".join("01"[bit] for bit in bits.astype(int)), 2)]
+
+
+def test_a_thumbnail_is_read_back():
+    picture = photo(11, (320, 200))
+    view = View.of(signed(picture).thumbnail)
+    assert view.size == (320, 200) and view.cells.shape == (96, 96, 3)
+    assert view.mirrored.mirrored.cells.tolist() == view.cells.tolist()
