@@ -80,8 +80,13 @@ class Writer:
 
 
 def _clean(header: tuple[str, str]) -> tuple[str, str]:
-    # A header is one line; control characters would let a server inject records.
+    """A header as one line of ASCII; with control characters a server could inject records.
+
+    Bytes beyond ASCII are percent-encoded, whatever their charset. warcio does so too, but for some headers only.
+    """
     name, value = (re.sub(r"[\x00-\x1f\x7f]+", " ", text) for text in header)
+    if not value.isascii():
+        value = "".join(chr(byte) if byte < 128 else f"%{byte:02X}" for byte in value.encode(errors="surrogateescape"))
     return name, value
 
 

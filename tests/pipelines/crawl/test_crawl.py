@@ -275,6 +275,21 @@ def test_a_header_cannot_forge_a_record():
     ]
 
 
+@pytest.mark.parametrize(
+    ("value", "stored"),
+    [
+        ("text/html; charset=\udcff\udcffutf-8", "text/html; charset=%FF%FFutf-8"),  # bytes that are no UTF-8
+        ("text/html;\udcffrset=utf-8", "text/html;%FFrset=utf-8"),
+        ("text/html; title=größe", "text/html; title=gr%C3%B6%C3%9Fe"),
+    ],
+)
+def test_headers_beyond_ascii_are_stored_and_the_page_is_read_back(value, stored):
+    sink = io.BytesIO()
+    Writer(sink, "x.warc.gz", DATE, {}).page("http://a.example/", DATE, 200, [("Content-Type", value)], b"<p>", [])
+    (page,) = Reader(io.BytesIO(sink.getvalue()), 1 << 20)
+    assert (page.content_type, page.body) == (stored, b"<p>")
+
+
 # --- the whole ---
 
 
