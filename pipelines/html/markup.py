@@ -108,8 +108,7 @@ def _affordable(text: str, budget_ns: int) -> Iterator[str]:
                     break
                 position = found.end()
             continue
-        name = name.lower()
-        kind = _KINDS.get(name, 0)
+        kind = _KINDS.get(name := name.lower(), 0)
         cost += 1000 + 5 * depth + 200 * recreated  # each tag; <ul><li><ul><li>...; <p><font a=1><font a=2>...</p><p>x
         if end:
             foreign = foreign and name not in ("svg", "math", "p", "br")
