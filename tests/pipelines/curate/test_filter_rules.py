@@ -26,6 +26,7 @@ from pipelines.curate.filter.rules import (
     ImageSide,
     Language,
     Pii,
+    Sample,
     Score,
     TextJunk,
     TextLength,
@@ -297,3 +298,13 @@ def test_captions_are_drawn_in_their_scripts(text):
 
 def test_what_no_font_has_is_written_as_its_number():
     assert text_length("\U0001f98a", 14) == text_length("U+1F98A", 14)
+
+
+def test_a_sample_is_about_its_share_and_a_rows_own():
+    rows = pa.table({"uid": [f"{number:032x}" for number in range(4000)]})
+    kept = np.array(Sample(share=0.3).keeps(rows))
+    assert abs(kept.mean() - 0.3) < 0.03  # four standard deviations
+    assert kept[100:200].tolist() == Sample(share=0.3).keeps(rows.slice(100, 100))
+    other = np.array(Sample(share=0.3, seed=1).keeps(rows))
+    assert abs((kept & other).mean() - 0.09) < 0.02
+    assert np.array(Sample(share=0.6).keeps(rows))[kept].all()  # a smaller share of the same seed is part of a larger

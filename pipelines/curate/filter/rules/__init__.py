@@ -21,6 +21,7 @@ from pipelines.curate.filter.rules.image import (
 from pipelines.curate.filter.rules.lists import Listed, TextList, UrlList
 from pipelines.curate.filter.rules.presets import BASIC, PRESETS
 from pipelines.curate.filter.rules.privacy import Pii
+from pipelines.curate.filter.rules.sample import Sample
 from pipelines.curate.filter.rules.scores import Score
 from pipelines.curate.filter.rules.text import (
     CaptionFrequency,
@@ -50,6 +51,7 @@ __all__ = [
     "Pii",
     "Range",
     "Rule",
+    "Sample",
     "Score",
     "TextJunk",
     "TextLength",
