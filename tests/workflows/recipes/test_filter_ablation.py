@@ -13,7 +13,10 @@ SETS = ('classification=["seen"]', 'captions=["captions"]')
 def given(tmp_path):
     """Settings with folders that hold what they should, as far as planning looks."""
     files = {
-        **{"images/00000.tar": b"", "images/00000.parquet": b"", "trusted/00000.tar": b"", "scorer.pt": b""},
+        "images/00000.tar": b"",
+        "images/00000.parquet": b"",
+        "trusted/00000.tar": b"",
+        "scorer.pt": b"",
         **{f"tests/{name}/test/{file}": b"1" for name in ("seen", "captions") for file in ("nshards.txt", "0.tar")},
     }
     for path, data in files.items():
