@@ -55,6 +55,8 @@ def slots(limits: Limits) -> int:
 
 def warn_if_no_gpu(gpus: float) -> None:
     """Log why a task of so many GPUs waits, if no node has them; one that joins later will run it."""
+    if not gpus:
+        return
     import ray
 
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]

@@ -112,7 +112,7 @@ def test_the_digest_changes_with_the_module_and_not_with_the_folder(tmp_path):
         ("pipelines.crawl.rounds", {"crawl"}),
         ("pipelines.download.retry", {"download"}),
         ("infra.errors", {"crawl", "download", "filter"}),
-        ("pipelines.curate.filter.rules", {"filter"}),
+        ("pipelines.curate.filter.rules.text", {"filter"}),
         ("workflows.run.runner", set()),
     ],
 )
