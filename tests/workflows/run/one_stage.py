@@ -57,7 +57,7 @@ def main(file: str) -> None:
             cluster.run_batches = sys.modules["infra.cluster.shards"].run_batches = shards_in_this_process
         run, config, inputs = pickle.loads(package["stage"])
     without_ray(run)
-    context = Context(package["folder"], location=config.location())
+    context = Context(package["folder"], location=config.location(), config=config.resolved())
     manifest = run(config, {name: Artifact.load(folder) for name, folder in inputs.items()}, context)
     context.store.write(MANIFEST, manifest.to_bytes())
     print(json.dumps(sorted(name for name in sys.modules if name.partition(".")[0] in PACKAGES)))  # noqa: T201

@@ -16,8 +16,10 @@ from pathlib import Path
 import grimp
 import pytest
 
+from evaluation import compare
 from infra.config import Config
 from pipelines import adopt, urls
+from pipelines.curate import embed, score
 from training import train
 from training.objectives.config import ObjectiveConfig
 from workflows.cli.fields import STAGES
@@ -41,8 +43,11 @@ DEEP = {
     "balance": "pipelines.curate.balance.sampling",
     "shard": "pipelines.curate.shard.write",
     "train": "training.objectives.siglip.objective",
+    "embed": "pipelines.curate.embed.work",
+    "score": "pipelines.curate.score.passes",
     "zeroshot": "evaluation.tasks.zeroshot",
     "retrieval": "evaluation.tasks.retrieval",
+    "compare": "evaluation.compare.differences",
     "urls": "pipelines.urls.shard",
     "list": "pipelines.adopt.stage",
 }
@@ -95,7 +100,7 @@ def carry_out(stage: Stage, root: Path) -> set[str]:
 
 
 def small_run(root: Path, port: int) -> Workflow:
-    """The quickstart, smaller still, with an objective that is not the default; and a URL list."""
+    """The quickstart, smaller still, with an objective that is not the default; and the stages it does not have."""
     quick = load("quickstart").function(images=60, samples=128, workers=1, port=port)
     stages: dict[str, Stage] = {}
     for stage in quick:
@@ -106,6 +111,12 @@ def small_run(root: Path, port: int) -> Workflow:
             config = config.replace(objective={"kind": "siglip"}, batch_size=32, samples=64)
         inputs = {name: stages[source.name] for name, source in stage.inputs.items()}
         stages[stage.name] = Stage(stage.name, stage.run, config, inputs)
+    both = {"images": stages["download"], "selection": stages["filter"]}
+    stages["embed"] = Stage("embed", embed.run, embed.Config(), {**both, "model": stages["train"]})
+    stages["score"] = Stage("score", score.run, score.Config(), {**both, "embeddings": stages["embed"]})
+    twice = {"scores_one": stages["zeroshot"], "scores_other": stages["zeroshot"]}
+    variants = {"one": ["scores_one"], "other": ["scores_other"]}
+    stages["compare"] = Stage("compare", compare.run, compare.Config(variants=variants), twice)
     (root / "list.csv").write_text("url,caption\nhttp://a.example/1.jpg,one\n")
     stages["list"] = Stage("list", adopt.run, adopt.Config(path=str(root / "list.csv"), contents="url_list"))
     stages["urls"] = Stage("urls", urls.run, urls.Config(), {"list": stages["list"]})
