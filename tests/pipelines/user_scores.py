@@ -5,7 +5,7 @@ from __future__ import annotations
 from pipelines.curate.score import Score
 
 
-class Surprise(Score):
+class Oddness(Score):
     """A user's: how far a caption is from the mean of the shard's captions."""
 
     def values(self, rows, known):

@@ -23,7 +23,7 @@ from pipelines.curate.filter.rules import TextWords
 from pipelines.curate.score.scores import Aesthetic, ClipScore, NegCLIPLoss, NormSim, Score, TMars, Unsafe
 from pipelines.curate.vectors import Vectors, read_vectors, vector_shards, write_vectors
 from pipelines.tables import read_table
-from tests.pipelines.user_scores import Surprise, Wrong
+from tests.pipelines.user_scores import Oddness, Wrong
 
 ROWS, WIDTH = 2000, 32
 
@@ -195,7 +195,7 @@ def test_the_whole_way_from_images(ray_cluster, images_artifact, finished, tmp_p
     plain = finished(embed.run, embed.Config(), inputs)
     masked = finished(embed.run, embed.Config(mask_text=True), inputs)
     inputs |= {"embeddings": plain, "embeddings_masked": masked}
-    config = score.Config(scores=(ClipScore(), TMars(), Surprise(), NegCLIPLoss()))
+    config = score.Config(scores=(ClipScore(), TMars(), Oddness(), NegCLIPLoss()))
     made = finished(score.run, config, inputs)
     assert made.manifest.funnel.dropped == {"decode_failed": 1}
     table = read_table(made.store, "data/kept-00000.parquet")
@@ -204,8 +204,8 @@ def test_the_whole_way_from_images(ray_cluster, images_artifact, finished, tmp_p
     names = {f"figures/{kind}_{one.name}.png" for kind in ("spread", "lowest", "highest") for one in config.scores}
     assert names == {file.path for file in made.files("figures/")}
     vectors = read_vectors(plain.store, "00000")
-    surprise = 1 - vectors.texts @ vectors.texts.mean(0)
-    np.testing.assert_allclose(table["surprise"].drop_null().to_numpy(), surprise, atol=1e-6)
+    oddness = 1 - vectors.texts @ vectors.texts.mean(0)
+    np.testing.assert_allclose(table["oddness"].drop_null().to_numpy(), oddness, atol=1e-6)
     with pytest.raises(DataError, match="did not return one number per caption"):
         finished(score.run, score.Config(scores=(Wrong(),)), inputs)
 
