@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from infra.figures import png
 from infra.formats.shards import shard_name
 from infra.hashing import hash64
-from infra.run.context import ShardOutput
+from infra.run.context import Output, ShardOutput
 from infra.run.manifest import ShardRecord
 from infra.schema import Drop
 from infra.store import Store
@@ -51,9 +51,9 @@ def draw_shard(draw: Draw, selection: Store, own: Store, spec: tuple[int, str], 
     reasons = _reasons(rows["uid"].to_pylist(), probabilities, draw.seed)
     notes = {"keep_probability": pa.array(probabilities)}
     kept = write_selection(output, shard, rows, reasons, notes)
-    write_counts(
-        output, f"after-{shard_name(shard)}", matches.filter(pa.array([why is None for why in reasons], pa.bool_()))
-    )
+    # Not through the output of the shard: the counts are no file of the artifact.
+    stay = pa.array([reason is None for reason in reasons], pa.bool_())
+    write_counts(Output(own), f"after-{shard_name(shard)}", matches.filter(stay))
     return output.commit(kept, facts={"expected": float(probabilities.sum())})
 
 

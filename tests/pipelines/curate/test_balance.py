@@ -238,6 +238,7 @@ def test_nothing_is_lost_where_the_entries_are_the_captions_own_and_none_is_too_
     assert {"entry": "red", "before": 12, "after": 12} in counts
     assert result.manifest.facts["entries_over_t"] == 0
     assert not result.store.paths("scratch")
+    assert list(result.verify()) == []
 
 
 def test_a_stage_stopped_behind_any_commit_goes_on_to_the_same_bytes(ray_cluster, images_artifact, finished, tmp_path):
