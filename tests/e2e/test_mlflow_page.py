@@ -22,7 +22,8 @@ pytestmark = [
 def client(demo):
     from mlflow import MlflowClient
 
-    return MlflowClient(f"sqlite:///{demo.root}/mlflow.db")
+    address = f"sqlite:///{demo.root}/mlflow.db"
+    return MlflowClient(address, registry_uri=address)  # or another test's registry, which MLflow remembers
 
 
 @pytest.fixture(scope="module")
