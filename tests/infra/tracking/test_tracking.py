@@ -397,6 +397,8 @@ def mlflow_server(database):
         patch.setitem(sys.modules, "mlflow.server.auth", None)  # not used here; each request would try to import it
         for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):  # the server, in this process, sets them to its own
             patch.setenv(name, f"sqlite:///{database}")
+        for place in ("_tracking_service.utils._tracking_uri", "_model_registry.utils._registry_uri"):  # and remembers
+            patch.setattr(f"mlflow.tracking.{place}", None)
         server = Server(database)
         yield server
         server.stop()
