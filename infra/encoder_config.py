@@ -1,4 +1,4 @@
-"""Which model encodes, and on what: the fields of every stage that embeds images and texts."""
+"""Base of the configurations of stages that encode images and texts: the model, and the device it runs on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field, field_validator
 
 from infra.config import Runtime, StageConfig
-from infra.encoder import Precision, check_architecture, load_encoder
+from infra.encoder import Precision, check_architecture
 from infra.errors import UsageError
 
 if TYPE_CHECKING:
@@ -63,6 +63,8 @@ class EncoderConfig(StageConfig):
         Raises DataError if it cannot be used.
         """
         import torch
+
+        from infra.open_clip_encoder import load_encoder
 
         torch.set_num_threads(max(1, int(cpus)))
         device = self.device

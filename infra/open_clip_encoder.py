@@ -1,7 +1,12 @@
-"""The encoder of open_clip's models. Loads open_clip and torch, which takes seconds; :mod:`infra.encoder` is light."""
+"""The encoder of open_clip's models, and where it is loaded from. Importing it loads torch, which takes seconds.
+
+:func:`load_encoder` takes a folder in open_clip's hub layout (ours, or a download), a checkpoint file, or the name of a
+built-in model with published weights.
+"""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -16,11 +21,17 @@ from safetensors import SafetensorError
 
 from infra.encoder import Precision
 from infra.errors import DataError
+from infra.run.manifest import Artifact
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["OpenClipEncoder"]
+__all__ = ["OpenClipEncoder", "load_encoder"]
+
+_CONFIG = "open_clip_config.json"
+_WEIGHTS = ("*.safetensors", "*.bin", "*.pth")  # where open_clip's local-dir: scheme looks
+_TRAINING = (".pt", ".jsonl")  # files beside a configuration and weights that open_clip does not need
+_CHECKPOINTS = (".pt", ".pth", ".bin", ".safetensors")
 
 T = TypeVar("T")
 
@@ -106,3 +117,74 @@ def _batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch
+
+
+# --- loading ----------------------------------------------------------------------------------------------------------
+
+
+def load_encoder(
+    source: Artifact | str | Path,
+    pretrained: str | None = None,
+    *,
+    model: str | None = None,
+    device: str = "cpu",
+    precision: Precision = "fp32",
+    batch_size: int = 64,
+) -> OpenClipEncoder:
+    """Load the encoder of a trained or adopted model, of a folder or checkpoint file, or of a built-in open_clip name.
+
+    ``model`` is the name of the architecture where ``source`` is a bare checkpoint, which does not say it;
+    ``pretrained`` the tag of the weights where ``source`` is a built-in name.
+
+    Raises DataError if the configuration or the weights are missing or do not fit each other.
+    """
+    options: dict[str, Any] = {"device": device, "precision": precision, "batch_size": batch_size}
+    if isinstance(source, Artifact):
+        with tempfile.TemporaryDirectory() as folder:
+            # open_clip loads the weights whole, so that nothing needs the folder afterwards.
+            return _from_path(_gather(source, Path(folder)), model, source.manifest.name, options)
+    if Path(source).exists():
+        return _from_path(Path(source), model, Path(source).name, options)
+    return OpenClipEncoder(str(source), pretrained, **options)
+
+
+def _gather(artifact: Artifact, folder: Path) -> Path:
+    """Bring a model's files side by side into ``folder``, as open_clip wants them; return it, or its one checkpoint.
+
+    Files on a local disk are linked, others copied. Subfolders and, beside a configuration, training state stay behind.
+    """
+    names = [file.path.removeprefix("data/") for file in artifact.files("data/") if file.path.count("/") == 1]
+    complete = _CONFIG in names
+    for name in names:
+        if not (complete and name.endswith(_TRAINING)):
+            (folder / name).symlink_to(artifact.local(f"data/{name}", folder / ".fetched").absolute())
+    checkpoints = [name for name in names if name.endswith(_CHECKPOINTS)]
+    if complete or not checkpoints:
+        return folder
+    if len(checkpoints) > 1:
+        raise DataError(
+            f"{artifact.manifest.name} has several checkpoints",
+            expected=f"one checkpoint file, or {_CONFIG} and weights",
+            found=", ".join(checkpoints),
+            fix="adopt the checkpoint file itself, not its folder",
+        )
+    return folder / checkpoints[0]
+
+
+def _from_path(path: Path, model: str | None, name: str, options: dict[str, Any]) -> OpenClipEncoder:
+    """The encoder in a folder of open_clip's layout or in a checkpoint file."""
+    if path.is_file():
+        if model is None:
+            raise DataError(
+                f"the checkpoint {name} does not say of what architecture it is",
+                expected="open_clip's name of its model beside it, such as ViT-B-32",
+                found=path.name,
+                fix=f"name the model, or put the weights into a folder with {_CONFIG}",
+            )
+        return OpenClipEncoder(model, str(path), name=name, **options)
+    missing = [] if (path / _CONFIG).is_file() else [_CONFIG]
+    if not any(found for pattern in _WEIGHTS for found in path.glob(pattern)):
+        missing.append("weights (open_clip_model.safetensors)")
+    if missing:
+        raise DataError(f"{name} is not a model in open_clip's layout", expected=" and ".join(missing), found=str(path))
+    return OpenClipEncoder(f"local-dir:{path}", name=name, **options)

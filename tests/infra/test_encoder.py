@@ -12,9 +12,8 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from infra.encoder import load_encoder
 from infra.errors import DataError
-from infra.open_clip_encoder import OpenClipEncoder
+from infra.open_clip_encoder import OpenClipEncoder, load_encoder
 from infra.run.manifest import Artifact, File, Manifest
 from infra.store import open_store
 
