@@ -31,6 +31,7 @@ __all__ = [
     "find_images",
     "funnel",
     "image_shards",
+    "input_shards",
     "kept_files",
     "read_images",
     "row_count",
@@ -178,6 +179,12 @@ def selection_shards(selection: Artifact) -> list[tuple[int, str]]:
             "a selection has no files of kept rows", expected="data/kept-00000.parquet and so on", found=others[0].path
         )
     return found
+
+
+def input_shards(inputs: Mapping[str, Artifact]) -> list[tuple[int, str]]:
+    """Number and table of each shard of the input ``selection``, or else of all ``images``."""
+    selection = inputs.get("selection")
+    return selection_shards(selection) if selection else image_shards(*downloads(inputs))
 
 
 def row_count(*artifacts: Artifact) -> int:

@@ -24,6 +24,7 @@ __all__ = [
     "SELECTION_COLUMNS",
     "concatenated",
     "image_columns",
+    "image_rows",
     "image_table",
     "read_slices",
     "read_table",
@@ -150,6 +151,12 @@ def with_image_columns(rows: pa.Table, images: Images, shard: int, names: Sequen
     for name in found:
         rows = rows.append_column(name, source[name].take(indices))
     return rows
+
+
+def image_rows(images: Images, shard: int) -> pa.Table:
+    """The rows of an image shard that have an image, without the columns :data:`IMAGE_ACCOUNT`."""
+    rows = successes(image_table(images, shard), shard)
+    return rows.drop_columns([name for name in IMAGE_ACCOUNT if name in rows.column_names])
 
 
 def successes(rows: pa.Table, shard: int) -> pa.Table:

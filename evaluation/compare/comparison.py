@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from evaluation.compare.differences import Difference, difference, holm
@@ -15,7 +15,7 @@ __all__ = ["Comparison", "Row", "compare"]
 
 @dataclass(frozen=True)
 class Row:
-    """A metric of a variant beside the baseline's.
+    """Comparison of one metric of a variant with the baseline's.
 
     ``p``: corrected by Holm over all rows of the comparison. ``separated``: that is below 1 - confidence.
     ``images``: of the test set; ``images_needed``: to separate the difference, infinite where more cannot.
@@ -95,41 +95,36 @@ def compare(variants: Mapping[str, Sequence[Evaluation]], *, confidence: float =
     names = list(variants)
     baseline, *others = names
     found = {name: estimates(evaluations) for name, evaluations in variants.items()}
-    rows = []
-    for name in others:
-        for key, (estimate, evaluation) in found[name].items():
-            if key not in found[baseline]:
-                continue
-            base, first = found[baseline][key]
-            check_paired(first, evaluation)
-            apart = difference(base, estimate, confidence=confidence, seed=seed)
-            rows.append(
-                Row(
-                    variant=name,
-                    task=key[0],
-                    metric=key[1],
-                    baseline=base.mean,
-                    value=estimate.mean,
-                    difference=apart,
-                    p=apart.p,
-                    separated=False,
-                    images=evaluation.images,
-                    images_needed=float("inf"),
-                )
-            )
+    pairs = [
+        (name, key, found[baseline][key], other)
+        for name in others
+        for key, other in found[name].items()
+        if key in found[baseline]
+    ]
+    for _, _, (_, first), (_, evaluation) in pairs:
+        check_paired(first, evaluation)
+    apart = [difference(base, estimate, confidence=confidence, seed=seed) for _, _, (base, _), (estimate, _) in pairs]
     # Holm judges the clearest difference at the strictest level, that of all together.
-    corrected, strictest = holm([row.p for row in rows]), 1 - (1 - confidence) / max(1, len(rows))
-    judged = tuple(
-        replace(
-            row,
+    corrected, strictest = holm([one.p for one in apart]), 1 - (1 - confidence) / max(1, len(pairs))
+    rows = tuple(
+        Row(
+            variant=name,
+            task=task,
+            metric=metric,
+            baseline=base.mean,
+            value=estimate.mean,
+            difference=one,
             p=p,
             separated=p < 1 - confidence,
-            images_needed=row.difference.images_to_separate(row.images, strictest),
+            images=evaluation.images,
+            images_needed=one.images_to_separate(evaluation.images, strictest),
         )
-        for row, p in zip(rows, corrected, strict=True)
+        for (name, (task, metric), (base, _), (estimate, evaluation)), one, p in zip(
+            pairs, apart, corrected, strict=True
+        )
     )
     seeds = {name: min((len(one.values) for one, _ in found[name].values()), default=0) for name in names}
-    return Comparison(baseline, confidence, seeds, judged, tuple(_notes(variants, found, judged, seeds, confidence)))
+    return Comparison(baseline, confidence, seeds, rows, tuple(_notes(variants, found, rows, seeds, confidence)))
 
 
 def _notes(

@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from infra.arrays import ranges
 from infra.errors import DataError
 from infra.run.context import Output
 from infra.run.manifest import Artifact
@@ -59,8 +60,7 @@ class Vectors:
         counts = np.bincount(self.row_of, minlength=len(self.uids))
         starts, sizes = (np.cumsum(counts) - counts)[rows], counts[rows]
         row_of = np.repeat(np.arange(len(rows)), sizes)
-        within = np.arange(len(row_of)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        texts = self.texts[np.repeat(starts, sizes) + within]
+        texts = self.texts[ranges(starts, sizes)]
         return Vectors([self.uids[row] for row in rows], self.images[rows], texts, row_of)
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 from ahocorasick_rs import AhoCorasick
 from numpy.typing import NDArray
 
+from infra.arrays import begins_run, ranges
 from infra.formats.shards import shard_name
 from infra.run.context import ShardOutput
 from infra.run.manifest import ShardRecord
@@ -62,7 +63,7 @@ class Matcher:
         unspaced = [self._within(row, text) for row, text in enumerate(folded) if is_unspaced(text)]
         both = np.concatenate([rows * self._count + entries, *unspaced])
         both.sort()
-        both = both[np.append(True, both[1:] != both[:-1])] if len(both) else both
+        both = both[begins_run(both)]
         offsets = np.searchsorted(both, np.arange(len(texts) + 1) * self._count)
         which = (both % self._count if self._count else both).astype(np.int32)
         return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(which))
@@ -97,8 +98,7 @@ class _Groups:
         if not len(groups):
             return np.zeros(0, np.int64), np.zeros(0, np.int64)
         sizes = self._sizes[groups]
-        within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        return np.repeat(rows, sizes), self._entries[np.repeat(self._starts[groups], sizes) + within]
+        return np.repeat(rows, sizes), self._entries[ranges(self._starts[groups], sizes)]
 
 
 @lru_cache(maxsize=1)  # half a million entries take seconds to build; a worker does many shards

@@ -1,4 +1,4 @@
-"""Which of many 64-bit hashes lie within a few bits of each other, without comparing all with all.
+"""Find the pairs of many 64-bit hashes that differ in a few bits, without comparing all with all.
 
 The 64 bits are cut into ``distance + agreeing`` blocks. Two hashes that differ in at most ``distance`` bits agree in at
 least ``agreeing`` whole blocks, by the pigeonhole principle; so it is enough to compare those that agree in some choice
@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from infra.arrays import begins_run
 
 __all__ = ["Blocks", "Found", "candidates"]
 
@@ -109,7 +111,7 @@ def _buckets(hashes: Array, values: list[Array], blocks: Blocks, others: tuple[i
     keys = keys.astype(np.uint16) if bits <= 16 else keys
     order = np.argsort(keys, kind="stable")
     keys = keys[order]
-    begins = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]][: len(keys)])
+    begins = np.flatnonzero(begins_run(keys))
     starts = np.repeat(begins, np.diff(np.r_[begins, len(keys)]))
     return order, starts, np.arange(len(keys)) - starts
 

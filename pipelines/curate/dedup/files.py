@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from infra.arrays import begins_run
 from infra.exchange import DOWN, UP, Task
 from infra.schema import Drop
 from pipelines.curate.dedup.candidates import Blocks
@@ -65,9 +66,7 @@ def _by_key(rows: pa.Table) -> pa.Table:
     """Images that have ``keys``, once for each of them."""
     lists = rows["keys"].combine_chunks()
     owners = pc.list_parent_indices(lists)
-    numbers = owners.to_numpy()
-    first = np.r_[True, numbers[1:] != numbers[:-1]][: len(numbers)]
-    columns = {"key": pc.list_flatten(lists), "first": pa.array(first)}
+    columns = {"key": pc.list_flatten(lists), "first": pa.array(begins_run(owners.to_numpy()))}
     columns |= {name: rows[name].take(owners) for name in ("look", "preference", "row")}
     return pa.table(columns)
 
@@ -78,8 +77,7 @@ def equal_files(rows: pa.Table, least: int) -> tuple[Array, Array]:
     ``rows`` come by file, and within it by preference. A row that cannot be read equals none.
     """
     count = rows.num_rows
-    one, rest = rows["file"].to_numpy(), rows["file_rest"].to_numpy()
-    begins = np.flatnonzero(np.r_[True, (one[1:] != one[:-1]) | (rest[1:] != rest[:-1])][:count])
+    begins = np.flatnonzero(begins_run(rows["file"].to_numpy(), rows["file_rest"].to_numpy()))
     sizes = np.diff(np.r_[begins, count])
     group = np.repeat(np.arange(len(begins)), sizes)
     readable = rows["readable"].to_numpy(zero_copy_only=False)

@@ -1,8 +1,8 @@
-"""Where a row of a selection is at home: its number, and the task of the exchange that knows its shard."""
+"""Numbers of the rows of a selection, and their homes: the tasks of the exchange that know their shards."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-__all__ = ["Homes", "part_of", "row_numbers", "split_row"]
+__all__ = ["Homes", "column_at_home", "part_of", "row_numbers", "split_row"]
 
 _ROWS = 1 << 32  # in a shard, at most
 
@@ -52,6 +52,22 @@ def row_numbers(shard: int, count: int) -> NDArray[Any]:
 def split_row(row: int) -> tuple[int, int]:
     """Shard of a row, and its place there."""
     return divmod(row, _ROWS)
+
+
+def column_at_home(
+    shards: Iterable[tuple[int, str]], rows: NDArray[Any], read: Callable[[int, str], pa.Array], type: pa.DataType
+) -> pa.Array:
+    """The values of ``rows``, of the home of ``shards``, which come in order: (n,) of ``type``.
+
+    ``read`` gives the column of a shard, by number and path; one with such a row is read at a time.
+    """
+    found = [pa.array([], type)]
+    for shard, path in shards:
+        start, end = row_numbers(shard, 1)[0], row_numbers(shard + 1, 1)[0]
+        low, high = np.searchsorted(rows, [start, end])
+        if low < high:
+            found.append(read(shard, path).cast(type).take(pa.array(rows[low:high] - start)))
+    return pa.concat_arrays(found)
 
 
 def part_of(keys: pa.ChunkedArray | pa.Array | NDArray[Any], parts: int) -> NDArray[Any]:

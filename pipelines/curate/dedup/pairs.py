@@ -12,12 +12,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from infra.arrays import begins_run
 from infra.exchange import DOWN, UP, Task
 from infra.schema import Drop
 from pipelines.curate.dedup.alike import same
 from pipelines.curate.dedup.candidates import Blocks, Found, candidates
 from pipelines.curate.dedup.config import Config
-from pipelines.curate.dedup.homes import Homes, part_of, row_numbers
+from pipelines.curate.dedup.homes import Homes, column_at_home, part_of
 from pipelines.curate.dedup.leaders import PAIRS
 from pipelines.curate.dedup.rows import signatures_path
 from pipelines.curate.dedup.verdicts import PENDING
@@ -70,7 +71,7 @@ def _equal_looks(hashes: Array, looks: Array) -> tuple[Array, Found]:
     pairs, not half a million.
     """
     order = np.lexsort((np.arange(len(looks)), hashes, looks))
-    new = np.r_[True, (looks[order][1:] != looks[order][:-1]) | (hashes[order][1:] != hashes[order][:-1])]
+    new = begins_run(looks[order], hashes[order])
     firsts = order[np.maximum.accumulate(np.where(new, np.arange(len(order)), 0))]
     return np.sort(order[new]), Found(firsts[~new], order[~new])
 
@@ -80,9 +81,7 @@ def _distinct(pairs: pa.Table) -> pa.Table:
     pairs = pairs.filter(pc.not_equal(pairs["first"], pairs["second"]))
     order = [("first", UP), ("second", UP)]
     pairs = pairs.sort_by(order)
-    first, second = pairs["first"].to_numpy(), pairs["second"].to_numpy()
-    new = np.r_[True, (first[1:] != first[:-1]) | (second[1:] != second[:-1])][: len(first)]
-    return pairs.filter(pa.array(new))
+    return pairs.filter(pa.array(begins_run(pairs["first"].to_numpy(), pairs["second"].to_numpy())))
 
 
 def _pairs(images: pa.Table, first: Array, second: Array) -> pa.Table:
@@ -125,13 +124,9 @@ def _of_any_order(task: Task, rows: Array) -> pa.Array:
 
 
 def _thumbnails(task: Task, rows: Array) -> pa.Array:
-    """The thumbnails of ``rows``, of this home, which come in order: (n,) binary. One shard is read at a time."""
-    found = [pa.array([], pa.large_binary())]
-    for shard, _ in task.spec:
-        low, high = np.searchsorted(rows, row_numbers(shard, 1)[0]), np.searchsorted(rows, row_numbers(shard + 1, 1)[0])
-        if low == high:
-            continue
-        column = read_table(task.output.store, signatures_path(shard), ["thumbnail"])["thumbnail"].combine_chunks()
-        places = pa.array(rows[low:high] - row_numbers(shard, 1)[0])
-        found.append(column.cast(pa.large_binary()).take(places))
-    return pa.concat_arrays(found)
+    """The thumbnails of ``rows``, of this home, which come in order: (n,) binary."""
+
+    def read(shard: int, _: str) -> pa.Array:
+        return read_table(task.output.store, signatures_path(shard), ["thumbnail"])["thumbnail"].combine_chunks()
+
+    return column_at_home(task.spec, rows, read, pa.large_binary())

@@ -8,12 +8,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from infra.errors import DataError
-from infra.images.decode import decode
-from infra.images.errors import ImageError
-from infra.images.header import read_header
 from pipelines.curate.dedup.keys import SIDE, keys
 from pipelines.curate.dedup.thumbnails import inner_box, thumbnail
+from pipelines.images.stored import decode_stored
 
 __all__ = ["Signature", "phash", "phash_of", "signature"]
 
@@ -52,14 +49,8 @@ def phash_of(data: bytes) -> int:
 
 
 def _pixels(data: bytes, at_least: tuple[int, int]) -> tuple[Array, Array]:
-    """An image in colours, (height, width, 3) BGR, and in grey."""
-    try:
-        header = read_header(data)
-        if header is None:
-            raise DataError("a stored image is in no known format", found=repr(data[:16]))
-        image = decode(data, header, at_least=at_least)
-    except ImageError as error:
-        raise DataError("a stored image cannot be decoded", found=error.message) from None
+    """An image in colours, (height, width, 3) BGR, and in grey. Raises DataError if it cannot be read."""
+    image = decode_stored(data, at_least)
     if image.ndim == 2:
         return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR), image
     return image, cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)

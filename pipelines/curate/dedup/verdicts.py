@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import pyarrow as pa
 
 from infra.exchange import UP, Task
 from infra.schema import Drop
 from infra.store import Store
-from pipelines.curate.dedup.homes import Homes, row_numbers
+from pipelines.curate.dedup.homes import Homes, column_at_home
 from pipelines.tables import read_table
 
 __all__ = ["PENDING", "follow", "name_originals"]
@@ -44,12 +43,8 @@ def follow(selection: Store, homes: Homes, pending: str, known: str, told: str, 
 
 def _uids(selection: Store, task: Task, rows: pa.ChunkedArray) -> pa.Array:
     """The ``uid`` of each of ``rows``, of this home, which come in order."""
-    numbers = rows.to_numpy()
-    found = [pa.array([], pa.string())]
-    for shard, path in task.spec:
-        start = row_numbers(shard, 1)[0]
-        low, high = np.searchsorted(numbers, start), np.searchsorted(numbers, row_numbers(shard + 1, 1)[0])
-        if low < high:
-            uids = read_table(selection, path, ["uid"])["uid"].combine_chunks()
-            found.append(uids.take(pa.array(numbers[low:high] - start)).cast(pa.string()))
-    return pa.concat_arrays(found)
+
+    def read(_: int, path: str) -> pa.Array:
+        return read_table(selection, path, ["uid"])["uid"].combine_chunks()
+
+    return column_at_home(task.spec, rows.to_numpy(), read, pa.string())

@@ -16,7 +16,7 @@ from infra.formats.shards import shard_name
 from infra.run.context import Context, ShardOutput
 from infra.run.manifest import Artifact, Manifest, ShardRecord
 from pipelines.curate.embed.config import Config
-from pipelines.layout import Images, downloads, funnel, image_shards, selection_shards
+from pipelines.layout import Images, funnel, input_shards
 
 __all__ = ["run"]
 
@@ -29,11 +29,10 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     The rows whose image cannot be read are in ``data/dropped-{shard}.parquet``, each with its reason.
     """
     selection = inputs.get("selection")
-    shards = selection_shards(selection) if selection else image_shards(*downloads(inputs))
     limits = replace(config.limits, environment={**TENSORS, **config.limits.environment})
     warn_if_no_gpu(limits.gpus)
     work = partial(_work, config, Images.of(inputs), selection, inputs.get("model"))
-    specs = [(shard_name(shard), (shard, path)) for shard, path in shards]
+    specs = [(shard_name(shard), (shard, path)) for shard, path in input_shards(inputs)]
     size = min(_MOST, -(-len(specs) // (4 * slots(limits)))) or 1
     records = run_batches(context, specs, work, limits, size=size)
     total = sum((record.funnel for record in records if record.funnel), funnel("images", []))

@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from infra.arrays import begins_run
 from infra.cluster import Limits, run_shards
 from infra.formats.shards import shard_name
 from infra.rows import counted
@@ -157,7 +158,7 @@ def _count_bins(
             continue
         width = 2**64 - 1 if bounds is None else (most - least) // _BINS + 1
         places = (keys - np.uint64(least)) // np.uint64(width)
-        starts = np.flatnonzero(np.r_[True, places[1:] != places[:-1]])
+        starts = np.flatnonzero(begins_run(places))
         ends = np.r_[starts[1:], len(keys)]
         bins[language] = {
             str(int(places[start])): [int(end - start), int(keys[start]), int(keys[end - 1])]

@@ -28,10 +28,8 @@ from pipelines.curate.filter.measures import MEASURED, Measured, measured
 from pipelines.curate.filter.rules import Rule
 from pipelines.layout import Images
 from pipelines.tables import (
-    IMAGE_ACCOUNT,
-    image_table,
+    image_rows,
     read_table,
-    successes,
     with_column,
     with_image_columns,
     write_selection,
@@ -91,8 +89,7 @@ def rows_of(
     shard, path = spec
     needed = _distinct(["caption_language", *(column for rule in rules for column in rule.needs())])
     if selection is None:
-        rows = successes(image_table(images, shard), shard)
-        rows = rows.drop_columns([name for name in IMAGE_ACCOUNT if name in rows.column_names])
+        rows = image_rows(images, shard)
     else:
         rows = with_image_columns(read_table(selection, path), images, shard, needed)
     if scratch is None:

@@ -17,12 +17,10 @@ import numpy as np
 import pyarrow as pa
 
 from infra.errors import DataError
-from infra.images.decode import decode
-from infra.images.errors import ImageError
-from infra.images.header import read_header
 from infra.rows import row_error
 from infra.schema import Drop
 from pipelines.curate.filter import texts
+from pipelines.images.stored import decode_stored
 from pipelines.layout import Images, find_images
 from pipelines.tables import with_column
 
@@ -91,13 +89,7 @@ def _of_images(
 
 def pixel_measures(data: bytes) -> tuple[float, float, float]:
     """Entropy, sharpness and largest share of one colour of an encoded image. Raises DataError."""
-    try:
-        header = read_header(data)
-        if header is None:
-            raise DataError("a stored image is in no known format", found=repr(data[:16]))
-        image = decode(data, header, at_least=(_SIDE, _SIDE))
-    except ImageError as error:
-        raise DataError("a stored image cannot be decoded", found=error.message) from None
+    image = decode_stored(data, (_SIDE, _SIDE))
     if (longer := max(image.shape[:2])) > _SIDE:
         size = tuple(max(1, round(side * _SIDE / longer)) for side in image.shape[1::-1])
         image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)

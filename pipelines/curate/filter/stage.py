@@ -18,7 +18,7 @@ from infra.run.context import Context
 from infra.run.manifest import Artifact, Manifest, ShardRecord
 from pipelines.curate.filter.config import Config
 from pipelines.curate.filter.rules import Listed, Pii, Rule
-from pipelines.layout import Images, downloads, funnel, image_shards, row_count, selection_shards
+from pipelines.layout import Images, downloads, funnel, input_shards, row_count
 
 __all__ = ["run"]
 
@@ -35,7 +35,7 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
 
     images, selection = Images.of(inputs), inputs.get("selection")
     store = selection.store if selection else None
-    shards = selection_shards(selection) if selection else image_shards(*downloads(inputs))
+    shards = input_shards(inputs)
     config.check_inputs(inputs)
     given = [_with_list(rule, inputs) for rule in config.rules]
     rules = answers.settled(given, images, store, shards, context, config.limits)

@@ -23,11 +23,9 @@ from pipelines.curate.score.scores import Score
 from pipelines.curate.vectors import Vectors, gathered, read_vectors, vector_shards
 from pipelines.layout import Images, downloads
 from pipelines.tables import (
-    IMAGE_ACCOUNT,
     SELECTION_COLUMNS,
-    image_table,
+    image_rows,
     read_table,
-    successes,
     with_column,
     write_selection,
 )
@@ -149,8 +147,7 @@ def score_shards(
 def _rows(inputs: Mapping[str, Artifact], number: int, path: str) -> pa.Table:
     if selection := inputs.get("selection"):
         return read_table(selection.store, path)
-    rows = successes(image_table(Images.of(inputs), number), number)
-    return rows.drop_columns([name for name in IMAGE_ACCOUNT if name in rows.column_names])
+    return image_rows(Images.of(inputs), number)
 
 
 def _score(

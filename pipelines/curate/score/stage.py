@@ -14,7 +14,7 @@ from infra.formats.shards import shard_name
 from infra.run.context import Context
 from infra.run.manifest import Artifact, Manifest
 from pipelines.curate.score.config import Config
-from pipelines.layout import Images, downloads, funnel, image_shards, selection_shards
+from pipelines.layout import Images, funnel, input_shards
 
 __all__ = ["run"]
 
@@ -39,8 +39,7 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
 
     # Second pass: the scores.
     selection = inputs.get("selection")
-    shards = selection_shards(selection) if selection else image_shards(*downloads(inputs))
-    specs = [(shard_name(shard), (shard, path)) for shard, path in shards]
+    specs = [(shard_name(shard), (shard, path)) for shard, path in input_shards(inputs)]
     size = max(1, _ROWS // max(passes.most_rows(selection, inputs), 1))
     work = partial(passes.score_shards, config, inputs, context.store)
     records = run_batches(context, specs, work, config.limits, size=size)
