@@ -54,7 +54,7 @@ class Sending:
         return f"{_FOLDER}/{self.name}/{sender}.arrow"
 
     def rows_of(self, store: Store, part: int) -> pa.Table:
-        """What was sent to receiver ``part``, in the order of the senders."""
+        """All rows sent to receiver ``part``, in the order of the senders."""
         batches = []
         for sender in self.senders:
             with store.open(self.path(sender)) as file, pa.ipc.open_file(file) as source:

@@ -1,4 +1,4 @@
-"""Work in threads that goes on beside its consumer, in order and bounded."""
+"""A map in threads ahead of its consumer, in order and bounded."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def text_length(text: str, size: int) -> float:
 
 
 def clusters(text: str) -> list[str]:
-    """What a reader takes for the characters of ``text``: letters with their marks."""
+    """Split ``text`` into grapheme clusters: letters with their marks."""
     found: list[str] = regex.findall(r"\X", text)
     return found
 

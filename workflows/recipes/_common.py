@@ -17,7 +17,7 @@ from pipelines.web import Web
 from training import train
 from workflows.stage import Gate, Stage, Workflow
 
-__all__ = ["adopted", "archives", "evaluations", "http_client", "to_model"]
+__all__ = ["adopted", "archives", "evaluations", "http_client", "to_model", "with_inputs"]
 
 _HOLDOUT = 0.1  # share of the images kept from training, to validate and evaluate on
 _RECALL = {"retrieval.image_retrieval_recall_at_5": 0.5}  # from which the model is registered in MLflow
@@ -64,18 +64,35 @@ def evaluations(
     inputs: Mapping[str, Stage],
     *,
     split: str = "test",
+    ending: str = "",
     **fields: Any,  # noqa: ANN401 - of evaluate's Config
 ) -> list[Stage]:
     """A stage for each test set, with classes or with captions: each is cached by itself, and several run at once.
 
-    ``fields``: of the configurations, besides their tasks.
+    ``ending``: of the stages' names, to tell several models apart. ``fields``: of the configurations, besides their
+    tasks.
     """
     tasks: dict[str, Task] = {f"zeroshot_{name}": ZeroShot(dataset=name, split=split) for name in classification}
     tasks |= {f"retrieval_{name}": Retrieval(dataset=name, split=split) for name in captions}
     return [
-        Stage(name.replace("/", "_"), evaluate.run, evaluate.Config(task=task, **fields), inputs)
+        Stage(f"{name}{ending}".replace("/", "_"), evaluate.run, evaluate.Config(task=task, **fields), inputs)
         for name, task in tasks.items()
     ]
+
+
+def with_inputs(*stages: Stage) -> tuple[Stage, ...]:
+    """``stages`` and all that they need, each behind its inputs."""
+    found: dict[int, Stage] = {}
+
+    def add(stage: Stage) -> None:
+        for source in stage.inputs.values():
+            if id(source) not in found:
+                add(source)
+        found[id(stage)] = stage
+
+    for stage in stages:
+        add(stage)
+    return tuple(found.values())
 
 
 def http_client(

@@ -34,6 +34,14 @@ def workflow(
     else:
         architecture = model
 
-    encoding = {"model": architecture, "pretrained": pretrained, "batch_size": batch_size, "gpus": gpus}
-    scores = evaluations(classification or (), captions or (), given, split=split, **encoding)
+    scores = evaluations(
+        classification or (),
+        captions or (),
+        given,
+        split=split,
+        model=architecture,
+        pretrained=pretrained,
+        batch_size=batch_size,
+        gpus=gpus,
+    )
     return Workflow("evaluate", (*given.values(), *scores))

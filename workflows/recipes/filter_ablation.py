@@ -9,12 +9,12 @@ clipline run filter_ablation --set images=... --set tests=... --set classificati
 
 from typing import Any
 
-from evaluation import compare, evaluate
-from evaluation.tasks import Retrieval, Task, ZeroShot
+from evaluation import compare
 from pipelines import adopt
 from pipelines.curate import balance, dedup, embed, filter, score, shard
 from pipelines.curate.filter import rules
 from training import train
+from workflows.recipes._common import evaluations, with_inputs
 from workflows.stage import Stage, Workflow
 
 
@@ -35,55 +35,54 @@ def workflow(
 ) -> Workflow:
     pool = Stage("images", adopt.run, adopt.Config(path=images, contents=adopt.Images()))
     sets = Stage("tests", adopt.run, adopt.Config(path=tests, contents=adopt.TestSets()))
-    stages = [pool, sets]
-
-    def step(name: str, run: Any, config: Any, inputs: dict[str, Stage]) -> Stage:  # noqa: ANN401
-        stages.append(Stage(name, run, config, inputs))
-        return stages[-1]
 
     def trained(name: str, shards: Stage, seed: int) -> Stage:
         warmup, cluster = {"warmup": samples // 10}, {"workers": workers, "gpu": gpu}
         config = train.Config(
             model=model, samples=samples, batch_size=batch_size, seed=seed, schedule=warmup, cluster=cluster
         )
-        return step(name, train.run, config, {"shards": shards})
+        return Stage(name, train.run, config, {"shards": shards})
 
-    def best(name: str, scorer: Stage) -> Stage:
-        """The share of the pool whose images and captions are nearest in the eyes of a model."""
-        embedded = step(f"embed_{name}", embed.run, embed.Config(), {"images": pool, "model": scorer})
-        scored = step(f"score_{name}", score.run, score.Config(), {"images": pool, "embeddings": embedded})
-        top = filter.Config(rules=(rules.Score(column="clip_score", top=share),))
-        return step(f"filter_{name}", filter.run, top, {"images": pool, "selection": scored})
-
-    # The selections that are compared.
-    kept = {"none": step("filter_none", filter.run, filter.Config(rules=()), {"images": pool})}
-    sample = filter.Config(rules=(rules.Sample(share=share),))
-    kept["random"] = step("filter_random", filter.run, sample, {"images": pool})
-    kept["basic"] = step("filter_basic", filter.run, filter.Config(), {"images": pool})
-    kept["dedup"] = step("dedup", dedup.run, dedup.Config(), {"images": pool, "selection": kept["none"]})
-    kept["balance"] = step("balance", balance.run, balance.Config(), {"selection": kept["none"]})
+    # What is compared: selections by rules, and by models that score.
+    kept = by_rules(pool, share)
     if scorer:
-        given = step("scorer", adopt.run, adopt.Config(path=scorer, contents=adopt.Model()), {})
-        kept["clip_score"] = best("clip_score", given)
+        given = Stage("scorer", adopt.run, adopt.Config(path=scorer, contents=adopt.Model()))
+        kept["clip_score"] = best(pool, "clip_score", given, share)
     if trusted:
-        good = step("trusted", adopt.run, adopt.Config(path=trusted, contents=adopt.Shards()), {})
-        kept["dfn"] = best("dfn", trained("network", good, 0))
+        good = Stage("trusted", adopt.run, adopt.Config(path=trusted, contents=adopt.Shards()))
+        kept["dfn"] = best(pool, "dfn", trained("network", good, 0), share)
 
     # A model of each, several times, on the same test sets.
-    tasks: dict[str, Task] = {f"zeroshot_{name}": ZeroShot(dataset=name) for name in classification or ()}
-    tasks |= {f"retrieval_{name}": Retrieval(dataset=name) for name in captions or ()}
     scores: dict[str, Stage] = {}
     variants: dict[str, list[str]] = {name: [] for name in kept}
     for name, selection in kept.items():
-        shards = step(
-            f"shard_{name}", shard.run, shard.Config(holdout_fraction=0), {"images": pool, "selection": selection}
-        )
+        sharding, of_pool = shard.Config(holdout_fraction=0), {"images": pool, "selection": selection}
+        shards = Stage(f"shard_{name}", shard.run, sharding, of_pool)
         for seed in range(seeds):
-            learned = trained(f"train_{name}_{seed}", shards, seed)
-            for task_name, task in tasks.items():
-                key = f"{task_name}_{name}_{seed}".replace("/", "_")
-                config = evaluate.Config(task=task)
-                scores[f"scores_{key}"] = step(key, evaluate.run, config, {"model": learned, "dataset": sets})
-                variants[name].append(f"scores_{key}")
-    step("compare", compare.run, compare.Config(variants=variants), scores)
-    return Workflow("filter_ablation", tuple(stages))
+            both = {"model": trained(f"train_{name}_{seed}", shards, seed), "dataset": sets}
+            for stage in evaluations(classification or (), captions or (), both, ending=f"_{name}_{seed}"):
+                scores[f"scores_{stage.name}"] = stage
+                variants[name].append(f"scores_{stage.name}")
+    compared = Stage("compare", compare.run, compare.Config(variants=variants), scores)
+    return Workflow("filter_ablation", with_inputs(compared))
+
+
+def by_rules(pool: Stage, share: float) -> dict[str, Stage]:
+    """Selections that need no model: all, a random share, DataComp's rules, no duplicates, no topic too often."""
+    everything = Stage("filter_none", filter.run, filter.Config(rules=()), {"images": pool})
+    sample = filter.Config(rules=(rules.Sample(share=share),))
+    return {
+        "none": everything,
+        "random": Stage("filter_random", filter.run, sample, {"images": pool}),
+        "basic": Stage("filter_basic", filter.run, filter.Config(), {"images": pool}),
+        "dedup": Stage("dedup", dedup.run, dedup.Config(), {"images": pool, "selection": everything}),
+        "balance": Stage("balance", balance.run, balance.Config(), {"selection": everything}),
+    }
+
+
+def best(pool: Stage, name: str, model: Stage, share: float) -> Stage:
+    """The share of the pool whose images and captions are nearest to each other in the eyes of a model."""
+    embedded = Stage(f"embed_{name}", embed.run, embed.Config(), {"images": pool, "model": model})
+    scored = Stage(f"score_{name}", score.run, score.Config(), {"images": pool, "embeddings": embedded})
+    top = filter.Config(rules=(rules.Score(column="clip_score", top=share),))
+    return Stage(f"filter_{name}", filter.run, top, {"images": pool, "selection": scored})

@@ -40,7 +40,7 @@ _BY_URL = ("url", "page_url")
 
 @dataclass(frozen=True)
 class Hit:
-    """What one artifact knows of a row. ``outcome``: kept, dropped, or for a model trained."""
+    """The outcome of a row in one artifact. ``outcome``: kept, dropped, or for a model trained."""
 
     stage: str
     artifact: str
@@ -97,7 +97,7 @@ def trace(artifacts: Sequence[Artifact], what: str, most: int = 20) -> Iterator[
 
 
 def pages(artifacts: Sequence[Artifact], url: str) -> list[Hit]:
-    """What crawls know of a page."""
+    """Hits of a page in the tables of crawls."""
     found = []
     for artifact in artifacts:
         for file in artifact.files("data/", ".urls.parquet"):
@@ -220,7 +220,7 @@ def _rows(
 
 
 def _places(table: pq.ParquetFile, group: int, column: str, wanted: Collection[str]) -> list[int]:
-    """Which rows of a row group have one of the values; no other column is read."""
+    """Rows of a row group that have one of the values; no other column is read."""
     if column in table.schema_arrow.names:
         values = table.read_row_group(group, [column])[column]
         if not pa.types.is_string(values.type):

@@ -29,7 +29,7 @@ __all__ = ["Draw", "draw_shard", "figure", "keep_probabilities", "uniform"]
 
 @dataclass(frozen=True)
 class Draw:
-    """What decides the draws.
+    """Parameters of the draws.
 
     ``totals``: path of the table of captions per entry; ``keep_unmatched``: keep captions without an entry.
     """

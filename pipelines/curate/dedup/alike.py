@@ -1,4 +1,4 @@
-"""Whether two thumbnails show the same picture.
+"""Verification of near duplicates: do two thumbnails show the same picture?
 
 Keys only find candidates: slides of one template, dialogs of one program and other words on one photo have the same.
 A pair counts if its pictures, laid over each other, differ nowhere by more than noise:
@@ -40,7 +40,7 @@ _COLOUR = 28.0  # levels of difference in colour
 
 
 def same(one: bytes, others: Sequence[bytes], *, mirrored: bool = False) -> Array:
-    """Whether thumbnail ``one`` shows the same picture as each of ``others``: (n,) bool.
+    """Compare thumbnail ``one`` with each of ``others``; True where they show the same picture: (n,) bool.
 
     ``mirrored``: or its mirror image.
     """
@@ -66,7 +66,7 @@ def _same(one: View, other: View) -> bool:
 
 
 def _agree(one: View, other: View, template: Array, image: Array, mapping: Array) -> bool:
-    """Whether the pictures are the same where ``mapping`` lays one over the other."""
+    """True if the pictures are the same where ``mapping`` lays one over the other."""
     laid, covered = lay(image, mapping)
     if not keeps_aspect(one, other, mapping) or correlation(template, laid, covered) < _AGREES:
         return False
@@ -92,7 +92,7 @@ def _seen(picture: Array, where: Array) -> float:
 
 
 def _differs(one: Array, other: Array, covered: Array, where: Array) -> Array:
-    """Where more is left of two pictures than noise, blur and a wrong place by part of a cell leave."""
+    """Mask of cells that differ by more than noise, blur and a misplacement by part of a cell explain."""
     one, other = _same_tones(one, other, covered)
     left = cv2.blur(np.where(covered, np.square(one - other), 0).astype(np.float32), (_WINDOW, _WINDOW))
     shown = (_variance(one) + _variance(other)) / 2
@@ -126,7 +126,7 @@ def _same_tones(one: Array, other: Array, covered: Array) -> tuple[Array, Array]
 
 
 def _differs_in_colour(one: View, other: View, mapping: Array) -> Array:
-    """Where the pictures have different colours, however strong these are in each; nowhere, if one of them is grey."""
+    """Mask of cells that differ in colour, at equal strength of colours; empty if one picture is grey."""
     if one.is_grey or other.is_grey:
         return np.zeros((SIDE, SIDE), bool)
     first, second = one.colours, lay(other.colours, mapping)[0]
@@ -137,7 +137,7 @@ def _differs_in_colour(one: View, other: View, mapping: Array) -> Array:
 
 
 def _is_mark(differs: Array) -> bool:
-    """Whether all that differs is small and lies in one corner."""
+    """True if all that differs is small and lies in one corner."""
     rows, columns = np.nonzero(differs)
     if len(rows) > _MARK * differs.size:
         return False

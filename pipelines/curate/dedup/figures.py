@@ -1,4 +1,4 @@
-"""Figures of dedup: galleries of what was kept and, reason by reason, dropped, beside what stayed instead."""
+"""Galleries of dedup: images kept and, by reason, images dropped, duplicates beside the image kept instead."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who stays of images that are duplicates of each other pair by pair: leaders.
+"""Leaders: the images that stay, given all pairs of duplicates.
 
 Images have an order of preference. One is dropped if it duplicates an image before it that stays; it names the most
 preferred of those. So no chain of small steps ever joins two images that differ, and every dropped one has its like

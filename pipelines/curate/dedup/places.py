@@ -105,7 +105,7 @@ def refine(template: Array, image: Array, mapping: Array) -> Array | None:
 
 
 def keeps_aspect(one: View, other: View, mapping: Array) -> bool:
-    """Whether a place stretches the picture as much across as down."""
+    """True if the mapping stretches the picture as much across as down."""
     across = float(np.hypot(mapping[0, 0], mapping[1, 0])) * other.size[0] / one.size[0]
     down = float(np.hypot(mapping[0, 1], mapping[1, 1])) * other.size[1] / one.size[1]
     shortest = min(*one.size, *other.size)  # of which a rounded pixel is a part

@@ -33,7 +33,7 @@ _SOFT = 9  # cells over which colours are averaged
 
 
 def inner_box(grey: Array) -> Box:
-    """What a uniform border surrounds, or borders one in another: a black frame around a white one."""
+    """The box within a uniform border, or within nested ones: a black frame around a white one."""
     left, top, right, bottom = 0, 0, grey.shape[1], grey.shape[0]
     for _ in range(3):
         inner = grey[top:bottom, left:right]

@@ -28,8 +28,11 @@ def name_originals(selection: Store, homes: Homes, near: Sequence[str], task: Ta
 
 
 def follow(selection: Store, homes: Homes, pending: str, known: str, told: str, task: Task) -> None:
-    """Stream ``told``: verdicts on the rows of ``pending`` whose original is at home here. It may itself be dropped:
-    then what stays instead of it stays instead of them, too. The ``known`` verdicts on rows of this home go along."""
+    """Send verdicts on the rows of ``pending`` whose original is at home here, as stream ``told``.
+
+    An original may itself be dropped: then what stays instead of it stays instead of them, too. The ``known`` verdicts
+    on rows of this home go along.
+    """
     rows = task.receive(pending, [("original", UP), ("row", UP)])
     before = task.receive(known, [("row", UP)]) if known in task.inbox else VERDICTS.empty_table()
     columns = (before[name].to_pylist() for name in VERDICTS.names[:3])

@@ -139,7 +139,7 @@ def _quantiles(
 
 
 def _rank(question: Quantile, rows: int) -> int:
-    """Which value in ascending order, from 0, is wanted of ``rows``."""
+    """Rank of the wanted value among ``rows`` in ascending order, from 0."""
     taken = max(1, math.ceil(Fraction(str(question.share)) * rows))
     return rows - taken if question.largest else taken - 1
 

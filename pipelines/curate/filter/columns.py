@@ -52,7 +52,7 @@ def ratio(values: Any, width: Any, height: Any) -> NDArray[np.float64]:  # noqa:
 
 
 def scored(rule: Score, rows: pa.Table) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which rows are within the limits of ``rule`` for their language, and which have no score."""
+    """Masks of the rows within the limits of ``rule`` for their language, and of those without a score."""
     values = rule.value(rows)
     if not (rule.by_language or rule.min_by_language):
         return within(values, *rule.bounds()), np.isnan(values)

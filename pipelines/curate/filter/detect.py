@@ -7,25 +7,18 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
 import eldc
 import regex
 
-from pipelines.curate.filter.languages import BY_SCRIPT, SAME
+from pipelines.curate.filter.languages import BY_SCRIPT
 
-__all__ = ["language_scores", "relative_score"]
+__all__ = ["language_scores"]
 
 _OWN_SCRIPT = regex.compile("|".join(rf"\p{{{script}}}" for script in BY_SCRIPT))
-
-
-def relative_score(text: str, languages: Sequence[str]) -> float:
-    """Return the score of the best of ``languages`` relative to the best of all; 0 if nothing speaks for them."""
-    scores = language_scores(text)
-    wanted = max(scores.get(SAME.get(language, language), 0.0) for language in languages)
-    return wanted / max(scores.values()) if wanted else 0.0
 
 
 def language_scores(text: str) -> Mapping[str, float]:

@@ -160,7 +160,7 @@ def _columns(rule: Rule, rows: pa.Table) -> pa.Table:
 
 
 class _Answers:
-    """What a rule says of the rows of a table, also if it fails at some of them.
+    """Answers of one rule for the rows of a table, also if it fails at some of them.
 
     ``passed``: rows that no rule before drops; a rule is broken only if it fails at these. ``failed``: what it raised,
     by row.

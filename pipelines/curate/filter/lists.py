@@ -62,7 +62,7 @@ _made: dict[tuple[str, object], Any] = {}  # lists of this process, by their con
 
 
 def _list(make: Callable[[Iterable[str]], T], entries: tuple[str, ...], file: Artifact | None) -> T:
-    """What ``make`` makes of a list; the same object for the same list."""
+    """``make`` applied to a list, once for each list."""
     key = (make.__name__, entries if file is None else file.manifest.content_digest)
     if key not in _made:
         if len(_made) == _MOST:

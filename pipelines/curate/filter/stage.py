@@ -62,7 +62,7 @@ def _with_list(rule: Rule, inputs: Mapping[str, Artifact]) -> Rule:
 
 
 def _facts(records: Sequence[ShardRecord]) -> dict[str, Any]:
-    """What the shards counted, added up."""
+    """Sums of the counts of all shards."""
     failed: Counter[str] = Counter()
     rewritten: Counter[str] = Counter()
     languages: defaultdict[str, Counter[str]] = defaultdict(Counter)

@@ -13,7 +13,7 @@ __all__ = ["Frequent", "Quantile", "Question"]
 
 @dataclass(frozen=True)
 class Quantile:
-    """Which score is that of the last row among the ``share`` of the largest, or else smallest, scores?
+    """Question for the score of the last row among the ``share`` of the largest, or else smallest, scores.
 
     The answer is by language, or under "" for all: of n rows with a score that of row ceil(share * n) in order.
     """
@@ -26,7 +26,7 @@ class Quantile:
 
 @dataclass(frozen=True)
 class Frequent:
-    """Which captions have more than ``most`` rows? The answer is the sorted 64-bit hashes of their folded texts."""
+    """Question for the captions of more than ``most`` rows; the answer: sorted 64-bit hashes of their folded texts."""
 
     most: int
 

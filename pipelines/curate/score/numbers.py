@@ -35,7 +35,7 @@ def batches(rows: Vectors, score: NegCLIPLoss, total: int) -> dict[str, NDArray[
 
 
 def drawn(rows: Vectors, seed: str, share: float) -> NDArray[np.bool_]:
-    """Which captions are in a sample of ``share`` of all: by hashes of their rows' ids and their number in the row."""
+    """Mask of a sample of about ``share`` of the captions, drawn by hashes of row id and number in the row."""
     if share >= 1:
         return np.ones(len(rows.texts), np.bool_)
     starts = np.searchsorted(rows.row_of, np.arange(len(rows.uids)))

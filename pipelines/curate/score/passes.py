@@ -103,7 +103,7 @@ def _read(store: Store, path: str) -> NDArray[Any]:
 
 
 def _known(config: Config, inputs: Mapping[str, Artifact], store: Store, folder: Path) -> dict[str, Arrays]:
-    """What was loaded and collected, by score; the latter stays on disk (a copy in ``folder``) until it is used."""
+    """Arrays loaded and collected, by score; the latter stay on disk (a copy in ``folder``) until they are used."""
     known: dict[str, Arrays] = {}
     for score in config.scores:
         paths = store.paths(f"{_FOLDER}/known-{score.name}") if score.over else []
@@ -182,7 +182,7 @@ def _score(
 
 
 def _places(rows: pa.Table, vectors: Vectors) -> NDArray[np.int64]:
-    """Where each row's vector is, -1 if it has none."""
+    """Index of each row's vector, -1 if it has none."""
     found = pc.index_in(rows["uid"], value_set=pa.array(vectors.uids, pa.string()))
     places: NDArray[np.int64] = pc.fill_null(found, -1).to_numpy().astype(np.int64)
     empty = ~vectors.images.any(axis=1)

@@ -10,7 +10,6 @@ from PIL import Image
 
 from infra.errors import ConfigError
 from pipelines.curate.filter import Config, run
-from pipelines.curate.filter.detect import relative_score
 from pipelines.curate.filter.judge import judge
 from pipelines.curate.filter.languages import DETECTED, KNOWN
 from pipelines.curate.filter.rules import (
@@ -22,6 +21,7 @@ from pipelines.curate.filter.rules import (
     TextLength,
     TextWords,
 )
+from pipelines.curate.filter.texts import relative_scores
 from pipelines.curate.words import is_unspaced, words
 from pipelines.tables import read_table
 
@@ -133,8 +133,9 @@ def test_generated_captions_are_english():
 def test_several_languages():
     rule = Language(languages=("de", "fr"))
     assert kept(rule, "ein kleiner roter Kreis oben links", "une grande étoile bleue", SENSE[0]) == [True, True, False]
-    assert relative_score("une grande étoile bleue", ("fr",)) == 1
-    assert relative_score("une grande étoile bleue", ("de",)) < 0.5
+    caption = pa.chunked_array([["une grande étoile bleue"]])
+    assert relative_scores(caption, {"fr": 1.0}) == [1]
+    assert relative_scores(caption, {"de": 1.0}) < [0.5]
 
 
 @pytest.mark.parametrize(

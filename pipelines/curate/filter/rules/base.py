@@ -1,4 +1,4 @@
-"""What a rule is: a condition on the columns of a table of images."""
+"""The base of all rules: conditions on the columns of a table of images."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Rule(Choice):
 
     @property
     def name(self) -> str:
-        """The reason of the rows that fail; override it where several rules of one kind are told apart by a field."""
+        """Reason recorded with rows that fail; override it where a field tells several rules of one kind apart."""
         return self.reason
 
     def needs(self) -> tuple[str, ...]:
@@ -61,7 +61,7 @@ class Rule(Choice):
         return {}
 
     def question(self) -> Question | None:
-        """What :meth:`keeps` must know of all rows; None if it judges each by itself."""
+        """A question about all rows that :meth:`keeps` needs answered; None if it judges each row by itself."""
         return None
 
     def settled(self, answer: Any) -> Self:  # noqa: ANN401 - what the question asks for

@@ -44,7 +44,7 @@ class Score(Rule):
 
     @property
     def name(self) -> str:
-        """``score_similarity``: several scores are told apart by their columns."""
+        """Reason with the column's name, as ``score_similarity``."""
         return re.sub(r"[^a-z0-9_]+", "_", f"{self.reason}_{self.column.lower()}")
 
     def needs(self) -> tuple[str, ...]:
