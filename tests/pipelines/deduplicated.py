@@ -28,16 +28,17 @@ def selection_of(folder, rows, per_shard=7) -> list[tuple[int, str, int]]:
         "original_width": [1] * count,
         "original_height": [1] * count,
     }
-    schema = pa.schema({"uid": pa.string(), "key": pa.string(), "url": pa.string(), "caption": pa.string()})
-    types = {"original_width": pa.int32(), "original_height": pa.int32(), "sha256": pa.string(), "shard": pa.int32()}
-    schema = pa.schema([*schema, *types.items()])
+    types = {"original_width": pa.int32(), "original_height": pa.int32(), "shard": pa.int32()}
+    types |= dict.fromkeys(("sha256", "caption", "caption_language"), pa.string())
+    types |= {"clip_score": pa.float32()}
     store, shards = Context(folder).output, []
     for start in range(0, count, per_shard):
         part = {name: values[start : start + per_shard] for name, values in (columns | rows).items()}
         number = start // per_shard * 3 + 1  # numbers need not be dense
         part["shard"] = [number] * len(part["uid"])
         path = f"data/kept-{shard_name(number)}.parquet"
-        store.write_table(path, pa.table(part, schema))
+        table = pa.table({name: pa.array(values, types.get(name)) for name, values in part.items()})
+        store.write_table(path, table)
         shards.append((number, path, len(part["uid"])))
     return shards
 
@@ -77,6 +78,16 @@ def decided(folder, rows, hashes, thumbnails, config=None, reasons=None, per_sha
     assert sum(record.funnel.entered for record in records) == len(hashes)
     assert not context.store.paths("exchange")
     return result, originals, facts
+
+
+def tables(context, kind):
+    """The rows of all tables of a kind, kept or dropped."""
+    found = []
+    for path in sorted(context.store.paths("data")):
+        if path.startswith(f"data/{kind}-"):
+            with context.store.open(path) as source:
+                found += pq.read_table(source).to_pylist()
+    return found
 
 
 def read_back(context, count, numbers):

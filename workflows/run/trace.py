@@ -33,7 +33,7 @@ _UID = re.compile(r"[0-9a-f]{32}")
 _BLOCK = 1 << 22  # bytes of a tar searched at a time
 _SHOWN = (  # columns told beside the reason, where they are there and not null
     *("key", "shard", "status", "error_message", "detail", "source", "original_width", "original_height", "sha256"),
-    *("caption_language", "failed", "duplicate_of", "keep_probability", "phash", "location", "bytes"),
+    *("caption_language", "failed", "duplicate_of", "cluster", "keep_probability", "phash", "location", "bytes"),
 )
 _BY_URL = ("url", "page_url")
 

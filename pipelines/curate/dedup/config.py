@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -19,8 +19,23 @@ class Config(StageConfig):
         "selection": Input("selection", description="the rows to deduplicate"),
     }
     produces: ClassVar[tuple[str, ...]] = ("selection",)
-    code_version: ClassVar[int] = 4
+    code_version: ClassVar[int] = 5
 
+    stays: Literal["largest", "best", "earliest"] = Field(
+        "largest",
+        description="which row stays of images that are one: that with the most pixels as served, with the greatest "
+        "`score`, or the first; of equals the first",
+    )
+    captions: Literal["own", "all", "best", "by_language"] = Field(
+        "all",
+        description="captions of the row that stays: its own; in the column `captions` all the images' that it stands "
+        "for, or the first of each language, its own before others; or as its `caption` that with the greatest `score`",
+    )
+    max_captions: int = Field(100, ge=1, description="captions that a row gets in the column `captions`")
+    score: str = Field("clip_score", description="the column of numbers that tells the best row or caption")
+    drop: bool = Field(
+        True, description="drop duplicates; false: keep them, and only name in `cluster` the row that would stay"
+    )
     placeholder_names: int = Field(
         8,
         ge=0,

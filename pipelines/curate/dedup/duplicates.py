@@ -13,11 +13,13 @@ from infra.run.manifest import ShardRecord
 from infra.store import Store
 from pipelines.curate.dedup import leaders, pairs, verdicts
 from pipelines.curate.dedup.candidates import Blocks
+from pipelines.curate.dedup.captions import pooled, send_captions
 from pipelines.curate.dedup.config import Config
 from pipelines.curate.dedup.files import send_equal
 from pipelines.curate.dedup.homes import Homes
 from pipelines.curate.dedup.keys import FEW, MOST
-from pipelines.curate.dedup.rows import send_rows, write_shards
+from pipelines.curate.dedup.rows import send_rows
+from pipelines.curate.dedup.writing import write_shards
 
 __all__ = ["drop_duplicates"]
 
@@ -42,7 +44,7 @@ def drop_duplicates(
     keys = total * _keys(config)
     blocks = Blocks.of(config.max_distance, keys)
     buckets = parts_of(keys * len(blocks.sent), _ENTRIES)
-    exchange.step("rows", lots, partial(send_rows, selection, parts), sends={"files": parts})
+    exchange.step("rows", lots, partial(send_rows, config, selection, parts), sends={"files": parts})
     sends = {"equal": homes.count} | ({"images": buckets} if config.near else {})
     work = partial(send_equal, config, homes, blocks, buckets)
     exchange.step("files", range(parts), work, receives=["files"], sends=sends)
@@ -53,7 +55,16 @@ def drop_duplicates(
         known = ["known"]
     work = partial(verdicts.follow, selection, homes, "equal", "known", "verdicts")
     exchange.step("equal", lots, work, receives=["equal", *known], sends={"verdicts": homes.count})
-    records = exchange.step("selection", lots, partial(write_shards, selection, _SAMPLED), receives=["verdicts"])
+    streams = ["verdicts"]
+    if pooled(config):
+        streams = ["told", "captions"]
+        work = partial(send_captions, config, selection, homes)
+        exchange.step("captions", lots, work, receives=["verdicts"], sends=dict.fromkeys(streams, homes.count))
+    work = partial(write_shards, config, selection, _SAMPLED, streams[0])
+    records = exchange.step("selection", lots, work, receives=streams)
+    if capped := sum(record.facts["capped_captions"] for record in records):
+        facts["capped_captions"] = capped
+        log.warning("%d rows have more captions than dedup.max_captions=%d", capped, config.max_captions)
     exchange.close()
     return records, facts
 

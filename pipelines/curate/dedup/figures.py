@@ -32,8 +32,11 @@ def draw_figures(
     selection: Store,
     shards: Sequence[tuple[int, str, int]],
     found: Sequence[ShardRecord],
+    *,
+    drop: bool,
 ) -> None:
-    """Draw galleries of the selection just written. ``found``: the records of its homes, with samples of duplicates."""
+    """Draw galleries of the selection just written. ``found``: the records of its homes, with samples of duplicates,
+    which were dropped or only marked."""
     names = [shard_name(number) for number, *_ in shards[:SAMPLED]]
     kept = (read_table(context.store, f"data/kept-{name}.parquet") for name in names)
     gallery.of_rows(context, images, "kept", kept)
@@ -49,7 +52,8 @@ def draw_figures(
         chosen = sorted(samples, key=lambda pair: hash64(str(pair[0])))[:_PAIRS]
         rows = [_row(selection, paths, row) for pair in chosen for row in pair]
         if rows:
-            gallery.draw(context, images, f"dropped_{reason}", rows, ["dropped", "kept"] * len(chosen))
+            name = f"{'dropped' if drop else 'marked'}_{reason}"
+            gallery.draw(context, images, name, rows, ["duplicate", "original"] * len(chosen))
 
 
 def _row(selection: Store, paths: dict[int, str], number: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-__all__ = ["Homes", "column_at_home", "part_of", "row_numbers", "split_row"]
+__all__ = ["Homes", "column_at_home", "part_of", "places_of", "row_numbers", "split_row"]
 
 _ROWS = 1 << 32  # in a shard, at most
 
@@ -49,6 +49,12 @@ def row_numbers(shard: int, count: int) -> NDArray[Any]:
     return shard * _ROWS + np.arange(count)
 
 
+def places_of(rows: NDArray[Any], shard: int) -> slice:
+    """Where a shard's rows are among ``rows``, which come in order."""
+    low, high = np.searchsorted(rows, [shard * _ROWS, (shard + 1) * _ROWS]).tolist()
+    return slice(low, high)
+
+
 def split_row(row: int) -> tuple[int, int]:
     """Shard of a row, and its place there."""
     return divmod(row, _ROWS)
@@ -63,10 +69,9 @@ def column_at_home(
     """
     found = [pa.array([], type)]
     for shard, path in shards:
-        start, end = row_numbers(shard, 1)[0], row_numbers(shard + 1, 1)[0]
-        low, high = np.searchsorted(rows, [start, end])
-        if low < high:
-            found.append(read(shard, path).cast(type).take(pa.array(rows[low:high] - start)))
+        own = rows[places_of(rows, shard)]
+        if len(own):
+            found.append(read(shard, path).cast(type).take(pa.array(own - shard * _ROWS)))
     return pa.concat_arrays(found)
 
 

@@ -1,4 +1,4 @@
-"""First and last step of dedup, at the rows' homes: what tells rows apart, and the selection that comes back."""
+"""First steps of dedup, at the rows' homes: what tells rows apart."""
 
 from __future__ import annotations
 
@@ -8,30 +8,27 @@ from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from infra.errors import DataError
-from infra.exchange import UP, Task
+from infra.exchange import Task
 from infra.formats.shards import shard_name
 from infra.hashing import hash64
 from infra.rows import counted, row_error
 from infra.run.context import ShardOutput
-from infra.run.manifest import Funnel, ShardRecord
+from infra.run.manifest import ShardRecord
 from infra.schema import Drop
 from infra.store import Store
-from pipelines.curate import gallery
 from pipelines.curate.dedup.config import Config
 from pipelines.curate.dedup.homes import part_of, row_numbers
+from pipelines.curate.dedup.preference import columns, preference
 from pipelines.curate.dedup.signatures import Signature, signature
 from pipelines.download.hosts import host
-from pipelines.layout import Images, funnel, read_images
-from pipelines.tables import read_table, with_column, write_selection
+from pipelines.layout import Images, read_images
+from pipelines.tables import read_table
 
-__all__ = ["hash_shard", "send_rows", "signature_table", "signatures_path", "write_shards"]
+__all__ = ["hash_shard", "send_rows", "signature_table", "signatures_path"]
 
-_SAMPLES = gallery.COUNT // 2  # of duplicates of a kind, in its figure: each beside what was kept instead
-
-_READ = ["sha256", "url", "caption", "original_width", "original_height"]
+_READ = ("sha256", "url", "caption")
 
 
 def signatures_path(shard: int) -> str:
@@ -80,14 +77,14 @@ def _signature(config: Config, image: bytes | None, errors: list[str]) -> tuple[
         return none, Drop.UNFORESEEN
 
 
-def send_rows(selection: Store, parts: int, task: Task) -> None:
+def send_rows(config: Config, selection: Store, parts: int, task: Task) -> None:
     """Stream ``files``: for each row what tells equal files and placeholders, by the digest of its file.
 
     A row without a digest equals no other: as equal empty digests all of them would be one group.
     """
     tables = []
     for shard, path in task.spec:
-        rows = read_table(selection, path, _READ)
+        rows = read_table(selection, path, [*_READ, *columns(config, selection, path)])
         signatures = read_table(task.output.store, signatures_path(shard), ["keys", "look", "reason"])
         numbers = row_numbers(shard, rows.num_rows)
         urls = rows["url"].to_pylist()
@@ -95,10 +92,10 @@ def send_rows(selection: Store, parts: int, task: Task) -> None:
             digest or f"row {number}" for digest, number in zip(rows["sha256"].to_pylist(), numbers, strict=True)
         ]
         files = np.frombuffer(b"".join(map(_hash128, digests)), np.uint64).reshape(-1, 2)
-        columns = {
+        sent = {
             "file": pa.array(files[:, 0]),
             "file_rest": pa.array(files[:, 1]),
-            "preference": _preference(rows),
+            "preference": preference(rows, config),
             "row": pa.array(numbers),
             "readable": signatures["reason"].is_null(),
             "keys": signatures["keys"],
@@ -107,9 +104,9 @@ def send_rows(selection: Store, parts: int, task: Task) -> None:
             "name": _hashes(url.rpartition("/")[2] for url in urls),
             "text": _hashes((text or "").casefold() for text in rows["caption"].to_pylist()),
         }
-        tables.append(pa.table(columns))
-    sent = pa.concat_tables(tables)
-    task.send("files", sent, part_of(sent["file"], parts))
+        tables.append(pa.table(sent))
+    every = pa.concat_tables(tables)
+    task.send("files", every, part_of(every["file"], parts))
 
 
 def _host(url: str) -> str:
@@ -127,45 +124,3 @@ def _hash128(text: str) -> bytes:
 
 def _hashes(texts: Iterable[str]) -> pa.Array:
     return pa.array(list(map(hash64, texts)), pa.uint64())
-
-
-def _preference(rows: pa.Table) -> pa.Array:
-    """Of images that are one the greatest of these stays, and of equals the first row: pixels of the original."""
-    sides = (pc.fill_null(rows[name], 0).cast(pa.int64()) for name in ("original_width", "original_height"))
-    return pc.multiply(*sides).combine_chunks()
-
-
-def write_shards(selection: Store, sampled: int, task: Task) -> None:
-    """Write the selection of the shards of a home from its verdicts; the facts have samples of duplicates.
-
-    ``sampled``: the number of homes of which samples are taken.
-    """
-    verdicts = task.receive("verdicts", [("row", UP)])
-    rows, originals, uids, reasons = (verdicts[name].to_pylist() for name in ("row", "original", "uid", "reason"))
-    told = {row: (uid, reason) for row, uid, reason in zip(rows, uids, reasons, strict=True)}
-    total: Funnel = funnel("images", [])
-    for shard, path in task.spec:
-        table = read_table(selection, path)
-        signatures = read_table(task.output.store, signatures_path(shard), ["phash", "reason"])
-        known = zip(signatures["phash"].to_pylist(), signatures["reason"].to_pylist(), strict=True)
-        phash = pa.array([None if reason else f"{value:016x}" for value, reason in known], pa.string())
-        table = with_column(table, "phash", phash)
-        own = zip(table["uid"].to_pylist(), signatures["reason"].to_pylist(), strict=True)
-        numbers = row_numbers(shard, table.num_rows).tolist()
-        found = [told.get(number, pair) for number, pair in zip(numbers, own, strict=True)]
-        notes = {"duplicate_of": pa.array([uid for uid, _ in found], pa.string())}
-        total += write_selection(task.output, shard, table, [reason for _, reason in found], notes)
-    task.funnel = total
-    if task.number < sampled:
-        task.facts["duplicates"] = _samples(rows, originals, reasons)
-
-
-def _samples(rows: list[int], originals: list[int], reasons: list[str]) -> dict[str, list[tuple[int, int]]]:
-    """A few rows and their originals, for each reason."""
-    found: dict[str, list[tuple[int, int]]] = {}
-    order = np.argsort([hash64(str(row)) for row in rows], kind="stable").tolist()
-    for place in order:
-        chosen = found.setdefault(reasons[place], [])
-        if len(chosen) < _SAMPLES and rows[place] != originals[place]:
-            chosen.append((rows[place], originals[place]))
-    return found

@@ -1,8 +1,8 @@
 """Dedup: keep one copy of each image, comparing bytes first and content next, across the whole selection.
 
-Files that a host serves under many names are placeholders: none of them stays. Of each other group the largest original
-stays, the first of equals; every other row names the one it duplicates. Of images that are alike pair by pair those
-stay that are like none before them that stays (:mod:`pipelines.curate.dedup.leaders`).
+Files that a host serves under many names are placeholders: none of them stays. Of each other group one row stays, by
+default the largest original; every other one names it, and leaves it its captions. Of images that are alike pair by
+pair those stay that are like none before them that stays (:mod:`pipelines.curate.dedup.leaders`).
 
 Hashing runs shard by shard; what equals what is found over the exchange (:mod:`infra.exchange`), in parts of some
 hundred thousand rows each, so that neither memory nor time depends on more than a share of the rows, and a killed stage
@@ -25,7 +25,8 @@ __all__ = ["run"]
 
 
 def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Manifest:
-    """``selection`` of ``images`` -> a selection with a column ``phash``; dropped rows with ``duplicate_of``, a uid."""
+    """``selection`` of ``images`` -> a selection with the columns ``phash``, ``cluster`` and ``captions``; dropped rows
+    with ``duplicate_of``, a uid."""
     from pipelines.curate.dedup.duplicates import drop_duplicates
     from pipelines.curate.dedup.figures import draw_figures
     from pipelines.curate.dedup.rows import hash_shard
@@ -39,5 +40,5 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     if not shards:
         return context.finish(signatures, funnel=funnel("images", []))
     found, facts = drop_duplicates(config, selection.store, shards, context)
-    draw_figures(context, images, selection.store, shards, found)
+    draw_figures(context, images, selection.store, shards, found, drop=config.drop)
     return context.finish([*signatures, *found], facts=facts)
