@@ -17,11 +17,12 @@ help: ## show this
 demo: $(READY) ## from a web site to an evaluated model, about three minutes
 	$(BIN)/clipline run quickstart
 
+# Files go out in their own order: by default those of few tests, which take minutes, would come last, one process alone.
 test: $(READY) ## run the tests, in WORKERS (2) processes
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-quick: $(READY) ## run the tests that need no Ray
-	RAY_ADDRESS=127.0.0.1:1 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not ray and not gpu and not slow"
+quick: $(READY) ## run the tests that take no Ray and no seconds
+	RAY_ADDRESS=127.0.0.1:1 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not ray and not long and not gpu and not slow"
 
 fuzz: $(READY) ## run the property tests with random examples, and CLIPLINE_FUZZ (15) times as many for the parsers
 	CLIPLINE_EXAMPLES=random CLIPLINE_FUZZ=$${CLIPLINE_FUZZ:-15} $(BIN)/pytest -m "hypothesis and not gpu and not slow" $(TESTS)

@@ -22,6 +22,8 @@ from infra.errors import CliplineError
 from workflows.demo import images, oddities, scenes, site, website
 from workflows.demo.translations import TRANSLATIONS
 
+pytestmark = pytest.mark.long  # draws the whole site
+
 SCENES = 60
 
 

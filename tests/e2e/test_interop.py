@@ -9,7 +9,10 @@ from types import SimpleNamespace
 import pytest
 
 # webdataset and open_clip leave the files they read to the collector
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = [
+    pytest.mark.ray,  # the demo's results
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 
 def test_webdataset_reads_the_training_shards(demo):

@@ -8,8 +8,11 @@ import subprocess
 import sys
 
 import pyarrow.parquet as pq
+import pytest
 from loopback import answer, serving
 from PIL import Image
+
+pytestmark = pytest.mark.ray
 
 PASSWORD, TOKEN = "hunter2hunter2", "tok3ntok3ntok3n"  # in the user part of an address; in its parameters
 

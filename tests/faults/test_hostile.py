@@ -28,6 +28,8 @@ from pipelines.extract import shard as extract_shard
 from pipelines.web import FetchError, Web
 from pipelines.web.fetcher import Fetcher
 
+pytestmark = pytest.mark.long  # every attack takes its deadline
+
 APPETITE_MB = 100  # more memory than this no behaviour may cost the process that meets it
 DATE = "2026-01-01T00:00:00Z"
 IMAGES = [one for one in BEHAVIOURS.values() if "image" in one.kinds]

@@ -17,6 +17,8 @@ from training.distributed.world import World
 from training.inputs import Inputs
 from training.loop import train as run_loop
 
+pytestmark = pytest.mark.long  # trains
+
 COCA = {
     **MODEL,
     "text_cfg": {**MODEL["text_cfg"], "embed_cls": True, "output_tokens": True},

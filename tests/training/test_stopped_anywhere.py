@@ -21,6 +21,8 @@ from training.data.samples import Shards
 from training.distributed.world import World
 from training.inputs import Inputs
 
+pytestmark = pytest.mark.long  # trains
+
 TOTAL, BATCH = 160, 8
 
 

@@ -20,6 +20,8 @@ from infra.run.context import Context, ShardOutput
 from infra.run.manifest import Artifact
 from workflows.cli import app as cli
 
+pytestmark = pytest.mark.long  # resamples
+
 SEEN, HOLDOUT = ZeroShot(dataset="seen"), Retrieval(dataset="holdout")
 
 

@@ -14,6 +14,8 @@ from infra.run.context import Context, ShardOutput
 from pipelines.curate.dedup import Config, duplicates, leaders
 from pipelines.curate.dedup.candidates import Blocks, candidates
 
+pytestmark = pytest.mark.long  # compares all with all
+
 
 def brute_force(hashes, thumbnails, order, config):
     """Leaders: in order of preference, each image that is like none before it that stays."""

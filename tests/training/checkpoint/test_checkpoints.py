@@ -20,6 +20,8 @@ from training.checkpoint.manifests import RankManifest, complete, prune
 from training.config import Checkpoint as Keep
 from training.distributed.world import World
 
+pytestmark = pytest.mark.long  # trains
+
 
 def saved(store):
     return [seals[0].samples for seals in complete(store)]

@@ -15,6 +15,8 @@ from training.model.build import build
 from training.model.precision import Precision
 from training.step import backward
 
+pytestmark = pytest.mark.long  # several processes
+
 
 def curve(parallel, precision="fp32"):
     run = Run(config(cluster__parallel=parallel, precision=precision))

@@ -21,6 +21,8 @@ from training.objectives.infonce.objective import InfoNCE
 from training.optim.ema import Ema
 from training.optim.schedule import adamw
 
+pytestmark = pytest.mark.long  # compiles
+
 WORLD = World()
 DEEP = {
     **MODEL,

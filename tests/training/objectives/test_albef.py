@@ -21,6 +21,8 @@ from training.objectives.albef import sampling
 from training.objectives.albef.fusion import Layout
 from training.objectives.albef.objective import ALBEF
 
+pytestmark = pytest.mark.long  # trains
+
 BATCH = 16
 
 

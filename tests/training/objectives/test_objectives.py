@@ -27,6 +27,8 @@ from training.objectives.siglip.objective import SigLIP, pairwise_sigmoid
 from training.objectives.vsepp.objective import hinge
 from training.step import backward
 
+pytestmark = pytest.mark.long  # several processes
+
 SMALL = {"context_length": 8, "width": 16, "heads": 2, "layers": 1}
 MODEL = {
     "embed_dim": 12,
