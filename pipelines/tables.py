@@ -21,6 +21,7 @@ from pipelines.web.urls import shown
 
 __all__ = [
     "IMAGE_ACCOUNT",
+    "RESERVED",
     "SELECTION_COLUMNS",
     "concatenated",
     "image_columns",
@@ -34,6 +35,7 @@ __all__ = [
     "uids",
     "with_column",
     "with_image_columns",
+    "with_listed_columns",
     "without_secrets",
     "write_selection",
 ]
@@ -48,6 +50,13 @@ IMAGE_ACCOUNT = ("status", "error_message", "reason", "exif")
 """Columns of a download about its work and the camera's: no stage asks for them, and they stay where they are."""
 
 _BLAKE2B = hashlib.blake2b(digest_size=16)
+
+
+RESERVED = {
+    *("key", "status", "error_message", "width", "height", "original_width", "original_height", "exif"),
+    *("md5", "sha256", "sha512", "reason", "retry_of", "hash_mismatch", "image_opt_out", "digital_source"),
+}
+"""Columns that ``download`` writes. A list's own such column becomes ``{name}_listed``; img2dataset refuses it."""
 
 
 def uid(url: str, caption: str) -> str:
@@ -153,6 +162,17 @@ def with_image_columns(rows: pa.Table, images: Images, shard: int, names: Sequen
     return rows
 
 
+def with_listed_columns(rows: pa.Table, names: Sequence[str]) -> pa.Table:
+    """``rows`` of pairs, with those of the columns ``names`` that the list has under a name a download writes itself.
+
+    A list's ``original_width`` is ``original_width_listed`` in its pairs. Pairs without captions get null ones.
+    """
+    for name in names:
+        if name not in rows.column_names and (listed := f"{name}_listed") in rows.column_names:
+            rows = rows.append_column(name, rows[listed])
+    return rows if "caption" in rows.column_names else rows.append_column("caption", pa.nulls(len(rows), pa.string()))
+
+
 def image_rows(images: Images, shard: int) -> pa.Table:
     """The rows of an image shard that have an image, without the columns :data:`IMAGE_ACCOUNT`."""
     rows = successes(image_table(images, shard), shard)
@@ -186,9 +206,14 @@ def selected(rows: pa.Table, shard: int) -> pa.Table:
 
 
 def write_selection(
-    output: Output, shard: int, rows: pa.Table, reasons: Sequence[str | None], notes: Mapping[str, Any] | None = None
+    output: Output,
+    shard: int,
+    rows: pa.Table,
+    reasons: Sequence[str | None],
+    notes: Mapping[str, Any] | None = None,
+    unit: str = "images",
 ) -> Funnel:
-    """Write the kept (reason None) and the dropped ``rows`` of a shard, and return their funnel, in images.
+    """Write the kept (reason None) and the dropped ``rows`` of a shard, and return their funnel.
 
     ``notes``: further columns of the dropped rows.
     """
@@ -199,4 +224,4 @@ def write_selection(
     dropped = rows.filter(reason.is_valid())
     output.write_table(f"data/kept-{shard_name(shard)}.parquet", kept)
     output.write_table(f"data/dropped-{shard_name(shard)}.parquet", dropped)
-    return funnel("images", reasons)
+    return funnel(unit, reasons)

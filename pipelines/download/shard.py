@@ -39,7 +39,7 @@ from pipelines.download.verify import MISMATCH, Hash, hash_of
 from pipelines.images.provenance import provenance
 from pipelines.images.resize import Resizing, resize
 from pipelines.layout import Images, funnel
-from pipelines.tables import read_slices
+from pipelines.tables import RESERVED, read_slices
 from pipelines.web import FetchError
 from pipelines.web.fetcher import Fetcher
 from pipelines.web.policy.opt_outs import joined
@@ -88,7 +88,11 @@ class Work:
     limiter: LimiterClient | None = None
 
     def rows(self, parts: Any) -> pa.Table:  # noqa: ANN401 - picks of images, slices of a store
-        return read_picks(self.source, parts) if isinstance(self.source, Images) else read_slices(self.source, parts)
+        """What is to be downloaded; of pairs that were chosen by a filter without what it knew of their images."""
+        if isinstance(self.source, Images):
+            return read_picks(self.source, parts)
+        rows = read_slices(self.source, parts)
+        return rows.drop_columns([name for name in rows.column_names if name in RESERVED])
 
 
 Batch = Sequence[tuple[tuple[int, Any], ShardOutput]]

@@ -12,6 +12,7 @@ import pyarrow as pa
 from infra.errors import ConfigError
 from infra.run.manifest import ShardRecord
 from infra.schema import pairs_schema
+from pipelines.tables import RESERVED
 from pipelines.urls.column_types import Found, final, merged
 from pipelines.urls.config import Config
 from pipelines.urls.files import ListFile
@@ -19,7 +20,6 @@ from pipelines.urls.formats import read_batches
 from pipelines.urls.separated import Dialect
 
 __all__ = [
-    "RESERVED",
     "UID",
     "URL_COLUMNS",
     "Columns",
@@ -34,12 +34,6 @@ __all__ = [
 URL_COLUMNS = ("url", "image_url", "image_urls", "img_url", "imageurl", "coco_url", "image_link", "link")
 CAPTION_COLUMNS = ("caption", "text", "captions", "alt", "alt_text", "alttext", "title", "description")
 """Usual column names, the likeliest first, in any case: LAION's URL and TEXT, cc2dataset's alt, SBU's plurals."""
-
-RESERVED = {
-    *("key", "status", "error_message", "width", "height", "original_width", "original_height", "exif"),
-    *("md5", "sha256", "sha512", "reason", "retry_of", "hash_mismatch", "image_opt_out", "digital_source"),
-}
-"""Columns that ``download`` writes. A list's own such column becomes ``{name}_listed``; img2dataset refuses it."""
 
 UID = re.compile("[0-9a-f]{32}")
 

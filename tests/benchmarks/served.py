@@ -78,7 +78,7 @@ http {{
   access_log off; sendfile on; tcp_nopush on; keepalive_requests 100000; keepalive_timeout 60s;
   client_body_temp_path {folder}/t1; proxy_temp_path {folder}/t2; fastcgi_temp_path {folder}/t3;
   uwsgi_temp_path {folder}/t4; scgi_temp_path {folder}/t5;
-  types {{ image/jpeg jpg; }}
+  types {{ image/jpeg jpg; text/html html; }}
   server {{ listen 0.0.0.0:{port} backlog=4096; root {root}; open_file_cache max=10000; }}
 }}
 """

@@ -21,6 +21,7 @@ import torch
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import PatchDropout as OpenClipPatchDropout
 from timm.layers.drop import DropPath
+from timm.layers.norm_act import freeze_batch_norm_2d
 from timm.layers.patch_dropout import PatchDropout as TimmPatchDropout
 from torch import Tensor, nn
 
@@ -211,7 +212,11 @@ def _lock(model: Any, part: Model) -> None:  # noqa: ANN401 - open_clip's models
     """
     try:
         if part.lock_image is not None:
-            model.lock_image_tower(unlocked_groups=part.lock_image, freeze_bn_stats=True)
+            # Of a timm tower open_clip would replace batch norms that include an activation by ones without it.
+            timm_tower = isinstance(model.visual, TimmModel)
+            model.lock_image_tower(unlocked_groups=part.lock_image, freeze_bn_stats=not timm_tower)
+            if timm_tower:
+                _freeze_batch_norms(model.visual.trunk)
         if part.lock_text is not None:
             model.lock_text_tower(unlocked_layers=part.lock_text)
     except (AssertionError, AttributeError, RuntimeError) as error:
@@ -220,6 +225,14 @@ def _lock(model: Any, part: Model) -> None:  # noqa: ANN401 - open_clip's models
             expected="a tower that it can lock, with that many groups of layers",
             found=repr(error),
         ) from error
+
+
+def _freeze_batch_norms(trunk: nn.Module) -> None:
+    """Batch norms of a timm tower whose weights are locked keep their statistics."""
+    for parent in list(trunk.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, nn.BatchNorm2d) and child.weight is not None and not child.weight.requires_grad:
+                setattr(parent, name, freeze_batch_norm_2d(child))  # type: ignore[no-untyped-call]
 
 
 def _replace_dropout(model: nn.Module, seed: int, position: Position) -> None:

@@ -25,6 +25,7 @@ def workflow(
     captions: list[str] | None = None,  # names of those with captions
     scorer: str = "",  # folder or checkpoint of a CLIP model whose similarities are a filter
     trusted: str = "",  # folder of WebDataset tars with good pairs, for a data filtering network
+    pretrained: str = "",  # folder or checkpoint of a model that every training starts from
     share: float = 0.3,  # of the pool that scores, and the random control, keep
     seeds: int = 3,  # trainings of each filter
     model: str | dict[str, Any] = "ViT-B-32",  # an open_clip name or configuration
@@ -32,16 +33,20 @@ def workflow(
     batch_size: int = 4096,  # pairs of a step
     workers: int = 1,  # training processes, one per GPU
     gpu: bool = False,  # train on GPUs
+    training: dict[str, Any] | None = None,  # further fields of every training: training.optimizer.lr=0.001
 ) -> Workflow:
     pool = Stage("images", adopt.run, adopt.Config(path=images, contents=adopt.Images()))
     sets = Stage("tests", adopt.run, adopt.Config(path=tests, contents=adopt.TestSets()))
 
+    start = {}
+    if pretrained:
+        start["pretrained"] = Stage("pretrained", adopt.run, adopt.Config(path=pretrained, contents=adopt.Model()))
+    warmup, cluster = {"warmup": samples // 10}, {"workers": workers, "gpu": gpu}
+    fields = {"model": model, "schedule": warmup, "cluster": cluster, **(training or {})}
+
     def trained(name: str, shards: Stage, seed: int) -> Stage:
-        warmup, cluster = {"warmup": samples // 10}, {"workers": workers, "gpu": gpu}
-        config = train.Config(
-            model=model, samples=samples, batch_size=batch_size, seed=seed, schedule=warmup, cluster=cluster
-        )
-        return Stage(name, train.run, config, {"shards": shards})
+        config = train.Config(samples=samples, batch_size=batch_size, seed=seed, **fields)
+        return Stage(name, train.run, config, {"shards": shards, **start})
 
     # What is compared: selections by rules, and by models that score.
     kept = by_rules(pool, share)

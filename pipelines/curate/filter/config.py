@@ -18,11 +18,12 @@ __all__ = ["Config"]
 class Config(StageConfig):
     code_version: ClassVar[int] = 3
     inputs: ClassVar[Mapping[str, Input]] = {
-        "images": Input("images", repeated=True, description="a download, and retries of it"),
+        "images": Input("images", required=False, repeated=True, description="a download, and retries of it"),
+        "pairs": Input("pairs", required=False, description="instead of images: what is not downloaded yet"),
         "selection": Input("selection", required=False, description="judge only the rows it keeps"),
         "list": Input("metadata", required=False, repeated=True, description="lists of words or URLs that rules name"),
     }
-    produces: ClassVar[tuple[str, ...]] = ("selection",)
+    produces: ClassVar[tuple[str, ...]] = ("selection", "pairs")
 
     rules: tuple[Rule, ...] = Field(
         BASIC, description="rules a row must pass, in order, or the names of published filters: " + ", ".join(PRESETS)
@@ -40,7 +41,13 @@ class Config(StageConfig):
         return [rule for one in value for rule in (PRESETS.get(one, (one,)) if isinstance(one, str) else (one,))]
 
     def check_inputs(self, given: Collection[str]) -> None:
-        """Each list that a rule names is an input."""
+        """Images or pairs, not both, and each list that a rule names."""
+        others = [name for name in given if name == "selection" or name.startswith("images")]
+        if ("pairs" in given) == bool(others):
+            raise UsageError(
+                "a filter takes either images, and a selection of them, or pairs that are not downloaded yet",
+                found=", ".join(sorted(given)) or "no inputs",
+            )
         for rule in self.rules:
             if isinstance(rule, Listed) and rule.source and rule.source not in given:
                 raise UsageError(

@@ -32,6 +32,7 @@ from pipelines.tables import (
     read_table,
     with_column,
     with_image_columns,
+    with_listed_columns,
     write_selection,
 )
 
@@ -53,6 +54,8 @@ def filter_shard(
 ) -> ShardRecord:
     """Write the selection of one shard: of the kept rows of ``selection``, or else of all images of the shard.
 
+    Without any ``images`` it is pairs that are judged, and ``selection`` has their files.
+
     Both outputs have the columns of what was read and those that rules asked for; dropped rows have ``failed``, too,
     all the rules they fail. ``scratch``: has columns of the shard that were measured before. ``spec``: number of the
     shard and path of its table. Raises DataError.
@@ -65,7 +68,7 @@ def filter_shard(
     rows = changed.rows
     firsts = [failed[0] if failed else None for failed in found]
     notes = {"failed": pa.array([failed or None for failed in found], pa.list_(pa.string()))}
-    funnel = write_selection(output, shard, rows, firsts, notes)
+    funnel = write_selection(output, shard, rows, firsts, notes, unit="images" if images.stores else "pairs")
     facts: dict[str, Any] = {"failed": _sorted(Counter(name for failed in found for name in set(failed)))}
     if changed.count:
         facts["rewritten"] = _sorted(changed.count)
@@ -90,6 +93,9 @@ def rows_of(
     needed = _distinct(["caption_language", *(column for rule in rules for column in rule.needs())])
     if selection is None:
         rows = image_rows(images, shard)
+    elif not images.stores:
+        rows = with_listed_columns(read_table(selection, path), needed)
+        needed = [name for name in needed if not name.startswith("image_")]  # which only an image tells
     else:
         rows = with_image_columns(read_table(selection, path), images, shard, needed)
     if scratch is None:
@@ -151,8 +157,9 @@ def _columns(rule: Rule, rows: pa.Table) -> pa.Table:
     """The columns that ``rule`` reads."""
     names = _distinct(rule.needs())
     if absent := [name for name in names if name not in rows.column_names]:
+        lacking = "images" if "key" in rows.column_names else "pairs, which are not downloaded yet,"
         raise DataError(
-            f"rule {rule.kind!r} needs the column {absent[0]!r}, which these images do not have",
+            f"rule {rule.kind!r} needs the column {absent[0]!r}, which these {lacking} do not have",
             expected=f"columns {', '.join(names)}",
             found=f"columns {', '.join(rows.column_names)}",
         )

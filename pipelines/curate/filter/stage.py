@@ -18,13 +18,13 @@ from infra.run.context import Context
 from infra.run.manifest import Artifact, Manifest, ShardRecord
 from pipelines.curate.filter.config import Config
 from pipelines.curate.filter.rules import Listed, Pii, Rule
-from pipelines.layout import Images, downloads, funnel, input_shards, row_count
+from pipelines.layout import Images, downloads, funnel, input_shards, kept_files, row_count
 
 __all__ = ["run"]
 
 
 def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Manifest:
-    """``images``, or those rows of them that ``selection`` keeps -> a selection.
+    """``images``, or those rows of them that ``selection`` keeps, or ``pairs`` before their download -> a selection.
 
     Facts: ``failed``, rows by every rule they fail; ``rewritten``, captions that a rule changed; ``languages``, by the
     caption's language and then by what became of the row.
@@ -33,23 +33,26 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     from pipelines.curate.filter import answers, figures
     from pipelines.curate.filter.judge import SCRATCH, filter_shard
 
-    images, selection = Images.of(inputs), inputs.get("selection")
-    store = selection.store if selection else None
-    shards = input_shards(inputs)
     config.check_inputs(inputs)
+    images, pairs, selection = Images.of(inputs), inputs.get("pairs"), inputs.get("selection")
+    listed = kept_files(pairs) if pairs else []
+    shards = list(enumerate(file.path for file in listed)) if pairs else input_shards(inputs)
+    store = pairs.store if pairs else selection.store if selection else None
     given = [_with_list(rule, inputs) for rule in config.rules]
     rules = answers.settled(given, images, store, shards, context, config.limits)
 
     scratch = context.store if any(rule.question() for rule in rules) else None
     work = partial(filter_shard, rules, images, store, scratch)
-    rows = row_count(selection) if selection else row_count(*downloads(inputs))
+    rows = sum(file.rows or 0 for file in listed) or row_count(*([selection] if selection else downloads(inputs)))
     specs = [(shard_name(shard), (shard, path)) for shard, path in shards]
     records = run_shards(context, specs, work, config.limits, rows=rows)
 
     facts = _facts(records)
-    gallery.of_selection(context, images, records, {rule.name: rule.hidden for rule in rules if isinstance(rule, Pii)})
+    if images.stores:
+        hidden = {rule.name: rule.hidden for rule in rules if isinstance(rule, Pii)}
+        gallery.of_selection(context, images, records, hidden)
     figures.draw(context, rules, records, facts)
-    total = sum((record.funnel for record in records if record.funnel), funnel("images", []))
+    total = sum((record.funnel for record in records if record.funnel), funnel("pairs" if pairs else "images", []))
     manifest = context.finish(records, funnel=total, facts=facts)
     if scratch is not None:
         context.store.delete(SCRATCH)

@@ -19,11 +19,11 @@ from infra.errors import ConfigError, DataError, StorageError, TransientError
 from infra.run.context import Context, ShardOutput
 from infra.schema import pairs_schema
 from pipelines.layout import kept_files
+from pipelines.tables import RESERVED
 from pipelines.urls import shard as work
 from pipelines.urls.config import Config
 from pipelines.urls.files import list_files
 from pipelines.urls.formats import MalformedRow, read_batches
-from pipelines.urls.plan import RESERVED
 from pipelines.urls.stage import run
 from tests.pipelines.urls.listed import read
 

@@ -184,6 +184,23 @@ def test_batch_norms_of_a_locked_tower_keep_their_statistics():
         build(Model(architecture=config, lock_image=2), 0, WORLD)
 
 
+def test_a_locked_timm_tower_computes_what_it_did():
+    # open_clip would replace its batch norms, which include their activation, by ones without it.
+    tower = {"timm_model_name": "tf_efficientnet_lite0", "timm_model_pretrained": False, "image_size": 32}
+    config = {**MODEL, "vision_cfg": {**tower, "timm_pool": "", "timm_proj": "linear"}}
+    free = build(Model(architecture=config), 0, WORLD)
+    locked = build(Model(architecture=config, lock_image=0), 0, WORLD)
+    images = pixels(free)
+    with torch.no_grad():
+        expected = encode_image(free.model.eval(), images)
+        assert expected.std(dim=0).min() > 1e-4
+        assert torch.equal(encode_image(locked.model.eval(), images), expected)
+    encode_image(locked.model.train(), images)
+    before, after = free.model.state_dict(), locked.model.state_dict()
+    assert all(torch.equal(value, before[name]) for name, value in after.items())
+    assert not any(name.startswith("visual.trunk.") for name in learnt(locked.model))
+
+
 def five_steps(parallel):
     """Losses and moving average of a model half locked, with patches left out; which weights had a gradient."""
     world = World.join()

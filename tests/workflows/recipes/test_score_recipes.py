@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from running import manifest, run
 from small_clip import MODEL, encoded, scene, write_model
 
 from infra.formats.shards import TarWriter
@@ -37,21 +35,6 @@ def download(folder: Path, numbers: range) -> Path:
             records.append({"url": f"https://a.example/{key}.jpg", "key": key, "caption": caption} | sizes | known)
     pq.write_table(pa.Table.from_pylist(records), folder / "00000.parquet")
     return folder
-
-
-def run(recipe: str, root: Path, **sets: object) -> dict[str, Path]:
-    """The folders of the artifacts of a run, by stage."""
-    command = [sys.executable, "-m", "workflows.cli", "run", recipe, "--cpus", "2"]
-    command += [part for name, value in sets.items() for part in ("--set", f"{name.replace('__', '.')}={value}")]
-    env = {**os.environ, "CLIPLINE_ROOT": str(root), "XDG_CACHE_HOME": str(root.parent / "cache")}
-    env.pop("MLFLOW_TRACKING_URI", None)
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=290, check=False)
-    assert done.returncode == 0, done.stderr
-    return {path.parent.parent.name: path.parent for path in root.glob("artifacts/*/*/manifest.json")}
-
-
-def manifest(folder: Path) -> dict:
-    return json.loads((folder / "manifest.json").read_text())
 
 
 def test_the_example_of_the_docs_is_this_recipe():
