@@ -72,11 +72,17 @@ def _agree(one: View, other: View, template: Array, image: Array, mapping: Array
         return False
     if min(_seen(template, covered), _seen(image, lay(template, _inverse(mapping))[1])) < _SEEN:
         return False
-    where = cv2.erode(covered.astype(np.uint8), np.ones((2 * _EDGE + 1,) * 2), borderValue=0).astype(bool)
+    covered = _shrunk(covered, 1)  # of the outermost cells a part may be border
+    where = _shrunk(covered, _EDGE - 1)
     if not where.any():
         return False
     differs = (_differs(template, laid, covered, where) | _differs_in_colour(one, other, mapping)) & where
     return bool(differs.sum() <= _SHARE * where.sum()) or _is_mark(differs)
+
+
+def _shrunk(where: Array, cells: int) -> Array:
+    """The mask without its outermost cells; what is beyond the picture's edge is not of it."""
+    return cv2.erode(where.astype(np.uint8), np.ones((2 * cells + 1,) * 2), borderValue=0).astype(bool)
 
 
 def _inverse(mapping: Array) -> Array:
@@ -129,8 +135,9 @@ def _differs_in_colour(one: View, other: View, mapping: Array) -> Array:
     """Mask of cells that differ in colour, at equal strength of colours; empty if one picture is grey."""
     if one.is_grey or other.is_grey:
         return np.zeros((SIDE, SIDE), bool)
-    first, second = one.colours, lay(other.colours, mapping)[0]
-    strength = float((first * second).sum() / ((second * second).sum() + 1e-3))
+    first = one.colours
+    second, covered = lay(other.colours, mapping)
+    strength = float((first * second)[covered].sum() / (np.square(second[covered]).sum() + 1e-3))
     strength = float(np.clip(strength, 0.4, 2.5))
     left = first / strength - second if strength > 1 else first - strength * second
     return np.asarray(np.abs(left).max(axis=2) > _COLOUR)

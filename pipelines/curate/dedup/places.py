@@ -20,7 +20,7 @@ _BLUR = 0.8  # cells
 _RESEMBLES = 0.75  # correlation from which a place is worth a closer look
 _CLOSE = 0.97  # and at which it needs no comparison with others
 _STRETCH = 0.1  # by which the logarithm of the aspect ratio may differ
-_LEAST = 0.4  # share of a picture that lies on the other
+_LEAST = 0.12  # share of a picture that lies on the other: a logo far out makes its frame larger
 
 
 def _places(one: View, other: View) -> Iterator[Array]:
@@ -28,7 +28,11 @@ def _places(one: View, other: View) -> Iterator[Array]:
     framed = one.frame != other.frame
     yield _mapping(WHOLE, WHOLE)
     if framed:
+        # Whole on whole; and a frame around a picture that has a margin of its own, which is left if the other is taken
+        # off.
         yield _mapping(_within(WHOLE, one.frame), _within(WHOLE, other.frame))
+        yield _mapping(WHOLE, _within(WHOLE, other.frame))
+        yield _mapping(_within(WHOLE, one.frame), WHOLE)
     for crop in CROPS:
         yield _mapping(WHOLE, crop)
         yield _mapping(crop, WHOLE)

@@ -29,20 +29,28 @@ _HEAD = struct.Struct("<6H")  # the frame in shares of 65,535, then its size in 
 
 _UNIFORM = 24  # levels that the pixels of a border differ in at most
 _MOST = 0.45  # of a side that may be border
+_RIM = 2  # pixels
 _SOFT = 9  # cells over which colours are averaged
 
 
 def inner_box(grey: Array) -> Box:
     """The box within a uniform border, or within nested ones: a black frame around a white one."""
     left, top, right, bottom = 0, 0, grey.shape[1], grey.shape[0]
+    rim = 0  # of a border within another one, where both are mixed
     for _ in range(3):
-        inner = grey[top:bottom, left:right]
+        inner = grey[top + rim : bottom - rim, left + rim : right - rim]
         above, below = _border(inner, 1)
         before, after = _border(inner[above : inner.shape[0] - below], 0)
-        small = min(right - left - before - after, bottom - top - above - below) < 16
+        small = min(right - left - before - after, bottom - top - above - below) < 16 + 2 * rim
         if small or not (above or below or before or after):
             break
-        left, top, right, bottom = left + before, top + above, right - after, bottom - below
+        left, top, right, bottom = (
+            left + before + rim * (before > 0),
+            top + above + rim * (above > 0),
+            right - after - rim * (after > 0),
+            bottom - below - rim * (below > 0),
+        )
+        rim = _RIM
     return left, top, right, bottom
 
 
