@@ -71,6 +71,7 @@ class Drop(StrEnum):
     # score
     NO_EMBEDDING = "no_embedding"  # the row is not among the vectors that were adopted
     # dedup
+    DUPLICATE_URL = "duplicate_url"
     DUPLICATE_BYTES = "duplicate_bytes"
     NEAR_DUPLICATE = "near_duplicate"
     # balance

@@ -1,6 +1,6 @@
 """Dedup of many rows: time and memory at two sizes, whose signatures are generated.
 
-    python -m tests.benchmarks.dedup [--rows 1000000 10000000] [--folder FOLDER]
+    python -m tests.benchmarks.dedup [--rows 1000000 10000000] [--crops] [--folder FOLDER]
 
 A selection of so many rows is written, in shards of 10,000: a fifth are equal files of others, a fifth near duplicates
 of others within 5 bits. What was hashed lies beside it, as the first step of the stage would have left it, so that what
@@ -19,6 +19,7 @@ import threading
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pyarrow as pa
 
@@ -27,17 +28,20 @@ from infra.formats.shards import shard_name
 from infra.run.context import Context
 from pipelines.curate.dedup import Config
 from pipelines.curate.dedup.duplicates import drop_duplicates
+from pipelines.curate.dedup.keys import keys as keys_of_picture
 from pipelines.curate.dedup.rows import signatures_path
 from pipelines.curate.dedup.thumbnails import thumbnail
 
 PER_SHARD = 10_000
 
 
-def generate(folder: Path, rows: int) -> list[tuple[int, str, int]]:
+def generate(folder: Path, rows: int, crops: bool) -> list[tuple[int, str, int]]:
     """Write a selection and its signatures; number, path and rows of each shard."""
     selection, signatures = Context(folder / "selection").output, Context(folder / "dedup").output
     shards = []
     greys = [np.full((16, 16, 3), level, np.uint8) for level in range(0, 256, 32)]
+    rng = np.random.default_rng(0)
+    several = [generated_keys(rng) for _ in range(64)] if crops else [np.zeros(1, np.uint64)]
     palette = pa.array([thumbnail(grey, (0, 0, 16, 16)) for grey in greys])
     for shard in range(rows // PER_SHARD):
         rng = np.random.default_rng(shard)
@@ -45,10 +49,13 @@ def generate(folder: Path, rows: int) -> list[tuple[int, str, int]]:
         kind = rng.random(PER_SHARD)
         file = np.where(kind < 0.2, rng.integers(0, rows, PER_SHARD), own)  # equal to another row's
         image = np.where((kind >= 0.2) & (kind < 0.4), rng.integers(0, rows, PER_SHARD), file)  # or like it
-        hashes, noise = mixed(image), np.zeros(PER_SHARD, np.uint64)
+        # All keys of a near duplicate differ in the same bits, five at most.
+        noise = np.zeros(PER_SHARD, np.uint64)
         for _ in range(5):
             noise |= np.uint64(1) << rng.integers(0, 64, PER_SHARD).astype(np.uint64)
-        hashes = np.where((image != file), hashes ^ noise, hashes)
+        turned = mixed(image) ^ np.where(image != file, noise, 0)
+        kinds = (mixed(image + rows) % np.uint64(len(several))).astype(np.int64) if crops else np.zeros(PER_SHARD, int)
+        keys_of = [np.sort(several[kind] ^ bits) for kind, bits in zip(kinds, turned, strict=True)]
         path = f"data/kept-{shard_name(shard)}.parquet"
         number = pa.array(own).cast(pa.string())
         columns = {
@@ -63,14 +70,24 @@ def generate(folder: Path, rows: int) -> list[tuple[int, str, int]]:
         }
         selection.write_table(path, pa.table(columns))
         known = palette.take(pa.array((mixed(image + 2 * rows) % np.uint64(len(palette))).astype(np.int64)))
-        look = pa.array(hashes ^ mixed(image))
+        hashes = np.array([own_keys[0] for own_keys in keys_of])
+        look = pa.array(turned ^ mixed(image + 3 * rows))
         reason = pa.nulls(PER_SHARD, pa.string())
-        keys = pa.ListArray.from_arrays(pa.array(np.arange(PER_SHARD + 1, dtype=np.int32)), pa.array(hashes))
+        ends = np.r_[0, np.cumsum([len(own_keys) for own_keys in keys_of])].astype(np.int32)
+        keys = pa.ListArray.from_arrays(pa.array(ends), pa.array(np.concatenate(keys_of)))
         columns = {"phash": pa.array(hashes), "keys": keys, "thumbnail": known, "look": look, "reason": reason}
         table = pa.table(columns)
         signatures.write_table(signatures_path(shard), table)
         shards.append((shard, path, PER_SHARD))
     return shards
+
+
+def generated_keys(rng: np.random.Generator) -> np.ndarray:
+    """The keys of a picture of soft spots, every other one with a border that is taken off."""
+    square = cv2.resize(rng.integers(0, 256, (12, 12), dtype=np.uint8), (64, 64), interpolation=cv2.INTER_CUBIC)
+    border = int(rng.integers(1, 10)) if rng.random() < 0.5 else 0
+    inner = cv2.resize(square[border : 64 - border, border : 64 - border], (64, 64))
+    return np.array(keys_of_picture(square, inner), np.uint64)
 
 
 def mixed(values: np.ndarray) -> np.ndarray:
@@ -140,14 +157,14 @@ def family(root: int) -> list[int]:
     return found
 
 
-def measure(folder: Path, rows: int) -> float:
+def measure(folder: Path, rows: int, crops: bool) -> float:
     """Print and return the CPU seconds that dedup of so many rows takes."""
-    shards = generate(folder, rows)
+    shards = generate(folder, rows, crops)
     print(f"{rows:,} rows are written", file=sys.stderr, flush=True)
     context = Context(folder / "dedup")
     started = time.monotonic()
     with Watch() as watch:
-        records, facts = drop_duplicates(Config(), Context(folder / "selection").store, shards, context)
+        records, facts = drop_duplicates(Config(crops=crops), Context(folder / "selection").store, shards, context)
     took = time.monotonic() - started
     kept = sum(record.funnel.kept for record in records if record.funnel)
     print(
@@ -161,6 +178,7 @@ def measure(folder: Path, rows: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rows", type=int, nargs=2, default=(1_000_000, 10_000_000))
+    parser.add_argument("--crops", action="store_true", help="with the keys that find crops, borders and logos")
     parser.add_argument("--folder", type=Path)
     options = parser.parse_args()
     print(f"{'rows':>12} {'seconds':>8} {'CPU s':>8} {'CPU us/row':>11} {'GB, one':>9} {'GB, all':>8} {'kept':>7}")
@@ -169,7 +187,7 @@ def main() -> None:
         for rows in options.rows:
             folder = Path(tempfile.mkdtemp(dir=options.folder))
             try:
-                times.append(measure(folder, rows))
+                times.append(measure(folder, rows, options.crops))
             finally:
                 shutil.rmtree(folder)
     small, large = options.rows

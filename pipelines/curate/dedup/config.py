@@ -42,6 +42,11 @@ class Config(StageConfig):
         description="file names of one host from which equal files under different captions count as a placeholder, of "
         "which none is kept; 0: never",
     )
+    urls: bool = Field(False, description="also drop rows whose image has the URL of another's, whatever its bytes")
+    same_caption: bool = Field(
+        False,
+        description="take rows for duplicates only under one caption, whatever its case: an image stays once for each",
+    )
     near: bool = Field(True, description="also drop re-encoded and resized copies, not only equal files")
     crops: bool = Field(
         True,

@@ -15,7 +15,7 @@ from pipelines.curate.dedup import leaders, pairs, verdicts
 from pipelines.curate.dedup.candidates import Blocks
 from pipelines.curate.dedup.captions import pooled, send_captions
 from pipelines.curate.dedup.config import Config
-from pipelines.curate.dedup.files import send_equal
+from pipelines.curate.dedup.files import send_equal, send_same_urls
 from pipelines.curate.dedup.homes import Homes
 from pipelines.curate.dedup.keys import FEW, MOST
 from pipelines.curate.dedup.rows import send_rows
@@ -44,7 +44,11 @@ def drop_duplicates(
     keys = total * _keys(config)
     blocks = Blocks.of(config.max_distance, keys)
     buckets = parts_of(keys * len(blocks.sent), _ENTRIES)
-    exchange.step("rows", lots, partial(send_rows, config, selection, parts), sends={"files": parts})
+    first = "urls" if config.urls else "files"
+    exchange.step("rows", lots, partial(send_rows, config, selection, parts), sends={first: parts})
+    if config.urls:
+        work = partial(send_same_urls, config, homes, parts)
+        exchange.step("urls", range(parts), work, receives=["urls"], sends={"same-url": homes.count, "files": parts})
     sends = {"equal": homes.count} | ({"images": buckets} if config.near else {})
     work = partial(send_equal, config, homes, blocks, buckets)
     exchange.step("files", range(parts), work, receives=["files"], sends=sends)
@@ -53,8 +57,12 @@ def drop_duplicates(
     if config.near:
         facts = _near(config, selection, exchange, homes, lots, blocks, buckets)
         known = ["known"]
-    work = partial(verdicts.follow, selection, homes, "equal", "known", "verdicts")
-    exchange.step("equal", lots, work, receives=["equal", *known], sends={"verdicts": homes.count})
+    last = "of-files" if config.urls else "verdicts"
+    work = partial(verdicts.follow, selection, homes, "equal", "known", last)
+    exchange.step("equal", lots, work, receives=["equal", *known], sends={last: homes.count})
+    if config.urls:
+        work = partial(verdicts.follow, selection, homes, "same-url", last, "verdicts")
+        exchange.step("same-url", lots, work, receives=["same-url", last], sends={"verdicts": homes.count})
     streams = ["verdicts"]
     if pooled(config):
         streams = ["told", "captions"]

@@ -11,10 +11,10 @@ from infra.formats.shards import shard_name
 from infra.hashing import hash64
 from infra.run.context import Context
 from infra.run.manifest import ShardRecord
-from infra.schema import Drop
 from infra.store import Store
 from pipelines.curate import gallery
 from pipelines.curate.dedup.homes import split_row
+from pipelines.curate.dedup.verdicts import DUPLICATES
 from pipelines.layout import Images
 from pipelines.tables import read_table
 
@@ -22,8 +22,6 @@ __all__ = ["SAMPLED", "draw_figures"]
 
 SAMPLED = 64  # shards: enough for a fair impression
 _PAIRS = gallery.COUNT // 2
-
-_DUPLICATES = frozenset({Drop.DUPLICATE_BYTES, Drop.NEAR_DUPLICATE})
 
 
 def draw_figures(
@@ -41,13 +39,11 @@ def draw_figures(
     kept = (read_table(context.store, f"data/kept-{name}.parquet") for name in names)
     gallery.of_rows(context, images, "kept", kept)
     dropped = [read_table(context.store, f"data/dropped-{name}.parquet") for name in names]
-    for reason in sorted(
-        {reason for table in dropped for reason in table["reason"].unique().to_pylist()} - _DUPLICATES
-    ):
+    for reason in sorted({reason for table in dropped for reason in table["reason"].unique().to_pylist()} - DUPLICATES):
         tables = [table.filter(pc.equal(table["reason"], reason)) for table in dropped]
         gallery.of_rows(context, images, f"dropped_{reason}", tables)
     paths = {number: path for number, path, _ in shards}
-    for reason in sorted(_DUPLICATES):
+    for reason in sorted(DUPLICATES):
         samples = [tuple(pair) for record in found for pair in record.facts.get("duplicates", {}).get(reason, ())]
         chosen = sorted(samples, key=lambda pair: hash64(str(pair[0])))[:_PAIRS]
         rows = [_row(selection, paths, row) for pair in chosen for row in pair]

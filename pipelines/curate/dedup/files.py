@@ -1,7 +1,8 @@
-"""Equal files and placeholders: one part of all digests."""
+"""Equal URLs, equal files and placeholders: one part of all of them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from pipelines.curate.dedup.config import Config
 from pipelines.curate.dedup.homes import Homes, part_of
 from pipelines.curate.dedup.verdicts import PENDING
 
-__all__ = ["ENTRIES", "equal_files", "send_equal"]
+__all__ = ["ENTRIES", "equal_files", "send_equal", "send_same_urls"]
 
 Array = NDArray[Any]
 
@@ -35,24 +36,56 @@ ENTRIES = pa.schema(
 bits."""
 
 
+def send_same_urls(config: Config, homes: Homes, parts: int, task: Task) -> None:
+    """Of readable rows with one URL all but the best are duplicates: stream ``same-url``, to the original's home.
+
+    Stream ``files``: all other rows, by the digest of their file.
+    """
+    rows = task.receive("urls", [("row", UP)])
+    # Those that cannot be read equal none.
+    known = np.flatnonzero(rows["readable"].to_numpy())
+    names = ["url", "url_rest", *(["text"] if config.same_caption else [])]
+    originals = np.arange(rows.num_rows)
+    originals[known] = known[_firsts(rows.take(pa.array(known)), names)]
+    gone = originals != np.arange(rows.num_rows)
+    reasons = np.full(int(gone.sum()), Drop.DUPLICATE_URL.value, object)
+    same = _pending(rows, originals, gone, reasons)
+    task.send("same-url", same, homes.of(same["original"]))
+    left = rows.filter(pa.array(~gone))
+    task.send("files", left, part_of(left["file"], parts))
+
+
+def _firsts(rows: pa.Table, names: Sequence[str]) -> Array:
+    """For each row the place of the best of those that have its values in the columns ``names``: (n,) int64."""
+    values = [rows[name].to_numpy() for name in names]
+    order = np.lexsort((rows["row"].to_numpy(), ~rows["preference"].to_numpy(), *values[::-1]))
+    begins = begins_run(*(column[order] for column in values))
+    firsts = np.empty(len(order), np.int64)
+    firsts[order] = order[np.maximum.accumulate(np.where(begins, np.arange(len(order)), 0))]
+    return firsts
+
+
+def _pending(rows: pa.Table, originals: Array, gone: Array, reasons: Array) -> pa.Table:
+    """The verdicts on the rows that are ``gone``, by the places of their ``originals``."""
+    row = rows["row"].to_numpy()
+    return pa.table({"row": row[gone], "original": row[originals][gone], "reason": reasons}, PENDING)
+
+
 def send_equal(config: Config, homes: Homes, blocks: Blocks, parts: int, task: Task) -> None:
     """Of equal files all but the best are duplicates, of placeholders all. Streams ``equal``: (row, original, reason),
     to the original's home; ``images``: the readable rows that are left, by blocks of their keys (:data:`ENTRIES`)."""
     order = [("file", UP), ("file_rest", UP), ("preference", DOWN), ("row", UP)]
     rows = task.receive("files", order)
-    originals, placeholder = equal_files(rows, config.placeholder_names)
-    duplicate = originals != np.arange(rows.num_rows)
-    row = rows["row"].to_numpy()
-    gone = placeholder | duplicate
+    originals, placeholder = equal_files(rows, config.placeholder_names, same_caption=config.same_caption)
+    gone = placeholder | (originals != np.arange(rows.num_rows))
     reasons = np.where(placeholder, Drop.PLACEHOLDER.value, Drop.DUPLICATE_BYTES.value)[gone]
-    columns = {"row": row[gone], "original": row[originals][gone], "reason": reasons.astype(object)}
-    equal = pa.table(columns, PENDING)
+    equal = _pending(rows, originals, gone, reasons.astype(object))
     task.send("equal", equal, homes.of(equal["original"]))
     if not config.near:
         return
     left = rows.filter(pa.array(~gone & rows["readable"].to_numpy()))
     task.facts["images"] = left.num_rows
-    left = _by_key(left)
+    left = _by_key(left, config)
     hashes = left["key"].to_numpy()
     copies = []
     for block in blocks.sent:
@@ -62,32 +95,39 @@ def send_equal(config: Config, homes: Homes, blocks: Blocks, parts: int, task: T
     task.send("images", entries, part_of(entries["bucket"], parts))
 
 
-def _by_key(rows: pa.Table) -> pa.Table:
-    """Images that have ``keys``, once for each of them."""
+def _by_key(rows: pa.Table, config: Config) -> pa.Table:
+    """Images that have ``keys``, once for each of them.
+
+    If captions count, their hashes turn over the bits of keys and looks: under two captions none are near but by an
+    accident of some four in 10^12.
+    """
     lists = rows["keys"].combine_chunks()
     owners = pc.list_parent_indices(lists)
-    columns = {"key": pc.list_flatten(lists), "first": pa.array(begins_run(owners.to_numpy()))}
-    columns |= {name: rows[name].take(owners) for name in ("look", "preference", "row")}
+    turned = np.uint64(1 if config.same_caption else 0) * rows["text"].to_numpy()
+    columns = {
+        "key": pa.array(pc.list_flatten(lists).to_numpy() ^ turned[owners.to_numpy()]),
+        "first": pa.array(begins_run(owners.to_numpy())),
+        "look": pa.array(rows["look"].to_numpy() ^ turned).take(owners),
+    }
+    columns |= {name: rows[name].take(owners) for name in ("preference", "row")}
     return pa.table(columns)
 
 
-def equal_files(rows: pa.Table, least: int) -> tuple[Array, Array]:
+def equal_files(rows: pa.Table, least: int, *, same_caption: bool = False) -> tuple[Array, Array]:
     """For each row the place of the one that stays of its file, (n,) int64, and whether the file is a placeholder.
 
-    ``rows`` come by file, and within it by preference. A row that cannot be read equals none.
+    ``rows`` come by file, and within it by preference. A row that cannot be read equals none. ``same_caption``: one
+    stays for each caption of the file.
     """
     count = rows.num_rows
     begins = np.flatnonzero(begins_run(rows["file"].to_numpy(), rows["file_rest"].to_numpy()))
     sizes = np.diff(np.r_[begins, count])
-    group = np.repeat(np.arange(len(begins)), sizes)
     readable = rows["readable"].to_numpy(zero_copy_only=False)
 
     originals = np.arange(count)
     places = np.flatnonzero(readable)
-    groups, firsts = np.unique(group[places], return_index=True)
-    best = np.full(len(begins), -1)
-    best[groups] = places[firsts]
-    originals[places] = best[group[places]]
+    names = ["file", "file_rest", *(["text"] if same_caption else [])]
+    originals[places] = places[_firsts(rows.take(pa.array(places)), names)]
 
     placeholder = np.zeros(count, bool)
     for start, size in zip(begins.tolist(), sizes.tolist(), strict=True) if least else ():

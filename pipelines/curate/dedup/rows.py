@@ -8,6 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from infra.errors import DataError
 from infra.exchange import Task
@@ -78,7 +79,8 @@ def _signature(config: Config, image: bytes | None, errors: list[str]) -> tuple[
 
 
 def send_rows(config: Config, selection: Store, parts: int, task: Task) -> None:
-    """Stream ``files``: for each row what tells equal files and placeholders, by the digest of its file.
+    """Stream ``files``: for each row what tells equal files and placeholders, by the digest of its file. If rows of one
+    URL are duplicates, stream ``urls`` instead: the same, by URL.
 
     A row without a digest equals no other: as equal empty digests all of them would be one group.
     """
@@ -91,10 +93,12 @@ def send_rows(config: Config, selection: Store, parts: int, task: Task) -> None:
         digests = [
             digest or f"row {number}" for digest, number in zip(rows["sha256"].to_pylist(), numbers, strict=True)
         ]
-        files = np.frombuffer(b"".join(map(_hash128, digests)), np.uint64).reshape(-1, 2)
+        files, addresses = _hashes128(digests), _hashes128(urls)
         sent = {
             "file": pa.array(files[:, 0]),
             "file_rest": pa.array(files[:, 1]),
+            "url": pa.array(addresses[:, 0]),
+            "url_rest": pa.array(addresses[:, 1]),
             "preference": preference(rows, config),
             "row": pa.array(numbers),
             "readable": signatures["reason"].is_null(),
@@ -106,7 +110,8 @@ def send_rows(config: Config, selection: Store, parts: int, task: Task) -> None:
         }
         tables.append(pa.table(sent))
     every = pa.concat_tables(tables)
-    task.send("files", every, part_of(every["file"], parts))
+    by = "url" if config.urls else "file"
+    task.send(f"{by}s", every, part_of(every[by], parts))
 
 
 def _host(url: str) -> str:
@@ -118,8 +123,10 @@ def _host(url: str) -> str:
 _host_of = lru_cache(maxsize=100_000)(host)
 
 
-def _hash128(text: str) -> bytes:
-    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+def _hashes128(texts: Sequence[str]) -> NDArray[np.uint64]:
+    """128 bits of each text: (n, 2) uint64."""
+    found = b"".join(hashlib.blake2b(text.encode(), digest_size=16).digest() for text in texts)
+    return np.frombuffer(found, np.uint64).reshape(-1, 2)
 
 
 def _hashes(texts: Iterable[str]) -> pa.Array:

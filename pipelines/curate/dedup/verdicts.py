@@ -12,8 +12,9 @@ from infra.store import Store
 from pipelines.curate.dedup.homes import Homes, column_at_home
 from pipelines.tables import read_table
 
-__all__ = ["PENDING", "follow", "name_originals"]
+__all__ = ["DUPLICATES", "PENDING", "follow", "name_originals"]
 
+DUPLICATES = frozenset({Drop.DUPLICATE_URL.value, Drop.DUPLICATE_BYTES.value, Drop.NEAR_DUPLICATE.value})
 PENDING = pa.schema([("row", pa.int64()), ("original", pa.int64()), ("reason", pa.string())])
 VERDICTS = pa.schema([("row", pa.int64()), ("original", pa.int64()), ("uid", pa.string()), ("reason", pa.string())])
 
@@ -30,18 +31,33 @@ def name_originals(selection: Store, homes: Homes, near: Sequence[str], task: Ta
 def follow(selection: Store, homes: Homes, pending: str, known: str, told: str, task: Task) -> None:
     """Send verdicts on the rows of ``pending`` whose original is at home here, as stream ``told``.
 
-    An original may itself be dropped: then what stays instead of it stays instead of them, too. The ``known`` verdicts
-    on rows of this home go along.
+    An original may itself be dropped: then what stays instead of it stays instead of them, too, and if it is a
+    placeholder, so are they. The ``known`` verdicts on rows of this home go along.
     """
     rows = task.receive(pending, [("original", UP), ("row", UP)])
     before = task.receive(known, [("row", UP)]) if known in task.inbox else VERDICTS.empty_table()
-    columns = (before[name].to_pylist() for name in VERDICTS.names[:3])
-    replaced = {row: (original, uid) for row, original, uid in zip(*columns, strict=True)}
-    own = zip(rows["original"].to_pylist(), _uids(selection, task, rows["original"]).to_pylist(), strict=True)
-    found = [replaced.get(original, (original, uid)) for original, uid in own]
-    originals, uids = pa.array([one for one, _ in found], pa.int64()), pa.array([uid for _, uid in found], pa.string())
-    verdicts = pa.concat_tables([before, pa.table([rows["row"], originals, uids, rows["reason"]], schema=VERDICTS)])
+    columns = (before[name].to_pylist() for name in VERDICTS.names)
+    replaced = {row: (original, uid, why) for row, original, uid, why in zip(*columns, strict=True)}
+    uids = _uids(selection, task, rows["original"]).to_pylist()
+    own = zip(rows["original"].to_pylist(), uids, rows["reason"].to_pylist(), strict=True)
+    found = [_followed(replaced.get(original), (original, uid, reason)) for original, uid, reason in own]
+    followed = [
+        dict(zip(VERDICTS.names, (row, *verdict), strict=True))
+        for row, verdict in zip(rows["row"].to_pylist(), found, strict=True)
+    ]
+    verdicts = pa.concat_tables([before, pa.Table.from_pylist(followed, VERDICTS)])
     task.send(told, verdicts, homes.of(verdicts["row"]))
+
+
+Verdict = tuple[int, str, str]  # original, its uid, reason
+
+
+def _followed(of_original: Verdict | None, verdict: Verdict) -> Verdict:
+    """The verdict on a row, given that on its original, if there is one."""
+    if of_original is None:
+        return verdict
+    original, uid, why = of_original
+    return original, uid, why if why == Drop.PLACEHOLDER else verdict[2]
 
 
 def _uids(selection: Store, task: Task, rows: pa.ChunkedArray) -> pa.Array:

@@ -8,20 +8,19 @@ import pyarrow as pa
 from infra.exchange import UP, Task
 from infra.hashing import hash64
 from infra.run.manifest import Funnel
-from infra.schema import Drop
 from infra.store import Store
 from pipelines.curate import gallery
 from pipelines.curate.dedup.captions import pool
 from pipelines.curate.dedup.config import Config
 from pipelines.curate.dedup.homes import places_of, row_numbers
 from pipelines.curate.dedup.rows import signatures_path
+from pipelines.curate.dedup.verdicts import DUPLICATES
 from pipelines.layout import funnel
 from pipelines.tables import read_table, with_column, write_selection
 
 __all__ = ["write_shards"]
 
 _SAMPLES = gallery.COUNT // 2  # of duplicates of a kind, in its figure: each beside what was kept instead
-_DUPLICATES = frozenset({Drop.DUPLICATE_BYTES.value, Drop.NEAR_DUPLICATE.value})
 
 
 def write_shards(config: Config, selection: Store, sampled: int, stream: str, task: Task) -> None:
@@ -46,7 +45,7 @@ def write_shards(config: Config, selection: Store, sampled: int, stream: str, ta
         found = [told.get(number, pair) for number, pair in zip(numbers.tolist(), own, strict=True)]
         cluster = pa.array([uid for uid, _ in found], pa.string())
         table = with_column(table, "cluster", cluster)
-        final = [None if reason in _DUPLICATES and not config.drop else reason for _, reason in found]
+        final = [None if reason in DUPLICATES and not config.drop else reason for _, reason in found]
         if captions is not None:
             stays = np.array([reason is None for reason in final], bool)
             table, many = pool(config, table, numbers, stays, _slice(captions, shard))
