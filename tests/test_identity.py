@@ -64,6 +64,7 @@ TEXTS = {
         if field != "weights" or kind in ("aesthetic", "unsafe", "head")
     },
     "balance.metadata": "words",
+    "balance.reference": "a language",
     "train.model.architecture": "a name of open_clip's, or a configuration",
     "train.data.weights": "names of inputs",
     "train.data.caption_key": "a member of a sample",

@@ -47,6 +47,9 @@ Force = Annotated[list[str] | None, typer.Option(metavar="STAGE", help="Re-run t
 Drift = Annotated[bool, typer.Option("--rerun-drift", help="Re-run cached stages whose source code has changed.")]
 
 Cpus = Annotated[int | None, typer.Option(min=1, help="CPUs of the local Ray. Default: all. Ignored with RAY_ADDRESS.")]
+Stages = Annotated[
+    int | None, typer.Option("--stages", min=1, help="Stages at once, at most. Default: as many as CPUs, 2 to 16.")
+]
 Wait = Annotated[bool, typer.Option("--wait", help="If another run holds a stage, wait for it instead of exiting 73.")]
 Required = Annotated[bool, typer.Option("--tracking-required", help="Fail if MLflow does not receive everything.")]
 
@@ -77,8 +80,10 @@ def _request(
     return Request(settings or [], root, Selection(only or (), start, until, force or (), rerun_drift))
 
 
-def _execution(cpus: Cpus = None, wait: Wait = False, tracking_required: Required = False) -> dict[str, Any]:
-    return {"cpus": cpus, "wait": wait, "tracking_required": tracking_required}
+def _execution(
+    cpus: Cpus = None, stages: Stages = None, wait: Wait = False, tracking_required: Required = False
+) -> dict[str, Any]:
+    return {"cpus": cpus, "stages": stages, "wait": wait, "tracking_required": tracking_required}
 
 
 @dataclass(frozen=True)

@@ -74,17 +74,29 @@ class _Attempt:
 class Driver:
     """The loop that starts attempts, receives their events and commits their manifests.
 
-    ``wait``: for a lease that another run holds, instead of failing. ``grace_s``: how long stages that were asked to
-    stop may take to save their state.
+    ``stages``: most at once; None: as many as the cluster has CPUs, but 2 to 16. ``wait``: for a lease that another run
+    holds, instead of failing. ``grace_s``: how long stages that were asked to stop may take to save their state.
     """
 
     POLL_S = 0.25
 
     def __init__(
-        self, plan: Plan, root: Store, emit: Listener, signals: SignalHandler, *, wait: bool, grace_s: float
+        self,
+        plan: Plan,
+        root: Store,
+        emit: Listener,
+        signals: SignalHandler,
+        *,
+        stages: int | None,
+        wait: bool,
+        grace_s: float,
     ) -> None:
         self._plan, self._root, self._emit_all, self._signals = plan, root, emit, signals
         self._wait, self._grace_s = wait, grace_s
+        # An attempt's task takes no CPU but a process and its memory, half a gigabyte and more: twenty trainings that
+        # are due at once would fill a small machine before any had its turn.
+        there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        self._most = stages or min(16, max(2, int(there.get("CPU", 0))))
         self._stages = {
             step.stage.name: _StageRun(step, "waiting" if step.action == "run" else "ended") for step in plan
         }
@@ -100,8 +112,8 @@ class Driver:
         try:
             while self._in("running") or (self._in("waiting") and self._failure is None):
                 self._handle_signals()
-                if self._failure is None:
-                    for one in [one for one in self._in("waiting") if self._ready(one)]:
+                for one in [one for one in self._in("waiting") if self._ready(one)]:
+                    if self._failure is None and len(self._in("running")) < self._most:
                         self._start(one)
                 self._receive()
                 self._reap()

@@ -33,6 +33,7 @@ class Options:
     """Options of a run; none of them can change a result."""
 
     cpus: int | None = None  # of a local Ray; None: all
+    stages: int | None = None  # at once; None: as many as there are CPUs, 2 to 16
     wait: bool = False  # for a lease another run holds, instead of giving up
     grace_s: float = 30.0  # a stage asked to stop has this long to save its state
     tracking_required: bool = False
@@ -99,7 +100,8 @@ def run(plan: Plan, root: Store, record: RunRecord, options: Options, listen: Li
 def _run_stages(plan: Plan, root: Store, emit: Listener, signals: SignalHandler, options: Options) -> None:
     from workflows.run.driver import Driver  # imports ray, which cluster.connect has to prepare
 
-    Driver(plan, root, emit, signals, wait=options.wait, grace_s=options.grace_s).drive()
+    driver = Driver(plan, root, emit, signals, stages=options.stages, wait=options.wait, grace_s=options.grace_s)
+    driver.drive()
 
 
 def _untracked(tracker: Tracker, run: str, sent: bool) -> CliplineError:

@@ -15,15 +15,27 @@ __all__ = ["Config"]
 
 
 class Config(StageConfig):
-    code_version: ClassVar[int] = 3
+    code_version: ClassVar[int] = 4
     inputs: ClassVar[Mapping[str, Input]] = {
         "selection": Input("selection", description="the rows to balance"),
-        "metadata": Input("metadata", required=False, description="the entries: a text file, one a line, or JSON list"),
+        "metadata": Input(
+            "metadata",
+            required=False,
+            description="the entries: a text file, one a line, or a JSON list; "
+            "by language: de.txt, en.txt, ..., or a JSON object",
+        ),
     }
     produces: ClassVar[tuple[str, ...]] = ("selection",)
 
     t: int = Field(
         20_000, gt=0, description="captions an entry may have before it is subsampled; MetaCLIP's is for 400M pairs"
+    )
+    by_language: bool = Field(
+        False, description="balance each language by itself, as MetaCLIP 2 does: its own counts, entries and limit"
+    )
+    reference: str = Field(
+        "en",
+        description="by language: that whose limit is `t`; another's leaves it the same share of rare topics",
     )
     seed: int = Field(0, description="seed of the random draws")
     metadata: tuple[str, ...] | None = Field(

@@ -17,18 +17,26 @@ from infra.run.manifest import ShardRecord
 from infra.store import Store
 from pipelines.tables import read_table
 
-__all__ = ["SCRATCH", "add_up", "read_counts", "write_counts"]
+__all__ = ["NO_COUNTS", "SCRATCH", "Totals", "add_up", "write_counts"]
 
 SCRATCH = "scratch"
 """Folder of what the stage needs only itself; deleted at its end."""
 
+NO_COUNTS = pa.schema({"language": pa.string(), "entry": pa.int32(), "captions": pa.int64()}).empty_table()
+
 _FAN_IN = 64  # tables added up by one task
 
 
-def write_counts(output: Output, name: str, matches: pa.ChunkedArray) -> None:
-    """Write how many lists hold each number: columns ``entry`` and ``captions``."""
-    entries, captions = np.unique(pc.list_flatten(matches).to_numpy(), return_counts=True)
-    output.write_table(_path(name), pa.table({"entry": pa.array(entries, pa.int32()), "captions": captions}))
+def write_counts(output: Output, name: str, matches: pa.ChunkedArray, languages: pa.ChunkedArray) -> None:
+    """Write how many captions of each language hold each entry: columns ``language``, ``entry`` and ``captions``.
+
+    ``matches``: the entries in each caption, lists of int32; ``languages``: of each caption.
+    """
+    rows = pc.list_parent_indices(matches)
+    table = pa.table({"language": languages.take(rows), "entry": pc.list_flatten(matches)})
+    counts = table.group_by(["language", "entry"], use_threads=False).aggregate([([], "count_all")])
+    counts = counts.rename_columns(["language", "entry", "captions"])
+    output.write_table(_path(name), counts.sort_by([("language", "ascending"), ("entry", "ascending")]))
 
 
 def add_up(context: Context, names: Sequence[str], total: str, limits: Limits) -> str:
@@ -58,12 +66,37 @@ def _add(own: Store, spec: tuple[str, Sequence[str]], output: ShardOutput) -> Sh
     return output.commit()
 
 
-def read_counts(table: pa.Table, entries: int) -> NDArray[np.int64]:
-    """The counts of all entries, (entries,), of a table that has those above 0."""
-    counts: NDArray[Any] = np.zeros(entries, np.int64)
-    if table.num_rows:
-        counts[table["entry"].to_numpy()] = table["captions"].to_numpy()
-    return counts
+class Totals:
+    """Captions of each entry in each language: numbers as large as the entries found, looked up by bisection.
+
+    ``table``: the sum of tables of :func:`write_counts`. ``languages``: those in it, in order; a language's place
+    there is its code below.
+    """
+
+    def __init__(self, table: pa.Table) -> None:
+        self.languages: list[str] = sorted(table["language"].unique().to_pylist())
+        self.codes = self.codes_of(table["language"])
+        self.entries = table["entry"].to_numpy()
+        self.captions = table["captions"].to_numpy()
+        self._keys = self._key(self.codes, self.entries)
+        assert (np.diff(self._keys) > 0).all(), "the sum is not in order"
+
+    def codes_of(self, languages: pa.ChunkedArray) -> NDArray[np.int64]:
+        """The code of each language; -1 of one that holds no entry."""
+        codes = pc.index_in(languages, pa.array(self.languages, pa.string()))
+        return np.asarray(codes.fill_null(-1).to_numpy().astype(np.int64))
+
+    def of(self, codes: NDArray[np.int64], entries: NDArray[Any]) -> NDArray[np.int64]:
+        """The captions that hold each of ``entries`` in the language of each of ``codes``; 0 if there are none."""
+        keys = self._key(codes, entries)
+        if not len(self._keys):
+            return np.zeros(len(keys), np.int64)
+        places = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
+        return np.asarray(np.where(self._keys[places] == keys, self.captions[places], 0))
+
+    @staticmethod
+    def _key(codes: NDArray[np.int64], entries: NDArray[Any]) -> NDArray[np.int64]:
+        return codes << 32 | entries.astype(np.int64)
 
 
 def _path(name: str) -> str:

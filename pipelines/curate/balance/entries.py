@@ -7,6 +7,8 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 from itertools import pairwise
+from pathlib import PurePosixPath
+from typing import Any, TypeGuard
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,22 +20,25 @@ from infra.run.manifest import Artifact, ShardRecord
 from infra.store import Store
 from pipelines.curate.balance.config import Config
 from pipelines.curate.balance.counting import SCRATCH
+from pipelines.curate.balance.matching import ALL, Entries, read_captions
 from pipelines.curate.words import fold, is_unspaced, tokens
-from pipelines.tables import read_table
 
 __all__ = ["count_shard", "count_words", "entries_of", "given_entries", "read_entries"]
 
 
-def given_entries(config: Config, metadata: Artifact | None) -> list[str] | None:
+def given_entries(config: Config, metadata: Artifact | None) -> Entries | None:
     """The user's entries, distinct and sorted, so that equal lists give equal results; None if there are none given.
 
     From ``config.metadata`` or the artifact ``metadata``. Raises DataError for a list without an entry.
     """
-    given = read_entries(metadata) if metadata else config.metadata
-    if given is None:
+    if metadata is not None:
+        given = _read_by_language(metadata) if config.by_language else {ALL: read_entries(metadata)}
+    elif config.metadata is not None:
+        given = {ALL: list(config.metadata)}
+    else:
         return None
-    entries = sorted({" ".join(line.split()) for line in given} - {""})
-    if not entries:
+    entries = {language: sorted({" ".join(line.split()) for line in lines} - {""}) for language, lines in given.items()}
+    if not any(entries.values()):
         raise DataError("the metadata holds no entry", expected="a word or phrase a line", found=repr(given)[:200])
     return entries
 
@@ -44,24 +49,57 @@ def read_entries(metadata: Artifact) -> list[str]:
     if len(files) != 1:
         found = ", ".join(file.path for file in files[:5]) or "no files"
         raise DataError("metadata must be one file", expected="*.txt with an entry a line, or *.json", found=found)
-    text = metadata.read(files[0].path).decode("utf-8")
-    if not files[0].path.endswith(".json"):
-        return text.splitlines()
-    try:
-        entries = json.loads(text)
-    except ValueError as error:
-        raise DataError(f"metadata {files[0].path} is not JSON", found=str(error)) from error
-    if not (isinstance(entries, list) and all(isinstance(entry, str) for entry in entries)):
+    entries = _read(metadata, files[0].path)
+    if not _is_list(entries):
         raise DataError(f"metadata {files[0].path} is not a list of entries", expected='["red", "New York", ...]')
     return entries
 
 
-def count_shard(selection: Store, spec: tuple[int, str], output: ShardOutput) -> ShardRecord:
-    """Write :func:`count_words` of a shard's captions."""
+def _read_by_language(metadata: Artifact) -> dict[str, list[str]]:
+    """The entries of files named by their language, de.txt, or of one JSON object; ALL's of any one other file."""
+    files = [file.path for file in metadata.files("data/")]
+    if len(files) == 1:
+        found = _read(metadata, files[0])
+        by_language = found if isinstance(found, dict) else {ALL: found}
+    else:
+        by_language = {PurePosixPath(path).stem: _read(metadata, path) for path in files}
+    if wrong := [language for language, entries in by_language.items() if not _is_list(entries)]:
+        raise DataError(
+            f"the metadata of {wrong[0] or files[0]!r} is not a list of entries",
+            expected='a list a file, de.txt, en.txt, ..., or {"de": ["rot", ...], "en": ["red", "New York", ...]}',
+        )
+    return by_language
+
+
+def _read(metadata: Artifact, path: str) -> Any:  # noqa: ANN401 - what a JSON file may hold
+    text = metadata.read(path).decode("utf-8")
+    if not path.endswith(".json"):
+        return text.splitlines()
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise DataError(f"metadata {path} is not JSON", found=str(error)) from error
+
+
+def _is_list(entries: Any) -> TypeGuard[list[str]]:  # noqa: ANN401
+    return isinstance(entries, list) and all(isinstance(entry, str) for entry in entries)
+
+
+def count_shard(selection: Store, by_language: bool, spec: tuple[int, str], output: ShardOutput) -> ShardRecord:
+    """Write :func:`count_words` of a shard's captions, of each language by itself."""
     shard, path = spec
-    counts = count_words(read_table(selection, path, ["caption"])["caption"].to_pylist())
+    captions, languages = read_captions(selection, path, by_language)
+    of_language: dict[str, list[str | None]] = {}
+    for caption, language in zip(captions, languages, strict=True):
+        of_language.setdefault(language, []).append(caption)
+    tables = [_labelled(count_words(found), language) for language, found in sorted(of_language.items())]
+    counts = pa.concat_tables([_labelled(count_words([]), ALL), *tables])
     output.write_table(f"{SCRATCH}/words-{shard_name(shard)}.parquet", counts)
     return output.commit()
+
+
+def _labelled(counts: pa.Table, language: str) -> pa.Table:
+    return counts.add_column(0, "language", pa.array([language] * counts.num_rows, pa.string()))
 
 
 def count_words(captions: Iterable[str | None]) -> pa.Table:

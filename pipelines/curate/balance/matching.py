@@ -1,13 +1,15 @@
-"""Match captions against the entries, shard by shard on the cluster."""
+"""Match captions against the entries of their language, shard by shard on the cluster."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from ahocorasick_rs import AhoCorasick
 from numpy.typing import NDArray
 
@@ -21,9 +23,14 @@ from pipelines.curate.balance.trie import BREAK, Trie
 from pipelines.curate.words import boundaries, fold, is_unspaced, tokens, tokens_of_all
 from pipelines.tables import read_table
 
-__all__ = ["ENTRIES", "Matcher", "match_shard", "read_matches"]
+__all__ = ["ALL", "ENTRIES", "Entries", "Matcher", "Matchers", "match_shard", "read_matches"]
 
-ENTRIES = "data/entries.txt"
+Entries = Mapping[str, Sequence[str]]
+"""Words and phrases by language. Those of ALL hold in every language that has none of its own."""
+
+ALL = ""
+ENTRIES = f"{SCRATCH}/entries.json"
+_UNKNOWN = "und"  # ISO 639-2: undetermined
 _BATCH = 20_000  # captions matched at once: some 40 MB
 
 Array = NDArray[Any]
@@ -101,26 +108,80 @@ class _Groups:
         return np.repeat(rows, sizes), self._entries[ranges(self._starts[groups], sizes)]
 
 
+class Matchers:
+    """Finds the entries of each text's language. Entries are numbered through, by language and place in its list."""
+
+    def __init__(self, entries: Entries) -> None:
+        self._matchers: dict[str, tuple[int, Matcher]] = {}
+        start = 0
+        for language in sorted(entries):
+            self._matchers[language] = start, Matcher(entries[language])
+            start += len(entries[language])
+
+    def match(self, texts: Sequence[str | None], languages: Sequence[str]) -> pa.ListArray:
+        """The numbers of the entries in each text, each once, in order: lists of int32."""
+        if self._matchers.keys() == {ALL}:
+            return self._matchers[ALL][1].match(texts)
+        rows_of: dict[str, list[int]] = {}
+        for row, language in enumerate(languages):
+            rows_of.setdefault(language if language in self._matchers else ALL, []).append(row)
+        found = [self._of(language, [texts[row] for row in rows]) for language, rows in rows_of.items()]
+        back = np.argsort(np.array([row for rows in rows_of.values() for row in rows], np.int64))
+        return pa.concat_arrays([_NOTHING, *found]).take(pa.array(back))
+
+    def _of(self, language: str, texts: Sequence[str | None]) -> pa.ListArray:
+        if language not in self._matchers:
+            return pa.array([[]] * len(texts), _NOTHING.type)
+        start, matcher = self._matchers[language]
+        found = matcher.match(texts)
+        return pa.ListArray.from_arrays(found.offsets, pc.add(found.values, pa.scalar(start, pa.int32())))
+
+
+_NOTHING = pa.array([], pa.list_(pa.int32()))
+
+
 @lru_cache(maxsize=1)  # half a million entries take seconds to build; a worker does many shards
-def _matcher(entries: bytes) -> Matcher:
-    return Matcher(entries.decode().splitlines())
+def _matchers(entries: bytes) -> Matchers:
+    return Matchers(json.loads(entries))
 
 
-def match_shard(selection: Store, own: Store, spec: tuple[int, str], output: ShardOutput) -> ShardRecord:
+def match_shard(
+    selection: Store, own: Store, by_language: bool, spec: tuple[int, str], output: ShardOutput
+) -> ShardRecord:
     """Write the entries in each row's caption, in the order of the rows, and how many captions hold each entry."""
     shard, path = spec
-    matcher = _matcher(own.read(ENTRIES))
-    captions = read_table(selection, path, ["caption"])["caption"].to_pylist()
-    parts = [matcher.match(captions[start : start + _BATCH]) for start in range(0, len(captions), _BATCH)]
-    found = pa.chunked_array(parts, pa.list_(pa.int32()))
-    output.write_table(_path(shard_name(shard)), pa.table({"entries": found}))
-    write_counts(output, f"before-{shard_name(shard)}", found)
+    matchers = _matchers(own.read(ENTRIES))
+    captions, languages = read_captions(selection, path, by_language)
+    parts = [
+        matchers.match(captions[start : start + _BATCH], languages[start : start + _BATCH])
+        for start in range(0, len(captions), _BATCH)
+    ]
+    found = pa.chunked_array(parts, _NOTHING.type)
+    column = pa.chunked_array([pa.array(languages, pa.string())])
+    output.write_table(_path(shard_name(shard)), pa.table({"entries": found, "language": column}))
+    write_counts(output, f"before-{shard_name(shard)}", found, column)
     return output.commit()
 
 
-def read_matches(own: Store, shard: str) -> pa.ChunkedArray:
-    """The entries in each row's caption: lists of int32."""
-    return read_table(own, _path(shard))["entries"]
+def read_captions(selection: Store, path: str, by_language: bool) -> tuple[list[str | None], list[str]]:
+    """The captions of a shard and the language of each; ALL of each if languages do not matter.
+
+    Languages are those of the column ``caption_language``, as a filter writes it, or told from the captions.
+    """
+    from pipelines.curate.filter.texts import language
+
+    rows = read_table(selection, path)
+    captions = rows["caption"].to_pylist()
+    if not by_language:
+        return captions, [ALL] * len(captions)
+    told = rows["caption_language"] if "caption_language" in rows.column_names else language(rows["caption"])
+    return captions, [one or _UNKNOWN for one in told.to_pylist()]
+
+
+def read_matches(own: Store, shard: str) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
+    """The entries in each row's caption, lists of int32, and its language."""
+    table = read_table(own, _path(shard))
+    return table["entries"], table["language"]
 
 
 def _path(shard: str) -> str:

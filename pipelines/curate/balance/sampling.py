@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -20,32 +20,36 @@ from infra.run.context import Output, ShardOutput
 from infra.run.manifest import ShardRecord
 from infra.schema import Drop
 from infra.store import Store
-from pipelines.curate.balance.counting import read_counts, write_counts
+from pipelines.curate.balance.counting import Totals, write_counts
 from pipelines.curate.balance.matching import read_matches
 from pipelines.tables import read_table, write_selection
 
-__all__ = ["Draw", "draw_shard", "figure", "keep_probabilities", "uniform"]
+__all__ = ["Draw", "draw_shard", "figure", "keep_probabilities", "limits_by_language", "uniform"]
 
 
 @dataclass(frozen=True)
 class Draw:
     """Parameters of the draws.
 
-    ``totals``: path of the table of captions per entry; ``keep_unmatched``: keep captions without an entry.
+    ``totals``: path of the table of captions per entry; ``limits``: t of each language that holds an entry;
+    ``keep_unmatched``: keep captions without an entry.
     """
 
-    t: int
     seed: int
-    entries: int
     totals: str
+    limits: Mapping[str, int]
     keep_unmatched: bool
 
 
 def draw_shard(draw: Draw, selection: Store, own: Store, spec: tuple[int, str], output: ShardOutput) -> ShardRecord:
     """Write the balanced rows of a shard, and how many captions of those kept hold each entry."""
     shard, path = spec
-    rows, matches = read_table(selection, path), read_matches(own, shard_name(shard))
-    probabilities = keep_probabilities(matches, _totals(own.read(draw.totals), draw.entries), draw.t)
+    rows, (matches, languages) = read_table(selection, path), read_matches(own, shard_name(shard))
+    totals = _totals(own.read(draw.totals))
+    codes = totals.codes_of(languages)[pc.list_parent_indices(matches).to_numpy()]
+    limits = np.array([draw.limits[language] for language in totals.languages], np.int64)
+    counts = totals.of(codes, pc.list_flatten(matches).to_numpy())
+    probabilities = keep_probabilities(matches, counts, limits[codes])
     if draw.keep_unmatched:
         probabilities[pc.list_value_length(matches).to_numpy() == 0] = 1.0
     reasons = _reasons(rows["uid"].to_pylist(), probabilities, draw.seed)
@@ -53,23 +57,47 @@ def draw_shard(draw: Draw, selection: Store, own: Store, spec: tuple[int, str], 
     kept = write_selection(output, shard, rows, reasons, notes)
     # Not through the output of the shard: the counts are no file of the artifact.
     stay = pa.array([reason is None for reason in reasons], pa.bool_())
-    write_counts(Output(own), f"after-{shard_name(shard)}", matches.filter(stay))
+    write_counts(Output(own), f"after-{shard_name(shard)}", matches.filter(stay), languages.filter(stay))
     return output.commit(kept, facts={"expected": float(probabilities.sum())})
 
 
 @lru_cache(maxsize=1)
-def _totals(table: bytes, entries: int) -> NDArray[np.int64]:
-    return read_counts(pq.read_table(pa.BufferReader(table)), entries)
+def _totals(table: bytes) -> Totals:
+    return Totals(pq.read_table(pa.BufferReader(table)))
 
 
-def keep_probabilities(matches: pa.ChunkedArray, counts: NDArray[np.int64], t: int) -> NDArray[np.float64]:
-    """Probability to keep each caption: 1 - prod(1 - p_e) over its entries e, p_e = t / max(count_e, t)."""
+def limits_by_language(totals: Totals, t: int, reference: str) -> dict[str, int]:
+    """The limit of each language by MetaCLIP 2's rule (Chuang et al. 2025): the tail is the same share everywhere.
+
+    The tail are the matches of entries with fewer than ``t`` captions. In each language the limit is the least count
+    so that the tail's share of all matches is at most that of the tail of ``reference``, whose limit is ``t``. A
+    reference without a match says nothing: then ``t`` is the limit of all.
+    """
+    counts = {name: np.sort(totals.captions[totals.codes == code]) for code, name in enumerate(totals.languages)}
+    if reference not in counts:
+        return dict.fromkeys(counts, t)
+    known = counts[reference]
+    tail = known[known < t].sum() / known.sum()
+    limits = {}
+    for name, own in counts.items():
+        first = np.searchsorted(np.cumsum(own) / own.sum(), tail, side="right")  # the first entry beyond the tail
+        limits[name] = int(own[min(first, len(own) - 1)])
+    return {**limits, reference: t}
+
+
+def keep_probabilities(
+    matches: pa.ChunkedArray, counts: NDArray[np.int64], t: int | NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Probability to keep each caption: 1 - prod(1 - p_e) over its entries e, p_e = t / max(count_e, t).
+
+    ``matches``: the entries of each caption; ``counts``, (matches,): captions of each of these entries; ``t``: the
+    limit, or the limit of each.
+    """
     p = t / np.maximum(counts, t)
     with np.errstate(divide="ignore"):  # log(0) for entries that keep everything: minus infinity is meant
         log_loss = np.log1p(-p)
     rows = pc.list_parent_indices(matches).to_numpy()
-    entries = pc.list_flatten(matches).to_numpy()
-    return np.asarray(-np.expm1(np.bincount(rows, log_loss[entries], minlength=len(matches))))
+    return np.asarray(-np.expm1(np.bincount(rows, log_loss, minlength=len(matches))))
 
 
 def _reasons(uids: Sequence[str], probabilities: NDArray[np.float64], seed: int) -> list[str | None]:

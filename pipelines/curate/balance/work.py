@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from infra.cluster import run_shards
-from infra.run.context import Context, ShardOutput
+from infra.run.context import Context, Output, ShardOutput
 from infra.run.manifest import Artifact
 from infra.store import Store
 from pipelines.curate.balance.config import Config
-from pipelines.curate.balance.counting import SCRATCH, add_up, read_counts
+from pipelines.curate.balance.counting import NO_COUNTS, SCRATCH, Totals, add_up
 from pipelines.curate.balance.entries import count_shard, entries_of, given_entries
-from pipelines.curate.balance.matching import ENTRIES, match_shard
-from pipelines.curate.balance.sampling import Draw, draw_shard, figure
+from pipelines.curate.balance.matching import ALL, ENTRIES, Entries, match_shard
+from pipelines.curate.balance.sampling import Draw, draw_shard, figure, limits_by_language
 from pipelines.layout import row_count
 from pipelines.tables import read_table
 
@@ -37,41 +40,64 @@ def balance(config: Config, metadata: Artifact | None, selection: Artifact, spec
     # The entries: given, or counted.
     given = given_entries(config, metadata)
     entries = _frequent(config, selection, specs, context) if given is None else given
-    done.write(ENTRIES, "".join(f"{entry}\n" for entry in entries).encode(), rows=len(entries))
+    Output(own).write(ENTRIES, json.dumps(entries, ensure_ascii=False).encode())
 
     # First pass: the entries in each caption, and the captions of each entry.
     matched = [(f"before-{name}", spec) for name, spec in specs]
-    run_shards(context, matched, partial(match_shard, selection.store, own), limits, rows=rows)
-    totals = add_up(context, [name for name, _ in matched], "before", limits) if specs else ""
+    run_shards(context, matched, partial(match_shard, selection.store, own, config.by_language), limits, rows=rows)
+    before = add_up(context, [name for name, _ in matched], "before", limits) if specs else ""
 
     # Second pass: the draws.
-    draw = Draw(config.t, config.seed, len(entries), totals, keep_unmatched=given is None)
+    totals = Totals(read_table(own, before) if specs else NO_COUNTS)
+    by_language = limits_by_language(totals, config.t, config.reference) if config.by_language else {ALL: config.t}
+    draw = Draw(config.seed, before, by_language, keep_unmatched=given is None)
     drawn = run_shards(context, specs, partial(draw_shard, draw, selection.store, own), limits, rows=rows)
-    left = add_up(context, [f"after-{name}" for name, _ in specs], "after", limits) if specs else ""
+    after = add_up(context, [f"after-{name}" for name, _ in specs], "after", limits) if specs else ""
 
     # How many captions each entry had before, and has now.
-    counts = [np.zeros(len(entries), np.int64)] * 2
-    if specs:
-        counts = [read_counts(read_table(own, path), len(entries)) for path in (totals, left)]
-        table = {"entry": pa.array(entries, pa.string()), "before": counts[0], "after": counts[1]}
-        done.write_table(_COUNTS, pa.table(table))
+    left = Totals(read_table(own, after) if specs else NO_COUNTS)
+    done.write_table(_COUNTS, _table(entries, totals, left))
+    over = totals.captions > np.array([by_language[name] for name in totals.languages], np.int64)[totals.codes]
     facts = {
-        "entries": len(entries),
-        "entries_found": int((counts[0] > 0).sum()),
-        "entries_over_t": int((counts[0] > config.t).sum()),
+        "entries": sum(map(len, entries.values())),
+        "entries_found": len(totals.captions),
+        "entries_over_t": int(over.sum()),
         "expected": round(sum(record.facts["expected"] for record in drawn), 1),
     }
+    if config.by_language:
+        facts["t_by_language"] = by_language
     done.commit(facts=facts)
 
 
-def _frequent(config: Config, selection: Artifact, specs: _Specs, context: Context) -> list[str]:
-    """The frequent words and phrases of the captions, counted on the cluster."""
+def _table(entries: Entries, before: Totals, after: Totals) -> pa.Table:
+    """The captions of each entry before and after: of every entry, or, of those by language, of every one found."""
+    names = [entry for language in sorted(entries) for entry in entries[language]]
+    if entries.keys() == {ALL} and before.languages in ([], [ALL]):
+        numbers = np.arange(len(names))
+        codes = np.zeros(len(names), np.int64)
+        columns: dict[str, Any] = {}
+    else:
+        numbers, codes = before.entries, before.codes
+        columns = {"language": pa.array(before.languages, pa.string()).take(pa.array(codes))}
+    columns["entry"] = pa.array(names, pa.string()).take(pa.array(numbers))
+    columns["before"] = before.of(codes, numbers)
+    columns["after"] = after.of(after.codes_of(columns["language"]) if "language" in columns else codes, numbers)
+    return pa.table(columns)
+
+
+def _frequent(config: Config, selection: Artifact, specs: _Specs, context: Context) -> Entries:
+    """The frequent words and phrases of the captions, of each language if they are to be balanced by language."""
     if not specs:
-        return []
+        return {}
     words = [(f"words-{name}", spec) for name, spec in specs]
-    run_shards(context, words, partial(count_shard, selection.store), config.limits, rows=row_count(selection))
+    work = partial(count_shard, selection.store, config.by_language)
+    run_shards(context, words, work, config.limits, rows=row_count(selection))
     path = add_up(context, [name for name, _ in words], "words", config.limits)
-    return entries_of(read_table(context.store, path), config.min_count, config.min_pmi)
+    counts = read_table(context.store, path)
+    return {
+        language: entries_of(counts.filter(pc.equal(counts["language"], language)), config.min_count, config.min_pmi)
+        for language in counts["language"].unique().to_pylist()
+    }
 
 
 def figure_of(own: Store, t: int) -> bytes:

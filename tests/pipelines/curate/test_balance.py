@@ -106,7 +106,7 @@ def test_probabilities_are_the_papers(matches, t):
             lost *= 1 - t / max(counts[entry], t)
         expected.append(1 - lost)
     column = pa.chunked_array([pa.array(matches, pa.list_(pa.int32()))])
-    found = keep_probabilities(column, np.array([counts[entry] for entry in range(5)]), t)
+    found = keep_probabilities(column, np.array([counts[entry] for row in matches for entry in row], np.int64), t)
     np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-15)
 
 
@@ -162,7 +162,7 @@ def metadata(tmp_path):
 
 @pytest.mark.parametrize(("name", "text"), [("m.txt", "red\nNew  York \n\nred\n"), ("m.json", '["red", "New York"]')])
 def test_metadata_is_read_from_its_file(metadata, name, text):
-    assert given_entries(Config(), metadata(name, text)) == ["New York", "red"]
+    assert given_entries(Config(), metadata(name, text)) == {"": ["New York", "red"]}
 
 
 def test_metadata_that_is_no_list_of_entries_is_refused(metadata):

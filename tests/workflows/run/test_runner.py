@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -203,3 +204,17 @@ def test_bad_data_is_not_retried_and_independent_stages_still_finish(driver):
     states = {s["name"]: s["state"] for s in json.loads(driver("status", "--json").stdout)["stages"]}
     assert states == {"left": "failed", "right": "done", "both": "waiting"}
     assert "this shard is bad" in driver("logs", "--stage", "left").stdout
+
+
+def test_no_more_stages_run_at_once_than_are_allowed(driver):
+    def most_at_once() -> int:
+        (journal,) = driver.root.glob("runs/*/journal.jsonl")
+        events = [json.loads(line)["event"] for line in filter(None, journal.read_text().splitlines())]
+        running = [{"stage_started": 1, "stage_finished": -1}.get(event, 0) for event in events]
+        return max(sum(running[:end]) for end in range(len(running)))
+
+    driver("run", str(TOY), "--set", "pause_s=0.3")
+    assert most_at_once() == 2
+    shutil.rmtree(driver.root)
+    driver("run", str(TOY), "--set", "pause_s=0.3", "--stages", "1")
+    assert most_at_once() == 1
