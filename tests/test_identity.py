@@ -57,6 +57,7 @@ TEXTS = {
     "embed.captions": "a column",
     "embed.name": "a name in the output",
     "score.embedding": "a name in the input",
+    "semdedup.embedding": "a name in the input",
     **{
         f"score.scores[{kind}].{field}": meaning
         for kind in ("clip_score", "tmars", "neg_clip_loss", "norm_sim", "aesthetic", "unsafe", "head")

@@ -28,7 +28,10 @@ from infra.run.context import Output
 from infra.run.manifest import Artifact
 from infra.store import Store
 
-__all__ = ["Vectors", "chunks", "gathered", "read_vectors", "unit", "vector_shards", "write_vectors"]
+__all__ = [
+    *("Vectors", "chunks", "gathered", "packed", "read_vectors"),
+    *("unit", "unpacked", "vector_shards", "write_vectors"),
+]
 
 Floats = NDArray[np.float32]
 
@@ -149,6 +152,25 @@ def unit(vectors: NDArray[np.floating]) -> Floats:
     known = np.isfinite(norms) & (norms > 0)
     directions = np.where(known, rows, 0) / np.where(known, norms, 1)
     return directions.astype(np.float32, copy=False)
+
+
+def packed(vectors: Floats) -> pa.Array:
+    """``vectors`` (n, d) as a column of float16 bytes, to travel beside other columns of their rows."""
+    data = np.ascontiguousarray(vectors, np.float16)
+    ends = np.arange(len(data) + 1, dtype=np.int64) * 2 * data.shape[1]
+    return pa.LargeBinaryArray.from_buffers(
+        pa.large_binary(), len(data), [None, pa.py_buffer(ends), pa.py_buffer(data)]
+    )
+
+
+def unpacked(column: pa.ChunkedArray | pa.Array) -> Floats:
+    """The unit vectors of a column that :func:`packed` made: (n, d)."""
+    column = pa.concat_arrays(column.chunks) if isinstance(column, pa.ChunkedArray) and column.num_chunks else column
+    if not len(column):
+        return np.empty((0, 0), np.float32)
+    _, offsets, data = column.buffers()
+    ends = np.frombuffer(offsets, np.int64)[column.offset : column.offset + len(column) + 1]
+    return unit(np.frombuffer(data, np.uint8)[ends[0] : ends[-1]].view(np.float16).reshape(len(column), -1))
 
 
 def chunks(count: int, size: int = 4096) -> list[slice]:

@@ -27,6 +27,7 @@ STAGES = {
     "embed": "pipelines.curate.embed",
     "score": "pipelines.curate.score",
     "dedup": "pipelines.curate.dedup",
+    "semdedup": "pipelines.curate.semdedup",
     "balance": "pipelines.curate.balance",
     "shard": "pipelines.curate.shard",
     "train": "training.train",

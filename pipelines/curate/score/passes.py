@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from infra.errors import DataError
@@ -18,14 +17,13 @@ from infra.run.context import Context, Output, ShardOutput
 from infra.run.manifest import Artifact, ShardRecord
 from infra.schema import Drop
 from infra.store import Store
+from pipelines.curate.embedded import input_rows, missing_reasons, vector_places
 from pipelines.curate.score.config import Config
 from pipelines.curate.score.scores import Score
 from pipelines.curate.vectors import Vectors, gathered, read_vectors, vector_shards
-from pipelines.layout import Images, downloads
+from pipelines.layout import downloads
 from pipelines.tables import (
     SELECTION_COLUMNS,
-    image_rows,
-    read_table,
     with_column,
     write_selection,
 )
@@ -131,7 +129,7 @@ def score_shards(
     """Write the scored selection of each shard. A row without vectors is dropped, with the reason why it has none."""
     if taken := {score.name for score in config.scores} & set(SELECTION_COLUMNS):
         raise DataError(f"a score has the column {min(taken)!r}, which selections have", fix="set its field column")
-    tables = [_rows(inputs, number, path) for (number, path), _ in batch]
+    tables = [input_rows(inputs, number, path) for (number, path), _ in batch]
     shards = [shard_name(number) for (number, _), _ in batch]
     uids = {uid for table in tables for uid in table["uid"].to_pylist()}
     sources = {
@@ -144,12 +142,6 @@ def score_shards(
             yield _score(config, inputs, sources, known, number, rows, output)
 
 
-def _rows(inputs: Mapping[str, Artifact], number: int, path: str) -> pa.Table:
-    if selection := inputs.get("selection"):
-        return read_table(selection.store, path)
-    return image_rows(Images.of(inputs), number)
-
-
 def _score(
     config: Config,
     inputs: Mapping[str, Artifact],
@@ -160,10 +152,12 @@ def _score(
     output: ShardOutput,
 ) -> ShardRecord:
     """Write one shard."""
-    place = {name: _places(rows, vectors) for name, vectors in sources.items()}
+    place = {name: vector_places(rows, vectors) for name, vectors in sources.items()}
     there = np.logical_and.reduce([found >= 0 for found in place.values()])
     reasons: list[str | None] = [None] * rows.num_rows
-    why = _why(inputs, sources, number) if not there.all() else {}
+    why: dict[str, str] = {}
+    for name in sources if not there.all() else ():
+        why |= missing_reasons(inputs[name], number)
     for row in np.flatnonzero(~there).tolist():
         reasons[row] = why.get(rows["uid"][row].as_py(), Drop.NO_EMBEDDING.value)
     taken = {name: vectors.take(place[name][there]) for name, vectors in sources.items()}
@@ -179,24 +173,6 @@ def _score(
         known_values = values[~np.isnan(values)]
         facts[score.name] = [float(known_values.sum(dtype=np.float64)), len(known_values)]
     return output.commit(write_selection(output, number, rows, reasons), {"sums": facts})
-
-
-def _places(rows: pa.Table, vectors: Vectors) -> NDArray[np.int64]:
-    """Index of each row's vector, -1 if it has none."""
-    found = pc.index_in(rows["uid"], value_set=pa.array(vectors.uids, pa.string()))
-    places: NDArray[np.int64] = pc.fill_null(found, -1).to_numpy().astype(np.int64)
-    empty = ~vectors.images.any(axis=1)
-    return np.where((places >= 0) & ~np.append(empty, False)[places], places, -1)
-
-
-def _why(inputs: Mapping[str, Artifact], sources: Iterable[str], number: int) -> dict[str, str]:
-    """The reasons that ``embed`` gave for rows of a shard that have no vectors, by uid."""
-    found: dict[str, str] = {}
-    for name in sources:
-        if inputs[name].files(path := f"data/dropped-{shard_name(number)}.parquet"):
-            table = read_table(inputs[name].store, path, ["uid", "reason"])
-            found |= dict(zip(table["uid"].to_pylist(), table["reason"].to_pylist(), strict=True))
-    return found
 
 
 def _checked(score: Score, vectors: Vectors, values: Any) -> NDArray[np.float32]:  # noqa: ANN401 - a user's

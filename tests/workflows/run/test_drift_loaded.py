@@ -19,7 +19,7 @@ import pytest
 from evaluation import compare
 from infra.config import Config
 from pipelines import adopt, urls
-from pipelines.curate import embed, score
+from pipelines.curate import embed, score, semdedup
 from training import train
 from training.objectives.config import ObjectiveConfig
 from workflows.cli.fields import STAGES
@@ -45,6 +45,7 @@ DEEP = {
     "train": "training.objectives.siglip.objective",
     "embed": "pipelines.curate.embed.work",
     "score": "pipelines.curate.score.passes",
+    "semdedup": "pipelines.curate.semdedup.clusters",
     "zeroshot": "evaluation.tasks.zeroshot",
     "retrieval": "evaluation.tasks.retrieval",
     "compare": "evaluation.compare.differences",
@@ -113,7 +114,9 @@ def small_run(root: Path, port: int) -> Workflow:
         stages[stage.name] = Stage(stage.name, stage.run, config, inputs)
     both = {"images": stages["download"], "selection": stages["filter"]}
     stages["embed"] = Stage("embed", embed.run, embed.Config(), {**both, "model": stages["train"]})
-    stages["score"] = Stage("score", score.run, score.Config(), {**both, "embeddings": stages["embed"]})
+    vectors = {**both, "embeddings": stages["embed"]}
+    stages["score"] = Stage("score", score.run, score.Config(), vectors)
+    stages["semdedup"] = Stage("semdedup", semdedup.run, semdedup.Config(), vectors)
     twice = {"scores_one": stages["zeroshot"], "scores_other": stages["zeroshot"]}
     variants = {"one": ["scores_one"], "other": ["scores_other"]}
     stages["compare"] = Stage("compare", compare.run, compare.Config(variants=variants), twice)
