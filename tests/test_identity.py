@@ -64,6 +64,7 @@ TEXTS = {
         for field, meaning in {"column": "a column", "embeddings": "an input", "weights": "an input"}.items()
         if field != "weights" or kind in ("aesthetic", "unsafe", "head")
     },
+    "dedup.score": "a column",
     "balance.metadata": "words",
     "balance.reference": "a language",
     "train.model.architecture": "a name of open_clip's, or a configuration",

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
-from infra.exchange import Exchange, parts_of
 from infra.run.context import Context
 from infra.run.manifest import Artifact, Manifest
 from pipelines.curate.semdedup.config import Config
@@ -30,6 +29,7 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     It has ``semantic_cluster``, a number, and ``semantic_similarity``, the cosine with the most similar row before.
     Dropped rows have ``duplicate_of``, a uid. A row without a vector is dropped, with the reason why it has none.
     """
+    from infra.exchange import Exchange, parts_of
     from pipelines.curate.dedup.homes import Homes
     from pipelines.curate.semdedup import clusters, figures, work
 
