@@ -33,6 +33,8 @@ _AGREES = 0.9  # correlation of two pictures that may be the same
 _SEEN = 0.6  # least share of a picture's detail that lies within the other
 _ADDED = 8  # cells of a strip at a side that may have been added: a bar, a frame
 _LEVELS, _UNEXPLAINED, _ABOVE_NOISE = 6.0, 0.3, 15.0  # what makes a window differ
+_UNSEEN = 3.0  # levels, root mean square of a window
+_STRAIGHT = np.array([[1, 0, 0], [0, 1, 0]], np.float32)
 _NOISE = 0.12  # of the contrast: what a copy may differ by everywhere
 _SHARE = 0.006  # of windows that may differ
 _CORNER, _MARK = 0.32, 0.05  # of a side and of the area: where a logo may be, and how large
@@ -52,6 +54,8 @@ def same(one: bytes, others: Sequence[bytes], *, mirrored: bool = False) -> Arra
 def _same(one: View, other: View) -> bool:
     if max(one.grey.std(), other.grey.std()) < 4:  # nothing but a colour
         return bool(np.abs(one.cells.mean(axis=(0, 1)) - other.cells.mean(axis=(0, 1))).max() < _COLOUR)
+    if _equal(one, other):
+        return True
     place = find_place(one, other)
     if place is None:
         return False
@@ -60,6 +64,14 @@ def _same(one: View, other: View) -> bool:
         return True
     refined = refine(template, image, place)
     return refined is not None and _agree(one, other, template, image, refined)
+
+
+def _equal(one: View, other: View) -> bool:
+    """True if no window differs by what anyone could see: of most re-encoded copies no more needs to be asked."""
+    if not keeps_aspect(one, other, _STRAIGHT):
+        return False
+    left = cv2.blur(np.square(one.grey - other.grey), (_WINDOW, _WINDOW))
+    return bool(left.max() <= _UNSEEN**2) and bool(np.abs(one.colours - other.colours).max() <= _COLOUR / 2)
 
 
 # --- differences ------------------------------------------------------------------------------------------------------
@@ -103,9 +115,15 @@ def _differs(one: Array, other: Array, covered: Array, where: Array) -> Array:
     left = cv2.blur(np.where(covered, np.square(one - other), 0).astype(np.float32), (_WINDOW, _WINDOW))
     shown = (_variance(one) + _variance(other)) / 2
     contrast = float(one[where].std())
-    noise = min(float(np.quantile(left[where], 0.7)), (_NOISE * contrast) ** 2, _LEVELS**2)
+    noise = min(_quantile(left[where], 0.7), (_NOISE * contrast) ** 2, _LEVELS**2)
     levels = np.clip(0.2 * contrast, 2, _LEVELS)
     return np.asarray(left > np.maximum(max(levels**2, _ABOVE_NOISE * noise), _UNEXPLAINED * shown))
+
+
+def _quantile(values: Array, share: float) -> float:
+    """A quantile without sorting all values, nor looking for numbers that are none."""
+    place = int(share * (len(values) - 1))
+    return float(np.partition(values, place)[place])
 
 
 def _variance(picture: Array) -> Array:
@@ -123,7 +141,7 @@ def _same_tones(one: Array, other: Array, covered: Array) -> tuple[Array, Array]
         gain = float(((x - x.mean()) * (y - y.mean())).mean() / (x.var() + 1e-3))
         offset = float(y.mean() - gain * x.mean())
         left = np.abs(first - gain * second - offset)
-        fits = left <= max(float(np.quantile(left, 0.8)), 2.0)
+        fits = left <= max(_quantile(left, 0.8), 2.0)
     if not 0.5 <= gain <= 2:
         gain, offset = 1.0, 0.0
     if gain > 1:

@@ -89,12 +89,28 @@ def find_place(one: View, other: View) -> Array | None:
     for mapping in _places(one, other):
         if not keeps_aspect(one, other, mapping):
             continue
-        score = correlation(one.coarse, *lay(other.coarse, _in_cells(mapping, COARSE)))
+        score = _resemblance(one.coarse, other.coarse, _in_cells(mapping, COARSE))
         if score > best:
             best, found = score, mapping
         if best > _CLOSE:
             break
     return None if found is None else _in_cells(found, SIDE)
+
+
+def _resemblance(one: Array, other: Array, mapping: Array) -> float:
+    """:func:`correlation` for a map that turns nothing, so that what both cover is a rectangle."""
+    side = one.shape[0]
+    rows, columns = (_overlap(mapping[axis, axis], mapping[axis, 2], side) for axis in (1, 0))
+    if (rows.stop - rows.start) * (columns.stop - columns.start) < side * side * _LEAST:
+        return -1.0
+    laid = cv2.warpAffine(other, mapping, (side, side), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    return float(cv2.matchTemplate(one[rows, columns], laid[rows, columns], cv2.TM_CCOEFF_NORMED)[0, 0])
+
+
+def _overlap(scale: float, shift: float, side: int) -> slice:
+    """The cells whose place, ``scale * cell + shift``, lies within the other picture."""
+    low, high = -shift / scale, (side - 1 - shift) / scale
+    return slice(max(0, int(np.ceil(low - 0.01))), max(0, min(side, int(np.floor(high + 0.01)) + 1)))
 
 
 def refine(template: Array, image: Array, mapping: Array) -> Array | None:

@@ -1,10 +1,12 @@
 """Copies of a picture as the web makes them are found; pictures that differ in words, and drawings alike, are kept."""
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from pipelines.curate.dedup import Config
+from pipelines.curate.dedup import Config, places
 from pipelines.curate.dedup.alike import same
 from pipelines.curate.dedup.keys import keys
 from pipelines.curate.dedup.signatures import signature
@@ -108,6 +110,33 @@ def test_borders_in_borders_are_taken_off():
     assert inner_box(np.asarray(picture.convert("L"))) == (0, 0, 200, 100)
     blank = np.full((50, 60), 255, np.uint8)
     assert inner_box(blank) == (0, 0, 60, 50)
+
+
+def test_a_border_in_a_border_is_taken_off_after_jpeg_mixed_their_edge():
+    framed = Image.new("RGB", (320, 240), "black")
+    framed.paste("white", (20, 20, 300, 220))
+    framed.paste(photo(12, (200, 140)), (60, 50))
+    decoded = Image.open(io.BytesIO(jpeg(framed, 60))).convert("L")
+    assert np.abs(np.array(inner_box(np.asarray(decoded))) - (60, 50, 260, 190)).max() <= 3
+
+
+@pytest.mark.parametrize("name", ["black border 10%", "white border 5%", "logo in a corner"])
+@pytest.mark.parametrize("box", [(60, 40, 230, 250), (150, 30, 420, 190), (20, 160, 200, 340)])
+def test_copies_of_a_drawing_with_a_margin_are_found(name, box):
+    """What is added lies around the margin, or in it, so the frames of the two are not those of one picture."""
+    page = Image.new("RGB", (480, 360), "white")
+    page.paste(photo(13, (box[2] - box[0], box[3] - box[1])), box)
+    assert copies(signed(page), signed(VARIANTS[name][1](page, np.random.default_rng(1))))
+
+
+def test_places_are_weighed_as_pictures_laid_over_each_other():
+    """The quick way through a rectangle, against masks, for maps as of crops and frames."""
+    rng = np.random.default_rng(4)
+    one, other = (View.of(signed(photo(seed)).thumbnail).coarse for seed in (14, 15))
+    for _ in range(200):
+        mapping = np.array([[rng.uniform(0.4, 2), 0, rng.uniform(-9, 9)], [0, rng.uniform(0.4, 2), rng.uniform(-9, 9)]])
+        slow = places.correlation(one, *places.lay(other, mapping.astype(np.float32)))
+        assert places._resemblance(one, other, mapping.astype(np.float32)) == pytest.approx(slow, abs=0.02)
 
 
 def test_keys_are_those_of_regions_cut_out():
