@@ -85,6 +85,6 @@ def hash_of(body: bytes, kind: Hash) -> str:
     """
     if kind != "phash":
         return hashlib.new(kind, body, usedforsecurity=False).hexdigest()
-    from pipelines.curate.dedup.signatures import phash_of
+    from pipelines.images.phash import phash_of
 
     return f"{phash_of(body):016x}"

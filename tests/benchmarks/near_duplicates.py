@@ -25,7 +25,8 @@ from PIL import Image
 
 from pipelines.curate.dedup import Config
 from pipelines.curate.dedup.alike import same
-from pipelines.curate.dedup.signatures import Signature, phash_of, signature
+from pipelines.curate.dedup.signatures import Signature, signature
+from pipelines.images.phash import phash_of
 from tests.benchmarks.picture_variants import VARIANTS, jpeg, same_but_words, stored
 
 LEAST = 64  # pixels of a copy's shorter side
