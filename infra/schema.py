@@ -74,6 +74,7 @@ class Drop(StrEnum):
     DUPLICATE_URL = "duplicate_url"
     DUPLICATE_BYTES = "duplicate_bytes"
     NEAR_DUPLICATE = "near_duplicate"
+    CONTAMINATED = "contaminated"  # in decontaminate: near an image of a test set
     SEMANTIC_DUPLICATE = "semantic_duplicate"  # in semdedup: of nearly the same vector as another
     # balance
     NO_MATCH = "no_metadata_match"

@@ -58,6 +58,9 @@ TEXTS = {
     "embed.name": "a name in the output",
     "score.embedding": "a name in the input",
     "semdedup.embedding": "a name in the input",
+    "decontaminate.model": "a name of open_clip's",
+    "decontaminate.pretrained": "a tag of open_clip's",
+    "decontaminate.embedding": "a name in the input",
     **{
         f"score.scores[{kind}].{field}": meaning
         for kind in ("clip_score", "tmars", "neg_clip_loss", "norm_sim", "aesthetic", "unsafe", "head")
@@ -95,6 +98,7 @@ REPO = Path(__file__).parents[1]
 REFUSED = (
     *("crawl.seeds", "crawl.sitemaps", "extract.prefix"),
     *("train.model.architecture", "evaluate.model", "evaluate.pretrained", "embed.model", "embed.pretrained"),
+    *("decontaminate.model", "decontaminate.pretrained"),
 )
 
 

@@ -116,20 +116,28 @@ class EvalSet:
                 found[place] = decode_image(_image_bytes(raw), raw["__key__"])
         return found
 
+    def encoded(self, shard: int) -> Iterator[tuple[str, bytes]]:
+        """Yield key and encoded image of every sample of a shard."""
+        for raw in self._shard(shard):
+            yield raw["__key__"], _image_bytes(raw)
+
+    def _shard(self, shard: int) -> Iterator[dict[str, Any]]:
+        path = f"{self.split}/{shard}.tar"
+        try:
+            source = self.store.open(path)
+        except FileNotFoundError:
+            raise DataError(
+                f"{self.store.locate(path)} is missing", expected=f"{self.shards} shards, as in nshards.txt"
+            ) from None
+        with source:
+            yield from read_samples(source, place=self.store.locate(path))
+
     def _raw(self) -> Iterator[dict[str, Any]]:
         samples = 0
         for shard in range(self.shards):
-            path = f"{self.split}/{shard}.tar"
-            try:
-                source = self.store.open(path)
-            except FileNotFoundError:
-                raise DataError(
-                    f"{self.store.locate(path)} is missing", expected=f"{self.shards} shards, as in nshards.txt"
-                ) from None
-            with source:
-                for raw in read_samples(source, place=self.store.locate(path)):
-                    samples += 1
-                    yield raw
+            for raw in self._shard(shard):
+                samples += 1
+                yield raw
         if not samples:
             raise DataError(f"test set {self.name!r} is empty", expected="an image at least")
 

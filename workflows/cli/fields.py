@@ -28,6 +28,7 @@ STAGES = {
     "score": "pipelines.curate.score",
     "dedup": "pipelines.curate.dedup",
     "semdedup": "pipelines.curate.semdedup",
+    "decontaminate": "pipelines.curate.decontaminate",
     "balance": "pipelines.curate.balance",
     "shard": "pipelines.curate.shard",
     "train": "training.train",

@@ -19,7 +19,7 @@ import pytest
 from evaluation import compare
 from infra.config import Config
 from pipelines import adopt, urls
-from pipelines.curate import embed, score, semdedup
+from pipelines.curate import decontaminate, embed, score, semdedup
 from training import train
 from training.objectives.config import ObjectiveConfig
 from workflows.cli.fields import STAGES
@@ -46,6 +46,7 @@ DEEP = {
     "embed": "pipelines.curate.embed.work",
     "score": "pipelines.curate.score.passes",
     "semdedup": "pipelines.curate.semdedup.clusters",
+    "decontaminate": "pipelines.curate.decontaminate.index",
     "zeroshot": "evaluation.tasks.zeroshot",
     "retrieval": "evaluation.tasks.retrieval",
     "compare": "evaluation.compare.differences",
@@ -117,6 +118,8 @@ def small_run(root: Path, port: int) -> Workflow:
     vectors = {**both, "embeddings": stages["embed"]}
     stages["score"] = Stage("score", score.run, score.Config(), vectors)
     stages["semdedup"] = Stage("semdedup", semdedup.run, semdedup.Config(), vectors)
+    leaks = {**vectors, "testsets": stages["shard"], "model": stages["train"]}
+    stages["decontaminate"] = Stage("decontaminate", decontaminate.run, decontaminate.Config(), leaks)
     twice = {"scores_one": stages["zeroshot"], "scores_other": stages["zeroshot"]}
     variants = {"one": ["scores_one"], "other": ["scores_other"]}
     stages["compare"] = Stage("compare", compare.run, compare.Config(variants=variants), twice)

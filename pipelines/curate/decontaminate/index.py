@@ -1,0 +1,164 @@
+"""The index of test images: what is compared with each row, and the search for the nearest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import faiss
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from infra.errors import DataError
+from infra.formats.testset import EvalSet, decode_image
+from infra.run.context import Output, ShardOutput
+from infra.run.manifest import Artifact, ShardRecord
+from infra.store import Store
+from pipelines.curate.decontaminate.config import Config
+from pipelines.curate.dedup.alike import same
+from pipelines.curate.dedup.signatures import Signature, signature
+from pipelines.curate.vectors import Floats, chunks, packed, unpacked
+
+__all__ = ["FOLDER", "Found", "Index", "TestShard", "test_shards", "write_index"]
+
+FOLDER = "test_index"  # in the artifact's folder until all is done
+_BLOCKS, _BITS = 4, 16  # of a key
+_COLUMNS = pa.schema({"key": pa.string(), "keys": pa.list_(pa.uint64()), "thumbnail": pa.large_binary()})
+
+
+@dataclass(frozen=True)
+class TestShard:
+    """A tar of a test set. Small; pickles."""
+
+    examples: EvalSet
+    shard: int
+
+    def name(self, key: str) -> str:
+        return f"{self.examples.name}/{self.examples.split}/{key}"
+
+
+def test_shards(inputs: Mapping[str, Artifact]) -> list[TestShard]:
+    """The tars of all test sets among the inputs, in order of input, set, split and shard."""
+    found = []
+    for name in sorted(inputs):
+        if name == "testsets" or name.startswith("testsets_"):
+            for file in inputs[name].files("data/", "/nshards.txt"):
+                folder, split, _ = file.path.removeprefix("data/").rsplit("/", 2)
+                examples = EvalSet.open(inputs[name], folder, split)
+                found += [TestShard(examples, shard) for shard in range(examples.shards)]
+    return found
+
+
+def write_index(config: Config, model: Artifact | None, spec: TestShard, output: ShardOutput) -> ShardRecord:
+    """Write keys, thumbnails and, if there is a model, vectors of a tar's images. Raises DataError for one that cannot
+    be read: the set could not be scored either."""
+    images = list(spec.examples.encoded(spec.shard))
+    signatures = []
+    for key, data in images:
+        try:
+            signatures.append(signature(data, crops=config.crops, mirrored=config.mirrored))
+        except DataError as error:
+            raise DataError(f"the image of sample {spec.name(key)!r} cannot be decoded", found=str(error)) from error
+    names, keys, thumbnails = (
+        [key for key, _ in images],
+        [s.keys for s in signatures],
+        [s.thumbnail for s in signatures],
+    )
+    table = pa.table([names, keys, thumbnails], schema=_COLUMNS)
+    if model is not None or config.pretrained is not None:
+        limits = config.limits
+        encoder = config.encoder(model, batch_size=config.batch_size, cpus=limits.cpus, gpus=limits.gpus)
+        vectors = encoder.encode_images(decode_image(data, key) for key, data in images)
+        table = table.append_column("vector", packed(vectors))
+    Output(output.store).write_table(f"{FOLDER}/{output.shard}.parquet", table)
+    return output.commit(facts={"images": len(images)})
+
+
+@dataclass(frozen=True)
+class Found:
+    """A test image near a row's: its place in the index, and in how many bits their keys differ, if that is why."""
+
+    place: int
+    distance: int | None = None
+
+
+class Index:
+    """All test images, in memory: some 3 kB each, and their vectors."""
+
+    def __init__(self, config: Config, table: pa.Table) -> None:
+        """``table``: ``shard``, a number, beside the columns of :func:`write_index`."""
+        self.config = config
+        self.shards, self.names = table["shard"].to_numpy(), table["key"]
+        self._thumbnails = table["thumbnail"]
+        self.vectors = unpacked(table["vector"]) if "vector" in table.column_names else None
+        lists = table["keys"].to_pylist()
+        self._owner = np.repeat(np.arange(len(lists)), list(map(len, lists)))
+        # Keys that differ in d bits differ in at most d // 4 bits of one of four blocks: so none is missed.
+        self._search = faiss.IndexBinaryMultiHash(64, _BLOCKS, _BITS)
+        self._search.nflip = config.max_distance // _BLOCKS
+        if lists:
+            self._search.add(_bytes([key for keys in lists for key in keys]))
+
+    @classmethod
+    def read(cls, config: Config, store: Store, count: int) -> Index:
+        from pipelines.tables import read_table
+
+        tables = [read_table(store, f"{FOLDER}/test-{number:05d}.parquet") for number in range(count)]
+        shards = np.repeat(np.arange(count), [table.num_rows for table in tables])
+        every = pa.concat_tables(tables) if tables else _COLUMNS.empty_table()
+        return cls(config, every.append_column("shard", pa.array(shards, pa.int64())))
+
+    def by_keys(self, one: Signature) -> tuple[Found | None, bool]:
+        """The test image of the nearest key that shows the same picture; and if there were too many to look at all."""
+        places, distances = self.near(one.keys)
+        chosen = places[: self.config.max_compared]
+        others = [self._thumbnails[int(place)].as_py() for place in chosen]
+        agrees = np.flatnonzero(same(one.thumbnail, others, mirrored=self.config.mirrored)) if others else []
+        found = Found(int(chosen[agrees[0]]), int(distances[agrees[0]])) if len(agrees) else None
+        return found, len(places) > len(chosen) and found is None
+
+    def near(self, keys: Sequence[int]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """The places of all images with a key within ``max_distance`` bits of one of ``keys``, and how far these are.
+
+        The nearest come first, of equals the first image.
+        """
+        if not len(self._owner) or not keys:
+            return np.empty(0, np.int64), np.empty(0, np.int64)
+        _, distances, found = self._search.range_search(_bytes(keys), self.config.max_distance + 1)
+        owners, distances = self._owner[found], distances.astype(np.int64)
+        order = np.lexsort((distances, owners))
+        owners, distances = owners[order], distances[order]
+        first = np.r_[True, owners[1:] != owners[:-1]][: len(owners)]
+        owners, distances = owners[first], distances[first]
+        order = np.lexsort((owners, distances))
+        return owners[order], distances[order]
+
+    def by_cosine(self, vectors: Floats) -> tuple[NDArray[Any], Floats]:
+        """For each of ``vectors`` (n, d) the place of the test image of the highest cosine, and that; -1 without any.
+
+        Raises DataError if they are not as long as those of the test images.
+        """
+        place, cosine = np.full(len(vectors), -1), np.full(len(vectors), -1, np.float32)
+        if self.vectors is None or not len(self.vectors) or not len(vectors):
+            return place, cosine
+        if vectors.shape[1] != self.vectors.shape[1]:
+            raise DataError(
+                "the model is not the one of the embeddings",
+                expected=f"vectors of length {vectors.shape[1]}",
+                found=f"{self.vectors.shape[1]} of the test images",
+            )
+        for part in chunks(len(self.vectors)):
+            for rows in chunks(len(vectors), 512):
+                products = vectors[rows] @ self.vectors[part].T
+                best = products.argmax(axis=1)
+                value = products[np.arange(len(best)), best]
+                nearer = value > cosine[rows]
+                place[rows] = np.where(nearer, best + part.start, place[rows])
+                cosine[rows] = np.where(nearer, value, cosine[rows])
+        return place, cosine
+
+
+def _bytes(keys: Sequence[int]) -> NDArray[np.uint8]:
+    return np.array(keys, np.uint64).view(np.uint8).reshape(-1, 8)

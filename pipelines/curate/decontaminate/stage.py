@@ -1,0 +1,51 @@
+"""Decontaminate: drop images that are in an evaluation set, so that a score is of what was learnt, not remembered.
+
+The test images are hashed, and encoded if there are embeddings; their keys, thumbnails and vectors are what each task
+holds, while the rows stream past. So memory is that of the test sets, whatever the number of rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+from infra.cluster import run_batches, run_shards
+from infra.formats.shards import shard_name
+from infra.run.context import Context
+from infra.run.manifest import Artifact, Manifest
+from pipelines.curate.decontaminate.config import Config
+from pipelines.layout import Images, downloads, funnel, input_shards, row_count
+
+__all__ = ["run"]
+
+_ROWS = 20_000  # of a task, which loads the test images once
+
+
+def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Manifest:
+    """``images``, or those that ``selection`` keeps -> a selection without those that are near a test image.
+
+    Dropped rows have ``nearest_test`` ({set}/{split}/{key}) and ``test_distance``, in bits, if their keys are near.
+    With ``embeddings`` every row has ``test_cosine``, the largest with a test image.
+    """
+    from pipelines.curate.decontaminate import figures, index, work
+
+    tests = index.test_shards(inputs)
+    names = [f"test-{number:05d}" for number in range(len(tests))]
+    step = partial(index.write_index, config, inputs.get("model") if "embeddings" in inputs else None)
+    indexed = run_shards(context, list(zip(names, tests, strict=True)), step, config.limits)
+
+    specs = [(shard_name(shard), (shard, path)) for shard, path in input_shards(inputs)]
+    rows = row_count(inputs["selection"]) if "selection" in inputs else row_count(*downloads(inputs))
+    size = max(1, _ROWS * len(specs) // max(rows, 1))
+    look = partial(work.look_through, config, inputs, context.store, tests)
+    records = run_batches(context, specs, look, config.limits, size=size)
+    context.store.delete(index.FOLDER)
+
+    figures.draw(context, Images.of(inputs), tests, records)
+    facts = {
+        "test_images": sum(record.facts["images"] for record in indexed),
+        "capped": sum(record.facts["capped"] for record in records),
+        "without_vector": sum(record.facts["without_vector"] for record in records),
+    }
+    total = sum((record.funnel for record in records if record.funnel), funnel("images", []))
+    return context.finish(records, funnel=total, facts=facts)
