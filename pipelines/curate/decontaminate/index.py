@@ -20,6 +20,7 @@ from pipelines.curate.decontaminate.config import Config
 from pipelines.curate.dedup.alike import same
 from pipelines.curate.dedup.signatures import Signature, signature
 from pipelines.curate.vectors import Floats, chunks, packed, unpacked
+from pipelines.tables import read_table
 
 __all__ = ["FOLDER", "Found", "Index", "TestShard", "test_shards", "write_index"]
 
@@ -103,8 +104,6 @@ class Index:
 
     @classmethod
     def read(cls, config: Config, store: Store, count: int) -> Index:
-        from pipelines.tables import read_table
-
         tables = [read_table(store, f"{FOLDER}/test-{number:05d}.parquet") for number in range(count)]
         shards = np.repeat(np.arange(count), [table.num_rows for table in tables])
         every = pa.concat_tables(tables) if tables else _COLUMNS.empty_table()
@@ -115,7 +114,7 @@ class Index:
         places, distances = self.near(one.keys)
         chosen = places[: self.config.max_compared]
         others = [self._thumbnails[int(place)].as_py() for place in chosen]
-        agrees = np.flatnonzero(same(one.thumbnail, others, mirrored=self.config.mirrored)) if others else []
+        agrees = np.flatnonzero(same(one.thumbnail, others, mirrored=self.config.mirrored))
         found = Found(int(chosen[agrees[0]]), int(distances[agrees[0]])) if len(agrees) else None
         return found, len(places) > len(chosen) and found is None
 
