@@ -26,7 +26,8 @@ __all__ = ["drop_duplicates"]
 log = logging.getLogger(__name__)
 
 _SMALL = 20_000  # rows that need no cluster
-_ROWS = 250_000  # of a home, and of a part of the files
+_ROWS = 250_000  # of a home
+_KEYS = 1_000_000  # of a part of the files, each of which becomes several entries
 _ENTRIES = 2_000_000  # of a part of the search: 40 bytes each
 _SAMPLED = 64  # homes that give samples to the figures
 
@@ -40,8 +41,8 @@ def drop_duplicates(
     total = sum(rows for *_, rows in shards)
     homes, lots = Homes.lots(shards, _ROWS)
     exchange = Exchange(context, config.limits, here=total <= _SMALL)
-    parts = parts_of(total, _ROWS)
     keys = total * _keys(config)
+    parts = parts_of(keys, _KEYS)
     blocks = Blocks.of(config.max_distance, keys)
     buckets = parts_of(keys * len(blocks.sent), _ENTRIES)
     first = "urls" if config.urls else "files"

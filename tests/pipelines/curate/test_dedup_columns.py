@@ -18,6 +18,7 @@ from infra.run.context import Context
 from pipelines.curate import filter as filtering
 from pipelines.curate import shard
 from pipelines.curate.dedup import Config, duplicates, leaders, run
+from pipelines.curate.dedup.keys import MOST
 from pipelines.curate.dedup.preference import scores
 from training.data.index import captions_of
 
@@ -28,6 +29,7 @@ ROWS = 90
 def small_parts(monkeypatch):
     """Every part and home is small, so that members of a cluster lie in different ones."""
     monkeypatch.setattr(duplicates, "_ROWS", 20)
+    monkeypatch.setattr(duplicates, "_KEYS", 20 * MOST)
     monkeypatch.setattr(duplicates, "_ENTRIES", 800)
     monkeypatch.setattr(leaders, "FEW", 25)
 

@@ -5,6 +5,7 @@ import pytest
 from deduplicated import decided
 
 from pipelines.curate.dedup import Config, duplicates
+from pipelines.curate.dedup.keys import MOST
 
 ROWS = 120
 
@@ -13,6 +14,7 @@ ROWS = 120
 def rows(monkeypatch):
     """Files at several URLs, URLs that served several files, captions that differ in case only."""
     monkeypatch.setattr(duplicates, "_ROWS", 25)
+    monkeypatch.setattr(duplicates, "_KEYS", 25 * MOST)
     rng = np.random.default_rng(5)
     image = rng.integers(0, 12, ROWS)
     file = image * 4 + rng.integers(0, 4, ROWS)

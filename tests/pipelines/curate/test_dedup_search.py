@@ -13,6 +13,7 @@ from infra.cluster import Limits
 from infra.run.context import Context, ShardOutput
 from pipelines.curate.dedup import Config, duplicates, leaders
 from pipelines.curate.dedup.candidates import Blocks, candidates
+from pipelines.curate.dedup.keys import MOST
 
 pytestmark = pytest.mark.long  # compares all with all
 
@@ -59,6 +60,7 @@ def test_grouping_is_exact(tmp_path_factory, seed, distance, count):
 def small_parts(monkeypatch):
     """Every part and home is small, and no round of leaders decides all: what billions of rows would meet."""
     monkeypatch.setattr(duplicates, "_ROWS", 20)
+    monkeypatch.setattr(duplicates, "_KEYS", 20 * MOST)
     monkeypatch.setattr(duplicates, "_ENTRIES", 800)
     monkeypatch.setattr(leaders, "FEW", 25)
 
