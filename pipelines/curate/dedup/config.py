@@ -50,8 +50,8 @@ class Config(StageConfig):
     near: bool = Field(True, description="also drop re-encoded and resized copies, not only equal files")
     crops: bool = Field(
         True,
-        description="find copies that are cropped, or have a border, a bar or a logo, too: by some fourteen keys an image "
-        "instead of two",
+        description="find copies that are cropped, or have a border, a bar or a logo, too: some fourteen keys an "
+        "image instead of two",
     )
     mirrored: bool = Field(False, description="count mirror images as copies")
     max_distance: int = Field(6, ge=0, le=15, description="bits the keys of two images that are compared may differ in")
