@@ -11,7 +11,7 @@ from typing import Any
 
 from evaluation import compare
 from pipelines import adopt
-from pipelines.curate import balance, dedup, embed, filter, score, shard
+from pipelines.curate import balance, dedup, embed, filter, score, semdedup, shard
 from pipelines.curate.filter import rules
 from training import train
 from workflows.recipes._common import evaluations, with_inputs
@@ -23,7 +23,7 @@ def workflow(
     tests: str,  # folder of test sets in CLIP_benchmark's layout
     classification: list[str] | None = None,  # names of those with classes
     captions: list[str] | None = None,  # names of those with captions
-    scorer: str = "",  # folder or checkpoint of a CLIP model whose similarities are a filter
+    scorer: str = "",  # folder or checkpoint of a CLIP model: its similarities are a filter, its vectors SemDeDup's
     trusted: str = "",  # folder of WebDataset tars with good pairs, for a data filtering network
     pretrained: str = "",  # folder or checkpoint of a model that every training starts from
     share: float = 0.3,  # of the pool that scores, and the random control, keep
@@ -52,10 +52,14 @@ def workflow(
     kept = by_rules(pool, share)
     if scorer:
         given = Stage("scorer", adopt.run, adopt.Config(path=scorer, contents=adopt.Model()))
-        kept["clip_score"] = best(pool, "clip_score", given, share)
+        seen = Stage("embed_clip_score", embed.run, embed.Config(), {"images": pool, "model": given})
+        kept["clip_score"] = best(pool, "clip_score", seen, share)
+        alike = {"images": pool, "selection": kept["none"], "embeddings": seen}
+        kept["semdedup"] = Stage("semdedup", semdedup.run, semdedup.Config(share=share), alike)
     if trusted:
         good = Stage("trusted", adopt.run, adopt.Config(path=trusted, contents=adopt.Shards()))
-        kept["dfn"] = best(pool, "dfn", trained("network", good, 0), share)
+        judged = {"images": pool, "model": trained("network", good, 0)}
+        kept["dfn"] = best(pool, "dfn", Stage("embed_dfn", embed.run, embed.Config(), judged), share)
 
     # A model of each, several times, on the same test sets.
     scores: dict[str, Stage] = {}
@@ -85,9 +89,8 @@ def by_rules(pool: Stage, share: float) -> dict[str, Stage]:
     }
 
 
-def best(pool: Stage, name: str, model: Stage, share: float) -> Stage:
-    """The share of the pool whose images and captions are nearest to each other in the eyes of a model."""
-    embedded = Stage(f"embed_{name}", embed.run, embed.Config(), {"images": pool, "model": model})
+def best(pool: Stage, name: str, embedded: Stage, share: float) -> Stage:
+    """The share of the pool whose images and captions are nearest to each other by their vectors."""
     scored = Stage(f"score_{name}", score.run, score.Config(), {"images": pool, "embeddings": embedded})
     top = filter.Config(rules=(rules.Score(column="clip_score", top=share),))
     return Stage(f"filter_{name}", filter.run, top, {"images": pool, "selection": scored})

@@ -29,7 +29,7 @@ def test_each_filter_is_trained_with_every_seed_and_evaluated_on_every_set(given
     more = [f"scorer={tmp_path}/scorer.pt", f"trusted={tmp_path}/trusted"]
     workflow = load("filter_ablation").build([*given, *more])
     stages = {stage.name: stage for stage in workflow}
-    filters = ("none", "random", "basic", "dedup", "balance", "clip_score", "dfn")
+    filters = ("none", "random", "basic", "dedup", "balance", "clip_score", "semdedup", "dfn")
     compared = stages["compare"].config.variants
     assert tuple(compared) == filters and all(len(inputs) == 2 * 2 for inputs in compared.values())
     configs = [stages[f"train_{name}_{seed}"].config.identity() for name in filters for seed in range(2)]
