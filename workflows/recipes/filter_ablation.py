@@ -17,6 +17,8 @@ from training import train
 from workflows.recipes._common import evaluations, with_inputs
 from workflows.stage import Stage, Workflow
 
+RESAMPLES = 20_000  # of each test set: a hundred and more differences are tested at once, each on a share of 5%
+
 
 def workflow(
     images: str,  # the pool: folder of 00000.tar beside 00000.parquet
@@ -69,7 +71,10 @@ def workflow(
         shards = Stage(f"shard_{name}", shard.run, sharding, of_pool)
         for seed in range(seeds):
             both = {"model": trained(f"train_{name}_{seed}", shards, seed), "dataset": sets}
-            for stage in evaluations(classification or (), captions or (), both, ending=f"_{name}_{seed}"):
+            scored = evaluations(
+                classification or (), captions or (), both, ending=f"_{name}_{seed}", bootstrap=RESAMPLES
+            )
+            for stage in scored:
                 scores[f"scores_{stage.name}"] = stage
                 variants[name].append(f"scores_{stage.name}")
     compared = Stage("compare", compare.run, compare.Config(variants=variants), scores)
