@@ -56,7 +56,8 @@ def balance(config: Config, metadata: Artifact | None, selection: Artifact, spec
 
     # How many captions each entry had before, and has now.
     left = Totals(read_table(own, after) if specs else NO_COUNTS)
-    done.write_table(_COUNTS, _table(entries, totals, left))
+    if specs:
+        done.write_table(_COUNTS, _table(entries, totals, left))
     over = totals.captions > np.array([by_language[name] for name in totals.languages], np.int64)[totals.codes]
     facts = {
         "entries": sum(map(len, entries.values())),
