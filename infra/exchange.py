@@ -57,7 +57,7 @@ class Sending:
         """All rows sent to receiver ``part``, in the order of the senders."""
         batches = []
         for sender in self.senders:
-            with store.open(self.path(sender)) as file, pa.ipc.open_file(file) as source:
+            with store.open_scattered(self.path(sender)) as file, pa.ipc.open_file(file) as source:
                 batches.append(source.get_batch(part))
         return pa.Table.from_batches(batches).combine_chunks()
 

@@ -68,9 +68,25 @@ class Store(ABC):
         """Read whole files, in that order. Raises FileNotFoundError."""
         return [self.read(path) for path in paths]
 
+    def read_ranges(self, ranges: Sequence[tuple[str, int, int]]) -> list[bytes]:
+        """The bytes from the first to before the second offset of each path, in that order, and no others are read.
+
+        Raises FileNotFoundError.
+        """
+        found = []
+        for path, start, end in ranges:
+            with self.open(path) as file:
+                file.seek(start)
+                found.append(file.read(end - start))
+        return found
+
     @abstractmethod
     def open(self, path: str) -> BinaryIO:
         """Open the file for sequential reading. Raises FileNotFoundError."""
+
+    def open_scattered(self, path: str) -> BinaryIO:
+        """Open the file for reading a few places of it: nothing is read ahead. Raises FileNotFoundError."""
+        return self.open(path)
 
     @abstractmethod
     def publish(self, path: str) -> AbstractContextManager[Publication]:

@@ -47,6 +47,9 @@ class _Mounted(Store):
     def read_all(self, paths: Sequence[str]) -> list[bytes]:
         return self._inner.read_all([self._real(path) for path in paths])
 
+    def read_ranges(self, ranges: Sequence[tuple[str, int, int]]) -> list[bytes]:
+        return self._inner.read_ranges([(self._real(path), start, end) for path, start, end in ranges])
+
     def open(self, path: str) -> BinaryIO:
         return self._inner.open(self._real(path))
 

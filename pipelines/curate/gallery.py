@@ -5,6 +5,7 @@ Samples are drawn by a hash of the row's id and key, so they are the same on eve
 
 from __future__ import annotations
 
+import base64
 import heapq
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,7 +23,7 @@ from pipelines.curate.fonts import clusters, draw_text, text_length
 from pipelines.layout import Images, read_images
 from pipelines.tables import read_table, selected
 
-__all__ = ["COUNT", "Tile", "draw", "montage", "of_downloads", "of_rows", "of_selection", "sample"]
+__all__ = ["COUNT", "Tile", "data_uri", "draw", "montage", "of_downloads", "of_rows", "of_selection", "sample"]
 
 COUNT = 12
 """Samples in a gallery."""
@@ -128,13 +129,20 @@ def montage(title: str, tiles: Sequence[Tile]) -> bytes:
     return out.getvalue()
 
 
-def _thumbnail(data: bytes | None) -> Image.Image:
+def data_uri(data: bytes, side: int) -> str:
+    """The image, with a longer side of ``side`` pixels, as a URI that a page can hold."""
+    out = io.BytesIO()
+    _thumbnail(data, side).save(out, "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}"
+
+
+def _thumbnail(data: bytes | None, side: int = _SIDE) -> Image.Image:
     """The image, small; grey if there is none, or none that Pillow can read."""
     try:
         image = Image.open(io.BytesIO(data or b"")).convert("RGB")
     except Exception:  # noqa: BLE001 - whatever is wrong with it, the other images can be shown
-        image = Image.new("RGB", (_SIDE, _SIDE), _SOFT)
-    scale = _SIDE / max(image.size)
+        image = Image.new("RGB", (side, side), _SOFT)
+    scale = side / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     return image.resize(size, Image.Resampling.LANCZOS)
 

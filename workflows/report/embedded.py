@@ -16,7 +16,7 @@ from workflows.report import charts
 from workflows.report.text import label
 from workflows.report.view import HISTORY, StageView
 
-__all__ = ["Curve", "EmbeddedImage", "curves", "images", "svg_uri"]
+__all__ = ["Curve", "EmbeddedImage", "curves", "images", "pages", "svg_uri"]
 
 _SHRINK_ABOVE = 150_000  # bytes of a PNG; photographs in PNG would make the page heavy
 
@@ -48,6 +48,14 @@ def images(view: StageView) -> list[EmbeddedImage]:
             reason = max((r for r in dropped if name.endswith(r)), key=len, default=None)
             found.append(EmbeddedImage(_png_uri(data), label(name), dropped[reason] if reason else None, width, height))
     return found
+
+
+def pages(view: StageView) -> list[tuple[str, str]]:
+    """Name and HTML of the pages among the figures of a stage."""
+    if view.artifact is None:
+        return []
+    files = view.artifact.files("figures/", ".html")
+    return [(label(Path(file.path).stem), view.artifact.read(file.path).decode()) for file in files]
 
 
 def _png_uri(png: bytes) -> str:

@@ -19,7 +19,7 @@ from infra.errors import redact
 from infra.run.manifest import Manifest
 from workflows.cli.console import seconds
 from workflows.report import charts, text
-from workflows.report.embedded import curves, images, svg_uri
+from workflows.report.embedded import curves, images, pages, svg_uri
 from workflows.report.results import Result, results
 from workflows.report.view import Report, StageView
 
@@ -47,7 +47,7 @@ def render(report: Report) -> str:
         headlines=list(_headlines(scores, rows, report.stages)),
         bars=rows,
         funnel=svg_uri(charts.funnel(rows)) if rows else "",
-        galleries=[(view, found) for view in report.stages if (found := images(view))],
+        galleries=[(view, found, pages(view)) for view in report.stages if (found := images(view))],
         trainings=[(view.name, drawn) for view in report.stages if (drawn := curves(view))],
         results=scores,
         times=_times(report.stages),

@@ -19,8 +19,11 @@ class Config(StageConfig):
         "selection": Input("selection", description="the rows to write"),
     }
     produces: ClassVar[tuple[str, ...]] = ("shards", "testsets")
+    code_version: ClassVar[int] = 2
 
     samples_per_shard: int = Field(1000, gt=1, description="samples in a shard")
-    holdout_fraction: float = Field(0.05, ge=0, lt=1, description="share of the images held out from training")
+    holdout_fraction: float = Field(
+        0.05, ge=0, lt=1, description="share of the images, or of clusters of near duplicates, held out from training"
+    )
     seed: int = Field(0, description="seed of the shuffle and of the split")
     limits: Runtime[Limits] = Field(Limits(), description="how to use the cluster")

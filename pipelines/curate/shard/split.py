@@ -1,31 +1,40 @@
-"""The global shuffle and the split into training and holdout, decided on rows alone."""
+"""The global shuffle and the split into training and holdout, decided for each row by itself.
+
+Both follow from hashes of the row's ids, so neither the order of the rows nor their shards matter, and nobody needs to
+see all of them.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from infra.hashing import hash64
 from pipelines.curate.shard.config import Config
 
-__all__ = ["Row", "shuffle_and_split"]
-
-Row = dict[str, Any]
+__all__ = ["Place", "place_of"]
 
 
-def shuffle_and_split(rows: Sequence[Row], config: Config) -> tuple[list[Row], list[list[Row]]]:
-    """The training rows, shuffled, and the rows held out, shuffled and grouped by image.
+class Place(NamedTuple):
+    """Where a row stands among all rows: places are compared field by field.
 
-    Both follow from hashes of the rows' ids, so neither their order nor their shards matter. An image is identified by
-    the digest of its bytes: all its rows are on the same side.
+    ``sample``, ``second``: 64 bits each; rows held out that have both in common are one sample.
     """
-    train: list[Row] = []
-    holdout: dict[str, list[Row]] = defaultdict(list)
-    for row in sorted(rows, key=lambda row: (hash64(f"{config.seed}/order/{row['uid']}"), row["key"])):
-        content = row["sha256"] or row["uid"]
-        if hash64(f"{config.seed}/split/{content}") < config.holdout_fraction * 2**64:
-            holdout[content].append(row)
-        else:
-            train.append(row)
-    return train, list(holdout.values())
+
+    held_out: bool
+    sample: int
+    second: int
+    within: int
+
+
+def place_of(row: Mapping[str, Any], config: Config) -> Place:
+    """The place of a row, by its ``uid``, ``key``, ``sha256`` and ``cluster``.
+
+    Rows of a ``cluster`` of near duplicates are on the same side, and without one those of the same image, which is
+    identified by the digest of its bytes. In training each row is a sample; held out, each image is.
+    """
+    uid, image = row["uid"], row.get("sha256") or row["uid"]
+    order = hash64(f"{config.seed}/order/{uid}")
+    if hash64(f"{config.seed}/split/{row.get('cluster') or image}") >= config.holdout_fraction * 2**64:
+        return Place(False, order, hash64(f"{row['key']}"), 0)
+    return Place(True, hash64(f"{config.seed}/order/{image}"), hash64(image), order)

@@ -3,93 +3,88 @@
 ``data/train/{n}.tar`` with ``sizes.json`` is what open_clip, webdataset and img2dataset users expect;
 ``data/holdout`` is a retrieval test set in CLIP_benchmark's layout. Image bytes are copied unchanged.
 
-The shuffle is decided on rows alone; then each new shard reads its own images by their offset in the source tars, so
-no more than one shard of images is ever in a worker's memory.
+Two passes over the images, each front to back, however many there are: the first sorts the samples of some neighbouring
+tars by their place in the new order, the second merges what belongs to a new shard. In between, references to the
+samples are numbered over the exchange (:mod:`infra.exchange`), so that every shard but the last is full.
 """
 
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
 
-from infra.cluster import run_shards
-from infra.formats.shards import shard_name
 from infra.run.context import Context
 from infra.run.manifest import Artifact, Manifest
-from infra.schema import Drop
 from pipelines.curate.shard.config import Config
-from pipelines.curate.shard.split import Row, shuffle_and_split
-from pipelines.curate.shard.write import Part, Place, Sample, index_shard, write_shard
-from pipelines.layout import Images, funnel, selection_shards
+from pipelines.layout import Images, row_count
 
-__all__ = ["run"]
+if TYPE_CHECKING:
+    from infra.exchange import Task
+    from pipelines.curate.shard.gather import Sample
+
+__all__ = ["run", "write_all"]
+
+_SMALL = 5_000  # rows that need no cluster
+_REFERENCES = 250_000  # of a part
+_ROWS = 10_000  # that a task writes, about
 
 
 def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Manifest:
     """``selection`` of ``images`` -> ``data/train`` and ``data/holdout``."""
-    import pyarrow as pa
+    from pipelines.curate.shard.sources import lots_of, selected_images
 
-    from pipelines.tables import read_table
+    selection = inputs["selection"]
+    read = partial(selected_images, Images.of(inputs), selection.store)
+    return write_all(config, lots_of(inputs, selection), read, row_count(selection), context)
 
-    images, selection = Images.of(inputs), inputs["selection"]
-    every = [row for _, path in selection_shards(selection) for row in read_table(selection.store, path).to_pylist()]
 
-    # The samples of each new shard, with the places of their images. A row without one is dropped.
-    places = _places(every, images, config, context)
-    rows = [row for row in every if row["key"] in places]
-    train, holdout = shuffle_and_split(rows, config)
-    parts: dict[Part, list[Sample]] = {
-        "train": [Sample(places[row["key"]], (row,)) for row in train],
-        "holdout": [Sample(places[group[0]["key"]], tuple(group)) for group in holdout],
-    }
-    shards = [(part, *chunk) for part, samples in parts.items() for chunk in _chunks(samples, config.samples_per_shard)]
-    records = run_shards(
-        context,
-        [(f"{part}-{shard_name(number)}", (part, number, samples)) for part, number, samples in shards],
-        partial(write_shard, images, config.samples_per_shard),
-        config.limits,
-    )
+def write_all(
+    config: Config, lots: Sequence[Any], read: Callable[[Task], Iterator[Sample]], total: int, context: Context
+) -> Manifest:
+    """Write what ``read`` finds in each of ``lots``, of ``total`` rows at most, as training shards and a holdout."""
+    from infra.exchange import Exchange, parts_of
+    from pipelines.curate.shard.figures import draw_figures
+    from pipelines.curate.shard.gather import RUNS, Parts, gather
+    from pipelines.curate.shard.ranks import Writers, count, number
+    from pipelines.curate.shard.write import write_shards
+
+    exchange = Exchange(context, config.limits, here=total <= _SMALL)
+    fraction = config.holdout_fraction
+    parts = Parts(*(parts_of(round(total * share), _REFERENCES) for share in (1 - fraction, fraction)))
+    gathered = exchange.step("gather", lots, partial(gather, config, read, parts), sends={"samples": sum(parts)})
+    counted = exchange.step("count", range(sum(parts)), count, receives=["samples"], sends={"counted": sum(parts)})
+
+    # Numbers of samples, all that the driver sees: they say where each part begins.
+    counts = [record.facts["samples"] for record in counted]
+    train, holdout = counts[: parts.train], counts[parts.train :]
+    starts = [end - size for side in (train, holdout) for end, size in zip(accumulate(side), side, strict=True)]
+    size = config.samples_per_shard
+    writers = Writers(size, max(1, _ROWS // size), sum(train), sum(holdout))
+    tasks = writers.firsts
+    written = []
+    if tasks:
+        exchange.step("number", starts, partial(number, writers), receives=["counted"], sends={"places": len(tasks)})
+        written = exchange.step("write", tasks, partial(write_shards, size), receives=["places"])
+    exchange.close()
+    context.store.delete(RUNS)
 
     # The small files that readers of the two formats look for.
-    sizes = {f"{shard_name(number)}.tar": len(samples) for part, number, samples in shards if part == "train"}
+    sizes = shard_sizes(writers.train, size)
     context.output.write("data/train/sizes.json", json.dumps(sizes, indent=1).encode())
     context.output.write("data/holdout/dataset_type.txt", b"retrieval")
-    context.output.write("data/holdout/test/nshards.txt", str(len(shards) - len(sizes)).encode())
-    _figures(context, images, parts)
-    facts = {"train": len(train), "holdout": len(holdout), "holdout_captions": len(rows) - len(train)}
-    if missing := [{**row, "reason": str(Drop.MISSING)} for row in every if row["key"] not in places]:
-        context.output.write_table("data/dropped.parquet", pa.Table.from_pylist(missing))
-    account = funnel("images", [None] * len(rows) + [Drop.MISSING] * len(missing))
-    return context.finish(records, funnel=account, facts=facts)
+    context.output.write("data/holdout/test/nshards.txt", str(-(-writers.holdout // size)).encode())
+    draw_figures(context, writers.train, writers.holdout)
+    kept = sum(record.funnel.kept for record in gathered if record.funnel)
+    facts = {"train": writers.train, "holdout": writers.holdout, "holdout_captions": kept - writers.train}
+    return context.finish([*gathered, *written], facts=facts)
 
 
-def _chunks(samples: Sequence[Sample], size: int) -> Iterator[tuple[int, Sequence[Sample]]]:
-    """Number and samples of each shard."""
-    for number, start in enumerate(range(0, len(samples), size)):
-        yield number, samples[start : start + size]
+def shard_sizes(samples: int, per_shard: int) -> dict[str, int]:
+    """Samples of each training tar."""
+    from infra.formats.shards import shard_name
 
-
-def _places(rows: Sequence[Row], images: Images, config: Config, context: Context) -> dict[str, Place]:
-    """The place of each row's image that is in its tar, by key; each tar is indexed once, on the cluster."""
-    keys: dict[int, list[str]] = defaultdict(list)
-    for row in rows:
-        keys[row["shard"]].append(row["key"])
-    specs = [(f"index-{shard_name(shard)}", (shard, keys[shard])) for shard in sorted(keys)]
-    records = run_shards(context, specs, partial(index_shard, images), config.limits)
-    return {
-        key: Place(shard, *place)
-        for shard, record in zip(sorted(keys), records, strict=True)
-        for key, place in record.facts["places"].items()
-    }
-
-
-def _figures(context: Context, images: Images, parts: Mapping[Part, Sequence[Sample]]) -> None:
-    import pyarrow as pa
-
-    from pipelines.curate import gallery
-
-    for name, samples in parts.items():
-        if samples:
-            gallery.of_rows(context, images, name, [pa.Table.from_pylist([sample.rows[0] for sample in samples])])
+    starts = range(0, samples, per_shard)
+    return {f"{shard_name(n)}.tar": min(per_shard, samples - start) for n, start in enumerate(starts)}

@@ -1,78 +1,81 @@
-"""Find the images in the source tars and copy them into new shards, on the cluster."""
+"""Second pass over the images: from the runs to the new shards.
+
+A task writes some neighbouring shards. Its samples are one piece of each run, which it reads front to back, some
+hundred megabytes of all of them at a time.
+"""
 
 from __future__ import annotations
 
-import json
-from collections import defaultdict
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby, islice, pairwise
+from operator import itemgetter
 
+import numpy as np
+import pyarrow as pa
+
+from infra.arrays import begins_run
+from infra.exchange import UP, Task
 from infra.formats.shards import TarWriter, sample_key, shard_name
-from infra.run.context import ShardOutput
-from infra.run.manifest import ShardRecord
-from pipelines.curate.shard.split import Row
-from pipelines.layout import Images, find_images
+from infra.store import Store
+from pipelines.curate.shard.gather import IN_ORDER, run_path
 
-__all__ = ["Part", "Place", "Sample", "index_shard", "write_shard"]
+__all__ = ["shard_path", "write_shards"]
 
-Part = Literal["train", "holdout"]
+_BYTES = 128 << 20  # of samples in memory, about
 
-
-class Place(NamedTuple):
-    """An image's bytes in the downloads: shard number, offset and size in bytes, file extension."""
-
-    shard: int
-    offset: int
-    size: int
-    extension: str
+Members = Mapping[str, bytes]
 
 
-class Sample(NamedTuple):
-    """An image of a new tar, and the rows of its captions."""
-
-    place: Place
-    rows: tuple[Row, ...]
-
-    @property
-    def text(self) -> str:
-        """The distinct captions, one a line."""
-        return "\n".join(dict.fromkeys(" ".join((row["caption"] or "").split()) for row in self.rows))
+def shard_path(held_out: bool, number: int) -> str:
+    return f"data/holdout/test/{number}.tar" if held_out else f"data/train/{shard_name(number)}.tar"
 
 
-def index_shard(images: Images, spec: tuple[int, list[str]], output: ShardOutput) -> ShardRecord:
-    """Record the places of the images with the given keys that one source tar has."""
-    shard, keys = spec
-    with images.tar(shard) as tar:
-        return output.commit(facts={"places": find_images(tar, set(keys))})
+def write_shards(per_shard: int, task: Task) -> None:
+    """Write the shards of a task, whose ``spec`` says whether they are held out, and the rank of their first sample."""
+    held_out, first = task.spec
+    rows = task.receive("places", [("rank", UP), *IN_ORDER[2:]])
+    ranks = rows["rank"].to_numpy()
+    counts = np.bincount((ranks[begins_run(ranks)] - first) // per_shard)
+    samples = groupby(_read(rows, task.output.store), key=itemgetter(0))
+    for number, count in enumerate(counts.tolist(), start=first // per_shard):
+        with task.output.open(shard_path(held_out, number), rows=count) as sink, TarWriter(sink) as tar:
+            for index, (_, group) in enumerate(islice(samples, count)):
+                members = [members for _, members in group]
+                key = sample_key(number, index, per_shard)
+                for extension, data in (_together(members) if held_out else members[0]).items():
+                    tar.add(f"{key}.{extension}", data)
 
 
-def write_shard(
-    images: Images, per_shard: int, spec: tuple[Part, int, Sequence[Sample]], output: ShardOutput
-) -> ShardRecord:
-    """Write one training or holdout tar; no more than its own images are in memory."""
-    part, number, samples = spec
-    path = f"data/train/{shard_name(number)}.tar" if part == "train" else f"data/holdout/test/{number}.tar"
-    data = _read([sample.place for sample in samples], images)
-    with output.open(path, rows=len(samples)) as sink, TarWriter(sink) as tar:
-        for index, sample in enumerate(samples):
-            key = sample_key(number, index, per_shard)
-            known = sample.rows[0] if part == "train" else {"pairs": sample.rows}
-            tar.add(f"{key}.{sample.place.extension}", data[sample.place])
-            # Columns that users add may hold dates and the like: these are written as text.
-            tar.add(f"{key}.json", json.dumps(known, ensure_ascii=False, default=str).encode())
-            tar.add(f"{key}.txt", sample.text.encode())
-    return output.commit()
+def _together(rows: Sequence[Members]) -> Members:
+    """One sample of all rows of an image: what is known of each row, and the distinct captions, one a line."""
+    pairs = b", ".join(members["json"] for members in rows)
+    texts = dict.fromkeys(members["txt"] for members in rows)
+    return {**rows[0], "json": b'{"pairs": [' + pairs + b"]}", "txt": b"\n".join(texts)}
 
 
-def _read(places: Sequence[Place], images: Images) -> dict[Place, bytes]:
-    """The images at ``places``; each source tar is opened once and read front to back."""
-    found = {}
-    by_shard: dict[int, list[Place]] = defaultdict(list)
-    for place in sorted(set(places)):
-        by_shard[place.shard].append(place)
-    for shard, members in by_shard.items():
-        with images.tar(shard) as tar:
-            for place in members:
-                tar.seek(place.offset)
-                found[place] = tar.read(place.size)
-    return found
+def _read(rows: pa.Table, store: Store) -> Iterator[tuple[int, Members]]:
+    """Rank and members of each of ``rows``, which come in order."""
+    sizes = np.array([sum(each) for each in rows["sizes"].to_pylist()], np.int64)
+    chunks = (np.cumsum(sizes) - sizes) // _BYTES
+    bounds = [*np.flatnonzero(begins_run(chunks)).tolist(), len(chunks)]
+    for start, end in pairwise(bounds):
+        yield from _read_chunk(rows.slice(start, end - start), sizes[start:end], store)
+
+
+def _read_chunk(rows: pa.Table, sizes: np.ndarray, store: Store) -> Iterator[tuple[int, Members]]:
+    runs, offsets = rows["run"].to_numpy(), rows["offset"].to_numpy()
+    order = np.argsort(runs, kind="stable")
+    firsts = order[begins_run(runs[order])]
+    lasts = order[begins_run(runs[order][::-1])[::-1]]
+    pieces = list(zip(firsts.tolist(), lasts.tolist(), strict=True))
+    ranges = [(run_path(int(runs[one])), int(offsets[one]), int(offsets[last] + sizes[last])) for one, last in pieces]
+    found = zip(pieces, store.read_ranges(ranges), strict=True)
+    data = {int(runs[one]): (int(offsets[one]), memoryview(piece)) for (one, _), piece in found}
+    columns = (rows[name].to_pylist() for name in ("rank", "extensions", "sizes"))
+    for rank, extensions, lengths, run, offset in zip(*columns, runs.tolist(), offsets.tolist(), strict=True):
+        begin, piece = data[run]
+        members, place = {}, offset - begin
+        for extension, length in zip(extensions, lengths, strict=True):
+            members[extension] = bytes(piece[place : place + length])
+            place += length
+        yield rank, members

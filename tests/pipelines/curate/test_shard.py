@@ -13,37 +13,6 @@ from PIL import Image
 
 from infra.formats.shards import read_samples
 from pipelines.curate.shard import Config, run
-from pipelines.curate.shard.split import shuffle_and_split
-
-
-def rows_of(count: int, images: int | None = None):
-    """``images`` distinct images under ``count`` captions."""
-    return [
-        {"uid": f"{row:032x}", "key": f"{row:08d}", "sha256": f"{row % (images or count):064x}", "caption": str(row)}
-        for row in range(count)
-    ]
-
-
-def test_no_image_is_on_both_sides():
-    rows = rows_of(3000, images=1000)
-    train, holdout = shuffle_and_split(rows, Config(holdout_fraction=0.2))
-    inside = {row["sha256"] for row in train}
-    assert inside.isdisjoint({row["sha256"] for group in holdout for row in group})
-    assert len(train) + sum(map(len, holdout)) == 3000
-    assert all(len(group) == 3 and len({row["sha256"] for row in group}) == 1 for group in holdout)
-    assert abs(len(holdout) - 200) < 40
-
-
-def test_shuffle_and_split_depend_on_the_rows_alone():
-    rows = rows_of(500)
-    one = shuffle_and_split(rows, Config(holdout_fraction=0.1))
-    assert one == shuffle_and_split(rows[::-1], Config(holdout_fraction=0.1))
-    assert one != shuffle_and_split(rows, Config(holdout_fraction=0.1, seed=1))
-    places = np.array([int(row["caption"]) for row in one[0]])
-    assert abs(np.corrcoef(places, np.arange(len(places)))[0, 1]) < 0.15  # shuffled, not sorted
-    smaller = {row["uid"] for group in shuffle_and_split(rows, Config(holdout_fraction=0.05))[1] for row in group}
-    assert smaller < {row["uid"] for group in one[1] for row in group}
-    assert shuffle_and_split(rows, Config(holdout_fraction=0))[1] == []
 
 
 def image(index: int) -> bytes:
