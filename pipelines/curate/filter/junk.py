@@ -11,7 +11,14 @@ _FURNITURE = (
     r"(?:logo|icon|banner|header|footer|button|arrow|avatar|thumb|thumbnail|spacer|placeholder|pixel|blank|empty|none|"
     r"null|undefined|default|background|divider|separator|spinner|loader|loading|advert|advertisement|ad|ads|sponsor|"
     r"share|tweet|like|menu|search|close|home|back|next|previous|prev|more|read more|link|download|play|video|"
-    r"profile picture|no image|image not found|image not available|image unavailable|coming soon|alt|alt text)"
+    r"profile picture|no (?:image|photo|picture)s?(?: available| found| yet)?|"
+    r"image not found|image not available|image unavailable|coming soon|alt|alt text)"
+)
+_APPEAL = (  # to the reader, and nothing else
+    r"(?:buy|shop|order|book|subscribe|register|download|apply|donate)(?: it| yours)? (?:now|here|today|online)|"
+    r"(?:read|learn|find out|see|view|show|load) more(?: here| now| details| info(?:rmation)?)?|"
+    r"add to (?:cart|basket|bag|wish ?list|favou?rites)|sign ?up(?: now| here| today)?|log ?in|sign in|contact us|"
+    r"(?:to )?(?:enlarge|zoom in)(?: (?:the )?(?:image|picture|photo))?"
 )
 JUNK = (
     r"(?i)^\S+\.(?:jpe?g|png|gif|webp|svg|bmp|tiff?|avif|heic|ico)$",  # a file name
@@ -20,6 +27,7 @@ JUNK = (
     r"(?i)^(?:img|dsc[nf]?|dcim|pxl|mvi|gopr|sam|imag|p|cimg|wp|screenshot|vlcsnap)[_\-\s]?\d{3,}[\w\-]*$",
     rf"(?i)^{_THING}s?\W*(?:no\.?|nr\.?|#)?\W*\d*\W*(?:of\W*\d+)?\W*$",  # "image 3 of 12"
     rf"(?i)^(?:the |our |site |company |website )*{_FURNITURE}s?[\s\d]*\W*$",
+    rf"(?i)^(?:{_APPEAL})\W*$",
     r"(?i)^.{0,40}\b(?:logo|icon|avatar|thumbnail|placeholder|favicon)\W*$",
     r"(?i)\bclick (?:here|to|on|for|image|the)\b|\b(?:tap|hover) to\b|\bview (?:larger|full size)\b",
     r"(?i)\b(?:https?|ftp|data|file)://?\S|\bwww\.\S|^data:",

@@ -64,6 +64,10 @@ loading...
 thumbnail
 no image
 click here to enlarge
+read more here
+Shop now!
+Add to cart
+Learn more...
 Click to view larger
 http://cdn.example/pictures/banner.png
 see www.example.org for more
@@ -86,6 +90,19 @@ def test_sense_is_no_junk(caption):
 @pytest.mark.parametrize("caption", JUNK)
 def test_junk(caption):
     assert kept(TextJunk(), caption) == [False]
+
+
+APPEALS_IN_SENTENCES = """people sign up for a race
+a book now read by millions
+an old log in a forest
+see more birds in the park
+order of the garter
+a dog in the shop here""".splitlines()
+
+
+@pytest.mark.parametrize("caption", APPEALS_IN_SENTENCES)
+def test_words_of_appeals_in_a_sentence_are_no_junk(caption):
+    assert kept(TextJunk(), caption) == [True]
 
 
 ENGLISH = [text for text in SENSE if text.isascii()]

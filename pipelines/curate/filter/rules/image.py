@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
@@ -93,8 +93,9 @@ class ImageEntropy(Range):
     """A lower limit on the entropy of the image's brightness: 0 for one shade, 8 for all of them alike."""
 
     columns = ("image_entropy",)
+    code_version: ClassVar[int] = 2
 
-    min: float = Field(2.0, ge=0, le=8, description="least entropy, bits")
+    min: float = Field(0.3, ge=0, le=8, description="least entropy, bits; drawings on white have 0.4 or more")
 
     def value(self, rows: pa.Table) -> Any:  # noqa: ANN401 - an array
         return rows["image_entropy"]
@@ -104,8 +105,9 @@ class ImageSharpness(Range):
     """A lower limit on sharpness: the variance of the Laplacian of brightness, at a longer side of 256 pixels."""
 
     columns = ("image_sharpness",)
+    code_version: ClassVar[int] = 2
 
-    min: float = Field(20.0, ge=0, description="least variance, levels squared; blurred photographs have less than 20")
+    min: float = Field(10.0, ge=0, description="least variance, levels squared; 5 is blurred beyond use, 20 slightly")
 
     def value(self, rows: pa.Table) -> Any:  # noqa: ANN401 - an array
         return rows["image_sharpness"]
@@ -115,8 +117,9 @@ class ImageSolid(Range):
     """An upper limit on the share of pixels that have one colour, to within 16 levels."""
 
     columns = ("image_solid",)
+    code_version: ClassVar[int] = 2
 
-    max: float = Field(0.95, gt=0, le=1, description="largest share of one colour")
+    max: float = Field(0.98, gt=0, le=1, description="largest share of one colour; a drawing on white up to 0.97")
 
     def value(self, rows: pa.Table) -> Any:  # noqa: ANN401 - an array
         return rows["image_solid"]
