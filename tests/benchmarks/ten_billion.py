@@ -93,7 +93,7 @@ def stages(pairs: float, funnel: Funnel) -> list[Stage]:
         Stage("score, clip_score", unique, 20, 0, 300, "a guess: one product of vectors, files read"),
         Stage("filter by score", unique, 3, 0, 300, "filter shares, 10M rows"),
         Stage("balance", chosen, 70, 0, 300, "735k rows in 51 CPU s"),
-        Stage("shard", balanced, 127, 0, 35_000, "735k rows in 93 CPU s, read at random"),
+        Stage("shard", balanced, 131, 0, 35_000, "3M rows in 393 CPU s, busy machine"),
         Stage("train ViT-B/32", SAMPLES, cores * training, training, 0, "cost.py, 64 H100 at 40% of peak"),
     ]
 
