@@ -24,7 +24,7 @@ from infra.hashing import hash64
 from infra.run.context import Context, ShardOutput
 from infra.run.manifest import Artifact
 from pipelines.curate import gallery
-from pipelines.curate.shard import Config, figures, run, sources, stage, write
+from pipelines.curate.shard import Config, figures, run, sources, work, write
 from pipelines.tables import read_table
 
 SHARDS, PER_SHARD, COPIES = 6, 20, 3
@@ -80,8 +80,8 @@ def inputs_of(folder, rows, images) -> dict[str, Artifact]:
 def small_parts(monkeypatch):
     """Every lot, part, writer and piece in memory is small: what billions of rows would meet."""
     monkeypatch.setattr(sources, "_ROWS", 30)
-    monkeypatch.setattr(stage, "_REFERENCES", 17)
-    monkeypatch.setattr(stage, "_ROWS", 14)
+    monkeypatch.setattr(work, "_REFERENCES", 17)
+    monkeypatch.setattr(work, "_ROWS", 14)
     monkeypatch.setattr(write, "_BYTES", 1_000)
 
 
@@ -153,7 +153,7 @@ def test_one_part_is_the_same_as_many(tmp_path, monkeypatch):
     inputs, config = inputs_of(tmp_path, rows, images), Config(samples_per_shard=7)
     whole = sharded(tmp_path / "whole", inputs, config)
     monkeypatch.setattr(sources, "_ROWS", 20)
-    monkeypatch.setattr(stage, "_REFERENCES", 9)
+    monkeypatch.setattr(work, "_REFERENCES", 9)
     monkeypatch.setattr(write, "_BYTES", 300)
     parts = sharded(tmp_path / "parts", inputs, config)
     assert bytes_of(parts) == bytes_of(whole)
@@ -185,7 +185,7 @@ def test_bytes_are_the_same_for_any_number_of_workers(small_parts, tmp_path, mon
     rows, images = rows_and_images()
     inputs = inputs_of(tmp_path, rows, images)
     here = bytes_of(sharded(tmp_path / "here", inputs, Config(samples_per_shard=20)))
-    monkeypatch.setattr(stage, "_SMALL", 0)
+    monkeypatch.setattr(work, "_SMALL", 0)
     for workers in (1, 2, 4):
         config = Config(samples_per_shard=20, limits=Limits(cpus=0.5, in_flight=workers))
         assert bytes_of(sharded(tmp_path / f"{workers}", inputs, config)) == here
@@ -272,7 +272,7 @@ def counting(address):
 def test_images_in_a_bucket_are_read_twice(s3_server, s3_url, tmp_path, monkeypatch):
     """Once from the download, once from the runs; all else is little beside them, but for figures of so few images."""
     monkeypatch.setattr(sources, "_ROWS", 30)
-    monkeypatch.setattr(stage, "_ROWS", 40)
+    monkeypatch.setattr(work, "_ROWS", 40)
     monkeypatch.setattr(write, "_BYTES", 1 << 20)
     monkeypatch.setattr(figures, "_COUNT", 5)
     monkeypatch.setattr(gallery, "COUNT", 5)
