@@ -18,7 +18,7 @@ from pipelines.curate import filter as filtering
 from pipelines.curate import score, shard
 from pipelines.curate.filter import rules
 from training import train
-from workflows.recipes._common import evaluations, http_client
+from workflows.recipes._common import evaluations, http_client, with_inputs
 from workflows.stage import Stage, Workflow
 
 _SEEN = 12_800_000  # samples of the small track, and
@@ -47,35 +47,18 @@ def workflow(
     connect_to: dict[str, str] | None = None,  # host pattern -> address[:port] to connect to instead
     web: dict[str, Any] | None = None,  # further fields of the HTTP client: web.retries=5
 ) -> Workflow:
-    best = rules.Score(column=clip_score, top=share)
-    published = {
-        "none": (),
-        "basic": rules.PRESETS["datacomp_basic"],
-        "clip_score": (best,),
-        "basic_clip_score": (*rules.PRESETS["datacomp_basic"], best),  # both on all pairs: their intersection
-    }
-    if filter not in published:
-        raise UsageError(f"there is no filter {filter!r}", expected=", ".join(published))
-
     # Choose by what the metadata tell, then fetch what is left.
     listed = Stage("metadata", adopt.run, adopt.Config(path=metadata, contents=adopt.UrlList(format="parquet")))
     pairs = Stage("urls", urls.run, urls.Config(), {"list": listed})
-    chosen = Stage("filter", filtering.run, filtering.Config(rules=published[filter]), {"pairs": pairs})
+    chosen = Stage(
+        "filter", filtering.run, filtering.Config(rules=published(filter, clip_score, share)), {"pairs": pairs}
+    )
     layout = {"image_size": image_size, "resize_mode": "keep_ratio_largest", "samples_per_shard": 10_000}
     checked = {"column": "sha256"} if verify else None
     client = http_client(web, contact=contact, allow_private=allow_private, connect_to=connect_to)
     fetch = download.Config(**layout, verify=checked, web=client)
     images = Stage("download", download.run, fetch, {"pairs": chosen})
-    data = [listed, pairs, chosen, images]
-    found = {"images": images}
-    last: tuple[rules.Rule, ...] = ()
-    if neg_clip_loss is not None:
-        vectors = Stage("vectors", adopt.run, adopt.Config(path=metadata, contents=adopt.Embeddings()))
-        scores = score.Config(scores=(score.NegCLIPLoss(),), embedding=embedding)
-        found["selection"] = Stage("score", score.run, scores, {**found, "embeddings": vectors})
-        data += [vectors, found["selection"]]
-        last = (rules.Score(column="neg_clip_loss", top=neg_clip_loss),)
-    kept = Stage("keep", filtering.run, filtering.Config(rules=last), found)
+    kept = still_best(images, metadata, embedding, neg_clip_loss)
     shards = Stage("shard", shard.run, shard.Config(holdout_fraction=0), {"images": images, "selection": kept})
 
     # The small track's training, and evaluation on the sets at hand.
@@ -89,11 +72,36 @@ def workflow(
         cluster={"workers": workers, "gpu": gpu},
     )
     trained = Stage("train", train.run, learning, {"shards": shards})
-    stages = [*data, kept, shards, trained]
+    scores: list[Stage] = []
     if sets := (*(classification or ()), *(captions or ())):
         if not tests:
             raise UsageError(f"the folder of the test sets {', '.join(sets)} is missing", fix="--set tests=FOLDER")
         given = Stage("tests", adopt.run, adopt.Config(path=tests, contents=adopt.TestSets(sets=sets)))
         both = {"model": trained, "dataset": given}
-        stages += [given, *evaluations(classification or (), captions or (), both)]
-    return Workflow("datacomp", tuple(stages))
+        scores = evaluations(classification or (), captions or (), both)
+    return Workflow("datacomp", with_inputs(trained, *scores))
+
+
+def published(name: str, clip_score: str, share: float) -> tuple[rules.Rule, ...]:
+    """The rules of a filter that DataComp has published. Raises UsageError."""
+    best = rules.Score(column=clip_score, top=share)
+    filters = {
+        "none": (),
+        "basic": rules.PRESETS["datacomp_basic"],
+        "clip_score": (best,),
+        "basic_clip_score": (*rules.PRESETS["datacomp_basic"], best),  # both on all pairs: their intersection
+    }
+    if name not in filters:
+        raise UsageError(f"there is no filter {name!r}", expected=", ".join(filters))
+    return filters[name]
+
+
+def still_best(images: Stage, metadata: str, embedding: str, share: float | None) -> Stage:
+    """All ``images``, or the share of them that negCLIPLoss of the published vectors prefers."""
+    if share is None:
+        return Stage("keep", filtering.run, filtering.Config(rules=()), {"images": images})
+    vectors = Stage("vectors", adopt.run, adopt.Config(path=metadata, contents=adopt.Embeddings()))
+    config = score.Config(scores=(score.NegCLIPLoss(),), embedding=embedding)
+    scored = Stage("score", score.run, config, {"images": images, "embeddings": vectors})
+    top = filtering.Config(rules=(rules.Score(column="neg_clip_loss", top=share),))
+    return Stage("keep", filtering.run, top, {"images": images, "selection": scored})
