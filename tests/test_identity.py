@@ -47,6 +47,8 @@ TEXTS = {
     "filter.rules[pii].regions": "codes of countries",
     "filter.rules[score].column": "a column",
     "filter.rules[score].min_by_language": "language codes",
+    "filter.rules[subset].entries": "ids",
+    "filter.rules[subset].source": "an input",
     "filter.rules[text_list].entries": "words",
     "filter.rules[text_list].source": "an input",
     "filter.rules[text_share].of": "a kind of characters",

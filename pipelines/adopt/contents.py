@@ -240,14 +240,15 @@ class ArchiveList(Contents):
 
 
 class Metadata(Contents):
-    """Queries for balancing: a text file with one per line, or a JSON list."""
+    """Lists: entries to balance by, words, hosts, ids. One file, or one for each language, ``de.txt``, ``en.txt``."""
 
     holds = ("metadata",)
-    layout = "one *.txt or *.json"
+    layout = "one *.txt, *.json or *.npy, or a *.txt or *.json named by each language"
 
     def pick(self, paths: Sequence[str]) -> list[str]:
-        found = [path for path in paths if path.endswith((".txt", ".json"))]
-        return found if len(found) == 1 else []
+        found = [path for path in paths if path.endswith((".txt", ".json", ".npy"))]
+        by_language = [path for path in found if re.fullmatch(r"[a-z]{2,3}(?:[-_][A-Za-z]{2,4})?\.(?:txt|json)", path)]
+        return found if len(found) == 1 or len(by_language) == len(found) else []
 
     def check(self, store: Store, paths: Sequence[str]) -> dict[str, int]:
         return {}

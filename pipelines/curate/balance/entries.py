@@ -72,7 +72,10 @@ def _read_by_language(metadata: Artifact) -> dict[str, list[str]]:
 
 
 def _read(metadata: Artifact, path: str) -> Any:  # noqa: ANN401 - what a JSON file may hold
-    text = metadata.read(path).decode("utf-8")
+    try:
+        text = metadata.read(path).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"metadata {path} is not text", expected="UTF-8", found=str(error)) from error
     if not path.endswith(".json"):
         return text.splitlines()
     try:

@@ -1,7 +1,9 @@
-"""Look captions and URLs up in lists, for rules. A worker reads a long list once, from the artifact that has it."""
+"""Look captions, URLs and ids up in lists, for rules. A worker reads a long list once, from its artifact."""
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -10,15 +12,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from infra.errors import DataError
 from infra.run.manifest import Artifact
 from pipelines.curate.balance.entries import read_entries
 from pipelines.curate.balance.matching import Matcher
 from pipelines.web.urls import BadUrlError, canonical
 
-__all__ = ["holds_entry", "is_listed"]
+__all__ = ["holds_entry", "is_in_subset", "is_listed"]
 
 T = TypeVar("T")
 _MOST = 8  # lists that a worker keeps
+_UID = "^[0-9a-f]{32}$"
 
 
 def holds_entry(
@@ -56,6 +60,21 @@ def _is_below(url: str | None, listed: frozenset[str]) -> bool:
     return False
 
 
+def is_in_subset(
+    uids: pa.ChunkedArray, entries: tuple[str, ...], file: Artifact | None, keep: bool
+) -> NDArray[np.bool_]:
+    """``keep`` for ids that are listed, else its opposite; what is no id of 32 hex digits is not listed."""
+    listed = _list(_ids, entries, file)
+    proper = pc.match_substring_regex(uids, _UID).fill_null(False).to_numpy()
+    wanted = np.frombuffer(bytes.fromhex("".join(uids.filter(pa.array(proper)).to_pylist())), "S16")
+    found = np.zeros(len(uids), np.bool_)
+    if len(listed):
+        places = np.minimum(np.searchsorted(listed, wanted), len(listed) - 1)
+        found[proper] = listed[places] == wanted
+    answers: NDArray[np.bool_] = found == keep
+    return answers
+
+
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 _made: dict[tuple[str, object], Any] = {}  # lists of this process, by their content
@@ -67,9 +86,31 @@ def _list(make: Callable[[Iterable[str]], T], entries: tuple[str, ...], file: Ar
     if key not in _made:
         if len(_made) == _MOST:
             _made.clear()
-        _made[key] = make(entries if file is None else read_entries(file))
+        _made[key] = make(entries if file is None else _read(file))
     found: T = _made[key]
     return found
+
+
+def _read(file: Artifact) -> Iterable[str] | NDArray[Any]:
+    """The lines of a list, or the ids of a subset."""
+    paths = [one.path for one in file.files("data/", ".npy")]
+    if len(paths) != 1:
+        return read_entries(file)
+    found: NDArray[Any] = np.load(io.BytesIO(file.read(paths[0])), allow_pickle=False)
+    if found.ndim != 1 or [field[1] for field in found.dtype.descr] != ["<u8", "<u8"]:
+        raise DataError(f"{paths[0]} is no subset", expected="numpy.uint64 pairs, dtype u8,u8", found=str(found.dtype))
+    return found
+
+
+def _ids(entries: Iterable[str] | NDArray[Any]) -> NDArray[Any]:
+    """Ids as 16 bytes, the most significant first; those of a list in order. Raises DataError for what is no id."""
+    if isinstance(entries, np.ndarray):  # of DataComp: the two halves of each as numbers
+        halves = np.stack([entries[name] for name in entries.dtype.names or ()], axis=1)
+        return np.sort(np.ascontiguousarray(halves.astype(">u8")).view("S16").ravel())
+    lines = [line.strip().lower() for line in entries]
+    if wrong := [line for line in lines if line and not re.fullmatch(_UID, line)]:
+        raise DataError("a list of ids holds something else", expected="32 hex digits a line", found=repr(wrong[0]))
+    return np.sort(np.frombuffer(bytes.fromhex("".join(lines)), "S16"))
 
 
 def _matcher(entries: Iterable[str]) -> Matcher:

@@ -198,6 +198,8 @@ SETS = {
         ("url_list", {"a.csv.gz": b"", "p/b.csv.gz": b"", "_SUCCESS": b"", "x.md": b""}, {"a.csv.gz", "p/b.csv.gz"}),
         ("archives", {"a.warc.gz": b"", "b.wat.gz": b"", "c.txt": b""}, {"a.warc.gz", "b.wat.gz"}),
         ("metadata", {"queries.txt": b"a\n"}, {"queries.txt"}),
+        ("metadata", {"subset.npy": b"", "about.md": b""}, {"subset.npy"}),
+        ("metadata", {"de.txt": b"a\n", "zh-Hant.json": b"[]"}, {"de.txt", "zh-Hant.json"}),
     ],
     ids=lambda value: str(value)[:40] if isinstance(value, str) else "",
 )
@@ -218,6 +220,7 @@ def test_each_kind_takes_its_files(tmp_path, contents, files, expected):
         ("images", {"a.tar": shard()}, "there is no images at"),
         ("model", {"open_clip_config.json": b"{}"}, "there is no model at"),
         ("model", {"a.pt": b"", "b.pt": b""}, "there is no model at"),
+        ("metadata", {"de.txt": b"", "words.txt": b""}, "there is no metadata at"),
         ({"kind": "testsets", "sets": ["seen", "gone"]}, SETS, "there is no test set 'gone'"),
     ],
     ids=lambda value: str(value)[:40] if isinstance(value, str) else "",
@@ -340,7 +343,7 @@ def test_adopted_data_fits_where_its_kind_is_wanted_and_nowhere_else(tmp_path):
     with pytest.raises(UsageError, match="takes no input 'image'") as caught:
         Stage("filter", filter.run, filter.Config(), {"image": shards})
     assert caught.value.fix == "did you mean 'images'?"
-    with pytest.raises(UsageError, match="lacks its input 'images'"):
+    with pytest.raises(UsageError, match="takes either images"):
         Stage("filter", filter.run, filter.Config())
 
 

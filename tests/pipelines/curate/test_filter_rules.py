@@ -14,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
-from infra.errors import ConfigError
+from infra.errors import ConfigError, DataError
+from infra.run.context import Context
+from infra.run.manifest import Artifact
 from pipelines.curate.filter import Config
 from pipelines.curate.filter.judge import failures, judge
 from pipelines.curate.filter.measures import pixel_measures
@@ -28,6 +30,7 @@ from pipelines.curate.filter.rules import (
     Pii,
     Sample,
     Score,
+    Subset,
     TextJunk,
     TextLength,
     TextList,
@@ -126,6 +129,36 @@ def test_hosts_and_paths_are_listed_with_all_below_them(keep):
     entries = ("0.0.0.0 ads.example", "https://host.example/private/", "||münchen.example^", "# a comment", "")
     rows = pa.table({"url": list(URLS)})
     assert kept(UrlList(entries=entries, keep=keep), rows) == [listed == keep for listed in URLS.values()]
+
+
+UIDS = ["00" * 16, "ff" * 16, f"{7:032x}", "0" * 31 + "8", "a" * 31, "G" * 32, None]
+
+
+@given(st.sets(st.integers(0, 3)), st.booleans())
+def test_ids_of_a_subset(tmp_path_factory, listed, keep):
+    ids = [UIDS[index] for index in sorted(listed)]
+    rows = pa.table({"uid": pa.array(UIDS, pa.string())})
+    expected = [(index in listed) == keep for index in range(len(UIDS))]
+    if ids:
+        assert kept(Subset(entries=[uid.upper() for uid in ids], keep=keep), rows) == expected
+    # DataComp's files: the two halves of an id as numbers, an id as often as it is to be seen
+    context = Context(tmp_path_factory.mktemp("subset"))
+    halves = [(int(uid[:16], 16), int(uid[16:], 16)) for uid in ids for _ in range(2)]
+    with context.output.open("data/subset.npy") as out:
+        np.save(out, np.array(halves, np.dtype("u8,u8")))
+    artifact = Artifact(context.store, context.finish())
+    assert kept(Subset(source="list", keep=keep).reading(artifact), rows) == expected
+
+
+def test_what_is_no_subset_is_refused(tmp_path):
+    rows = pa.table({"uid": UIDS[:1]})
+    with pytest.raises(DataError, match="32 hex digits"):
+        kept(Subset(entries=("not an id",)), rows)
+    context = Context(tmp_path)
+    with context.output.open("data/subset.npy") as out:
+        np.save(out, np.arange(3))
+    with pytest.raises(DataError, match="no subset"):
+        kept(Subset(source="list").reading(Artifact(context.store, context.finish())), rows)
 
 
 def test_a_list_is_given_once():

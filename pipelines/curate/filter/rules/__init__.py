@@ -18,7 +18,7 @@ from pipelines.curate.filter.rules.image import (
     ImageSide,
     ImageSolid,
 )
-from pipelines.curate.filter.rules.lists import Listed, TextList, UrlList
+from pipelines.curate.filter.rules.lists import Listed, Subset, TextList, UrlList
 from pipelines.curate.filter.rules.presets import BASIC, PRESETS
 from pipelines.curate.filter.rules.privacy import Pii
 from pipelines.curate.filter.rules.sample import Sample
@@ -53,6 +53,7 @@ __all__ = [
     "Rule",
     "Sample",
     "Score",
+    "Subset",
     "TextJunk",
     "TextLength",
     "TextList",

@@ -1,4 +1,4 @@
-"""Rules by lists: words in captions, and hosts and URLs of images and pages."""
+"""Rules by lists: words in captions, hosts and URLs of images and pages, and ids of pairs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from infra.run.manifest import Artifact
 
-__all__ = ["Listed", "TextList", "UrlList"]
+__all__ = ["Listed", "Subset", "TextList", "UrlList"]
 
 
 class Listed(Rule):
@@ -57,6 +57,17 @@ class UrlList(Listed):
 
     def keeps(self, rows: pa.Table) -> Answers:
         return _lists().is_listed(rows[self.of], self.entries, self._file, self.keep)
+
+
+class Subset(Listed):
+    """Keeps the pairs of a list of ids: 32 hex digits a line, or DataComp's ``.npy``."""
+
+    columns = ("uid",)
+
+    keep: bool = Field(True, description="keep what the list names and drop all else, not the other way round")
+
+    def keeps(self, rows: pa.Table) -> Answers:
+        return _lists().is_in_subset(rows["uid"], self.entries, self._file, self.keep)
 
 
 def _lists() -> Any:  # noqa: ANN401 - a module
