@@ -1,4 +1,4 @@
-"""Rows of a stage beside their embeddings: which row has which vector, and why some have none."""
+"""Join the rows of a stage to their embeddings; rows without one get the reason."""
 
 from __future__ import annotations
 

@@ -155,7 +155,7 @@ def unit(vectors: NDArray[np.floating]) -> Floats:
 
 
 def packed(vectors: Floats) -> pa.Array:
-    """``vectors`` (n, d) as a column of float16 bytes, to travel beside other columns of their rows."""
+    """Return ``vectors`` (n, d) as a column of float16 bytes, to travel with other columns of their rows."""
     data = np.ascontiguousarray(vectors, np.float16)
     ends = np.arange(len(data) + 1, dtype=np.int64) * 2 * data.shape[1]
     return pa.LargeBinaryArray.from_buffers(

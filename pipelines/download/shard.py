@@ -88,7 +88,7 @@ class Work:
     limiter: LimiterClient | None = None
 
     def rows(self, parts: Any) -> pa.Table:  # noqa: ANN401 - picks of images, slices of a store
-        """What is to be downloaded; of pairs that were chosen by a filter without what it knew of their images."""
+        """Read the rows to download; of pairs a filter has chosen, without what it knew of their images."""
         if isinstance(self.source, Images):
             return read_picks(self.source, parts)
         rows = read_slices(self.source, parts)

@@ -50,7 +50,7 @@ def row_numbers(shard: int, count: int) -> NDArray[Any]:
 
 
 def places_of(rows: NDArray[Any], shard: int) -> slice:
-    """Where a shard's rows are among ``rows``, which come in order."""
+    """Return the slice of ``rows``, numbers in order, that are of a shard."""
     low, high = np.searchsorted(rows, [shard * _ROWS, (shard + 1) * _ROWS]).tolist()
     return slice(low, high)
 

@@ -1,4 +1,4 @@
-"""Which row stays of images that are one, as a number for each row: the greatest stays, and of equals the first."""
+"""Preference among the rows of one image, as a number for each: the greatest stays, and of equals the first."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def columns(config: Config, selection: Store, path: str) -> list[str]:
 
 
 def preference(rows: pa.Table, config: Config) -> NDArray[np.int64]:
-    """How much each row is preferred: (n,) int64. Raises DataError if it has no such scores."""
+    """Return the preference for each row: (n,) int64. Raises DataError if it has no such scores."""
     match config.stays:
         case "largest":
             sides = (pc.fill_null(rows[name], 0).cast(pa.int64()) for name in _SIDES)

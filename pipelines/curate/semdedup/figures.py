@@ -53,7 +53,7 @@ def _row(inputs: Mapping[str, Artifact], paths: Mapping[int, str], number: int) 
 
 
 def _curve(kept: Sequence[tuple[float, int]], epsilon: float) -> bytes:
-    """How many rows stay, by epsilon; a line marks the one that was taken."""
+    """Plot the rows that stay over epsilon, as PNG; a line marks the epsilon that was taken."""
     figure = Figure(figsize=(7, 3.5), layout="constrained")
     axes = figure.subplots()
     axes.plot(*zip(*kept, strict=True), color="#0969da")

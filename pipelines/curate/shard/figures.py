@@ -1,4 +1,4 @@
-"""What the stage shows: galleries, and a page of samples to read through.
+"""Figures of shard: galleries, and a page of samples to read through.
 
 The shards are shuffled, so that the first samples are as good a choice as any; they are read as training reads them.
 """

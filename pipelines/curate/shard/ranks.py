@@ -27,7 +27,7 @@ class Writers:
 
     @property
     def firsts(self) -> list[tuple[bool, int]]:
-        """Whether each task's samples are held out, and the number of the first."""
+        """Of each task: True if its samples are held out, and the number of the first."""
         return [
             (held_out, first)
             for held_out, count in ((False, self.train), (True, self.holdout))

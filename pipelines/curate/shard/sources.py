@@ -1,4 +1,4 @@
-"""What is sharded: the rows of a selection with their images."""
+"""Read the rows of a selection with their images, tar by tar."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _images(images: Images, shard: int, keys: Collection[str]) -> Iterator[tuple
 
 
 def _documents(rows: pa.Table) -> tuple[list[bytes], list[bytes]]:
-    """What is known of each row as JSON, and its caption in one line."""
+    """Return each row's columns as JSON, and its caption in one line."""
     documents, texts = [], []
     for batch in rows.to_batches(_AT_ONCE):
         for row in batch.to_pylist():

@@ -16,7 +16,7 @@ __all__ = ["Place", "place_of"]
 
 
 class Place(NamedTuple):
-    """Where a row stands among all rows: places are compared field by field.
+    """Position of a row in the order of all rows: compared field by field.
 
     ``sample``, ``second``: 64 bits each; rows held out that have both in common are one sample.
     """
