@@ -233,7 +233,7 @@ def test_images_that_are_missing_or_broken_cost_their_own_rows(ray_cluster, imag
         "kept": 5,
         "dropped": {"image_missing": 1},
     }
-    (lost,) = pq.read_table(tmp_path / "sharded/data/dropped.parquet").to_pylist()
+    (lost,) = pq.read_table(tmp_path / "sharded/data/dropped-00000.parquet").to_pylist()
     assert (lost["caption"], lost["reason"]) == ("caption 2", "image_missing")
 
 
