@@ -27,6 +27,7 @@ __all__ = [
     "Images",
     "Slice",
     "chunk_rows",
+    "counted_shards",
     "downloads",
     "find_images",
     "funnel",
@@ -185,6 +186,13 @@ def input_shards(inputs: Mapping[str, Artifact]) -> list[tuple[int, str]]:
     """Number and table of each shard of the input ``selection``, or else of all ``images``."""
     selection = inputs.get("selection")
     return selection_shards(selection) if selection else image_shards(*downloads(inputs))
+
+
+def counted_shards(inputs: Mapping[str, Artifact]) -> list[tuple[int, str, int]]:
+    """Number, table and rows of each shard of :func:`input_shards`, as their manifests have it."""
+    artifacts = [inputs["selection"]] if "selection" in inputs else downloads(inputs)
+    rows = {file.path: file.rows or 0 for artifact in artifacts for file in artifact.manifest.files}
+    return [(shard, path, rows[path]) for shard, path in input_shards(inputs)]
 
 
 def row_count(*artifacts: Artifact) -> int:

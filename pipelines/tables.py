@@ -31,6 +31,7 @@ __all__ = [
     "read_table",
     "selected",
     "successes",
+    "table_columns",
     "uid",
     "uids",
     "with_column",
@@ -83,6 +84,12 @@ def read_table(store: Store, path: str, columns: Sequence[str] | None = None) ->
     """A Parquet file of ``store``, or some of its columns."""
     with store.open(path) as source:
         return pq.read_table(source, columns=columns)
+
+
+def table_columns(store: Store, path: str) -> list[str]:
+    """The columns of a Parquet file of ``store``."""
+    with store.open(path) as source:
+        return list(pq.read_schema(source).names)
 
 
 def read_slices(store: Store, slices: Iterable[Slice]) -> pa.Table:
@@ -146,8 +153,7 @@ def image_table(images: Images, shard: int, columns: Sequence[str] | None = None
 
 def image_columns(images: Images, shard: int) -> list[str]:
     """The columns of a shard of images."""
-    with images.store(shard).open(images.path(shard)) as source:
-        return list(pq.read_schema(source).names)
+    return table_columns(images.store(shard), images.path(shard))
 
 
 def with_image_columns(rows: pa.Table, images: Images, shard: int, names: Sequence[str]) -> pa.Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import random
 import warnings
 from hashlib import sha256
 
@@ -12,9 +13,11 @@ import pytest
 from PIL import Image
 
 from infra.formats.shards import sample_key, write_triple
-from infra.run.context import Context
+from infra.run.context import Context, ShardOutput
 from infra.run.manifest import Artifact
 from infra.schema import images_schema, pairs_schema
+from pipelines.curate.dedup import duplicates, leaders
+from pipelines.curate.dedup.keys import MOST
 
 
 def pair(index: int, url: str, caption: str) -> dict:
@@ -97,3 +100,44 @@ def img2dataset():
         import img2dataset.downloader
         import img2dataset.resizer
     return img2dataset
+
+
+@pytest.fixture
+def small_dedup(monkeypatch):
+    """Every part and home of dedup is small, and no round of leaders decides all: what billions of rows would meet."""
+    monkeypatch.setattr(duplicates, "_ROWS", 20)
+    monkeypatch.setattr(duplicates, "_KEYS", 20 * MOST)
+    monkeypatch.setattr(duplicates, "_ENTRIES", 800)
+    monkeypatch.setattr(leaders, "FEW", 25)
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.fixture
+def killed_until_done(monkeypatch):
+    """``run_killed(run)``: the result of ``run()``, ended at a commit and begun anew until it comes through."""
+
+    def run_killed(run):
+        commit, rng, left = ShardOutput.commit, random.Random(5), [0]
+
+        def deadly(self, *arguments):
+            left[0] -= 1
+            if left[0] == 0:
+                raise Killed
+            return commit(self, *arguments)
+
+        monkeypatch.setattr(ShardOutput, "commit", deadly)
+        kills = 0
+        while True:
+            left[0] = rng.randint(1, 9)
+            try:
+                result = run()
+                break
+            except Killed:
+                kills += 1
+        assert kills > 3
+        return result
+
+    return run_killed

@@ -21,7 +21,7 @@ from infra.store import Store
 from pipelines.curate.balance.counting import SCRATCH, write_counts
 from pipelines.curate.balance.trie import BREAK, Trie
 from pipelines.curate.words import boundaries, fold, is_unspaced, tokens, tokens_of_all
-from pipelines.tables import read_table
+from pipelines.tables import read_table, table_columns
 
 __all__ = ["ALL", "ENTRIES", "Entries", "Matcher", "Matchers", "match_shard", "read_matches"]
 
@@ -170,12 +170,13 @@ def read_captions(selection: Store, path: str, by_language: bool) -> tuple[list[
     """
     from pipelines.curate.filter.texts import language
 
-    rows = read_table(selection, path)
-    captions = rows["caption"].to_pylist()
     if not by_language:
+        captions = read_table(selection, path, ["caption"])["caption"].to_pylist()
         return captions, [ALL] * len(captions)
-    told = rows["caption_language"] if "caption_language" in rows.column_names else language(rows["caption"])
-    return captions, [one or _UNKNOWN for one in told.to_pylist()]
+    known = "caption_language" in table_columns(selection, path)
+    rows = read_table(selection, path, ["caption", "caption_language"] if known else ["caption"])
+    told = rows["caption_language"] if known else language(rows["caption"])
+    return rows["caption"].to_pylist(), [one or _UNKNOWN for one in told.to_pylist()]
 
 
 def read_matches(own: Store, shard: str) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:

@@ -14,7 +14,7 @@ from infra.formats.shards import shard_name
 from infra.run.context import Context
 from infra.run.manifest import Artifact, Manifest
 from pipelines.curate.decontaminate.config import Config
-from pipelines.layout import Images, downloads, funnel, input_shards, row_count
+from pipelines.layout import Images, counted_shards, funnel
 
 __all__ = ["run"]
 
@@ -34,9 +34,9 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     step = partial(index.write_index, config, inputs.get("model") if "embeddings" in inputs else None)
     indexed = run_shards(context, list(zip(names, tests, strict=True)), step, config.limits)
 
-    specs = [(shard_name(shard), (shard, path)) for shard, path in input_shards(inputs)]
-    rows = row_count(inputs["selection"]) if "selection" in inputs else row_count(*downloads(inputs))
-    size = max(1, _ROWS * len(specs) // max(rows, 1))
+    shards = counted_shards(inputs)
+    specs = [(shard_name(shard), (shard, path)) for shard, path, _ in shards]
+    size = max(1, _ROWS * len(specs) // max(sum(rows for *_, rows in shards), 1))
     look = partial(work.look_through, config, inputs, context.store, tests)
     records = run_batches(context, specs, look, config.limits, size=size)
     context.store.delete(index.FOLDER)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from infra.errors import DataError
 from infra.store import Store
 from pipelines.curate.dedup.config import Config
 from pipelines.curate.filter.columns import numbers
+from pipelines.tables import table_columns
 
 __all__ = ["columns", "preference", "scores"]
 
@@ -20,8 +20,7 @@ _SIDES = ("original_width", "original_height")
 
 def columns(config: Config, selection: Store, path: str) -> list[str]:
     """The columns of the table at ``path`` that :func:`preference` needs and that are there."""
-    with selection.open(path) as source:
-        known = pq.read_schema(source).names
+    known = table_columns(selection, path)
     needed = {"largest": _SIDES, "best": (config.score,), "earliest": ()}[config.stays]
     return [name for name in needed if name in known]
 

@@ -19,7 +19,7 @@ from infra.formats.shards import shard_name
 from infra.run.context import Context
 from infra.run.manifest import Artifact, Manifest
 from pipelines.curate.dedup.config import Config
-from pipelines.layout import Images, funnel, row_count, selection_shards
+from pipelines.layout import Images, counted_shards, funnel
 
 __all__ = ["run"]
 
@@ -32,11 +32,10 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     from pipelines.curate.dedup.rows import hash_shard
 
     images, selection = Images.of(inputs), inputs["selection"]
-    rows = {file.path: file.rows or 0 for file in selection.manifest.files}
-    shards = [(shard, path, rows[path]) for shard, path in selection_shards(selection)]
+    shards = counted_shards(inputs)
     specs = [(shard_name(shard), (shard, path)) for shard, path, _ in shards]
     work = partial(hash_shard, config, images, selection.store)
-    signatures = run_shards(context, specs, work, config.limits, rows=row_count(selection))
+    signatures = run_shards(context, specs, work, config.limits, rows=sum(rows for *_, rows in shards))
     if not shards:
         return context.finish(signatures, funnel=funnel("images", []))
     found, facts = drop_duplicates(config, selection.store, shards, context)

@@ -66,7 +66,7 @@ def is_in_subset(
     """``keep`` for ids that are listed, else its opposite; what is no id of 32 hex digits is not listed."""
     listed = _list(_ids, entries, file)
     proper = pc.match_substring_regex(uids, _UID).fill_null(False).to_numpy()
-    wanted = np.frombuffer(bytes.fromhex("".join(uids.filter(pa.array(proper)).to_pylist())), "S16")
+    wanted = _packed(uids.filter(pa.array(proper)).to_pylist())
     found = np.zeros(len(uids), np.bool_)
     if len(listed):
         places = np.minimum(np.searchsorted(listed, wanted), len(listed) - 1)
@@ -110,7 +110,11 @@ def _ids(entries: Iterable[str] | NDArray[Any]) -> NDArray[Any]:
     lines = [line.strip().lower() for line in entries]
     if wrong := [line for line in lines if line and not re.fullmatch(_UID, line)]:
         raise DataError("a list of ids holds something else", expected="32 hex digits a line", found=repr(wrong[0]))
-    return np.sort(np.frombuffer(bytes.fromhex("".join(lines)), "S16"))
+    return np.sort(_packed(lines))
+
+
+def _packed(uids: Iterable[str]) -> NDArray[Any]:
+    return np.frombuffer(bytes.fromhex("".join(uids)), "S16")
 
 
 def _matcher(entries: Iterable[str]) -> Matcher:

@@ -13,7 +13,7 @@ from functools import partial
 from infra.run.context import Context
 from infra.run.manifest import Artifact, Manifest
 from pipelines.curate.semdedup.config import Config
-from pipelines.layout import downloads, funnel, input_shards
+from pipelines.layout import counted_shards, funnel
 
 __all__ = ["run"]
 
@@ -33,10 +33,7 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     from pipelines.curate.dedup.homes import Homes
     from pipelines.curate.semdedup import clusters, figures, work
 
-    selection = inputs.get("selection")
-    files = [file for artifact in ([selection] if selection else downloads(inputs)) for file in artifact.manifest.files]
-    rows = {file.path: file.rows or 0 for file in files}
-    shards = [(shard, path, rows[path]) for shard, path in input_shards(inputs)]
+    shards = counted_shards(inputs)
     total = sum(count for *_, count in shards)
     if not shards:
         return context.finish([], funnel=funnel("images", []))

@@ -17,21 +17,11 @@ from infra.formats.shards import read_samples
 from infra.run.context import Context
 from pipelines.curate import filter as filtering
 from pipelines.curate import shard
-from pipelines.curate.dedup import Config, duplicates, leaders, run
-from pipelines.curate.dedup.keys import MOST
+from pipelines.curate.dedup import Config, run
 from pipelines.curate.dedup.preference import scores
 from training.data.index import captions_of
 
 ROWS = 90
-
-
-@pytest.fixture
-def small_parts(monkeypatch):
-    """Every part and home is small, so that members of a cluster lie in different ones."""
-    monkeypatch.setattr(duplicates, "_ROWS", 20)
-    monkeypatch.setattr(duplicates, "_KEYS", 20 * MOST)
-    monkeypatch.setattr(duplicates, "_ENTRIES", 800)
-    monkeypatch.setattr(leaders, "FEW", 25)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +71,7 @@ RANKS = {
 
 
 @pytest.mark.parametrize("stays", sorted(RANKS))
-def test_who_stays(small_parts, tmp_path, rows, stays):
+def test_who_stays(small_dedup, tmp_path, rows, stays):
     rank = RANKS[stays](rows[0])
     originals, kept, dropped, _ = found(tmp_path, rows, Config(stays=stays))
     assert len(kept) == 20 and len(dropped) == ROWS - 20
@@ -128,7 +118,7 @@ def pooled(columns, order, kind):
 
 @pytest.mark.parametrize("stays", ["largest", "best"])
 @pytest.mark.parametrize("kind", ["all", "by_language"])
-def test_captions_are_pooled(small_parts, tmp_path, rows, kind, stays):
+def test_captions_are_pooled(small_dedup, tmp_path, rows, kind, stays):
     columns = rows[0]
     originals, kept, dropped, facts = found(tmp_path, rows, Config(captions=kind, stays=stays))
     for one, row in kept.items():
@@ -139,7 +129,7 @@ def test_captions_are_pooled(small_parts, tmp_path, rows, kind, stays):
     assert "capped_captions" not in facts
 
 
-def test_the_best_caption_is_the_rows(small_parts, tmp_path, rows):
+def test_the_best_caption_is_the_rows(small_dedup, tmp_path, rows):
     columns = rows[0]
     originals, kept, _, _ = found(tmp_path, rows, Config(captions="best"))
     changed = 0
@@ -152,7 +142,7 @@ def test_the_best_caption_is_the_rows(small_parts, tmp_path, rows):
     assert changed > 5
 
 
-def test_too_many_captions_are_cut_and_counted(small_parts, tmp_path, rows, caplog):
+def test_too_many_captions_are_cut_and_counted(small_dedup, tmp_path, rows, caplog):
     columns = rows[0]
     originals, kept, _, facts = found(tmp_path, rows, Config(max_captions=2))
     every = {one: pooled(columns, members(originals, one, RANKS["largest"](columns)), "all") for one in kept}
@@ -179,7 +169,7 @@ def test_a_column_of_that_name_that_is_none_of_captions_is_refused(tmp_path):
     assert len(found(tmp_path / "own", (columns, np.zeros(2, np.uint64)), Config(captions="own"))[1]) == 1
 
 
-def test_it_may_only_mark(small_parts, tmp_path, rows):
+def test_it_may_only_mark(small_dedup, tmp_path, rows):
     originals, kept, dropped, _ = found(tmp_path / "dropped", rows, Config())
     _, marked, none, _ = found(tmp_path / "marked", rows, Config(drop=False))
     assert none == {} and sorted(marked) == sorted(kept | dropped)

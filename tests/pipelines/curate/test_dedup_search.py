@@ -1,7 +1,6 @@
 """Near duplicates over the exchange against brute force, in any number of parts and rounds, killed and resumed."""
 
 import itertools
-import random
 
 import numpy as np
 import pytest
@@ -10,10 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra.cluster import Limits
-from infra.run.context import Context, ShardOutput
-from pipelines.curate.dedup import Config, duplicates, leaders
+from infra.run.context import Context
+from pipelines.curate.dedup import Config, duplicates
 from pipelines.curate.dedup.candidates import Blocks, candidates
-from pipelines.curate.dedup.keys import MOST
 
 pytestmark = pytest.mark.long  # compares all with all
 
@@ -56,21 +54,12 @@ def test_grouping_is_exact(tmp_path_factory, seed, distance, count):
     check(tmp_path_factory.mktemp("dedup"), *similar(seed, count, 4, distance), Config(max_distance=distance))
 
 
-@pytest.fixture
-def small_parts(monkeypatch):
-    """Every part and home is small, and no round of leaders decides all: what billions of rows would meet."""
-    monkeypatch.setattr(duplicates, "_ROWS", 20)
-    monkeypatch.setattr(duplicates, "_KEYS", 20 * MOST)
-    monkeypatch.setattr(duplicates, "_ENTRIES", 800)
-    monkeypatch.setattr(leaders, "FEW", 25)
-
-
 @pytest.mark.parametrize("seed", range(4))
-def test_in_many_parts_it_is_the_same(small_parts, tmp_path, seed):
+def test_in_many_parts_it_is_the_same(small_dedup, tmp_path, seed):
     check(tmp_path, *similar(seed, 150, 3, 6), Config())
 
 
-def test_a_chain_of_small_steps_is_decided_link_by_link(small_parts, tmp_path):
+def test_a_chain_of_small_steps_is_decided_link_by_link(small_dedup, tmp_path):
     """Each is like its neighbours only; every part waits for another, so it takes many rounds."""
     steps = np.cumsum([0, *[6 if n % 2 else 4 for n in range(59)]]) // 5
     bits = [sum(1 << (bit % 64) for bit in range(step * 4, step * 4 + 32)) for step in steps.tolist()]
@@ -127,7 +116,7 @@ def test_blocks_are_finer_the_more_hashes_there_are():
     assert all(Blocks.of(distance, 10).width(0) < 24 for distance in range(16))  # a bucket's name has so much room
 
 
-def test_bytes_are_the_same_for_any_number_of_workers(small_parts, tmp_path, monkeypatch, ray_cluster):
+def test_bytes_are_the_same_for_any_number_of_workers(small_dedup, tmp_path, monkeypatch, ray_cluster):
     hashes, thumbnails, areas = similar(4, 60, 3, 6)
     rows = {"sha256": [f"{n % 50}" for n in range(60)], "original_width": areas.tolist()}
     here = folder_bytes(tmp_path / "here", rows, hashes, thumbnails)
@@ -137,33 +126,11 @@ def test_bytes_are_the_same_for_any_number_of_workers(small_parts, tmp_path, mon
         assert folder_bytes(tmp_path / f"{workers}", rows, hashes, thumbnails, Config(limits=limits)) == here
 
 
-class Killed(Exception):
-    pass
-
-
-def test_killed_anywhere_it_continues_to_the_same_bytes(small_parts, tmp_path, monkeypatch):
+def test_killed_anywhere_it_continues_to_the_same_bytes(small_dedup, tmp_path, killed_until_done):
     hashes, thumbnails, areas = similar(3, 80, 3, 6)
     rows = {"sha256": [f"{n % 70}" for n in range(80)], "original_width": areas.tolist()}
     undisturbed = folder_bytes(tmp_path / "undisturbed", rows, hashes, thumbnails)
-    commit, rng, left = ShardOutput.commit, random.Random(5), [0]
-
-    def deadly(self, *arguments):
-        left[0] -= 1
-        if left[0] == 0:
-            raise Killed
-        return commit(self, *arguments)
-
-    monkeypatch.setattr(ShardOutput, "commit", deadly)
-    kills = 0
-    while True:
-        left[0] = rng.randint(1, 9)
-        try:
-            result = folder_bytes(tmp_path / "killed", rows, hashes, thumbnails)
-            break
-        except Killed:
-            kills += 1
-    assert kills > 3
-    assert result == undisturbed
+    assert killed_until_done(lambda: folder_bytes(tmp_path / "killed", rows, hashes, thumbnails)) == undisturbed
 
 
 def folder_bytes(folder, rows, hashes, thumbnails, config=None):

@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import random
 import re
 import socket
 import threading
@@ -21,7 +20,7 @@ from PIL import Image
 from infra.cluster import Limits
 from infra.formats.shards import read_samples, shard_name, write_triple
 from infra.hashing import hash64
-from infra.run.context import Context, ShardOutput
+from infra.run.context import Context
 from infra.run.manifest import Artifact
 from pipelines.curate import gallery
 from pipelines.curate.shard import Config, figures, run, sources, work, write
@@ -191,33 +190,11 @@ def test_bytes_are_the_same_for_any_number_of_workers(small_parts, tmp_path, mon
         assert bytes_of(sharded(tmp_path / f"{workers}", inputs, config)) == here
 
 
-class Killed(Exception):
-    pass
-
-
-def test_killed_anywhere_it_continues_to_the_same_bytes(small_parts, tmp_path, monkeypatch):
+def test_killed_anywhere_it_continues_to_the_same_bytes(small_parts, tmp_path, killed_until_done):
     rows, images = rows_and_images()
     inputs, config = inputs_of(tmp_path, rows, images), Config(samples_per_shard=7, holdout_fraction=0.3)
     undisturbed = bytes_of(sharded(tmp_path / "undisturbed", inputs, config))
-    commit, rng, left = ShardOutput.commit, random.Random(5), [0]
-
-    def deadly(self, *arguments):
-        left[0] -= 1
-        if left[0] == 0:
-            raise Killed
-        return commit(self, *arguments)
-
-    monkeypatch.setattr(ShardOutput, "commit", deadly)
-    kills = 0
-    while True:
-        left[0] = rng.randint(1, 9)
-        try:
-            result = bytes_of(sharded(tmp_path / "killed", inputs, config))
-            break
-        except Killed:
-            kills += 1
-    assert kills > 3
-    assert result == undisturbed
+    assert killed_until_done(lambda: bytes_of(sharded(tmp_path / "killed", inputs, config))) == undisturbed
 
 
 def test_the_page_shows_the_first_samples(tmp_path):
