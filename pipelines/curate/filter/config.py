@@ -16,7 +16,7 @@ __all__ = ["Config"]
 
 
 class Config(StageConfig):
-    code_version: ClassVar[int] = 4
+    code_version: ClassVar[int] = 5
     inputs: ClassVar[Mapping[str, Input]] = {
         "images": Input("images", required=False, repeated=True, description="a download, and retries of it"),
         "pairs": Input("pairs", required=False, description="instead of images: what is not downloaded yet"),

@@ -68,6 +68,11 @@ read more here
 Shop now!
 Add to cart
 Learn more...
+Buy now with free shipping
+Our best offers of the week
+Share this page with your friends
+Save up to 50% off!
+Follow us on Facebook
 Click to view larger
 http://cdn.example/pictures/banner.png
 see www.example.org for more
@@ -97,7 +102,12 @@ a book now read by millions
 an old log in a forest
 see more birds in the park
 order of the garter
-a dog in the shop here""".splitlines()
+a dog in the shop here
+Free shipping container house in Chile
+Great deals market in Berlin
+Special delivery dog in a box
+Follow us up the mountain trail
+a man and a woman share this bench""".splitlines()
 
 
 @pytest.mark.parametrize("caption", APPEALS_IN_SENTENCES)

@@ -7,16 +7,14 @@ import math
 import re
 import socket
 import struct
-import threading
 import zlib
-from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pyarrow.parquet as pq
 import pytest
 import webdataset
 from hypothesis import given
 from hypothesis import strategies as st
+from loopback import answer, serving
 from PIL import Image
 
 from infra.errors import ConfigError, StageFailed, TransientError
@@ -42,38 +40,21 @@ def jpeg(width=90, height=60, colour="red") -> bytes:
 
 
 ROUTES = {
-    "/a.jpg": (200, {}, jpeg()),
-    "/b.jpg": (200, {}, jpeg(colour="blue")),
-    "/wide.jpg": (200, {}, jpeg(width=600, height=20)),
-    "/noai.jpg": (200, {"X-Robots-Tag": "noai"}, jpeg()),
-    "/page.jpg": (200, {"Content-Type": "image/jpeg"}, b"<html>"),
-    "/half.jpg": (200, {}, jpeg(800, 800)[:5000]),
-    "/robots.txt": (200, {}, b"User-agent: *\nDisallow: /private/\n\nUser-agent: GPTBot\nDisallow: /untrained/"),
+    "/a.jpg": answer(jpeg()),
+    "/b.jpg": answer(jpeg(colour="blue")),
+    "/wide.jpg": answer(jpeg(width=600, height=20)),
+    "/noai.jpg": answer(jpeg(), X_Robots_Tag="noai"),
+    "/page.jpg": answer(b"<html>", Content_Type="image/jpeg"),
+    "/half.jpg": answer(jpeg(800, 800)[:5000]),
+    "/robots.txt": answer(b"User-agent: *\nDisallow: /private/\n\nUser-agent: GPTBot\nDisallow: /untrained/"),
 }
 
 
 @pytest.fixture
 def site():
-    """Its port and how often each path was asked for."""
-    asked = Counter()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            asked[self.path] += 1
-            status, headers, body = ROUTES.get(self.path, (404, {}, b""))
-            self.send_response(status)
-            for name, value in {**headers, "Content-Length": str(len(body))}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_):
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server.server_port, asked
-        server.shutdown()
+    """Its port and what was asked for, host and path."""
+    with serving(ROUTES) as served:
+        yield served.port, served.asked
 
 
 def config(port: int, **changes) -> Config:
@@ -110,13 +91,13 @@ async def test_every_url_once_and_in_order(site, spool):
         outcomes = [await task for task in await downloader.start(urls, spool)]
     assert [outcome.sha256 for outcome in outcomes[:2]] == [outcomes[2].sha256, outcomes[1].sha256]
     assert [outcome.reason for outcome in outcomes] == [None, None, None, "http_error", None]
-    assert asked["/b.jpg"] == 1
+    assert asked.count("img.example/b.jpg") == 1
 
 
 async def test_a_gif_cut_behind_its_size_and_a_host_that_ends_in_a_digit_cost_their_own_rows(site, spool, monkeypatch):
     port, _ = site
-    monkeypatch.setitem(ROUTES, "/cut.gif", (200, {}, b"GIF87a\x40\0\x30\0"))
-    monkeypatch.setitem(ROUTES, "/away.jpg", (302, {"Location": "http://static1/a.jpg"}, b""))
+    monkeypatch.setitem(ROUTES, "/cut.gif", answer(b"GIF87a\x40\0\x30\0"))
+    monkeypatch.setitem(ROUTES, "/away.jpg", answer(b"", "302 Found", Location="http://static1/a.jpg"))
     names = ("img.example/cut.gif", "static1/a.jpg", "img.example/away.jpg", "img.host2/b.jpg")
     mapped = {pattern: f"127.0.0.1:{port}" for pattern in ("*.example", "static1", "img.host2")}
     async with Downloader(config(port, web=Web(connect_to=mapped))) as downloader:
@@ -227,11 +208,11 @@ def test_the_stage(downloaded, site, pairs_artifact, finished, img2dataset, tmp_
     # a stage that lost a shard does just that one again, and the same again is the same, byte for byte
     (tmp_path / "stage0/ledger/00001.json").unlink()
     (folder / "00001.tar").write_bytes(b"cut")
-    asked = site[1]["/a.jpg"]
+    asked = site[1].count("img.example/a.jpg")
     resumed = finished(run, config(site[0]), {"pairs": pairs_artifact(ROWS)}, tmp_path / "stage0")
     assert resumed.manifest == downloaded.manifest
     assert not list(resumed.verify())
-    assert site[1]["/a.jpg"] == asked  # it is in the first and the last shard
+    assert site[1].count("img.example/a.jpg") == asked  # it is in the first and the last shard
     again = finished(run, config(site[0]), {"pairs": Artifact(tmp_path / "pairs", pairs_artifact(ROWS).manifest)})
     assert again.manifest == downloaded.manifest
 

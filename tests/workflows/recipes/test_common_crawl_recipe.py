@@ -5,12 +5,11 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from loopback import answer, serving
 from PIL import Image
 
 from infra.run.context import Context
@@ -23,24 +22,11 @@ DATE = "2026-01-01T00:00:00Z"
 
 @pytest.fixture
 def image_server():
-    """The port of a server that has an image for every URL."""
+    """The port of a server of four images."""
     out = io.BytesIO()
     Image.new("RGB", (300, 260), "teal").save(out, "JPEG")
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(404 if self.path == "/robots.txt" else 200)
-            self.send_header("Content-Length", str(len(out.getvalue())))
-            self.end_headers()
-            self.wfile.write(out.getvalue())
-
-        def log_message(self, *_):
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server.server_port
-        server.shutdown()
+    with serving(dict.fromkeys(("/0.jpg", "/1.jpg", "/2.jpg", "/dir/9.jpg"), answer(out.getvalue()))) as served:
+        yield served.port
 
 
 def archives(folder):

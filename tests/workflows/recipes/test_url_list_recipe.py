@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import io
-import threading
-from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from loopback import answer, serving
 from PIL import Image
 
 from infra.errors import ConfigError
@@ -28,27 +26,11 @@ def jpeg(seed: int) -> bytes:
 
 @pytest.fixture
 def site():
-    """A server of images, those with an odd number failing once with 503: its port, and the requests by path."""
-    asked: Counter[str] = Counter()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            asked[self.path] += 1
-            number = self.path.strip("/").removesuffix(".jpg")
-            busy = number.isdigit() and int(number) % 2 and asked[self.path] == 1
-            status, body = (503, b"") if busy else (200, jpeg(int(number))) if number.isdigit() else (404, b"")
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_):
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server.server_port, asked
-        server.shutdown()
+    """A server of images, those with an odd number failing once with 503: its port, and what was asked for."""
+    busy = answer(b"", "503 Service Unavailable")
+    routes = {f"/{n}.jpg": [busy, answer(jpeg(n))] if n % 2 else answer(jpeg(n)) for n in range(10)}
+    with serving(routes) as served:
+        yield served.port, served.asked
 
 
 def build(tmp_path, port=1, **parameters):
@@ -84,7 +66,7 @@ def test_from_a_list_over_a_retry_to_shards(ray_cluster, site, tmp_path):
     assert funnels["shard"].kept == funnels["balance"].kept
     names = [file.path for stage in ("download", "retry") for file in done[stage].files("data/", ".parquet")]
     assert names == [f"data/{number:05d}.parquet" for number in range(5)]
-    assert {asked[f"/{n}.jpg"] for n in range(0, 10, 2)} == {1}
+    assert {asked.count(f"img.example/{n}.jpg") for n in range(0, 10, 2)} == {1}
     kept = [row for file in done["dedup"].files("data/kept-") for row in
             pq.read_table(io.BytesIO(done["dedup"].read(file.path))).to_pylist()]  # fmt: skip
     assert sorted(row["caption"] for row in kept) == [f"a picture of number {n}" for n in range(10)]
