@@ -255,6 +255,11 @@ class Cluster(Part):
         return self.workers if isinstance(self.workers, tuple) else (self.workers, self.workers)
 
     @property
+    def resources(self) -> dict[str, float]:
+        """Ray's resources of one worker."""
+        return {"CPU": self.cpus_per_worker, **({"GPU": 1} if self.gpu else {})}
+
+    @property
     def shares(self) -> int:
         """Parts that every batch must divide into. Of a range, only as many workers train as divide the batch."""
         least, most = self.range

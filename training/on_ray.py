@@ -22,7 +22,6 @@ from infra.run.context import Context
 from infra.run.manifest import Artifact
 from training.checkpoint.manifests import newest
 from training.config import Config
-from training.worker import resources, work
 
 __all__ = ["train"]
 
@@ -51,7 +50,7 @@ def train(config: Config, inputs: Mapping[str, Artifact], context: Context) -> N
 def _check_room(config: Config) -> None:
     least, _ = config.cluster.range
     there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    for kind, each in resources(config).items():
+    for kind, each in config.cluster.resources.items():
         if there.get(kind, 0) < (count := least * each):
             raise ConfigError(
                 f"{least} training workers do not fit the cluster",
@@ -77,12 +76,12 @@ def _launch(config: Config, inputs: Mapping[str, Artifact], context: Context) ->
     scratch = context.store.child("scratch")  # Ray's own bookkeeping; it wants it where every node can see it
     scratch.delete("")
     trainer = TorchTrainer(
-        work,  # type: ignore[arg-type] # the return value of rank 0 is handed back
+        _work,  # type: ignore[arg-type] # the return value of rank 0 is handed back
         train_loop_config={"config": config, "inputs": dict(inputs), "context": context},
         torch_config=TorchConfig(timeout_s=int(config.cluster.collective_timeout_s)),
         scaling_config=ScalingConfig(
             use_gpu=config.cluster.gpu,
-            resources_per_worker=resources(config),
+            resources_per_worker=config.cluster.resources,
             **number,
         ),
         run_config=RunConfig(
@@ -94,3 +93,10 @@ def _launch(config: Config, inputs: Mapping[str, Artifact], context: Context) ->
     finally:
         scratch.delete("")
     return error
+
+
+def _work(arguments: dict[str, Any]) -> CliplineError | None:
+    """One worker's life. What it takes is loaded there: this process and Ray's controller have no use for a model."""
+    from training.worker import work
+
+    return work(arguments)

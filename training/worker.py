@@ -19,14 +19,9 @@ from training.distributed.world import World
 from training.inputs import Inputs
 from training.loop import train
 
-__all__ = ["draining", "resources", "work"]
+__all__ = ["draining", "work"]
 
 log = logging.getLogger(__name__)
-
-
-def resources(config: Config) -> dict[str, float]:
-    """Resources of one worker."""
-    return {"CPU": config.cluster.cpus_per_worker, **({"GPU": 1} if config.cluster.gpu else {})}
 
 
 def work(arguments: dict[str, Any]) -> CliplineError | None:
@@ -82,7 +77,7 @@ class _Growing:
     LATE_S = 20.0
 
     def __init__(self, config: Config, workers: int) -> None:
-        self._each = resources(config)
+        self._each = config.cluster.resources
         self._may = workers < config.cluster.range[1]
         self._patience = 2 * (config.cluster.grow_after_s + self.LATE_S)
         self._until: float | None = None

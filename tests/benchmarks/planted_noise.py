@@ -97,8 +97,9 @@ def of_dedup(rows: Sequence[Row], out: Mapping[int, dict[str, Any]]) -> tuple[li
 
 def of_scores(stages: Stages, rows: Sequence[Row], inputs: Mapping[str, Artifact], model: Path) -> None:
     """Print how many wrong captions lie below the score that a fiftieth of the good ones lie below."""
-    context = Context(stages.folder / "scorer", location=str(model))
-    given = Artifact(context.store, adopt.run(adopt.Config(path=str(model), contents=adopt.Model()), {}, context))
+    config = adopt.Config(path=str(model), contents=adopt.Model())
+    context = Context(stages.folder / "scorer", location=config.location())
+    given = Artifact(context.store, adopt.run(config, {}, context))
     vectors = stages.run("embed", embed.run, embed.Config(), {**inputs, "model": given})
     scored = stages.run("score", score.run, score.Config(), {**inputs, "embeddings": vectors})
     tables = [read_table(scored.store, file.path) for file in scored.files("data/kept-", ".parquet")]
