@@ -1,7 +1,7 @@
 """Compute zero-shot classification and retrieval metrics from features, without the whole N x M score matrix.
 
-Each evaluator first ranks (one pass over chunks of the score matrix), then yields ``(name, value)`` under
-CLIP_benchmark's names, and gives the same numbers for any set of resamples at once, which is what the bootstrap needs.
+Each evaluator first ranks (one pass over chunks of the score matrix), then gives metrics under CLIP_benchmark's names,
+which know their value on the whole test set and on resamples of it (:mod:`infra.measures`).
 
 **Ties.** Classes: the first in the list wins, as numpy's and scikit-learn's argmax have it. Retrieval: web captions
 repeat word for word, so ties are the rule, and an order among equals would be an accident of the sort. A query's
@@ -12,12 +12,14 @@ that gives all pairs one score gets exactly what guessing gets.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from infra.measures import Average, ClassMean, Mean, Metric
 
 __all__ = ["Classified", "Retrieved", "classify", "confusion_matrix", "ensemble", "retrieve", "tie_recall", "top_k"]
 
@@ -55,29 +57,13 @@ class Classified:
     rank: NDArray[np.int64]  # (N,) of the true class, 0 = first
     classes: int
 
-    def names(self) -> tuple[str, ...]:
-        """Names of the metrics; ``acc5`` says nothing below five classes and is left out there."""
-        return ("acc1", "acc5", "mean_per_class_recall") if self.classes >= 5 else ("acc1", "mean_per_class_recall")
-
-    def resampled(self, index: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Compute the metrics, in the order of :meth:`names`, of each row of image indices: (b, n) -> (b, m).
-
-        Mean per-class recall is over the classes a resample holds (scikit-learn's ``balanced_accuracy_score``).
-        """
-        rows = len(index)
-        first = self.rank[index] == 0
-        cell = (np.arange(rows)[:, None] * self.classes + self.labels[index]).ravel()
-        size = rows * self.classes
-        images = np.bincount(cell, minlength=size).reshape(rows, -1)
-        right = np.bincount(cell, weights=first.ravel(), minlength=size).reshape(rows, -1)
-        recall = np.divide(right, images, out=np.zeros_like(right), where=images > 0)
-        columns = [first.mean(axis=1), recall.sum(axis=1) / (images > 0).sum(axis=1)]
+    def metrics(self) -> dict[str, Metric]:
+        """The metrics by name; ``acc5`` says nothing below five classes and is left out there."""
+        first = self.rank == 0
+        found: dict[str, Metric] = {"acc1": Mean(first)}
         if self.classes >= 5:
-            columns.insert(1, (self.rank[index] < 5).mean(axis=1))
-        return np.stack(columns, axis=1)
-
-    def metrics(self) -> Iterator[tuple[str, float]]:
-        yield from zip(self.names(), self.resampled(np.arange(len(self.labels))[None])[0].tolist(), strict=True)
+            found["acc5"] = Mean(self.rank < 5)
+        return found | {"mean_per_class_recall": ClassMean(first, self.labels)}
 
 
 def classify(images: NDArray[np.float32], classifier: NDArray[np.float32], labels: Sequence[int]) -> Classified:
@@ -127,27 +113,21 @@ class Retrieved:
         """Recall at ``k`` of any text of each image, (N,): ``text_retrieval_recall@k``."""
         return tie_recall(self.image_better, self.image_equal, self.image_right, k)
 
-    @staticmethod
-    def names(ks: Sequence[int]) -> tuple[str, ...]:
-        directions = ("image_retrieval_recall", "text_retrieval_recall")
-        return (*(f"{name}@{k}" for name in directions for k in ks), *(f"mean_recall@{k}" for k in ks))
+    def metrics(self, ks: Sequence[int]) -> dict[str, Metric]:
+        """Recall at each of ``ks`` in both directions and their mean, the main number of DataComp's retrieval sets.
 
-    def resampled(self, index: NDArray[np.int64], ks: Sequence[int]) -> NDArray[np.float64]:
-        """Compute the metrics of :meth:`names` of each row of image indices, with the images' texts: (b, n) -> (b, m).
-
-        The gallery stays whole: queries are resampled, not what they search. ``mean_recall@k`` is the mean of both
-        directions, the main number of DataComp's retrieval sets.
+        Images are resampled with their texts. The gallery stays whole: queries are resampled, not what they search.
         """
-        texts = np.bincount(self.image_of, minlength=len(self.image_better))
-        total = texts[index].sum(axis=1)
-        found = [np.bincount(self.image_of, weights=self.image_recall(k), minlength=len(texts)) for k in ks]
-        image = np.stack([hits[index].sum(axis=1) / total for hits in found], axis=1)
-        text = np.stack([self.text_recall(k)[index].mean(axis=1) for k in ks], axis=1)
-        return np.concatenate([image, text, (image + text) / 2], axis=1)
-
-    def metrics(self, ks: Sequence[int]) -> Iterator[tuple[str, float]]:
-        everything = np.arange(len(self.image_better))[None]
-        yield from zip(self.names(ks), self.resampled(everything, ks)[0].tolist(), strict=True)
+        images = len(self.image_better)
+        texts = np.bincount(self.image_of, minlength=images)
+        hits = {k: np.bincount(self.image_of, weights=self.image_recall(k), minlength=images) for k in ks}
+        image: dict[int, Metric] = {k: Mean(found, texts) for k, found in hits.items()}
+        text: dict[int, Metric] = {k: Mean(self.text_recall(k)) for k in ks}
+        return {
+            **{f"image_retrieval_recall@{k}": metric for k, metric in image.items()},
+            **{f"text_retrieval_recall@{k}": metric for k, metric in text.items()},
+            **{f"mean_recall@{k}": Average((image[k], text[k])) for k in ks},
+        }
 
 
 def tie_recall(

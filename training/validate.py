@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
+    from infra.measures import Metric
     from infra.store import Store
     from training.config import Validation as Config
     from training.distributed.world import World
@@ -135,12 +136,14 @@ class Validation:
 
 
 def _scores(encoded: list[tuple[_Set, NDArray[np.float32], NDArray[np.float32]]]) -> dict[str, float]:
-    return {f"{one.name}/{name}": value for one, images, texts in encoded for name, value in _score(one, images, texts)}
+    return {
+        f"{one.name}/{name.replace('@', '_at_')}": metric.value
+        for one, images, texts in encoded
+        for name, metric in _score(one, images, texts).items()
+    }
 
 
-def _score(one: _Set, images: NDArray[np.float32], texts: NDArray[np.float32]) -> list[tuple[str, float]]:
+def _score(one: _Set, images: NDArray[np.float32], texts: NDArray[np.float32]) -> dict[str, Metric]:
     if one.classes:
-        classified = metrics.classify(images, metrics.ensemble(texts, one.classes), one.owners)
-        return list(classified.metrics())
-    retrieved = metrics.retrieve(images, texts, one.wordings, one.owners)
-    return [(name.replace("@", "_at_"), value) for name, value in retrieved.metrics(RECALL_AT)]
+        return metrics.classify(images, metrics.ensemble(texts, one.classes), one.owners).metrics()
+    return metrics.retrieve(images, texts, one.wordings, one.owners).metrics(RECALL_AT)

@@ -1,12 +1,19 @@
-"""Compare variants with a baseline on every task and metric they share, and say which differences are separated."""
+"""Compare variants with a baseline on every task and metric they share, and say which differences are separated.
+
+A verdict is spoken on the *primary* metrics only, chosen before anything is seen, and corrected for their number. The
+others say how a difference comes about. Among a hundred metrics, most of them the same thing measured again, the
+correction would hide what a few show.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
+from evaluation.compare.config import PRIMARY
 from evaluation.compare.differences import Difference, difference, holm
 from evaluation.compare.evaluations import Evaluation, check_paired, estimates
 
@@ -17,8 +24,9 @@ __all__ = ["Comparison", "Row", "compare"]
 class Row:
     """Comparison of one metric of a variant with the baseline's.
 
-    ``p``: corrected by Holm over all rows of the comparison. ``separated``: that is below 1 - confidence.
-    ``images``: of the test set; ``images_needed``: to separate the difference, infinite where more cannot.
+    ``p``: of a primary metric corrected by Holm over all primary rows of the comparison, of others as it is alone.
+    ``separated``: that of a primary metric is below 1 - confidence. ``images``: of the test set; ``images_needed``: to
+    separate the difference, infinite where more cannot.
     """
 
     variant: str
@@ -27,6 +35,7 @@ class Row:
     baseline: float
     value: float
     difference: Difference
+    primary: bool
     p: float
     separated: bool
     images: int
@@ -39,6 +48,8 @@ class Row:
     @property
     def said(self) -> str:
         """The verdict on this row, with what it would take if it is not separated."""
+        if not self.primary:
+            return f"secondary, p {self.p:.3f} alone"
         if self.separated:
             return f"separated, p {self.p:.3f}"
         said = f"not separated, p {self.p:.3f}"
@@ -58,14 +69,20 @@ class Comparison:
     notes: tuple[str, ...]
 
     @property
+    def primary(self) -> tuple[Row, ...]:
+        """The rows that the verdict is about."""
+        return tuple(row for row in self.rows if row.primary)
+
+    @property
     def verdict(self) -> str:
         """One sentence: how many differences are separated from 0."""
-        apart, total = sum(row.separated for row in self.rows), len(self.rows)
+        apart, total = sum(row.separated for row in self.primary), len(self.primary)
         if not total:
             return f"no task is shared with {self.baseline}"
+        which = ", ".join(dict.fromkeys(row.metric for row in self.primary))
         if apart == total:
-            return f"all {total} differences from {self.baseline} are separated from 0"
-        return f"{total - apart} of {total} differences from {self.baseline} are not separated from 0"
+            return f"all {total} differences from {self.baseline} in {which} are separated from 0"
+        return f"{total - apart} of {total} differences from {self.baseline} in {which} are not separated from 0"
 
     def as_dict(self) -> dict[str, Any]:
         """The comparison as JSON values."""
@@ -87,8 +104,16 @@ class Comparison:
         }
 
 
-def compare(variants: Mapping[str, Sequence[Evaluation]], *, confidence: float = 0.95, seed: int = 0) -> Comparison:
+def compare(
+    variants: Mapping[str, Sequence[Evaluation]],
+    *,
+    primary: Sequence[str] = PRIMARY,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Comparison:
     """Compare every variant with the first. Several evaluations of one task are a variant's seeds.
+
+    ``primary``: names or patterns of metrics; of a task that has none of them, its first metric.
 
     Raises DataError if evaluations of one task cannot be paired: other images, options or resamples.
     """
@@ -104,27 +129,48 @@ def compare(variants: Mapping[str, Sequence[Evaluation]], *, confidence: float =
     for _, _, (_, first), (_, evaluation) in pairs:
         check_paired(first, evaluation)
     apart = [difference(base, estimate, confidence=confidence, seed=seed) for _, _, (base, _), (estimate, _) in pairs]
-    # Holm judges the clearest difference at the strictest level, that of all together.
-    corrected, strictest = holm([one.p for one in apart]), 1 - (1 - confidence) / max(1, len(pairs))
-    rows = tuple(
-        Row(
-            variant=name,
-            task=task,
-            metric=metric,
-            baseline=base.mean,
-            value=estimate.mean,
-            difference=one,
-            p=p,
-            separated=p < 1 - confidence,
-            images=evaluation.images,
-            images_needed=one.images_to_separate(evaluation.images, strictest),
+
+    # Holm over the primary ones; it judges the clearest difference at the strictest level, that of all together.
+    chosen = _chosen(list(found[baseline]), primary)
+    first_class = [index for index, (_, key, _, _) in enumerate(pairs) if key in chosen]
+    corrected = dict(zip(first_class, holm([apart[index].p for index in first_class]), strict=True))
+    strictest = 1 - (1 - confidence) / max(1, len(first_class))
+
+    rows = []
+    for index, ((name, (task, metric), (base, _), (estimate, evaluation)), one) in enumerate(
+        zip(pairs, apart, strict=True)
+    ):
+        p = corrected.get(index, one.p)
+        rows.append(
+            Row(
+                variant=name,
+                task=task,
+                metric=metric,
+                baseline=base.mean,
+                value=estimate.mean,
+                difference=one,
+                primary=index in corrected,
+                p=p,
+                separated=index in corrected and p < 1 - confidence,
+                images=evaluation.images,
+                images_needed=one.images_to_separate(evaluation.images, strictest),
+            )
         )
-        for (name, (task, metric), (base, _), (estimate, evaluation)), one, p in zip(
-            pairs, apart, corrected, strict=True
-        )
-    )
     seeds = {name: min((len(one.values) for one, _ in found[name].values()), default=0) for name in names}
-    return Comparison(baseline, confidence, seeds, rows, tuple(_notes(variants, found, rows, seeds, confidence)))
+    notes = _notes(variants, found, rows, seeds, confidence)
+    return Comparison(baseline, confidence, seeds, tuple(rows), tuple(notes))
+
+
+def _chosen(keys: Sequence[tuple[str, str]], primary: Sequence[str]) -> set[tuple[str, str]]:
+    """Those of ``keys`` (task, metric) that are primary."""
+    metrics: dict[str, list[str]] = {}
+    for task, metric in keys:
+        metrics.setdefault(task, []).append(metric)
+    found = set()
+    for task, names in metrics.items():
+        matching = [name for name in names if any(fnmatchcase(name, pattern) for pattern in primary)]
+        found |= {(task, name) for name in matching or names[:1]}
+    return found
 
 
 def _notes(
@@ -135,7 +181,9 @@ def _notes(
     confidence: float,
 ) -> list[str]:
     notes = []
-    baseline = next(iter(variants))
+    baseline, tested = next(iter(variants)), sum(row.primary for row in rows)
+    if secondary := len(rows) - tested:
+        notes.append(f"{secondary} secondary differences are shown with intervals and p of each alone, not corrected")
     if min(seeds.values()) < 2:
         single = ", ".join(name for name, count in seeds.items() if count < 2)
         notes.append(f"one seed of {single}: the intervals say nothing of what another seed would have given")
@@ -144,10 +192,10 @@ def _notes(
         if missing := sorted(tasks ^ shared):
             notes.append(f"only one of {baseline} and {name} was evaluated on {', '.join(missing)}")
     resamples = min((len(next(iter(one.resampled.values()))) for many in variants.values() for one in many), default=0)
-    if rows and 2 * len(rows) / (resamples + 1) >= 1 - confidence:
-        enough = math.ceil(2 * len(rows) / (1 - confidence)) * 2
+    if tested and 2 * tested / (resamples + 1) >= 1 - confidence:
+        enough = math.ceil(2 * tested / (1 - confidence)) * 2
         notes.append(
-            f"{resamples:,} resamples cannot separate anything among {len(rows)} differences: set evaluate's bootstrap "
+            f"{resamples:,} resamples cannot separate anything among {tested} differences: set evaluate's bootstrap "
             f"to {enough:,}"
         )
     return notes

@@ -10,13 +10,17 @@ from pydantic import Field, field_validator
 from infra.config import Input, StageConfig
 from infra.errors import UsageError
 
-__all__ = ["RESAMPLED", "Config"]
+__all__ = ["PRIMARY", "RESAMPLED", "Config"]
 
 RESAMPLED = "data/resampled.parquet"
 """The table that an evaluation writes for comparisons: a column per metric, a row per resample."""
 
+PRIMARY = ("acc1", "mean_recall@1")
+"""The main metrics of classification and of retrieval, as DataComp takes them."""
+
 
 class Config(StageConfig):
+    code_version: ClassVar[int] = 2
     inputs: ClassVar[Mapping[str, Input]] = {
         "scores": Input("scores", repeated=True, description="evaluations, with any ending: scores_basic_seed0"),
     }
@@ -26,7 +30,12 @@ class Config(StageConfig):
         description="inputs of each variant by its name, the baseline first; several of one task are its seeds",
         min_length=2,
     )
-    confidence: float = Field(0.95, gt=0, lt=1, description="coverage of each interval, and of all verdicts together")
+    primary: tuple[str, ...] = Field(
+        PRIMARY,
+        description="metrics the verdict is about, names or patterns (`*`: all); of a task with none, its first",
+        min_length=1,
+    )
+    confidence: float = Field(0.95, gt=0, lt=1, description="coverage of each interval and of all verdicts together")
     seed: int = Field(0, description="seed of the draws of training's own noise")
 
     @field_validator("variants")

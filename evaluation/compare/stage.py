@@ -20,7 +20,7 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     from evaluation.compare.work import compare_artifacts, draw
 
     variants = {name: [inputs[one] for one in members] for name, members in config.variants.items()}
-    comparison = compare_artifacts(variants, confidence=config.confidence, seed=config.seed)
+    comparison = compare_artifacts(variants, primary=config.primary, confidence=config.confidence, seed=config.seed)
     context.output.write("data/comparison.json", json.dumps(comparison.as_dict(), indent=1).encode())
     context.figure("comparison", draw(comparison))
     metrics: dict[str, float] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from evaluation.compare.comparison import Comparison, compare
+from evaluation.compare.config import PRIMARY
 from evaluation.compare.evaluations import read_evaluation
 from evaluation.compare.figure import draw
 from infra.run.manifest import Artifact
@@ -13,8 +14,12 @@ __all__ = ["compare_artifacts", "draw"]
 
 
 def compare_artifacts(
-    variants: Mapping[str, Sequence[Artifact]], *, confidence: float = 0.95, seed: int = 0
+    variants: Mapping[str, Sequence[Artifact]],
+    *,
+    primary: Sequence[str] = PRIMARY,
+    confidence: float = 0.95,
+    seed: int = 0,
 ) -> Comparison:
     """Compare the evaluations of every variant with those of the first. Raises DataError if they cannot be paired."""
     evaluations = {name: [read_evaluation(one) for one in artifacts] for name, artifacts in variants.items()}
-    return compare(evaluations, confidence=confidence, seed=seed)
+    return compare(evaluations, primary=primary, confidence=confidence, seed=seed)

@@ -15,7 +15,7 @@ __all__ = ["Config"]
 
 
 class Config(EncoderConfig):
-    code_version: ClassVar[int] = 2
+    code_version: ClassVar[int] = 3
     inputs: ClassVar[Mapping[str, Input]] = {
         "model": Input("model", required=False, description="a trained or adopted model; or else pretrained is set"),
         "dataset": Input("testsets", description="test sets in CLIP_benchmark's layout"),
@@ -23,7 +23,7 @@ class Config(EncoderConfig):
     produces: ClassVar[tuple[str, ...]] = ("scores",)
 
     task: Task = Field(description="what is measured, and on which test set")
-    bootstrap: int = Field(1000, ge=1, description="resamples of the images behind each confidence interval")
+    bootstrap: int = Field(1000, ge=1, description="resamples of the images, behind intervals and comparisons")
     confidence: float = Field(0.95, gt=0, lt=1, description="coverage of the intervals")
     seed: int = Field(0, description="seed of the resampling")
     batch_size: Runtime[int] = Field(64, ge=1, description="images or texts encoded at once")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import numpy as np
 import pyarrow as pa
@@ -15,23 +15,14 @@ from numpy.typing import NDArray
 
 from evaluation.compare.config import RESAMPLED
 from evaluation.evaluate.config import Config
-from evaluation.intervals import percentile_interval, resampled
+from evaluation.intervals import Interval, interval, resampled
 from evaluation.tasks import Scores
 from infra.errors import DataError
 from infra.formats.testset import EvalSet
 from infra.run.context import ShardOutput
 from infra.run.manifest import Artifact, ShardRecord
 
-__all__ = ["Interval", "evaluate"]
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A metric and the bounds of its confidence interval."""
-
-    value: float
-    low: float
-    high: float
+__all__ = ["evaluate"]
 
 
 def evaluate(config: Config, inputs: Mapping[str, Artifact], output: ShardOutput) -> ShardRecord:
@@ -44,34 +35,31 @@ def evaluate(config: Config, inputs: Mapping[str, Artifact], output: ShardOutput
     encoder = config.encoder(model, batch_size=config.batch_size, cpus=config.cpus, gpus=config.gpus)
     scores = task.evaluate(encoder, examples)
     intervals, values = _measured(config, scores)
+    images = next(iter(scores.metrics.values())).images
 
     output.write(*_result(config, model, intervals))
     # What a comparison with another model pairs its own with.
-    output.write_table(RESAMPLED, pa.table(dict(zip(scores.names, values.T, strict=True))))
+    output.write_table(RESAMPLED, pa.table(dict(zip(scores.metrics, values.T, strict=True))))
     for name, columns in scores.tables.items():
         output.write_table(f"data/{name}.parquet", pa.table(dict(columns)))
     for name, png in scores.figures.items():
         output.write(f"figures/{name}.png", png)
     metrics = {name: asdict(interval) for name, interval in intervals.items()}
-    return output.commit(facts={**scores.facts, "examples": scores.examples, "metrics": metrics})
+    return output.commit(facts={**scores.facts, "examples": images, "metrics": metrics})
 
 
 def _measured(config: Config, scores: Scores) -> tuple[dict[str, Interval], NDArray[np.float64]]:
     """Each metric on the whole test set with its interval; and all on every resample of its images, (bootstrap, m)."""
-    whole = scores.statistic(np.arange(scores.examples)[None])
-    if whole.shape != (1, len(scores.names)):
+    sizes = {name: metric.images for name, metric in scores.metrics.items()}
+    if len(set(sizes.values())) != 1:
         raise DataError(
-            f"the statistic of task {config.task.kind} does not fit its metrics",
-            expected=f"(b, {len(scores.names)}) values for {', '.join(scores.names)}",
-            found=f"{whole.shape} for one resample",
+            f"the metrics of task {config.task.kind} are not of the same images",
+            expected="at least one metric, and a value for each image",
+            found=", ".join(f"{name} of {images}" for name, images in sizes.items()) or "none",
         )
-    values = resampled(scores.statistic, scores.examples, samples=config.bootstrap, seed=config.seed)
-    low, high = percentile_interval(values, config.confidence)
-    intervals = {
-        name: Interval(float(value), float(bottom), float(top))
-        for name, value, bottom, top in zip(scores.names, whole[0], low, high, strict=True)
-    }
-    return intervals, values
+    values = resampled(list(scores.metrics.values()), samples=config.bootstrap, seed=config.seed)
+    found = zip(scores.metrics.items(), values.T, strict=True)
+    return {name: interval(metric, column, config.confidence) for (name, metric), column in found}, values
 
 
 def _result(config: Config, model: Artifact | None, intervals: Mapping[str, Interval]) -> tuple[str, bytes]:
@@ -87,7 +75,7 @@ def _result(config: Config, model: Artifact | None, intervals: Mapping[str, Inte
         **labels,
         "metrics": {name: interval.value for name, interval in intervals.items()},
         "intervals": {
-            "method": "percentile bootstrap over images",
+            "method": {name: interval.method for name, interval in intervals.items()},
             "confidence": config.confidence,
             "samples": config.bootstrap,
             "seed": config.seed,

@@ -44,9 +44,7 @@ class Retrieval(Task):
         data = embed_captioned(encoder, examples)
         retrieved = metrics.retrieve(data.images, data.texts, data.text_of, data.image_of)
         return Scores(
-            names=retrieved.names(self.recall_at),
-            examples=len(data.keys),
-            statistic=lambda index: retrieved.resampled(index, self.recall_at),
+            metrics=retrieved.metrics(self.recall_at),
             tables={"image_queries": _image_queries(data, retrieved), "text_queries": _text_queries(data, retrieved)},
             figures=galleries.retrieval(examples, data),
             facts={

@@ -7,7 +7,7 @@ confidence intervals, files and logging are the same for all tasks and done by :
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +16,11 @@ from pydantic import Field
 from infra.config import Choice
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
     from infra.encoder import Encoder
     from infra.formats.testset import EvalSet
+    from infra.measures import Metric
 
 __all__ = ["Columns", "Scores", "Task"]
 
@@ -30,19 +30,16 @@ Columns = Mapping[str, "Sequence[Any] | NDArray[Any]"]
 
 @dataclass(frozen=True)
 class Scores:
-    """Measurements of a task on a test set of ``examples`` images.
+    """Measurements of a task on a test set: metrics by name, all of the same images, the main one first.
 
-    ``statistic`` maps resamples, (b, examples) indices into the images, to (b, len(names)) values: the metrics of each
-    resample. On all images once it gives the metrics themselves, on random draws their confidence intervals. Where
-    every metric is a mean over images, :meth:`means` writes it for you.
+    A metric knows its value on the whole test set and on resamples of its images, which give its confidence interval:
+    see :mod:`infra.measures`. Where all are means over images, :meth:`means` writes them for you.
 
     ``tables`` become ``data/{name}.parquet``, ``figures`` (PNG bytes) ``figures/{name}.png``; ``facts`` are counts and
     other small JSON values for the manifest.
     """
 
-    names: tuple[str, ...]
-    examples: int
-    statistic: Callable[[NDArray[np.int64]], NDArray[np.float64]]
+    metrics: Mapping[str, Metric]
     tables: Mapping[str, Columns] = field(default_factory=dict)
     figures: Mapping[str, bytes] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -52,8 +49,9 @@ class Scores:
         """Scores whose metrics are means over images: for each metric, one number or boolean per image."""
         import numpy as np
 
-        columns = np.stack([np.asarray(column, np.float64) for column in values.values()], axis=1)
-        return cls(tuple(values), len(columns), lambda index: columns[index].mean(axis=1), **rest)
+        from infra.measures import Mean
+
+        return cls({name: Mean(np.asarray(column, np.float64)) for name, column in values.items()}, **rest)
 
 
 class Task(Choice):

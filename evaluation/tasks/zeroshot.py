@@ -58,9 +58,7 @@ class ZeroShot(Task):
         logits = galleries.Logits(images.features, classifier, encoder.logit_scale)
 
         return Scores(
-            names=classified.names(),
-            examples=len(images.keys),
-            statistic=classified.resampled,
+            metrics=classified.metrics(),
             tables={
                 "predictions": _predictions(images.keys, classified, classes),
                 "classes": _per_class(confusion, classes),

@@ -75,7 +75,7 @@ def accuracy(model: Path, tests: Path) -> float:
     samples = list(digits)
     classifier = metrics.ensemble(encoder.encode_texts(prompts(digits.classes, digits.templates)), len(digits.classes))
     images = encoder.encode_images([sample.image for sample in samples])
-    return dict(metrics.classify(images, classifier, [sample.label for sample in samples]).metrics())["acc1"]
+    return metrics.classify(images, classifier, [sample.label for sample in samples]).metrics()["acc1"].value
 
 
 def main(arguments: list[str] | None = None) -> float:

@@ -106,8 +106,9 @@ def test_as_the_evaluation_of_the_written_model_for_any_number_of_ranks(ranks, s
         [wordings.index(text) for sample in captions for text in sample.captions],
         [number for number, sample in enumerate(captions) for _ in sample.captions],
     )
-    expected = {f"validation/colours/{name}": value for name, value in classified.metrics()}
-    expected |= {f"validation/captions/{name.replace('@', '_at_')}": value for name, value in retrieved.metrics((1, 5))}
+    expected = {f"validation/colours/{name}": metric.value for name, metric in classified.metrics().items()}
+    recalls = retrieved.metrics((1, 5)).items()
+    expected |= {f"validation/captions/{name.replace('@', '_at_')}": metric.value for name, metric in recalls}
     assert found[64] == pytest.approx(expected)
     assert len(expected) == 2 + 6
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from evaluation.compare.config import RESAMPLED
+from evaluation.compare.config import PRIMARY, RESAMPLED
 from infra.errors import UsageError
 from infra.run.manifest import Artifact
 from infra.store import Store, open_store
@@ -28,11 +28,21 @@ Variants = Annotated[
     ),
 ]
 Confidence = Annotated[float, typer.Option(min=0.5, max=0.999, help="Coverage of the intervals and of all verdicts.")]
+Primary = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--primary",
+        metavar="METRIC",
+        help="A metric that the verdict is about, by name or pattern, such as `'*recall@1'`; may be repeated. "
+        f"Without: {', '.join(PRIMARY)}.",
+    ),
+]
 Figure = Annotated[Path | None, typer.Option("--figure", metavar="FILE", help="Draw the differences as PNG.")]
 
 
 def compare(
     variants: Variants,
+    primary: Primary = None,
     confidence: Confidence = 0.95,
     figure: Figure = None,
     root: Root = DEFAULT_ROOT,
@@ -46,7 +56,7 @@ def compare(
         name: [artifact for one in members for artifact in _evaluations(store, one)]
         for name, members in _named(variants).items()
     }
-    comparison = compare_artifacts(given, confidence=confidence)
+    comparison = compare_artifacts(given, primary=primary or PRIMARY, confidence=confidence)
     if figure:
         figure.write_bytes(draw(comparison))
     if as_json:
@@ -55,7 +65,7 @@ def compare(
     out = stdout()
     title, name = column(row.title for row in comparison.rows), column([comparison.baseline, *given])
     out.print(f"{'':<{title}}{comparison.baseline:>12.12}  {'variant':<{name}}         difference", style="bold")
-    for row in comparison.rows:
+    for row in sorted(comparison.rows, key=lambda row: not row.primary):
         line = f"{row.title:<{title}}{row.baseline:>12.3f}  {row.variant:<{name}}{row.value:>7.3f}  {row.difference}"
         out.print(f"{line}  {row.said}", markup=False, style="" if row.separated else "dim")
     for note in comparison.notes:

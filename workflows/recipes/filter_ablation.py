@@ -35,6 +35,7 @@ def workflow(
     batch_size: int = 4096,  # pairs of a step
     workers: int = 1,  # training processes, one per GPU
     gpu: bool = False,  # train on GPUs
+    primary: list[str] | None = None,  # metrics the verdict is about; none: acc1 and mean_recall@1
     training: dict[str, Any] | None = None,  # further fields of every training: training.optimizer.lr=0.001
 ) -> Workflow:
     pool = Stage("images", adopt.run, adopt.Config(path=images, contents=adopt.Images()))
@@ -77,7 +78,8 @@ def workflow(
             for stage in scored:
                 scores[f"scores_{stage.name}"] = stage
                 variants[name].append(f"scores_{stage.name}")
-    compared = Stage("compare", compare.run, compare.Config(variants=variants), scores)
+    chosen = {"primary": tuple(primary)} if primary else {}
+    compared = Stage("compare", compare.run, compare.Config(variants=variants, **chosen), scores)
     return Workflow("filter_ablation", with_inputs(compared))
 
 

@@ -20,13 +20,14 @@ from infra.run.manifest import Manifest
 from workflows.cli.console import seconds
 from workflows.report import charts, text
 from workflows.report.embedded import curves, images, pages, svg_uri
-from workflows.report.results import Result, results
+from workflows.report.results import Metric, Result, results
 from workflows.report.view import Report, StageView
 
 __all__ = ["funnel_png", "render"]
 
 # The metric that stands for a result: the first of these it has.
 _HEADLINES = ("acc1", "mean_recall@1", "image_retrieval_recall@1", "lp_acc1", "acc")
+_CARDS = 4  # for one metric of one test set
 
 
 def render(report: Report) -> str:
@@ -81,17 +82,31 @@ def _headlines(
     scores: Sequence[Result], rows: Sequence[charts.Bar], stages: Sequence[StageView]
 ) -> Iterator[_Headline]:
     """The most important numbers: quality, amount of data, time."""
+    alike: dict[str, list[tuple[str, Metric]]] = {}
     for result in scores:
-        main = next((m for name in _HEADLINES for m in result.metrics if m.name == name), None)
-        if main is not None:
-            span = f"{main.low:.1%} – {main.high:.1%}" if main.low is not None and main.high is not None else ""
-            yield _Headline(f"{main.value:.1%}", f"{text.label(main.name)}, {result.dataset}", span)
+        if main := next((m for name in _HEADLINES for m in result.metrics if m.name == name), None):
+            alike.setdefault(f"{text.label(main.name)}, {result.dataset}", []).append((result.stage, main))
+    for title, found in alike.items():
+        yield from _quality(title, found)
     if rows:
         first, last = rows[0].funnel, rows[-1].funnel
         yield _Headline(f"{last.kept:,}", f"{last.unit} at the end", f"from {first.entered:,} {first.unit}")
     if worked := sum(view.seconds or 0 for view in stages):
         done = sum(view.status == "done" for view in stages)
         yield _Headline(seconds(worked), "of work in all stages", f"{done} of {len(stages)} stages done")
+
+
+def _quality(title: str, found: Sequence[tuple[str, Metric]]) -> Iterator[_Headline]:
+    """A card for each of a few models, which it names, or one for the range of many."""
+    if len(found) > _CARDS:
+        (worst, low), *_, (best, high) = sorted(found, key=lambda one: one[1].value)
+        span = f"{len(found)} models, from {worst} to {best}"
+        yield _Headline(f"{low.value:.1%} – {high.value:.1%}", title, span)
+        return
+    for stage, main in found:
+        span = f"{main.low:.1%} – {main.high:.1%}" if main.low is not None and main.high is not None else ""
+        whose = [stage] if len(found) > 1 else []
+        yield _Headline(f"{main.value:.1%}", title, ": ".join([*whose, *filter(None, [span])]))
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,6 @@ def results(view: StageView) -> Iterator[Result]:
             task=_TASKS.get(content["task"], content["task"].replace("_", " ")),
             model=f"{content['model']} {content['pretrained']}",
             confidence=intervals.get("confidence"),
-            method=intervals.get("method", ""),
+            method=", ".join(dict.fromkeys(intervals.get("method", {}).values())),
             metrics=metrics,
         )

@@ -70,9 +70,9 @@ def test_an_evaluation_keeps_its_metrics_on_every_resample(evaluated):
     with artifact.store.open(RESAMPLED) as source:
         table = pq.read_table(source)
     assert table.num_rows == 1000 and table.column_names == ["acc1", "acc5", "mean_per_class_recall"]
-    low, high = np.quantile(table["acc1"].to_numpy(), [0.025, 0.975])
-    metrics = artifact.manifest.metrics
-    assert (low, high) == pytest.approx((metrics["acc1_low"], metrics["acc1_high"]))
+    accuracy = artifact.manifest.metrics["acc1"]
+    assert table["acc1"].to_numpy().mean() == pytest.approx(accuracy, abs=0.02)
+    assert table["acc1"].to_numpy().std() == pytest.approx(np.sqrt(accuracy * (1 - accuracy) / 24), rel=0.1)
 
 
 def test_the_stage_compares_all_tasks_and_says_how_many_differ(evaluated, tmp_path):
@@ -97,7 +97,14 @@ def test_the_stage_compares_all_tasks_and_says_how_many_differ(evaluated, tmp_pa
     assert row["seed_error"] > 0 == rows["holdout retrieval", "mean_recall@1"]["seed_error"]
     assert manifest.metrics["b.seen_classification.acc1"] == row["difference"]
     assert manifest.facts["verdict"] == found["verdict"]
-    assert "of 12 differences from a are not separated from 0" in found["verdict"]
+    assert "of 2 differences from a in acc1, mean_recall@1 are not separated from 0" in found["verdict"]
+    assert found["notes"][0].startswith("10 secondary differences")
+    assert {key for key, row in rows.items() if row["primary"]} == {
+        ("seen classification", "acc1"),
+        ("holdout retrieval", "mean_recall@1"),
+    }
+    secondary = rows["seen classification", "acc5"]
+    assert secondary["p"] == secondary["p_alone"] and not secondary["separated"]
     assert context.store.read("figures/comparison.png").startswith(b"\x89PNG")
 
 
@@ -105,8 +112,30 @@ def test_a_model_and_itself_differ_in_nothing(evaluated):
     one = read_evaluation(evaluated(0, SEEN))
     found = compare_evaluations({"one": [one], "same": [one]})
     assert not any(row.separated or row.difference.value for row in found.rows)
-    assert found.verdict == "3 of 3 differences from one are not separated from 0"
-    assert "one seed of one, same" in found.notes[0]
+    assert found.verdict == "1 of 1 differences from one in acc1 are not separated from 0"
+    assert "one seed of one, same" in found.notes[1]
+
+
+def test_the_primary_metrics_are_named(evaluated):
+    both = [[read_evaluation(evaluated(number, task)) for task in (SEEN, HOLDOUT)] for number in (0, 1)]
+    pair = dict(zip("ab", both, strict=True))
+
+    def chosen(*primary):
+        return [(row.task, row.metric) for row in compare_evaluations(pair, primary=primary).primary]
+
+    seen, holdout = "seen classification", "holdout retrieval"
+    assert len(chosen("*")) == 12
+    assert chosen("text_*@1", "acc5") == [(seen, "acc5"), (holdout, "text_retrieval_recall@1")]
+    # of a task that has none of them, the first it gives
+    assert chosen("mean_recall@10") == [(seen, "acc1"), (holdout, "mean_recall@10")]
+
+
+def test_only_the_primary_metrics_are_corrected_for(evaluated):
+    pair = {name: [read_evaluation(evaluated(number, HOLDOUT))] for name, number in (("a", 0), ("b", 1))}
+    for row in compare_evaluations(pair, primary=["*recall@10"]).rows:
+        assert row.primary == row.metric.endswith("@10")
+        assert row.difference.p <= row.p <= 3 * row.difference.p
+        assert row.p == row.difference.p or row.primary
 
 
 @pytest.mark.parametrize(
@@ -126,12 +155,12 @@ def test_what_cannot_be_paired_is_an_error(evaluated, other, what):
 
 
 def test_what_is_missing_or_too_coarse_is_told(evaluated):
-    few = {"bootstrap": 50}
+    few = {"bootstrap": 10}
     every = [read_evaluation(evaluated(0, SEEN, **few)), read_evaluation(evaluated(0, HOLDOUT, **few))]
     found = compare_evaluations({"all": every, "some": [read_evaluation(evaluated(1, SEEN, **few))]})
     assert {row.task for row in found.rows} == {"seen classification"}
     assert "only one of all and some was evaluated on holdout retrieval" in found.notes
-    assert "50 resamples cannot separate anything among 3 differences: set evaluate's bootstrap to 240" in found.notes
+    assert "10 resamples cannot separate anything among 1 differences: set evaluate's bootstrap to 80" in found.notes
     nothing = compare_evaluations({"a": every[:1], "b": every[1:]})
     assert nothing.verdict == "no task is shared with a" and isinstance(nothing, Comparison)
 
@@ -162,8 +191,11 @@ def test_the_command_prints_a_line_per_difference_and_the_verdict(evaluated, cli
     lines = out.splitlines()
     assert lines[0].split() == ["few", "variant", "difference"]
     assert [line.split(":")[0] for line in lines[1:4]] == ["seen classification"] * 3
-    assert lines[-1] == "3 of 3 differences from few are not separated from 0"
+    assert lines[-1] == "1 of 1 differences from few in acc1 are not separated from 0"
+    assert "secondary" in lines[2] and "secondary" not in lines[1]
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+    every = clipline("compare", f"few={names[0]},{names[1]}", f"one={names[2]}", "--primary", "*")
+    assert "3 of 3 differences from few in acc1, acc5, mean_per_class_recall" in every
     found = json.loads(clipline("compare", names[0], names[1], "--json"))
     assert [row["variant"] for row in found["differences"]] == [names[1]] * 3
 

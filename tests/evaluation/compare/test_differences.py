@@ -6,6 +6,7 @@ from scipy import stats
 
 from evaluation.compare.differences import Difference, Estimate, difference, holm
 from evaluation.intervals import resampled
+from infra.measures import Mean
 
 BOOTSTRAP = 400
 
@@ -14,12 +15,7 @@ def estimate(*hits, samples=BOOTSTRAP):
     """A metric that is the mean over images, with one array of hits per seed."""
     return Estimate(
         np.array([one.mean() for one in hits]),
-        np.stack(
-            [
-                resampled(lambda i, one=one: one[i].mean(axis=1, keepdims=True), len(one), samples=samples)[:, 0]
-                for one in hits
-            ]
-        ),
+        resampled([Mean(one) for one in hits], samples=samples).T,
     )
 
 

@@ -77,7 +77,11 @@ RESULT = {
     "language": "en",
     "task": "zeroshot_classification",
     "metrics": {"acc1": 0.8125, "acc5": 1.0},
-    "intervals": {"confidence": 0.95, "method": "bootstrap", "bounds": {"acc1": [0.75, 0.875], "acc5": [1.0, 1.0]}},
+    "intervals": {
+        "confidence": 0.95,
+        "method": {"acc1": "Wilson", "acc5": "Wilson"},
+        "bounds": {"acc1": [0.75, 0.875], "acc5": [1.0, 1.0]},
+    },
 }
 HISTORY = "".join(json.dumps({"samples": 100 * n, "loss": 3 / n, "note": "text"}) + "\n" for n in range(1, 9))
 
@@ -127,6 +131,25 @@ def test_shows_what_is_there(run):
     ):
         assert words in text
     assert "4 of 5 stages done" in text
+
+
+def evaluated(stage, count):
+    """As many models evaluated on one test set, each a hundredth better than the last."""
+    views = []
+    for number in range(count):
+        result = {**RESULT, "metrics": {"acc1": 0.3 + 0.01 * number}}
+        files = {f"data/seen_{number}_zeroshot_classification.json": json.dumps(result).encode()}
+        views.append(stage(f"zeroshot_seen_{'abcdef'[number]}", files))
+    return Page(render(Report("r", "x", views))).text
+
+
+def test_numbers_of_several_models_name_whose_they_are(stage):
+    assert "30.0% top-1 accuracy, seen 75.0% – 87.5%" in evaluated(stage, 1)
+    two = evaluated(stage, 2)
+    assert "30.0% top-1 accuracy, seen zeroshot_seen_a: 75.0% – 87.5%" in two
+    assert "31.0% top-1 accuracy, seen zeroshot_seen_b: 75.0% – 87.5%" in two
+    six = evaluated(stage, 6)
+    assert "30.0% – 35.0% top-1 accuracy, seen 6 models, from zeroshot_seen_a to zeroshot_seen_f" in six
 
 
 def test_sections_without_content_are_left_out(stage):

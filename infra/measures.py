@@ -1,0 +1,168 @@
+"""Metrics as functions of how often each image of a test set counts, which is what the bootstrap needs.
+
+A resample of n images is n counts that add up to n. Almost every metric is a mean, or a mean of means, so its values on
+many resamples are a product of their counts with what each image contributes. The whole test set counts each once.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Average", "ClassMean", "Mean", "Metric", "Statistic"]
+
+Array = NDArray[Any]
+Counts = NDArray[np.float64]
+"""How often each image is in each resample: (b, n)."""
+
+
+class Metric(ABC):
+    """One number for a test set of ``images`` images."""
+
+    images: int
+
+    @abstractmethod
+    def resampled(self, counts: Counts) -> NDArray[np.float64]:
+        """The metric of each resample: (b, images) -> (b,)."""
+
+    @cached_property
+    def value(self) -> float:
+        """The metric of the whole test set."""
+        return float(self.resampled(np.ones((1, self.images)))[0])
+
+    @property
+    def is_share(self) -> bool:
+        """True if it is a mean of outcomes from 0 (wrong) to 1 (right), so that its interval ends at 0 and 1."""
+        return False
+
+    @property
+    def outcomes(self) -> float:
+        """How many outcomes of 0 or 1 there are; infinite if some are between, as those of ties."""
+        return np.inf
+
+
+@dataclass(frozen=True)
+class Mean(Metric):
+    """A mean over outcomes: ``totals`` (n,) of the outcomes of each image, ``sizes`` (n,) how many; None: one each."""
+
+    totals: Array
+    sizes: Array | None = None
+
+    @property
+    def images(self) -> int:  # type: ignore[override]
+        return len(self.totals)
+
+    @cached_property
+    def _sizes(self) -> Array:
+        return np.ones(len(self.totals)) if self.sizes is None else np.asarray(self.sizes, np.float64)
+
+    @cached_property
+    def _totals(self) -> Array:
+        return np.asarray(self.totals, np.float64)
+
+    def resampled(self, counts: Counts) -> NDArray[np.float64]:
+        values: NDArray[np.float64] = counts @ self._totals / (counts @ self._sizes)
+        return values
+
+    @property
+    def is_share(self) -> bool:
+        return bool(((self._totals >= 0) & (self._totals <= self._sizes)).all())
+
+    @property
+    def outcomes(self) -> float:
+        return float(self._sizes.sum()) if (self._totals == np.round(self._totals)).all() else np.inf
+
+    @property
+    def independent(self) -> bool:
+        """True if every image has one outcome of 0 or 1: the number of right ones is binomial."""
+        return bool((self._sizes == 1).all() and np.isin(self._totals, (0, 1)).all())
+
+    @property
+    def variance(self) -> float:
+        """The variance of the mean, images drawn independently: a ratio estimator's, linearised (Cochran, 1977)."""
+        rest, images = self._totals - self.value * self._sizes, self.images
+        return float((rest**2).sum() / self._sizes.sum() ** 2 * images / max(1, images - 1))
+
+
+@dataclass(frozen=True)
+class ClassMean(Metric):
+    """A mean over classes of the mean over their images: ``values`` and ``labels``, (n,) each.
+
+    It is over the classes that a resample holds (scikit-learn's ``balanced_accuracy_score``).
+    """
+
+    values: Array
+    labels: Array
+
+    @property
+    def images(self) -> int:  # type: ignore[override]
+        return len(self.values)
+
+    @cached_property
+    def _by_class(self) -> tuple[Array, Array, Array]:
+        """Images ordered by class, their values, and where each class begins."""
+        order = np.argsort(self.labels, kind="stable")
+        _, starts = np.unique(np.asarray(self.labels)[order], return_index=True)
+        return order, np.asarray(self.values, np.float64)[order], starts
+
+    def resampled(self, counts: Counts) -> NDArray[np.float64]:
+        order, values, starts = self._by_class
+        ordered = counts[:, order]
+        images = np.add.reduceat(ordered, starts, axis=1)
+        right = np.add.reduceat(ordered * values, starts, axis=1)
+        means = np.divide(right, images, out=np.zeros_like(right), where=images > 0)
+        found: NDArray[np.float64] = means.sum(axis=1) / (images > 0).sum(axis=1)
+        return found
+
+    @property
+    def is_share(self) -> bool:
+        return bool(((np.asarray(self.values) >= 0) & (np.asarray(self.values) <= 1)).all())
+
+    @property
+    def outcomes(self) -> float:
+        return float(self.images) if np.isin(self.values, (0, 1)).all() else np.inf
+
+
+@dataclass(frozen=True)
+class Average(Metric):
+    """The mean of several metrics of the same images."""
+
+    parts: tuple[Metric, ...]
+
+    @property
+    def images(self) -> int:  # type: ignore[override]
+        return self.parts[0].images
+
+    def resampled(self, counts: Counts) -> NDArray[np.float64]:
+        values: NDArray[np.float64] = np.mean([part.resampled(counts) for part in self.parts], axis=0)
+        return values
+
+    @property
+    def is_share(self) -> bool:
+        return all(part.is_share for part in self.parts)
+
+    @property
+    def outcomes(self) -> float:
+        return sum(part.outcomes for part in self.parts)
+
+
+@dataclass(frozen=True)
+class Statistic(Metric):
+    """Any other metric: ``function`` maps counts (b, n) to values (b,). ``share``: see :attr:`Metric.is_share`."""
+
+    images: int
+    function: Callable[[Counts], Array]
+    share: bool = False
+
+    def resampled(self, counts: Counts) -> NDArray[np.float64]:
+        return np.asarray(self.function(counts), np.float64)
+
+    @property
+    def is_share(self) -> bool:
+        return self.share
