@@ -43,7 +43,7 @@ class Metric(ABC):
 
     @property
     def outcomes(self) -> float:
-        """How many outcomes of 0 or 1 there are; infinite if some are between, as those of ties."""
+        """How many outcomes of 0 or 1 with equal weight there are; infinite if they are others, as those of ties."""
         return np.inf
 
 
@@ -67,7 +67,8 @@ class Mean(Metric):
         return np.asarray(self.totals, np.float64)
 
     def resampled(self, counts: Counts) -> NDArray[np.float64]:
-        values: NDArray[np.float64] = counts @ self._totals / (counts @ self._sizes)
+        outcomes = self.images if self.sizes is None else counts @ self._sizes
+        values: NDArray[np.float64] = counts @ self._totals / outcomes
         return values
 
     @property
@@ -123,10 +124,6 @@ class ClassMean(Metric):
     @property
     def is_share(self) -> bool:
         return bool(((np.asarray(self.values) >= 0) & (np.asarray(self.values) <= 1)).all())
-
-    @property
-    def outcomes(self) -> float:
-        return float(self.images) if np.isin(self.values, (0, 1)).all() else np.inf
 
 
 @dataclass(frozen=True)
