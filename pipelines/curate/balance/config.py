@@ -15,7 +15,7 @@ __all__ = ["Config"]
 
 
 class Config(StageConfig):
-    code_version: ClassVar[int] = 4
+    code_version: ClassVar[int] = 5
     inputs: ClassVar[Mapping[str, Input]] = {
         "selection": Input("selection", description="the rows to balance"),
         "metadata": Input(

@@ -27,14 +27,12 @@ NO_COUNTS = pa.schema({"language": pa.string(), "entry": pa.int32(), "captions":
 _FAN_IN = 64  # tables added up by one task
 
 
-def write_counts(output: Output, name: str, matches: pa.ChunkedArray, languages: pa.ChunkedArray) -> None:
-    """Write how many captions of each language hold each entry: columns ``language``, ``entry`` and ``captions``.
+def write_counts(output: Output, name: str, hits: pa.Table) -> None:
+    """Write how many rows hold each entry in each language: columns ``language``, ``entry`` and ``captions``.
 
-    ``matches``: the entries in each caption, lists of int32; ``languages``: of each caption.
+    ``hits``: the entries of rows, see :func:`pipelines.curate.balance.matching.find_hits`.
     """
-    rows = pc.list_parent_indices(matches)
-    table = pa.table({"language": languages.take(rows), "entry": pc.list_flatten(matches)})
-    counts = table.group_by(["language", "entry"], use_threads=False).aggregate([([], "count_all")])
+    counts = hits.group_by(["language", "entry"], use_threads=False).aggregate([([], "count_all")])
     counts = counts.rename_columns(["language", "entry", "captions"])
     output.write_table(_path(name), counts.sort_by([("language", "ascending"), ("entry", "ascending")]))
 
@@ -67,7 +65,7 @@ def _add(own: Store, spec: tuple[str, Sequence[str]], output: ShardOutput) -> Sh
 
 
 class Totals:
-    """Captions of each entry in each language: numbers as large as the entries found, looked up by bisection.
+    """Rows that hold each entry in each language: numbers as large as the entries found, looked up by bisection.
 
     ``table``: the sum of tables of :func:`write_counts`. ``languages``: those in it, in order; a language's place
     there is its code below.
@@ -87,7 +85,7 @@ class Totals:
         return np.asarray(codes.fill_null(-1).to_numpy().astype(np.int64))
 
     def of(self, codes: NDArray[np.int64], entries: NDArray[Any]) -> NDArray[np.int64]:
-        """The captions that hold each of ``entries`` in the language of each of ``codes``; 0 if there are none."""
+        """The rows that hold each of ``entries`` in the language of each of ``codes``; 0 if there are none."""
         keys = self._key(codes, entries)
         if not len(self._keys):
             return np.zeros(len(keys), np.int64)

@@ -20,7 +20,8 @@ from infra.run.manifest import Artifact, ShardRecord
 from infra.store import Store
 from pipelines.curate.balance.config import Config
 from pipelines.curate.balance.counting import SCRATCH
-from pipelines.curate.balance.matching import ALL, Entries, read_captions
+from pipelines.curate.balance.matching import Entries
+from pipelines.curate.captions import ALL, read_texts
 from pipelines.curate.words import fold, is_unspaced, tokens
 
 __all__ = ["count_shard", "count_words", "entries_of", "given_entries", "read_entries"]
@@ -91,11 +92,11 @@ def _is_list(entries: Any) -> TypeGuard[list[str]]:  # noqa: ANN401
 def count_shard(selection: Store, by_language: bool, spec: tuple[int, str], output: ShardOutput) -> ShardRecord:
     """Write :func:`count_words` of a shard's captions, of each language by itself."""
     shard, path = spec
-    captions, languages = read_captions(selection, path, by_language)
-    of_language: dict[str, list[str | None]] = {}
-    for caption, language in zip(captions, languages, strict=True):
-        of_language.setdefault(language, []).append(caption)
-    tables = [_labelled(count_words(found), language) for language, found in sorted(of_language.items())]
+    found = read_texts(selection, path, by_language)
+    of_language: dict[str, dict[int, list[str | None]]] = {}
+    for row, text, language in zip(found.rows.tolist(), found.texts, found.languages, strict=True):
+        of_language.setdefault(language, {}).setdefault(row, []).append(text)
+    tables = [_labelled(count_words(rows.values()), language) for language, rows in sorted(of_language.items())]
     counts = pa.concat_tables([_labelled(count_words([]), ALL), *tables])
     output.write_table(f"{SCRATCH}/words-{shard_name(shard)}.parquet", counts)
     return output.commit()
@@ -105,17 +106,19 @@ def _labelled(counts: pa.Table, language: str) -> pa.Table:
     return counts.add_column(0, "language", pa.array([language] * counts.num_rows, pa.string()))
 
 
-def count_words(captions: Iterable[str | None]) -> pa.Table:
-    """Words, and pairs of neighbouring words, of ``captions``: how often they occur and how many captions hold them.
+def count_words(rows: Iterable[Iterable[str | None]]) -> pa.Table:
+    """Words, and pairs of neighbouring words, of the captions of rows: how often they occur, how many rows hold them.
 
     Columns ``first`` and ``second``, which is empty for words alone, ``times`` and ``captions``.
     """
     times: Counter[tuple[str, str]] = Counter()
     holding: Counter[tuple[str, str]] = Counter()
-    for caption in captions:
-        found = [token if _is_word(token) else "" for token in tokens(fold(caption or ""))]
-        counted = [(token, "") for token in found if token]
-        counted += [(one, other) for one, other in pairwise(found) if one and other]
+    for captions in rows:
+        counted: list[tuple[str, str]] = []
+        for caption in captions:
+            found = [token if _is_word(token) else "" for token in tokens(fold(caption or ""))]
+            counted += [(token, "") for token in found if token]
+            counted += [(one, other) for one, other in pairwise(found) if one and other]
         times.update(counted)
         holding.update(set(counted))
     columns = {

@@ -20,17 +20,16 @@ from infra.run.manifest import ShardRecord
 from infra.store import Store
 from pipelines.curate.balance.counting import SCRATCH, write_counts
 from pipelines.curate.balance.trie import BREAK, Trie
+from pipelines.curate.captions import ALL, Texts, read_texts
 from pipelines.curate.words import boundaries, fold, is_unspaced, tokens, tokens_of_all
-from pipelines.tables import read_table, table_columns
+from pipelines.tables import read_table
 
-__all__ = ["ALL", "ENTRIES", "Entries", "Matcher", "Matchers", "match_shard", "read_matches"]
+__all__ = ["ENTRIES", "Entries", "Matcher", "Matchers", "find_hits", "match_shard", "read_hits"]
 
 Entries = Mapping[str, Sequence[str]]
 """Words and phrases by language. Those of ALL hold in every language that has none of its own."""
 
-ALL = ""
 ENTRIES = f"{SCRATCH}/entries.json"
-_UNKNOWN = "und"  # ISO 639-2: undetermined
 _BATCH = 20_000  # captions matched at once: some 40 MB
 
 Array = NDArray[Any]
@@ -148,41 +147,37 @@ def _matchers(entries: bytes) -> Matchers:
 def match_shard(
     selection: Store, own: Store, by_language: bool, spec: tuple[int, str], output: ShardOutput
 ) -> ShardRecord:
-    """Write the entries in each row's caption, in the order of the rows, and how many captions hold each entry."""
+    """Write the entries that each row holds in any of its captions, and how many rows hold each entry."""
     shard, path = spec
-    matchers = _matchers(own.read(ENTRIES))
-    captions, languages = read_captions(selection, path, by_language)
-    parts = [
-        matchers.match(captions[start : start + _BATCH], languages[start : start + _BATCH])
-        for start in range(0, len(captions), _BATCH)
-    ]
-    found = pa.chunked_array(parts, _NOTHING.type)
-    column = pa.chunked_array([pa.array(languages, pa.string())])
-    output.write_table(_path(shard_name(shard)), pa.table({"entries": found, "language": column}))
-    write_counts(output, f"before-{shard_name(shard)}", found, column)
+    hits = find_hits(_matchers(own.read(ENTRIES)), read_texts(selection, path, by_language))
+    output.write_table(_path(shard_name(shard)), hits)
+    write_counts(output, f"before-{shard_name(shard)}", hits)
     return output.commit()
 
 
-def read_captions(selection: Store, path: str, by_language: bool) -> tuple[list[str | None], list[str]]:
-    """The captions of a shard and the language of each; ALL of each if languages do not matter.
+def find_hits(matchers: Matchers, texts: Texts) -> pa.Table:
+    """The entries of each row, each once for a language: columns ``row``, ``language`` and ``entry``, in order of rows.
 
-    Languages are those of the column ``caption_language``, as a filter writes it, or told from the captions.
+    An entry of captions in two languages counts in both.
     """
-    from pipelines.curate.filter.texts import language
+    found = [_NOTHING]
+    for start in range(0, len(texts.texts), _BATCH):
+        part = slice(start, start + _BATCH)
+        found.append(matchers.match(texts.texts[part], texts.languages[part]))
+    lists = pa.concat_arrays(found)
+    texts_of = pc.list_parent_indices(lists)
+    rows = texts.rows[texts_of.to_numpy()]
+    languages = pa.array(texts.languages, pa.string()).take(texts_of)
+    hits = pa.table({"row": rows, "language": languages, "entry": lists.flatten()})
+    if len(texts.texts) > len(np.unique(texts.rows)):  # several captions of a row may hold an entry
+        hits = hits.group_by(hits.column_names, use_threads=False).aggregate([])
+        hits = hits.sort_by([(name, "ascending") for name in hits.column_names])
+    return hits
 
-    if not by_language:
-        captions = read_table(selection, path, ["caption"])["caption"].to_pylist()
-        return captions, [ALL] * len(captions)
-    known = "caption_language" in table_columns(selection, path)
-    rows = read_table(selection, path, ["caption", "caption_language"] if known else ["caption"])
-    told = rows["caption_language"] if known else language(rows["caption"])
-    return rows["caption"].to_pylist(), [one or _UNKNOWN for one in told.to_pylist()]
 
-
-def read_matches(own: Store, shard: str) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
-    """The entries in each row's caption, lists of int32, and its language."""
-    table = read_table(own, _path(shard))
-    return table["entries"], table["language"]
+def read_hits(own: Store, shard: str) -> pa.Table:
+    """What :func:`find_hits` found in a shard."""
+    return read_table(own, _path(shard))
 
 
 def _path(shard: str) -> str:

@@ -1,4 +1,4 @@
-"""MetaCLIP's rule: the probability to keep each caption, and the random draws."""
+"""MetaCLIP's rule: the probability to keep each row, and the random draws."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -21,7 +20,7 @@ from infra.run.manifest import ShardRecord
 from infra.schema import Drop
 from infra.store import Store
 from pipelines.curate.balance.counting import Totals, write_counts
-from pipelines.curate.balance.matching import read_matches
+from pipelines.curate.balance.matching import read_hits
 from pipelines.tables import read_table, write_selection
 
 __all__ = ["Draw", "draw_shard", "figure", "keep_probabilities", "limits_by_language", "uniform"]
@@ -31,8 +30,8 @@ __all__ = ["Draw", "draw_shard", "figure", "keep_probabilities", "limits_by_lang
 class Draw:
     """Parameters of the draws.
 
-    ``totals``: path of the table of captions per entry; ``limits``: t of each language that holds an entry;
-    ``keep_unmatched``: keep captions without an entry.
+    ``totals``: path of the table of rows per entry; ``limits``: t of each language that holds an entry;
+    ``keep_unmatched``: keep rows without an entry.
     """
 
     seed: int
@@ -42,22 +41,22 @@ class Draw:
 
 
 def draw_shard(draw: Draw, selection: Store, own: Store, spec: tuple[int, str], output: ShardOutput) -> ShardRecord:
-    """Write the balanced rows of a shard, and how many captions of those kept hold each entry."""
+    """Write the balanced rows of a shard, and how many of those kept hold each entry."""
     shard, path = spec
-    rows, (matches, languages) = read_table(selection, path), read_matches(own, shard_name(shard))
+    rows, hits = read_table(selection, path), read_hits(own, shard_name(shard))
     totals = _totals(own.read(draw.totals))
-    codes = totals.codes_of(languages)[pc.list_parent_indices(matches).to_numpy()]
+    codes, owners = totals.codes_of(hits["language"]), hits["row"].to_numpy()
     limits = np.array([draw.limits[language] for language in totals.languages], np.int64)
-    counts = totals.of(codes, pc.list_flatten(matches).to_numpy())
-    probabilities = keep_probabilities(matches, counts, limits[codes])
+    counts = totals.of(codes, hits["entry"].to_numpy())
+    probabilities = keep_probabilities(owners, counts, limits[codes], rows.num_rows)
     if draw.keep_unmatched:
-        probabilities[pc.list_value_length(matches).to_numpy() == 0] = 1.0
+        probabilities[np.bincount(owners, minlength=rows.num_rows) == 0] = 1.0
     reasons = _reasons(rows["uid"].to_pylist(), probabilities, draw.seed)
     notes = {"keep_probability": pa.array(probabilities)}
     kept = write_selection(output, shard, rows, reasons, notes)
     # Not through the output of the shard: the counts are no file of the artifact.
-    stay = pa.array([reason is None for reason in reasons], pa.bool_())
-    write_counts(Output(own), f"after-{shard_name(shard)}", matches.filter(stay), languages.filter(stay))
+    stay = np.array([reason is None for reason in reasons], np.bool_)
+    write_counts(Output(own), f"after-{shard_name(shard)}", hits.filter(pa.array(stay[owners])))
     return output.commit(kept, facts={"expected": float(probabilities.sum())})
 
 
@@ -86,18 +85,17 @@ def limits_by_language(totals: Totals, t: int, reference: str) -> dict[str, int]
 
 
 def keep_probabilities(
-    matches: pa.ChunkedArray, counts: NDArray[np.int64], t: int | NDArray[np.int64]
+    rows: NDArray[np.int64], counts: NDArray[np.int64], t: int | NDArray[np.int64], size: int
 ) -> NDArray[np.float64]:
-    """Probability to keep each caption: 1 - prod(1 - p_e) over its entries e, p_e = t / max(count_e, t).
+    """Probability to keep each row: 1 - prod(1 - p_e) over its entries e, p_e = t / max(count_e, t): (size,).
 
-    ``matches``: the entries of each caption; ``counts``, (matches,): captions of each of these entries; ``t``: the
-    limit, or the limit of each.
+    ``rows``, (hits,): a row that holds an entry; ``counts``: the rows in all that hold it; ``t``: the limit, or the
+    limit of each.
     """
     p = t / np.maximum(counts, t)
     with np.errstate(divide="ignore"):  # log(0) for entries that keep everything: minus infinity is meant
         log_loss = np.log1p(-p)
-    rows = pc.list_parent_indices(matches).to_numpy()
-    return np.asarray(-np.expm1(np.bincount(rows, log_loss, minlength=len(matches))))
+    return np.asarray(-np.expm1(np.bincount(rows, log_loss, minlength=size)))
 
 
 def _reasons(uids: Sequence[str], probabilities: NDArray[np.float64], seed: int) -> list[str | None]:

@@ -18,8 +18,9 @@ from infra.store import Store
 from pipelines.curate.balance.config import Config
 from pipelines.curate.balance.counting import NO_COUNTS, SCRATCH, Totals, add_up
 from pipelines.curate.balance.entries import count_shard, entries_of, given_entries
-from pipelines.curate.balance.matching import ALL, ENTRIES, Entries, match_shard
+from pipelines.curate.balance.matching import ENTRIES, Entries, match_shard
 from pipelines.curate.balance.sampling import Draw, draw_shard, figure, limits_by_language
+from pipelines.curate.captions import ALL
 from pipelines.layout import row_count
 from pipelines.tables import read_table
 

@@ -10,9 +10,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from infra.arrays import begins_run, ranges
-from infra.errors import DataError
 from infra.exchange import DOWN, UP, Task
 from infra.store import Store
+from pipelines.curate.captions import own_captions, pooled_captions
 from pipelines.curate.dedup.config import Config
 from pipelines.curate.dedup.homes import Homes, places_of, row_numbers
 from pipelines.curate.dedup.preference import preference, scores
@@ -83,7 +83,7 @@ def _captions(config: Config, rows: pa.Table, numbers: Array, originals: Array) 
     preferences = preference(rows, config)
     by_score = scores(rows, config.score) if config.captions == "best" else np.zeros(rows.num_rows, np.int64)
     several = "captions" in rows.column_names and config.captions != "best"
-    lists = _lists(rows) if several else _single(rows["caption"])
+    lists = pooled_captions(rows) if several else own_captions(rows["caption"])
     owner, caption = pc.list_parent_indices(lists).to_numpy(), pc.list_flatten(lists)
     place = np.arange(len(owner)) - np.searchsorted(owner, owner)
     language = pa.nulls(len(caption), pa.string())
@@ -93,24 +93,6 @@ def _captions(config: Config, rows: pa.Table, numbers: Array, originals: Array) 
     columns = [originals[owner], by_score[owner], preferences[owner], numbers[owner], place, caption, language]
     table = pa.table(dict(zip(POOL.names, columns, strict=True))).cast(POOL)
     return table.filter(pc.not_equal(pc.utf8_trim_whitespace(table["caption"]), ""))
-
-
-def _lists(rows: pa.Table) -> pa.ListArray:
-    """The captions pooled before, or each row's own. Raises DataError if the column is another one of that name."""
-    try:
-        lists = rows["captions"].combine_chunks().cast(pa.list_(pa.string()))
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise DataError(
-            "the column 'captions' does not hold lists of captions",
-            found=str(rows["captions"].type),
-            fix="give it another name, or set dedup.captions=own",
-        ) from error
-    return pc.if_else(lists.is_valid(), lists, _single(rows["caption"]))
-
-
-def _single(captions: pa.ChunkedArray) -> pa.ListArray:
-    """Each caption as the only one of its row."""
-    return pa.ListArray.from_arrays(np.arange(len(captions) + 1, dtype=np.int32), captions.combine_chunks())
 
 
 def _best(config: Config, pool: pa.Table, most: int) -> pa.Table:

@@ -28,9 +28,10 @@ ENTRIES = st.lists(st.integers(0, 4), max_size=4, unique=True)
 @given(st.lists(st.tuples(st.sampled_from(["de", "en", "ja"]), ENTRIES), max_size=30), st.integers(1, 6))
 def test_counts_and_limits_are_those_of_each_language(tmp_path_factory, rows, t):
     store = LocalStore(tmp_path_factory.mktemp("counts"))
-    languages = pa.chunked_array([pa.array([language for language, _ in rows], pa.string())])
-    matches = pa.chunked_array([pa.array([entries for _, entries in rows], pa.list_(pa.int32()))])
-    write_counts(Output(store), "all", matches, languages)
+    hits = [(row, language, entry) for row, (language, entries) in enumerate(rows) for entry in entries]
+    columns = dict(zip(("row", "language", "entry"), zip(*hits, strict=True), strict=True)) if hits else {}
+    schema = pa.schema({"row": pa.int64(), "language": pa.string(), "entry": pa.int32()})
+    write_counts(Output(store), "all", pa.table(columns, schema) if hits else schema.empty_table())
     totals = Totals(read_table(store, "scratch/all.parquet"))
     counts = Counter((language, entry) for language, entries in rows for entry in entries)
     for language in ("de", "en", "ja", "xx"):
