@@ -70,6 +70,7 @@ TEXTS = {
         if field != "weights" or kind in ("aesthetic", "unsafe", "head")
     },
     "dedup.score": "a column",
+    "entries.column": "a column",
     "balance.metadata": "words",
     "balance.reference": "a language",
     "train.model.architecture": "a name of open_clip's, or a configuration",

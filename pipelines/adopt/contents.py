@@ -24,6 +24,7 @@ __all__ = [
     "ArchiveList",
     "Archives",
     "Contents",
+    "Corpus",
     "Images",
     "Metadata",
     "Model",
@@ -237,6 +238,19 @@ class ArchiveList(Contents):
                 place = store.locate(path)
                 raise DataError(f"{place}: {error.message}", expected=error.expected, found=error.found) from None
         return rows
+
+
+class Corpus(Contents):
+    """Texts to count words in: articles, captions, queries."""
+
+    holds = ("corpus",)
+    layout = "*.parquet with a column of texts, *.txt with a text a line, or *.jsonl; not compressed"
+
+    def pick(self, paths: Sequence[str]) -> list[str]:
+        return [path for path in paths if path.endswith((".parquet", ".txt", ".jsonl"))]
+
+    def check(self, store: Store, paths: Sequence[str]) -> dict[str, int]:
+        return parquet_rows(store, [path for path in paths if path.endswith(".parquet")], ())
 
 
 class Metadata(Contents):

@@ -15,11 +15,12 @@ from infra.store import Store
 from pipelines.curate.filter.texts import language
 from pipelines.tables import read_table, table_columns
 
-__all__ = ["ALL", "Texts", "own_captions", "pooled_captions", "read_texts"]
+__all__ = ["ALL", "UNKNOWN", "Texts", "own_captions", "pooled_captions", "read_texts"]
 
 ALL = ""
 """The language of all texts where languages do not matter."""
-_UNKNOWN = "und"  # ISO 639-2: undetermined
+UNKNOWN = "und"
+"""ISO 639-2: undetermined."""
 
 
 class Texts(NamedTuple):
@@ -59,7 +60,7 @@ def _languages(rows: pa.Table, texts: pa.Array, parents: pa.Array) -> list[str]:
         known = pc.if_else(pc.equal(texts, own.take(parents)), said.take(parents), known)
     lacking = known.is_null()
     told = pc.replace_with_mask(known, lacking, language(texts.filter(lacking)))
-    return [one or _UNKNOWN for one in told.to_pylist()]
+    return [one or UNKNOWN for one in told.to_pylist()]
 
 
 def pooled_captions(rows: pa.Table) -> pa.ListArray:

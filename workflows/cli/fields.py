@@ -29,6 +29,7 @@ STAGES = {
     "dedup": "pipelines.curate.dedup",
     "semdedup": "pipelines.curate.semdedup",
     "decontaminate": "pipelines.curate.decontaminate",
+    "entries": "pipelines.curate.entries",
     "balance": "pipelines.curate.balance",
     "shard": "pipelines.curate.shard",
     "train": "training.train",

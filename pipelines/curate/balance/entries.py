@@ -1,30 +1,18 @@
-"""Entries: the words and phrases to balance by, given or derived from the captions."""
+"""Lists of words and phrases: entries to balance by, and what rules look for."""
 
 from __future__ import annotations
 
 import json
-import math
-from collections import Counter
-from collections.abc import Iterable
-from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import Any, TypeGuard
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from infra.errors import DataError
-from infra.formats.shards import shard_name
-from infra.run.context import ShardOutput
-from infra.run.manifest import Artifact, ShardRecord
-from infra.store import Store
+from infra.run.manifest import Artifact, File
 from pipelines.curate.balance.config import Config
-from pipelines.curate.balance.counting import SCRATCH
 from pipelines.curate.balance.matching import Entries
-from pipelines.curate.captions import ALL, read_texts
-from pipelines.curate.words import fold, is_unspaced, tokens
+from pipelines.curate.captions import ALL
 
-__all__ = ["count_shard", "count_words", "entries_of", "given_entries", "read_entries"]
+__all__ = ["given_entries", "read_entries", "read_lists"]
 
 
 def given_entries(config: Config, metadata: Artifact | None) -> Entries | None:
@@ -33,7 +21,7 @@ def given_entries(config: Config, metadata: Artifact | None) -> Entries | None:
     From ``config.metadata`` or the artifact ``metadata``. Raises DataError for a list without an entry.
     """
     if metadata is not None:
-        given = _read_by_language(metadata) if config.by_language else {ALL: read_entries(metadata)}
+        given = read_lists(metadata, config.by_language)
     elif config.metadata is not None:
         given = {ALL: list(config.metadata)}
     else:
@@ -44,9 +32,14 @@ def given_entries(config: Config, metadata: Artifact | None) -> Entries | None:
     return entries
 
 
+def read_lists(metadata: Artifact, by_language: bool) -> dict[str, list[str]]:
+    """The lists of an artifact by language, or its one list as ALL's."""
+    return _read_by_language(metadata) if by_language else {ALL: read_entries(metadata)}
+
+
 def read_entries(metadata: Artifact) -> list[str]:
     """The lines of a text file, or the items of a JSON list such as MetaCLIP's."""
-    files = metadata.files("data/")
+    files = _lists(metadata)
     if len(files) != 1:
         found = ", ".join(file.path for file in files[:5]) or "no files"
         raise DataError("metadata must be one file", expected="*.txt with an entry a line, or *.json", found=found)
@@ -58,7 +51,7 @@ def read_entries(metadata: Artifact) -> list[str]:
 
 def _read_by_language(metadata: Artifact) -> dict[str, list[str]]:
     """The entries of files named by their language, de.txt, or of one JSON object; ALL's of any one other file."""
-    files = [file.path for file in metadata.files("data/")]
+    files = [file.path for file in _lists(metadata)]
     if len(files) == 1:
         found = _read(metadata, files[0])
         by_language = found if isinstance(found, dict) else {ALL: found}
@@ -70,6 +63,11 @@ def _read_by_language(metadata: Artifact) -> dict[str, list[str]]:
             expected='a list a file, de.txt, en.txt, ..., or {"de": ["rot", ...], "en": ["red", "New York", ...]}',
         )
     return by_language
+
+
+def _lists(metadata: Artifact) -> list[File]:
+    """The files with lists; the entries stage has a table of counts beside its own."""
+    return [file for file in metadata.files("data/") if not file.path.endswith(".parquet")]
 
 
 def _read(metadata: Artifact, path: str) -> Any:  # noqa: ANN401 - what a JSON file may hold
@@ -87,74 +85,3 @@ def _read(metadata: Artifact, path: str) -> Any:  # noqa: ANN401 - what a JSON f
 
 def _is_list(entries: Any) -> TypeGuard[list[str]]:  # noqa: ANN401
     return isinstance(entries, list) and all(isinstance(entry, str) for entry in entries)
-
-
-def count_shard(selection: Store, by_language: bool, spec: tuple[int, str], output: ShardOutput) -> ShardRecord:
-    """Write :func:`count_words` of a shard's captions, of each language by itself."""
-    shard, path = spec
-    found = read_texts(selection, path, by_language)
-    of_language: dict[str, dict[int, list[str | None]]] = {}
-    for row, text, language in zip(found.rows.tolist(), found.texts, found.languages, strict=True):
-        of_language.setdefault(language, {}).setdefault(row, []).append(text)
-    tables = [_labelled(count_words(rows.values()), language) for language, rows in sorted(of_language.items())]
-    counts = pa.concat_tables([_labelled(count_words([]), ALL), *tables])
-    output.write_table(f"{SCRATCH}/words-{shard_name(shard)}.parquet", counts)
-    return output.commit()
-
-
-def _labelled(counts: pa.Table, language: str) -> pa.Table:
-    return counts.add_column(0, "language", pa.array([language] * counts.num_rows, pa.string()))
-
-
-def count_words(rows: Iterable[Iterable[str | None]]) -> pa.Table:
-    """Words, and pairs of neighbouring words, of the captions of rows: how often they occur, how many rows hold them.
-
-    Columns ``first`` and ``second``, which is empty for words alone, ``times`` and ``captions``.
-    """
-    times: Counter[tuple[str, str]] = Counter()
-    holding: Counter[tuple[str, str]] = Counter()
-    for captions in rows:
-        counted: list[tuple[str, str]] = []
-        for caption in captions:
-            found = [token if _is_word(token) else "" for token in tokens(fold(caption or ""))]
-            counted += [(token, "") for token in found if token]
-            counted += [(one, other) for one, other in pairwise(found) if one and other]
-        times.update(counted)
-        holding.update(set(counted))
-    columns = {
-        "first": pa.array([one for one, _ in times], pa.string()),
-        "second": pa.array([other for _, other in times], pa.string()),
-        "times": pa.array(times.values(), pa.int64()),
-        "captions": pa.array([holding[pair] for pair in times], pa.int64()),
-    }
-    return pa.table(columns)
-
-
-def entries_of(counts: pa.Table, min_count: int, min_pmi: float) -> list[str]:
-    """Words that at least ``min_count`` captions hold, and pairs of neighbouring words that belong together.
-
-    Pairs count by their pointwise mutual information, log2(p(a b) / (p(a) p(b))). ``counts``: see :func:`count_words`.
-    """
-    if not counts.num_rows:
-        return []
-    alone = pc.equal(counts["second"], "")
-    total, total_pairs = (pc.sum(counts["times"].filter(which)).as_py() for which in (alone, pc.invert(alone)))
-    frequent = counts.filter(pc.greater_equal(counts["captions"], min_count)).to_pylist()
-    words = {row["first"]: row["times"] for row in frequent if not row["second"]}
-    entries = set(words)
-    for row in frequent:
-        one, other = row["first"], row["second"]
-        if other:
-            information = math.log2(row["times"] * total * total / (total_pairs * words[one] * words[other]))
-            if information >= min_pmi:
-                entries.add(_phrase(one, other))
-    return sorted(entries)
-
-
-def _is_word(token: str) -> bool:
-    return any(map(str.isalpha, token))
-
-
-def _phrase(one: str, other: str) -> str:
-    """Two words as they stand in a caption, together where their script puts no space between words."""
-    return one + other if is_unspaced(one) and is_unspaced(other) else f"{one} {other}"

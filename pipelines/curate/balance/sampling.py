@@ -30,13 +30,15 @@ __all__ = ["Draw", "draw_shard", "figure", "keep_probabilities", "limits_by_lang
 class Draw:
     """Parameters of the draws.
 
-    ``totals``: path of the table of rows per entry; ``limits``: t of each language that holds an entry;
+    ``totals``: path of the table of rows per entry; ``limits``: of each t, of which one is drawn by, the limit of each
+    language that holds an entry;
     ``keep_unmatched``: keep rows without an entry.
     """
 
     seed: int
     totals: str
-    limits: Mapping[str, int]
+    t: int
+    limits: Mapping[int, Mapping[str, int]]
     keep_unmatched: bool
 
 
@@ -46,18 +48,21 @@ def draw_shard(draw: Draw, selection: Store, own: Store, spec: tuple[int, str], 
     rows, hits = read_table(selection, path), read_hits(own, shard_name(shard))
     totals = _totals(own.read(draw.totals))
     codes, owners = totals.codes_of(hits["language"]), hits["row"].to_numpy()
-    limits = np.array([draw.limits[language] for language in totals.languages], np.int64)
     counts = totals.of(codes, hits["entry"].to_numpy())
-    probabilities = keep_probabilities(owners, counts, limits[codes], rows.num_rows)
-    if draw.keep_unmatched:
-        probabilities[np.bincount(owners, minlength=rows.num_rows) == 0] = 1.0
+    chances = {}
+    for t, by_language in draw.limits.items():
+        limits = np.array([by_language[language] for language in totals.languages], np.int64)
+        chances[t] = keep_probabilities(owners, counts, limits[codes], rows.num_rows)
+        if draw.keep_unmatched:
+            chances[t][np.bincount(owners, minlength=rows.num_rows) == 0] = 1.0
+    probabilities = chances[draw.t]
     reasons = _reasons(rows["uid"].to_pylist(), probabilities, draw.seed)
     notes = {"keep_probability": pa.array(probabilities)}
     kept = write_selection(output, shard, rows, reasons, notes)
     # Not through the output of the shard: the counts are no file of the artifact.
     stay = np.array([reason is None for reason in reasons], np.bool_)
     write_counts(Output(own), f"after-{shard_name(shard)}", hits.filter(pa.array(stay[owners])))
-    return output.commit(kept, facts={"expected": float(probabilities.sum())})
+    return output.commit(kept, facts={"expected": {str(t): float(chances[t].sum()) for t in chances}})
 
 
 @lru_cache(maxsize=1)
@@ -110,7 +115,7 @@ def uniform(seed: int, uid: str) -> float:
     return hash64(f"{seed}/{uid}") / 2**64
 
 
-def figure(before: NDArray[np.int64], after: NDArray[np.int64], t: int) -> bytes:
+def figure(before: NDArray[np.int64], after: NDArray[np.int64], t: int, title: str) -> bytes:
     """Captions per entry over the entry's rank, both logarithmic, as PNG."""
     drawing = Figure(figsize=(7, 4.5), layout="constrained")
     axes = drawing.subplots()
@@ -118,7 +123,7 @@ def figure(before: NDArray[np.int64], after: NDArray[np.int64], t: int) -> bytes
         ranked = np.sort(counts[counts > 0])[::-1]
         axes.loglog(np.arange(1, len(ranked) + 1), ranked, label=label, color=colour, linewidth=2)
     axes.axhline(t, color="#cf222e", linewidth=1, linestyle="--", label=f"t = {t:,}")
-    axes.set(xlabel="entry, by rank", ylabel="captions", title="Captions per entry")
+    axes.set(xlabel="entry, by rank", ylabel="captions", title=title)
     axes.grid(alpha=0.2, which="both")
     axes.legend(frameon=False)
     return png(drawing, dpi=110)

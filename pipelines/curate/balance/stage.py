@@ -16,7 +16,7 @@ from infra.formats.shards import shard_name
 from infra.run.context import Context
 from infra.run.manifest import Artifact, Manifest
 from pipelines.curate.balance.config import Config
-from pipelines.layout import funnel, selection_shards
+from pipelines.layout import funnel, row_count, selection_shards
 
 __all__ = ["run"]
 
@@ -37,7 +37,8 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     facts = records[work.DONE].facts
     context.store.delete(work.SCRATCH)
     if facts["entries_found"]:
-        context.figure("entries", work.figure_of(context.store, config.t))
+        rows = row_count(selection)
+        context.figure("entries", work.figure_of(context.store, config.t, facts["expected"], rows))
     drawn = [records[name] for name in names]
     total = sum((record.funnel for record in drawn if record.funnel), funnel("images", []))
     return context.finish([records[work.DONE], *drawn], funnel=total, facts=facts)

@@ -3,32 +3,38 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from infra.cluster import run_shards
 from infra.run.context import Context, Output, ShardOutput
 from infra.run.manifest import Artifact
 from infra.store import Store
+from pipelines.curate import entries as counting
 from pipelines.curate.balance.config import Config
 from pipelines.curate.balance.counting import NO_COUNTS, SCRATCH, Totals, add_up
-from pipelines.curate.balance.entries import count_shard, entries_of, given_entries
+from pipelines.curate.balance.entries import given_entries
 from pipelines.curate.balance.matching import ENTRIES, Entries, match_shard
 from pipelines.curate.balance.sampling import Draw, draw_shard, figure, limits_by_language
 from pipelines.curate.captions import ALL
+from pipelines.curate.entries.corpus import lots_of_selection
+from pipelines.curate.entries.work import count_entries, with_phrases
 from pipelines.layout import row_count
 from pipelines.tables import read_table
+
+log = logging.getLogger(__name__)
 
 __all__ = ["DONE", "SCRATCH", "balance", "figure_of"]
 
 DONE = "entries"
 """Name of the record that is committed last. Behind it, everything in SCRATCH may be gone."""
 
+_OTHERS = (0.25, 0.5, 2, 4)  # limits, over that of the draw, whose sizes are told as well
 _COUNTS = "data/entries.parquet"
 _Specs = Sequence[tuple[str, tuple[int, str]]]
 
@@ -40,7 +46,7 @@ def balance(config: Config, metadata: Artifact | None, selection: Artifact, spec
 
     # The entries: given, or counted.
     given = given_entries(config, metadata)
-    entries = _frequent(config, selection, specs, context) if given is None else given
+    entries = given if given is not None else _frequent(config, selection, context) if specs else {}
     Output(own).write(ENTRIES, json.dumps(entries, ensure_ascii=False).encode())
 
     # First pass: the entries in each caption, and the captions of each entry.
@@ -48,10 +54,11 @@ def balance(config: Config, metadata: Artifact | None, selection: Artifact, spec
     run_shards(context, matched, partial(match_shard, selection.store, own, config.by_language), limits, rows=rows)
     before = add_up(context, [name for name, _ in matched], "before", limits) if specs else ""
 
-    # Second pass: the draws.
+    # Second pass: the draws, and what other limits would have left.
     totals = Totals(read_table(own, before) if specs else NO_COUNTS)
-    by_language = limits_by_language(totals, config.t, config.reference) if config.by_language else {ALL: config.t}
-    draw = Draw(config.seed, before, by_language, keep_unmatched=given is None)
+    limits_of = {t: _limits(config, totals, t) for t in sorted({config.t, *(int(config.t * f) or 1 for f in _OTHERS)})}
+    by_language = limits_of[config.t]
+    draw = Draw(config.seed, before, config.t, limits_of, _keeps_unmatched(config, given, metadata))
     drawn = run_shards(context, specs, partial(draw_shard, draw, selection.store, own), limits, rows=rows)
     after = add_up(context, [f"after-{name}" for name, _ in specs], "after", limits) if specs else ""
 
@@ -60,15 +67,30 @@ def balance(config: Config, metadata: Artifact | None, selection: Artifact, spec
     if specs:
         done.write_table(_COUNTS, _table(entries, totals, left))
     over = totals.captions > np.array([by_language[name] for name in totals.languages], np.int64)[totals.codes]
+    expected = {str(t): round(sum(record.facts["expected"][str(t)] for record in drawn), 1) for t in limits_of}
     facts = {
         "entries": sum(map(len, entries.values())),
         "entries_found": len(totals.captions),
         "entries_over_t": int(over.sum()),
-        "expected": round(sum(record.facts["expected"] for record in drawn), 1),
+        "expected": expected[str(config.t)],
+        "expected_by_t": expected,
     }
+    log.info("at t=%d balance expects to keep %.0f of %d rows; by t: %s", config.t, facts["expected"], rows, expected)
     if config.by_language:
         facts["t_by_language"] = by_language
     done.commit(facts=facts)
+
+
+def _limits(config: Config, totals: Totals, t: int) -> dict[str, int]:
+    """The limit of each language."""
+    return limits_by_language(totals, t, config.reference) if config.by_language else {ALL: t}
+
+
+def _keeps_unmatched(config: Config, given: Entries | None, metadata: Artifact | None) -> bool:
+    """True if rows without an entry stay: unless told, where these are rarer than all entries."""
+    if config.keep_unmatched is not None:
+        return config.keep_unmatched
+    return given is None or bool(metadata and metadata.manifest.facts.get("of_captions"))
 
 
 def _table(entries: Entries, before: Totals, after: Totals) -> pa.Table:
@@ -87,22 +109,16 @@ def _table(entries: Entries, before: Totals, after: Totals) -> pa.Table:
     return pa.table(columns)
 
 
-def _frequent(config: Config, selection: Artifact, specs: _Specs, context: Context) -> Entries:
+def _frequent(config: Config, selection: Artifact, context: Context) -> Entries:
     """The frequent words and phrases of the captions, of each language if they are to be balanced by language."""
-    if not specs:
-        return {}
-    words = [(f"words-{name}", spec) for name, spec in specs]
-    work = partial(count_shard, selection.store, config.by_language)
-    run_shards(context, words, work, config.limits, rows=row_count(selection))
-    path = add_up(context, [name for name, _ in words], "words", config.limits)
-    counts = read_table(context.store, path)
-    return {
-        language: entries_of(counts.filter(pc.equal(counts["language"], language)), config.min_count, config.min_pmi)
-        for language in counts["language"].unique().to_pylist()
-    }
+    shared = {name: getattr(config, name) for name in ("min_count", "min_pmi", "by_language", "limits")}
+    lots, rows = lots_of_selection(selection)
+    counted, _ = count_entries(counting.Config(**shared), lots, rows, context, f"{SCRATCH}/entries.parquet")
+    return with_phrases(counted, (), config.by_language)
 
 
-def figure_of(own: Store, t: int) -> bytes:
-    """Captions per entry before and after, as PNG."""
+def figure_of(own: Store, t: int, expected: float, rows: int) -> bytes:
+    """Captions per entry before and after, as PNG; of ``rows`` the draw was expected to keep ``expected``."""
     counts = read_table(own, _COUNTS)
-    return figure(counts["before"].to_numpy(), counts["after"].to_numpy(), t)
+    title = f"Captions per entry; of {rows:,} rows {expected:,.0f} expected to stay"
+    return figure(counts["before"].to_numpy(), counts["after"].to_numpy(), t, title)

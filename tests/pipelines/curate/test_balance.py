@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from infra.errors import DataError, UsageError
+from infra.errors import ConfigError, DataError, UsageError
 from infra.run.context import Context
 from infra.run.manifest import Artifact
 from pipelines.curate.balance import Config, run
-from pipelines.curate.balance.entries import count_words, entries_of, given_entries
+from pipelines.curate.balance.entries import given_entries
 from pipelines.curate.balance.matching import Matcher
 from pipelines.curate.balance.sampling import keep_probabilities, uniform
 from pipelines.curate.balance.trie import BREAK, Trie
@@ -110,37 +110,6 @@ def test_probabilities_are_the_papers(matches, t):
     np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-15)
 
 
-def test_entries_come_from_the_captions():
-    captions = [
-        "New York at night",
-        "New York by day",
-        "a New York cab",
-        "a cat",
-        "a cat at night",
-        "a dog",
-        "Figure 3",
-    ]
-    rows = [[caption] for caption in captions]
-    entries = entries_of(count_words(rows), min_count=2, min_pmi=3.0)
-    assert entries == ["New", "New York", "York", "a", "at", "at night", "cat", "night"]
-    assert "a cat" in entries_of(count_words(rows), min_count=2, min_pmi=2.0)
-    assert entries_of(count_words([]), 1, 0.0) == []
-
-
-def test_entries_come_from_captions_without_spaces():
-    captions = ["红色的狐狸", "狐狸在雪地里", "一只狐狸", "一只猫", "东京塔的夜景", "猫。狐狸"]
-    assert entries_of(count_words([[caption] for caption in captions]), min_count=3, min_pmi=99.0) == ["狐狸"]
-    captions = ["東京タワーの夜景", "東京タワーの朝", "夜景の写真"] * 3
-    entries = entries_of(count_words([[caption] for caption in captions]), min_count=3, min_pmi=1.0)
-    assert {"東京タワー", "夜景", "東京タワーの"} <= set(entries)
-    matcher = Matcher(entries)
-    assert all(matcher(text) for text in ("東京タワーの夜景", "朝の写真"))
-
-
-def test_words_on_both_sides_of_a_mark_are_no_pair():
-    assert entries_of(count_words([["Paris, France"]] * 5), min_count=2, min_pmi=0.0) == ["France", "Paris"]
-
-
 def test_draws_are_even_and_a_rows_own():
     draws = np.array([uniform(0, str(row)) for row in range(4000)])
     assert abs(draws.mean() - 0.5) < 0.02
@@ -186,6 +155,18 @@ def test_metadata_comes_from_the_field_or_the_input():
         Config(metadata=["red"]).check_inputs(["selection", "metadata"])
 
 
+def test_published_limits_have_names():
+    assert [Config(t=name).t for name in ("clip", "metaclip_400m", "metaclip_2.5b", "30")] == [
+        20_000,
+        20_000,
+        170_000,
+        30,
+    ]
+    assert Config(t="clip").identity() == Config().identity()
+    with pytest.raises(ConfigError, match=r"clip, metaclip_400m"):
+        Config(t="laion")
+
+
 def captions_of(artifact, prefix):
     return [
         row
@@ -215,7 +196,9 @@ def test_the_stage(ray_cluster, images_artifact, finished, metadata):
         away = [row for row in captions_of(result, "dropped") if row["reason"] == "balanced_away"]
         assert {round(row["keep_probability"], 9) for row in away} == {0.1}
     assert kept[50] == kept[1000]  # the layout of shards has no say
-    assert result.manifest.facts == {"entries": 3, "entries_found": 2, "entries_over_t": 1, "expected": 30.0}
+    expected = {"5": 10.0, "10": 20.0, "20": 30.0, "40": 50.0, "80": 90.0}
+    facts = {"entries": 3, "entries_found": 2, "entries_over_t": 1, "expected": 30.0, "expected_by_t": expected}
+    assert result.manifest.facts == facts
     assert [file.path for file in result.files("figures/")] == ["figures/entries.png"]
     assert finished(run, config, {"selection": selection}).manifest == result.manifest
     with pytest.raises(DataError, match="no entry"):

@@ -9,7 +9,6 @@ import pytest
 from infra.run.context import Context
 from infra.run.manifest import Artifact
 from pipelines.curate.balance import Config, run
-from pipelines.curate.balance.entries import count_words
 from pipelines.curate.balance.sampling import uniform
 from pipelines.curate.captions import read_texts
 from pipelines.tables import read_table
@@ -95,13 +94,6 @@ def test_captions_of_several_languages_count_in_each(ray_cluster, tmp_path):
     _, tables = balanced(tmp_path / "b", config, selection_of(tmp_path / "s", rows))
     counts = {(row["language"], row["entry"]): row["before"] for row in tables["entries"]}
     assert counts == {("en", "red"): 1, ("de", "rot"): 1, ("en", "taxi"): 2, ("de", "Taxi"): 2}
-
-
-def test_words_of_pooled_captions_are_counted_by_row():
-    table = count_words([["cat dog", "a cat dog"], ["dog"]]).to_pylist()
-    found = {(row["first"], row["second"]): (row["times"], row["captions"]) for row in table}
-    assert found[("cat", "dog")] == (2, 1)
-    assert found[("dog", "")] == (3, 2)
 
 
 @pytest.mark.parametrize(

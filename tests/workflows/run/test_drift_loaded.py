@@ -19,7 +19,7 @@ import pytest
 from evaluation import compare
 from infra.config import Config
 from pipelines import adopt, urls
-from pipelines.curate import decontaminate, embed, score, semdedup
+from pipelines.curate import decontaminate, embed, entries, score, semdedup
 from training import train
 from training.objectives.config import ObjectiveConfig
 from workflows.cli.fields import STAGES
@@ -40,6 +40,7 @@ DEEP = {
     "download": "pipelines.images.resize",
     "filter": "pipelines.curate.filter.judge",
     "dedup": "pipelines.curate.dedup.signatures",
+    "entries": "pipelines.curate.entries.words",
     "balance": "pipelines.curate.balance.sampling",
     "shard": "pipelines.curate.shard.write",
     "train": "training.objectives.siglip.objective",
@@ -118,6 +119,7 @@ def small_run(root: Path, port: int) -> Workflow:
     vectors = {**both, "embeddings": stages["embed"]}
     stages["score"] = Stage("score", score.run, score.Config(), vectors)
     stages["semdedup"] = Stage("semdedup", semdedup.run, semdedup.Config(), vectors)
+    stages["entries"] = Stage("entries", entries.run, entries.Config(), {"selection": stages["filter"]})
     leaks = {**vectors, "testsets": stages["shard"], "model": stages["train"]}
     stages["decontaminate"] = Stage("decontaminate", decontaminate.run, decontaminate.Config(), leaks)
     twice = {"scores_one": stages["zeroshot"], "scores_other": stages["zeroshot"]}
