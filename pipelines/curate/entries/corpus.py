@@ -16,7 +16,6 @@ from infra.run.manifest import Artifact, Funnel
 from infra.schema import Drop
 from infra.store import Store
 from pipelines.curate.captions import ALL, UNKNOWN, read_texts
-from pipelines.curate.dedup.homes import Homes
 from pipelines.curate.entries.config import Config
 from pipelines.curate.filter.texts import language
 from pipelines.layout import counted_shards
@@ -79,8 +78,15 @@ def lots_of(config: Config, inputs: Mapping[str, Artifact]) -> tuple[Sequence[Lo
 def lots_of_selection(selection: Artifact) -> tuple[Sequence[Lot], int]:
     """The captions of a selection in lots, and the number of its rows."""
     shards = counted_shards({"selection": selection})
-    lots = [Captions(selection.store, [path for _, path in lot]) for lot in Homes.lots(shards, _ROWS)[1]]
-    return lots, sum(rows for _, _, rows in shards)
+    lots: list[list[str]] = []
+    room = 0
+    for _, path, rows in shards:
+        if room <= 0:
+            lots.append([])
+            room = _ROWS
+        lots[-1].append(path)
+        room -= rows
+    return [Captions(selection.store, lot) for lot in lots], sum(rows for _, _, rows in shards)
 
 
 def _row_groups(store: Store, path: str) -> Iterator[Groups]:
