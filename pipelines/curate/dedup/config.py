@@ -19,7 +19,7 @@ class Config(StageConfig):
         "selection": Input("selection", description="the rows to deduplicate"),
     }
     produces: ClassVar[tuple[str, ...]] = ("selection",)
-    code_version: ClassVar[int] = 5
+    code_version: ClassVar[int] = 6
 
     stays: Literal["largest", "best", "earliest"] = Field(
         "largest",
@@ -34,7 +34,7 @@ class Config(StageConfig):
     max_captions: int = Field(100, ge=1, description="captions that a row gets in the column `captions`")
     score: str = Field("clip_score", description="the column of numbers that tells the best row or caption")
     drop: bool = Field(
-        True, description="drop duplicates; false: keep them, and only name in `cluster` the row that would stay"
+        True, description="drop duplicates; false: keep them, and only name in `duplicate_of` the row that would stay"
     )
     placeholder_names: int = Field(
         8,

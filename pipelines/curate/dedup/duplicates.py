@@ -14,6 +14,7 @@ from infra.store import Store
 from pipelines.curate.dedup import leaders, pairs, verdicts
 from pipelines.curate.dedup.candidates import Blocks
 from pipelines.curate.dedup.captions import pooled, send_captions
+from pipelines.curate.dedup.clusters import find_clusters
 from pipelines.curate.dedup.config import Config
 from pipelines.curate.dedup.files import send_equal, send_same_urls
 from pipelines.curate.dedup.homes import Homes
@@ -49,15 +50,17 @@ def drop_duplicates(
     exchange.step("rows", lots, partial(send_rows, config, selection, parts), sends={first: parts})
     if config.urls:
         work = partial(send_same_urls, config, homes, parts)
-        exchange.step("urls", range(parts), work, receives=["urls"], sends={"same-url": homes.count, "files": parts})
-    sends = {"equal": homes.count} | ({"images": buckets} if config.near else {})
+        sends = {"same-url": homes.count, "edges-of-urls": homes.count, "files": parts}
+        exchange.step("urls", range(parts), work, receives=["urls"], sends=sends)
+    sends = {"equal": homes.count, "edges-of-files": homes.count} | ({"images": buckets} if config.near else {})
     work = partial(send_equal, config, homes, blocks, buckets)
     exchange.step("files", range(parts), work, receives=["files"], sends=sends)
     facts: dict[str, Any] = {}
-    known = []
+    known, edges = [], [*(["edges-of-urls"] if config.urls else []), "edges-of-files"]
     if config.near:
         facts = _near(config, selection, exchange, homes, lots, blocks, buckets)
-        known = ["known"]
+        known, edges = ["known"], [*edges, "edges-of-looks", "edges-of-pairs"]
+    facts["largest_cluster"] = find_clusters(exchange, homes, selection, lots, edges)
     last = "of-files" if config.urls else "verdicts"
     work = partial(verdicts.follow, selection, homes, "equal", "known", last)
     exchange.step("equal", lots, work, receives=["equal", *known], sends={last: homes.count})
@@ -70,7 +73,7 @@ def drop_duplicates(
         work = partial(send_captions, config, selection, homes)
         exchange.step("captions", lots, work, receives=["verdicts"], sends=dict.fromkeys(streams, homes.count))
     work = partial(write_shards, config, selection, _SAMPLED, streams[0])
-    records = exchange.step("selection", lots, work, receives=streams)
+    records = exchange.step("selection", lots, work, receives=[*streams, "clusters"])
     if capped := sum(record.facts["capped_captions"] for record in records):
         facts["capped_captions"] = capped
         log.warning("%d rows have more captions than dedup.max_captions=%d", capped, config.max_captions)
@@ -96,9 +99,8 @@ def _near(
     each = len(blocks.sent) * _keys(config)  # entries of an image
     parts = parts_of(buckets * _ENTRIES // each, leaders.FEW)
     work = partial(pairs.find_pairs, config, homes, blocks)
-    found = exchange.step(
-        "pairs", range(buckets), work, receives=["images"], sends={"candidates": homes.count, "looks": homes.count}
-    )
+    sends = dict.fromkeys(("candidates", "looks", "edges-of-looks"), homes.count)
+    found = exchange.step("pairs", range(buckets), work, receives=["images"], sends=sends)
     facts: dict[str, Any] = {"candidates": sum(record.facts["candidates"] for record in found)}
     if oversized := sum(record.facts["oversized"] for record in found):
         largest = max(record.facts["largest"] for record in found)
@@ -112,7 +114,9 @@ def _near(
         "first", lots, partial(pairs.attach_first, homes), receives=["candidates"], sends={"half": homes.count}
     )
     same = {f"same-{kind}": parts for kind in leaders.KINDS}
-    confirmed = exchange.step("second", lots, partial(pairs.confirm, config, parts), receives=["half"], sends=same)
+    work = partial(pairs.confirm, config, homes, parts)
+    sends = same | {"edges-of-pairs": homes.count}
+    confirmed = exchange.step("second", lots, work, receives=["half"], sends=sends)
     facts["pairs"] = sum(record.facts["pairs"] for record in confirmed)
     near = leaders.rounds(exchange, homes, parts, list(same))
     work = partial(verdicts.name_originals, selection, homes, near)

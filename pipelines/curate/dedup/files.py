@@ -14,6 +14,7 @@ from infra.arrays import begins_run
 from infra.exchange import DOWN, UP, Task
 from infra.schema import Drop
 from pipelines.curate.dedup.candidates import Blocks
+from pipelines.curate.dedup.clusters import edges_of, send_edges
 from pipelines.curate.dedup.config import Config
 from pipelines.curate.dedup.homes import Homes, part_of
 from pipelines.curate.dedup.verdicts import PENDING
@@ -44,15 +45,22 @@ def send_same_urls(config: Config, homes: Homes, parts: int, task: Task) -> None
     rows = task.receive("urls", [("row", UP)])
     # Those that cannot be read equal none.
     known = np.flatnonzero(rows["readable"].to_numpy())
-    names = ["url", "url_rest", *(["text"] if config.same_caption else [])]
-    originals = np.arange(rows.num_rows)
-    originals[known] = known[_firsts(rows.take(pa.array(known)), names)]
+    names = ["url", "url_rest"]
+    send_edges(task, "edges-of-urls", homes, edges_of(rows, _originals(rows, known, names)))
+    originals = _originals(rows, known, [*names, *(["text"] if config.same_caption else [])])
     gone = originals != np.arange(rows.num_rows)
     reasons = np.full(int(gone.sum()), Drop.DUPLICATE_URL.value, object)
     same = _pending(rows, originals, gone, reasons)
     task.send("same-url", same, homes.of(same["original"]))
     left = rows.filter(pa.array(~gone))
     task.send("files", left, part_of(left["file"], parts))
+
+
+def _originals(rows: pa.Table, places: Array, names: Sequence[str]) -> Array:
+    """For each row the place of the best of those at ``places`` with its values; for others its own: (n,) int64."""
+    originals = np.arange(rows.num_rows)
+    originals[places] = places[_firsts(rows.take(pa.array(places)), names)]
+    return originals
 
 
 def _firsts(rows: pa.Table, names: Sequence[str]) -> Array:
@@ -81,6 +89,10 @@ def send_equal(config: Config, homes: Homes, blocks: Blocks, parts: int, task: T
     reasons = np.where(placeholder, Drop.PLACEHOLDER.value, Drop.DUPLICATE_BYTES.value)[gone]
     equal = _pending(rows, originals, gone, reasons.astype(object))
     task.send("equal", equal, homes.of(equal["original"]))
+    if config.same_caption:
+        # Under another caption a row stays, but is of the cluster.
+        originals, _ = equal_files(rows, config.placeholder_names)
+    send_edges(task, "edges-of-files", homes, edges_of(rows, originals))
     if not config.near:
         return
     left = rows.filter(pa.array(~gone & rows["readable"].to_numpy()))
@@ -124,11 +136,8 @@ def equal_files(rows: pa.Table, least: int, *, same_caption: bool = False) -> tu
     sizes = np.diff(np.r_[begins, count])
     readable = rows["readable"].to_numpy(zero_copy_only=False)
 
-    originals = np.arange(count)
-    places = np.flatnonzero(readable)
     names = ["file", "file_rest", *(["text"] if same_caption else [])]
-    originals[places] = places[_firsts(rows.take(pa.array(places)), names)]
-
+    originals = _originals(rows, np.flatnonzero(readable), names)
     placeholder = np.zeros(count, bool)
     for start, size in zip(begins.tolist(), sizes.tolist(), strict=True) if least else ():
         if size >= least and _is_placeholder(rows.slice(start, size), least):

@@ -17,6 +17,7 @@ from infra.exchange import DOWN, UP, Task
 from infra.schema import Drop
 from pipelines.curate.dedup.alike import same
 from pipelines.curate.dedup.candidates import Blocks, Found, candidates
+from pipelines.curate.dedup.clusters import EDGES, send_edges
 from pipelines.curate.dedup.config import Config
 from pipelines.curate.dedup.homes import Homes, column_at_home, part_of
 from pipelines.curate.dedup.leaders import PAIRS
@@ -28,17 +29,16 @@ __all__ = ["attach_first", "confirm", "find_pairs"]
 
 Array = NDArray[Any]
 
-_COLUMNS = PAIRS.names[:4]
-
 
 def find_pairs(config: Config, homes: Homes, blocks: Blocks, task: Task) -> None:
     """Find pairs of keys within the distance, bucket by bucket. Streams ``candidates``: to the first's home;
-    ``looks``: (row, original, reason) of images that look the same to the byte as one before them."""
+    ``looks``: (row, original, reason) of images that look the same to the byte as one before them, which are also
+    ``edges-of-looks``."""
     entries = task.receive("images")
     buckets = entries["bucket"].to_numpy()
     order = np.argsort(buckets, kind="stable")
     ends = np.flatnonzero(np.diff(buckets[order])) + 1
-    equal, likely = [PENDING.empty_table()], [PAIRS.empty_table()]
+    equal, likely = [PAIRS.empty_table()], [PAIRS.empty_table()]
     oversized = largest = 0
     for places in np.split(order, ends) if len(order) else []:
         images = entries.take(pa.array(places)).sort_by([("preference", DOWN), ("row", UP)])
@@ -47,20 +47,19 @@ def find_pairs(config: Config, homes: Homes, blocks: Blocks, task: Task) -> None
         leaves, copies = _equal_looks(hashes, looks)
         if block == 0:
             # Equal looks have equal keys: the first of these is enough.
-            once = copies.second[images["first"].to_numpy()[copies.second]]
-            firsts = copies.first[images["first"].to_numpy()[copies.second]]
-            columns = [images["row"].take(once), images["row"].take(firsts)]
-            reasons = pa.array([Drop.NEAR_DUPLICATE.value] * len(once), pa.string())
-            equal.append(pa.table([*columns, reasons], schema=PENDING))
+            once = images["first"].to_numpy()[copies.second]
+            equal.append(_pairs(images, copies.first[once], copies.second[once]))
         found = candidates(hashes[leaves], blocks, block, config.max_bucket)
         likely.append(_pairs(images, leaves[found.first], leaves[found.second]))
         oversized, largest = oversized + found.oversized, max(largest, found.largest)
     task.facts |= {"oversized": oversized, "largest": largest}
     pairs = _distinct(pa.concat_tables(likely))
     task.facts["candidates"] = pairs.num_rows
-    task.send("candidates", pairs.select(_COLUMNS), homes.of(pairs["first"]))
+    task.send("candidates", pairs.select(EDGES.names), homes.of(pairs["first"]))
     looks = pa.concat_tables(equal)
-    task.send("looks", looks, homes.of(looks["original"]))
+    send_edges(task, "edges-of-looks", homes, looks.select(EDGES.names))
+    reasons = pa.array([Drop.NEAR_DUPLICATE.value] * looks.num_rows, pa.string())
+    task.send("looks", pa.table([looks["second"], looks["first"], reasons], schema=PENDING), homes.of(looks["first"]))
 
 
 def _equal_looks(hashes: Array, looks: Array) -> tuple[Array, Found]:
@@ -98,8 +97,8 @@ def attach_first(homes: Homes, task: Task) -> None:
     task.send("half", pairs, homes.of(pairs["second"]))
 
 
-def confirm(config: Config, parts: int, task: Task) -> None:
-    """Streams ``same-waits``, ``same-tells``: the candidates whose thumbnails agree."""
+def confirm(config: Config, homes: Homes, parts: int, task: Task) -> None:
+    """Streams ``same-waits``, ``same-tells``, ``edges-of-pairs``: the candidates whose thumbnails agree."""
     pairs = task.receive("half", [("first", UP), ("second", UP)])
     ours, theirs = pairs["thumbnail"], _of_any_order(task, pairs["second"].to_numpy())
     agreed = np.zeros(pairs.num_rows, bool)
@@ -109,10 +108,11 @@ def confirm(config: Config, parts: int, task: Task) -> None:
         others = theirs.take(pa.array(places)).to_pylist()
         agreed[places] = same(ours[int(places[0])].as_py(), others, mirrored=config.mirrored)
     news = pa.array(np.zeros(pairs.num_rows, np.int8))
-    confirmed = pairs.select(_COLUMNS).append_column("news", news).cast(PAIRS).filter(pa.array(agreed))
+    confirmed = pairs.select(EDGES.names).append_column("news", news).cast(PAIRS).filter(pa.array(agreed))
     task.facts["pairs"] = confirmed.num_rows
     task.send("same-waits", confirmed, part_of(confirmed["second"], parts))
     task.send("same-tells", confirmed, part_of(confirmed["first"], parts))
+    send_edges(task, "edges-of-pairs", homes, confirmed.select(EDGES.names))
 
 
 def _of_any_order(task: Task, rows: Array) -> pa.Array:

@@ -12,7 +12,7 @@ from infra.store import Store
 from pipelines.curate.dedup.homes import Homes, column_at_home
 from pipelines.tables import read_table
 
-__all__ = ["DUPLICATES", "PENDING", "follow", "name_originals"]
+__all__ = ["DUPLICATES", "PENDING", "follow", "name_originals", "uids_at_home"]
 
 DUPLICATES = frozenset({Drop.DUPLICATE_URL.value, Drop.DUPLICATE_BYTES.value, Drop.NEAR_DUPLICATE.value})
 PENDING = pa.schema([("row", pa.int64()), ("original", pa.int64()), ("reason", pa.string())])
@@ -22,7 +22,7 @@ VERDICTS = pa.schema([("row", pa.int64()), ("original", pa.int64()), ("uid", pa.
 def name_originals(selection: Store, homes: Homes, near: Sequence[str], task: Task) -> None:
     """Stream ``named``: the verdicts on near duplicates with the ``uid`` of their originals, which are at home here."""
     rows = pa.concat_tables([task.receive(stream) for stream in near]).sort_by([("original", UP), ("row", UP)])
-    uids = _uids(selection, task, rows["original"])
+    uids = uids_at_home(selection, task, rows["original"])
     reasons = pa.array([Drop.NEAR_DUPLICATE.value] * rows.num_rows, pa.string())
     named = pa.table([rows["row"], rows["original"], uids, reasons], schema=VERDICTS)
     task.send("named", named, homes.of(named["row"]))
@@ -38,7 +38,7 @@ def follow(selection: Store, homes: Homes, pending: str, known: str, told: str, 
     before = task.receive(known, [("row", UP)]) if known in task.inbox else VERDICTS.empty_table()
     columns = (before[name].to_pylist() for name in VERDICTS.names)
     replaced = {row: (original, uid, why) for row, original, uid, why in zip(*columns, strict=True)}
-    uids = _uids(selection, task, rows["original"]).to_pylist()
+    uids = uids_at_home(selection, task, rows["original"]).to_pylist()
     own = zip(rows["original"].to_pylist(), uids, rows["reason"].to_pylist(), strict=True)
     found = [_followed(replaced.get(original), (original, uid, reason)) for original, uid, reason in own]
     followed = [
@@ -60,7 +60,7 @@ def _followed(of_original: Verdict | None, verdict: Verdict) -> Verdict:
     return original, uid, why if why == Drop.PLACEHOLDER else verdict[2]
 
 
-def _uids(selection: Store, task: Task, rows: pa.ChunkedArray) -> pa.Array:
+def uids_at_home(selection: Store, task: Task, rows: pa.ChunkedArray) -> pa.Array:
     """The ``uid`` of each of ``rows``, of this home, which come in order."""
 
     def read(_: int, path: str) -> pa.Array:

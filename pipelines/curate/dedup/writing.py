@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from infra.exchange import UP, Task
 from infra.hashing import hash64
@@ -12,7 +13,7 @@ from infra.store import Store
 from pipelines.curate import gallery
 from pipelines.curate.dedup.captions import pool
 from pipelines.curate.dedup.config import Config
-from pipelines.curate.dedup.homes import places_of, row_numbers
+from pipelines.curate.dedup.homes import places_of, row_numbers, split_row
 from pipelines.curate.dedup.rows import signatures_path
 from pipelines.curate.dedup.verdicts import DUPLICATES
 from pipelines.layout import funnel
@@ -29,6 +30,7 @@ def write_shards(config: Config, selection: Store, sampled: int, stream: str, ta
     ``sampled``: the number of homes of which samples are taken.
     """
     verdicts = task.receive(stream, [("row", UP)])
+    clusters = task.receive("clusters", [("row", UP)])
     captions = task.receive("captions", [("original", UP)]) if "captions" in task.inbox else None
     rows, originals, uids, reasons = (verdicts[name].to_pylist() for name in ("row", "original", "uid", "reason"))
     told = {row: (uid, reason) for row, uid, reason in zip(rows, uids, reasons, strict=True)}
@@ -43,24 +45,34 @@ def write_shards(config: Config, selection: Store, sampled: int, stream: str, ta
         own = zip(table["uid"].to_pylist(), signatures["reason"].to_pylist(), strict=True)
         numbers = row_numbers(shard, table.num_rows)
         found = [told.get(number, pair) for number, pair in zip(numbers.tolist(), own, strict=True)]
-        cluster = pa.array([uid for uid, _ in found], pa.string())
-        table = with_column(table, "cluster", cluster)
+        table = with_column(table, "cluster", _clusters(table["uid"], _slice(clusters, "row", shard)))
+        originals_of = pa.array([uid for uid, _ in found], pa.string())
+        if not config.drop:
+            others = pc.not_equal(originals_of, table["uid"])
+            table = with_column(table, "duplicate_of", pc.if_else(others, originals_of, None))
         final = [None if reason in DUPLICATES and not config.drop else reason for _, reason in found]
         if captions is not None:
             stays = np.array([reason is None for reason in final], bool)
-            table, many = pool(config, table, numbers, stays, _slice(captions, shard))
+            table, many = pool(config, table, numbers, stays, _slice(captions, "original", shard))
             capped += many
-        total += write_selection(task.output, shard, table, final, {"duplicate_of": cluster})
+        total += write_selection(task.output, shard, table, final, {"duplicate_of": originals_of})
     task.funnel = total
     task.facts["capped_captions"] = capped
     if task.number < sampled:
         task.facts["duplicates"] = _samples(rows, originals, reasons)
 
 
-def _slice(captions: pa.Table, shard: int) -> pa.Table:
-    """Those of the captions whose original is a row of the shard."""
-    own = places_of(captions["original"].to_numpy(), shard)
-    return captions.slice(own.start, own.stop - own.start)
+def _slice(rows: pa.Table, name: str, shard: int) -> pa.Table:
+    """Those of ``rows``, in order of the column ``name``, that it says are of the shard."""
+    own = places_of(rows[name].to_numpy(), shard)
+    return rows.slice(own.start, own.stop - own.start)
+
+
+def _clusters(uids: pa.ChunkedArray, named: pa.Table) -> pa.Array:
+    """The cluster of each row of a shard: its own ``uid`` but where another is ``named``."""
+    clusters = uids.to_numpy().copy()
+    clusters[[split_row(row)[1] for row in named["row"].to_pylist()]] = named["cluster"].to_numpy()
+    return pa.array(clusters, pa.string())
 
 
 def _samples(rows: list[int], originals: list[int], reasons: list[str]) -> dict[str, list[tuple[int, int]]]:

@@ -173,7 +173,7 @@ def test_it_may_only_mark(small_dedup, tmp_path, rows):
     originals, kept, dropped, _ = found(tmp_path / "dropped", rows, Config())
     _, marked, none, _ = found(tmp_path / "marked", rows, Config(drop=False))
     assert none == {} and sorted(marked) == sorted(kept | dropped)
-    assert [int(marked[n]["cluster"], 16) for n in range(ROWS)] == originals
+    assert [int(marked[n]["duplicate_of"] or f"{n:x}", 16) for n in range(ROWS)] == originals
     assert [marked[n]["caption"] for n in range(ROWS)] == rows[0]["caption"]
 
 
