@@ -31,7 +31,8 @@ from numpy.typing import NDArray
 from infra.cluster import Limits, run_shards
 from infra.errors import DataError
 from infra.run.context import Context, ShardOutput
-from infra.run.manifest import Funnel, ShardRecord
+from infra.run.pieces import Records
+from infra.run.records import Funnel, ShardRecord
 from infra.store import Store
 
 __all__ = ["DOWN", "UP", "Exchange", "Sending", "Task", "parts_of"]
@@ -129,7 +130,7 @@ class Exchange:
         *,
         receives: Sequence[str] = (),
         sends: Mapping[str, int] | None = None,
-    ) -> list[ShardRecord]:
+    ) -> Records:
         """Run ``work(Task)`` for each of ``specs``; the records of the tasks in that order.
 
         ``receives``: names of streams of earlier steps, which end with this one. ``sends``: for each stream the number
@@ -149,17 +150,15 @@ class Exchange:
             del self._streams[stream]
         return records
 
-    def _run(
-        self, shards: Sequence[tuple[str, Any]], work: Callable[[Any, ShardOutput], ShardRecord]
-    ) -> list[ShardRecord]:
+    def _run(self, shards: Sequence[tuple[str, Any]], work: Callable[[Any, ShardOutput], ShardRecord]) -> Records:
         if not self._here:
             return run_shards(self._context, shards, work, self._limits)
-        done = self._context.ledger.read([name for name, _ in shards])
-        for name, spec in shards:
+        tally = self._context.ledger.tally([name for name, _ in shards])
+        for number in tally.left():
             self._context.check()
-            if name not in done:
-                done[name] = work(spec, ShardOutput(self._context.store, name))
-        return [done[name] for name, _ in shards]
+            name, spec = shards[number]
+            tally.add(number, work(spec, ShardOutput(self._context.store, name)))
+        return tally.records()
 
     def close(self) -> None:
         """Delete what is left of rows on their way."""

@@ -16,16 +16,17 @@ from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
 
 from infra.errors import CliplineError, DataError, StageFailed
-from infra.run.manifest import ShardRecord
+from infra.run.pieces import UNFORESEEN, Records
+from infra.run.records import ShardRecord
 
 if TYPE_CHECKING:
-    from infra.run.context import Ledger
+    from infra.run.ledger import Ledger
 
 __all__ = ["FACT", "RowErrors", "counted", "named", "row_error", "too_many", "total"]
 
 log = logging.getLogger(__name__)
 
-FACT = "unforeseen"  # of a shard and of a manifest: rows by message
+FACT = UNFORESEEN
 _ROWS = "rows_handled"  # of a shard without a funnel
 _FEW = 10  # rows, which end no stage however few there are in all
 _MACHINE = frozenset(
@@ -69,9 +70,15 @@ def counted(messages: Iterable[str | None], rows: int | None = None) -> dict[str
 
 def total(records: Iterable[ShardRecord]) -> dict[str, int]:
     """Rows by message, of all ``records``, most first."""
+    if isinstance(records, Records):
+        return _ranked(records.unforeseen())
     errors: Counter[str] = Counter()
     for record in records:
         errors.update(record.facts.get(FACT, {}))
+    return _ranked(errors)
+
+
+def _ranked(errors: Counter[str]) -> dict[str, int]:
     return dict(sorted(errors.items(), key=lambda item: (-item[1], item[0])))
 
 
@@ -95,23 +102,22 @@ class RowErrors:
     def __init__(self, share: float) -> None:
         self._share = share
         self._rows = 0
-        self._failed: list[ShardRecord] = []
+        self._errors: Counter[str] = Counter()
+        self._failed: list[str] = []
 
     def add(self, record: ShardRecord, ledger: Ledger) -> None:
         """Count a shard. Raises StageFailed past the limit."""
         self._rows += record.funnel.entered if record.funnel else record.facts.get(_ROWS, 0)
         if not record.facts.get(FACT):
             return
-        self._failed.append(record)
-        errors = total(self._failed)
-        count = sum(errors.values())
-        if not too_many(count, self._rows, self._share):
+        self._failed.append(record.shard)
+        self._errors.update(record.facts[FACT])
+        if not too_many(self._errors.total(), self._rows, self._share):
             return
-        for failed in self._failed:
-            ledger.forget(failed.shard)
+        ledger.forget(*self._failed)
         raise StageFailed(
-            f"{count} of {self._rows} rows ended with errors nobody foresaw",
+            f"{self._errors.total()} of {self._rows} rows ended with errors nobody foresaw",
             expected=f"at most {self._share:.1%}, which limits.max_unforeseen sets",
-            found=named(errors),
+            found=named(_ranked(self._errors)),
             fix="the logs of the workers have a traceback of each; please report it",
         )

@@ -43,8 +43,8 @@ __all__ = [
 def funnel(unit: str, reasons: Iterable[str | None]) -> Funnel:
     """The account of rows that were kept (None) or dropped for a reason."""
     counts = Counter(None if reason is None else str(reason) for reason in reasons)
-    entered, kept = counts.total(), counts.pop(None, 0)
-    return Funnel(unit=unit, entered=entered, kept=kept, dropped=dict(sorted(counts.items())))
+    dropped = sorted((reason, count) for reason, count in counts.items() if reason is not None)
+    return Funnel(unit=unit, entered=counts.total(), kept=counts[None], dropped=dict(dropped))
 
 
 # --- pairs ------------------------------------------------------------------------------------------------------------
@@ -61,7 +61,7 @@ class Slice:
 
 def kept_files(artifact: Artifact) -> list[File]:
     """The Parquet files of an artifact that hold its kept rows, in order."""
-    return [file for file in artifact.files("data/", ".parquet") if not file.path.startswith("data/dropped")]
+    return [file for file in artifact.each_file("data/", ".parquet") if not file.path.startswith("data/dropped")]
 
 
 def chunk_rows(files: Iterable[File], rows: int) -> Iterator[tuple[Slice, ...]]:
@@ -133,7 +133,7 @@ class Images:
 
 def image_shards(*images: Artifact) -> list[tuple[int, str]]:
     """Number and Parquet path of each shard of artifacts in img2dataset's layout."""
-    return [(_number(file, ""), file.path) for artifact in images for file in artifact.files("data/", ".parquet")]
+    return [(_number(file, ""), file.path) for artifact in images for file in artifact.each_file("data/", ".parquet")]
 
 
 def read_images(images: Images | Store, rows: Sequence[Mapping[str, Any]]) -> list[bytes | None]:
@@ -174,7 +174,7 @@ def find_images(tar: BinaryIO, keys: Collection[str]) -> dict[str, tuple[int, in
 
 def selection_shards(selection: Artifact) -> list[tuple[int, str]]:
     """Shard number and path of each file of kept rows. Raises DataError if there are tables, but none of kept rows."""
-    found = [(_number(file, "kept-"), file.path) for file in selection.files("data/kept-", ".parquet")]
+    found = [(_number(file, "kept-"), file.path) for file in selection.each_file("data/kept-", ".parquet")]
     if not found and (others := selection.files("data/", ".parquet")):
         raise DataError(
             "a selection has no files of kept rows", expected="data/kept-00000.parquet and so on", found=others[0].path
@@ -191,14 +191,13 @@ def input_shards(inputs: Mapping[str, Artifact]) -> list[tuple[int, str]]:
 def counted_shards(inputs: Mapping[str, Artifact]) -> list[tuple[int, str, int]]:
     """Number, table and rows of each shard of :func:`input_shards`, as their manifests have it."""
     artifacts = [inputs["selection"]] if "selection" in inputs else downloads(inputs)
-    rows = {file.path: file.rows or 0 for artifact in artifacts for file in artifact.manifest.files}
+    rows = {file.path: file.rows or 0 for artifact in artifacts for file in artifact.each_file("data/", ".parquet")}
     return [(shard, path, rows[path]) for shard, path in input_shards(inputs)]
 
 
-def row_count(*artifacts: Artifact) -> int:
-    """The rows of selections, or of images, as their manifests have it."""
-    files = [artifact.files("data/kept-", ".parquet") or artifact.files("data/", ".parquet") for artifact in artifacts]
-    return sum(file.rows or 0 for each in files for file in each)
+def row_count(selection: Artifact) -> int:
+    """The rows of a selection, as its manifest has it."""
+    return sum(file.rows or 0 for file in selection.each_file("data/kept-", ".parquet"))
 
 
 def _number(file: File, prefix: str) -> int:

@@ -6,13 +6,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from infra.cluster.limits import BatchWork, Limits, OnDone, ShardWork, slots
+from infra.cluster.limits import BatchWork, Limits, OnDone, ShardWork
 from infra.run.context import Context, ShardOutput
-from infra.run.manifest import ShardRecord
+from infra.run.pieces import Records
+from infra.run.records import ShardRecord
 
 __all__ = ["run_batches", "run_shards"]
-
-_LOT = 10_000  # rows that are worth a task
 
 
 def run_shards(
@@ -21,25 +20,20 @@ def run_shards(
     work: ShardWork,
     limits: Limits | None = None,
     on_done: OnDone | None = None,
-    *,
-    rows: int | None = None,
-) -> list[ShardRecord]:
+) -> Records:
     """Run ``work(spec, output)`` for each ``(name, spec)`` as Ray tasks; the records in the order of ``shards``.
 
     ``work`` writes its files through ``output`` and returns ``output.commit(...)``. It must be deterministic, so that
-    a shard done twice (a worker presumed dead that was not) leaves the same bytes.
+    a shard done twice (a worker presumed dead that was not) leaves the same bytes. The loop must be over the same
+    shards, in the same order, whenever the stage runs.
 
-    ``rows``: of all the shards together. Small shards are then done several to a task, some 10,000 rows, if that leaves
-    a task for each CPU; it saves the driver two thirds of its time. Without it each shard is a task.
+    Shards that take less than a second are done several to a task, as many as take about that, if that leaves a task
+    for each CPU.
 
     Raises StageFailed naming the shard when its attempts are used up, the shard's own error at once if it is not
     transient, and Preempted when the run was asked to stop.
     """
-    shards, limits = list(shards), limits or Limits()
-    size = 1
-    if rows is not None and shards:
-        size = max(1, min(_LOT * len(shards) // max(rows, 1), len(shards) // slots(limits)))
-    return run_batches(context, shards, partial(_one_by_one, work), limits, on_done, size=size)
+    return run_batches(context, shards, partial(_one_by_one, work), limits, on_done)
 
 
 def _one_by_one(work: ShardWork, batch: Sequence[tuple[Any, ShardOutput]]) -> Iterator[ShardRecord]:
@@ -54,8 +48,8 @@ def run_batches(
     limits: Limits | None = None,
     on_done: OnDone | None = None,
     *,
-    size: int,
-) -> list[ShardRecord]:
+    size: int | None = None,
+) -> Records:
     """:func:`run_shards` for work that does several shards better together than one after the other.
 
     ``work([(spec, output), ...])`` gets at most ``size`` neighbouring shards and yields each one's record, in any

@@ -1,21 +1,24 @@
 """The interface of a running stage to its run: output folder, shard ledger, events, and the request to stop.
 
-A shard's files are written first, its sidecar ``ledger/{shard}.json`` last; a shard with a sidecar is never
-processed again. Data goes below ``data/``, images for people below ``figures/``: img2dataset takes every ``*.json``
-beside its shards for one of its own, so no other may be there.
+A shard's files are written first, its entry in the ledger last. Data goes below ``data/``, images for people below
+``figures/``: img2dataset takes every ``*.json`` beside its shards for one of its own, so no other may be there.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 from infra import rows
 from infra.errors import DataError, Preempted, UsageError, redact_values
 from infra.events import Custom, Event, Metrics, Progress, is_built_in
+from infra.run.ledger import Ledger
 from infra.run.manifest import File, Funnel, Manifest, ShardRecord
+from infra.run.pieces import Records
 from infra.store import LocalStore, Store, open_store
 
 __all__ = ["Context", "Ledger", "Output", "ShardOutput"]
@@ -55,41 +58,17 @@ class Output:
 
 
 class ShardOutput(Output):
-    """Output of one shard: its files, and the sidecar that marks it as done."""
+    """Output of one shard: its files, and the entry in the ledger that marks it as done."""
 
     def __init__(self, store: Store, shard: str) -> None:
         super().__init__(store)
         self.shard = shard
 
     def commit(self, funnel: Funnel | None = None, facts: dict[str, Any] | None = None) -> ShardRecord:
-        """Publish the sidecar. After this the shard is done."""
+        """Enter the shard in the ledger. After this it is done."""
         record = ShardRecord(shard=self.shard, files=self.files, funnel=funnel, facts=facts or {})
-        self.store.write(Ledger.path(self.shard), record.model_dump_json(indent=1).encode())
+        Ledger(self.store).commit(record)
         return record
-
-
-class Ledger:
-    """The sidecars of an artifact's committed shards."""
-
-    def __init__(self, store: Store) -> None:
-        self.store = store
-
-    @staticmethod
-    def path(shard: str) -> str:
-        return f"ledger/{shard}.json"
-
-    def forget(self, shard: str) -> None:
-        """Delete the sidecar, so that the shard is processed again: its files do not hold what they should."""
-        self.store.delete(self.path(shard))
-
-    def read(self, shards: Iterable[str] | None = None) -> dict[str, ShardRecord]:
-        """Records of the committed shards among ``shards`` (default: all), by name."""
-        paths = self.store.paths("ledger")
-        if shards is not None:
-            paths = sorted({self.path(shard) for shard in shards} & set(paths))
-        found = zip(paths, self.store.read_all(paths), strict=True)
-        records = [ShardRecord.from_bytes(data, f"{self.store.url}/{path}") for path, data in found]
-        return {record.shard: record for record in records}
 
 
 class Context:
@@ -173,7 +152,7 @@ class Context:
 
     def finish(
         self,
-        records: list[ShardRecord] | None = None,
+        records: Sequence[ShardRecord] | None = None,
         *,
         funnel: Funnel | None = None,
         metrics: dict[str, float] | None = None,
@@ -182,33 +161,43 @@ class Context:
     ) -> Manifest:
         """The manifest of all files: those of ``records`` (in that order), of ``output``, and ``adopted`` ones.
 
-        Without ``funnel`` the records' funnels are added up. The runner commits the manifest; a stage does not.
+        Of the records of a shard loop, those in pieces stay there: the manifest names the pieces. Without ``funnel``
+        the records' funnels are added up. The runner commits the manifest; a stage does not.
         """
         for folder in ("data", "figures", "ledger"):
             self.store.sweep(folder)
-        records = records or []
-        files = [file for record in records for file in record.files] + self.output.files + list(adopted)
-        paths = [file.path for file in files]
-        if len(set(paths)) != len(paths):
-            raise DataError(
-                "two shards wrote the same file", found=", ".join(sorted({p for p in paths if paths.count(p) > 1}))
-            )
+        found = records if isinstance(records, Records) else Records(self.store, rest=records or ())
+        others = [*self.output.files, *adopted]
+        if twice := _twice(lambda: chain(found.files(), others), large=bool(found.pieces)):
+            raise DataError("two shards wrote the same file", found=", ".join(twice[:10]))
         facts = dict(facts or {})
-        if errors := rows.total([*records, ShardRecord(shard="", facts=facts)]):
+        if errors := rows.total(found.plus([ShardRecord("", facts=facts)])):
             facts[rows.FACT] = errors
             log.warning("%d rows ended with errors nobody foresaw: %s", sum(errors.values()), rows.named(errors))
-        parts = [record.funnel for record in records if record.funnel is not None]
-        if funnel is None and parts:
-            funnel = sum(parts[1:], parts[0])
         return Manifest(
             stage=self.stage,
             digest=self.digest,
             identity=redact_values(self.identity),
             config=redact_values(self._config),
             location=self._location,
-            files=files,
-            funnel=funnel,
-            metrics=metrics or {},
+            pieces=found.pieces,
+            files=[*(file for record in found.rest for file in record.files), *others],
+            funnel=funnel or found.total(),
+            metrics={name: float(value) for name, value in (metrics or {}).items()},
             facts=facts,
             provenance=self.provenance,
         )
+
+
+def _twice(files: Callable[[], Iterable[File]], *, large: bool) -> list[str]:
+    """The paths that occur more than once. ``large``: not all may be in memory; of each, eight bytes are."""
+    suspects: set[int] | None = None
+    if large:
+        import numpy as np
+
+        hashes, counts = np.unique(np.fromiter((hash(file.path) for file in files()), np.int64), return_counts=True)
+        suspects = set(hashes[counts > 1].tolist())
+        if not suspects:
+            return []
+    paths = Counter(file.path for file in files() if suspects is None or hash(file.path) in suspects)
+    return sorted(path for path, count in paths.items() if count > 1)

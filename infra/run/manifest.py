@@ -2,127 +2,86 @@
 
 ``{root}/artifacts/{stage}/{digest}/manifest.json`` present means done. It is a pure function of the stage's identity
 and results (no time, host or path enters), so an interrupted and resumed run ends with the same bytes as an
-undisturbed one.
+undisturbed one. It stays small: the files of each thousand shards are in a piece (:mod:`infra.run.pieces`) it names.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, model_validator
+import msgspec
 
 from infra.config import canonical_json, digest
 from infra.errors import DataError
+from infra.run.pieces import Piece, digest_of, files_of
+from infra.run.records import File, Funnel, ShardRecord, parse, plain
 from infra.store import Store, open_store
 from infra.store.mounted import mount
 
-__all__ = ["MANIFEST", "Artifact", "File", "Funnel", "Manifest", "ShardRecord"]
+__all__ = ["MANIFEST", "Artifact", "File", "Funnel", "Manifest", "Piece", "ShardRecord"]
 
 MANIFEST = "manifest.json"
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    @classmethod
-    def from_bytes(cls, data: bytes, place: str = "") -> Self:
-        """Raises DataError, naming ``place``, if ``data`` is not such a record."""
-        try:
-            return cls.model_validate_json(data)
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            raise DataError(
-                f"{place or 'this'} is not a {cls.__name__.lower()} this version of clipline can read",
-                found=f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}",
-                fix="if it was made by another version use that one, else remove it and run again",
-            ) from None
-
-
-class File(_Record):
-    """One file of an artifact; ``path`` is relative to the artifact's folder.
-
-    An adopted file on an object store is known by the store's ``etag`` and has no ``sha256``.
-    """
-
-    path: str
-    bytes: int
-    sha256: str = ""
-    etag: str = ""
-    rows: int | None = None
-
-
-class Funnel(_Record):
-    """Counts of a stage's rows: every row that entered is kept or dropped for a named reason."""
-
-    unit: str
-    entered: NonNegativeInt
-    kept: NonNegativeInt
-    dropped: dict[str, NonNegativeInt] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _nothing_is_lost(self) -> Funnel:
-        if self.entered != self.kept + sum(self.dropped.values()):
-            raise DataError(
-                f"{self.unit} are unaccounted for",
-                expected=f"{self.entered} entered = kept + dropped",
-                found=f"{self.kept} kept + {sum(self.dropped.values())} dropped {self.dropped}",
-            )
-        return self
-
-    def __add__(self, other: Funnel) -> Funnel:
-        if self.unit != other.unit:
-            raise DataError("funnels of different units cannot be added", found=f"{self.unit} and {other.unit}")
-        reasons = sorted({*self.dropped, *other.dropped})
-        return Funnel(
-            unit=self.unit,
-            entered=self.entered + other.entered,
-            kept=self.kept + other.kept,
-            dropped={reason: self.dropped.get(reason, 0) + other.dropped.get(reason, 0) for reason in reasons},
-        )
-
-
-class ShardRecord(_Record):
-    """One committed shard: its files, its part of the funnel, and small JSON facts later steps need."""
-
-    shard: str
-    files: list[File] = Field(default_factory=list)
-    funnel: Funnel | None = None
-    facts: dict[str, Any] = Field(default_factory=dict)
-
-
-class Manifest(_Record):
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """See the module docstring.
 
     ``identity`` is what the fingerprint was computed from: ``{stage, code_version, config, inputs: {name: digest}}``,
     where ``config`` has only the fields that differ from their defaults; ``config`` beside it has them all.
     ``location``: of files adopted in place, the URL of their folder, with a slash at its end, or of the only file,
     whose name in ``files`` is then another.
+    ``pieces`` name the files of every full thousand of shards, ``files`` those of the others; :meth:`Artifact.files`
+    has all.
     ``provenance`` records what was true but does not decide: digests of the source, package versions, and the content
     digest of each input manifest.
     """
 
-    format: Literal[1] = 1
     stage: str
     digest: str
     identity: dict[str, Any]
-    config: dict[str, Any] = Field(default_factory=dict)
+    format: Literal[1] = 1
+    config: dict[str, Any] = {}
     location: str | None = None
-    files: list[File] = Field(default_factory=list)
+    pieces: list[Piece] = []
+    files: list[File] = []
     funnel: Funnel | None = None
-    metrics: dict[str, float] = Field(default_factory=dict)
-    facts: dict[str, Any] = Field(default_factory=dict)
-    provenance: dict[str, Any] = Field(default_factory=dict)
+    metrics: dict[str, float] = {}
+    facts: dict[str, Any] = {}
+    provenance: dict[str, Any] = {}
+
+    @classmethod
+    def from_bytes(cls, data: bytes, place: str = "") -> Manifest:
+        """Raises DataError, naming ``place``, if ``data`` is no manifest."""
+        return parse(cls, data, place)
+
+    def to_json(self) -> Any:  # noqa: ANN401 - JSON
+        return msgspec.to_builtins(self, enc_hook=plain)
 
     def to_bytes(self) -> bytes:
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, indent=1, ensure_ascii=False).encode() + b"\n"
+        return json.dumps(self.to_json(), sort_keys=True, indent=1, ensure_ascii=False).encode() + b"\n"
 
     @property
     def content_digest(self) -> str:
         """Digest of what the stage produced; equal after a forced re-run that changed nothing."""
-        return digest([file.model_dump(exclude_defaults=True) for file in self.files])
+        return digest([*(piece.digest for piece in self.pieces), digest_of(self.files)])
+
+    @property
+    def file_count(self) -> int:
+        return sum(piece.files for piece in self.pieces) + len(self.files)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(piece.bytes for piece in self.pieces) + sum(file.bytes for file in self.files)
+
+    @property
+    def rows(self) -> int:
+        """Rows of all files."""
+        return sum(piece.rows for piece in self.pieces) + sum(file.rows or 0 for file in self.files)
 
     @property
     def name(self) -> str:
@@ -154,8 +113,14 @@ class Artifact:
             return None
 
     def files(self, prefix: str = "", suffix: str = "") -> list[File]:
-        """The files whose path starts and ends so, in manifest order."""
-        return [file for file in self.manifest.files if file.path.startswith(prefix) and file.path.endswith(suffix)]
+        """The files whose path starts and ends so, in the order of the shards. Of a million, use :meth:`each_file`."""
+        return list(self.each_file(prefix, suffix))
+
+    def each_file(self, prefix: str = "", suffix: str = "") -> Iterator[File]:
+        """:meth:`files`, one after the other: few are in memory at once. Raises DataError for a damaged piece."""
+        for file in chain(files_of(self.store, [piece.path for piece in self.manifest.pieces]), self.manifest.files):
+            if file.path.startswith(prefix) and file.path.endswith(suffix):
+                yield file
 
     def read(self, path: str) -> bytes:
         return self.store.read(path)
@@ -168,8 +133,21 @@ class Artifact:
         return self.store.fetch(path, to)
 
     def verify(self) -> Iterator[tuple[File, str]]:
-        """Every file that is not as the manifest says, with what is wrong."""
-        for file in self.manifest.files:
+        """Every file that is not as the manifest says, with what is wrong; of a damaged piece only that."""
+        for piece in self.manifest.pieces:
+            try:
+                files = list(files_of(self.store, [piece.path]))
+            except (FileNotFoundError, DataError) as error:
+                yield File(piece.path, 0), "missing" if isinstance(error, FileNotFoundError) else error.found
+                continue
+            if digest_of(files) != piece.digest:
+                yield File(piece.path, 0), "content differs"
+            else:
+                yield from self._verify(files)
+        yield from self._verify(self.manifest.files)
+
+    def _verify(self, files: Iterable[File]) -> Iterator[tuple[File, str]]:
+        for file in files:
             if not self.store.exists(file.path):
                 yield file, "missing"
             elif self.store.size(file.path) != file.bytes:

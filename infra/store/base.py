@@ -154,6 +154,11 @@ class Store(ABC):
     def delete(self, path: str) -> None:
         """Remove a file or a whole folder; no error if it is not there."""
 
+    def delete_all(self, paths: Sequence[str]) -> None:
+        """Remove files; no error for those that are not there."""
+        for path in paths:
+            self.delete(path)
+
     def sweep(self, prefix: str) -> None:  # noqa: B027 - an object appears whole or not at all
         """Remove the temporary files of killed writers below ``prefix``."""
 

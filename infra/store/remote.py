@@ -185,6 +185,13 @@ class ObjectStore(Store):
             with _translated_errors(self.url):
                 self._fs.rm(self._at(path), recursive=True)
 
+    def delete_all(self, paths: Sequence[str]) -> None:
+        try:
+            with _translated_errors(self.url):
+                self._fs.rm([self._at(path) for path in paths])  # S3: a thousand with one request
+        except FileNotFoundError:  # S3 does not mind, others do
+            super().delete_all(paths)
+
     def fetch(self, path: str, to: Path) -> Path:
         with _translated_errors(self.url):
             token = self._fs.ukey(self._at(path))  # so that an object replaced since then is copied again

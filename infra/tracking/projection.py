@@ -215,8 +215,7 @@ class Projection:
         for name, folder in inputs.items():
             source = Artifact.load(self._root.child(folder))
             manifest = source.manifest
-            rows = sum(file.rows or 0 for file in manifest.files)
-            profile = {"rows": rows, "files": len(manifest.files), "bytes": sum(f.bytes for f in manifest.files)}
+            profile = {"rows": manifest.rows, "files": manifest.file_count, "bytes": manifest.size}
             dataset = Dataset(
                 name=manifest.stage,
                 digest=manifest.content_digest[:12],

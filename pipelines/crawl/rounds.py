@@ -12,6 +12,8 @@ from contextlib import ExitStack
 from functools import cached_property, partial
 from typing import Any
 
+from msgspec import structs
+
 from infra.cluster import Limits, run_shards
 from infra.run.context import Context, ShardOutput
 from infra.run.manifest import Manifest, ShardRecord
@@ -166,8 +168,7 @@ class Rounds:
         for path in outcomes[:_LOOK_AT]:
             table = read_table(self.context.store, path, ["reason", "detail"])
             details.update(zip(table["reason"].to_pylist(), table["detail"].to_pylist(), strict=True))
-        for shard in self.context.ledger.read():
-            self.context.ledger.forget(shard)
+        self.context.ledger.forget(*self.context.ledger.read())
         raise nothing_kept("addresses", dropped, details)
 
     def finish(self) -> Manifest:
@@ -186,7 +187,7 @@ class Rounds:
         for record in records:
             outside.update(record.facts.get("links_outside", {}))
         lasting = [
-            record.model_copy(update={"files": [file for file in record.files if file.path.startswith("data/")]})
+            structs.replace(record, files=[file for file in record.files if file.path.startswith("data/")])
             for record in records
         ]
         return self.context.finish(

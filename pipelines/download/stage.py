@@ -9,18 +9,19 @@ With ``retry`` the input is earlier downloads instead, and the rows are those of
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from infra.cluster import run_batches, slots
 from infra.formats.shards import shard_name
 from infra.run.context import Context
-from infra.run.manifest import Artifact, Manifest, ShardRecord
+from infra.run.manifest import Artifact, Manifest
+from infra.run.pieces import Records
 from pipelines.download.config import Config
 from pipelines.download.hosts import host, worst
 from pipelines.download.progress import Progress
-from pipelines.layout import Images, Slice, chunk_rows, funnel, kept_files
+from pipelines.layout import Images, Slice, chunk_rows, kept_files
 from pipelines.web.health import nothing_kept, preflight
 
 if TYPE_CHECKING:
@@ -43,11 +44,12 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     from pipelines.web.politeness.actor import shared_limiter
 
     shards, source = _shards(config, inputs)
-    done = context.ledger.read()
-    progress = Progress(config, context, sum(_rows(part) for _, parts in shards for part in parts), done.values())
+    left = set(context.ledger.tally([shard_name(number) for number, _ in shards]).left())
+    rows = sum(_rows(part) for _, parts in shards for part in parts)
+    progress = Progress(config, context, rows, context.ledger.each())
     with shared_limiter(config.web) as limiter:
         common = Work(config, source, limiter)
-        _check_names(common, [parts for number, parts in shards if shard_name(number) not in done])
+        _check_names(common, [parts for place, (_, parts) in enumerate(shards) if place in left])
         records = run_batches(
             context,
             [(shard_name(number), (number, parts)) for number, parts in shards],
@@ -80,13 +82,12 @@ def _check_names(common: Work, shards: list[Any]) -> None:
     preflight(names - {""}, common.config.web).check()
 
 
-def _finish(config: Config, records: Sequence[ShardRecord], context: Context) -> Manifest:
+def _finish(config: Config, records: Records, context: Context) -> Manifest:
     from pipelines.curate import gallery
 
-    total = sum((record.funnel for record in records if record.funnel), funnel("pairs", []))
+    total = records.funnel("pairs")
     if total.entered and not total.kept and config.min_success_share and not config.retry:
-        for record in records:  # the next run repeats them
-            context.ledger.forget(record.shard)
+        context.ledger.forget(*(record.shard for record in records))  # the next run repeats them
         raise nothing_kept("pairs", total.dropped, {})
     gallery.of_downloads(context, records)
     failing: Counter[str] = Counter()
@@ -94,4 +95,4 @@ def _finish(config: Config, records: Sequence[ShardRecord], context: Context) ->
         failing.update(record.facts["failing_hosts"])
     facts = {"bytes": sum(record.facts["bytes"] for record in records), "failing_hosts": worst(failing)}
     share = total.kept / total.entered if total.entered else 0.0
-    return context.finish(list(records), funnel=total, metrics={"success_share": share}, facts=facts)
+    return context.finish(records, funnel=total, metrics={"success_share": share}, facts=facts)

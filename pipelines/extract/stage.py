@@ -48,8 +48,7 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     pages = [Pages(name, path, partitions, config) for name, path in zip(names, files, strict=True)]
     found = run_shards(context, [(f"candidates-{shard.name}", shard) for shard in pages], find_candidates, limits)
     pairs = [(f"pairs-{name}", Pairs(number, name, partitions)) for number, name in enumerate(names)]
-    committed = context.ledger.read([name for name, _ in pairs])
-    if len(committed) < len(pairs):
+    if context.ledger.tally([name for name, _ in pairs]).done < len(pairs):
         ids = [(f"duplicates-{number:04d}", Ids(number, names)) for number in range(partitions)]
         run_shards(context, ids, find_duplicates, limits)
     records = run_shards(context, pairs, write_pairs, limits)

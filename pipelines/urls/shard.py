@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -22,7 +22,7 @@ from pipelines.urls.parquet_rows import ParquetList
 from pipelines.urls.plan import Columns, Plan, dialect_of, write_schema
 from pipelines.urls.separated import Dialect
 
-__all__ = ["Part", "parts", "survey", "total", "write_pairs"]
+__all__ = ["Part", "parts", "survey", "write_pairs"]
 
 FILE_ROWS = 200_000  # per output file; some 100 MB in memory
 FILE_BYTES = 256 << 20  # in memory, whichever comes first
@@ -136,11 +136,6 @@ def _batches(plan: Plan, part: Part) -> Iterator[Batch]:
         first=part.first,
         columns=wanted,
     )
-
-
-def total(records: Sequence[ShardRecord]) -> Funnel:
-    """Sum the funnels of all parts; an empty list has an empty one."""
-    return sum((record.funnel for record in records if record.funnel), Funnel(unit="rows", entered=0, kept=0))
 
 
 class _Writer:

@@ -52,4 +52,4 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
         context, [(part.name, part) for part in parts], partial(shard.write_pairs, pairs_plan), config.limits
     )
     facts = summary.facts(surveys, columns, records)
-    return context.finish(records, funnel=shard.total(records), facts=facts)
+    return context.finish(records, funnel=records.funnel("rows"), facts=facts)

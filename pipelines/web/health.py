@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from infra.errors import StageFailed
-from infra.run.context import Ledger
+from infra.run.ledger import Ledger
 from infra.schema import Drop
 from pipelines.web.config import Web
 from pipelines.web.dns import RESOLVER_ERRORS, look_up, mapped
@@ -143,8 +143,7 @@ class SuccessFloor:
         try:
             self.add(kept, dropped, hosts)
         except StageFailed:
-            for failed in self._below:
-                ledger.forget(failed)
+            ledger.forget(*self._below)
             raise
 
     def seal(self) -> None:

@@ -65,8 +65,8 @@ def ls(
         for digest in store.folders(f"artifacts/{name}"):
             if artifact := Artifact.find(store.child(f"artifacts/{name}/{digest}")):
                 manifest = artifact.manifest
-                row: dict[str, Any] = {"name": manifest.name, "files": len(manifest.files)}
-                row["bytes"] = sum(file.bytes for file in manifest.files)
+                row: dict[str, Any] = {"name": manifest.name, "files": manifest.file_count}
+                row["bytes"] = manifest.size
                 row["kept"] = manifest.funnel.kept if manifest.funnel else None
                 artifacts.append({**row, "folder": artifact.store.url})
     runs = [] if stage else list_runs(store)
@@ -92,7 +92,7 @@ def show(
     """Show an artifact: its configuration, inputs, files and metrics, and why rows were dropped."""
     artifact = artifact_named(open_store(root), name)
     if as_json:
-        print_json(artifact.manifest.model_dump(mode="json"))
+        print_json(artifact.manifest.to_json())
     else:
         _print_manifest(artifact)
     if verify:
@@ -114,8 +114,8 @@ def _print_manifest(artifact: Artifact) -> None:
             out.print(f"  {title}  {key} = {value}", markup=False)
     for kind, digest in manifest.identity.get("inputs", {}).items():
         out.print(f"  input   {kind} = {digest[:12]}")
-    size = sum(file.bytes for file in manifest.files)
-    out.print(f"  {len(manifest.files)} files, {size / 1e6:,.1f} MB")
+    size = manifest.size
+    out.print(f"  {manifest.file_count} files, {size / 1e6:,.1f} MB")
 
 
 def _verify(artifact: Artifact) -> None:
@@ -151,7 +151,7 @@ def diff(one: ArtifactName, other: ArtifactName, root: Root = DEFAULT_ROOT, as_j
 
 
 def _facts(manifest: Manifest) -> dict[str, object]:
-    funnel = manifest.funnel.model_dump() if manifest.funnel else {}
+    funnel = manifest.funnel.to_json() if manifest.funnel else {}
     whole = {"config": manifest.config, "inputs": manifest.identity.get("inputs", {})}
     return flatten({**whole, "funnel": funnel, "metrics": manifest.metrics})
 

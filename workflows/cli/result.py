@@ -21,7 +21,7 @@ def show(record: RunRecord, root: Store, out: Console, *, as_json: bool) -> None
     if as_json:
         stages = {
             m.stage: {
-                "funnel": m.funnel.model_dump() if m.funnel else None,
+                "funnel": m.funnel.to_json() if m.funnel else None,
                 "counts": dict(tables_of_counts(m)),
                 "metrics": m.metrics,
             }

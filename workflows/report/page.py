@@ -125,7 +125,7 @@ def _times(stages: Sequence[StageView]) -> list[_Time]:
         rate = (
             f"{text.number(round(funnel.entered / view.seconds, 1))} {funnel.unit}/s" if funnel and view.seconds else ""
         )
-        size = sum(file.bytes for file in view.manifest.files) if view.manifest else None
+        size = view.manifest.size if view.manifest else None
         times.append(_Time(view, (view.seconds or 0) / longest if longest else 0, size, rate))
     return times
 

@@ -263,7 +263,7 @@ class Driver:
                 attempt=one.tries,
                 folder=stage.folder,
                 inputs=_input_folders(stage),
-                funnel=manifest.funnel.model_dump() if manifest.funnel else None,
+                funnel=manifest.funnel.to_json() if manifest.funnel else None,
                 metrics=manifest.metrics,
             )
         )

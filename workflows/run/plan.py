@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from infra.config import flatten
 from infra.errors import UsageError
+from infra.run.ledger import Ledger
 from infra.run.manifest import Artifact, Manifest
 from infra.store import Store
 from workflows.run.drift import changed_modules, source_digests
@@ -132,7 +133,7 @@ def _step(stage: Stage, root: Store, before: dict[str, Step], selection: Selecti
             why.append(f"input {name} ({source.name}) will run")
         elif upstream.manifest is not None and _recorded_input(manifest, name) != upstream.manifest.content_digest:
             why.append(f"input {name} ({source.name}) was rebuilt with other content")
-    done = len(folder.paths("ledger")) if manifest is None else 0
+    done = Ledger(folder).count() if manifest is None else 0
     progress = stage.config.progress(folder) if manifest is None else ""
     if done or progress:
         why.append(f"continues: {progress or f'{done} shards are committed'}")

@@ -189,7 +189,7 @@ def _original(artifact: Artifact, uid: str) -> dict[str, Any]:
 
 
 def _is_model(artifact: Artifact) -> bool:
-    return any(file.path.endswith((".safetensors", ".pt", ".pth")) for file in artifact.manifest.files)
+    return any(file.path.endswith((".safetensors", ".pt", ".pth")) for file in artifact.each_file())
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from infra.formats.shards import shard_name
 from infra.run.context import Context
 from infra.run.manifest import Artifact, Manifest
 from pipelines.curate.balance.config import Config
-from pipelines.layout import funnel, row_count, selection_shards
+from pipelines.layout import row_count, selection_shards
 
 __all__ = ["run"]
 
@@ -32,13 +32,11 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     specs = [(shard_name(shard), (shard, path)) for shard, path in selection_shards(selection)]
     if work.DONE not in context.ledger.read([work.DONE]):
         work.balance(config, inputs.get("metadata"), selection, specs, context)
-    names = [name for name, _ in specs]
-    records = context.ledger.read([work.DONE, *names])
-    facts = records[work.DONE].facts
+    (entries,) = context.ledger.read([work.DONE]).values()
+    drawn = context.ledger.tally([name for name, _ in specs]).records()
+    facts = entries.facts
     context.store.delete(work.SCRATCH)
     if facts["entries_found"]:
         rows = row_count(selection)
         context.figure("entries", work.figure_of(context.store, config.t, facts["expected"], rows))
-    drawn = [records[name] for name in names]
-    total = sum((record.funnel for record in drawn if record.funnel), funnel("images", []))
-    return context.finish([records[work.DONE], *drawn], funnel=total, facts=facts)
+    return context.finish(drawn.plus([entries]), funnel=drawn.funnel("images"), facts=facts)

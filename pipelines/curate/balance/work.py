@@ -51,7 +51,7 @@ def balance(config: Config, metadata: Artifact | None, selection: Artifact, spec
 
     # First pass: the entries in each caption, and the captions of each entry.
     matched = [(f"before-{name}", spec) for name, spec in specs]
-    run_shards(context, matched, partial(match_shard, selection.store, own, config.by_language), limits, rows=rows)
+    run_shards(context, matched, partial(match_shard, selection.store, own, config.by_language), limits)
     before = add_up(context, [name for name, _ in matched], "before", limits) if specs else ""
 
     # Second pass: the draws, and what other limits would have left.
@@ -59,7 +59,7 @@ def balance(config: Config, metadata: Artifact | None, selection: Artifact, spec
     limits_of = {t: _limits(config, totals, t) for t in sorted({config.t, *(int(config.t * f) or 1 for f in _OTHERS)})}
     by_language = limits_of[config.t]
     draw = Draw(config.seed, before, config.t, limits_of, _keeps_unmatched(config, given, metadata))
-    drawn = run_shards(context, specs, partial(draw_shard, draw, selection.store, own), limits, rows=rows)
+    drawn = run_shards(context, specs, partial(draw_shard, draw, selection.store, own), limits)
     after = add_up(context, [f"after-{name}" for name, _ in specs], "after", limits) if specs else ""
 
     # How many captions each entry had before, and has now.

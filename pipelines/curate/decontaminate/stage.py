@@ -14,7 +14,7 @@ from infra.formats.shards import shard_name
 from infra.run.context import Context
 from infra.run.manifest import Artifact, Manifest
 from pipelines.curate.decontaminate.config import Config
-from pipelines.layout import Images, counted_shards, funnel
+from pipelines.layout import Images, counted_shards
 
 __all__ = ["run"]
 
@@ -47,5 +47,5 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
         "capped": sum(record.facts["capped"] for record in records),
         "without_vector": sum(record.facts["without_vector"] for record in records),
     }
-    total = sum((record.funnel for record in records if record.funnel), funnel("images", []))
+    total = records.funnel("images")
     return context.finish(records, funnel=total, facts=facts)

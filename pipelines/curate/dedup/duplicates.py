@@ -9,7 +9,7 @@ from typing import Any
 
 from infra.exchange import Exchange, parts_of
 from infra.run.context import Context
-from infra.run.manifest import ShardRecord
+from infra.run.pieces import Records
 from infra.store import Store
 from pipelines.curate.dedup import leaders, pairs, verdicts
 from pipelines.curate.dedup.candidates import Blocks
@@ -37,7 +37,7 @@ Shards = Sequence[tuple[int, str, int]]  # number, path of the selection's table
 
 def drop_duplicates(
     config: Config, selection: Store, shards: Shards, context: Context
-) -> tuple[list[ShardRecord], dict[str, Any]]:
+) -> tuple[Records, dict[str, Any]]:
     """Write the selection without duplicates; the records of its homes, and facts about the search."""
     total = sum(rows for *_, rows in shards)
     homes, lots = Homes.lots(shards, _ROWS)

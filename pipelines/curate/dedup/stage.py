@@ -35,9 +35,9 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     shards = counted_shards(inputs)
     specs = [(shard_name(shard), (shard, path)) for shard, path, _ in shards]
     work = partial(hash_shard, config, images, selection.store)
-    signatures = run_shards(context, specs, work, config.limits, rows=sum(rows for *_, rows in shards))
+    signatures = run_shards(context, specs, work, config.limits)
     if not shards:
         return context.finish(signatures, funnel=funnel("images", []))
     found, facts = drop_duplicates(config, selection.store, shards, context)
     draw_figures(context, images, selection.store, shards, found, drop=config.drop)
-    return context.finish([*signatures, *found], facts=facts)
+    return context.finish(signatures.plus(found), facts=facts)

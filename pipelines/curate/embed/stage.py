@@ -16,7 +16,7 @@ from infra.formats.shards import shard_name
 from infra.run.context import Context, ShardOutput
 from infra.run.manifest import Artifact, Manifest, ShardRecord
 from pipelines.curate.embed.config import Config
-from pipelines.layout import Images, funnel, input_shards
+from pipelines.layout import Images, input_shards
 
 __all__ = ["run"]
 
@@ -35,7 +35,7 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     specs = [(shard_name(shard), (shard, path)) for shard, path in input_shards(inputs)]
     size = min(_MOST, -(-len(specs) // (4 * slots(limits)))) or 1
     records = run_batches(context, specs, work, limits, size=size)
-    total = sum((record.funnel for record in records if record.funnel), funnel("images", []))
+    total = records.funnel("images")
     captions = sum(record.facts["captions"] for record in records)
     lists = any(record.facts["lists"] for record in records)
     return context.finish(records, funnel=total, facts={"captions": captions, "lists": lists})

@@ -31,6 +31,7 @@ from infra.formats.shards import shard_name
 from infra.rows import counted
 from infra.run.context import Context, ShardOutput
 from infra.run.manifest import ShardRecord
+from infra.run.pieces import Records
 from infra.store import Store
 from pipelines.curate.filter import texts
 from pipelines.curate.filter.columns import numbers
@@ -69,7 +70,7 @@ def settled(
     size = max(_SHARDS, math.ceil(len(shards) / _LOTS))
     lots = [numbers_of_shards[start : start + size] for start in range(0, len(shards), size)]
 
-    def count(name: str, work: Callable[..., ShardRecord], specs: Iterable[Any] = lots) -> list[ShardRecord]:
+    def count(name: str, work: Callable[..., ShardRecord], specs: Iterable[Any] = lots) -> Records:
         return run_shards(context, [(f"{name}-{lot:05d}", spec) for lot, spec in enumerate(specs)], work, limits)
 
     answers: dict[Question, Any] = {}
@@ -106,9 +107,7 @@ def _measure(
 # --- quantiles --------------------------------------------------------------------------------------------------------
 
 
-def _quantiles(
-    question: Quantile, number: int, store: Store, count: Callable[..., list[ShardRecord]]
-) -> dict[str, float]:
+def _quantiles(question: Quantile, number: int, store: Store, count: Callable[..., Records]) -> dict[str, float]:
     """The wanted value of each language, or of all under ""."""
     bounds: dict[str, Bin] | None = None  # by language: wanted rank within the bounds, and the bounds
     found: dict[str, float] = {}
@@ -198,7 +197,7 @@ def _value(key: int) -> float:
 
 
 def _frequent(
-    question: Frequent, number: int, store: Store, lots: int, count: Callable[..., list[ShardRecord]]
+    question: Frequent, number: int, store: Store, lots: int, count: Callable[..., Records]
 ) -> NDArray[np.uint64]:
     """The sorted hashes of the captions that more than ``question.most`` rows have."""
     records = count(f"measured-{number}", partial(_count_rows, store))

@@ -18,7 +18,7 @@ from infra.run.context import Context
 from infra.run.manifest import Artifact, Manifest, ShardRecord
 from pipelines.curate.filter.config import Config
 from pipelines.curate.filter.rules import Listed, Pii, Rule
-from pipelines.layout import Images, downloads, funnel, input_shards, kept_files, row_count
+from pipelines.layout import Images, input_shards, kept_files
 
 __all__ = ["run"]
 
@@ -43,16 +43,15 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
 
     scratch = context.store if any(rule.question() for rule in rules) else None
     work = partial(filter_shard, rules, images, store, scratch)
-    rows = sum(file.rows or 0 for file in listed) or row_count(*([selection] if selection else downloads(inputs)))
     specs = [(shard_name(shard), (shard, path)) for shard, path in shards]
-    records = run_shards(context, specs, work, config.limits, rows=rows)
+    records = run_shards(context, specs, work, config.limits)
 
     facts = _facts(records)
     if images.stores:
         hidden = {rule.name: rule.hidden for rule in rules if isinstance(rule, Pii)}
         gallery.of_selection(context, images, records, hidden)
     figures.draw(context, rules, records, facts)
-    total = sum((record.funnel for record in records if record.funnel), funnel("pairs" if pairs else "images", []))
+    total = records.funnel("pairs" if pairs else "images")
     manifest = context.finish(records, funnel=total, facts=facts)
     if scratch is not None:
         context.store.delete(SCRATCH)

@@ -83,10 +83,8 @@ def merge(store: Store, lots: Sequence[str], score: Score, output: ShardOutput) 
 
 def clean(context: Context, tasks: Sequence[str]) -> None:
     """Remove what the ``tasks`` of the first pass have left: first that they are done, then their files."""
-    for task in tasks:
-        context.ledger.forget(task)
-    for path in context.store.paths(_FOLDER):
-        context.store.delete(path)
+    context.ledger.forget(*tasks)
+    context.store.delete(_FOLDER)
 
 
 def _write(output: Output, path: str, array: NDArray[Any]) -> None:

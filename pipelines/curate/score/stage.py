@@ -14,7 +14,7 @@ from infra.formats.shards import shard_name
 from infra.run.context import Context
 from infra.run.manifest import Artifact, Manifest
 from pipelines.curate.score.config import Config
-from pipelines.layout import Images, funnel, input_shards
+from pipelines.layout import Images, input_shards
 
 __all__ = ["run"]
 
@@ -46,5 +46,5 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     passes.clean(context, [name for name, _ in (*collecting, *merging)])
 
     figures.of_scores(context, Images.of(inputs), config.scores, records)
-    total = sum((record.funnel for record in records if record.funnel), funnel("images", []))
+    total = records.funnel("images")
     return context.finish(records, funnel=total, metrics=passes.means(config.scores, records))

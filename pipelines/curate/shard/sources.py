@@ -31,9 +31,8 @@ _IDS = ("uid", "key", "sha256", "cluster")
 
 def lots_of(images: Mapping[str, Artifact], selection: Artifact) -> Sequence[Lot]:
     """The shards of ``selection`` in lots of about half a gigabyte of images; at least one."""
-    tars = [file for artifact in downloads(images) for file in artifact.files("data/", ".tar")]
-    sizes = {file.path: file.bytes for file in tars}
-    rows = {file.path: file.rows or 0 for file in selection.manifest.files}
+    sizes = {file.path: file.bytes for artifact in downloads(images) for file in artifact.each_file("data/", ".tar")}
+    rows = {file.path: file.rows or 0 for file in selection.each_file()}
     lots: list[list[tuple[int, str]]] = []
     room = 0.0
     for shard, path in selection_shards(selection):

@@ -42,10 +42,10 @@ def write_all(
     size = config.samples_per_shard
     writers = Writers(size, max(1, _ROWS // size), sum(train), sum(holdout))
     tasks = writers.firsts
-    written = []
+    records = gathered
     if tasks:
         exchange.step("number", starts, partial(number, writers), receives=["counted"], sends={"places": len(tasks)})
-        written = exchange.step("write", tasks, partial(write_shards, size), receives=["places"])
+        records = gathered.plus(exchange.step("write", tasks, partial(write_shards, size), receives=["places"]))
     exchange.close()
     context.store.delete(RUNS)
 
@@ -57,7 +57,7 @@ def write_all(
     draw_figures(context, writers.train, writers.holdout)
     kept = sum(record.funnel.kept for record in gathered if record.funnel)
     facts = {"train": writers.train, "holdout": writers.holdout, "holdout_captions": kept - writers.train}
-    return context.finish([*gathered, *written], facts=facts)
+    return context.finish(records, facts=facts)
 
 
 def _sizes(samples: int, per_shard: int) -> dict[str, int]:

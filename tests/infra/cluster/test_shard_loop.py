@@ -155,7 +155,7 @@ def test_committed_shards_are_not_worked_on_again(context, diary, events):
     done = []
     again = run_shards(context, named("a", "b", "c"), partial(double, diary), on_done=done.append)
     assert calls(diary) == {"a": 1, "b": 1, "c": 1}
-    assert again[:2] == first
+    assert again[:2] == list(first)
     assert [record.shard for record in done] == ["shard-c"]
     assert [event.done for event in events if isinstance(event, Progress)][-2:] == [2, 3]
 
@@ -177,7 +177,9 @@ def test_a_batch_is_worked_on_together(context, diary, events):
     records = run_batches(context, named(*"abcde"), partial(stumble, diary), size=2)
     assert [record.facts["spec"] for record in records] == list("abcde")
     assert [record.facts["with"] for record in records] == [["a", "b"], ["a", "b"], ["c", "d"], ["c", "d"], ["e"]]
-    assert [event.done for event in events if isinstance(event, Progress)] == [0, 1, 2, 3, 4, 5]
+    progress = [event.done for event in events if isinstance(event, Progress)]
+    assert (progress[0], progress[-1]) == (0, 5)
+    assert progress == sorted(progress)
 
 
 def test_of_a_batch_that_fails_only_the_rest_is_tried_again(context, diary, events):
@@ -192,9 +194,10 @@ def test_a_batch_that_leaves_a_shard_out_is_an_error(context):
         run_batches(context, named("a", "b", "c"), skip_last, size=3)
 
 
-@pytest.mark.parametrize(("rows", "processes"), [(None, 40), (40, 2), (40 * 10_000, 40)])
-def test_small_shards_share_tasks_that_are_enough_for_all_cpus(context, diary, events, monkeypatch, rows, processes):
+@pytest.mark.parametrize(("task_s", "most"), [(0.0, 40), (60.0, 16)])
+def test_short_shards_share_tasks_that_are_enough_for_all_cpus(context, diary, events, monkeypatch, task_s, most):
     tasks = []
+    monkeypatch.setattr("infra.cluster.loop._TASK_S", task_s)
     submit = ShardLoop._submit
 
     def counted(loop):
@@ -204,9 +207,20 @@ def test_small_shards_share_tasks_that_are_enough_for_all_cpus(context, diary, e
 
     monkeypatch.setattr(ShardLoop, "_submit", counted)
     shards = [(f"{number:02d}", f"{number:02d}") for number in range(40)]
-    records = run_shards(context, shards, partial(double, diary), rows=rows)
+    records = run_shards(context, shards, partial(double, diary))
     assert [record.facts["spec"] for record in records] == [spec for _, spec in shards]
-    assert len(tasks) == processes
+    assert len(tasks) == most if task_s == 0 else 4 <= len(tasks) <= most
+
+
+def test_thousands_become_pieces_and_are_not_done_again(context, diary, monkeypatch):
+    monkeypatch.setattr("infra.run.ledger._PIECE", 4)
+    first = run_shards(context, named(*"abcdefghij"), partial(double, diary))
+    assert [piece.shards for piece in first.pieces] == [4, 4]
+    again = run_shards(context, named(*"abcdefghij"), partial(double, diary))
+    assert list(again) == list(first)
+    assert [record.facts["spec"] for record in again] == list("abcdefghij")
+    assert set(calls(diary).values()) == {1}
+    assert context.finish(again) == context.finish(first)
 
 
 # --- errors
