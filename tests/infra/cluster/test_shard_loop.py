@@ -146,7 +146,7 @@ def test_records_come_in_the_order_of_the_shards(context, diary, events):
 
 
 def test_no_shards_are_no_work(context, events):
-    assert run_shards(context, [], hang) == []
+    assert list(run_shards(context, [], hang)) == []
     assert [(event.done, event.total) for event in events] == [(0, 0)]
 
 
