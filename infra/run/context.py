@@ -168,7 +168,7 @@ class Context:
             self.store.sweep(folder)
         found = records if isinstance(records, Records) else Records(self.store, rest=records or ())
         others = [*self.output.files, *adopted]
-        if twice := _twice(lambda: chain(found.files(), others), large=bool(found.pieces)):
+        if twice := _twice(lambda: chain(found.paths(), [[file.path for file in others]]), large=bool(found.pieces)):
             raise DataError("two shards wrote the same file", found=", ".join(twice[:10]))
         facts = dict(facts or {})
         if errors := rows.total(found.plus([ShardRecord("", facts=facts)])):
@@ -189,15 +189,16 @@ class Context:
         )
 
 
-def _twice(files: Callable[[], Iterable[File]], *, large: bool) -> list[str]:
+def _twice(paths: Callable[[], Iterable[list[str]]], *, large: bool) -> list[str]:
     """The paths that occur more than once. ``large``: not all may be in memory; of each, eight bytes are."""
     suspects: set[int] | None = None
     if large:
         import numpy as np
 
-        hashes, counts = np.unique(np.fromiter((hash(file.path) for file in files()), np.int64), return_counts=True)
-        suspects = set(hashes[counts > 1].tolist())
+        hashes = np.concatenate([np.array([*map(hash, some)], np.int64) for some in paths()])
+        hashes.sort()
+        suspects = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
         if not suspects:
             return []
-    paths = Counter(file.path for file in files() if suspects is None or hash(file.path) in suspects)
-    return sorted(path for path, count in paths.items() if count > 1)
+    found = Counter(path for some in paths() for path in some if suspects is None or hash(path) in suspects)
+    return sorted(path for path, count in found.items() if count > 1)

@@ -41,10 +41,20 @@ class Piece(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     unforeseen: dict[str, int] = {}
 
 
-class _Files(msgspec.Struct):
+class _Files(msgspec.Struct, gc=False):
     """Of a record only its files: the rest is passed over."""
 
     files: list[File] = []
+
+
+class _Path(msgspec.Struct, gc=False):
+    path: str
+
+
+class _Paths(msgspec.Struct, gc=False):
+    """Of a record only the paths of its files."""
+
+    files: list[_Path] = []
 
 
 def write_piece(store: Store, path: str, records: Sequence[ShardRecord]) -> Piece:
@@ -150,11 +160,11 @@ class Records(Sequence[ShardRecord]):
             other = Records(self._store, rest=other)
         return Records(self._store, [*self.pieces, *other.pieces], [*self.rest, *other.rest])
 
-    def files(self) -> Iterator[File]:
-        """The files of all shards."""
-        yield from files_of(self._store, [piece.path for piece in self.pieces])
-        for record in self.rest:
-            yield from record.files
+    def paths(self) -> Iterator[list[str]]:
+        """The paths of the files of all shards, a list for each piece."""
+        for lines in _lines(self._store, [piece.path for piece in self.pieces], _Paths):
+            yield [file.path for record in lines for file in record.files]
+        yield [file.path for record in self.rest for file in record.files]
 
     def total(self) -> Funnel | None:
         """The sum of the shards' funnels, None if they have none. Raises DataError if they are of several units."""

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from infra.exchange import UP, Exchange, Task, parts_of
 from infra.run.context import Context, Output
-from infra.run.manifest import Artifact, ShardRecord
+from infra.run.manifest import Artifact
+from infra.run.pieces import Records
 from pipelines.curate.balance.entries import read_lists
 from pipelines.curate.captions import ALL
 from pipelines.curate.entries.config import Config
@@ -33,7 +34,7 @@ _TEXTS = 200_000  # whose words and pairs are a part, some millions of them
 
 def count_entries(
     config: Config, lots: Sequence[Lot], total: int, context: Context, path: str = COUNTED
-) -> tuple[pa.Table, list[ShardRecord]]:
+) -> tuple[pa.Table, Records]:
     """Count the words of ``lots``, of ``total`` texts, and choose the entries.
 
     Returns a table of ``language``, ``entry``, ``times``, ``texts`` and ``pmi``, in order, and records of the work. The
@@ -52,7 +53,7 @@ def count_entries(
     plain = {kind: dict(counts) for kind, counts in totals.items()}
     choice = exchange.step("entries", [plain], partial(_choose, config.min_pmi, path), receives=["frequent"])
     exchange.close()
-    return read_table(context.store, path), [*counted, *choice]
+    return read_table(context.store, path), counted.plus(choice)
 
 
 def _count(config: Config, parts: int, task: Task) -> None:

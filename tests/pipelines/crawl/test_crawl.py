@@ -239,7 +239,7 @@ def test_a_shard_keeps_pages_that_two_readers_read(tmp_path):
         for folder in ("one", "two"):
             output = ShardOutput(Context(tmp_path / folder).store, "0000-000")
             record = work(Shard("0000-000", rows, config(site)), output)
-    assert record.funnel.model_dump() == {"unit": "pages", "entered": 3, "kept": 2, "dropped": {"http_error": 1}}
+    assert record.funnel.to_json() == {"unit": "pages", "entered": 3, "kept": 2, "dropped": {"http_error": 1}}
     data = (tmp_path / "one/data/0000-000.warc.gz").read_bytes()
     assert data == (tmp_path / "two/data/0000-000.warc.gz").read_bytes()
 

@@ -68,7 +68,7 @@ def test_malformed_urls_in_a_list_are_recorded(tmp_path):
     record, found, refused = listed(tmp_path, "x.txt", "\n".join(lines).encode() + b"\nhttp://\xff/")
     assert found == URLS
     dropped = {"bad_url": 2, "malformed_row": 1}
-    assert record.funnel.model_dump() == {"unit": "pages", "entered": 3, "kept": 0, "dropped": dropped}
+    assert record.funnel.to_json() == {"unit": "pages", "entered": 3, "kept": 0, "dropped": dropped}
     assert refused["reason"].to_pylist() == ["bad_url", "bad_url", "malformed_row"]
 
 

@@ -227,7 +227,7 @@ def test_images_that_are_missing_or_broken_cost_their_own_rows(ray_cluster, imag
         ("caption 5", "decode_failed", None),
     ]
     sharded = finished(shard.run, shard.Config(samples_per_shard=3, holdout_fraction=0), both, tmp_path / "sharded")
-    assert sharded.manifest.funnel.model_dump() == {
+    assert sharded.manifest.funnel.to_json() == {
         "unit": "images",
         "entered": 6,
         "kept": 5,

@@ -343,7 +343,7 @@ def test_the_stage(ray_cluster, images_artifact, finished):
     ]
     images = images_artifact(rows, per_shard=4)
     selection = finished(run, Config(), {"images": images})
-    assert selection.manifest.funnel.model_dump() == {
+    assert selection.manifest.funnel.to_json() == {
         "unit": "images",
         "entered": 5,
         "kept": 2,

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from PIL import Image
 
 from infra.errors import DataError
@@ -125,7 +126,7 @@ def test_two_downloads_that_are_no_retries_are_refused(images_artifact):
 
 def test_a_shard_is_found_in_the_download_that_holds_it(images_artifact, tmp_path):
     images = images_artifact(ROWS, per_shard=4)
-    nothing = Artifact(tmp_path / "nothing", images.manifest.model_copy(update={"files": []}))
+    nothing = Artifact(tmp_path / "nothing", replace(images.manifest, files=[]))
     both = Images.of({"images_retry": nothing, "images": images})
     assert both.stores == ((0, images.store),)
     assert read_images(both, [{"shard": 2, "key": "0000020"[-6:]}]) == [jpeg(8)]

@@ -484,7 +484,7 @@ def test_an_extraction_accounts_for_every_candidate(ray_cluster, tmp_path):
     one = extract.run(extract.Config(), {"pages": pages}, Context(tmp_path / "one"))
     two = extract.run(extract.Config(), {"pages": pages}, Context(tmp_path / "one"))  # all committed: nothing is done
     assert one.to_bytes() == two.to_bytes()
-    assert one.funnel.model_dump() == {
+    assert one.funnel.to_json() == {
         "unit": "candidates",
         "entered": 7,
         "kept": 3,

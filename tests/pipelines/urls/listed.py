@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 from adopting import adopted
 
 from infra.run.context import Context, ShardOutput
+from infra.run.pieces import Records
 from pipelines.urls import shard, summary
 from pipelines.urls.config import Config
 from pipelines.urls.files import list_files
@@ -39,5 +40,5 @@ def read_all(path: str | Path, folder: Path, **options) -> tuple[pa.Table, list[
     return (
         pa.concat_tables(tables) if tables else meaning.schema.empty_table(),
         dropped,
-        {**shard.total(records).model_dump(), **summary.facts(surveys, columns, records)},
+        {**Records(context.store, rest=records).funnel("rows").to_json(), **summary.facts(surveys, columns, records)},
     )

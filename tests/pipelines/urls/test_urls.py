@@ -487,7 +487,7 @@ def test_the_stage(ray_cluster, tmp_path, finished):
         )
     config, inputs = Config(), {"list": adopted(tmp_path / "*.parquet", "url_list")}
     artifact = finished(run, config, inputs, tmp_path / "stage")
-    assert artifact.manifest.funnel.model_dump() == {
+    assert artifact.manifest.funnel.to_json() == {
         "unit": "rows", "entered": 15, "kept": 12, "dropped": {"bad_url": 3},
     }  # fmt: skip
     assert artifact.manifest.facts == {"files": 3, "rows": 15, "url_col": "URL", "caption_col": "TEXT"}
