@@ -21,8 +21,9 @@ demo: $(READY) ## from a web site to an evaluated model, about three minutes
 test: $(READY) ## run the tests, in WORKERS (2) processes
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-quick: $(READY) ## run the tests that take no Ray and no seconds
-	RAY_ADDRESS=127.0.0.1:1 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not ray and not long and not gpu and not slow"
+quick: $(READY) ## run the tests that take no Ray, no bucket and no seconds
+	RAY_ADDRESS=127.0.0.1:1 CLIPLINE_EXAMPLES=few \
+		$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not ray and not s3 and not long and not gpu and not slow"
 
 fuzz: $(READY) ## run the property tests with random examples, and CLIPLINE_FUZZ (15) times as many for the parsers
 	CLIPLINE_EXAMPLES=random CLIPLINE_FUZZ=$${CLIPLINE_FUZZ:-15} $(BIN)/pytest -m "hypothesis and not gpu and not slow" $(TESTS)

@@ -14,8 +14,9 @@ from infra import cluster
 
 # Time limits per example say more about the machine than about the code.
 hypothesis.settings.register_profile("fixed", deadline=None, derandomize=True, database=None)
+hypothesis.settings.register_profile("few", hypothesis.settings.get_profile("fixed"), max_examples=15)
 hypothesis.settings.register_profile("random", deadline=None, print_blob=True)
-hypothesis.settings.load_profile(os.environ.get("CLIPLINE_EXAMPLES", "fixed"))  # `make fuzz` sets it
+hypothesis.settings.load_profile(os.environ.get("CLIPLINE_EXAMPLES", "fixed"))  # make sets it
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two torch threads on two busy cores run slower than one
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
@@ -30,10 +31,12 @@ def pytest_make_parametrize_id(val, argname):
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by marker
 def pytest_collection_modifyitems(items):
-    """Mark the tests that use the shared cluster; those that start Ray in a process of their own say so themselves."""
+    """Mark the tests that use the shared cluster or bucket; those that start Ray in a process of their own say so."""
     for item in items:
         if "ray_cluster" in item.fixturenames:
             item.add_marker(pytest.mark.ray)
+        if "s3_server" in item.fixturenames:
+            item.add_marker(pytest.mark.s3)
 
 
 @pytest.fixture(autouse=True, scope="module")

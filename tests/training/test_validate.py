@@ -27,6 +27,8 @@ from training.distributed.world import World
 from training.inputs import Inputs
 from training.loop import train as run_loop
 
+pytestmark = pytest.mark.long  # trains
+
 CLASSES = ("red", "green", "blue", "yellow")
 
 

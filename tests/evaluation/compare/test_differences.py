@@ -8,6 +8,8 @@ from evaluation.compare.differences import Difference, Estimate, difference, hol
 from evaluation.intervals import resampled
 from infra.measures import Mean
 
+pytestmark = pytest.mark.long  # resamples
+
 BOOTSTRAP = 400
 
 

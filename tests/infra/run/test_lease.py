@@ -18,6 +18,8 @@ from infra.errors import LeaseHeld, LeaseLost, TransientError
 from infra.run.lease import Claim, Lease, Owner, current_claim
 from infra.store import LocalStore, open_store
 
+pytestmark = pytest.mark.long  # waits for leases
+
 # Takes the lease and says so, then answers each line on stdin with whether it still has it.
 HOLDER = """
 import sys

@@ -30,7 +30,10 @@ from infra.store import LocalStore
 from infra.tracking import Address, Tracker
 
 # MLflow's own use of SQLAlchemy, deprecated since 2.1
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
+pytestmark = [
+    pytest.mark.long,  # a tracking server
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
+]
 
 
 @pytest.fixture(scope="module")

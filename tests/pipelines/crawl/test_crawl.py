@@ -27,6 +27,8 @@ from pipelines.html.page import Html
 from pipelines.web import Response, Web
 from pipelines.web.fetcher import Fetcher
 
+pytestmark = pytest.mark.long  # crawls
+
 DATE = "2026-01-01T00:00:00Z"
 
 

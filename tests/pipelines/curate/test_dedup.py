@@ -21,6 +21,8 @@ from pipelines.download.hosts import host
 from pipelines.tables import read_table
 from workflows.demo import scenes
 
+pytestmark = pytest.mark.long  # runs the stage again and again
+
 
 def rendered(number: int, side: int = 160, **changes) -> Image.Image:
     rng = np.random.default_rng(number)

@@ -21,6 +21,8 @@ from pipelines.curate.dedup import Config, run
 from pipelines.curate.dedup.preference import scores
 from training.data.index import captions_of
 
+pytestmark = pytest.mark.long  # runs the stage again and again
+
 ROWS = 90
 
 

@@ -32,6 +32,8 @@ from pipelines.tables import read_slices
 from pipelines.web import Web
 from pipelines.web.politeness.client import LocalLimiter
 
+pytestmark = pytest.mark.long  # downloads
+
 
 def jpeg(width=90, height=60, colour="red") -> bytes:
     out = io.BytesIO()

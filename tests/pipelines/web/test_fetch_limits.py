@@ -29,6 +29,8 @@ from pipelines.web.policy.opt_outs import Policy
 from pipelines.web.policy.robots import RobotsRules, sitemaps
 from pipelines.web.policy.tdmrep import Reservations
 
+pytestmark = pytest.mark.long  # waits for deadlines
+
 
 def web(site, **changes):
     return Web(**{"connect_to": {"*.example": f"127.0.0.1:{site.port}"}, "retries": 0, "retry_s": 0.0, **changes})

@@ -18,6 +18,8 @@ from training.distributed.world import World
 from training.inputs import Inputs
 from training.objectives import albef
 
+pytestmark = pytest.mark.long  # trains
+
 
 def candidates():
     """Six captions and the images that they are to be scored with."""

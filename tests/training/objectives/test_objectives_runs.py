@@ -19,6 +19,8 @@ from training.distributed.world import World
 from training.inputs import Inputs
 from training.loop import train
 
+pytestmark = pytest.mark.long  # several processes
+
 COCA = {
     **MODEL,
     "vision_cfg": {**MODEL["vision_cfg"], "attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True},
