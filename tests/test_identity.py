@@ -85,6 +85,7 @@ TEXTS = {
     "evaluate.task[zeroshot_retrieval].language": "a language code",
     "evaluate.model": "a name of open_clip's",
     "evaluate.pretrained": "a tag of open_clip's",
+    "compare.primary": "names of metrics",
     "compare.variants": "names, and inputs",
     "adopt.contents[testsets].sets": "names in the data",
     "adopt.contents[testsets].split": "a name in the data",
