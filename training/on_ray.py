@@ -16,6 +16,7 @@ import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from infra.cluster import TENSORS
 from infra.errors import CliplineError, ConfigError, StageFailed
 from infra.events import TrainRetry
 from infra.run.context import Context
@@ -73,6 +74,7 @@ def _launch(config: Config, inputs: Mapping[str, Artifact], context: Context) ->
         number = {"num_workers": (least, most), "elastic_resize_monitor_interval_s": config.cluster.grow_after_s}
         # Ray learns every 20 s what a lost node took with it; until then it waits, 60 s by itself, for what is gone.
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "5")
+    environment = None if config.cluster.gpu else {"env_vars": dict(TENSORS)}
     scratch = context.store.child("scratch")  # Ray's own bookkeeping; it wants it where every node can see it
     scratch.delete("")
     trainer = TorchTrainer(
@@ -85,7 +87,10 @@ def _launch(config: Config, inputs: Mapping[str, Artifact], context: Context) ->
             **number,
         ),
         run_config=RunConfig(
-            name="ray", storage_path=scratch.url, failure_config=FailureConfig(max_failures=config.cluster.max_failures)
+            name="ray",
+            storage_path=scratch.url,
+            failure_config=FailureConfig(max_failures=config.cluster.max_failures),
+            worker_runtime_env=environment,
         ),
     )
     try:

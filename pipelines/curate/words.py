@@ -10,13 +10,12 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from itertools import accumulate, groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import regex
 from icu4py.breakers import WordBreaker
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 __all__ = ["boundaries", "count_words", "fold", "is_unspaced", "tokens", "tokens_of_all", "words"]
 
@@ -44,9 +43,6 @@ def words(text: str) -> list[str]:
 
 def count_words(texts: pa.ChunkedArray) -> Any:  # noqa: ANN401 - a pyarrow array of integers
     """Return the number of words() of each text, null for null; most texts never leave Arrow."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     text = pc.utf8_trim_whitespace(pa.chunked_array(texts).combine_chunks())
     counts = pc.if_else(pc.equal(text, ""), 0, pc.list_value_length(pc.utf8_split_whitespace(text)))
     unusual = pc.match_substring_regex(text, _MAYBE_UNSPACED)
