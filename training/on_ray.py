@@ -86,7 +86,7 @@ def _launch(config: Config, inputs: Mapping[str, Artifact], context: Context) ->
             resources_per_worker=config.cluster.resources,
             **number,
         ),
-        run_config=RunConfig(
+        run_config=RunConfig(  # type: ignore[call-arg] # typed as that of Ray Train's first version
             name="ray",
             storage_path=scratch.url,
             failure_config=FailureConfig(max_failures=config.cluster.max_failures),
