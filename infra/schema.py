@@ -67,6 +67,7 @@ class Drop(StrEnum):
     LANGUAGE = "language"
     IMAGE_SIDE = "image_side"
     IMAGE_ASPECT = "image_aspect"
+    SUBSET = "subset"  # of no id that a list has; also in reshard
     DIGITAL_SOURCE = "digital_source"  # made by AI, as its metadata says
     # score
     NO_EMBEDDING = "no_embedding"  # the row is not among the vectors that were adopted

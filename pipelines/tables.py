@@ -92,12 +92,15 @@ def table_columns(store: Store, path: str) -> list[str]:
         return list(pq.read_schema(source).names)
 
 
-def read_slices(store: Store, slices: Iterable[Slice]) -> pa.Table:
-    """The rows of ``slices``, in order; only the row groups they lie in are read, however large the file."""
-    return pa.concat_tables([_read_slice(store, part) for part in slices])
+def read_slices(store: Store, slices: Iterable[Slice], columns: Sequence[str] | None = None) -> pa.Table:
+    """The rows of ``slices``, in order; only the row groups they lie in are read, however large the file.
+
+    ``columns``: read only those of these that there are.
+    """
+    return pa.concat_tables([_read_slice(store, part, columns) for part in slices])
 
 
-def _read_slice(store: Store, part: Slice) -> pa.Table:
+def _read_slice(store: Store, part: Slice, columns: Sequence[str] | None) -> pa.Table:
     with store.open(part.path) as source, pq.ParquetFile(source) as file:
         groups: list[int] = []
         before = end = 0
@@ -106,7 +109,8 @@ def _read_slice(store: Store, part: Slice) -> pa.Table:
             if start < part.start + part.rows and end > part.start:
                 before = before if groups else start
                 groups.append(group)
-        return file.read_row_groups(groups).slice(part.start - before, part.rows)
+        names = None if columns is None else [name for name in columns if name in file.schema_arrow.names]
+        return file.read_row_groups(groups, columns=names).slice(part.start - before, part.rows)
 
 
 def with_column(rows: pa.Table, name: str, values: Any) -> pa.Table:  # noqa: ANN401 - what pyarrow takes as a column

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from infra.config import digest
 from infra.errors import ConfigError, DataError
+from infra.formats.shards import training_tars
 from infra.run.manifest import Artifact
 from infra.store import Store, open_store
 from training.data.samples import Shards
@@ -62,8 +63,8 @@ _MODELS = ("pretrained", "teacher")
 
 
 def _shards(artifact: Artifact) -> Shards:
-    """The tars of an artifact: below data/train/, as the shard stage writes them, or anywhere in adopted data."""
-    files = artifact.files("data/train/", ".tar") or artifact.files("data/", ".tar")
+    """The training shards of an artifact."""
+    files = training_tars(artifact)
     if not files:
         funnel = artifact.manifest.funnel
         found = "nothing: no image was kept" if funnel and not funnel.kept else ""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from infra.run.context import Output
+    from infra.run.manifest import Artifact, File
 
 __all__ = [
     "IMAGE_EXTENSIONS",
@@ -39,6 +40,7 @@ __all__ = [
     "sample_key",
     "shard_name",
     "split_name",
+    "training_tars",
     "write_triple",
 ]
 
@@ -304,6 +306,12 @@ def dotted_name_hint(extensions: Iterable[str]) -> str:
     if not dotted:
         return ""
     return f"rename the members: a key ends at the first dot of a name, so {dotted[0]!r} counts as the extension"
+
+
+def training_tars(artifact: Artifact) -> list[File]:
+    """The training shards of an artifact: below data/train/, as the shard stage writes them, or anywhere in adopted
+    data."""
+    return artifact.files("data/train/", ".tar") or artifact.files("data/", ".tar")
 
 
 # --- img2dataset's layout ---------------------------------------------------------------------------------------------

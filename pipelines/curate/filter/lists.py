@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +18,7 @@ from pipelines.curate.balance.entries import read_entries
 from pipelines.curate.balance.matching import Matcher
 from pipelines.web.urls import BadUrlError, canonical
 
-__all__ = ["holds_entry", "is_in_subset", "is_listed"]
+__all__ = ["holds_entry", "is_in_subset", "is_listed", "repeats", "times_in_subset"]
 
 T = TypeVar("T")
 _MOST = 8  # lists that a worker keeps
@@ -64,15 +64,26 @@ def is_in_subset(
     uids: pa.ChunkedArray, entries: tuple[str, ...], file: Artifact | None, keep: bool
 ) -> NDArray[np.bool_]:
     """``keep`` for ids that are listed, else its opposite; what is no id of 32 hex digits is not listed."""
-    listed = _list(_ids, entries, file)
+    answers: NDArray[np.bool_] = (times_in_subset(uids, entries, file) > 0) == keep
+    return answers
+
+
+def times_in_subset(uids: pa.ChunkedArray, entries: tuple[str, ...], file: Artifact | None) -> NDArray[np.int64]:
+    """How often each id is listed: (n,)."""
+    listed = _list(_ids, entries, file).ids
     proper = pc.match_substring_regex(uids, _UID).fill_null(False).to_numpy()
     wanted = _packed(uids.filter(pa.array(proper)).to_pylist())
-    found = np.zeros(len(uids), np.bool_)
-    if len(listed):
-        places = np.minimum(np.searchsorted(listed, wanted), len(listed) - 1)
-        found[proper] = listed[places] == wanted
-    answers: NDArray[np.bool_] = found == keep
-    return answers
+    times = np.zeros(len(uids), np.int64)
+    times[proper] = np.searchsorted(listed, wanted, side="right") - np.searchsorted(listed, wanted)
+    return times
+
+
+def repeats(uids: pa.ChunkedArray, entries: tuple[str, ...], file: Artifact | None) -> pa.Array | None:
+    """How often each id is listed, null for one that is not; None if the list repeats none."""
+    if not _list(_ids, entries, file).repeated:
+        return None
+    times = times_in_subset(uids, entries, file)
+    return pa.array(times, pa.int32(), mask=times == 0)
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -102,15 +113,28 @@ def _read(file: Artifact) -> Iterable[str] | NDArray[Any]:
     return found
 
 
-def _ids(entries: Iterable[str] | NDArray[Any]) -> NDArray[Any]:
-    """Ids as 16 bytes, the most significant first; those of a list in order. Raises DataError for what is no id."""
+class _Ids(NamedTuple):
+    """Ids in order, 16 bytes each, the most significant first; whether any is there several times."""
+
+    ids: NDArray[Any]
+    repeated: bool
+
+
+def _ids(entries: Iterable[str] | NDArray[Any]) -> _Ids:
+    """The ids of a list. Raises DataError for what is no id."""
+    ids = np.sort(_packed_list(entries))
+    return _Ids(ids, bool((ids[1:] == ids[:-1]).any()))
+
+
+def _packed_list(entries: Iterable[str] | NDArray[Any]) -> NDArray[Any]:
     if isinstance(entries, np.ndarray):  # of DataComp: the two halves of each as numbers
         halves = np.stack([entries[name] for name in entries.dtype.names or ()], axis=1)
-        return np.sort(np.ascontiguousarray(halves.astype(">u8")).view("S16").ravel())
+        packed: NDArray[Any] = np.ascontiguousarray(halves.astype(">u8")).view("S16").ravel()
+        return packed
     lines = [line.strip().lower() for line in entries]
     if wrong := [line for line in lines if line and not re.fullmatch(_UID, line)]:
         raise DataError("a list of ids holds something else", expected="32 hex digits a line", found=repr(wrong[0]))
-    return np.sort(_packed(lines))
+    return _packed(lines)
 
 
 def _packed(uids: Iterable[str]) -> NDArray[Any]:

@@ -19,7 +19,7 @@ class Config(StageConfig):
         "selection": Input("selection", description="the rows to write"),
     }
     produces: ClassVar[tuple[str, ...]] = ("shards", "testsets")
-    code_version: ClassVar[int] = 2
+    code_version: ClassVar[int] = 3
 
     samples_per_shard: int = Field(1000, gt=1, description="samples in a shard")
     holdout_fraction: float = Field(

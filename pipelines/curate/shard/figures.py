@@ -73,9 +73,10 @@ def _samples(store: Store, held_out: bool) -> Iterator[_Shown]:
         with store.open(shard_path(held_out, number)) as source:
             for sample in read_samples(source):
                 image = next(sample[extension] for extension in IMAGE_EXTENSIONS if extension in sample)
-                known = json.loads(sample["json"])
-                caption, *_ = sample["txt"].decode().split("\n")
-                yield _Shown(image, known["pairs"][0] if held_out else known, caption)
+                known = json.loads(sample.get("json", b"{}"))
+                known = next(iter(known["pairs"]), {}) if held_out else known
+                caption, *_ = sample.get("txt", b"").decode("utf-8", "replace").split("\n")
+                yield _Shown(image, known if isinstance(known, dict) else {}, caption)
 
 
 def _size(known: dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from infra.exchange import UP, Order, Task
 from infra.store.spool import Spool, Ticket
 from pipelines.curate.shard.config import Config
-from pipelines.curate.shard.split import Place, place_of
+from pipelines.curate.shard.split import Place, places_of
 
 __all__ = ["IN_ORDER", "RUNS", "SAMPLES", "Parts", "Sample", "gather", "run_path"]
 
@@ -36,7 +36,7 @@ IN_ORDER: list[tuple[str, Order]] = [(name, UP) for name in SAMPLES.names[1:6]]
 
 
 class Sample(NamedTuple):
-    """A row of a source, and the members of its sample by extension, the image first."""
+    """A row of a source, and the members of its sample by extension."""
 
     row: Mapping[str, Any]
     members: Mapping[str, bytes]
@@ -62,13 +62,19 @@ def run_path(number: int) -> str:
 
 
 def gather(config: Config, read: Callable[[Task], Iterator[Sample]], parts: Parts, task: Task) -> None:
-    """Write the samples of a task as a run. Stream ``samples``: references to them (:data:`SAMPLES`)."""
+    """Write the samples of a task as a run, those that repeat as often as they do. Stream ``samples``: references to
+    them (:data:`SAMPLES`)."""
     references: list[dict[str, Any]] = []
+    rows = held_out = 0
     with Spool() as spool:
         for row, members in read(task):
             start = spool.put(b"".join(members.values())).offset
             known = {"extensions": list(members), "sizes": list(map(len, members.values()))}
-            references.append(place_of(row, config)._asdict() | known | {"run": task.number, "offset": start})
+            known |= {"run": task.number, "offset": start}
+            places = places_of(row, config)
+            references += [place._asdict() | known for place in places]
+            held_out += places[0].held_out
+            rows += 1
         samples = pa.Table.from_pylist(references, SAMPLES).sort_by([("held_out", UP), *IN_ORDER])
         starts, sizes = samples["offset"].to_pylist(), [sum(each) for each in samples["sizes"].to_pylist()]
         with task.output.store.publish(run_path(task.number)) as out:
@@ -76,4 +82,5 @@ def gather(config: Config, read: Callable[[Task], Iterator[Sample]], parts: Part
                 out.write(spool.get(Ticket(start, size)))
     offsets = pa.array(np.cumsum([0, *sizes])[:-1], pa.int64())
     samples = samples.set_column(samples.column_names.index("offset"), "offset", offsets)
+    task.facts |= {"held_out": held_out, "repeated": len(references) - rows}
     task.send("samples", samples, parts.of(samples))

@@ -15,6 +15,7 @@ from infra.run.manifest import Artifact, Funnel
 from infra.schema import Drop
 from infra.store import Store
 from pipelines.curate.shard.gather import Sample
+from pipelines.curate.shard.split import REPEATS
 from pipelines.layout import Images, downloads, selection_shards
 from pipelines.tables import read_table, with_column
 
@@ -26,7 +27,7 @@ _AT_ONCE = 10_000  # rows as Python objects
 Lot = Sequence[tuple[int, str]]
 """Number and table of some neighbouring shards of a selection."""
 
-_IDS = ("uid", "key", "sha256", "cluster")
+_IDS = ("uid", "key", "sha256", "cluster", REPEATS)
 
 
 def lots_of(images: Mapping[str, Artifact], selection: Artifact) -> Sequence[Lot]:

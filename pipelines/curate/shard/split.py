@@ -9,10 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from infra.errors import DataError
 from infra.hashing import hash64
 from pipelines.curate.shard.config import Config
 
-__all__ = ["Place", "place_of"]
+__all__ = ["REPEATS", "Place", "place_of", "places_of"]
+
+REPEATS = "repeats"
+"""Column that says how many times a row shall be in training; a rule `subset` adds it where its list repeats ids."""
 
 
 class Place(NamedTuple):
@@ -25,6 +29,21 @@ class Place(NamedTuple):
     sample: int
     second: int
     within: int
+
+
+def places_of(row: Mapping[str, Any], config: Config) -> list[Place]:
+    """The place of a row, or the places in training of one that has ``repeats``.
+
+    Raises DataError unless these are a count.
+    """
+    first, times = place_of(row, config), row.get(REPEATS)
+    if times is not None and not (isinstance(times, int) and times >= 1):
+        raise DataError(f"row {row['uid']} has {REPEATS} = {times!r}", expected="how often to train on it, from 1 on")
+    if first.held_out or times is None:
+        return [first]
+    image = row.get("sha256") or row["uid"]
+    again = ({**row, "sha256": image, "uid": f"{row['uid']}-{turn}"} for turn in range(1, times))
+    return [first, *(place_of(one, config) for one in again)]
 
 
 def place_of(row: Mapping[str, Any], config: Config) -> Place:

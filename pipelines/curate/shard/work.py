@@ -55,8 +55,10 @@ def write_all(
     context.output.write("data/holdout/dataset_type.txt", b"retrieval")
     context.output.write("data/holdout/test/nshards.txt", str(-(-writers.holdout // size)).encode())
     draw_figures(context, writers.train, writers.holdout)
-    kept = sum(record.funnel.kept for record in gathered if record.funnel)
-    facts = {"train": writers.train, "holdout": writers.holdout, "holdout_captions": kept - writers.train}
+    of_rows = [(record.facts["held_out"], record.facts["repeated"]) for record in gathered]
+    held_out, repeated = (sum(counts) for counts in zip(*of_rows, strict=True))
+    facts = {"train": writers.train, "holdout": writers.holdout, "holdout_captions": held_out}
+    facts |= {"repeated": repeated} if repeated else {}
     return context.finish(records, facts=facts)
 
 

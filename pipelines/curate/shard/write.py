@@ -48,8 +48,8 @@ def write_shards(per_shard: int, task: Task) -> None:
 
 def _together(rows: Sequence[Members]) -> Members:
     """One sample of all rows of an image: what is known of each row, and the distinct captions, one a line."""
-    pairs = b", ".join(members["json"] for members in rows)
-    texts = dict.fromkeys(members["txt"] for members in rows)
+    pairs = b", ".join(members["json"] for members in rows if "json" in members)
+    texts = dict.fromkeys(members["txt"] for members in rows if "txt" in members)
     return {**rows[0], "json": b'{"pairs": [' + pairs + b"]}", "txt": b"\n".join(texts)}
 
 

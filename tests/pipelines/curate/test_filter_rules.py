@@ -150,6 +150,17 @@ def test_ids_of_a_subset(tmp_path_factory, listed, keep):
     assert kept(Subset(source="list", keep=keep).reading(artifact), rows) == expected
 
 
+@given(st.lists(st.integers(0, 3), max_size=9), st.booleans())
+def test_ids_listed_several_times_say_so(listed, keep):
+    rule = Subset(entries=[UIDS[0], *(UIDS[index] for index in listed)], keep=keep)
+    rows = pa.table({"uid": pa.array(UIDS, pa.string())})
+    times = Counter([0, *listed])
+    if not keep or max(times.values()) == 1:
+        assert rule.rewrites(rows) == {}
+    else:
+        assert rule.rewrites(rows)["repeats"].to_pylist() == [times.get(index) for index in range(len(UIDS))]
+
+
 def test_what_is_no_subset_is_refused(tmp_path):
     rows = pa.table({"uid": UIDS[:1]})
     with pytest.raises(DataError, match="32 hex digits"):

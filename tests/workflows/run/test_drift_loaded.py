@@ -19,7 +19,7 @@ import pytest
 from evaluation import compare
 from infra.config import Config
 from pipelines import adopt, urls
-from pipelines.curate import decontaminate, embed, entries, score, semdedup
+from pipelines.curate import decontaminate, embed, entries, reshard, score, semdedup, subset
 from training import train
 from training.objectives.config import ObjectiveConfig
 from workflows.cli.fields import STAGES
@@ -43,6 +43,8 @@ DEEP = {
     "entries": "pipelines.curate.entries.words",
     "balance": "pipelines.curate.balance.sampling",
     "shard": "pipelines.curate.shard.write",
+    "subset": "pipelines.curate.subset.work",
+    "reshard": "pipelines.curate.reshard.sources",
     "train": "training.objectives.siglip.objective",
     "embed": "pipelines.curate.embed.work",
     "score": "pipelines.curate.score.passes",
@@ -120,6 +122,8 @@ def small_run(root: Path, port: int) -> Workflow:
     stages["score"] = Stage("score", score.run, score.Config(), vectors)
     stages["semdedup"] = Stage("semdedup", semdedup.run, semdedup.Config(), vectors)
     stages["entries"] = Stage("entries", entries.run, entries.Config(), {"selection": stages["filter"]})
+    stages["subset"] = Stage("subset", subset.run, subset.Config(), {"selection": stages["balance"]})
+    stages["reshard"] = Stage("reshard", reshard.run, reshard.Config(), {"shards": stages["shard"]})
     leaks = {**vectors, "testsets": stages["shard"], "model": stages["train"]}
     stages["decontaminate"] = Stage("decontaminate", decontaminate.run, decontaminate.Config(), leaks)
     twice = {"scores_one": stages["zeroshot"], "scores_other": stages["zeroshot"]}

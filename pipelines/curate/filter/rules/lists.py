@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, model_validator
@@ -60,7 +61,10 @@ class UrlList(Listed):
 
 
 class Subset(Listed):
-    """Keeps the pairs of a list of ids: 32 hex digits a line, or DataComp's ``.npy``."""
+    """Keeps the pairs of a list of ids: 32 hex digits a line, or DataComp's ``.npy``.
+
+    Where the list has ids several times, the column ``repeats`` says how often; shard writes such a pair as often.
+    """
 
     columns = ("uid",)
 
@@ -68,6 +72,10 @@ class Subset(Listed):
 
     def keeps(self, rows: pa.Table) -> Answers:
         return _lists().is_in_subset(rows["uid"], self.entries, self._file, self.keep)
+
+    def rewrites(self, rows: pa.Table) -> Mapping[str, Any]:
+        times = _lists().repeats(rows["uid"], self.entries, self._file) if self.keep else None
+        return {} if times is None else {"repeats": times}
 
 
 def _lists() -> Any:  # noqa: ANN401 - a module
