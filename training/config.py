@@ -103,6 +103,12 @@ class Data(Part):
         description="shards that a window shuffle mixes at a time; with several nodes a few times their number, so "
         "that each node fetches few shards but its own",
     )
+    balance: float | None = Field(
+        None,
+        gt=0,
+        description="online balancing: an epoch has each sample with the probability of MetaCLIP's rule, at so many "
+        "times the limit of the stage balance, which ran with drop=false; null: each sample",
+    )
     caption_key: str = Field(
         "txt",
         description="where captions are: txt; txt:lines, one per line, of which one is drawn each time; json:FIELD",

@@ -24,7 +24,7 @@ import torch
 
 from infra.config import flatten
 from infra.errors import CliplineError, ConfigError, DataError, Preempted
-from infra.events import TrainStart
+from infra.events import Log, TrainStart
 from infra.run.context import Context, ShardOutput
 from infra.run.manifest import Funnel
 from infra.schema import Drop
@@ -97,6 +97,7 @@ class Trainer:
 
     def __init__(self, config: Config, inputs: Inputs, context: Context, world: World) -> None:
         self.config, self.context, self.world = config, context, world
+        self.sources = list(inputs.sources)
         self.precision = precision_of(config)
         self.precision.apply()
         parts = prepare(config, inputs, world)
@@ -122,7 +123,12 @@ class Trainer:
     @property
     def total(self) -> int:
         """Samples of the whole run."""
-        return self.config.steps(len(self.samples)) * self.config.batch_size
+        return self.config.steps(self.sampler.epoch) * self.config.batch_size
+
+    def _epochs(self) -> list[tuple[str, int, float]]:
+        """Of each source of a mixture, or of all as one: name, samples of an epoch, epochs of the run."""
+        names = self.sources if self.config.data.weights is not None else ["shards"]
+        return [(name, *found) for name, found in zip(names, self.sampler.epochs(self.total), strict=True)]
 
     def _loader(self) -> Loader:
         kind = Loader
@@ -143,8 +149,10 @@ class Trainer:
             self.state = State(**saved)
             self.loader.corrupt.update(self.state.corrupt)
         if self.world.rank == 0:
-            samples, workers = self.state.samples, self.world.size
-            self.context.send(TrainStart(stage=self.context.stage, samples=samples, workers=workers))
+            stage, samples, workers = self.context.stage, self.state.samples, self.world.size
+            self.context.send(TrainStart(stage=stage, samples=samples, workers=workers))
+            told = (f"{name}: {epochs:,.4g} epochs of {samples:,} samples" for name, samples, epochs in self._epochs())
+            self.context.send(Log(stage=stage, level="INFO", logger=__name__, message="; ".join(told)))
 
     def run(self) -> None:
         """Steps until all samples of the run have been seen."""
@@ -327,7 +335,7 @@ class Trainer:
     ) -> None:
         state, samples, description = self.state, self.samples, self.towers.description
         output = ShardOutput(self.context.store, RECORD)
-        write_model(output, description, model, optimizer, state.samples // len(samples))
+        write_model(output, description, model, optimizer, state.samples // self.sampler.epoch)
         if average is not None:
             write_folder(output, "data/ema", description, average)
         for name, (config, weights) in companions.items():
@@ -342,7 +350,8 @@ class Trainer:
             dropped={str(reason): count for reason, count in dropped.items() if count},
         )
         parameters = sum(weight.numel() for weight in self.towers.model.parameters())
-        output.commit(funnel, {"samples": state.samples, "parameters": parameters})
+        epochs = {name: round(epochs, 3) for name, _, epochs in self._epochs()}
+        output.commit(funnel, {"samples": state.samples, "parameters": parameters, "epochs": epochs})
 
 
 @dataclass(frozen=True)
@@ -386,6 +395,7 @@ def _prepare(config: Config, inputs: Inputs, world: World) -> Parts:
         min_side=math.ceil(max(towers.image_size) / math.sqrt(config.augment.crop_scale[0])),
         cache_bytes=loading.memory_cache_mb * 1_000_000,
         caption_key=config.data.caption_key,
+        balance=config.data.balance,
         folder=Path(loading.cache_folder) if loading.cache_folder else None,
         disk_bytes=int(loading.disk_cache_gb * 1e9) if loading.disk_cache_gb else None,
     )
@@ -401,6 +411,7 @@ def _prepare(config: Config, inputs: Inputs, world: World) -> Parts:
         shuffle=config.data.shuffle,
         window=config.data.shuffle_window,
         batch=config.batch_size,
+        chances=samples.chances,
     )
     # Counted before the blocks are compiled, and these before an objective makes copies of them.
     flops = forward_flops(towers) if world.device.type == "cuda" and world.rank == 0 else None

@@ -3,7 +3,8 @@
 When a set of shards is first trained on, each rank reads the headers of its part of the tars and tokenises their
 captions. The index is written to the node's cache folder under a digest of shards, caption key and tokenizer, and
 mapped into memory, so a restarted run begins at once and the workers of a node share one copy. It takes 16 bytes a
-sample (24 where samples have several captions) and 2 or 4 bytes a token. A node keeps the few indexes used last.
+sample, 8 more where samples have several captions and 8 for online balancing, and 2 or 4 bytes a token. A node keeps
+the few indexes used last.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import os
 import shutil
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -37,7 +40,10 @@ __all__ = ["Index", "captions_of"]
 PLACE = np.dtype([("block", "<u4"), ("size", "<u4")])
 """The location of an image in its tar: its block of 512 bytes, and its size in bytes."""
 
-FORMAT = 2
+LOADS = "times_limit"
+"""Column of the stage balance: of each entry of a row, the rows that hold it, over the limit."""
+
+FORMAT = 3
 KEPT = 8  # indexes in a node's cache folder
 ROUND = 16  # shards that each rank reads between two exchanges
 
@@ -50,6 +56,7 @@ class _Part:
     captions: NDArray[np.uint32]  # number of captions of each sample
     lengths: NDArray[np.uint32]  # in tokens, of each caption
     tokens: NDArray[np.uint32]
+    chances: NDArray[np.float64]  # of each sample to be in an epoch; none if all are
     incomplete: int
 
 
@@ -84,13 +91,16 @@ def _field(text: str, name: str) -> object:
     return fields.get(name) if isinstance(fields, dict) else None
 
 
-def _read_shard(path: Path, tokenizer: Tokenizer, caption_key: str, place: str = "") -> _Part:
+def _read_shard(
+    path: Path, tokenizer: Tokenizer, caption_key: str, place: str = "", balance: float | None = None
+) -> _Part:
     """Index one shard. Raises DataError, which names the ``place`` of the shard, for a damaged one."""
     place = place or str(path)
     caption_extension = caption_key.partition(":")[0]
+    read = {caption_extension} | ({"json"} if balance is not None else set())
     # One pass over the tar's headers collects each sample's members; only captions are read.
     samples: dict[str, dict[str, tuple[int, int]]] = {}
-    texts: dict[str, bytes] = {}
+    texts: dict[str, dict[str, bytes]] = {}
     with path.open("rb") as tar:
         for name, offset, size in index_tar(tar, place=place):
             if (parts := split_name(name)) is None:
@@ -99,21 +109,24 @@ def _read_shard(path: Path, tokenizer: Tokenizer, caption_key: str, place: str =
             if parts[1] in members:
                 raise duplicate(*parts, place=place)
             members[parts[1]] = offset, size
-            if parts[1] == caption_extension:
+            if parts[1] in read:
                 tar.seek(offset)
-                texts[parts[0]] = tar.read(size)
+                texts.setdefault(parts[0], {})[parts[1]] = tar.read(size)
     # A sample needs an image and a readable caption.
     places: list[tuple[int, int]] = []
     counts: list[int] = []
     captions: list[str] = []
+    chances: list[float] = []
     for key, members in samples.items():
         image = next((members[extension] for extension in IMAGE_EXTENSIONS if extension in members), None)
-        if image is None or key not in texts:
+        if image is None or caption_extension not in texts.get(key, {}):
             continue
         try:
-            texts_of_sample = captions_of({caption_extension: texts[key]}, caption_key)
+            texts_of_sample = captions_of(texts[key], caption_key)
         except ValueError:
             continue
+        if balance is not None:
+            chances.append(_chance(texts[key].get("json", b"{}"), balance, f"{place}: sample {key!r}"))
         places.append((image[0] // 512, image[1]))
         counts.append(len(texts_of_sample))
         captions += texts_of_sample
@@ -125,8 +138,30 @@ def _read_shard(path: Path, tokenizer: Tokenizer, caption_key: str, place: str =
         captions=np.array(counts, np.uint32),
         lengths=np.array([len(row) for row in rows], np.uint32),
         tokens=np.fromiter((token for row in rows for token in row), np.uint32),
+        chances=np.array(chances, np.float64),
         incomplete=len(samples) - len(places),
     )
+
+
+def _chance(data: bytes, balance: float, sample: str) -> float:
+    """The probability that MetaCLIP's rule gives a sample: 1 - prod(1 - min(1, balance / l)) over its entries' loads l.
+
+    The loads are the field :data:`LOADS` of its JSON; a sample without an entry is rare, and in every epoch. Raises
+    DataError.
+    """
+    try:
+        loads = _field(data.decode("utf-8-sig"), LOADS)
+    except ValueError:
+        loads = None
+    if not (isinstance(loads, list) and all(isinstance(load, int | float) and load > 0 for load in loads)):
+        raise DataError(
+            f"{sample} does not say how often its entries are",
+            expected=f"a list of numbers, the field {LOADS} of its JSON",
+            found=repr(loads)[:100],
+            fix="run balance with drop=false before these shards are written, or leave train.data.balance out",
+        )
+    lost = math.prod(1 - min(1.0, balance / load) for load in loads)
+    return 1 - lost if loads else 1.0
 
 
 class Index:
@@ -150,6 +185,8 @@ class Index:
         self._bounds = column("bounds", "<u8")
         self._tokens = column("tokens", facts["tokens"])
         self._first = column("captions", "<u8") if facts["several"] else None
+        self.chances: NDArray[np.float64] | None = column("chances", "<f8") if facts["balanced"] else None
+        """The probability of each sample to be in an epoch; None if all are."""
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -164,20 +201,23 @@ class Index:
         caption_key: str,
         folder: Path,
         places: Sequence[str] = (),
+        balance: float | None = None,
     ) -> Index:
         """Open the index of the shards whose contents ``names`` identify, building it if this node has none.
 
-        ``fetch`` returns a shard as a local file; ``places`` are their names in errors. All ranks must call it. Raises
+        ``fetch`` returns a shard as a local file; ``places`` are their names in errors; ``balance``: see
+        :class:`training.config.Data`. All ranks must call it. Raises
         on all ranks what failed on any: DataError for a damaged tar, StorageError if ``folder`` cannot be written.
         """
-        known = [FORMAT, *names, tokenizer.identity, caption_key]
+        known = [FORMAT, *names, tokenizer.identity, caption_key, balance]
         target = folder / "index" / digest(known)[:32]
         with contextlib.suppress(OSError):  # there is none yet, or it belongs to another user
             os.utime(target)  # marks it as used now
         if not all(world.gather((target / "index.json").exists())):
             nodes = world.gather(f"{socket.gethostname()} {folder.resolve()}")
             writes = nodes.index(nodes[world.rank]) == world.rank
-            _build(len(names), fetch, places, world, tokenizer, caption_key, target if writes else None)
+            read = partial(_read_shard, tokenizer=tokenizer, caption_key=caption_key, balance=balance)
+            _build(len(names), fetch, places, world, read, tokenizer.dtype, target if writes else None)
         return cls(target, tokenizer)
 
     def shard(self, number: int) -> int:
@@ -208,8 +248,8 @@ def _build(
     fetch: Callable[[int], Path],
     places: Sequence[str],
     world: World,
-    tokenizer: Tokenizer,
-    caption_key: str,
+    read: Callable[..., _Part],
+    tokens: str,
     target: Path | None,
 ) -> None:
     """Read all shards, each rank its part; a rank with a ``target`` writes the index there.
@@ -220,7 +260,7 @@ def _build(
     with ExitStack() as stack:
         writer = None
         try:
-            writer = stack.enter_context(_writing(target, tokenizer)) if target else None
+            writer = stack.enter_context(_writing(target, tokens)) if target else None
         except StorageError as failure:
             error = failure
         for begin in range(0, shards, ROUND * world.size):
@@ -229,7 +269,7 @@ def _build(
             try:
                 for number in range(begin + world.rank, min(begin + ROUND * world.size, shards), world.size):
                     place = places[number] if places else ""
-                    own[number] = _read_shard(fetch(number), tokenizer, caption_key, place)
+                    own[number] = read(fetch(number), place=place)
             except CliplineError as failure:
                 error = error or failure
             # ... exchange them, or the error that ended the reading, ...
@@ -260,7 +300,7 @@ def _unwritable(error: OSError, target: Path | None) -> StorageError:
 
 
 @contextlib.contextmanager
-def _writing(target: Path, tokenizer: Tokenizer) -> Iterator[_Writer]:
+def _writing(target: Path, tokens: str) -> Iterator[_Writer]:
     """Lock ``target`` against the other processes of this node and open a writer for it.
 
     Leftovers of a killed writer are removed.
@@ -276,7 +316,7 @@ def _writing(target: Path, tokenizer: Tokenizer) -> Iterator[_Writer]:
         shutil.rmtree(temporary, ignore_errors=True)
         try:
             temporary.mkdir()
-            writer = _Writer(temporary, target, tokenizer.dtype)
+            writer = _Writer(temporary, target, tokens)
         except OSError as error:
             raise _unwritable(error, target) from error
         try:
@@ -294,24 +334,25 @@ class _Writer:
         self.files = ExitStack()
         self._columns: dict[str, IO[bytes]] = {
             name: self.files.enter_context((temporary / name).open("wb"))
-            for name in ("places", "captions", "bounds", "tokens")
+            for name in ("places", "captions", "bounds", "tokens", "chances")
         }
         self._captions = self._length = self._incomplete = 0
         self._counts: list[int] = []
-        self._several = False
+        self._several = self._balanced = False
         for name in ("captions", "bounds"):
             self._columns[name].write(bytes(8))
 
     def add(self, part: _Part) -> None:
         captions = self._captions + np.cumsum(part.captions, dtype="<u8")
         bounds = self._length + np.cumsum(part.lengths, dtype="<u8")
-        columns = {"places": part.places, "captions": captions, "bounds": bounds}
+        columns = {"places": part.places, "captions": captions, "bounds": bounds, "chances": part.chances}
         for name, column in (columns | {"tokens": part.tokens.astype(self._tokens)}).items():
             self._columns[name].write(column.tobytes())
         self._captions += int(part.captions.sum(dtype=np.int64))
         self._length += len(part.tokens)
         self._incomplete += part.incomplete
         self._counts.append(len(part.places))
+        self._balanced |= bool(len(part.chances))
         self._several |= bool((part.captions != 1).any())
 
     def finish(self) -> None:
@@ -321,6 +362,7 @@ class _Writer:
             "counts": self._counts,
             "incomplete": self._incomplete,
             "several": self._several,
+            "balanced": self._balanced,
             "tokens": self._tokens,
         }
         (self._temporary / "index.json").write_text(json.dumps(facts))

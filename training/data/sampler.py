@@ -13,6 +13,9 @@ store, and a worker needs few of a window's shards: every batch has *lanes*, as 
 (or the next smaller divisor of the batch), and each lane reads its own stretch of the window. Lanes belong to the
 sampler, not to the workers: a worker reads the lanes that its part of each batch covers.
 
+Where samples have chances to be in an epoch (online balancing), an epoch is a draw of them (:class:`Drawn`), another
+one each time, and is shuffled in the same way.
+
 Every position is computed independently in constant time, so a run can continue from any of them.
 """
 
@@ -105,7 +108,8 @@ class Sampler:
     """Maps positions to samples, which are numbered through all shards of all sources, in their order.
 
     ``shards`` holds for each source the number of samples in each of its shards. With ``shuffle="window"`` a source's
-    samples are shuffled among ``window`` shards at a time, in lanes of batches of ``batch`` samples.
+    samples are shuffled among ``window`` shards at a time, in lanes of batches of ``batch`` samples. ``chances``: the
+    probability of each sample to be in an epoch.
     """
 
     def __init__(
@@ -117,10 +121,12 @@ class Sampler:
         shuffle: Literal["global", "window"] = "global",
         window: int = 16,
         batch: int = 1,
+        chances: NDArray[np.float64] | None = None,
     ) -> None:
         if weights is not None and len(weights) != len(shards):
             raise ConfigError("every source needs a weight", expected=f"{len(shards)}", found=f"{len(weights)}")
-        self._made_of = partial(Sampler, shards, seed, weights=weights, shuffle=shuffle, window=window, batch=batch)
+        options = {"shuffle": shuffle, "window": window, "batch": batch, "chances": chances}
+        self._made_of = partial(Sampler, shards, seed, weights=weights, **options)  # type: ignore[arg-type]
         groups = shards if weights is not None else [[count for source in shards for count in source]]
         self._cycle, self._before = interleave(weights or [1.0])
         self._per_cycle = np.bincount(self._cycle)
@@ -129,11 +135,14 @@ class Sampler:
         for number, counts in enumerate(groups):
             windowed = window if shuffle == "window" else None
             lanes = self._lanes, partial(self._lane, np.flatnonzero(self._cycle == number))
-            self._sources.append(_Source(np.array(counts, np.int64), seed, number, shard, sample, windowed, lanes))
-            shard, sample = shard + len(counts), sample + sum(counts)
             if not sum(counts):
                 raise ConfigError("a source of the mixture has no samples", found=f"source {number}")
-        self.samples = sample
+            each = np.array(counts, np.int64)
+            drawn = Everything(each)
+            if chances is not None:
+                drawn = Drawn(each, chances[sample : sample + sum(counts)], (seed, number))
+            self._sources.append(_Source(drawn, seed, number, shard, sample, windowed, lanes))
+            shard, sample = shard + len(counts), sample + sum(counts)
         self.window_samples = window * max(max(counts, default=0) for counts in groups) if shuffle == "window" else 0
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -160,10 +169,20 @@ class Sampler:
                 found |= dict.fromkeys(source.shards(first, end - 1, lanes))
         return list(found)
 
+    @property
+    def epoch(self) -> int:
+        """The number of samples in an epoch of every source."""
+        return sum(source.count for source in self._sources)
+
+    def epochs(self, position: int) -> list[tuple[int, float]]:
+        """Of each source of a mixture, or of all as one, the samples of an epoch and the epochs before ``position``."""
+        seen = [self._count_before(number, position) for number in range(len(self._sources))]
+        return [(source.count, count / source.count) for source, count in zip(self._sources, seen, strict=True)]
+
     def replacement(self, number: int) -> int:
         """Return the sample that replaces ``number`` if that cannot be read: the next of its source, cyclically."""
         source = next(source for source in reversed(self._sources) if number >= source.first_sample)
-        return source.first_sample + (number + 1 - source.first_sample) % source.count
+        return source.first_sample + (number + 1 - source.first_sample) % source.size
 
     def _count_before(self, number: int, position: int) -> int:
         """Count the samples of source ``number`` among the run's first ``position``."""
@@ -193,12 +212,65 @@ def _largest_divisor(number: int, most: int) -> int:
     return next(divisor for divisor in range(min(number, most), 0, -1) if number % divisor == 0)
 
 
+class Everything:
+    """Every epoch has each sample of a source once. ``counts``: samples of each shard."""
+
+    def __init__(self, counts: NDArray[np.int64]) -> None:
+        self.shards, self.size = len(counts), int(counts.sum())
+        self.count = self.size  # samples in an epoch
+        self._counts = counts
+
+    def counts(self, epoch: int) -> NDArray[np.int64]:
+        """Return the number of samples that an epoch has of each shard."""
+        return self._counts
+
+    def samples(self, epoch: int, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the samples at ``places`` of an epoch before its shuffle, which are in the order of the shards."""
+        return places
+
+
+class Drawn(Everything):
+    """An epoch has each sample with its probability ``chances``, and at most once.
+
+    Drawn systematically (Madow 1949): the probabilities lie end to end on a line, and an epoch has the samples on which
+    points at equal distance fall, from a random start. So every epoch is equally long, a place is found by bisection,
+    and neighbours do not come together, as far as they can.
+    """
+
+    def __init__(self, counts: NDArray[np.int64], chances: NDArray[np.float64], key: Sequence[int]) -> None:
+        super().__init__(counts)
+        self._ends = np.cumsum(chances)
+        total = float(self._ends[-1])
+        self.count = max(1, math.floor(total * (1 + 1e-12)))
+        self._step, self._key = total / self.count, tuple(key)
+        self._last = int(np.flatnonzero(chances)[-1])
+        self._shard_ends = np.concatenate([[0.0], self._ends])[np.cumsum(counts)]
+
+    def counts(self, epoch: int) -> NDArray[np.int64]:
+        start = self._start(epoch)
+        ends = np.clip(np.ceil(self._shard_ends / self._step - start), 0, self.count).astype(np.int64)
+        # The first place that does not lie before a shard's end, in the very arithmetic of samples().
+        for _ in range(2):
+            ends -= (ends > 0) & (((ends - 1) + start) * self._step >= self._shard_ends)
+            ends += (ends < self.count) & ((ends + start) * self._step < self._shard_ends)
+        ends[np.cumsum(self._counts) > self._last] = self.count
+        return np.diff(ends, prepend=0)
+
+    def samples(self, epoch: int, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        points = (places + self._start(epoch)) * self._step
+        found: NDArray[np.int64] = np.minimum(np.searchsorted(self._ends, points, side="right"), self._last)
+        return found
+
+    def _start(self, epoch: int) -> float:
+        return float(np.random.default_rng([*self._key, epoch, 3]).random())
+
+
 class _Source:
     """The epochs of one source. ``lanes``: their number, and a function from the source's turns to their lanes."""
 
     def __init__(
         self,
-        counts: NDArray[np.int64],
+        drawn: Everything,
         seed: int,
         number: int,
         first_shard: int,
@@ -206,13 +278,13 @@ class _Source:
         window: int | None,
         lanes: tuple[int, Callable[[NDArray[np.int64]], NDArray[np.uint16]]],
     ) -> None:
-        self.counts, self.count = counts, int(counts.sum())
+        self._drawn, self.count, self.size = drawn, drawn.count, drawn.size
         self.first_shard, self.first_sample = first_shard, first_sample
         self._seed, self._number, self._window = seed, number, window
         self._lanes, self._lane = lanes
-        self._starts = np.concatenate([[0], np.cumsum(counts)])
         # A batch may straddle two epochs, and threads work on two or three batches at a time.
         self._order = lru_cache(maxsize=2)(partial(epoch_order, seed, count=self.count, source=number))
+        self._counts = lru_cache(maxsize=2)(drawn.counts)
         self._layout = lru_cache(maxsize=2)(self._epoch_layout)
         self._shuffled = lru_cache(maxsize=4)(self._shuffle)
         self._stretches = lru_cache(maxsize=16)(self._stretch)
@@ -223,13 +295,13 @@ class _Source:
         numbers = np.empty_like(turns)
         for epoch in np.unique(epochs).tolist():
             mask = epochs == epoch
-            numbers[mask] = self._epoch(epoch, places[mask])
+            numbers[mask] = self._drawn.samples(epoch, self._epoch(epoch, places[mask]))
         return numbers + self.first_sample
 
     def shards(self, first: int, last: int, lanes: tuple[int, int]) -> list[int]:
         """Return the shards that a range of lanes reads in all windows that turns ``first`` to ``last`` touch."""
         if self._window is None:
-            return [self.first_shard + shard for shard in range(len(self.counts))]
+            return [self.first_shard + shard for shard in range(self._drawn.shards)]
         found: list[int] = []
         for epoch in range(first // self.count, last // self.count + 1):
             _, begins = self._layout(epoch)
@@ -242,7 +314,7 @@ class _Source:
     def _read_by(self, epoch: int, window: int, lanes: tuple[int, int]) -> list[int]:
         shards = self._window_shards(epoch, window)
         low, high = (int(self._stretches(epoch, window)[lane]) for lane in lanes)
-        one, two = np.searchsorted(np.cumsum(self.counts[shards]), [low, high - 1], side="right")
+        one, two = np.searchsorted(np.cumsum(self._counts(epoch)[shards]), [low, high - 1], side="right")
         return shards[one : two + 1].tolist() if low < high else []
 
     def _epoch(self, epoch: int, places: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -260,8 +332,8 @@ class _Source:
 
     def _epoch_layout(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the epoch's order of shards, and the place in the epoch at which each window begins."""
-        shards = np.random.default_rng([self._seed, epoch, self._number, 1]).permutation(len(self.counts))
-        ends = np.cumsum(self.counts[shards])
+        shards = np.random.default_rng([self._seed, epoch, self._number, 1]).permutation(self._drawn.shards)
+        ends = np.cumsum(self._counts(epoch)[shards])
         return shards, np.concatenate([[0], ends[self._window - 1 : -1 : self._window]])  # type: ignore[operator]
 
     def _window_shards(self, epoch: int, window: int) -> NDArray[np.int64]:
@@ -271,7 +343,7 @@ class _Source:
     def _lanes_of(self, epoch: int, window: int) -> NDArray[np.uint16]:
         """Return the lane of each place of a window."""
         first = epoch * self.count + int(self._layout(epoch)[1][window])
-        return self._lane(np.arange(first, first + int(self.counts[self._window_shards(epoch, window)].sum())))
+        return self._lane(np.arange(first, first + int(self._counts(epoch)[self._window_shards(epoch, window)].sum())))
 
     def _stretch(self, epoch: int, window: int) -> NDArray[np.int64]:
         """Return where in a window's samples each lane's stretch begins, and where the last one ends."""
@@ -280,7 +352,8 @@ class _Source:
     def _shuffle(self, epoch: int, window: int) -> NDArray[np.int64]:
         """Return a window's samples in the order they are seen: each lane's stretch shuffled over its places."""
         shards = self._window_shards(epoch, window)
-        samples = np.concatenate([np.arange(self._starts[shard], self._starts[shard + 1]) for shard in shards])
+        starts = np.concatenate([[0], np.cumsum(self._counts(epoch))])
+        samples = np.concatenate([np.arange(starts[shard], starts[shard + 1]) for shard in shards])
         places = np.random.default_rng([self._seed, epoch, self._number, 2, window]).permutation(len(samples))
         places = places[np.argsort(self._lanes_of(epoch, window)[places], kind="stable")]
         shuffled = np.empty_like(samples)

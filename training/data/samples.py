@@ -80,6 +80,7 @@ class Samples:
         min_side: int,
         cache_bytes: int = 0,
         caption_key: str = "txt",
+        balance: float | None = None,
         folder: Path | None = None,
         disk_bytes: int | None = None,
     ) -> None:
@@ -88,6 +89,7 @@ class Samples:
             min_side: width and height of a decoded image stay at least so many pixels.
             cache_bytes: memory for decoded images; the first that fit are kept.
             caption_key: where captions are, see :func:`training.data.index.captions_of`.
+            balance: online balancing, see :class:`training.config.Data`.
             folder: the node's folder for copies of remote shards and the index; None: :func:`cache_folder`.
             disk_bytes: the most that copies of remote shards may take; None: as many as the disk holds.
         """
@@ -104,7 +106,7 @@ class Samples:
         world.raise_if_any_failed(error)
         places = [shard.store.locate(shard.path) for shard in every]
         self.index = Index.open(
-            self.shard_cache.names, self.shard_cache.path, world, tokenize, caption_key, folder, places
+            self.shard_cache.names, self.shard_cache.path, world, tokenize, caption_key, folder, places, balance
         )
         self._shards_of = [len(source.paths) for source in sources]
         self._min_side = min_side
@@ -130,6 +132,11 @@ class Samples:
         """The number of samples in each shard, by source."""
         counts = iter(self.index.counts)
         return [[next(counts) for _ in range(shards)] for shards in self._shards_of]
+
+    @property
+    def chances(self) -> NDArray[np.float64] | None:
+        """The probability of each sample to be in an epoch; None if all are."""
+        return self.index.chances
 
     def image(self, number: int) -> NDArray[np.uint8]:
         """Return sample ``number``'s image, RGB (h, w, 3), downscaled by its decoder to no less than ``min_side``.

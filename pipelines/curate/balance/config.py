@@ -43,6 +43,11 @@ class Config(StageConfig):
         "en",
         description="by language: that whose limit is `t`; another's leaves it the same share of rare topics",
     )
+    drop: bool = Field(
+        True,
+        description="drop rows by the draw; false: they stay, for train.data.balance, with columns keep_probability "
+        "and times_limit: of each entry, the rows that hold it over the limit",
+    )
     seed: int = Field(0, description="seed of the random draws")
     metadata: tuple[str, ...] | None = Field(
         None,

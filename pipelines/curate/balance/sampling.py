@@ -21,7 +21,7 @@ from infra.schema import Drop
 from infra.store import Store
 from pipelines.curate.balance.counting import Totals, write_counts
 from pipelines.curate.balance.matching import read_hits
-from pipelines.tables import read_table, write_selection
+from pipelines.tables import read_table, with_column, write_selection
 
 __all__ = ["Draw", "draw_shard", "figure", "keep_probabilities", "limits_by_language", "uniform"]
 
@@ -31,7 +31,7 @@ class Draw:
     """Parameters of the draws.
 
     ``totals``: path of the table of rows per entry; ``limits``: of each t, of which one is drawn by, the limit of each
-    language that holds an entry;
+    language that holds an entry; ``drop``: leave out rows by the draw;
     ``keep_unmatched``: keep rows without an entry.
     """
 
@@ -39,6 +39,7 @@ class Draw:
     totals: str
     t: int
     limits: Mapping[int, Mapping[str, int]]
+    drop: bool
     keep_unmatched: bool
 
 
@@ -49,20 +50,36 @@ def draw_shard(draw: Draw, selection: Store, own: Store, spec: tuple[int, str], 
     totals = _totals(own.read(draw.totals))
     codes, owners = totals.codes_of(hits["language"]), hits["row"].to_numpy()
     counts = totals.of(codes, hits["entry"].to_numpy())
+    limits = {
+        t: np.array([by_language[language] for language in totals.languages], np.int64)[codes]
+        for t, by_language in draw.limits.items()
+    }
     chances = {}
-    for t, by_language in draw.limits.items():
-        limits = np.array([by_language[language] for language in totals.languages], np.int64)
-        chances[t] = keep_probabilities(owners, counts, limits[codes], rows.num_rows)
+    for t, own_limits in limits.items():
+        chances[t] = keep_probabilities(owners, counts, own_limits, rows.num_rows)
         if draw.keep_unmatched:
             chances[t][np.bincount(owners, minlength=rows.num_rows) == 0] = 1.0
     probabilities = chances[draw.t]
-    reasons = _reasons(rows["uid"].to_pylist(), probabilities, draw.seed)
     notes = {"keep_probability": pa.array(probabilities)}
+    if draw.drop:
+        reasons = _reasons(rows["uid"].to_pylist(), probabilities, draw.seed)
+    else:
+        reasons = [None if chance else Drop.NO_MATCH.value for chance in probabilities.tolist()]
+        ends = np.cumsum(np.bincount(owners, minlength=rows.num_rows), dtype=np.int32)
+        loads = pa.ListArray.from_arrays(pa.array(np.r_[np.int32(0), ends]), _six_digits(counts / limits[draw.t]))
+        for name, values in {**notes, "times_limit": loads}.items():
+            rows = with_column(rows, name, values)
     kept = write_selection(output, shard, rows, reasons, notes)
     # Not through the output of the shard: the counts are no file of the artifact.
     stay = np.array([reason is None for reason in reasons], np.bool_)
     write_counts(Output(own), f"after-{shard_name(shard)}", hits.filter(pa.array(stay[owners])))
     return output.commit(kept, facts={"expected": {str(t): float(chances[t].sum()) for t in chances}})
+
+
+def _six_digits(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Positive ``values`` to six digits, as they stand in a sample's JSON."""
+    scale = 10.0 ** (5 - np.floor(np.log10(values)))
+    return np.asarray(np.round(values * scale) / scale)
 
 
 @lru_cache(maxsize=1)

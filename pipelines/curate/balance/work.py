@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from infra.cluster import run_shards
+from infra.events import Log
 from infra.run.context import Context, Output, ShardOutput
 from infra.run.manifest import Artifact
 from infra.store import Store
@@ -26,8 +26,6 @@ from pipelines.curate.entries.corpus import lots_of_selection
 from pipelines.curate.entries.work import count_entries, with_phrases
 from pipelines.layout import row_count
 from pipelines.tables import read_table
-
-log = logging.getLogger(__name__)
 
 __all__ = ["DONE", "SCRATCH", "balance", "figure_of"]
 
@@ -58,7 +56,7 @@ def balance(config: Config, metadata: Artifact | None, selection: Artifact, spec
     totals = Totals(read_table(own, before) if specs else NO_COUNTS)
     limits_of = {t: _limits(config, totals, t) for t in sorted({config.t, *(int(config.t * f) or 1 for f in _OTHERS)})}
     by_language = limits_of[config.t]
-    draw = Draw(config.seed, before, config.t, limits_of, _keeps_unmatched(config, given, metadata))
+    draw = Draw(config.seed, before, config.t, limits_of, config.drop, _keeps_unmatched(config, given, metadata))
     drawn = run_shards(context, specs, partial(draw_shard, draw, selection.store, own), limits)
     after = add_up(context, [f"after-{name}" for name, _ in specs], "after", limits) if specs else ""
 
@@ -75,7 +73,8 @@ def balance(config: Config, metadata: Artifact | None, selection: Artifact, spec
         "expected": expected[str(config.t)],
         "expected_by_t": expected,
     }
-    log.info("at t=%d balance expects to keep %.0f of %d rows; by t: %s", config.t, facts["expected"], rows, expected)
+    message = f"of {rows:,} rows {facts['expected']:,.0f} are expected to stay at t={config.t:,}; by t: {expected}"
+    context.send(Log(stage=context.stage, level="INFO", logger=__name__, message=message))
     if config.by_language:
         facts["t_by_language"] = by_language
     done.commit(facts=facts)

@@ -81,6 +81,24 @@ def test_all_captions_of_a_row_count_as_in_a_plain_loop(ray_cluster, tmp_path, t
     assert plain_loop(alone, t)[0] != counts  # the pooled captions do matter
 
 
+def test_without_drop_all_rows_stay_and_say_how_frequent_their_entries_are(ray_cluster, tmp_path):
+    rng = random.Random(3)
+    rows = [pooled(rng) for _ in range(90)] + [{"caption": "nothing", "captions": None}]
+    counts, chances, _, _ = plain_loop(rows[:90], 20)
+    selection = selection_of(tmp_path / "s", rows)
+    artifact, tables = balanced(tmp_path / "b", Config(t=20, metadata=WORDS, drop=False), selection)
+    assert artifact.manifest.funnel.dropped == {"no_metadata_match": 1}
+    assert [row["keep_probability"] for row in tables["kept"]] == pytest.approx(chances)
+    for row, given in zip(tables["kept"], rows, strict=False):
+        held = {word for text in given["captions"] or [given["caption"]] for word in text.split()}
+        assert sorted(row["times_limit"]) == pytest.approx(sorted(counts[word] / 20 for word in held), rel=1e-5)
+    assert {row["entry"]: row["after"] for row in tables["entries"]} == {word: counts[word] for word in WORDS}
+    assert artifact.manifest.facts["expected"] == round(sum(chances), 1)
+    own, tables = balanced(tmp_path / "own", Config(t=20, min_count=5, drop=False), selection)
+    assert own.manifest.funnel.kept == 91
+    assert [row["times_limit"] for row in tables["kept"]][-1] == []
+
+
 def test_captions_of_several_languages_count_in_each(ray_cluster, tmp_path):
     lists = [
         ["a red cat in my garden", "eine rote Katze im Garten, rot"],

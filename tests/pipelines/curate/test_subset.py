@@ -93,11 +93,12 @@ def test_bytes_are_the_same_for_any_workers_and_kills(
 ):
     inputs = {"selection": selection_of(tmp_path / "s", [{"uid": uid_of(number % 90)} for number in range(120)])}
     here = written(tmp_path / "here", inputs).read(work.SUBSET)
-    assert killed_until_done(lambda: written(tmp_path / "killed", inputs).read(work.SUBSET)) == here
     monkeypatch.setattr(work, "_SMALL", 0)
     for workers in (1, 2):
         limits = Limits(cpus=0.5, in_flight=workers)
         assert written(tmp_path / f"{workers}", inputs, limits=limits).read(work.SUBSET) == here
+    monkeypatch.setattr(work, "_SMALL", 1000)
+    assert killed_until_done(lambda: written(tmp_path / "killed", inputs).read(work.SUBSET)) == here
 
 
 # --- repetition -------------------------------------------------------------------------------------------------------
