@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
-from itertools import pairwise
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.curate.words import fold, is_unspaced, tokens
+from infra.arrays import begins_run
+from pipelines.curate.words import fold, is_unspaced, tokens_of_all
 
 __all__ = ["COUNTS", "KEYS", "WordCounter", "chosen", "summed"]
 
@@ -22,30 +21,23 @@ COUNTS = pa.schema(
 )
 KEYS = COUNTS.names[:3]
 
-_AT_ONCE = 500_000  # words and pairs as Python objects: some 200 MB
-
-Counted = tuple[str, str, str]
+_AT_ONCE = 4 << 20  # characters that are counted together: some 200 MB
 
 
 class WordCounter:
     """Counts the words and the pairs of neighbouring words of texts; see :data:`COUNTS`."""
 
     def __init__(self) -> None:
-        self._times: Counter[Counted] = Counter()
-        self._again: Counter[Counted] = Counter()  # occurrences in a text that has it already
+        self._waiting: dict[str, list[list[str]]] = {}
+        self._size = 0
         self._tables = [COUNTS.empty_table()]
 
     def add(self, language: str, captions: Iterable[str | None]) -> None:
         """Count one text, or all captions of a row, which count as one text. Pairs are of neighbours in a caption."""
-        counted: list[Counted] = []
-        for caption in captions:
-            found = [token if _is_word(token) else "" for token in tokens(fold(caption or ""))]
-            counted += [(language, token, "") for token in found if token]
-            counted += [(language, one, other) for one, other in pairwise(found) if one and other]
-        self._times.update(counted)
-        if len(set(counted)) < len(counted):
-            self._again.update({key: times - 1 for key, times in Counter(counted).items() if times > 1})
-        if len(self._times) > _AT_ONCE:
+        folded = [fold(caption) for caption in captions if caption]
+        self._waiting.setdefault(language, []).append(folded)
+        self._size += sum(map(len, folded))
+        if self._size >= _AT_ONCE:
             self._flush()
 
     def table(self) -> pa.Table:
@@ -54,12 +46,36 @@ class WordCounter:
         return summed(pa.concat_tables(self._tables))
 
     def _flush(self) -> None:
-        again = self._again
-        columns = zip(*((*key, times, times - again.get(key, 0)) for key, times in self._times.items()), strict=True)
-        arrays = [pa.array(column, field.type) for column, field in zip(columns, COUNTS, strict=False)]
-        if arrays:
-            self._tables.append(pa.table(arrays, COUNTS))
-        self._times, self._again = Counter(), Counter()
+        self._tables += [_counted(language, rows) for language, rows in self._waiting.items()]
+        self._waiting, self._size = {}, 0
+
+
+def _counted(language: str, rows: Sequence[Sequence[str]]) -> pa.Table:
+    """The words and pairs of texts of a language; each row may have several captions."""
+    found = tokens_of_all(caption for row in rows for caption in row)
+    known: dict[str, int] = {"\n": 0}
+    numbers = np.fromiter((known.setdefault(token, len(known)) for token in found), np.int64, len(found))
+    row_of_caption = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
+    row = row_of_caption[np.cumsum(numbers == 0)] if len(numbers) else numbers
+
+    # Each word, and each two words side by side, as one number.
+    is_word = np.array([_is_word(token) for token in known])[numbers]
+    both, width = is_word[:-1] & is_word[1:], len(known)
+    keys = np.concatenate([numbers[is_word] * width, (numbers[:-1] * width + numbers[1:])[both]])
+    row = np.concatenate([row[is_word], row[:-1][both]])
+
+    order = np.lexsort((row, keys))
+    keys, row = keys[order], row[order]
+    starts = np.flatnonzero(begins_run(keys))
+    times = np.diff(np.append(starts, len(keys)))
+    texts = np.add.reduceat(begins_run(keys, row).astype(np.int64), starts) if len(starts) else times
+    first, second = np.divmod(keys[starts], width)
+    names = pa.array(["", *list(known)[1:]], pa.string())  # no word follows a word alone
+    columns = [
+        pa.repeat(pa.scalar(language, pa.string()), len(starts)),
+        *(names.take(pa.array(one)) for one in (first, second)),
+    ]
+    return pa.table([*columns, times, texts], COUNTS)
 
 
 def summed(counts: pa.Table) -> pa.Table:
