@@ -62,7 +62,7 @@ def test_a_killed_worker_changes_nothing(ray_cluster, shards, tmp_path):
         "data/training.json",
         "figures/training.png",
     }
-    assert manifest.facts["samples"] == 160
+    assert (manifest.facts["samples"], manifest.facts["epochs"]) == (160, {"shards": 4.0})
     assert (
         manifest.metrics["loss"]
         == json.loads((tmp_path / "calm/data/history.jsonl").read_text().splitlines()[-1])["loss"]
