@@ -21,5 +21,4 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     from pipelines.curate.subset import work
 
     config.check_inputs(inputs)
-    (artifact,) = inputs.values()
-    return work.write_ids(config, artifact, context)
+    return work.write_ids(config, inputs, context)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -33,19 +34,20 @@ _UID = re.compile("[0-9a-f]{32}")
 _IDS = pa.schema([("high", pa.uint64()), ("low", pa.uint64()), ("times", pa.int64())])
 
 
-def write_ids(config: Config, artifact: Artifact, context: Context) -> Manifest:
-    """Write the ids of all kept rows of ``artifact``, in order, each once or as often as its row repeats."""
-    files = kept_files(artifact)
+def write_ids(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Manifest:
+    """Write the ids of all kept rows of the one input, in order, each once or as often as its row repeats."""
+    ((name, artifact),) = inputs.items()
+    files = artifact.files("data/kept-", ".parquet") if name == "selection" else kept_files(artifact)
     total = sum(file.rows or 0 for file in files)
     exchange = Exchange(context, config.limits, here=total <= _SMALL)
     parts = parts_of(total, _ROWS)
     lots = list(chunk_rows(files, _ROWS)) or [()]
     sent = exchange.step("ids", lots, partial(_send, artifact.store, parts), sends={"ids": parts})
     pieces = exchange.step("sort", range(parts), _sort, receives=["ids"])
-    (joined,) = exchange.step("join", [[record.facts["ids"] for record in pieces]], _join)
+    ids = [record.facts["ids"] for record in pieces]
+    joined = exchange.step("join", [ids], _join)
     exchange.close()
-    ids, rows = joined.facts["ids"], sum(record.funnel.kept for record in sent if record.funnel)
-    manifest = context.finish([*sent, joined], facts={"ids": ids, "rows": rows})
+    manifest = context.finish(sent.plus(joined), facts={"ids": sum(ids), "rows": total})
     context.store.delete(_SCRATCH)
     return manifest
 
@@ -106,7 +108,6 @@ def _join(task: Task) -> None:
         np.lib.format.write_array_header_1_0(out, header)
         for number in range(len(task.spec)):
             out.write(task.output.store.read(_piece(number)))
-    task.facts["ids"] = sum(task.spec)
 
 
 def _piece(number: int) -> str:

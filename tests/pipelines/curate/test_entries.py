@@ -152,7 +152,7 @@ def small_parts(monkeypatch):
 
 
 def bytes_of(artifact):
-    return {file.path: artifact.read(file.path) for file in artifact.manifest.files}
+    return {file.path: artifact.read(file.path) for file in artifact.files()}
 
 
 def test_captions_in_many_parts_are_the_plain_loop(small_parts, tmp_path):
