@@ -9,7 +9,6 @@ this one: 10M hashes within 6 bits are 70M rows of the exchange, and for each of
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
 from math import comb
@@ -89,13 +88,13 @@ def candidates(hashes: Array, blocks: Blocks, block: int, most: int) -> Found:
         found.largest = max(found.largest, int(places.max(initial=-1)) + 1)
         found.oversized += int(np.count_nonzero(places == most))
         ordered = hashes[order]
-        for one, other in _within(ordered, starts, places, blocks.distance, most):
-            agrees = np.zeros(len(one), bool)
-            differing = ordered[one] ^ ordered[other]
-            for number in set(range(chosen[-1])) - set(chosen):
-                agrees |= blocks.values(differing, number) == 0
-            first.append(order[one[~agrees]])
-            second.append(order[other[~agrees]])
+        one, other = _within(ordered, starts, places, blocks.distance, most)
+        differing = ordered[one] ^ ordered[other]
+        agrees = np.zeros(len(one), bool)
+        for number in set(range(chosen[-1])) - set(chosen):
+            agrees |= blocks.values(differing, number) == 0
+        first.append(order[one[~agrees]])
+        second.append(order[other[~agrees]])
     found.first, found.second = np.concatenate(first), np.concatenate(second)
     return found
 
@@ -116,14 +115,17 @@ def _buckets(hashes: Array, values: list[Array], blocks: Blocks, others: tuple[i
     return order, starts, np.arange(len(keys)) - starts
 
 
-def _within(hashes: Array, starts: Array, places: Array, distance: int, most: int) -> Iterator[tuple[Array, Array]]:
-    """Pairs of the ``rank``-th hash of a bucket, for each rank below ``most``, with one that follows it there."""
+def _within(hashes: Array, starts: Array, places: Array, distance: int, most: int) -> tuple[Array, Array]:
+    """Pairs of hashes of one bucket, the first of which is among its first ``most``."""
+    none = np.empty(0, np.int64)
+    first, second = [none], [none]
     left = np.arange(len(hashes))
     for rank in range(most):
         left = left[places[left] > rank]
         if not len(left):
-            return
+            break
         others = starts[left] + rank
         near = np.bitwise_count(hashes[left] ^ hashes[others]) <= distance
-        if near.any():
-            yield others[near], left[near]
+        first.append(others[near])
+        second.append(left[near])
+    return np.concatenate(first), np.concatenate(second)

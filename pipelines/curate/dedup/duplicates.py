@@ -19,6 +19,7 @@ from pipelines.curate.dedup.config import Config
 from pipelines.curate.dedup.files import send_equal, send_same_urls
 from pipelines.curate.dedup.homes import Homes
 from pipelines.curate.dedup.keys import FEW, MOST
+from pipelines.curate.dedup.looks import send_entries
 from pipelines.curate.dedup.rows import send_rows
 from pipelines.curate.dedup.writing import write_shards
 
@@ -28,8 +29,8 @@ log = logging.getLogger(__name__)
 
 _SMALL = 20_000  # rows that need no cluster
 _ROWS = 250_000  # of a home
-_KEYS = 1_000_000  # of a part of the files, each of which becomes several entries
-_ENTRIES = 2_000_000  # of a part of the search: 40 bytes each
+_KEYS = 1_000_000  # of a part of the files or looks, each of which becomes several entries
+_ENTRIES = 2_000_000  # of a part of the search: 25 bytes each
 _SAMPLED = 64  # homes that give samples to the figures
 
 Shards = Sequence[tuple[int, str, int]]  # number, path of the selection's table, rows
@@ -44,21 +45,19 @@ def drop_duplicates(
     exchange = Exchange(context, config.limits, here=total <= _SMALL)
     keys = total * _keys(config)
     parts = parts_of(keys, _KEYS)
-    blocks = Blocks.of(config.max_distance, keys)
-    buckets = parts_of(keys * len(blocks.sent), _ENTRIES)
     first = "urls" if config.urls else "files"
     exchange.step("rows", lots, partial(send_rows, config, selection, parts), sends={first: parts})
     if config.urls:
         work = partial(send_same_urls, config, homes, parts)
         sends = {"same-url": homes.count, "edges-of-urls": homes.count, "files": parts}
         exchange.step("urls", range(parts), work, receives=["urls"], sends=sends)
-    sends = {"equal": homes.count, "edges-of-files": homes.count} | ({"images": buckets} if config.near else {})
-    work = partial(send_equal, config, homes, blocks, buckets)
+    sends = {"equal": homes.count, "edges-of-files": homes.count} | ({"images": parts} if config.near else {})
+    work = partial(send_equal, config, homes, parts)
     exchange.step("files", range(parts), work, receives=["files"], sends=sends)
     facts: dict[str, Any] = {}
     known, edges = [], [*(["edges-of-urls"] if config.urls else []), "edges-of-files"]
     if config.near:
-        facts = _near(config, selection, exchange, homes, lots, blocks, buckets)
+        facts = _near(config, selection, exchange, homes, lots, keys)
         known, edges = ["known"], [*edges, "edges-of-looks", "edges-of-pairs"]
     facts["largest_cluster"] = find_clusters(exchange, homes, selection, lots, edges)
     last = "of-files" if config.urls else "verdicts"
@@ -92,15 +91,16 @@ def _near(
     exchange: Exchange,
     homes: Homes,
     lots: Sequence[Sequence[tuple[int, str]]],
-    blocks: Blocks,
-    buckets: int,
+    keys: int,
 ) -> dict[str, Any]:
     """Find near duplicates, and who stays of them: stream ``known``, to the rows' homes. Facts about the search."""
-    each = len(blocks.sent) * _keys(config)  # entries of an image
-    parts = parts_of(buckets * _ENTRIES // each, leaders.FEW)
+    blocks = Blocks.of(config.max_distance, keys)
+    buckets = parts_of(keys * len(blocks.sent), _ENTRIES)
+    work = partial(send_entries, config, homes, blocks, buckets)
+    sends = {"looks": homes.count, "edges-of-looks": homes.count, "entries": buckets}
+    exchange.step("looks", range(parts_of(keys, _KEYS)), work, receives=["images"], sends=sends)
     work = partial(pairs.find_pairs, config, homes, blocks)
-    sends = dict.fromkeys(("candidates", "looks", "edges-of-looks"), homes.count)
-    found = exchange.step("pairs", range(buckets), work, receives=["images"], sends=sends)
+    found = exchange.step("pairs", range(buckets), work, receives=["entries"], sends={"candidates": homes.count})
     facts: dict[str, Any] = {"candidates": sum(record.facts["candidates"] for record in found)}
     if oversized := sum(record.facts["oversized"] for record in found):
         largest = max(record.facts["largest"] for record in found)
@@ -113,6 +113,7 @@ def _near(
     exchange.step(
         "first", lots, partial(pairs.attach_first, homes), receives=["candidates"], sends={"half": homes.count}
     )
+    parts = parts_of(keys // _keys(config), leaders.FEW)
     same = {f"same-{kind}": parts for kind in leaders.KINDS}
     work = partial(pairs.confirm, config, homes, parts)
     sends = same | {"edges-of-pairs": homes.count}
@@ -122,5 +123,5 @@ def _near(
     work = partial(verdicts.name_originals, selection, homes, near)
     exchange.step("originals", lots, work, receives=near, sends={"named": homes.count})
     work = partial(verdicts.follow, selection, homes, "looks", "named", "known")
-    exchange.step("looks", lots, work, receives=["looks", "named"], sends={"known": homes.count})
+    exchange.step("same-look", lots, work, receives=["looks", "named"], sends={"known": homes.count})
     return facts

@@ -7,34 +7,19 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from infra.arrays import begins_run
 from infra.exchange import DOWN, UP, Task
 from infra.schema import Drop
-from pipelines.curate.dedup.candidates import Blocks
 from pipelines.curate.dedup.clusters import edges_of, send_edges
 from pipelines.curate.dedup.config import Config
 from pipelines.curate.dedup.homes import Homes, part_of
 from pipelines.curate.dedup.verdicts import PENDING
 
-__all__ = ["ENTRIES", "equal_files", "send_equal", "send_same_urls"]
+__all__ = ["equal_files", "firsts", "originals_at", "send_equal", "send_same_urls"]
 
 Array = NDArray[Any]
-
-ENTRIES = pa.schema(
-    [
-        ("bucket", pa.uint32()),
-        ("key", pa.uint64()),
-        ("first", pa.bool_()),  # of the image's keys
-        ("look", pa.uint64()),
-        ("preference", pa.int64()),
-        ("row", pa.int64()),
-    ]
-)
-"""An image in the search for near duplicates, once for each block of each of its keys; ``bucket``: the block and its
-bits."""
 
 
 def send_same_urls(config: Config, homes: Homes, parts: int, task: Task) -> None:
@@ -46,8 +31,8 @@ def send_same_urls(config: Config, homes: Homes, parts: int, task: Task) -> None
     # Those that cannot be read equal none.
     known = np.flatnonzero(rows["readable"].to_numpy())
     names = ["url", "url_rest"]
-    send_edges(task, "edges-of-urls", homes, edges_of(rows, _originals(rows, known, names)))
-    originals = _originals(rows, known, [*names, *(["text"] if config.same_caption else [])])
+    send_edges(task, "edges-of-urls", homes, edges_of(rows, originals_at(rows, known, names)))
+    originals = originals_at(rows, known, [*names, *(["text"] if config.same_caption else [])])
     gone = originals != np.arange(rows.num_rows)
     reasons = np.full(int(gone.sum()), Drop.DUPLICATE_URL.value, object)
     same = _pending(rows, originals, gone, reasons)
@@ -56,14 +41,14 @@ def send_same_urls(config: Config, homes: Homes, parts: int, task: Task) -> None
     task.send("files", left, part_of(left["file"], parts))
 
 
-def _originals(rows: pa.Table, places: Array, names: Sequence[str]) -> Array:
+def originals_at(rows: pa.Table, places: Array, names: Sequence[str]) -> Array:
     """For each row the place of the best of those at ``places`` with its values; for others its own: (n,) int64."""
     originals = np.arange(rows.num_rows)
-    originals[places] = places[_firsts(rows.take(pa.array(places)), names)]
+    originals[places] = places[firsts(rows.take(pa.array(places)), names)]
     return originals
 
 
-def _firsts(rows: pa.Table, names: Sequence[str]) -> Array:
+def firsts(rows: pa.Table, names: Sequence[str]) -> Array:
     """For each row the place of the best of those that have its values in the columns ``names``: (n,) int64."""
     values = [rows[name].to_numpy() for name in names]
     order = np.lexsort((rows["row"].to_numpy(), ~rows["preference"].to_numpy(), *values[::-1]))
@@ -79,9 +64,9 @@ def _pending(rows: pa.Table, originals: Array, gone: Array, reasons: Array) -> p
     return pa.table({"row": row[gone], "original": row[originals][gone], "reason": reasons}, PENDING)
 
 
-def send_equal(config: Config, homes: Homes, blocks: Blocks, parts: int, task: Task) -> None:
+def send_equal(config: Config, homes: Homes, looks: int, task: Task) -> None:
     """Of equal files all but the best are duplicates, of placeholders all. Streams ``equal``: (row, original, reason),
-    to the original's home; ``images``: the readable rows that are left, by blocks of their keys (:data:`ENTRIES`)."""
+    to the original's home; ``images``: the readable rows that are left, to one of ``looks`` by what they look like."""
     order = [("file", UP), ("file_rest", UP), ("preference", DOWN), ("row", UP)]
     rows = task.receive("files", order)
     originals, placeholder = equal_files(rows, config.placeholder_names, same_caption=config.same_caption)
@@ -96,33 +81,8 @@ def send_equal(config: Config, homes: Homes, blocks: Blocks, parts: int, task: T
     if not config.near:
         return
     left = rows.filter(pa.array(~gone & rows["readable"].to_numpy()))
-    task.facts["images"] = left.num_rows
-    left = _by_key(left, config)
-    hashes = left["key"].to_numpy()
-    copies = []
-    for block in blocks.sent:
-        bucket = (block << 24) + blocks.values(hashes, block)
-        copies.append(left.select(ENTRIES.names[1:]).add_column(0, "bucket", pa.array(bucket.astype(np.uint32))))
-    entries = pa.concat_tables(copies).cast(ENTRIES)
-    task.send("images", entries, part_of(entries["bucket"], parts))
-
-
-def _by_key(rows: pa.Table, config: Config) -> pa.Table:
-    """Images that have ``keys``, once for each of them.
-
-    If captions count, their hashes turn over the bits of keys and looks: under two captions none are near but by an
-    accident of some four in 10^12.
-    """
-    lists = rows["keys"].combine_chunks()
-    owners = pc.list_parent_indices(lists)
-    turned = np.uint64(1 if config.same_caption else 0) * rows["text"].to_numpy()
-    columns = {
-        "key": pa.array(pc.list_flatten(lists).to_numpy() ^ turned[owners.to_numpy()]),
-        "first": pa.array(begins_run(owners.to_numpy())),
-        "look": pa.array(rows["look"].to_numpy() ^ turned).take(owners),
-    }
-    columns |= {name: rows[name].take(owners) for name in ("preference", "row")}
-    return pa.table(columns)
+    left = left.select(["look", "keys", "text", "preference", "row"])
+    task.send("images", left, part_of(left["look"], looks))
 
 
 def equal_files(rows: pa.Table, least: int, *, same_caption: bool = False) -> tuple[Array, Array]:
@@ -137,7 +97,7 @@ def equal_files(rows: pa.Table, least: int, *, same_caption: bool = False) -> tu
     readable = rows["readable"].to_numpy(zero_copy_only=False)
 
     names = ["file", "file_rest", *(["text"] if same_caption else [])]
-    originals = _originals(rows, np.flatnonzero(readable), names)
+    originals = originals_at(rows, np.flatnonzero(readable), names)
     placeholder = np.zeros(count, bool)
     for start, size in zip(begins.tolist(), sizes.tolist(), strict=True) if least else ():
         if size >= least and _is_placeholder(rows.slice(start, size), least):

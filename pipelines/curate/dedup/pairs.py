@@ -13,16 +13,15 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from infra.arrays import begins_run
-from infra.exchange import DOWN, UP, Task
-from infra.schema import Drop
+from infra.exchange import UP, Task
 from pipelines.curate.dedup.alike import same
-from pipelines.curate.dedup.candidates import Blocks, Found, candidates
+from pipelines.curate.dedup.candidates import Blocks, candidates
 from pipelines.curate.dedup.clusters import EDGES, send_edges
 from pipelines.curate.dedup.config import Config
 from pipelines.curate.dedup.homes import Homes, column_at_home, part_of
 from pipelines.curate.dedup.leaders import PAIRS
+from pipelines.curate.dedup.looks import bucket_of
 from pipelines.curate.dedup.rows import signatures_path
-from pipelines.curate.dedup.verdicts import PENDING
 from pipelines.tables import read_table
 
 __all__ = ["attach_first", "confirm", "find_pairs"]
@@ -31,48 +30,24 @@ Array = NDArray[Any]
 
 
 def find_pairs(config: Config, homes: Homes, blocks: Blocks, task: Task) -> None:
-    """Find pairs of keys within the distance, bucket by bucket. Streams ``candidates``: to the first's home;
-    ``looks``: (row, original, reason) of images that look the same to the byte as one before them, which are also
-    ``edges-of-looks``."""
-    entries = task.receive("images")
-    buckets = entries["bucket"].to_numpy()
-    order = np.argsort(buckets, kind="stable")
-    ends = np.flatnonzero(np.diff(buckets[order])) + 1
-    equal, likely = [PAIRS.empty_table()], [PAIRS.empty_table()]
+    """Find pairs of keys within the distance, bucket by bucket. Stream ``candidates``: to the first's home."""
+    entries = task.receive("entries")
+    block, keys, preference, rows = (column.to_numpy() for column in entries.columns)
+    buckets = np.zeros(len(keys), np.uint32)
+    for number in blocks.sent:
+        buckets[block == number] = bucket_of(keys[block == number], blocks, number)
+    likely = [EDGES.empty_table()]
     oversized = largest = 0
-    for places in np.split(order, ends) if len(order) else []:
-        images = entries.take(pa.array(places)).sort_by([("preference", DOWN), ("row", UP)])
-        block = int(buckets[places[0]]) >> 24
-        hashes, looks = images["key"].to_numpy(), images["look"].to_numpy()
-        leaves, copies = _equal_looks(hashes, looks)
-        if block == 0:
-            # Equal looks have equal keys: the first of these is enough.
-            once = images["first"].to_numpy()[copies.second]
-            equal.append(_pairs(images, copies.first[once], copies.second[once]))
-        found = candidates(hashes[leaves], blocks, block, config.max_bucket)
-        likely.append(_pairs(images, leaves[found.first], leaves[found.second]))
+    order = np.lexsort((rows, ~preference, buckets))
+    for places in np.split(order, np.flatnonzero(np.diff(buckets[order])) + 1) if len(order) else []:
+        found = candidates(keys[places], blocks, int(block[places[0]]), config.max_bucket)
+        first, second = places[found.first], places[found.second]
+        likely.append(pa.table([rows[first], rows[second], preference[first], preference[second]], schema=EDGES))
         oversized, largest = oversized + found.oversized, max(largest, found.largest)
     task.facts |= {"oversized": oversized, "largest": largest}
     pairs = _distinct(pa.concat_tables(likely))
     task.facts["candidates"] = pairs.num_rows
-    task.send("candidates", pairs.select(EDGES.names), homes.of(pairs["first"]))
-    looks = pa.concat_tables(equal)
-    send_edges(task, "edges-of-looks", homes, looks.select(EDGES.names))
-    reasons = pa.array([Drop.NEAR_DUPLICATE.value] * looks.num_rows, pa.string())
-    task.send("looks", pa.table([looks["second"], looks["first"], reasons], schema=PENDING), homes.of(looks["first"]))
-
-
-def _equal_looks(hashes: Array, looks: Array) -> tuple[Array, Found]:
-    """Places of the first image of each look, and pairs of it with every other one.
-
-    Images that look the same are like the same others; so if any stays, it is the first of them, and if it goes, the
-    others go for the same one. They need not be compared with anything else: a thousand white images are a thousand
-    pairs, not half a million.
-    """
-    order = np.lexsort((np.arange(len(looks)), hashes, looks))
-    new = begins_run(looks[order], hashes[order])
-    firsts = order[np.maximum.accumulate(np.where(new, np.arange(len(order)), 0))]
-    return np.sort(order[new]), Found(firsts[~new], order[~new])
+    task.send("candidates", pairs, homes.of(pairs["first"]))
 
 
 def _distinct(pairs: pa.Table) -> pa.Table:
@@ -81,13 +56,6 @@ def _distinct(pairs: pa.Table) -> pa.Table:
     order = [("first", UP), ("second", UP)]
     pairs = pairs.sort_by(order)
     return pairs.filter(pa.array(begins_run(pairs["first"].to_numpy(), pairs["second"].to_numpy())))
-
-
-def _pairs(images: pa.Table, first: Array, second: Array) -> pa.Table:
-    """Pairs of rows from places in ``images``."""
-    rows, preferences = images["row"].to_numpy(), images["preference"].to_numpy()
-    columns = [rows[first], rows[second], preferences[first], preferences[second], np.zeros(len(first), np.int8)]
-    return pa.table(columns, PAIRS)
 
 
 def attach_first(homes: Homes, task: Task) -> None:

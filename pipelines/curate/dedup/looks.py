@@ -1,0 +1,68 @@
+"""Images that look the same to the byte, and the entries of all others in the search for near duplicates.
+
+Images that look the same are like the same others. So if any of them stays, it is the first, and if that goes, the
+others go for what it goes for: they need not be compared with anything. A thousand white images are a thousand pairs,
+not half a million.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from infra.exchange import DOWN, UP, Task
+from infra.schema import Drop
+from pipelines.curate.dedup.candidates import Blocks
+from pipelines.curate.dedup.clusters import edges_of, send_edges
+from pipelines.curate.dedup.config import Config
+from pipelines.curate.dedup.files import originals_at
+from pipelines.curate.dedup.homes import Homes, part_of
+from pipelines.curate.dedup.verdicts import PENDING
+
+__all__ = ["bucket_of", "send_entries"]
+
+Array = NDArray[Any]
+
+ENTRIES = pa.schema([("block", pa.uint8()), ("key", pa.uint64()), ("preference", pa.int64()), ("row", pa.int64())])
+"""An image in the search, once for each block of each of its keys."""
+
+
+def send_entries(config: Config, homes: Homes, blocks: Blocks, parts: int, task: Task) -> None:
+    """Of images of one look all but the best are near duplicates. Streams ``looks``: (row, original, reason), to the
+    original's home; ``edges-of-looks``; ``entries``: the others, by blocks of their keys (:data:`ENTRIES`)."""
+    rows = task.receive("images", [("preference", DOWN), ("row", UP)])
+    key = pc.list_element(rows["keys"], 0)
+    # If captions count, images under two captions do not look the same, nor are their keys near, but by an accident of
+    # some four in 10^12: all bits are turned over by the caption.
+    turned = np.uint64(config.same_caption) * rows["text"].to_numpy()
+    rows = rows.append_column("key", key).set_column(0, "look", pa.array(rows["look"].to_numpy() ^ turned))
+    originals = originals_at(rows, np.arange(rows.num_rows), ["look", "key"])
+    gone = originals != np.arange(rows.num_rows)
+    edges = edges_of(rows, originals)
+    send_edges(task, "edges-of-looks", homes, edges)
+    reasons = pa.array([Drop.NEAR_DUPLICATE.value] * edges.num_rows, pa.string())
+    task.send("looks", pa.table([edges["second"], edges["first"], reasons], schema=PENDING), homes.of(edges["first"]))
+
+    left = rows.filter(pa.array(~gone))
+    lists = left["keys"].combine_chunks()
+    owners = pc.list_parent_indices(lists)
+    keys = pc.list_flatten(lists).to_numpy() ^ turned[~gone][owners.to_numpy()]
+    entries, buckets = [], []
+    for block in blocks.sent:
+        columns = [
+            np.full(len(keys), block, np.uint8),
+            keys,
+            *(left[name].take(owners) for name in ("preference", "row")),
+        ]
+        entries.append(pa.table(columns, schema=ENTRIES))
+        buckets.append(bucket_of(keys, blocks, block))
+    task.send("entries", pa.concat_tables(entries), part_of(np.concatenate(buckets), parts))
+
+
+def bucket_of(keys: Array, blocks: Blocks, block: int) -> Array:
+    """The bucket of each key by one of its blocks: (n,) uint32, the block and its bits."""
+    return ((block << 24) + blocks.values(keys, block)).astype(np.uint32)
