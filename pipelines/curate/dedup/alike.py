@@ -39,6 +39,7 @@ _NOISE = 0.12  # of the contrast: what a copy may differ by everywhere
 _SHARE = 0.006  # of windows that may differ
 _CORNER, _MARK = 0.32, 0.05  # of a side and of the area: where a logo may be, and how large
 _COLOUR = 28.0  # levels of difference in colour
+_NEUTRAL, _TINTED, _GROUND = 2.0, 5.5, 0.15  # levels of colour, and the share of a picture that is its ground
 
 
 def same(one: bytes, others: Sequence[bytes], *, mirrored: bool = False) -> Array:
@@ -87,6 +88,8 @@ def _agree(one: View, other: View, template: Array, image: Array, mapping: Array
     covered = _shrunk(covered, 1)  # of the outermost cells a part may be border
     where = _shrunk(covered, _EDGE - 1)
     if not where.any():
+        return False
+    if _other_ground(one, other, mapping):
         return False
     differs = (_differs(template, laid, covered, where) | _differs_in_colour(one, other, mapping)) & where
     return bool(differs.sum() <= _SHARE * where.sum()) or _is_mark(differs)
@@ -159,6 +162,16 @@ def _differs_in_colour(one: View, other: View, mapping: Array) -> Array:
     strength = float(np.clip(strength, 0.4, 2.5))
     left = first / strength - second if strength > 1 else first - strength * second
     return np.asarray(np.abs(left).max(axis=2) > _COLOUR)
+
+
+def _other_ground(one: View, other: View, mapping: Array) -> bool:
+    """True if a large part is neutral in one picture and tinted in the other: a card on white, and one on cream."""
+    if one.is_grey or other.is_grey:
+        return False
+    laid, covered = lay(other.colours, mapping)
+    first, second = (np.abs(colours).max(axis=2) for colours in (one.colours, laid))
+    tinted = (np.minimum(first, second) < _NEUTRAL) & (np.maximum(first, second) > _TINTED) & covered
+    return bool(tinted.sum() > _GROUND * covered.sum())
 
 
 def _is_mark(differs: Array) -> bool:

@@ -95,6 +95,25 @@ def test_one_ball_in_two_colours_is_two_pictures_and_in_grey_a_copy():
     assert copies(signed(red), signed(red.convert("L").convert("RGB")))
 
 
+@pytest.mark.parametrize("paper", ["#fffbe8", "#fff0f6", "#e8f4ff"])
+def test_one_drawing_on_white_and_on_tinted_paper_is_two_pictures(paper):
+    """The tint is less than what recompression does to edges, but it is everywhere."""
+
+    def card(ground):
+        picture = Image.new("RGB", (268, 364), ground)
+        pen = ImageDraw.Draw(picture)
+        for left, top in ((60, 60), (160, 60), (110, 160), (60, 260), (160, 260)):
+            pen.polygon([(left + 25, top), (left + 50, top + 35), (left + 25, top + 70), (left, top + 35)], "#d01020")
+        return picture
+
+    white, tinted = signed(card("white")), signed(card(paper))
+    assert near(white, tinted) and not copies(white, tinted)
+    for picture in (card("white"), card(paper)):
+        for name in ("JPEG, quality 30", "64 colours", "less colour", "grey", "scaled to 1/2"):
+            copy = VARIANTS[name][1](picture, np.random.default_rng(0))
+            assert copies(signed(picture), signed(copy)), name
+
+
 def test_a_picture_of_another_shape_is_no_copy():
     """Keys are made of squares, so they do not tell how long a picture is."""
     picture = photo(9)
