@@ -17,7 +17,10 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -157,16 +160,12 @@ def family(root: int) -> list[int]:
     return found
 
 
-def measure(folder: Path, rows: int, crops: bool) -> float:
-    """Print and return the CPU seconds that dedup of so many rows takes."""
-    shards = generate(folder, rows, crops)
-    print(f"{rows:,} rows are written", file=sys.stderr, flush=True)
-    context = Context(folder / "dedup")
+def timed(rows: int, stage: Callable[[], tuple[int, Mapping[str, Any]]]) -> float:
+    """Run ``stage``, which returns the rows that it keeps and its facts; print what it takes, return CPU seconds."""
     started = time.monotonic()
     with Watch() as watch:
-        records, facts = drop_duplicates(Config(crops=crops), Context(folder / "selection").store, shards, context)
+        kept, facts = stage()
     took = time.monotonic() - started
-    kept = sum(record.funnel.kept for record in records if record.funnel)
     print(
         f"{rows:>12,} {took:>8.1f} {watch.cpu_s:>8.1f} {watch.cpu_s / rows * 1e6:>11.1f} {watch.largest / 1e9:>9.2f}"
         f" {watch.total / 1e9:>8.2f} {kept / rows:>7.3f}  {facts}",
@@ -175,23 +174,40 @@ def measure(folder: Path, rows: int, crops: bool) -> float:
     return watch.cpu_s
 
 
+def at_two_sizes(name: str, rows: Sequence[int], folder: Path | None, measure: Callable[[Path, int], float]) -> None:
+    """Print what ``measure(folder, rows)`` finds at two sizes, and how its CPU seconds grow."""
+    print(f"{'rows':>12} {'seconds':>8} {'CPU s':>8} {'CPU us/row':>11} {'GB, one':>9} {'GB, all':>8} {'kept':>7}")
+    times = []
+    with connect():
+        for count in rows:
+            own = Path(tempfile.mkdtemp(dir=folder))
+            try:
+                times.append(measure(own, count))
+            finally:
+                shutil.rmtree(own)
+    print(f"{name}: {rows[1] / rows[0]:g} times the rows in {times[1] / times[0]:.1f} times the CPU time")
+
+
+def measure(crops: bool, folder: Path, rows: int) -> float:
+    """Print and return the CPU seconds that dedup of so many rows takes."""
+    shards = generate(folder, rows, crops)
+    print(f"{rows:,} rows are written", file=sys.stderr, flush=True)
+
+    def stage() -> tuple[int, Mapping[str, Any]]:
+        selection, context = Context(folder / "selection").store, Context(folder / "dedup")
+        records, facts = drop_duplicates(Config(crops=crops), selection, shards, context)
+        return sum(record.funnel.kept for record in records if record.funnel), facts
+
+    return timed(rows, stage)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rows", type=int, nargs=2, default=(1_000_000, 10_000_000))
     parser.add_argument("--crops", action="store_true", help="with the keys that find crops, borders and logos")
     parser.add_argument("--folder", type=Path)
     options = parser.parse_args()
-    print(f"{'rows':>12} {'seconds':>8} {'CPU s':>8} {'CPU us/row':>11} {'GB, one':>9} {'GB, all':>8} {'kept':>7}")
-    times = []
-    with connect():
-        for rows in options.rows:
-            folder = Path(tempfile.mkdtemp(dir=options.folder))
-            try:
-                times.append(measure(folder, rows, options.crops))
-            finally:
-                shutil.rmtree(folder)
-    small, large = options.rows
-    print(f"dedup: {large / small:g} times the rows in {times[1] / times[0]:.1f} times the CPU time")
+    at_two_sizes("dedup", options.rows, options.folder, partial(measure, options.crops))
 
 
 if __name__ == "__main__":

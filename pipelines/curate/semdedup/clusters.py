@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,20 +35,45 @@ def send_sample(config: Config, inputs: Mapping[str, Artifact], share: float, ta
     task.send("sample", sample, np.zeros(sample.num_rows, np.int64))
 
 
-def learn(config: Config, task: Task) -> None:
-    """Write the centroids of the sample, (k, d) float32: as many as wanted and there are rows for."""
+def learn(config: Config, share: float, task: Task) -> None:
+    """Write the centroids of the sample, which is that ``share`` of the rows: (k, d) float32.
+
+    They are as many as wanted and there are rows for, and more where a cluster would be oversized.
+    """
     sample = unpacked(task.receive("sample", [("row", UP)])["vector"])
-    centroids = sample
-    if len(sample) > task.spec:
-        faiss.omp_set_num_threads(1)  # of another number of threads sums could differ in their last bits
-        options = {"niter": config.iterations, "seed": config.seed, "spherical": True}
-        # All of the sample counts, and however small it is, there is no warning.
-        sizes = {"min_points_per_centroid": 1, "max_points_per_centroid": len(sample)}
-        kmeans = faiss.Kmeans(sample.shape[1], task.spec, **options, **sizes)
-        kmeans.train(sample)
-        centroids = np.asarray(kmeans.centroids)
+    centroids = _divided(config, sample, _k_means(config, sample, task.spec), config.max_compared * share)
     with Output(task.output.store).open(CENTROIDS) as sink:
         np.lib.format.write_array(sink, centroids)
+    task.facts["clusters"] = len(centroids)
+
+
+def _divided(config: Config, sample: Floats, centroids: Floats, most: float) -> Floats:
+    """The centroids; those of clusters that have more than ``most`` of the sample are divided anew, by k-means inside.
+
+    A cluster of equal vectors stays as it is.
+    """
+    cluster, _ = nearest(sample, centroids)
+    found = []
+    for number, centroid in enumerate(centroids):
+        own = sample[cluster == number]
+        parts = _k_means(config, own, math.ceil(2 * len(own) / most)) if len(own) > max(most, 1) else centroid[None]
+        # Of those that k-means cannot divide, one has all of the cluster.
+        divides = len(parts) > 1 and np.bincount(nearest(own, parts)[0]).max() < len(own)
+        found.append(_divided(config, own, parts, most) if divides else centroid[None])
+    return np.concatenate([sample[:0], *found])
+
+
+def _k_means(config: Config, sample: Floats, count: int) -> Floats:
+    """``count`` centroids of a sample, on the sphere; the sample itself if it has no more: (k, d)."""
+    if len(sample) <= count:
+        return sample
+    faiss.omp_set_num_threads(1)  # of another number of threads sums could differ in their last bits
+    options = {"niter": config.iterations, "seed": config.seed, "spherical": True}
+    # All of the sample counts, and however small it is, there is no warning.
+    sizes = {"min_points_per_centroid": 1, "max_points_per_centroid": len(sample)}
+    kmeans = faiss.Kmeans(sample.shape[1], count, **options, **sizes)
+    kmeans.train(sample)
+    return np.asarray(kmeans.centroids)
 
 
 def assign(config: Config, inputs: Mapping[str, Artifact], parts: int, task: Task) -> None:

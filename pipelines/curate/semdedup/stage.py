@@ -43,9 +43,10 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     exchange = Exchange(context, config.limits, here=total <= _SMALL)
 
     # Clusters, of a sample; then each row to its cluster's part.
-    step = partial(clusters.send_sample, config, inputs, min(1.0, max(_LEARNED * count, _LEAST) / max(total, 1)))
+    share = min(1.0, max(_LEARNED * count, _LEAST) / max(total, 1))
+    step = partial(clusters.send_sample, config, inputs, share)
     exchange.step("sample", lots, step, sends={"sample": 1})
-    exchange.step("centroids", [count], partial(clusters.learn, config), receives=["sample"])
+    (learnt,) = exchange.step("centroids", [count], partial(clusters.learn, config, share), receives=["sample"])
     step = partial(clusters.assign, config, inputs, parts)
     exchange.step("assign", lots, step, sends={"members": parts})
 
@@ -61,7 +62,7 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
 
     figures.draw(context, inputs, shards, records, limit.facts)
     facts = {
-        "clusters": count,
+        "clusters": learnt.facts["clusters"],
         "epsilon": 1 - limit.facts["limit"],
         "largest_cluster": max(record.facts["largest"] for record in compared),
         "oversized_clusters": sum(record.facts["oversized"] for record in compared),

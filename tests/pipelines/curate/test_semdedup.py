@@ -119,6 +119,22 @@ def test_what_is_kept_has_no_like_in_its_cluster(pool, finished):
         assert cosines.max() <= 0.85 + 1e-3
 
 
+def test_an_oversized_cluster_is_divided(pool, finished):
+    """So that a task never holds much more than it compares; equal vectors are not told apart by any clusters."""
+    vectors = directions(10)
+    vectors[:300] = vectors[0]
+    made = finished(semdedup.run, semdedup.Config(clusters=2, max_compared=150, epsilon=0.01), pool(vectors))
+    clusters = np.concatenate([table(made, kind)["semantic_cluster"].to_numpy() for kind in ("kept", "dropped")])
+    sizes = np.bincount(clusters)
+    equal = set(clusters[np.isin(rows_of(made, "kept") + rows_of(made, "dropped"), range(300))].tolist())
+    assert len(equal) == 1 and sizes[list(equal)] >= 300
+    assert np.delete(sizes, list(equal)).max() <= 150
+    assert made.manifest.facts["clusters"] >= (sizes > 0).sum() > 12
+    assert made.manifest.facts["oversized_clusters"] == 1
+    assert made.manifest.facts["largest_cluster"] == sizes.max()
+    assert sum(row < 300 for row in rows_of(made, "kept")) == 1
+
+
 @pytest.mark.parametrize("share", [0.5, 0.8, 0.95, 1.0])
 def test_a_share_is_kept_whatever_epsilon_it_takes(pool, finished, share):
     made = finished(semdedup.run, semdedup.Config(share=share), pool(directions(3)))
