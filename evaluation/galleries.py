@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation import figures
-from evaluation.embed import Captioned
+from evaluation.embedded import Embedded
 from evaluation.figures import Answer, Prediction, Query
 from infra.formats.testset import EvalSet
 from infra.metrics import Classified, top_k
@@ -59,18 +59,18 @@ def predictions(examples: EvalSet, classified: Classified, logits: Logits) -> by
     return figures.predictions(items, title)
 
 
-def retrieval(examples: EvalSet, data: Captioned) -> dict[str, bytes]:
+def retrieval(data: Embedded) -> dict[str, bytes]:
     """Draw both galleries, ``text_to_image`` and ``image_to_text``, as PNG."""
     random = np.random.default_rng(_SEED)
     captions = np.sort(random.permutation(len(data.text_of))[:_QUERIES])
     pictured = np.sort(random.permutation(len(data.keys))[:_QUERIES])
 
     # The best answers to each query.
-    text_of, image_of = np.asarray(data.text_of), np.asarray(data.image_of)
+    text_of, image_of = data.text_of, data.image_of
     to_image = data.texts[text_of[captions]] @ data.images.T
     to_text = data.images[pictured] @ data.texts.T
     best_images, best_texts = top_k(to_image, _ANSWERS), top_k(to_text, _ANSWERS)
-    images = examples.images([*best_images.ravel().tolist(), *pictured.tolist()])
+    images = data.examples.images([*best_images.ravel().tolist(), *pictured.tolist()])
 
     by_text = [
         Query(

@@ -23,6 +23,8 @@ from infra.measures import Average, ClassMean, Mean, Metric
 
 __all__ = ["Classified", "Retrieved", "classify", "confusion_matrix", "ensemble", "retrieve", "tie_recall", "top_k"]
 
+Numbers = Sequence[int] | NDArray[np.int64]
+
 _CELLS = 1 << 22  # of a score chunk: 16 MiB in float32
 
 
@@ -66,7 +68,7 @@ class Classified:
         return found | {"mean_per_class_recall": ClassMean(first, self.labels)}
 
 
-def classify(images: NDArray[np.float32], classifier: NDArray[np.float32], labels: Sequence[int]) -> Classified:
+def classify(images: NDArray[np.float32], classifier: NDArray[np.float32], labels: Numbers) -> Classified:
     """Rank the classes for every image. ``images`` (N, d), ``classifier`` (C, d), unit rows; labels in [0, C)."""
     truth = np.asarray(labels, dtype=np.int64)
     predicted, rank = np.empty_like(truth), np.empty_like(truth)
@@ -146,9 +148,7 @@ def tie_recall(
     return 1.0 - missed
 
 
-def retrieve(
-    images: NDArray[np.float32], texts: NDArray[np.float32], text_of: Sequence[int], image_of: Sequence[int]
-) -> Retrieved:
+def retrieve(images: NDArray[np.float32], texts: NDArray[np.float32], text_of: Numbers, image_of: Numbers) -> Retrieved:
     """Rank all texts for every image and all images for every text.
 
     ``images`` (N, d) and ``texts`` (U, d) of unit rows, each wording encoded once, so that equal captions score equal

@@ -26,7 +26,7 @@ from infra.run.manifest import Artifact
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["OpenClipEncoder", "load_encoder"]
+__all__ = ["OpenClipEncoder", "Preparation", "load_encoder"]
 
 _CONFIG = "open_clip_config.json"
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pth")  # where open_clip's local-dir: scheme looks
@@ -36,8 +36,23 @@ _CHECKPOINTS = (".pt", ".pth", ".bin", ".safetensors")
 T = TypeVar("T")
 
 
+class Preparation:
+    """Resize and crop an image as open_clip's inference ``transform`` does: (h, w, 3). Many threads may call it.
+
+    It ends with bytes: ``normalise`` is left to the device, which gets a quarter of what floats would be.
+    """
+
+    def __init__(self, transform: Any) -> None:  # noqa: ANN401 - torchvision's Compose, which has no types
+        *self._resizing, _, self.normalise = transform.transforms  # between them: bytes to floats
+
+    def __call__(self, image: Image) -> NDArray[np.uint8]:
+        for transform in self._resizing:
+            image = transform(image)
+        return np.asarray(image)
+
+
 class OpenClipEncoder:
-    """An :class:`Encoder` of open_clip's model, inference transform and tokenizer, in evaluation mode.
+    """An :class:`Encoder` of open_clip's model, inference transform (``prepare``) and tokenizer, in evaluation mode.
 
     ``model`` is a built-in name such as ``ViT-B-32`` with ``pretrained`` a tag or checkpoint file, or
     ``local-dir:{folder}`` or ``hf-hub:{repository}``, which bring their weights along. ``precision`` below fp32 means
@@ -74,18 +89,12 @@ class OpenClipEncoder:
             ) from error
         self._model.eval()
         self._tokenizer = open_clip.get_tokenizer(model)
-        *self._resizing, _, self._normalise = preprocess.transforms  # between them: bytes to floats
+        self.prepare = Preparation(preprocess)
 
     @property
     def logit_scale(self) -> float:
         """The learned inverse temperature that turns cosines into logits."""
         return float(self._model.logit_scale.detach().exp())
-
-    def prepare(self, image: Image) -> NDArray[np.uint8]:
-        """Resize and crop an image as the model wants it: (h, w, 3). Many threads may do this at once."""
-        for transform in self._resizing:
-            image = transform(image)
-        return np.asarray(image)
 
     def encode_images(self, images: Iterable[Image]) -> NDArray[np.float32]:
         return self.encode_prepared(map(self.prepare, images))
@@ -109,7 +118,7 @@ class OpenClipEncoder:
     def _pixels(self, part: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
         """A batch as the model takes it. It goes to the device as bytes, a quarter of what floats would be."""
         batch = torch.from_numpy(np.stack(part)).to(self.device).permute(0, 3, 1, 2).contiguous()
-        normalised: torch.Tensor = self._normalise(batch.float().div_(255))
+        normalised: torch.Tensor = self.prepare.normalise(batch.float().div_(255))
         return normalised
 
 

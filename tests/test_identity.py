@@ -76,6 +76,10 @@ TEXTS = {
     "train.model.architecture": "a name of open_clip's, or a configuration",
     "train.data.weights": "names of inputs",
     "train.data.caption_key": "a member of a sample",
+    "embed_tests.model": "a name of open_clip's",
+    "embed_tests.pretrained": "a tag of open_clip's",
+    "embed_tests.sets": "names in the input",
+    "embed_tests.splits": "names in the input",
     "evaluate.task[zeroshot_classification].dataset": "a name in the input",
     "evaluate.task[zeroshot_classification].split": "a name in the input",
     "evaluate.task[zeroshot_classification].language": "a language code",
@@ -102,7 +106,7 @@ REPO = Path(__file__).parents[1]
 REFUSED = (
     *("crawl.seeds", "crawl.sitemaps", "extract.prefix"),
     *("train.model.architecture", "evaluate.model", "evaluate.pretrained", "embed.model", "embed.pretrained"),
-    *("decontaminate.model", "decontaminate.pretrained"),
+    *("decontaminate.model", "decontaminate.pretrained", "embed_tests.model", "embed_tests.pretrained"),
 )
 
 

@@ -22,13 +22,13 @@ from torch import Tensor
 from infra import metrics
 from infra.errors import DataError
 from infra.formats.testset import EvalSet, prompts
+from infra.open_clip_encoder import Preparation
 from training.model.blocks import encode_image
 from training.model.text import encode_text
 from training.objectives.base import l2_normalise
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from PIL.Image import Image
 
     from infra.measures import Metric
     from infra.store import Store
@@ -62,7 +62,7 @@ class Validation:
     def __init__(self, folder: Store, config: Config, towers: Towers, world: World, batch: int) -> None:
         self._towers, self._world, self._batch = towers, world, batch
         preprocess = PreprocessCfg(**towers.description["preprocess_cfg"])
-        *self._resizing, _ = image_transform_v2(preprocess, is_train=False).transforms  # normalising is the GPU's part
+        self._prepare = Preparation(image_transform_v2(preprocess, is_train=False))
         self._sets = [self._read(EvalSet.at(folder, name, config.split), config.images) for name in config.sets]
 
     def __call__(self, model: Any, autocast: AbstractContextManager[object]) -> Callable[[], dict[str, float]]:  # noqa: ANN401
@@ -110,14 +110,6 @@ class Validation:
 
     def _normalised(self, images: Tensor) -> Tensor:
         return self._towers.normalise(images.to(self._world.device))
-
-    def _prepare(self, image: Image) -> NDArray[np.uint8]:
-        """As open_clip does for inference, in bytes: (h, w, 3)."""
-        pixels: Any = image
-        for transform in self._resizing:
-            pixels = transform(pixels)
-        picture: NDArray[np.uint8] = (pixels * 255).round().byte().permute(1, 2, 0).numpy()
-        return picture
 
     def _encode(self, items: Tensor, encode: Callable[[Tensor], Tensor]) -> NDArray[np.float32]:
         """Features of all ranks' ``items`` in their common order; all ranks encode equally often."""

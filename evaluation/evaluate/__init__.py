@@ -1,4 +1,4 @@
-"""Run one evaluation task: a model and a test set in, scores with confidence intervals out."""
+"""Run one evaluation task: a test set as vectors of a model in, scores with confidence intervals out."""
 
 from evaluation.evaluate.config import Config
 from evaluation.evaluate.stage import run

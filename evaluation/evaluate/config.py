@@ -1,8 +1,8 @@
-"""The configuration of an evaluation: which task, which model, how the intervals are computed, where it runs."""
+"""The configuration of an evaluation: which task, how the intervals are computed, where it runs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import ClassVar
 
 from pydantic import Field
@@ -17,7 +17,8 @@ __all__ = ["Config"]
 class Config(EncoderConfig):
     code_version: ClassVar[int] = 3
     inputs: ClassVar[Mapping[str, Input]] = {
-        "model": Input("model", required=False, description="a trained or adopted model; or else pretrained is set"),
+        "embeddings": Input("embedded_testsets", description="the test sets as vectors of the model"),
+        "model": Input("model", required=False, description="the model, for prompts of a task's own"),
         "dataset": Input("testsets", description="test sets in CLIP_benchmark's layout"),
     }
     produces: ClassVar[tuple[str, ...]] = ("scores",)
@@ -26,6 +27,11 @@ class Config(EncoderConfig):
     bootstrap: int = Field(1000, ge=1, description="resamples of the images, behind intervals and comparisons")
     confidence: float = Field(0.95, gt=0, lt=1, description="coverage of the intervals")
     seed: int = Field(0, description="seed of the resampling")
-    batch_size: Runtime[int] = Field(64, ge=1, description="images or texts encoded at once")
+    batch_size: Runtime[int] = Field(64, ge=1, description="texts encoded at once")
     cpus: Runtime[int] = Field(1, ge=1, description="CPU cores of the task, one torch thread each")
     gpus: Runtime[float] = Field(0.0, ge=0, description="GPUs of the task, a Ray resource; 0.5: two tasks share one")
+
+    def check_inputs(self, given: Collection[str]) -> None:
+        # Only a task with texts of its own needs the model again.
+        if "model" in given or self.pretrained is not None:
+            super().check_inputs(given)

@@ -13,7 +13,7 @@ __all__ = ["run"]
 
 
 def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Manifest:
-    """Evaluate ``model`` on ``dataset``.
+    """Run the task on ``dataset``, whose vectors are ``embeddings``.
 
     Writes the result as CLIP_benchmark JSON, the task's tables as ``data/{name}.parquet`` and its figures. The
     manifest's metrics have each value ``name`` with its bounds ``name_low`` and ``name_high``.

@@ -1,23 +1,23 @@
-"""The work of an evaluation, in one process: load the model, run the task, add the intervals, write the files.
-
-Features stay in this process's memory; only numbers, tables and figures leave it.
-"""
+"""The work of an evaluation, in one process: read the vectors, run the task, add the intervals, write the files."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from evaluation.compare.config import RESAMPLED
+from evaluation.embedded import open_embedded
 from evaluation.evaluate.config import Config
 from evaluation.intervals import Interval, interval, resampled
 from evaluation.tasks import Scores
-from infra.errors import DataError
+from infra.encoder import Encoder
+from infra.errors import ConfigError, DataError
 from infra.formats.testset import EvalSet
 from infra.run.context import ShardOutput
 from infra.run.manifest import Artifact, ShardRecord
@@ -28,16 +28,15 @@ __all__ = ["evaluate"]
 def evaluate(config: Config, inputs: Mapping[str, Artifact], output: ShardOutput) -> ShardRecord:
     """Run ``config.task`` on the inputs and commit its scores to ``output``.
 
-    Raises ConfigError if there is no such test set, DataError if it or the model cannot be used.
+    Raises ConfigError if there is no such test set or it is not embedded, DataError if it cannot be used.
     """
-    task, model = config.task, inputs.get("model")
+    task, embeddings = config.task, inputs["embeddings"]
     examples = EvalSet.open(inputs["dataset"], task.dataset, task.split)
-    encoder = config.encoder(model, batch_size=config.batch_size, cpus=config.cpus, gpus=config.gpus)
-    scores = task.evaluate(encoder, examples)
+    scores = task.evaluate(open_embedded(embeddings, examples, partial(_encoder, config, inputs.get("model"))))
     intervals, values = _measured(config, scores)
     images = next(iter(scores.metrics.values())).images
 
-    output.write(*_result(config, model, intervals))
+    output.write(*_result(config, embeddings, intervals))
     # What a comparison with another model pairs its own with.
     output.write_table(RESAMPLED, pa.table(dict(zip(scores.metrics, values.T, strict=True))))
     for name, columns in scores.tables.items():
@@ -62,12 +61,22 @@ def _measured(config: Config, scores: Scores) -> tuple[dict[str, Interval], NDAr
     return {name: interval(metric, column, config.confidence) for (name, metric), column in found}, values
 
 
-def _result(config: Config, model: Artifact | None, intervals: Mapping[str, Interval]) -> tuple[str, bytes]:
+def _encoder(config: Config, model: Artifact | None) -> Encoder:
+    """Load the model for texts that the test set does not have. Raises ConfigError if it is not given."""
+    if model is None and not (config.model and config.pretrained):
+        raise ConfigError(
+            f"task {config.task.kind} has texts of its own to encode, and no model",
+            expected="the input 'model', or the fields model and pretrained",
+        )
+    return config.encoder(model, batch_size=config.batch_size, cpus=config.cpus, gpus=config.gpus)
+
+
+def _result(config: Config, embeddings: Artifact, intervals: Mapping[str, Interval]) -> tuple[str, bytes]:
     """Return the result as CLIP_benchmark's file name and JSON. Its readers use ``metrics``; ``intervals`` is ours."""
     labels = {
         "dataset": config.task.dataset,
-        "pretrained": f"{model.manifest.stage}-{model.manifest.digest[:12]}" if model else str(config.pretrained),
-        "model": config.model or _architecture(model),
+        "pretrained": embeddings.manifest.facts["pretrained"],
+        "model": embeddings.manifest.facts["model"],
         "language": config.task.language,
         "task": config.task.kind,
     }
@@ -84,9 +93,3 @@ def _result(config: Config, model: Artifact | None, intervals: Mapping[str, Inte
     }
     name = "_".join(labels.values()).replace("/", "_")
     return f"data/{name}.json", json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n"
-
-
-def _architecture(model: Artifact | None) -> str:
-    """The name in open_clip of a trained model, if it has one."""
-    name = model.manifest.config.get("model") if model else None
-    return name if isinstance(name, str) else "CLIP"

@@ -12,11 +12,9 @@ from pydantic import Field
 
 from evaluation.tasks.task import Columns, Scores, Task
 from infra.errors import DataError
-from infra.formats.testset import EvalSet
 
 if TYPE_CHECKING:
-    from evaluation.embed import Captioned
-    from infra.encoder import Encoder
+    from evaluation.embedded import Embedded
     from infra.metrics import Retrieved
 
 __all__ = ["Retrieval"]
@@ -29,24 +27,22 @@ class Retrieval(Task):
 
     recall_at: tuple[int, ...] = Field((1, 5, 10), min_length=1, description="the k of recall@k")
 
-    def evaluate(self, encoder: Encoder, examples: EvalSet) -> Scores:
+    def evaluate(self, data: Embedded) -> Scores:
         # Here, because they load numpy and matplotlib and recipes import this module.
         from evaluation import galleries
-        from evaluation.embed import embed_captioned
         from infra import metrics
 
-        if not examples.retrieval:
+        if not data.examples.retrieval:
             raise DataError(
-                f"test set {examples.name!r} has no captions",
+                f"test set {data.examples.name!r} has no captions",
                 expected="retrieval in dataset_type.txt",
                 fix="evaluate it with evaluation.tasks.ZeroShot",
             )
-        data = embed_captioned(encoder, examples)
         retrieved = metrics.retrieve(data.images, data.texts, data.text_of, data.image_of)
         return Scores(
             metrics=retrieved.metrics(self.recall_at),
             tables={"image_queries": _image_queries(data, retrieved), "text_queries": _text_queries(data, retrieved)},
-            figures=galleries.retrieval(examples, data),
+            figures=galleries.retrieval(data),
             facts={
                 "images": len(data.keys),
                 "captions": len(data.text_of),
@@ -55,7 +51,7 @@ class Retrieval(Task):
         )
 
 
-def _image_queries(data: Captioned, retrieved: Retrieved) -> Columns:
+def _image_queries(data: Embedded, retrieved: Retrieved) -> Columns:
     """For each image: wrong captions above its best own one, wrong and own ones level with it."""
     return {
         "key": data.keys,
@@ -65,7 +61,7 @@ def _image_queries(data: Captioned, retrieved: Retrieved) -> Columns:
     }
 
 
-def _text_queries(data: Captioned, retrieved: Retrieved) -> Columns:
+def _text_queries(data: Embedded, retrieved: Retrieved) -> Columns:
     """For each caption: wrong images above its own, and level with it."""
     return {
         "key": [data.keys[image] for image in data.image_of],

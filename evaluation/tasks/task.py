@@ -1,7 +1,8 @@
 """The base of every evaluation task, and the form in which a task returns what it measured.
 
-As in big_vision, a task only computes: it gets a model and a test set and returns numbers, tables and figures. Loading,
-confidence intervals, files and logging are the same for all tasks and done by :mod:`evaluation.evaluate`.
+As in big_vision, a task only computes: it gets a test set as a model's vectors (:mod:`evaluation.embedded`) and returns
+numbers, tables and figures. They are made once for all tasks by :mod:`evaluation.embed`; intervals, files and logging
+are the same for all and done by :mod:`evaluation.evaluate`.
 """
 
 from __future__ import annotations
@@ -18,8 +19,7 @@ from infra.config import Choice
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from infra.encoder import Encoder
-    from infra.formats.testset import EvalSet
+    from evaluation.embedded import Embedded
     from infra.measures import Metric
 
 __all__ = ["Columns", "Scores", "Task"]
@@ -66,8 +66,8 @@ class Task(Choice):
     language: str = Field("en", description="language of the set's texts, as recorded in the result")
 
     @abstractmethod
-    def evaluate(self, encoder: Encoder, examples: EvalSet) -> Scores:
-        """Measure the model. Runs once, in a Ray worker; must be deterministic.
+    def evaluate(self, data: Embedded) -> Scores:
+        """Measure the model by its vectors. Runs once, in a Ray worker; must be deterministic.
 
         Raises DataError if the test set is of a kind the task cannot use.
         """

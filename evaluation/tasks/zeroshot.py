@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field, field_validator
 
 from evaluation.tasks.task import Columns, Scores, Task
-from infra.errors import DataError
-from infra.formats.testset import EvalSet, prompts
+from infra.formats.testset import prompts
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from infra.encoder import Encoder
+    from evaluation.embedded import Embedded
     from infra.metrics import Classified
 
 __all__ = ["ZeroShot"]
@@ -28,7 +27,7 @@ class ZeroShot(Task):
 
     templates: tuple[str, ...] | None = Field(
         None,
-        description="prompts with {c} for the class; none: those of the test set, else the 80 of CLIP's ImageNet",
+        description="prompts with {c} for the class, which need the model; none: the set's, or the 80 of ImageNet",
     )
 
     @field_validator("templates")
@@ -38,51 +37,38 @@ class ZeroShot(Task):
             raise ValueError("every template must hold {c}, and there must be one")
         return templates
 
-    def evaluate(self, encoder: Encoder, examples: EvalSet) -> Scores:
+    def evaluate(self, data: Embedded) -> Scores:
         # Here, because they load numpy and matplotlib and recipes import this module.
         from evaluation import figures, galleries
-        from evaluation.embed import embed_images
         from infra import metrics
 
-        _check(examples)
-        classes = examples.classes
-
-        # The classifier: one unit vector per class, from all its prompts.
-        sentences = prompts(classes, self.templates or examples.templates)
-        classifier = metrics.ensemble(encoder.encode_texts(sentences), len(classes))
-
-        # Every image to its nearest class.
-        images = embed_images(encoder, examples)
-        classified = metrics.classify(images.features, classifier, images.labels)
+        # One unit vector per class, and every image to its nearest.
+        classes = data.classes
+        classifier = self._classifier(data)
+        classified = metrics.classify(data.images, classifier, data.labels)
         confusion = metrics.confusion_matrix(classified)
-        logits = galleries.Logits(images.features, classifier, encoder.logit_scale)
+        logits = galleries.Logits(data.images, classifier, data.logit_scale)
 
         return Scores(
             metrics=classified.metrics(),
             tables={
-                "predictions": _predictions(images.keys, classified, classes),
+                "predictions": _predictions(data.keys, classified, classes),
                 "classes": _per_class(confusion, classes),
             },
             figures={
                 "confusion": figures.confusion(confusion, classes),
-                "predictions": galleries.predictions(examples, classified, logits),
+                "predictions": galleries.predictions(data.examples, classified, logits),
             },
-            facts={
-                "images": len(images.keys),
-                "classes": len(classes),
-                "prompts_per_class": len(sentences) // len(classes),
-            },
+            facts={"images": len(data.keys), "classes": len(classes)},
         )
 
+    def _classifier(self, data: Embedded) -> NDArray[np.float32]:
+        """A unit vector for each class: (classes, d). Raises DataError for a set without classes."""
+        from infra import metrics
 
-def _check(examples: EvalSet) -> None:
-    if examples.retrieval or not examples.classes:
-        raise DataError(
-            f"test set {examples.name!r} has no classes",
-            expected="a classification set with classnames.txt",
-            found="a retrieval set" if examples.retrieval else "no class in classnames.txt",
-            fix="evaluate it with evaluation.tasks.Retrieval" if examples.retrieval else "",
-        )
+        if self.templates is None or not data.classes:
+            return data.classifier
+        return metrics.ensemble(data.encode_texts(prompts(data.classes, self.templates)), len(data.classes))
 
 
 def _predictions(keys: Sequence[str], classified: Classified, classes: Sequence[str]) -> Columns:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from infra.errors import ConfigError, DataError
@@ -27,7 +27,7 @@ from infra.store import Store
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["EvalSet", "Sample", "decode_image", "prompts"]
+__all__ = ["EvalSet", "Packed", "Sample", "decode_image", "prompts"]
 
 _FORMATS = ("JPEG", "PNG", "WEBP")
 
@@ -43,6 +43,20 @@ class Sample:
     image: Image
     label: int
     captions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A sample whose image is still encoded."""
+
+    key: str
+    image: bytes
+    label: int
+    captions: tuple[str, ...]
+
+    def without_image(self) -> Packed:
+        """The sample with no bytes, to be kept."""
+        return replace(self, image=b"")
 
 
 @dataclass(frozen=True)
@@ -97,13 +111,8 @@ class EvalSet:
     def __iter__(self) -> Iterator[Sample]:
         """Yield every sample in shard order. Raises DataError naming a sample that cannot be read."""
         for raw in self._raw():
-            key = raw["__key__"]
-            yield Sample(
-                key=key,
-                image=decode_image(_image_bytes(raw), key),
-                label=-1 if self.retrieval else self._label(raw),
-                captions=_captions(raw) if self.retrieval else (),
-            )
+            packed = self._packed(raw)
+            yield Sample(packed.key, decode_image(packed.image, packed.key), packed.label, packed.captions)
 
     def images(self, places: Collection[int]) -> dict[int, Image]:
         """Return the images at ``places``, counted in the order of iteration; the others are skipped undecoded."""
@@ -120,6 +129,18 @@ class EvalSet:
         """Yield key and encoded image of every sample of a shard."""
         for raw in self._shard(shard):
             yield raw["__key__"], _image_bytes(raw)
+
+    def packed(self, shard: int) -> Iterator[Packed]:
+        """Yield every sample of a shard. Raises DataError naming one that is not as it must be."""
+        return map(self._packed, self._shard(shard))
+
+    def _packed(self, raw: dict[str, Any]) -> Packed:
+        return Packed(
+            key=raw["__key__"],
+            image=_image_bytes(raw),
+            label=-1 if self.retrieval else self._label(raw),
+            captions=_captions(raw) if self.retrieval else (),
+        )
 
     def _shard(self, shard: int) -> Iterator[dict[str, Any]]:
         path = f"{self.split}/{shard}.tar"

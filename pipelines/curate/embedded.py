@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from infra.formats.shards import shard_name
+from infra.formats.vectors import Vectors
 from infra.run.manifest import Artifact
-from pipelines.curate.vectors import Vectors
 from pipelines.layout import Images
 from pipelines.tables import image_rows, read_table
 

@@ -28,3 +28,10 @@ def seen(tmp_path: Path) -> Artifact:
 @pytest.fixture
 def holdout(tmp_path: Path) -> Artifact:
     return samples.write_artifact(tmp_path / "holdout", samples.retrieval_files())
+
+
+@pytest.fixture
+def embedded(model: Artifact, seen: Artifact, holdout: Artifact, tmp_path: Path) -> dict[str, Artifact]:
+    """The vectors of both sets."""
+    sets = {"seen": seen, "holdout": holdout}
+    return {name: samples.embed_here(tmp_path / f"embedded/{name}", model, one, name) for name, one in sets.items()}

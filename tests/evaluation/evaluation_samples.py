@@ -6,11 +6,15 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from infra.config import digest
 from infra.formats.shards import TarWriter
+from infra.run.context import Context, ShardOutput
 from infra.run.manifest import Artifact, File, Manifest
 
 MODEL = {
@@ -86,3 +90,21 @@ def retrieval_files() -> dict[str, bytes]:
         "data/holdout/test/nshards.txt": b"1",
         "data/holdout/test/0.tar": tar(members),
     }
+
+
+def embed_here(folder: Path, model: Artifact, dataset: Artifact, *sets: str, **fields: Any) -> Artifact:
+    """The vectors of test sets, made in this process."""
+    from evaluation import embed
+
+    def in_this_process(context, specs, work, limits, size):
+        return list(work([(spec, ShardOutput(context.store, name)) for name, spec in specs]))
+
+    config = embed.Config(sets=sets, **fields)
+    identity = {"config": config.identity(), "inputs": {"model": model.manifest.digest}}
+    context = Context(folder, stage="embed", digest=digest(identity), identity=identity, config=config.resolved())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embed.stage, "run_batches", in_this_process)
+        patch.setattr(embed.stage, "slots", lambda limits: 1)
+        manifest = embed.run(config, {"model": model, "dataset": dataset}, context)
+    context.store.write("manifest.json", manifest.to_bytes())
+    return Artifact(context.store, manifest)

@@ -35,6 +35,7 @@ STAGES = {
     "shard": "pipelines.curate.shard",
     "reshard": "pipelines.curate.reshard",
     "train": "training.train",
+    "embed_tests": "evaluation.embed",
     "evaluate": "evaluation.evaluate",
     "compare": "evaluation.compare",
     "adopt": "pipelines.adopt",

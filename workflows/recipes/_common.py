@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evaluation import evaluate
+from evaluation import embed, evaluate
 from evaluation.tasks import Retrieval, Task, ZeroShot
+from infra.cluster import Limits
 from pipelines import adopt
 from pipelines.curate import balance, dedup, filter, shard
 from pipelines.curate.filter import rules
@@ -65,19 +66,38 @@ def evaluations(
     *,
     split: str = "test",
     ending: str = "",
+    model: str | None = None,
+    pretrained: str | None = None,
+    batch_size: int = 64,
+    gpus: float = 0,
     **fields: Any,  # noqa: ANN401 - of evaluate's Config
 ) -> list[Stage]:
-    """A stage for each test set, with classes or with captions: each is cached by itself, and several run at once.
+    """The stages that evaluate: one for each test set, with classes or with captions.
 
-    ``ending``: of the stages' names, to tell several models apart. ``fields``: of the configurations, besides their
-    tasks.
+    Each set is embedded once, by a stage of its own that any number of tasks share; :func:`with_inputs` finds them. All
+    are cached by themselves, and several run at once. ``ending``: of the stages' names, to tell several models apart.
+    ``model``, ``pretrained``, ``batch_size`` and ``gpus``: of embed's configuration; ``fields``: of evaluate's.
     """
     tasks: dict[str, Task] = {f"zeroshot_{name}": ZeroShot(dataset=name, split=split) for name in classification}
     tasks |= {f"retrieval_{name}": Retrieval(dataset=name, split=split) for name in captions}
-    return [
-        Stage(f"{name}{ending}".replace("/", "_"), evaluate.run, evaluate.Config(task=task, **fields), inputs)
-        for name, task in tasks.items()
-    ]
+    embedded: dict[str, Stage] = {}
+    scored = []
+    for name, task in tasks.items():
+        if task.dataset not in embedded:
+            config = embed.Config(
+                sets=(task.dataset,),
+                splits=(split,),
+                model=model,
+                pretrained=pretrained,
+                batch_size=batch_size,
+                limits=Limits(gpus=gpus),
+            )
+            title = f"embed_{task.dataset}{ending}".replace("/", "_")
+            embedded[task.dataset] = Stage(title, embed.run, config, inputs)
+        both = {"dataset": inputs["dataset"], "embeddings": embedded[task.dataset]}
+        title = f"{name}{ending}".replace("/", "_")
+        scored.append(Stage(title, evaluate.run, evaluate.Config(task=task, **fields), both))
+    return scored
 
 
 def with_inputs(*stages: Stage) -> tuple[Stage, ...]:
@@ -144,8 +164,10 @@ def to_model(
         cluster={"workers": training["workers"], "gpu": training["gpu"]},
     )
     trained = Stage("train", train.run, train_config, {"shards": shards, "tests": shards})
+    both = {"model": trained, "dataset": shards}
+    embedded = Stage("embed", embed.run, embed.Config(sets=("holdout",)), both)
     evaluate_config = evaluate.Config(task=Retrieval(dataset="holdout"))
-    evaluated = Stage("retrieval", evaluate.run, evaluate_config, {"model": trained, "dataset": shards})
+    evaluated = Stage("retrieval", evaluate.run, evaluate_config, {"dataset": shards, "embeddings": embedded})
 
-    stages = (*before, filtered, deduplicated, balanced, shards, trained, evaluated)
+    stages = (*before, filtered, deduplicated, balanced, shards, trained, embedded, evaluated)
     return Workflow(name, stages, gate=Gate("train", name, _RECALL))

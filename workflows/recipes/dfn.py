@@ -8,6 +8,7 @@ clipline run dfn --set trusted=... --set images=... --set keep=0.3    # the netw
 
 from typing import Any
 
+from evaluation import embed as embed_tests
 from evaluation import evaluate
 from evaluation.tasks import Retrieval
 from pipelines import adopt
@@ -47,6 +48,10 @@ def workflow(
     best = Stage("filter", filter.run, top, {"images": pool, "selection": scored})
     shards = Stage("shard", shard.run, shard.Config(), {"images": pool, "selection": best})
     trained = Stage("train", train.run, learning(model, samples), {"shards": shards})
+
+    # What it learned, on pairs held out.
+    tests = embed_tests.Config(sets=("holdout",))
+    tested = Stage("embed_holdout", embed_tests.run, tests, {"model": trained, "dataset": shards})
     retrieval = evaluate.Config(task=Retrieval(dataset="holdout"))
-    evaluated = Stage("retrieval", evaluate.run, retrieval, {"model": trained, "dataset": shards})
-    return Workflow("dfn", (good, pool, filtering, embedded, scored, best, shards, trained, evaluated))
+    evaluated = Stage("retrieval", evaluate.run, retrieval, {"dataset": shards, "embeddings": tested})
+    return Workflow("dfn", (good, pool, filtering, embedded, scored, best, shards, trained, tested, evaluated))

@@ -7,7 +7,7 @@ clipline run evaluate --set model=ViT-B-32 --set pretrained=laion2b_s34b_b79k --
 
 from infra.errors import UsageError
 from pipelines import adopt
-from workflows.recipes._common import evaluations
+from workflows.recipes._common import evaluations, with_inputs
 from workflows.stage import Stage, Workflow
 
 
@@ -44,4 +44,4 @@ def workflow(
         batch_size=batch_size,
         gpus=gpus,
     )
-    return Workflow("evaluate", (*given.values(), *scores))
+    return Workflow("evaluate", with_inputs(*given.values(), *scores))

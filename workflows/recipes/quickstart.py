@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from evaluation import evaluate
+from evaluation import embed, evaluate
 from evaluation.tasks import Retrieval, ZeroShot
 from pipelines import crawl, download, extract
 from pipelines.curate import balance, dedup, filter, shard
@@ -59,13 +59,15 @@ def workflow(
     # Train, and evaluate on test sets the site never shows.
     tests = Stage("testset", testset.run, testset.Config(image_size=size))
     trained = Stage("train", train.run, training(model, samples, workers), {"shards": shards, "tests": tests})
-    both = {"model": trained, "dataset": tests}
+    sets = embed.Config(sets=("seen", "unseen", "captions"))
+    embedded = Stage("embed", embed.run, sets, {"model": trained, "dataset": tests})
+    both = {"dataset": tests, "embeddings": embedded}
     seen = Stage("zeroshot", evaluate.run, evaluate.Config(task=ZeroShot(dataset="seen")), both)
     unseen = Stage("unseen", evaluate.run, evaluate.Config(task=ZeroShot(dataset="unseen")), both)
     captions = Stage("retrieval", evaluate.run, evaluate.Config(task=Retrieval(dataset="captions")), both)
 
     data = (pages, pairs, downloaded, filtered, deduplicated, balanced, shards)
-    stages = (*data, tests, trained, seen, unseen, captions)
+    stages = (*data, tests, trained, embedded, seen, unseen, captions)
     accuracy = Gate("train", "quickstart", {"zeroshot.acc1": gate})
     return Workflow("quickstart", stages, services=(partial(site.serve, images, port),), gate=accuracy)
 

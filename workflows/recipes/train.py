@@ -10,7 +10,7 @@ from typing import Any
 from infra.errors import UsageError
 from pipelines import adopt
 from training import train
-from workflows.recipes._common import adopted, evaluations
+from workflows.recipes._common import adopted, evaluations, with_inputs
 from workflows.stage import Stage, Workflow
 
 
@@ -58,4 +58,4 @@ def workflow(
 
     both = {"model": trained, "dataset": sources["tests"]} if sets else {}
     scores = evaluations(classification or (), captions or (), both)
-    return Workflow("train", (*sources.values(), trained, *scores))
+    return Workflow("train", with_inputs(*sources.values(), trained, *scores))

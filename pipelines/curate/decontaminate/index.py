@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from infra.errors import DataError
 from infra.formats.testset import EvalSet, decode_image
+from infra.formats.vectors import Floats
 from infra.run.context import Output, ShardOutput
 from infra.run.manifest import Artifact, ShardRecord
 from infra.store import Store
 from pipelines.curate.decontaminate.config import Config
 from pipelines.curate.dedup.alike import same
 from pipelines.curate.dedup.signatures import Signature, signature
-from pipelines.curate.vectors import Floats, chunks, packed, unpacked
+from pipelines.curate.vectors import chunks, packed, unpacked
 from pipelines.tables import read_table
 
 __all__ = ["FOLDER", "Found", "Index", "TestShard", "test_shards", "write_index"]

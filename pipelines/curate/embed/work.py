@@ -10,9 +10,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from infra.encoding import encode_distinct, encode_loaded
 from infra.errors import DataError
 from infra.formats.shards import shard_name
 from infra.formats.testset import decode_image
+from infra.formats.vectors import write_vectors
 from infra.open_clip_encoder import OpenClipEncoder
 from infra.rows import counted, row_error
 from infra.run.context import ShardOutput
@@ -22,7 +24,6 @@ from infra.store import Store
 from infra.threads import mapped
 from pipelines.curate.embed.config import Config
 from pipelines.curate.embed.masking import Masker
-from pipelines.curate.vectors import write_vectors
 from pipelines.layout import Images, funnel, read_images
 from pipelines.tables import image_columns, image_table, read_table, successes, with_column, with_image_columns
 
@@ -36,10 +37,9 @@ class _Shard(NamedTuple):
     output: ShardOutput
 
 
-class _Pixels(NamedTuple):
-    """An image as the model wants it, or the reason why there is none, with the message of an unforeseen error."""
+class _Outcome(NamedTuple):
+    """The reason why an image has no vector, if it has none, with the message of an unforeseen error."""
 
-    pixels: NDArray[np.uint8] | None
     reason: Drop | None = None
     error: str | None = None
 
@@ -79,19 +79,10 @@ def _rows(images: Images, selection: Store | None, shard: int, path: str, captio
 
 def _embed(config: Config, encoder: OpenClipEncoder, masker: Masker | None, shard: _Shard) -> ShardRecord:
     """Encode and write one shard."""
-    reasons: list[str | None] = []
-    errors: list[str | None] = []
-
-    def readable() -> Iterator[NDArray[np.uint8]]:
-        threads = max(1, int(config.limits.cpus))
-        load = partial(_load, encoder, masker)
-        for found in mapped(load, shard.images, threads=threads, ahead=2 * encoder.batch_size):
-            reasons.append(None if found.reason is None else found.reason.value)
-            errors.append(found.error)
-            if found.pixels is not None:
-                yield found.pixels
-
-    images = encoder.encode_prepared(readable())
+    load, threads = partial(_load, encoder, masker), max(1, int(config.limits.cpus))
+    images, outcomes = encode_loaded(encoder, shard.images, load, threads=threads)
+    reasons = [None if found.reason is None else found.reason.value for found in outcomes]
+    errors = [found.error for found in outcomes]
     reason = pa.array(reasons, pa.string())
     rows = shard.rows.filter(reason.is_null())
     captions = [_texts(given) for given in rows[config.captions].to_pylist()]
@@ -100,7 +91,8 @@ def _embed(config: Config, encoder: OpenClipEncoder, masker: Masker | None, shar
     dropped = shard.rows.select(["uid", "key", "shard"]).append_column("reason", reason).filter(reason.is_valid())
 
     name = shard_name(shard.number)
-    write_vectors(shard.output, name, rows, images, _encode_texts(encoder, captions), config.name)
+    texts = encode_distinct(encoder, [text for given in captions for text in given])
+    write_vectors(shard.output, name, rows, images, texts, config.name)
     shard.output.write_table(f"data/dropped-{name}.parquet", dropped)
     kind = shard.rows[config.captions].type
     lists = pa.types.is_list(kind) or pa.types.is_large_list(kind)
@@ -108,27 +100,22 @@ def _embed(config: Config, encoder: OpenClipEncoder, masker: Masker | None, shar
     return shard.output.commit(funnel("images", reasons), facts)
 
 
-def _load(encoder: OpenClipEncoder, masker: Masker | None, data: bytes | None) -> _Pixels:
+def _load(
+    encoder: OpenClipEncoder, masker: Masker | None, data: bytes | None
+) -> tuple[NDArray[np.uint8] | None, _Outcome]:
     """Decode and prepare one image; whatever is wrong with it is its own outcome."""
     if data is None:
-        return _Pixels(None, Drop.MISSING)
+        return None, _Outcome(Drop.MISSING)
     try:
         image = decode_image(data, "")
-        return _Pixels(encoder.prepare(masker(image) if masker else image))
+        return encoder.prepare(masker(image) if masker else image), _Outcome()
     except DataError:
-        return _Pixels(None, Drop.DECODE)
+        return None, _Outcome(Drop.DECODE)
     except Exception as error:  # noqa: BLE001 - see infra.rows
-        return _Pixels(None, Drop.UNFORESEEN, row_error(error))
+        return None, _Outcome(Drop.UNFORESEEN, row_error(error))
 
 
 def _texts(given: str | list[str | None] | None) -> list[str]:
     """The captions of a row that say anything."""
     texts = [given] if isinstance(given, str) or given is None else given
     return [text for text in texts if text and text.strip()]
-
-
-def _encode_texts(encoder: OpenClipEncoder, captions: Sequence[Sequence[str]]) -> NDArray[np.float32]:
-    """The vector of each caption, in order; equal ones are encoded once."""
-    texts = [text for given in captions for text in given]
-    place = {text: number for number, text in enumerate(dict.fromkeys(texts))}
-    return encoder.encode_texts(place)[[place[text] for text in texts]]

@@ -18,8 +18,8 @@ from infra.errors import DataError
 from infra.run.manifest import Artifact
 
 if TYPE_CHECKING:
+    from infra.formats.vectors import Floats
     from pipelines.curate.score.scores import Arrays
-    from pipelines.curate.vectors import Floats
 
 __all__ = ["layers", "network"]
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from infra.formats.vectors import Floats, Vectors
 from infra.hashing import hash64
-from pipelines.curate.vectors import Floats, Vectors, chunks
+from pipelines.curate.vectors import chunks
 
 if TYPE_CHECKING:
     from pipelines.curate.score.scores import Arrays, NegCLIPLoss

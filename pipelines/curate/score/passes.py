@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from infra.errors import DataError
 from infra.formats.shards import shard_name
+from infra.formats.vectors import Vectors, read_vectors, vector_shards
 from infra.run.context import Context, Output, ShardOutput
 from infra.run.manifest import Artifact, ShardRecord
 from infra.schema import Drop
@@ -20,7 +21,7 @@ from infra.store import Store
 from pipelines.curate.embedded import input_rows, missing_reasons, vector_places
 from pipelines.curate.score.config import Config
 from pipelines.curate.score.scores import Score
-from pipelines.curate.vectors import Vectors, gathered, read_vectors, vector_shards
+from pipelines.curate.vectors import gathered
 from pipelines.layout import downloads
 from pipelines.tables import (
     SELECTION_COLUMNS,

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from infra.formats.vectors import Floats, Vectors
     from infra.run.manifest import Artifact
-    from pipelines.curate.vectors import Floats, Vectors
 
     Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 

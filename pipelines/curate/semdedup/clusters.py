@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from infra.exchange import UP, Task
 from infra.formats.shards import shard_name
+from infra.formats.vectors import Floats
 from infra.hashing import hash64
 from infra.run.context import Output
 from infra.run.manifest import Artifact
 from pipelines.curate.dedup.homes import part_of, row_numbers
 from pipelines.curate.embedded import input_rows, vector_places
 from pipelines.curate.semdedup.config import Config
-from pipelines.curate.vectors import Floats, chunks, gathered, packed, unpacked
+from pipelines.curate.vectors import chunks, gathered, packed, unpacked
 
 __all__ = ["CENTROIDS", "assign", "learn", "send_sample"]
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from infra.arrays import begins_run
 from infra.exchange import DOWN, UP, Task
+from infra.formats.vectors import Floats
 from infra.hashing import hash64
 from infra.run.manifest import Artifact, Funnel
 from infra.schema import Drop
@@ -18,7 +19,7 @@ from pipelines.curate import gallery
 from pipelines.curate.dedup.homes import Homes, row_numbers
 from pipelines.curate.embedded import input_rows, missing_reasons
 from pipelines.curate.semdedup.config import Config
-from pipelines.curate.vectors import Floats, chunks, unpacked
+from pipelines.curate.vectors import chunks, unpacked
 from pipelines.layout import funnel
 from pipelines.tables import with_column, write_selection
 

@@ -48,6 +48,10 @@ def evaluated(root):
         name = digest(identity)
         if name not in known:
             model = samples.write_artifact(root / f"models/{number}", samples.model_files(number), stage="train")
+            vectors = root / f"embedded/{task.dataset}-{number}"
+            embedded = Artifact.find(str(vectors)) or samples.embed_here(
+                vectors, model, sets[task.dataset], task.dataset
+            )
             context = Context(
                 root / f"artifacts/evaluate/{name[:16]}",
                 stage="evaluate",
@@ -57,7 +61,9 @@ def evaluated(root):
             )
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(evaluate.stage, "run_shards", in_this_process)
-                manifest = evaluate.run(config, {"model": model, "dataset": sets[task.dataset]}, context)
+                manifest = evaluate.run(
+                    config, {"embeddings": embedded, "dataset": sets[task.dataset], "model": model}, context
+                )
             context.store.write("manifest.json", manifest.to_bytes())
             known[name] = Artifact(context.store, manifest)
         return known[name]

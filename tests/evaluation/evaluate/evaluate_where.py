@@ -7,12 +7,12 @@ from evaluation.tasks import Scores, Task
 
 
 class Where(Task):
-    def evaluate(self, encoder, examples):
+    def evaluate(self, data):
         context = ray.get_runtime_context()
         facts = {
             "node": context.get_node_id(),
             "gpus": context.get_accelerator_ids()["GPU"],
-            "device": encoder.device.type,
+            "device": data.encoder().device.type,
             "cuda": torch.cuda.is_available(),
         }
         return Scores.means({"nothing": [0.0]}, facts=facts)

@@ -20,13 +20,14 @@ from evaluation import evaluate
 from infra.run.context import Context
 from infra.run.manifest import Artifact
 
-MODEL, DATASET, OUT = sys.argv[1:]
+MODEL, DATASET, EMBEDDINGS, OUT = sys.argv[1:]
 number = itertools.count()
 
 
 def facts(gpus: float) -> dict[str, object]:
     config = evaluate.Config(task=Where(dataset="seen"), gpus=gpus, bootstrap=1)
-    inputs = {"model": Artifact.load(MODEL), "dataset": Artifact.load(DATASET)}
+    places = {"model": MODEL, "dataset": DATASET, "embeddings": EMBEDDINGS}
+    inputs = {name: Artifact.load(place) for name, place in places.items()}
     return evaluate.run(config, inputs, Context(f"{OUT}/{next(number)}")).facts
 
 

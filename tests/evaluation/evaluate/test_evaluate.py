@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluation import evaluate
+from evaluation import embed, evaluate
 from evaluation.evaluate import work
 from evaluation.tasks import Scores, Task, ZeroShot
 from infra.errors import ConfigError, DataError, UsageError
@@ -21,10 +21,11 @@ HERE = Path(__file__).parent
 
 
 @pytest.mark.ray
-def test_gpus_are_asked_of_ray_and_used_only_where_granted(model, seen, tmp_path):
+def test_gpus_are_asked_of_ray_and_used_only_where_granted(model, seen, embedded, tmp_path):
     for artifact in (model, seen):
         artifact.store.write("manifest.json", artifact.manifest.to_bytes())
-    command = [sys.executable, str(HERE / "gpu_cluster.py"), model.store.url, seen.store.url, str(tmp_path / "out")]
+    places = [model.store.url, seen.store.url, embedded["seen"].store.url, str(tmp_path / "out")]
+    command = [sys.executable, str(HERE / "gpu_cluster.py"), *places]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])}
     env.pop("RAY_ADDRESS", None)
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=180, check=False)
@@ -40,20 +41,21 @@ def test_gpus_are_asked_of_ray_and_used_only_where_granted(model, seen, tmp_path
 
 
 class Miscounted(Task):
-    def evaluate(self, encoder, examples):
+    def evaluate(self, data):
         return Scores.means({"one": [0, 1, 1], "two": [0, 1]})
 
 
-def test_metrics_of_other_images_are_an_error(model, seen, tmp_path):
+def test_metrics_of_other_images_are_an_error(embedded, seen, tmp_path):
     output = ShardOutput(Context(tmp_path / "out").store, "x")
+    inputs = {"embeddings": embedded["seen"], "dataset": seen}
     with pytest.raises(DataError, match="not of the same images"):
-        work.evaluate(evaluate.Config(task=Miscounted(dataset="seen")), {"model": model, "dataset": seen}, output)
+        work.evaluate(evaluate.Config(task=Miscounted(dataset="seen")), inputs, output)
 
 
 def given(*names: str) -> dict[str, Stage]:
     class Source(evaluate.Config):
         inputs = {}
-        produces = ("model", "testsets")
+        produces = ("model", "testsets", "embedded_testsets")
 
         def check_inputs(self, given):
             pass
@@ -64,13 +66,15 @@ def given(*names: str) -> dict[str, Stage]:
 
 def test_the_model_is_named_once():
     task = ZeroShot(dataset="x")
-    Stage("a", evaluate.run, evaluate.Config(task=task), given("model", "dataset"))
-    Stage("b", evaluate.run, evaluate.Config(task=task, model="RN50", pretrained="openai"), given("dataset"))
+    both = ("embeddings", "dataset")
+    Stage("a", evaluate.run, evaluate.Config(task=task), given(*both, "model"))
+    Stage("b", evaluate.run, evaluate.Config(task=task, model="RN50", pretrained="openai"), given(*both))
+    Stage("c", evaluate.run, evaluate.Config(task=task), given(*both))
     with pytest.raises(UsageError, match="no model"):
-        Stage("c", evaluate.run, evaluate.Config(task=task), given("dataset"))
+        Stage("c", embed.run, embed.Config(sets=("x",)), given("dataset"))
     with pytest.raises(UsageError, match="named twice"):
         twice = evaluate.Config(task=task, model="RN50", pretrained="openai")
-        Stage("d", evaluate.run, twice, given("model", "dataset"))
+        Stage("d", evaluate.run, twice, given(*both, "model"))
 
 
 @pytest.mark.parametrize("place", ["/models/x.pt", "hf-hub:laion/CLIP", "local-dir:x"])

@@ -69,6 +69,7 @@ def test_it_is_planned_run_and_reported_like_ours(clipline, model, seen, tmp_pat
 
     # done, until a field of the task is another
     assert {row["action"] for row in json.loads(clipline("plan", "--json"))} == {"cached"}
+    # nothing is embedded again
     (changed,) = [row for row in json.loads(clipline("plan", "--json", k=2)) if row["action"] == "run"]
     assert changed["stage"] == "neighbours"
     assert "task.k" in json.dumps(changed)

@@ -23,9 +23,9 @@ CONFIG = evaluate.Config(task=Retrieval(dataset="holdout"), bootstrap=200)
 
 
 @pytest.fixture
-def done(model, holdout, tmp_path):
+def done(embedded, holdout, tmp_path):
     output = ShardOutput(Context(tmp_path / "out").store, "holdout")
-    return work.evaluate(CONFIG, {"model": model, "dataset": holdout}, output), tmp_path / "out"
+    return work.evaluate(CONFIG, {"embeddings": embedded["holdout"], "dataset": holdout}, output), tmp_path / "out"
 
 
 def reference(model, holdout) -> tuple[np.ndarray, np.ndarray]:
@@ -80,22 +80,23 @@ def test_the_files(done):
             assert min(image.size) > 200
 
 
-def test_twice_the_same_bytes(done, model, holdout, tmp_path):
+def test_twice_the_same_bytes(done, embedded, holdout, tmp_path):
     record, _ = done
     output = ShardOutput(Context(tmp_path / "again").store, "holdout")
-    assert work.evaluate(CONFIG, {"model": model, "dataset": holdout}, output) == record
+    assert work.evaluate(CONFIG, {"embeddings": embedded["holdout"], "dataset": holdout}, output) == record
 
 
-def test_runs_as_a_stage(ray_cluster, done, model, holdout, tmp_path):
+def test_runs_as_a_stage(ray_cluster, done, embedded, holdout, tmp_path):
     context = Context(tmp_path / "stage", stage="retrieval", digest="c" * 64)
-    manifest = evaluate.run(CONFIG, {"model": model, "dataset": holdout}, context)
+    manifest = evaluate.run(CONFIG, {"embeddings": embedded["holdout"], "dataset": holdout}, context)
     record, _ = done
     assert manifest.files == record.files
     assert "image_retrieval_recall_at_1_low" in manifest.metrics
     assert not any("@" in name for name in manifest.metrics)
 
 
-def test_a_classification_set_is_refused(model, seen, tmp_path):
+def test_a_classification_set_is_refused(embedded, seen, tmp_path):
     config = CONFIG.replace(task=Retrieval(dataset="seen"))
     with pytest.raises(DataError, match="has no captions"):
-        work.evaluate(config, {"model": model, "dataset": seen}, ShardOutput(Context(tmp_path / "out").store, "x"))
+        inputs = {"embeddings": embedded["seen"], "dataset": seen}
+        work.evaluate(config, inputs, ShardOutput(Context(tmp_path / "out").store, "x"))

@@ -24,9 +24,9 @@ CONFIG = evaluate.Config(task=ZeroShot(dataset="seen"), bootstrap=200)
 
 
 @pytest.fixture
-def done(model, seen, tmp_path):
+def done(embedded, seen, tmp_path):
     output = ShardOutput(Context(tmp_path / "out").store, "seen")
-    return work.evaluate(CONFIG, {"model": model, "dataset": seen}, output), tmp_path / "out"
+    return work.evaluate(CONFIG, {"embeddings": embedded["seen"], "dataset": seen}, output), tmp_path / "out"
 
 
 def reference(model, seen) -> tuple[np.ndarray, np.ndarray]:
@@ -70,7 +70,7 @@ def test_the_result_is_clip_benchmarks(done):
     assert list(result["metrics"]) == ["acc1", "acc5", "mean_per_class_recall"]
     low, high = result["intervals"]["bounds"]["acc1"]
     assert 0 <= low <= result["metrics"]["acc1"] <= high <= 1
-    assert sorted(record.facts) == ["classes", "examples", "images", "metrics", "prompts_per_class"]
+    assert sorted(record.facts) == ["classes", "examples", "images", "metrics"]
 
 
 def test_pictures_open(done):
@@ -81,22 +81,33 @@ def test_pictures_open(done):
             assert "Software" not in image.info
 
 
-def test_twice_the_same_bytes(done, model, seen, tmp_path):
+def test_twice_the_same_bytes(done, embedded, seen, tmp_path):
     record, _ = done
     output = ShardOutput(Context(tmp_path / "again").store, "seen")
-    again = work.evaluate(CONFIG.replace(batch_size=64), {"model": model, "dataset": seen}, output)
-    assert again == record
+    assert work.evaluate(CONFIG, {"embeddings": embedded["seen"], "dataset": seen}, output) == record
 
 
-def test_runs_as_a_stage(ray_cluster, done, model, seen, tmp_path):
+def test_prompts_of_its_own_need_the_model(done, embedded, model, seen, tmp_path):
+    """The set's own, given as the task's, score the same."""
+    record, _ = done
+    templates = EvalSet.open(seen, "seen", "test").templates
+    config = CONFIG.replace(task=ZeroShot(dataset="seen", templates=templates))
+    given = {"embeddings": embedded["seen"], "dataset": seen}
+    own = work.evaluate(config, {**given, "model": model}, ShardOutput(Context(tmp_path / "own").store, "x"))
+    assert own.facts["metrics"] == record.facts["metrics"]
+    with pytest.raises(ConfigError, match="texts of its own"):
+        work.evaluate(config, given, ShardOutput(Context(tmp_path / "none").store, "x"))
+
+
+def test_runs_as_a_stage(ray_cluster, done, embedded, seen, tmp_path):
     context = Context(tmp_path / "stage", stage="zeroshot", digest="c" * 64)
-    manifest = evaluate.run(CONFIG, {"model": model, "dataset": seen}, context)
+    manifest = evaluate.run(CONFIG, {"embeddings": embedded["seen"], "dataset": seen}, context)
     record, _ = done
     assert manifest.files == record.files
     assert set(manifest.metrics) == {
         f"{name}{end}" for name in ("acc1", "acc5", "mean_per_class_recall") for end in ("", "_low", "_high")
     }
-    assert manifest.facts == {"images": 24, "examples": 24, "classes": 6, "prompts_per_class": 2}
+    assert manifest.facts == {"images": 24, "examples": 24, "classes": 6}
 
 
 def test_prompts():
@@ -107,7 +118,8 @@ def test_prompts():
         ZeroShot(dataset="x", templates=("a photo",))
 
 
-def test_a_retrieval_set_is_refused(model, holdout, tmp_path):
+def test_a_retrieval_set_is_refused(embedded, holdout, tmp_path):
     config = CONFIG.replace(task=ZeroShot(dataset="holdout"))
     with pytest.raises(DataError, match="has no classes"):
-        work.evaluate(config, {"model": model, "dataset": holdout}, ShardOutput(Context(tmp_path / "out").store, "x"))
+        inputs = {"embeddings": embedded["holdout"], "dataset": holdout}
+        work.evaluate(config, inputs, ShardOutput(Context(tmp_path / "out").store, "x"))

@@ -13,6 +13,7 @@ from small_clip import adopted, encoded, scene, write_model
 
 from infra.cluster import Limits
 from infra.errors import DataError, UsageError
+from infra.formats.vectors import read_vectors, vector_shards
 from infra.run.context import Context
 from infra.run.manifest import Artifact
 from pipelines import adopt
@@ -20,7 +21,7 @@ from pipelines.curate import decontaminate, embed, shard
 from pipelines.curate import filter as filtering
 from pipelines.curate.decontaminate.index import Index
 from pipelines.curate.dedup.signatures import signature
-from pipelines.curate.vectors import packed, read_vectors, vector_shards
+from pipelines.curate.vectors import packed
 from pipelines.tables import read_table
 
 

@@ -14,6 +14,7 @@ from small_clip import adopted, encoded, scene, write_model
 
 from infra.cluster import Limits
 from infra.errors import ConfigError, DataError, UsageError
+from infra.formats.vectors import Vectors, read_vectors, unit, vector_shards, write_vectors
 from infra.run.context import Context
 from infra.store import open_store
 from pipelines import adopt
@@ -21,7 +22,6 @@ from pipelines.curate import embed
 from pipelines.curate import filter as filtering
 from pipelines.curate.embed.masking import Masker
 from pipelines.curate.filter.rules import TextWords
-from pipelines.curate.vectors import Vectors, read_vectors, unit, vector_shards, write_vectors
 from pipelines.tables import read_table
 
 BASE = 23

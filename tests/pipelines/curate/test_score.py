@@ -13,6 +13,7 @@ from small_clip import adopted, encoded, scene, write_model
 
 from infra.cluster import Limits
 from infra.errors import ConfigError, DataError, UsageError
+from infra.formats.vectors import Vectors, read_vectors, vector_shards, write_vectors
 from infra.hashing import hash64
 from infra.run.context import Context
 from infra.run.manifest import Artifact
@@ -21,7 +22,6 @@ from pipelines.curate import embed, score
 from pipelines.curate import filter as filtering
 from pipelines.curate.filter.rules import TextWords
 from pipelines.curate.score.scores import Aesthetic, ClipScore, NegCLIPLoss, NormSim, Score, TMars, Unsafe
-from pipelines.curate.vectors import Vectors, read_vectors, vector_shards, write_vectors
 from pipelines.tables import read_table
 from tests.pipelines.user_scores import Oddness, Wrong
 

@@ -10,13 +10,14 @@ from sklearn.metrics import adjusted_rand_score
 
 from infra.cluster import Limits
 from infra.errors import ConfigError, DataError
+from infra.formats.vectors import write_vectors
 from infra.run.context import Context, Output
 from infra.run.manifest import Artifact
 from infra.store import LocalStore
 from pipelines.curate import semdedup
 from pipelines.curate.semdedup.clusters import nearest
 from pipelines.curate.semdedup.work import most_similar_before
-from pipelines.curate.vectors import packed, unpacked, write_vectors
+from pipelines.curate.vectors import packed, unpacked
 from pipelines.tables import read_table
 
 ROWS, WIDTH = 2000, 32

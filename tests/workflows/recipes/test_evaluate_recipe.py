@@ -68,14 +68,14 @@ def test_models_and_sets_count_by_content(given):
 
 def test_a_checkpoint_file_comes_with_its_architecture(given):
     made = build(given, f"model={given / 'epoch_1.pt'}", "architecture=ViT-B-32", "captions=holdout")
-    assert [stage.name for stage in made] == ["tests", "model", "retrieval_holdout"]
-    assert made["retrieval_holdout"].config.model == "ViT-B-32"
+    assert [stage.name for stage in made] == ["tests", "model", "embed_holdout", "retrieval_holdout"]
+    assert made["embed_holdout"].config.model == "ViT-B-32"
 
 
 def test_published_weights_need_no_input(given):
     made = build(given, "model=ViT-B-32", "pretrained=laion2b_s34b_b79k", "classification=seen")
-    assert [stage.name for stage in made] == ["tests", "zeroshot_seen"]
-    config = made["zeroshot_seen"].config
+    assert [stage.name for stage in made] == ["tests", "embed_seen", "zeroshot_seen"]
+    config = made["embed_seen"].config
     assert (config.model, config.pretrained) == ("ViT-B-32", "laion2b_s34b_b79k")
 
 

@@ -46,7 +46,8 @@ DEEP = {
     "subset": "pipelines.curate.subset.work",
     "reshard": "pipelines.curate.reshard.sources",
     "train": "training.objectives.siglip.objective",
-    "embed": "pipelines.curate.embed.work",
+    "embed": "evaluation.embed.work",
+    "embed_pairs": "pipelines.curate.embed.work",
     "score": "pipelines.curate.score.passes",
     "semdedup": "pipelines.curate.semdedup.clusters",
     "decontaminate": "pipelines.curate.decontaminate.index",
@@ -117,8 +118,8 @@ def small_run(root: Path, port: int) -> Workflow:
         inputs = {name: stages[source.name] for name, source in stage.inputs.items()}
         stages[stage.name] = Stage(stage.name, stage.run, config, inputs)
     both = {"images": stages["download"], "selection": stages["filter"]}
-    stages["embed"] = Stage("embed", embed.run, embed.Config(), {**both, "model": stages["train"]})
-    vectors = {**both, "embeddings": stages["embed"]}
+    stages["embed_pairs"] = Stage("embed_pairs", embed.run, embed.Config(), {**both, "model": stages["train"]})
+    vectors = {**both, "embeddings": stages["embed_pairs"]}
     stages["score"] = Stage("score", score.run, score.Config(), vectors)
     stages["semdedup"] = Stage("semdedup", semdedup.run, semdedup.Config(), vectors)
     stages["entries"] = Stage("entries", entries.run, entries.Config(), {"selection": stages["filter"]})

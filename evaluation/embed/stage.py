@@ -1,0 +1,65 @@
+"""Schedule the pass: shards of test sets and the prompts of their classes, several to a task that loads the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from evaluation.embed.config import Config
+from infra.cluster import TENSORS, run_batches, slots, warn_if_no_gpu
+from infra.errors import DataError
+from infra.formats.testset import EvalSet
+from infra.run.context import Context, ShardOutput
+from infra.run.manifest import Artifact, Manifest, ShardRecord
+
+__all__ = ["run"]
+
+_MOST = 64  # shards of a task
+
+
+def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Manifest:
+    """Encode ``dataset`` by ``model``.
+
+    For each set and split ``data/{set}/{split}/{shard}.parquet`` and ``.npz`` with float16 vectors of images and
+    captions, in DataComp's form; for each set with classes ``data/{set}/classes.npz`` with a vector for each.
+    """
+    limits = replace(config.limits, environment={**TENSORS, **config.limits.environment})
+    warn_if_no_gpu(limits.gpus)
+    sets = [EvalSet.open(inputs["dataset"], name, split) for name in config.sets for split in config.splits]
+    specs: list[tuple[str, Any]] = [
+        (f"{examples.name}-{examples.split}-{shard:05d}".replace("/", "-"), (examples, shard))
+        for examples in sets
+        for shard in range(examples.shards)
+    ]
+    classes = {examples.name: examples for examples in sets if examples.classes}
+    specs += [(f"{name}-classes".replace("/", "-"), (examples, None)) for name, examples in classes.items()]
+
+    size = min(_MOST, -(-len(specs) // slots(limits))) or 1
+    records = run_batches(context, specs, partial(_work, config, inputs.get("model")), limits, size=size)
+    counts = {f"{examples.name}/{examples.split}": 0 for examples in sets}
+    for record, (_, (examples, _)) in zip(records, specs, strict=True):
+        counts[f"{examples.name}/{examples.split}"] += record.facts.get("images", 0)
+    if empty := [name for name, images in counts.items() if not images]:
+        raise DataError(f"test set {empty[0]!r} is empty", expected="at least one image")
+    facts = {"images": counts, **_named(config, inputs.get("model"))}
+    scales = {record.facts["logit_scale"] for record in records}
+    return context.finish(records, facts={**facts, "logit_scale": max(scales)})
+
+
+def _work(
+    config: Config, model: Artifact | None, batch: Sequence[tuple[tuple[EvalSet, int | None], ShardOutput]]
+) -> Iterator[ShardRecord]:
+    from evaluation.embed.work import embed  # loads torch
+
+    return embed(config, model, batch)
+
+
+def _named(config: Config, model: Artifact | None) -> dict[str, str]:
+    """The model as results in CLIP_benchmark's form name it."""
+    architecture = config.model or (model.manifest.config.get("model") if model else None)
+    return {
+        "model": architecture if isinstance(architecture, str) else "CLIP",
+        "pretrained": f"{model.manifest.stage}-{model.manifest.digest[:12]}" if model else str(config.pretrained),
+    }

@@ -1,0 +1,117 @@
+"""A test set as a model sees it, which is all that a task gets: vectors of images and texts, labels, owners."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from evaluation.embed.config import NAME, folder
+from infra.errors import ConfigError, DataError
+from infra.formats.testset import EvalSet
+from infra.formats.vectors import read_arrays, read_vectors
+from infra.run.manifest import Artifact
+
+if TYPE_CHECKING:
+    from infra.encoder import Encoder
+
+__all__ = ["Embedded", "open_embedded"]
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """The n images of a split of a test set, in its order, with their m captions or their labels.
+
+    Caption i reads ``captions[text_of[i]]``, whose vector is ``texts[text_of[i]]``, and belongs to image
+    ``image_of[i]``. Captions of the same words have one vector, so they score equal to the last bit.
+    """
+
+    examples: EvalSet
+    keys: list[str]
+    labels: Ints  # (n,), -1 in a retrieval set
+    images: Floats  # (n, d), unit rows
+    captions: list[str]  # distinct
+    texts: Floats  # (len(captions), d), unit rows
+    text_of: Ints  # (m,)
+    image_of: Ints  # (m,), in rising order
+    logit_scale: float  # turns cosines into logits
+    source: Artifact = field(repr=False)
+    encoder: Callable[[], Encoder] = field(repr=False)  # loads the model
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.examples.classes
+
+    @cached_property
+    def classifier(self) -> Floats:
+        """A unit vector for each class, from the set's own prompts: (classes, d). Raises DataError if it has none."""
+        path = f"data/{self.examples.name}/classes.npz"
+        if not self.classes or not self.source.files(path):
+            raise DataError(
+                f"test set {self.examples.name!r} has no classes",
+                expected="a classification set with classnames.txt",
+                found="a retrieval set" if self.examples.retrieval else "no class in classnames.txt",
+                fix="evaluate it with evaluation.tasks.Retrieval" if self.examples.retrieval else "",
+            )
+        vectors: Floats = read_arrays(self.source.store, path)[f"{NAME}_txt"]
+        return vectors
+
+    def encode_texts(self, texts: Sequence[str]) -> Floats:
+        """Encode ``texts`` that are not the set's own: (len(texts), d). This loads the model."""
+        return self.encoder().encode_texts(texts)
+
+    def split(self, name: str) -> Embedded:
+        """Another split of the same set. Raises ConfigError if it is not embedded."""
+        examples = replace(self.examples, split=name)
+        return open_embedded(self.source, examples, self.encoder)
+
+
+def open_embedded(source: Artifact, examples: EvalSet, encoder: Callable[[], Encoder]) -> Embedded:
+    """Read the vectors of a test set from an artifact of the stage ``embed``.
+
+    Raises ConfigError if they are not in it.
+    """
+    place = folder(examples.name, examples.split)
+    shards = [file.path.removeprefix("data/").removesuffix(".npz") for file in source.files(f"data/{place}/", ".npz")]
+    if not shards:
+        known = {file.path.removeprefix("data/").rpartition("/")[0] for file in source.files("data/", ".parquet")}
+        raise ConfigError(
+            f"{source.manifest.name} has no vectors of {place}",
+            found=", ".join(sorted(known)) or "none",
+            fix="name the set in the field sets and the split in the field splits of the stage that embeds",
+        )
+    parts = [read_vectors(source.store, shard, NAME) for shard in shards]
+    tables = [_rows(source, shard) for shard in shards]
+    read = [text for table in tables for given in table["texts"].to_pylist() for text in given]
+
+    # Equal captions of different shards get one vector, too: that of the first.
+    place_of: dict[str, int] = {}
+    text_of = np.array([place_of.setdefault(text, len(place_of)) for text in read], np.int64)
+    _, first = np.unique(text_of, return_index=True)
+    counts = np.concatenate([table["captions"].to_numpy() for table in tables])
+    return Embedded(
+        examples=examples,
+        keys=[uid for part in parts for uid in part.uids],
+        labels=np.concatenate([table["label"].to_numpy() for table in tables]),
+        images=np.concatenate([part.images for part in parts]),
+        captions=list(place_of),
+        texts=np.concatenate([part.texts for part in parts])[first],
+        text_of=text_of,
+        image_of=np.repeat(np.arange(len(counts)), counts),
+        logit_scale=source.manifest.facts["logit_scale"],
+        source=source,
+        encoder=encoder,
+    )
+
+
+def _rows(source: Artifact, shard: str) -> Any:  # noqa: ANN401 - a pyarrow.Table
+    with source.store.open(f"data/{shard}.parquet") as file:
+        return pq.read_table(file, columns=["label", "captions", "texts"])
