@@ -91,6 +91,7 @@ TEXTS = {
     "evaluate.pretrained": "a tag of open_clip's",
     "compare.primary": "names of metrics",
     "compare.variants": "names, and inputs",
+    "compare.primary": "names in the input",
     "adopt.contents[testsets].sets": "names in the data",
     "adopt.contents[testsets].split": "a name in the data",
 }
