@@ -26,6 +26,7 @@ __all__ = ["Classified", "Retrieved", "classify", "confusion_matrix", "ensemble"
 Numbers = Sequence[int] | NDArray[np.int64]
 
 _CELLS = 1 << 22  # of a score chunk: 16 MiB in float32
+_SIDE = 1 << 11  # of a block of scores
 
 
 def _chunk(columns: int) -> int:
@@ -149,34 +150,105 @@ def tie_recall(
 
 
 def retrieve(images: NDArray[np.float32], texts: NDArray[np.float32], text_of: Numbers, image_of: Numbers) -> Retrieved:
-    """Rank all texts for every image and all images for every text.
+    """Rank all texts for every image and all images for every text, from one pass over blocks of the score matrix.
 
-    ``images`` (N, d) and ``texts`` (U, d) of unit rows, each wording encoded once, so that equal captions score equal
-    to the last bit. Caption i has the wording ``text_of[i]`` and belongs to image ``image_of[i]``; captions come in
-    the order of their images, and every image has one at least.
+    ``images`` (N, d) and ``texts`` (U, d) of unit rows. Caption i has the wording ``text_of[i]`` and belongs to image
+    ``image_of[i]``; captions come in the order of their images, and every image has one at least.
+
+    Equal rows are scored once and counted as often as they are there, and a query's own pair is scored in one place for
+    all comparisons, so equals are equal to the last bit, wherever a matrix product would have computed them.
     """
     wording, owner = np.asarray(text_of, dtype=np.int64), np.asarray(image_of, dtype=np.int64)
-    first = np.searchsorted(owner, np.arange(len(images) + 1))  # the captions of image i: first[i] .. first[i + 1]
+    pictures, picture_of = _distinct(images)
+    phrases, phrase_of = _distinct(texts)
+    phrase = phrase_of[wording]
 
-    # Each image against all texts, as far as its best own text.
-    image_side = np.empty((3, len(images)), dtype=np.int64)
-    for start in range(0, len(images), step := _chunk(len(owner))):
-        stop = min(start + step, len(images))
-        scores = (images[start:stop] @ texts.T)[:, wording]
-        mine = slice(first[start], first[stop])
-        row, offsets = owner[mine] - start, first[start:stop] - first[start]
-        own = scores[row, np.arange(mine.start, mine.stop)]
-        best = np.maximum.reduceat(own, offsets)
-        right = np.add.reduceat((own == best[row]).astype(np.int64), offsets)
-        level = (scores == best[:, None]).sum(axis=1)
-        image_side[:, start:stop] = (scores > best[:, None]).sum(axis=1), level - right, right
+    # The right pairs, each once, by picture; which of them a caption is, and the best of each image.
+    cells, pair_of = np.unique(picture_of[owner] * len(phrases) + phrase, return_inverse=True)
+    right = _Pairs(*np.divmod(cells, len(phrases)), _pair_scores(pictures, phrases, cells))
+    own = right.score[pair_of]
+    first = np.searchsorted(owner, np.arange(len(images)))
+    best = np.maximum.reduceat(own, first)
+    level = np.add.reduceat((own == best[owner]).astype(np.int64), first)
 
-    # Each text against all images.
-    text_side = np.empty((2, len(owner)), dtype=np.int64)
-    for start in range(0, len(owner), step := _chunk(len(images))):
-        part = slice(start, start + step)
-        scores = texts[wording[part]] @ images.T
-        own = np.take_along_axis(scores, owner[part, None], axis=1)
-        text_side[:, part] = (scores > own).sum(axis=1), (scores == own).sum(axis=1) - 1
+    # Everything above and level with them: captions for images, images for the right pairs.
+    image_queries = _Queries(picture_of, best, np.bincount(phrase, minlength=len(phrases)))
+    text_queries = _Queries(right.phrase, right.score, np.bincount(picture_of, minlength=len(pictures)))
+    for rows in _blocks(len(pictures)):
+        for columns in _blocks(len(phrases)):
+            scores = pictures[rows] @ phrases[columns].T
+            right.put(scores, rows, columns)
+            image_queries.count(scores, rows, columns)
+            text_queries.count(scores.T, columns, rows)
+    image_above, image_level = image_queries.above, image_queries.level - level
+    text_above, text_level = text_queries.above[pair_of], text_queries.level[pair_of] - 1
+    return Retrieved(owner, image_above, image_level, level, text_above, text_level)
 
-    return Retrieved(owner, *image_side, *text_side)
+
+class _Pairs:
+    """The right pairs of picture and phrase with their scores, in the order of pictures."""
+
+    def __init__(self, picture: NDArray[np.int64], phrase: NDArray[np.int64], score: NDArray[np.float32]) -> None:
+        self.picture, self.phrase, self.score = picture, phrase, score
+
+    def put(self, scores: NDArray[np.float32], rows: slice, columns: slice) -> None:
+        """Write the scores of those that are in a block over what the matrix product made of them."""
+        start, stop = np.searchsorted(self.picture, (rows.start, rows.stop))
+        phrase = self.phrase[start:stop]
+        inside = start + np.flatnonzero((phrase >= columns.start) & (phrase < columns.stop))
+        scores[self.picture[inside] - rows.start, self.phrase[inside] - columns.start] = self.score[inside]
+
+
+class _Queries:
+    """Counts, for queries that are each a row of the score matrix and a score, the answers above and level with it.
+
+    ``weight``: how often each column is there.
+    """
+
+    def __init__(self, row: NDArray[np.int64], score: NDArray[np.float32], weight: NDArray[np.int64]) -> None:
+        self._order = np.argsort(row, kind="stable")
+        self._row, self._score, self._weight = row[self._order], score[self._order], weight
+        self.above, self.level = np.zeros((2, len(row)), np.int64)
+
+    def count(self, scores: NDArray[np.float32], rows: slice, columns: slice) -> None:
+        start, stop = np.searchsorted(self._row, (rows.start, rows.stop))
+        row, score = self._row[start:stop] - rows.start, self._score[start:stop, None]
+        # Mostly each row is one query, and need not be copied.
+        asked = scores if len(row) == len(scores) and (row == np.arange(len(row))).all() else scores[row]
+        places, weight = self._order[start:stop], self._weight[columns]
+        self.above[places] += _counted(asked > score, weight)
+        self.level[places] += _counted(asked == score, weight)
+
+
+def _counted(found: NDArray[np.bool_], weight: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How often each row is true, columns counted with their weight: (n, m) and (m,) -> (n,)."""
+    if (weight == 1).all():
+        counts: NDArray[np.int64] = np.count_nonzero(found, axis=1)
+        return counts
+    rows, columns = np.nonzero(found)
+    return np.bincount(rows, weights=weight[columns], minlength=len(found)).astype(np.int64)
+
+
+def _distinct(rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The distinct ones of ``rows`` (n, d) in order of appearance, and which of them each row is: (n,)."""
+    keys = np.ascontiguousarray(rows + np.float32(0)).view(np.dtype((np.void, rows.shape[1] * rows.itemsize)))[:, 0]
+    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return rows if len(first) == len(rows) else rows[first[order]], rank[inverse]
+
+
+def _pair_scores(
+    pictures: NDArray[np.float32], phrases: NDArray[np.float32], cells: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """The score of each right pair, a cell of the score matrix."""
+    parts = [
+        np.einsum("md,md->m", pictures[part // len(phrases)], phrases[part % len(phrases)])
+        for part in np.array_split(cells, len(cells) * pictures.shape[1] // _CELLS + 1)
+    ]
+    return np.concatenate(parts)
+
+
+def _blocks(rows: int) -> list[slice]:
+    return [slice(start, min(start + _SIDE, rows)) for start in range(0, rows, _SIDE)]

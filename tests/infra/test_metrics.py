@@ -32,6 +32,7 @@ def resampled(found: dict[str, Metric], index: np.ndarray) -> np.ndarray:
 @pytest.fixture(params=[1 << 22, 7], ids=["one chunk", "tiny chunks"])
 def chunked(request, monkeypatch):
     monkeypatch.setattr(metrics, "_CELLS", request.param)
+    monkeypatch.setattr(metrics, "_SIDE", request.param)
 
 
 def test_ensemble_is_open_clips_classifier():
@@ -156,3 +157,41 @@ def test_retrieval_resamples_images_with_their_captions():
         captions = np.concatenate([np.flatnonzero(image_of == image) for image in row])
         image, text = by_text[captions].mean(), by_image[row].mean()
         np.testing.assert_allclose(found, [image, text, (image + text) / 2])
+
+
+def counted_in_loops(images, texts, text_of, image_of):
+    """Better, level and right answers of each query, pair by pair, in whole numbers."""
+    scores = images.astype(int) @ texts.astype(int)[text_of].T
+    image_side, text_side = [], []
+    for image, row in enumerate(scores):
+        mine = [score for score, owner in zip(row, image_of, strict=True) if owner == image]
+        wrong = [score for score, owner in zip(row, image_of, strict=True) if owner != image]
+        best = max(mine)
+        image_side.append((sum(s > best for s in wrong), wrong.count(best), mine.count(best)))
+    for caption, owner in enumerate(image_of):
+        own, wrong = scores[owner, caption], [s for image, s in enumerate(scores[:, caption]) if image != owner]
+        text_side.append((sum(s > own for s in wrong), wrong.count(own)))
+    return np.array(image_side).T, np.array(text_side).T
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_retrieval_against_loops_with_equal_images_captions_and_scores(chunked, seed):
+    """Vectors of small whole numbers: many rows are equal, and many scores of unequal rows."""
+    random = np.random.default_rng(seed)
+    images = random.integers(-1, 2, (25, 3)).astype(np.float32)
+    texts = random.integers(-1, 2, (12, 3)).astype(np.float32)
+    image_of = np.repeat(np.arange(25), random.integers(1, 4, 25))
+    text_of = random.integers(0, 12, len(image_of))
+    found = metrics.retrieve(images, texts, text_of, image_of)
+    image_side, text_side = counted_in_loops(images, texts, text_of, image_of)
+    np.testing.assert_array_equal([found.image_better, found.image_equal, found.image_right], image_side)
+    np.testing.assert_array_equal([found.text_better, found.text_equal], text_side)
+
+
+def test_the_same_image_twice_is_a_tie_wherever_it_lies():
+    """A matrix product may round the two differently; which comes first would be chance."""
+    random = np.random.default_rng(6)
+    images, texts = unit(random, 2000, 33), unit(random, 2000, 33)
+    images[1000:] = images[:1000]
+    found = metrics.retrieve(images, texts, range(2000), range(2000))
+    assert (found.text_equal == 1).all()
