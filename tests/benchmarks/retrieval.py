@@ -4,8 +4,8 @@
     python -m tests.benchmarks.retrieval large [COUNT]    COUNT images and captions, by default 200,000
 
 CLIP_benchmark's arithmetic (clip_benchmark/metrics/zeroshot_retrieval.py, 1.6) is written out below: the whole matrix
-of scores and one of right pairs, and for each k the first k of 64 rows at a time, one-hot. Each side runs in a process of
-its own with one thread; memory is what the process grows by over its features.
+of scores and one of right pairs, and for each k the first k of 64 rows at a time, one-hot. Each side runs in a process
+of its own with one thread; memory is what the process grows by over its features.
 """
 
 from __future__ import annotations
@@ -98,9 +98,8 @@ def main() -> None:
     elif what == "peer":
         one, other = measured("ours", 5000, 5), measured("theirs", 5000, 5)
         apart = max(abs(one[name] - other[name]) for name in one if "recall" in name)
-        print(
-            f"ours {one['seconds']:.2f} CPU-s, {one['mb']:.0f} MB; CLIP_benchmark's {other['seconds']:.2f}, {other['mb']:.0f}"
-        )
+        for name, side in (("ours", one), ("CLIP_benchmark's", other)):
+            print(f"{name}: {side['seconds']:.2f} CPU-s, {side['mb']:.0f} MB")
         print(f"largest difference {apart:.1e}")
         print(f"speed: {other['seconds'] / one['seconds']:.1f} x; memory: 1/{other['mb'] / one['mb']:.0f}")
     else:
