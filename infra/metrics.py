@@ -21,7 +21,10 @@ from numpy.typing import NDArray
 
 from infra.measures import Average, ClassMean, Mean, Metric
 
-__all__ = ["Classified", "Retrieved", "classify", "confusion_matrix", "ensemble", "retrieve", "tie_recall", "top_k"]
+__all__ = [
+    *("Classified", "Retrieved", "classified", "classify", "confusion_matrix", "ensemble"),
+    *("nearest", "retrieve", "tie_recall", "top_k"),
+]
 
 Numbers = Sequence[int] | NDArray[np.int64]
 
@@ -45,7 +48,42 @@ def ensemble(prompts: NDArray[np.float32], classes: int) -> NDArray[np.float32]:
 
 def top_k(scores: NDArray[Any], k: int) -> NDArray[np.int64]:
     """Columns of the ``k`` highest scores of each row, best first, equals in column order. (n, m) -> (n, min(k, m))."""
-    return np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    rows, columns = scores.shape
+    if k < columns:
+        # Those above the k-th score, and of those level with it the first that there is room for.
+        least = np.partition(scores, columns - k, axis=1)[:, columns - k, None]
+        room = k - (scores > least).sum(axis=1, keepdims=True)
+        level = scores == least
+        chosen = (scores > least) | (level & (level.cumsum(axis=1) <= room))
+        places = np.nonzero(chosen)[1].reshape(rows, k)
+    else:
+        places = np.broadcast_to(np.arange(columns), (rows, columns))
+    order = np.argsort(-np.take_along_axis(scores, places, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(places, order, axis=1)
+
+
+def nearest(
+    queries: NDArray[np.float32], answers: NDArray[np.float32], k: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The ``k`` answers of highest cosine to each query, best first, equals in their order: cosines and places, (n, k).
+
+    ``queries`` (n, d) and ``answers`` (m, d) of unit rows. Of the score matrix a block exists at a time.
+    """
+    most = min(k, len(answers))
+    values = np.empty((len(queries), 0), np.float32)
+    places = np.empty((len(queries), 0), np.int64)
+    for columns in _blocks(len(answers), max(_SIDE, 8 * most)):
+        parts = []
+        for rows in _blocks(len(queries)):
+            scores = queries[rows] @ answers[columns].T
+            found = top_k(scores, most)
+            # Earlier blocks stand first, so that equals stay in their order.
+            both = np.concatenate([values[rows], np.take_along_axis(scores, found, axis=1)], axis=1)
+            where = np.concatenate([places[rows], found + columns.start], axis=1)
+            best = top_k(both, most)
+            parts.append((np.take_along_axis(both, best, axis=1), np.take_along_axis(where, best, axis=1)))
+        values, places = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return values, places
 
 
 # --- classification ---------------------------------------------------------------------------------------------------
@@ -72,16 +110,22 @@ class Classified:
 def classify(images: NDArray[np.float32], classifier: NDArray[np.float32], labels: Numbers) -> Classified:
     """Rank the classes for every image. ``images`` (N, d), ``classifier`` (C, d), unit rows; labels in [0, C)."""
     truth = np.asarray(labels, dtype=np.int64)
-    predicted, rank = np.empty_like(truth), np.empty_like(truth)
-    columns = np.arange(len(classifier))
-    for start in range(0, len(images), step := _chunk(len(classifier))):
-        part = slice(start, start + step)
-        scores = images[part] @ classifier.T
-        label = truth[part, None]
-        own = np.take_along_axis(scores, label, axis=1)
-        predicted[part] = scores.argmax(axis=1)
-        rank[part] = ((scores > own) | ((scores == own) & (columns < label))).sum(axis=1)
+    parts = [
+        classified(images[start : start + step] @ classifier.T, truth[start : start + step])
+        for step in (_chunk(len(classifier)),)
+        for start in range(0, len(images), step)
+    ]
+    predicted, rank = (np.concatenate(part) for part in zip(*((p.predicted, p.rank) for p in parts), strict=True))
     return Classified(truth, predicted, rank, len(classifier))
+
+
+def classified(scores: NDArray[np.floating], labels: Numbers) -> Classified:
+    """Rank the classes by ``scores`` (N, C)."""
+    truth = np.asarray(labels, dtype=np.int64)
+    label, columns = truth[:, None], np.arange(scores.shape[1])
+    own = np.take_along_axis(scores, label, axis=1)
+    rank = ((scores > own) | ((scores == own) & (columns < label))).sum(axis=1)
+    return Classified(truth, scores.argmax(axis=1), rank, scores.shape[1])
 
 
 def confusion_matrix(classified: Classified) -> NDArray[np.int64]:
@@ -250,5 +294,6 @@ def _pair_scores(
     return np.concatenate(parts)
 
 
-def _blocks(rows: int) -> list[slice]:
-    return [slice(start, min(start + _SIDE, rows)) for start in range(0, rows, _SIDE)]
+def _blocks(rows: int, side: int | None = None) -> list[slice]:
+    step = side or _SIDE
+    return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]

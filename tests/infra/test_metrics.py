@@ -195,3 +195,16 @@ def test_the_same_image_twice_is_a_tie_wherever_it_lies():
     images[1000:] = images[:1000]
     found = metrics.retrieve(images, texts, range(2000), range(2000))
     assert (found.text_equal == 1).all()
+
+
+@pytest.mark.parametrize("k", [1, 3, 9, 30])
+def test_nearest_is_a_stable_sort_of_all_scores(chunked, k):
+    """Whole numbers: many scores are equal, and the first of the equals wins."""
+    random = np.random.default_rng(7)
+    queries, answers = (random.integers(-1, 2, (count, 4)).astype(np.float32) for count in (11, 25))
+    scores = queries @ answers.T
+    values, places = metrics.nearest(queries, answers, k)
+    expected = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    np.testing.assert_array_equal(places, expected)
+    np.testing.assert_array_equal(values, np.take_along_axis(scores, expected, axis=1))
+    np.testing.assert_array_equal(metrics.top_k(scores, k), expected)
