@@ -13,17 +13,18 @@ from importlib import import_module
 PACKAGES = ("infra", "pipelines", "training", "evaluation", "workflows")
 
 
-def shards_in_this_process(context, shards, work, limits=None, on_done=None, *, size):
+def shards_in_this_process(context, shards, work, limits=None, on_done=None, *, size=None):
     import_module("infra.cluster.loop")  # as the original does
     from infra.run.context import ShardOutput
+    from infra.run.pieces import Records
 
-    shards, records = list(shards), {}
+    shards, records, size = list(shards), {}, size or 1
     for start in range(0, len(shards), size):
         for record in work([(spec, ShardOutput(context.store, name)) for name, spec in shards[start : start + size]]):
             records[record.shard] = record
             if on_done is not None:
                 on_done(record)
-    return [records[name] for name, _ in shards]
+    return Records(context.store, rest=[records[name] for name, _ in shards])
 
 
 def train_in_this_process(config, inputs, context):
