@@ -19,10 +19,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import brentq
 
 __all__ = ["Difference", "Estimate", "difference", "holm"]
 
 Array = NDArray[Any]
+_DRAWS = 50_000
+_MOST = 9.0  # powers of ten by which a test set is thought larger or smaller
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,8 @@ class Difference:
     """A metric of a variant less that of the baseline, with the bounds of its interval.
 
     ``p``: two-sided probability of a difference as far from 0 if there were none, without correction; at least
-    ``2 / (b + 1)`` for b resamples. ``test_error``, ``seed_error``: standard errors of the two sources of noise.
+    ``2 / (b + 1)`` for b resamples. ``test_error``, ``seed_error``: standard errors of the two sources of noise;
+    ``seeds``: of each variant with several, the standard error and its degrees of freedom.
     """
 
     value: float
@@ -64,6 +68,7 @@ class Difference:
     p: float
     test_error: float
     seed_error: float
+    seeds: tuple[tuple[float, int], ...] = ()
 
     def __str__(self) -> str:
         return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
@@ -71,12 +76,23 @@ class Difference:
     def images_to_separate(self, images: int, confidence: float) -> float:
         """Number of test images, drawn like these ``images``, whose interval would just clear 0 at this difference.
 
-        Infinite if there is no difference, or if the seeds' noise alone hides it: then more seeds are needed. Both
-        sources of noise are taken as normal.
+        Infinite if there is no difference, or if the seeds' noise alone hides it: then more seeds are needed. The test
+        set's noise is taken as normal.
         """
-        bound = NormalDist().inv_cdf((1 + confidence) / 2)
-        room = (self.value / bound) ** 2 - self.seed_error**2
-        return images * self.test_error**2 / room if room > 0 else float("inf")
+        random = np.random.default_rng(0)
+        tested = random.standard_normal(_DRAWS)
+        trained = sum((error * random.standard_t(free, _DRAWS) for error, free in self.seeds), np.zeros(_DRAWS))
+        tail = (1 + confidence) / 2
+
+        def clearance(power: float) -> float:
+            """How far the interval is from 0 with 10**power times the images."""
+            if not self.seeds:
+                return abs(self.value) - NormalDist().inv_cdf(tail) * self.test_error / 10 ** (power / 2)
+            return abs(self.value) - float(np.quantile(self.test_error / 10 ** (power / 2) * tested + trained, tail))
+
+        if clearance(_MOST) <= 0:
+            return float("inf")
+        return images * 10 ** float(brentq(clearance, -_MOST, _MOST, xtol=1e-3)) if clearance(-_MOST) < 0 else 1.0
 
 
 def difference(baseline: Estimate, other: Estimate, *, confidence: float, seed: int) -> Difference:
@@ -93,6 +109,7 @@ def difference(baseline: Estimate, other: Estimate, *, confidence: float, seed: 
         p=min(1.0, 2 * (beyond + 1) / (len(draws) + 1)),
         test_error=float(tested.std()),
         seed_error=float(np.hypot(baseline.seed_error, other.seed_error)),
+        seeds=tuple((one.seed_error, len(one.values) - 1) for one in (baseline, other) if one.seed_error),
     )
 
 

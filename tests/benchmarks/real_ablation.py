@@ -101,6 +101,7 @@ def main() -> None:
         "trusted": str(work / "trusted"),
         "share": arguments.share,
         "seeds": arguments.seeds,
+        "primary": ["acc1", "mean_recall@10"],
         "training": {**TRAINING, "model": locked},
     }
     clipline(root, "filter_ablation", *settings(**ablation, **common), "--set", f"balance.t={MOST}")
