@@ -28,7 +28,7 @@ import pyarrow as pa
 
 from infra.cluster import connect
 from infra.formats.shards import shard_name
-from infra.run.context import Context
+from infra.run.context import Context, Output
 from pipelines.curate.dedup import Config
 from pipelines.curate.dedup.duplicates import drop_duplicates
 from pipelines.curate.dedup.keys import keys as keys_of_picture
@@ -38,9 +38,8 @@ from pipelines.curate.dedup.thumbnails import thumbnail
 PER_SHARD = 10_000
 
 
-def generate(folder: Path, rows: int, crops: bool) -> list[tuple[int, str, int]]:
+def generate(selection: Output, signatures: Output, rows: int, crops: bool) -> list[tuple[int, str, int]]:
     """Write a selection and its signatures; number, path and rows of each shard."""
-    selection, signatures = Context(folder / "selection").output, Context(folder / "dedup").output
     shards = []
     greys = [np.full((16, 16, 3), level, np.uint8) for level in range(0, 256, 32)]
     rng = np.random.default_rng(0)
@@ -78,7 +77,14 @@ def generate(folder: Path, rows: int, crops: bool) -> list[tuple[int, str, int]]
         reason = pa.nulls(PER_SHARD, pa.string())
         ends = np.r_[0, np.cumsum([len(own_keys) for own_keys in keys_of])].astype(np.int32)
         keys = pa.ListArray.from_arrays(pa.array(ends), pa.array(np.concatenate(keys_of)))
-        columns = {"phash": pa.array(hashes), "keys": keys, "thumbnail": known, "look": look, "reason": reason}
+        columns = {
+            "uid": columns["uid"],
+            "phash": pa.array(hashes),
+            "keys": keys,
+            "thumbnail": known,
+            "look": look,
+            "reason": reason,
+        }
         table = pa.table(columns)
         signatures.write_table(signatures_path(shard), table)
         shards.append((shard, path, PER_SHARD))
@@ -190,12 +196,12 @@ def at_two_sizes(name: str, rows: Sequence[int], folder: Path | None, measure: C
 
 def measure(crops: bool, folder: Path, rows: int) -> float:
     """Print and return the CPU seconds that dedup of so many rows takes."""
-    shards = generate(folder, rows, crops)
+    selection, context = Context(folder / "selection"), Context(folder / "dedup")
+    shards = generate(selection.output, context.output, rows, crops)
     print(f"{rows:,} rows are written", file=sys.stderr, flush=True)
 
     def stage() -> tuple[int, Mapping[str, Any]]:
-        selection, context = Context(folder / "selection").store, Context(folder / "dedup")
-        records, facts = drop_duplicates(Config(crops=crops), selection, shards, context)
+        records, facts = drop_duplicates(Config(crops=crops), selection.store, shards, context)
         return sum(record.funnel.kept for record in records if record.funnel), facts
 
     return timed(rows, stage)

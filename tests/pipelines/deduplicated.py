@@ -64,7 +64,8 @@ def signatures_of(context, shards, hashes, thumbnails, reasons=None) -> None:
             reasons[part] if reasons else [None] * count,
             strict=True,
         )
-        context.output.write_table(signatures_path(number), signature_table(list(found)))
+        uids = pa.array([f"{row:032x}" for row in range(start, start + count)])
+        context.output.write_table(signatures_path(number), signature_table(uids, list(found)))
         start += count
 
 

@@ -22,6 +22,11 @@ class Config(EncoderConfig):
         "images": Input("images", repeated=True, description="a download, and retries of it"),
         "selection": Input("selection", required=False, description="the rows to look through; by default all"),
         "testsets": Input("testsets", repeated=True, description="test sets, adopted or written by shard"),
+        "signatures": Input(
+            "signatures",
+            required=False,
+            description="dedup of the same images: its hashes, instead of making them anew",
+        ),
         "embeddings": Input("embeddings", required=False, description="vectors of the rows, to compare these, too"),
         "model": Input("model", required=False, description="the model of the embeddings, for the test images"),
     }

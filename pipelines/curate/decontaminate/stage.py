@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from functools import partial
 
 from infra.cluster import run_batches, run_shards
+from infra.errors import DataError
 from infra.formats.shards import shard_name
 from infra.run.context import Context
 from infra.run.manifest import Artifact, Manifest
@@ -29,6 +30,7 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     """
     from pipelines.curate.decontaminate import figures, index, work
 
+    _check_signatures(config, inputs)
     tests = index.test_shards(inputs)
     names = [f"test-{number:05d}" for number in range(len(tests))]
     step = partial(index.write_index, config, inputs.get("model") if "embeddings" in inputs else None)
@@ -45,7 +47,20 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     facts = {
         "test_images": sum(record.facts["images"] for record in indexed),
         "capped": sum(record.facts["capped"] for record in records),
+        "hashed": sum(record.facts["hashed"] for record in records),
         "without_vector": sum(record.facts["without_vector"] for record in records),
     }
     total = records.funnel("images")
     return context.finish(records, funnel=total, facts=facts)
+
+
+def _check_signatures(config: Config, inputs: Mapping[str, Artifact]) -> None:
+    """Raise DataError if the signatures of the rows are others than those of the test images would be."""
+    for name in ("crops", "mirrored") if "signatures" in inputs else ():
+        theirs, ours = inputs["signatures"].manifest.config.get(name), getattr(config, name)
+        if theirs != ours:
+            raise DataError(
+                f"the signatures were made with dedup.{name}={theirs}",
+                expected=f"decontaminate.{name}={ours}",
+                fix="give both stages the same value, or leave the input 'signatures' out",
+            )

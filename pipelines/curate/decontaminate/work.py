@@ -19,7 +19,8 @@ from infra.store import Store
 from pipelines.curate import gallery
 from pipelines.curate.decontaminate.config import Config
 from pipelines.curate.decontaminate.index import Found, Index, TestShard
-from pipelines.curate.dedup.signatures import signature
+from pipelines.curate.dedup.rows import known_signatures, signatures_path
+from pipelines.curate.dedup.signatures import Signature, signature
 from pipelines.curate.embedded import input_rows, vector_places
 from pipelines.curate.vectors import gathered
 from pipelines.layout import Images, read_images
@@ -52,12 +53,18 @@ def _shard(
     rows: pa.Table,
     output: ShardOutput,
 ) -> ShardRecord:
-    images = read_images(Images.of(inputs), rows.select(["shard", "key"]).to_pylist())
+    uids = rows["uid"].to_pylist()
+    known = _known(inputs, number)
+    unknown = [row for row, uid in enumerate(uids) if uid not in known]
+    images = read_images(
+        Images.of(inputs), rows.select(["shard", "key"]).take(pa.array(unknown, pa.int64())).to_pylist()
+    )
+    image_of = dict(zip(unknown, images, strict=True))
     errors: list[str] = []
-    answers = [_look(config, index, image, errors) for image in images]
+    answers = [_look(config, index, known.get(uid), image_of.get(row), errors) for row, uid in enumerate(uids)]
     found = [one for one, _, _ in answers]
     reasons: list[str | None] = [reason for _, reason, _ in answers]
-    facts = {"capped": sum(capped for *_, capped in answers), "without_vector": 0}
+    facts = {"capped": sum(capped for *_, capped in answers), "hashed": len(unknown), "without_vector": 0}
 
     if "embeddings" in inputs:
         places, cosines = _by_cosine(config, inputs, index, number, rows)
@@ -79,14 +86,22 @@ def _shard(
     return output.commit(account, {**facts, "samples": samples[:_SAMPLES], **counted(errors)})
 
 
+def _known(inputs: Mapping[str, Artifact], number: int) -> dict[str, Signature]:
+    """The signatures of a shard's rows that dedup made, by ``uid``."""
+    made = inputs.get("signatures")
+    return known_signatures(made.store, number) if made and made.files(signatures_path(number)) else {}
+
+
 def _look(
-    config: Config, index: Index, image: bytes | None, errors: list[str]
+    config: Config, index: Index, known: Signature | None, image: bytes | None, errors: list[str]
 ) -> tuple[Found | None, str | None, bool]:
-    """The test image that a row's is; the reason why the row's cannot be compared; if too many had to be."""
-    if image is None:
+    """The test image that a row's is, by the ``known`` signature or that of its image; the reason why the row's cannot
+    be compared; if too many had to be."""
+    if known is None and image is None:
         return None, Drop.MISSING.value, False
     try:
-        found, capped = index.by_keys(signature(image, crops=config.crops, mirrored=config.mirrored))
+        one = known or signature(image or b"", crops=config.crops, mirrored=config.mirrored)
+        found, capped = index.by_keys(one)
     except DataError:
         return None, Drop.DECODE.value, False
     except Exception as error:  # noqa: BLE001 - see infra.rows

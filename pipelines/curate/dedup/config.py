@@ -18,7 +18,7 @@ class Config(StageConfig):
         "images": Input("images", repeated=True, description="a download, and retries of it"),
         "selection": Input("selection", description="the rows to deduplicate"),
     }
-    produces: ClassVar[tuple[str, ...]] = ("selection",)
+    produces: ClassVar[tuple[str, ...]] = ("selection", "signatures")
     code_version: ClassVar[int] = 6
 
     stays: Literal["largest", "best", "earliest"] = Field(

@@ -27,13 +27,13 @@ from pipelines.download.hosts import host
 from pipelines.layout import Images, read_images
 from pipelines.tables import read_table
 
-__all__ = ["hash_shard", "send_rows", "signature_table", "signatures_path"]
+__all__ = ["hash_shard", "known_signatures", "send_rows", "signature_table", "signatures_path"]
 
 _READ = ("sha256", "url", "caption")
 
 
 def signatures_path(shard: int) -> str:
-    """Of the table of a selection's shard with a :class:`Signature`, ``look`` (a hash of it) and ``reason``."""
+    """Of the table of a shard's rows: ``uid``, a :class:`Signature`, ``look`` (a hash of it) and ``reason``."""
     return f"data/signatures-{shard_name(shard)}.parquet"
 
 
@@ -42,19 +42,21 @@ def hash_shard(
 ) -> ShardRecord:
     """Write the signature of each row of a selection's shard, or the reason why its image has none."""
     shard, path = spec
-    rows = read_table(selection, path, ["shard", "key"]).to_pylist()
+    table = read_table(selection, path, ["uid", "shard", "key"])
+    rows = table.to_pylist()
     errors: list[str] = []
     found = [_signature(config, image, errors) for image in read_images(images, rows)]
-    output.write_table(signatures_path(shard), signature_table(found))
+    output.write_table(signatures_path(shard), signature_table(table["uid"], found))
     return output.commit(facts=counted(errors, len(rows)))
 
 
-def signature_table(found: Sequence[tuple[Signature, Drop | None]]) -> pa.Table:
-    """The table of a shard's signatures and reasons."""
+def signature_table(uids: pa.ChunkedArray | pa.Array, found: Sequence[tuple[Signature, Drop | None]]) -> pa.Table:
+    """The table of a shard's rows with their signatures and reasons."""
     signatures = [one for one, _ in found]
     looks = [hash64(f"{one.keys} {one.thumbnail.hex()}") for one in signatures]
     return pa.table(
         {
+            "uid": uids,
             "phash": pa.array([one.phash for one in signatures], pa.uint64()),
             "keys": pa.array([one.keys for one in signatures], pa.list_(pa.uint64())),
             "thumbnail": pa.array([one.thumbnail for one in signatures], pa.binary()),
@@ -76,6 +78,14 @@ def _signature(config: Config, image: bytes | None, errors: list[str]) -> tuple[
     except Exception as error:  # noqa: BLE001 - see infra.rows
         errors.append(row_error(error))
         return none, Drop.UNFORESEEN
+
+
+def known_signatures(store: Store, shard: int) -> dict[str, Signature]:
+    """The signatures that dedup made of a shard's rows, by ``uid``."""
+    table = read_table(store, signatures_path(shard), ["uid", *Signature._fields, "reason"])
+    table = table.filter(table["reason"].is_null())
+    columns = (table[name].to_pylist() for name in Signature._fields)
+    return dict(zip(table["uid"].to_pylist(), map(Signature, *columns), strict=True))
 
 
 def send_rows(config: Config, selection: Store, parts: int, task: Task) -> None:

@@ -17,7 +17,7 @@ from infra.formats.vectors import read_vectors, vector_shards
 from infra.run.context import Context
 from infra.run.manifest import Artifact
 from pipelines import adopt
-from pipelines.curate import decontaminate, embed, shard
+from pipelines.curate import decontaminate, dedup, embed, shard
 from pipelines.curate import filter as filtering
 from pipelines.curate.decontaminate.index import Index
 from pipelines.curate.dedup.signatures import signature
@@ -100,6 +100,24 @@ def test_copies_of_test_images_go_and_name_them(ray_cluster, leaky, finished):
     assert not list(made.store.paths("test_index"))
     without = finished(decontaminate.run, decontaminate.Config(crops=False), inputs)
     assert {"picture 2", "picture 7", "picture 13"} <= found(without).keys() <= dropped.keys()
+
+
+def test_signatures_of_dedup_are_taken(ray_cluster, leaky, finished):
+    inputs, leaks = leaky
+    some = filtering.Config(rules=(filtering.rules.TextList(entries=["picture 1", "picture 7"]),))  # drops these two
+    kept = finished(filtering.run, some, {"images": inputs["images"]})
+    fields = dedup.Config().model_dump(mode="json")
+    unique = finished(dedup.run, dedup.Config(), {"images": inputs["images"], "selection": kept})
+    unique = Artifact(unique.store, unique.manifest.model_copy(update={"config": fields}))
+    anew = finished(decontaminate.run, decontaminate.Config(), inputs)
+    made = finished(decontaminate.run, decontaminate.Config(), {**inputs, "signatures": unique})
+    assert found(made) == found(anew) and len(found(made)) == len(leaks)
+    assert (made.manifest.facts["hashed"], anew.manifest.facts["hashed"]) == (2, 18)
+    after = {**inputs, "selection": unique, "signatures": unique}
+    made = finished(decontaminate.run, decontaminate.Config(), after)
+    assert made.manifest.facts["hashed"] == 0 and found(made).keys() == found(anew).keys() - {"picture 7"}
+    with pytest.raises(DataError, match=r"dedup\.crops=True"):
+        finished(decontaminate.run, decontaminate.Config(crops=False), after)
 
 
 def test_a_holdout_of_shard_is_a_test_set(ray_cluster, images_artifact, finished, pictures):
