@@ -37,7 +37,8 @@ def write_tests(context: Context, count: int) -> None:
     several = [generated_keys(rng) for _ in range(64)]
     turned = rng.integers(0, 2**64, count, dtype=np.uint64)
     keys = [several[number % 64] ^ bits for number, bits in enumerate(turned)]
-    shown = thumbnail(np.full((16, 16, 3), 200, np.uint8), (0, 0, 16, 16))
+    blue = np.full((16, 16, 3), (255, 0, 0), np.uint8)  # the rows are grey
+    shown = thumbnail(blue, (0, 0, 16, 16))
     names = [f"{number:06d}" for number in range(count)]
     table = pa.table({"key": names, "keys": keys, "thumbnail": pa.array([shown] * count, pa.large_binary())})
     context.output.write_table(f"{index.FOLDER}/test-00000.parquet", table)

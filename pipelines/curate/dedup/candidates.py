@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import combinations
-from math import comb
+from math import ceil, comb
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,8 @@ __all__ = ["Blocks", "Found", "candidates"]
 
 Array = NDArray[Any]
 
-_SORT, _COMPARE = 15.0, 4.0  # ns per hash and choice, and per comparison
+_DIGIT = 16  # bits
+_SORT, _REST, _COMPARE = 16.0, 30.0, 5.0  # ns per hash and choice: for each 16 bits, and else; and per comparison
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class Blocks:
 
         def cost(agreeing: int) -> float:
             compared = hashes * 2.0 ** (-64 * agreeing / (distance + agreeing)) / 2
-            return float(comb(distance + agreeing, agreeing) * (_SORT + _COMPARE * compared))
+            digits = ceil(64 * (agreeing - 1) / (distance + agreeing) / _DIGIT)
+            return float(comb(distance + agreeing, agreeing) * (_SORT * digits + _REST + _COMPARE * compared))
 
         fewest = max(1, 3 - distance)  # so that no block has more bits than a bucket's name
         return cls(distance, min(range(fewest, 9), key=cost))
@@ -106,9 +108,9 @@ def _buckets(hashes: Array, values: list[Array], blocks: Blocks, others: tuple[i
     for number in others:
         keys = (keys << np.uint64(blocks.width(number))) | values[number]
         bits += blocks.width(number)
-    # numpy sorts 16 bits by radix, in a tenth of the time.
-    keys = keys.astype(np.uint16) if bits <= 16 else keys
-    order = np.argsort(keys, kind="stable")
+    # numpy sorts 16 bits by radix: all of them digit by digit take a third of the time of a sort of 64 bits.
+    digits = [(keys >> np.uint64(low)).astype(np.uint16) for low in range(0, max(bits, 1), _DIGIT)]
+    order = np.lexsort(digits)
     keys = keys[order]
     begins = np.flatnonzero(begins_run(keys))
     starts = np.repeat(begins, np.diff(np.r_[begins, len(keys)]))
