@@ -102,13 +102,13 @@ def test_copies_of_test_images_go_and_name_them(ray_cluster, leaky, finished):
     assert {"picture 2", "picture 7", "picture 13"} <= found(without).keys() <= dropped.keys()
 
 
-def test_signatures_of_dedup_are_taken(ray_cluster, leaky, finished):
+def test_signatures_of_dedup_are_taken(ray_cluster, leaky, finished, tmp_path):
     inputs, leaks = leaky
     some = filtering.Config(rules=(filtering.rules.TextList(entries=["picture 1", "picture 7"]),))  # drops these two
     kept = finished(filtering.run, some, {"images": inputs["images"]})
-    fields = dedup.Config().model_dump(mode="json")
-    unique = finished(dedup.run, dedup.Config(), {"images": inputs["images"], "selection": kept})
-    unique = Artifact(unique.store, unique.manifest.model_copy(update={"config": fields}))
+    context = Context(tmp_path / "unique", config=dedup.Config().model_dump(mode="json"))
+    manifest = dedup.run(dedup.Config(), {"images": inputs["images"], "selection": kept}, context)
+    unique = Artifact(context.store, manifest)
     anew = finished(decontaminate.run, decontaminate.Config(), inputs)
     made = finished(decontaminate.run, decontaminate.Config(), {**inputs, "signatures": unique})
     assert found(made) == found(anew) and len(found(made)) == len(leaks)
