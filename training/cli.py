@@ -3,8 +3,8 @@
     clipline-train --config config.json --shards /data/shards --output /data/run
     torchrun --nproc-per-node 8 --no-python clipline-train --config config.json --shards /data/shards --output /data/run
 
-Ends with code 0 when the model is written, 75 if it was stopped by SIGTERM or SIGINT after saving a checkpoint, 73 if
-another loop writes to the same output. The same command again continues.
+Ends with code 0 when the model is written, 75 if it was stopped by SIGTERM, SIGINT or SIGHUP after saving a checkpoint,
+73 if another loop writes to the same output. The same command again continues.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import torch
 from infra.errors import CliplineError, ConfigError
 from infra.run.context import Context
 from infra.run.lease import Lease
+from infra.run.signals import stop_signals
 from training import loop
 from training.checkpoint.checkpoints import differences, may_prolong
 from training.checkpoint.manifests import newest
@@ -41,7 +42,7 @@ def main() -> int:
     for logger in (log, loop.log):
         logger.setLevel(logging.INFO)
     stopped: list[int] = []
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in stop_signals():
         signal.signal(number, lambda number, _: stopped.append(number))
     context = Context(
         arguments.output,

@@ -59,12 +59,13 @@ def run(folder: Path) -> None:
         for count in (_SMALL // 10, _SMALL, _LARGE):
             context = Context(folder / str(count), stage="nothing")
             shards = [(f"{number:08d}", number) for number in range(count)]
+            before = private_mb()
             timed = Timed(lambda c=context, s=shards: run_shards(c, s, nothing))
-            memory[count] = private_mb()
+            memory[count] = private_mb() - before
             assert len(timed.result) == count
             each = f"driver {timed.cpu / count * 1e3:.3f} ms a shard, {count / timed.wall:,.0f} shards/s"
-            print(f"{count:>7,} shards:  {each}, private {memory[count]:.0f} MB", flush=True)
-        print(f"memory of {_LARGE // _SMALL} times the shards: {memory[_LARGE] / memory[_SMALL]:.2f} x")
+            print(f"{count:>7,} shards:  {each}, private {before:.0f} + {memory[count]:.0f} MB", flush=True)
+        print(f"more memory for {_LARGE:,} than for {_SMALL:,} shards: {memory[_LARGE] - memory[_SMALL]:.0f} MB")
 
 
 def resume(folder: Path) -> None:

@@ -77,6 +77,12 @@ def join(config, inputs, context):
     return context.finish(metrics={"bytes": float(len(text))})
 
 
+@contextmanager
+def talkative():
+    print("a service is up")  # noqa: T201 - as MLflow's client and many others do
+    yield
+
+
 def workflow(shards: int = 3, pause_s: float = 0.0, trouble: str = "", timeout_s: float | None = None) -> Workflow:
     diary = os.environ.get("TOY_DIARY", os.devnull)
     left = Stage(
@@ -87,7 +93,8 @@ def workflow(shards: int = 3, pause_s: float = 0.0, trouble: str = "", timeout_s
     )
     right = Stage("right", make, Make(name="right", shards=2, pause_s=pause_s, diary=diary))
     both = Stage("both", join, Join(), inputs={"left": left, "right": right})
-    return Workflow("toy", (left, right, both), gate=Gate("both", "toy-model", {"left.score": 0.5}))
+    gate = Gate("both", "toy-model", {"left.score": 0.5})
+    return Workflow("toy", (left, right, both), services=(talkative,), gate=gate)
 
 
 def _crash_at(number: int) -> None:

@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 from urllib.parse import urlsplit
 
+from infra.cluster.head import why_unreachable
 from infra.errors import CliplineError, redact
 from infra.store import LocalStore, Store
 from infra.tracking import Address
@@ -87,19 +88,22 @@ def _gpus() -> Check:
 
 
 def ray_cluster() -> Check:
-    """Check that the cluster at ``RAY_ADDRESS`` accepts connections."""
-    return _reachable("ray", os.environ.get("RAY_ADDRESS"), "a local cluster is started for each run")
+    """Check that the cluster at ``RAY_ADDRESS`` answers."""
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        return Check("ray", "ok", "a local cluster is started for each run")
+    if reason := why_unreachable(address):
+        return Check("ray", "bad", redact(reason))
+    return Check("ray", "ok", f"{redact(address)} answers")
 
 
 def _reachable(name: str, address: str | None, otherwise: str) -> Check:
     if not address:
         return Check(name, "ok", otherwise)
-    if address in ("auto", "local"):  # the names Ray gives to a cluster on this machine
-        return Check(name, "ok", address)
-    parts = urlsplit(address if "://" in address else f"tcp://{address}")
-    port = parts.port or {"http": 80, "https": 443, "ray": 10001}.get(parts.scheme, 6379)
     try:
+        parts = urlsplit(address)
+        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
         socket.create_connection((parts.hostname or "", port), timeout=3).close()
-    except OSError as error:
+    except (OSError, ValueError) as error:
         return Check(name, "bad", f"{redact(address)}: {error}")
     return Check(name, "ok", f"{redact(address)} answers")

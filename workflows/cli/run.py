@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import chdir, contextmanager
+from contextlib import chdir, contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -111,7 +111,7 @@ def _execute(name: str, request: Request, execution: dict[str, Any], as_json: bo
 
 
 def _check_cluster() -> None:
-    """Raise CliplineError if RAY_ADDRESS does not answer: Ray would try for 15 minutes and ignore Ctrl-C."""
+    """Raise CliplineError if no cluster answers at RAY_ADDRESS: Ray would try for 15 minutes and ignore Ctrl-C."""
     ray = ray_cluster()
     if ray.verdict == "bad":
         raise CliplineError(
@@ -126,7 +126,8 @@ def _carry_out(made: Plan, root: Store, record: RunRecord, execution: dict[str, 
 
     err = stderr()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    with Watcher(err, [step.stage.name for step in made]).live() as watch:
+    # What libraries and services print goes to stderr: stdout is data only.
+    with redirect_stdout(sys.stderr), Watcher(err, [step.stage.name for step in made]).live() as watch:
         outcome = runner.run(made, root, record, runner.Options(**execution), watch)
     if outcome.error is not None:
         err.print(str(outcome.error), style="red" if outcome.status == "failed" else "yellow", markup=False)

@@ -9,14 +9,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from infra.run.signals import stop_signals
+
 __all__ = ["SignalHandler"]
 
 
 class SignalHandler:
-    """Handles SIGINT and SIGTERM; ``received`` is the number of the first, None before it came."""
+    """Handles :func:`~infra.run.signals.stop_signals`; ``received`` is the number of the first, None before it came."""
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self._terminals = [descriptor for descriptor in (0, 1, 2) if os.isatty(descriptor)]
 
     @classmethod
     @contextmanager
@@ -26,7 +29,7 @@ class SignalHandler:
         if threading.current_thread() is not threading.main_thread():  # only there can signals be handled
             yield handler
             return
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.getsignal(number) for number in stop_signals()}
         handler.install()
         try:
             yield handler
@@ -37,10 +40,20 @@ class SignalHandler:
     def install(self) -> None:
         """Install the handler, or install it again where something else replaced it."""
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, self._handle)
-            signal.signal(signal.SIGTERM, self._handle)
+            for number in stop_signals():
+                signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            self._leave_terminal()
         if self.received is not None:
             os._exit(128 + number)
         self.received = number
+
+    def _leave_terminal(self) -> None:
+        """Print into nothing from now on if the terminal is gone: an error of printing must not end the run."""
+        for descriptor in self._terminals:
+            if not os.isatty(descriptor):
+                nothing = os.open(os.devnull, os.O_RDWR)
+                os.dup2(nothing, descriptor)
+                os.close(nothing)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import pytest
 
+from infra.run.signals import stop_signals
 from workflows.cli import app as cli
 
 # MLflow's own use of SQLAlchemy, deprecated since 2.1
@@ -49,10 +51,14 @@ class Driver:
             "NO_COLOR": "1",
         }
 
-    def start(self, *words: str, **env: str) -> subprocess.Popen[str]:
-        """In a process of its own, which may be killed."""
+    def start(self, *words: str, terminal: int | None = None, **env: str) -> subprocess.Popen[str]:
+        """In a process of its own, which may be killed; on a ``terminal`` if it is given one."""
         command = [sys.executable, "-m", "workflows.cli", *words]
         env = {**os.environ, **self._env, "RAY_ADDRESS": self._address, **env}
+        if terminal is not None:
+            return subprocess.Popen(
+                ["setsid", "--ctty", *command], env=env, text=True, stdin=terminal, stdout=terminal, stderr=terminal
+            )
         return subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     def __call__(self, *words: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
@@ -114,6 +120,12 @@ def test_a_second_run_does_nothing_and_a_changed_field_reruns_only_what_depends_
     assert driver.worked() - before == Counter({f"left/{n:05d}": 1 for n in range(4)})
 
 
+def test_stdout_has_the_result_and_nothing_else(driver):
+    done = driver("run", str(TOY), "--json")
+    assert json.loads(done.stdout)["stages"].keys() == {"left", "right", "both"}
+    assert "a service is up" in done.stderr
+
+
 def test_a_forced_stage_that_comes_out_the_same_leaves_its_dependants_cached(driver):
     driver("run", str(TOY))
     forced = driver("run", str(TOY), "--force", "left")
@@ -159,6 +171,32 @@ def test_a_signal_stops_the_run_and_resume_continues_it(driver, undisturbed, num
     assert "clipline resume" in err
     driver("resume")
     assert driver.manifests() == undisturbed
+
+
+def test_a_run_whose_terminal_is_closed_saves_its_state_and_can_be_resumed(driver, undisturbed):
+    ours, its = os.openpty()
+    process = driver.start("run", str(TOY), "--set", "pause_s=0.5", terminal=its)
+    os.close(its)
+
+    def shown_and_committed() -> bool:  # a terminal that nobody reads from would fill up
+        if select.select([ours], [], [], 0)[0]:
+            os.read(ours, 1 << 16)
+        return len(driver.committed_shards()) >= 1
+
+    driver.wait_for(process, shown_and_committed)
+    os.close(ours)
+    assert process.wait(timeout=60) == 75
+    driver("resume")
+    assert driver.manifests() == undisturbed
+
+
+def test_a_hang_up_that_is_to_be_ignored_asks_for_nothing():
+    assert signal.SIGHUP in stop_signals()
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        assert signal.SIGHUP not in stop_signals()
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_the_second_of_two_runs_exits_73_naming_the_holder_or_waits(driver, undisturbed):

@@ -1,0 +1,50 @@
+"""Whether a Ray head answers, found out within seconds.
+
+Ray's own client tries for minutes, and hears no Ctrl-C meanwhile. So a process of its own asks, with a time limit.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import subprocess
+import sys
+
+__all__ = ["why_unreachable"]
+
+_TIMEOUT_S = 15.0  # most of it for the import of Ray on a busy machine
+_ASK = """
+import sys
+from ray._private.services import canonicalize_bootstrap_address
+from ray._raylet import GcsClient
+try:
+    address = canonicalize_bootstrap_address(sys.argv[1])
+    GcsClient(address=address)
+except Exception as error:
+    sys.exit(f"{type(error).__name__}: {error}")
+"""
+
+
+def why_unreachable(address: str, timeout_s: float = _TIMEOUT_S) -> str:
+    """Why no Ray cluster can be joined at ``address``, "" if one can."""
+    if address == "local":
+        return ""
+    if address != "auto":
+        parts = re.fullmatch(r"(ray://)?(\[[^]]+\]|[^/:@]+):(\d{1,5})", address)
+        if parts is None or not 0 < int(parts[3]) < 65536:
+            return f"{address} is none: expected host:port of the head, such as 10.0.0.1:6379; or auto"
+        try:
+            socket.create_connection((parts[2].strip("[]"), int(parts[3])), timeout=3).close()
+        except OSError as error:
+            return f"{address}: {error}"
+        if parts[1]:
+            return ""
+    try:
+        asked = subprocess.run(
+            [sys.executable, "-c", _ASK, address], capture_output=True, text=True, timeout=timeout_s, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return f"{address} takes connections, but did not answer as a Ray head within {timeout_s:g} s"
+    if asked.returncode == 0:
+        return ""
+    return f"{address}: {(asked.stderr.strip().splitlines() or ['no answer'])[-1]}"
