@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from infra.errors import CliplineError
@@ -20,6 +23,7 @@ ALONE = {
     "RAY_gcs_rpc_server_reconnect_timeout_s": "300",
 }
 """Environment for a Ray cluster on this machine alone. Ray reads it when it is imported."""
+_LONGEST = 40  # bytes of TMPDIR: Ray adds 63, and the address of a socket has 107
 
 
 @contextmanager
@@ -31,6 +35,7 @@ def connect(cpus: int | None = None) -> Iterator[None]:
     address = os.environ.get("RAY_ADDRESS")
     if not address:
         os.environ.update({name: value for name, value in ALONE.items() if name not in os.environ})
+        _ensure_token()
     import ray
 
     if ray.is_initialized():
@@ -48,7 +53,7 @@ def connect(cpus: int | None = None) -> Iterator[None]:
             ) from error
     else:
         # "local": without it Ray would join whatever cluster another user started on this machine
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **_folder(), **quiet)
         # The autoscaler has nothing to do on one machine, and ray.shutdown() would wait a second for its end.
         node: Any = ray._private.worker._global_node
         node.kill_monitor(check_alive=False)
@@ -56,3 +61,25 @@ def connect(cpus: int | None = None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _folder() -> dict[str, str]:
+    """Where Ray puts its sockets if ``TMPDIR`` is too long for their addresses, as batch systems have it."""
+    if len(tempfile.gettempdir()) <= _LONGEST:
+        return {}
+    return {"_temp_dir": tempfile.mkdtemp(prefix="ray-", dir="/tmp")}
+
+
+def _ensure_token() -> None:
+    """Give Ray a token for this process's cluster if it could not write its own to the home folder."""
+    if {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+        return
+    folder = Path.home() / ".ray"
+    if (folder / "auth_token").exists():
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError:
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)

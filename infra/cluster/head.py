@@ -44,7 +44,7 @@ def why_unreachable(address: str, timeout_s: float = _TIMEOUT_S) -> str:
             [sys.executable, "-c", _ASK, address], capture_output=True, text=True, timeout=timeout_s, check=False
         )
     except subprocess.TimeoutExpired:
-        return f"{address} takes connections, but did not answer as a Ray head within {timeout_s:g} s"
+        return f"{address} did not answer as a Ray head within {timeout_s:g} s"
     if asked.returncode == 0:
         return ""
     return f"{address}: {(asked.stderr.strip().splitlines() or ['no answer'])[-1]}"

@@ -96,12 +96,3 @@ def test_an_address_that_is_none_is_told_at_once(address, reason):
 def test_what_takes_connections_and_is_no_ray_head_is_told_within_seconds():
     with socket.create_server(("127.0.0.1", 0)) as silent:
         assert "did not answer as a Ray head" in why_unreachable(f"127.0.0.1:{silent.getsockname()[1]}", timeout_s=4.0)
-
-
-def test_a_cluster_that_was_here_once_is_told_within_seconds(tmp_path, monkeypatch):
-    with socket.create_server(("127.0.0.1", 0)) as gone:
-        port = gone.getsockname()[1]
-    (tmp_path / "ray").mkdir()
-    (tmp_path / "ray/ray_current_cluster").write_text(f"127.0.0.1:{port}")
-    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    assert why_unreachable("auto", timeout_s=4.0)
