@@ -63,7 +63,7 @@ def connect(cpus: int | None = None) -> Iterator[None]:
         ray.shutdown()
 
 
-def _folder() -> dict[str, str]:
+def _folder() -> dict[str, Any]:
     """Where Ray puts its sockets if ``TMPDIR`` is too long for their addresses, as batch systems have it."""
     if len(tempfile.gettempdir()) <= _LONGEST:
         return {}
