@@ -23,7 +23,7 @@ from infra.measures import Average, ClassMean, Mean, Metric
 
 __all__ = [
     *("Classified", "Retrieved", "classified", "classify", "confusion_matrix", "ensemble"),
-    *("nearest", "retrieve", "tie_recall", "top_k"),
+    *("distinct", "nearest", "retrieve", "tie_recall", "top_k"),
 ]
 
 Numbers = Sequence[int] | NDArray[np.int64]
@@ -203,8 +203,8 @@ def retrieve(images: NDArray[np.float32], texts: NDArray[np.float32], text_of: N
     all comparisons, so equals are equal to the last bit, wherever a matrix product would have computed them.
     """
     wording, owner = np.asarray(text_of, dtype=np.int64), np.asarray(image_of, dtype=np.int64)
-    pictures, picture_of = _distinct(images)
-    phrases, phrase_of = _distinct(texts)
+    pictures, picture_of = distinct(images)
+    phrases, phrase_of = distinct(texts)
     phrase = phrase_of[wording]
 
     # The right pairs, each once, by picture; which of them a caption is, and the best of each image.
@@ -273,7 +273,7 @@ def _counted(found: NDArray[np.bool_], weight: NDArray[np.int64]) -> NDArray[np.
     return np.bincount(rows, weights=weight[columns], minlength=len(found)).astype(np.int64)
 
 
-def _distinct(rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def distinct(rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """The distinct ones of ``rows`` (n, d) in order of appearance, and which of them each row is: (n,)."""
     keys = np.ascontiguousarray(rows + np.float32(0)).view(np.dtype((np.void, rows.shape[1] * rows.itemsize)))[:, 0]
     _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)

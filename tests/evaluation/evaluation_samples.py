@@ -39,12 +39,12 @@ def picture(seed: int, side: int = 40, kind: str = "PNG") -> bytes:
     return buffer.getvalue()
 
 
-def write_artifact(folder: Path, files: Mapping[str, bytes], stage: str = "data") -> Artifact:
+def write_artifact(folder: Path, files: Mapping[str, bytes], stage: str = "data", name: str = "a" * 64) -> Artifact:
     for path, data in files.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(data)
     listed = [File(path=path, bytes=len(data), sha256="0" * 64) for path, data in files.items()]
-    return Artifact(str(folder), Manifest(stage=stage, digest="a" * 64, identity={}, files=listed))
+    return Artifact(str(folder), Manifest(stage=stage, digest=name, identity={}, files=listed))
 
 
 def model_files(seed: int = 0) -> dict[str, bytes]:
@@ -100,7 +100,8 @@ def embed_here(folder: Path, model: Artifact, dataset: Artifact, *sets: str, **f
         return list(work([(spec, ShardOutput(context.store, name)) for name, spec in specs]))
 
     config = embed.Config(sets=sets, **fields)
-    identity = {"config": config.identity(), "inputs": {"model": model.manifest.digest}}
+    inputs = {"model": model.manifest.digest, "dataset": dataset.manifest.digest}
+    identity = {"config": config.identity(), "inputs": inputs}
     context = Context(folder, stage="embed", digest=digest(identity), identity=identity, config=config.resolved())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(embed.stage, "run_batches", in_this_process)

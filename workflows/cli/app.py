@@ -20,6 +20,7 @@ from workflows.cli import cluster, look, run
 from workflows.cli import trace as tracing
 from workflows.cli.compare import compare
 from workflows.cli.help import ABOUT, EXIT_CODES, epilog
+from workflows.cli.search import search
 from workflows.cli.terminal import stderr
 
 __all__ = ["app", "main"]
@@ -33,6 +34,7 @@ _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "show": look.show,
         "diff": look.diff,
         "compare": compare,
+        "search": search,
         "trace": tracing.trace,
         "logs": look.logs,
         "report": look.report,

@@ -27,6 +27,10 @@ _EXAMPLES = {
     "plan": ("clipline plan quickstart", "clipline plan quickstart --set download.image_size=64 --json"),
     "show": ("clipline show filter", "clipline show download/3fa9 --verify"),
     "trace": ("clipline trace https://example.org/cat.jpg", "clipline trace 5d41402abc4b2a76b9719d911017c592 --json"),
+    "search": (
+        'clipline search run-3fa9 "a red circle" --page found.html',
+        "clipline search embed/81c0 cat.jpg --most 30",
+    ),
     "diff": ("clipline diff zeroshot/3fa9 zeroshot/81c0",),
     "compare": (
         "clipline compare zeroshot/3fa9 zeroshot/81c0",

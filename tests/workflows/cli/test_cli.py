@@ -21,7 +21,7 @@ from workflows.recipe import load
 from workflows.run.journal import Journal
 from workflows.run.records import RunRecord
 
-COMMANDS = ["run", "resume", "plan", "status", "ls", "show", "diff", "compare", "trace", "logs", "report"]
+COMMANDS = ["run", "resume", "plan", "status", "ls", "show", "diff", "compare", "search", "trace", "logs", "report"]
 COMMANDS += ["recipes", "fields", "doctor", "sync"]
 HEAVY = {"ray", "torch", "pyarrow", "numpy", "mlflow", "cv2", "PIL", "aiohttp", "matplotlib", "open_clip", "pandas"}
 
