@@ -57,6 +57,6 @@ def show(record: RunRecord, root: Store, out: Console, *, as_json: bool) -> None
 def show_address(address: Address, page: str | None, out: Console) -> None:
     """Print the command that opens MLflow and, as the last line, the URL of the run."""
     if address.ui_command:
-        out.print(f"See it in MLflow:  {address.ui_command}", soft_wrap=True)
+        out.print(f"See it in MLflow:  {address.ui_command}", soft_wrap=True, markup=False)
     if page:
-        out.print(page, style="bold", soft_wrap=True)
+        out.print(page, style="bold", soft_wrap=True, markup=False)

@@ -22,7 +22,9 @@ from infra.events import (
     StageStarted,
     Unknown,
 )
+from infra.tracking import Address
 from workflows.cli.console import Watcher, detail, print_json, seconds
+from workflows.cli.result import show_address
 
 
 def finished(stage, took, **result):
@@ -128,3 +130,10 @@ def test_durations_are_for_people(value, text):
 def test_json_for_programs_is_json(capsys):
     print_json({"a": [1.5, math.nan, {"b": -math.inf}], "c": (1,)})
     assert json.loads(capsys.readouterr().out) == {"a": [1.5, None, {"b": None}], "c": [1]}
+
+
+def test_a_root_with_brackets_is_printed_as_it_is():
+    out = Console(file=io.StringIO(), width=40)
+    show_address(Address("sqlite:////data/[x] [bold]/mlflow.db"), "http://127.0.0.1:5000/[y]", out)
+    command = "mlflow server --backend-store-uri 'sqlite:////data/[x] [bold]/mlflow.db' --workers 1 --port 5000"
+    assert out.file.getvalue().splitlines() == [f"See it in MLflow:  {command}", "http://127.0.0.1:5000/[y]"]
