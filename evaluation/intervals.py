@@ -53,7 +53,7 @@ def resampled(metrics: Sequence[Metric], *, samples: int = 1000, seed: int = 0) 
 
 
 def _counts(images: int, samples: int, seed: int) -> Iterator[NDArray[np.float64]]:
-    """How often each image is in each resample, (b, images) for some resamples at a time."""
+    """Yield the count of each image in each resample, (b, images) for some resamples at a time."""
     random = np.random.default_rng(seed)
     chunk = max(1, _CELLS // images)
     for done in range(0, samples, chunk):
@@ -84,7 +84,7 @@ def wilson(share: float, size: float, confidence: float = 0.95) -> tuple[float, 
 
 
 def _effective_size(metric: Metric, values: NDArray[Any], confidence: float) -> float:
-    """How many independent outcomes of 0 or 1 would vary as ``metric`` does, with Student's t for few images."""
+    """Number of independent outcomes of 0 or 1 that would vary as ``metric`` does; Student's t for few images."""
     share, images = min(1.0, max(0.0, metric.value)), metric.images
     correction = images / max(1, images - 1)  # a resample varies less than another test set would
     variance = metric.variance if isinstance(metric, Mean) else float(np.var(values)) * correction

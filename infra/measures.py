@@ -43,7 +43,7 @@ class Metric(ABC):
 
     @property
     def outcomes(self) -> float:
-        """How many outcomes of 0 or 1 with equal weight there are; infinite if they are others, as those of ties."""
+        """Number of outcomes of 0 or 1 with equal weight; infinite if they are others, as those of ties."""
         return np.inf
 
 

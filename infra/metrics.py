@@ -265,7 +265,7 @@ class _Queries:
 
 
 def _counted(found: NDArray[np.bool_], weight: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How often each row is true, columns counted with their weight: (n, m) and (m,) -> (n,)."""
+    """Count the true columns of each row, columns counted with their weight: (n, m) and (m,) -> (n,)."""
     if (weight == 1).all():
         counts: NDArray[np.int64] = np.count_nonzero(found, axis=1)
         return counts

@@ -14,10 +14,13 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from evaluation.compare.config import PRIMARY
-from evaluation.compare.differences import Difference, difference, holm
+from evaluation.compare.differences import Difference, Estimate, difference, holm
 from evaluation.compare.evaluations import Evaluation, check_paired, estimates
 
 __all__ = ["Comparison", "Row", "compare"]
+
+_Key = tuple[str, str]  # task, metric
+_Found = tuple[Estimate, Evaluation]
 
 
 @dataclass(frozen=True)
@@ -130,8 +133,21 @@ def compare(
         check_paired(first, evaluation)
     apart = [difference(base, estimate, confidence=confidence, seed=seed) for _, _, (base, _), (estimate, _) in pairs]
 
-    # Holm over the primary ones; it judges the clearest difference at the strictest level, that of all together.
     chosen = _chosen(list(found[baseline]), primary)
+    rows = _rows(pairs, apart, chosen, confidence)
+    seeds = {name: min((len(one.values) for one, _ in found[name].values()), default=0) for name in names}
+    notes = _notes(variants, found, rows, seeds, confidence)
+    return Comparison(baseline, confidence, seeds, tuple(rows), tuple(notes))
+
+
+def _rows(
+    pairs: Sequence[tuple[str, _Key, _Found, _Found]],
+    apart: Sequence[Difference],
+    chosen: set[_Key],
+    confidence: float,
+) -> list[Row]:
+    """The differences of ``pairs`` (variant, metric, baseline's, its own), corrected where the metric is primary."""
+    # Holm over the primary ones; it judges the clearest difference at the strictest level, that of all together.
     first_class = [index for index, (_, key, _, _) in enumerate(pairs) if key in chosen]
     corrected = dict(zip(first_class, holm([apart[index].p for index in first_class]), strict=True))
     strictest = 1 - (1 - confidence) / max(1, len(first_class))
@@ -156,9 +172,7 @@ def compare(
                 images_needed=one.images_to_separate(evaluation.images, strictest),
             )
         )
-    seeds = {name: min((len(one.values) for one, _ in found[name].values()), default=0) for name in names}
-    notes = _notes(variants, found, rows, seeds, confidence)
-    return Comparison(baseline, confidence, seeds, tuple(rows), tuple(notes))
+    return rows
 
 
 def _chosen(keys: Sequence[tuple[str, str]], primary: Sequence[str]) -> set[tuple[str, str]]:

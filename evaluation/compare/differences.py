@@ -85,7 +85,7 @@ class Difference:
         tail = (1 + confidence) / 2
 
         def clearance(power: float) -> float:
-            """How far the interval is from 0 with 10**power times the images."""
+            """Distance of the interval from 0 with 10**power times the images."""
             if not self.seeds:
                 return abs(self.value) - NormalDist().inv_cdf(tail) * self.test_error / 10 ** (power / 2)
             return abs(self.value) - float(np.quantile(self.test_error / 10 ** (power / 2) * tested + trained, tail))

@@ -18,7 +18,7 @@ NAME = "clip"
 
 
 class Config(EncoderConfig):
-    """What tasks there are is none of its business: one more encodes nothing again."""
+    """Configuration of the embedding of test sets. It knows no tasks, so one more task encodes nothing again."""
 
     inputs: ClassVar[Mapping[str, Input]] = {
         "model": Input("model", required=False, description="a trained or adopted model; or else pretrained is set"),
@@ -35,5 +35,5 @@ class Config(EncoderConfig):
 
 
 def folder(name: str, split: str) -> str:
-    """Where the shards of a split lie below ``data/``, as in the test set itself."""
+    """Return the folder of a split's shards below ``data/``, as in the test set itself."""
     return f"{name.strip('/')}/{split}"

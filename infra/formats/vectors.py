@@ -1,4 +1,4 @@
-"""Embeddings on disk in DataComp's form: tables of rows beside arrays of float16 vectors.
+"""Embeddings on disk in DataComp's form: tables of rows and arrays of float16 vectors.
 
 ::
 

@@ -121,7 +121,7 @@ def piece_path(shards: Collection[str]) -> str:
 
 
 class Tally:
-    """Which of a loop's shards are done. It holds the records of thousands that are begun, and of no others.
+    """The shards of a loop that are done. It holds the records of thousands that are begun, and of no others.
 
     ``done`` counts them. The loop must be over the same shards in the same order each time: only then are its pieces
     found again, and is its manifest the same.

@@ -29,7 +29,7 @@ _T = TypeVar("_T")
 
 
 class Piece(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the records of the file ``path`` come to. ``digest``: sha256 of their files, which decides the content."""
+    """Totals of the records of the file ``path``. ``digest``: sha256 of their files, which decides the content."""
 
     path: str
     digest: str
@@ -181,7 +181,7 @@ class Records(Sequence[ShardRecord]):
         return self.total() or Funnel(unit, 0, 0)
 
     def unforeseen(self) -> Counter[str]:
-        """Rows that ended with an error nobody foresaw, by message."""
+        """Rows that ended with an unforeseen error, by message."""
         errors: Counter[str] = Counter()
         for piece in self.pieces:
             errors.update(piece.unforeseen)

@@ -53,7 +53,7 @@ def _holds_lists(kind: pa.DataType) -> bool:
 
 
 def _languages(rows: pa.Table, texts: pa.Array, parents: pa.Array) -> list[str]:
-    """The language of each text: of a row's own caption what the row says, else what it is told by."""
+    """The language of each text: of a row's own caption that of ``caption_language``, else the detected one."""
     known = pa.nulls(len(texts), pa.string())
     if "caption_language" in rows.column_names:
         own, said = (rows[name].cast(pa.string()).combine_chunks() for name in ("caption", "caption_language"))

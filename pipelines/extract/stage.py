@@ -37,7 +37,17 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
 
     Funnel: candidates -> pairs. Raises UsageError or DataError if there is nothing to read.
     """
-    from pipelines.extract.shard import SCRATCH, Ids, Pages, Pairs, find_candidates, find_duplicates, write_pairs
+    from pipelines.extract.shard import (
+        DAMAGED,
+        PAGE,
+        SCRATCH,
+        Ids,
+        Pages,
+        Pairs,
+        find_candidates,
+        find_duplicates,
+        write_pairs,
+    )
 
     files = _files(config, inputs)
     _check_unchanged(context, files, f"{SCRATCH}/files.txt")
@@ -54,7 +64,7 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     records = run_shards(context, pairs, write_pairs, limits)
     context.store.delete(SCRATCH)
     counts = sum((Counter(record.facts["records"]) for record in found), Counter[str]())
-    _warn(counts)
+    _warn(counts, damaged=counts[DAMAGED], pages=counts[PAGE])
     cut = sum(record.facts["cut_pages"] for record in found)
     facts = {"files": len(files), "cut_pages": cut, "records": dict(sorted(counts.items()))}
     if errors := total(found):
@@ -62,14 +72,12 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     return context.finish(records, facts=facts)
 
 
-def _warn(counts: Counter[str]) -> None:
+def _warn(counts: Counter[str], *, damaged: int, pages: int) -> None:
     """Warn of archives of which little could be used. ``counts``: their records, by what became of them."""
-    from pipelines.extract.shard import DAMAGED, PAGE
-
     listed = ", ".join(f"{reason} {count:,}" for reason, count in counts.most_common())
-    if counts[DAMAGED] > _DAMAGED_SHARE * counts.total():
-        log.warning("%d of %d records are damaged: %s", counts[DAMAGED], counts.total(), listed)
-    elif counts and not counts[PAGE]:
+    if damaged > _DAMAGED_SHARE * counts.total():
+        log.warning("%d of %d records are damaged: %s", damaged, counts.total(), listed)
+    elif counts and not pages:
         log.warning("none of %d records is an HTML page: %s", counts.total(), listed)
 
 

@@ -26,8 +26,7 @@ __all__ = ["Config", "run"]
 
 def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Manifest:
     """Convert the list. Inputs ``list``, ``list_2``, ...: its files, adopted. Funnel: rows of the list -> pairs."""
-    from pipelines.urls import shard, summary
-    from pipelines.urls.plan import columns_of, plan
+    from pipelines.urls import plan, shard, summary
 
     files = list_files(config.given("list", inputs), config.input_format)
     # First reading: how each file is written, the types of its columns, and which of them hold URLs and captions.
@@ -39,8 +38,8 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     )
     for message in summary.report(files, surveys):
         context.send(Log(stage=context.stage, level="INFO", logger=__name__, message=message))
-    columns = columns_of(files, surveys, config)
-    pairs_plan = plan(files, surveys, columns, config)
+    columns = plan.columns_of(files, surveys, config)
+    pairs_plan = plan.plan(files, surveys, columns, config)
     # Second reading: the rows.
     parts = [
         part

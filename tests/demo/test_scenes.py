@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from workflows.demo import scenes
-from workflows.demo.scenes import Scene, captions, compose, full_captions, render
+from workflows.demo.drawing import render
+from workflows.demo.scenes import Scene, captions, compose, full_captions
 
 SCENE = Scene("circle", "red", "medium", "plain", "centre", "grey", 7)
 
@@ -82,7 +83,7 @@ def test_a_scene_is_the_same_image_at_every_side():
 
 def test_another_process_draws_the_same_bytes():
     code = (
-        "import hashlib; from workflows.demo.scenes import compose, render; "
+        "import hashlib; from workflows.demo.drawing import render; from workflows.demo.scenes import compose; "
         "print(hashlib.sha256(b''.join(render(compose(n), 96).tobytes() for n in range(20))).hexdigest())"
     )
     there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()

@@ -16,7 +16,7 @@ from PIL import Image
 from infra.run.context import Context
 from infra.run.manifest import Artifact
 from pipelines import adopt
-from workflows.demo import scenes
+from workflows.demo import drawing, scenes
 
 MODEL = json.loads((Path(scenes.__file__).parent / "model.json").read_text())
 
@@ -43,7 +43,7 @@ def scene(number: int, side: int = 96, **changes) -> tuple[str, Image.Image]:
     rng = np.random.default_rng(number)
     names = (scenes.SHAPES, scenes.COLOURS, scenes.SIZES, scenes.TEXTURES, scenes.POSITIONS, scenes.BACKGROUNDS)
     drawn = replace(scenes.Scene(*(str(rng.choice(choices)) for choices in names), number), **changes)
-    return f"a {drawn.colour} {drawn.shape} number {number}", Image.fromarray(scenes.render(drawn, side))
+    return f"a {drawn.colour} {drawn.shape} number {number}", Image.fromarray(drawing.render(drawn, side))
 
 
 def encoded(image: Image.Image, form: str = "JPEG") -> bytes:

@@ -6,28 +6,24 @@ import io
 import random
 import struct
 import zlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from workflows.demo.scenes import render
+import cv2
+import numpy as np
+import PIL.Image
+from numpy.typing import NDArray
+
+from workflows.demo.drawing import render
 from workflows.demo.website import Image
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+__all__ = ["draw", "encode"]
 
-__all__ = ["PIXEL", "draw", "encode"]
-
-PIXEL = bytes.fromhex(  # a transparent GIF of 1 x 1
-    "47494638396101000100800000000000ffffff21f90401000000002c00000000010001000002024401003b"
-)
 _QUALITY = 90
 _ORIENTATION_6 = b"Exif\0\0MM\0*\0\0\0\x08" + struct.pack(">HHHIHHI", 1, 0x0112, 3, 1, 6, 0, 0)
 
 
 def draw(image: Image) -> bytes:
     """The complete file of ``image``; the server cuts it where the response is broken."""
-    import cv2
-
     if image.kind == "bomb":
         return _bomb()
     side = image.original or min(image.width, image.height)
@@ -50,10 +46,8 @@ def draw(image: Image) -> bytes:
     return encode(pixels, image.format)
 
 
-def encode(pixels: Any, form: str, *options: int) -> bytes:  # noqa: ANN401 - numpy loads late, and cv2 types arrays loosely
+def encode(pixels: Any, form: str, *options: int) -> bytes:  # noqa: ANN401 - cv2 types arrays loosely
     """RGB pixels, uint8, as a JPEG, PNG or WebP file."""
-    import cv2
-
     settings = {
         "jpeg": (cv2.IMWRITE_JPEG_QUALITY, _QUALITY),
         "png": (cv2.IMWRITE_PNG_COMPRESSION, 1),
@@ -64,8 +58,6 @@ def encode(pixels: Any, form: str, *options: int) -> bytes:  # noqa: ANN401 - nu
 
 def _by_pillow(pixels: NDArray[np.uint8], kind: str) -> bytes:
     """The encodings that OpenCV does not write."""
-    import PIL.Image
-
     image, out = PIL.Image.fromarray(pixels), io.BytesIO()
     if kind == "cmyk":
         image.convert("CMYK").save(out, "JPEG", quality=_QUALITY)

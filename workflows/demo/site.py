@@ -22,7 +22,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from infra.errors import CliplineError
-from workflows.demo.images import PIXEL, draw
 from workflows.demo.pages import html
 from workflows.demo.website import SMALL, Image, Page, Web, build
 
@@ -175,7 +174,7 @@ def _image(image: Image) -> Reply:
         case "vector":
             return Reply(b'<svg xmlns="http://www.w3.org/2000/svg"><circle r="9"/></svg>', "image/svg+xml")
         case "pixel":
-            return Reply(PIXEL, "image/gif")
+            return Reply(_PIXEL, "image/gif")
         case "moved":
             return _redirect(f"{image.url}!")
         case "loop":
@@ -191,6 +190,9 @@ def _image(image: Image) -> Reply:
     return _file(image)
 
 
+_PIXEL = bytes.fromhex(  # a transparent GIF of 1 x 1
+    "47494638396101000100800000000000ffffff21f90401000000002c00000000010001000002024401003b"
+)
 _TAGS: dict[str, Headers] = {
     "noai": (("X-Robots-Tag", "max-image-preview:large, noai"),),
     "noimageai": (("X-Robots-Tag", "noimageai"),),
@@ -201,6 +203,8 @@ _TAGS: dict[str, Headers] = {
 
 
 def _file(image: Image, *, cut: bool = False, slow: bool = False) -> Reply:
+    from workflows.demo.images import draw
+
     kind = "application/octet-stream" if image.kind == "untyped" else f"image/{image.format}"
     return Reply(draw(image), kind, headers=_TAGS.get(image.kind, ()), cut=cut, slow=slow)
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from infra.config import StageConfig
+from infra.formats.shards import TarWriter
 from infra.run.context import Context
 from infra.run.manifest import Artifact, Manifest
-from workflows.demo.images import encode
-from workflows.demo.scenes import COMBINATIONS, SEEN, UNSEEN, Scene, compose, full_captions, label, name, render
+from workflows.demo.scenes import COMBINATIONS, SEEN, UNSEEN, Scene, compose, full_captions, label, name
 from workflows.demo.website import TEST_SEEDS
 
 if TYPE_CHECKING:
@@ -88,13 +88,13 @@ def distinct(number: int, first_seed: int) -> list[Scene]:
 
 def _write(output: Output, set_name: str, samples: Iterable[tuple[Scene, str, bytes]], total: int, side: int) -> None:
     """One shard of a set: image and label, or image and captions."""
-    from infra.formats.shards import TarWriter
+    from workflows.demo import drawing, images
 
     output.write(f"data/{set_name}/test/nshards.txt", b"1\n")
     with output.open(f"data/{set_name}/test/0.tar", rows=total) as sink, TarWriter(sink) as tar:
         for number, (scene, extension, data) in enumerate(samples):
             tar.add(f"{number:06d}.{extension}", data)
-            tar.add(f"{number:06d}.jpg", encode(render(scene, side), "jpeg"))
+            tar.add(f"{number:06d}.jpg", images.encode(drawing.render(scene, side), "jpeg"))
 
 
 def _lines(texts: Iterable[str]) -> bytes:

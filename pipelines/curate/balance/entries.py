@@ -66,7 +66,7 @@ def _read_by_language(metadata: Artifact) -> dict[str, list[str]]:
 
 
 def _lists(metadata: Artifact) -> list[File]:
-    """The files with lists; the entries stage has a table of counts beside its own."""
+    """Return the files with lists, without the table of counts of the entries stage."""
     return [file for file in metadata.files("data/") if not file.path.endswith(".parquet")]
 
 

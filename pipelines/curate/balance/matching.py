@@ -176,7 +176,7 @@ def find_hits(matchers: Matchers, texts: Texts) -> pa.Table:
 
 
 def read_hits(own: Store, shard: str) -> pa.Table:
-    """What :func:`find_hits` found in a shard."""
+    """Entries that :func:`find_hits` found in a shard."""
     return read_table(own, _path(shard))
 
 

@@ -1,4 +1,4 @@
-"""Figures of decontamination: what is kept, and images of test sets, each beside what was dropped for it."""
+"""Figures of decontamination: what is kept, and images of test sets, each with what was dropped for it."""
 
 from __future__ import annotations
 

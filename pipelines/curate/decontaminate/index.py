@@ -90,7 +90,7 @@ class Index:
     """All test images, in memory: some 3 kB each, and their vectors."""
 
     def __init__(self, config: Config, table: pa.Table) -> None:
-        """Build the index of ``table``: ``shard``, a number, beside the columns of :func:`write_index`."""
+        """Build the index of ``table``: ``shard``, a number, and the columns of :func:`write_index`."""
         self.config = config
         self.shards, self.names = table["shard"].to_numpy(), table["key"]
         self._thumbnails = table["thumbnail"]

@@ -1,4 +1,4 @@
-"""Galleries of dedup: images kept and, by reason, images dropped, duplicates beside the image kept instead."""
+"""Galleries of dedup: images kept and, by reason, images dropped, duplicates with the image kept instead."""
 
 from __future__ import annotations
 

@@ -27,17 +27,15 @@ __all__ = ["run"]
 def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Manifest:
     """``selection`` of ``images`` -> a selection with the columns ``phash``, ``cluster`` and ``captions``; dropped rows
     with ``duplicate_of``, a uid."""
-    from pipelines.curate.dedup.duplicates import drop_duplicates
-    from pipelines.curate.dedup.figures import draw_figures
-    from pipelines.curate.dedup.rows import hash_shard
+    from pipelines.curate.dedup import duplicates, figures, rows
 
     images, selection = Images.of(inputs), inputs["selection"]
     shards = counted_shards(inputs)
     specs = [(shard_name(shard), (shard, path)) for shard, path, _ in shards]
-    work = partial(hash_shard, config, images, selection.store)
+    work = partial(rows.hash_shard, config, images, selection.store)
     signatures = run_shards(context, specs, work, config.limits)
     if not shards:
         return context.finish(signatures, funnel=funnel("images", []))
-    found, facts = drop_duplicates(config, selection.store, shards, context)
-    draw_figures(context, images, selection.store, shards, found, drop=config.drop)
+    found, facts = duplicates.drop_duplicates(config, selection.store, shards, context)
+    figures.draw_figures(context, images, selection.store, shards, found, drop=config.drop)
     return context.finish(signatures.plus(found), facts=facts)

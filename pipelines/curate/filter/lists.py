@@ -69,7 +69,7 @@ def is_in_subset(
 
 
 def times_in_subset(uids: pa.ChunkedArray, entries: tuple[str, ...], file: Artifact | None) -> NDArray[np.int64]:
-    """How often each id is listed: (n,)."""
+    """Return the number of times that each id is listed: (n,)."""
     listed = _list(_ids, entries, file).ids
     proper = pc.match_substring_regex(uids, _UID).fill_null(False).to_numpy()
     wanted = _packed(uids.filter(pa.array(proper)).to_pylist())
@@ -79,7 +79,7 @@ def times_in_subset(uids: pa.ChunkedArray, entries: tuple[str, ...], file: Artif
 
 
 def repeats(uids: pa.ChunkedArray, entries: tuple[str, ...], file: Artifact | None) -> pa.Array | None:
-    """How often each id is listed, null for one that is not; None if the list repeats none."""
+    """Return the number of times that each id is listed, null for one that is not; None if the list repeats none."""
     if not _list(_ids, entries, file).repeated:
         return None
     times = times_in_subset(uids, entries, file)

@@ -30,8 +30,7 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     caption's language and then by what became of the row.
     """
     from pipelines.curate import gallery
-    from pipelines.curate.filter import answers, figures
-    from pipelines.curate.filter.judge import SCRATCH, filter_shard
+    from pipelines.curate.filter import answers, figures, judge
 
     config.check_inputs(inputs)
     images, pairs, selection = Images.of(inputs), inputs.get("pairs"), inputs.get("selection")
@@ -42,7 +41,7 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     rules = answers.settled(given, images, store, shards, context, config.limits)
 
     scratch = context.store if any(rule.question() for rule in rules) else None
-    work = partial(filter_shard, rules, images, store, scratch)
+    work = partial(judge.filter_shard, rules, images, store, scratch)
     specs = [(shard_name(shard), (shard, path)) for shard, path in shards]
     records = run_shards(context, specs, work, config.limits)
 
@@ -54,7 +53,7 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     total = records.funnel("pairs" if pairs else "images")
     manifest = context.finish(records, funnel=total, facts=facts)
     if scratch is not None:
-        context.store.delete(SCRATCH)
+        context.store.delete(judge.SCRATCH)
     return manifest
 
 

@@ -79,7 +79,7 @@ def samples_of(subset: Artifact | None, task: Task) -> Iterator[Sample]:
 
 
 def _row(key: str, members: Mapping[str, bytes]) -> dict[str, Any] | None:
-    """What places a sample in the new order: ``uid``, ``key``, ``sha256`` of its image, ``cluster``.
+    """Return the columns that place a sample in the new order: ``uid``, ``key``, ``sha256`` of its image, ``cluster``.
 
     None if its JSON cannot be read. A sample without a ``uid`` in it is known by all its bytes.
     """
@@ -100,7 +100,7 @@ def _row(key: str, members: Mapping[str, bytes]) -> dict[str, Any] | None:
 
 
 def _times(row: Mapping[str, Any], subset: Artifact, place: str) -> int:
-    """How often a sample is listed. Raises DataError for one without an id."""
+    """Return the number of times that a sample is listed. Raises DataError for one without an id."""
     if len(row["uid"]) != 32:
         raise DataError(
             f"{place}: sample {row['key']!r} has no id",

@@ -49,7 +49,7 @@ def learn(config: Config, share: float, task: Task) -> None:
 
 
 def _divided(config: Config, sample: Floats, centroids: Floats, most: float) -> Floats:
-    """The centroids; those of clusters that have more than ``most`` of the sample are divided anew, by k-means inside.
+    """The centroids; those of clusters that have more than ``most`` of the sample are divided, by k-means inside.
 
     A cluster of equal vectors stays as it is.
     """

@@ -1,4 +1,4 @@
-"""Figures of semdedup: duplicates beside what stays instead, and how much would stay for another epsilon."""
+"""Figures of semdedup: duplicates with the image that stays, and how much would stay for another epsilon."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def _send(store: Store, parts: int, task: Task) -> None:
 
 
 def _times(rows: pa.Table) -> Any:  # noqa: ANN401 - a pyarrow array of int64
-    """How often each row is listed. Raises DataError unless these are counts."""
+    """Return the number of times that each row is listed. Raises DataError unless these are counts."""
     if REPEATS not in rows.column_names:
         return pa.repeat(pa.scalar(1, pa.int64()), rows.num_rows)
     try:

@@ -19,7 +19,7 @@ from pipelines.curate.dedup.rows import _host
 from pipelines.curate.dedup.signatures import signature
 from pipelines.download.hosts import host
 from pipelines.tables import read_table
-from workflows.demo import scenes
+from workflows.demo import drawing, scenes
 
 pytestmark = pytest.mark.long  # runs the stage again and again
 
@@ -28,7 +28,7 @@ def rendered(number: int, side: int = 160, **changes) -> Image.Image:
     rng = np.random.default_rng(number)
     names = (scenes.SHAPES, scenes.COLOURS, scenes.SIZES, scenes.TEXTURES, scenes.POSITIONS, scenes.BACKGROUNDS)
     scene = scenes.Scene(*(str(rng.choice(choices)) for choices in names), number)
-    return Image.fromarray(scenes.render(replace(scene, **changes), side))
+    return Image.fromarray(drawing.render(replace(scene, **changes), side))
 
 
 def file(image: Image.Image, form="JPEG", side=None, **options) -> bytes:
