@@ -11,7 +11,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from evaluation.embedded import open_embedded
 from evaluation.tasks import FewShot, LinearProbe, NearestNeighbours
-from evaluation.tasks.probe import _class_scores, _place_in_class
+from evaluation.tasks.logistic import class_scores, place_in_class
 from infra.errors import ConfigError
 from infra.formats.testset import EvalSet
 from infra.formats.vectors import write_vectors
@@ -62,13 +62,13 @@ def test_a_linear_probe_is_scikit_learns_at_the_best_of_its_penalties(digits):
 def test_two_classes_and_classes_that_were_not_learned(digits):
     learned = digits.split("train")
     few = np.isin(learned.labels, (3, 7))
-    scores = _class_scores(learned.images[few], learned.labels[few], 100.0, digits.images, 10)
+    scores = class_scores(learned.images[few], learned.labels[few], 100.0, digits.images, 10)
     model = LogisticRegression(C=100.0, max_iter=1000).fit(learned.images[few], learned.labels[few])
     assert np.isin(np.arange(10), np.flatnonzero(np.isfinite(scores).any(axis=0))).tolist() == [
         number in (3, 7) for number in range(10)
     ]
     np.testing.assert_array_equal(scores.argmax(axis=1), model.predict(digits.images))
-    alone = _class_scores(learned.images[:1], learned.labels[:1], 1.0, digits.images, 10)
+    alone = class_scores(learned.images[:1], learned.labels[:1], 1.0, digits.images, 10)
     assert set(alone.argmax(axis=1).tolist()) == {int(learned.labels[0])}
 
 
@@ -83,7 +83,7 @@ def test_more_shots_are_better_and_few_are_far_above_chance(digits):
 def test_places_in_a_class_are_counted():
     labels = np.random.default_rng(0).integers(0, 5, 50)
     expected = [labels[:number].tolist().count(label) for number, label in enumerate(labels)]
-    assert _place_in_class(labels).tolist() == expected
+    assert place_in_class(labels).tolist() == expected
 
 
 @pytest.mark.parametrize("k", [1, 5, 20])
