@@ -75,7 +75,7 @@ def test_from_a_list_over_a_retry_to_shards(ray_cluster, site, tmp_path):
 def test_it_stops_at_the_images_unless_asked(tmp_path):
     assert [stage.name for stage in build(tmp_path)] == ["list", "urls", "download"]
     assert [stage.name for stage in build(tmp_path, retry=["timeout"])] == ["list", "urls", "download", "retry"]
-    assert [stage.name for stage in build(tmp_path, train=True)][-2:] == ["train", "retrieval"]
+    assert [stage.name for stage in build(tmp_path, train=True)][-3:] == ["train", "embed", "retrieval"]
     one, other = build(tmp_path), build(tmp_path, image_size=128)
     assert one["urls"].digest == other["urls"].digest
     assert one["download"].digest != other["download"].digest
