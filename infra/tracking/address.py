@@ -7,6 +7,7 @@ import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 from infra.errors import redact
 from infra.store import LocalStore, Store
@@ -29,10 +30,12 @@ class Address:
         """The address for runs below ``root``."""
         if uri := os.environ.get("MLFLOW_TRACKING_URI"):
             # MLflow would put the artifacts of a database into ./mlruns, wherever that is today.
-            beside = Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts"
-            return cls(uri, str(beside) if uri.startswith("sqlite:///") else None)
+            folder = Path(unquote(uri.removeprefix("sqlite:///"))).absolute().parent
+            return cls(uri, _location(folder) if uri.startswith("sqlite:///") else None)
         folder = root.root if isinstance(root, LocalStore) else Path(".clipline").absolute()
-        return cls(f"sqlite:///{folder}/mlflow.db", f"{folder}/mlartifacts")
+        # What would end the path of a URI, or stand for another character.
+        quoted = str(folder).replace("%", "%25").replace("?", "%3F")
+        return cls(f"sqlite:///{quoted}/mlflow.db", _location(folder))
 
     @property
     def ui_command(self) -> str | None:
@@ -46,3 +49,9 @@ class Address:
         base = re.sub("(?<=://)[^/]*@", "", self.uri) if self.uri.startswith("http") else "http://127.0.0.1:5000"
         # Without this query MLflow 3 shows the views for agents (judges, prompts, sessions) beside the run.
         return f"{base.rstrip('/')}/#/experiments/{experiment}/runs/{run}?workflowType=machine_learning"
+
+
+def _location(folder: Path) -> str:
+    """Return the artifacts' place beside a database in ``folder``. MLflow takes a % in a plain path for an escape."""
+    beside = folder / "mlartifacts"
+    return beside.as_uri() if "%" in str(folder) else str(beside)
