@@ -6,6 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from infra.formats.shards import shard_name
@@ -102,5 +103,6 @@ def read_back(context, count, numbers):
                 originals[places] = places
             else:
                 reasons[places] = table["reason"].to_pylist()
-                originals[places] = [int(uid, 16) for uid in table["duplicate_of"].to_pylist()]
+                named = pc.coalesce(table["duplicate_of"], table["uid"])
+                originals[places] = [int(uid, 16) for uid in named.to_pylist()]
     return reasons.tolist(), originals.tolist()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from infra.exchange import UP, Task
 from infra.hashing import hash64
@@ -46,10 +45,10 @@ def write_shards(config: Config, selection: Store, sampled: int, stream: str, ta
         numbers = row_numbers(shard, table.num_rows)
         found = [told.get(number, pair) for number, pair in zip(numbers.tolist(), own, strict=True)]
         table = with_column(table, "cluster", _clusters(table["uid"], _slice(clusters, "row", shard)))
-        originals_of = pa.array([uid for uid, _ in found], pa.string())
+        names = zip(found, table["uid"].to_pylist(), strict=True)
+        originals_of = pa.array([uid if uid != name else None for (uid, _), name in names], pa.string())
         if not config.drop:
-            others = pc.not_equal(originals_of, table["uid"])
-            table = with_column(table, "duplicate_of", pc.if_else(others, originals_of, None))
+            table = with_column(table, "duplicate_of", originals_of)
         final = [None if reason in DUPLICATES and not config.drop else reason for _, reason in found]
         if captions is not None:
             stays = np.array([reason is None for reason in final], bool)
