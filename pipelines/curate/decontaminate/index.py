@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import faiss
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from infra.arrays import begins_run
 from infra.errors import DataError
 from infra.formats.testset import EvalSet, decode_image
 from infra.formats.vectors import Floats
@@ -18,6 +18,7 @@ from infra.run.context import Output, ShardOutput
 from infra.run.manifest import Artifact, ShardRecord
 from infra.store import Store
 from pipelines.curate.decontaminate.config import Config
+from pipelines.curate.decontaminate.neighbours import Neighbours
 from pipelines.curate.dedup.alike import same
 from pipelines.curate.dedup.signatures import Signature, signature
 from pipelines.curate.vectors import chunks, packed, unpacked
@@ -26,7 +27,6 @@ from pipelines.tables import read_table
 __all__ = ["FOLDER", "Found", "Index", "TestShard", "test_shards", "write_index"]
 
 FOLDER = "test_index"  # in the artifact's folder until all is done
-_BLOCKS, _BITS = 4, 16  # of a key
 _COLUMNS = pa.schema({"key": pa.string(), "keys": pa.list_(pa.uint64()), "thumbnail": pa.large_binary()})
 
 
@@ -97,11 +97,8 @@ class Index:
         self.vectors = unpacked(table["vector"]) if "vector" in table.column_names else None
         lists = table["keys"].to_pylist()
         self._owner = np.repeat(np.arange(len(lists)), list(map(len, lists)))
-        # Keys that differ in d bits differ in at most d // 4 bits of one of four blocks: so none is missed.
-        self._search = faiss.IndexBinaryMultiHash(64, _BLOCKS, _BITS)
-        self._search.nflip = config.max_distance // _BLOCKS
-        if lists:
-            self._search.add(_bytes([key for keys in lists for key in keys]))
+        keys = np.array([key for one in lists for key in one], np.uint64)
+        self._search = Neighbours(keys, config.max_distance)
 
     @classmethod
     def read(cls, config: Config, store: Store, count: int) -> Index:
@@ -110,30 +107,29 @@ class Index:
         every = pa.concat_tables(tables) if tables else _COLUMNS.empty_table()
         return cls(config, every.append_column("shard", pa.array(shards, pa.int64())))
 
-    def by_keys(self, one: Signature) -> tuple[Found | None, bool]:
-        """The test image of the nearest key that shows the same picture; and if there were too many to look at all."""
-        places, distances = self.near(one.keys)
+    def near(self, keys: Sequence[Sequence[int]]) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+        """For each row, given its keys, the places of all test images with a key within ``max_distance`` bits of one of
+        them, and how many bits these are. The nearest come first, of equals the first image.
+        """
+        rows = np.repeat(np.arange(len(keys)), [len(one) for one in keys])
+        asked, found, bits = self._search.within(np.array([key for one in keys for key in one], np.uint64))
+        row, place = rows[asked], self._owner[found]
+        # Of several keys of a row and an image the nearest two count.
+        order = np.lexsort((bits, place, row))
+        row, place, bits = (part[order] for part in (row, place, bits))
+        first = begins_run(row, place)
+        row, place, bits = row[first], place[first], bits[first]
+        order = np.lexsort((place, bits, row))
+        ends = np.searchsorted(row, np.arange(1, len(keys)))
+        return list(zip(np.split(place[order], ends), np.split(bits[order], ends), strict=True)) if keys else []
+
+    def nearest(self, one: Signature, places: NDArray[Any], bits: NDArray[Any]) -> tuple[Found | None, bool]:
+        """The first of the ``places`` whose image shows the same picture; and if there were too many to look at all."""
         chosen = places[: self.config.max_compared]
         others = [self._thumbnails[int(place)].as_py() for place in chosen]
         agrees = np.flatnonzero(same(one.thumbnail, others, mirrored=self.config.mirrored))
-        found = Found(int(chosen[agrees[0]]), int(distances[agrees[0]])) if len(agrees) else None
+        found = Found(int(chosen[agrees[0]]), int(bits[agrees[0]])) if len(agrees) else None
         return found, len(places) > len(chosen) and found is None
-
-    def near(self, keys: Sequence[int]) -> tuple[NDArray[Any], NDArray[Any]]:
-        """The places of all images with a key within ``max_distance`` bits of one of ``keys``, and how far these are.
-
-        The nearest come first, of equals the first image.
-        """
-        if not len(self._owner) or not keys:
-            return np.empty(0, np.int64), np.empty(0, np.int64)
-        _, distances, found = self._search.range_search(_bytes(keys), self.config.max_distance + 1)
-        owners, distances = self._owner[found], distances.astype(np.int64)
-        order = np.lexsort((distances, owners))
-        owners, distances = owners[order], distances[order]
-        first = np.r_[True, owners[1:] != owners[:-1]][: len(owners)]
-        owners, distances = owners[first], distances[first]
-        order = np.lexsort((owners, distances))
-        return owners[order], distances[order]
 
     def by_cosine(self, vectors: Floats) -> tuple[NDArray[Any], Floats]:
         """For each of ``vectors`` (n, d) the place of the test image of the highest cosine, and that; -1 without any.
@@ -158,7 +154,3 @@ class Index:
                 place[rows] = np.where(nearer, best + part.start, place[rows])
                 cosine[rows] = np.where(nearer, value, cosine[rows])
         return place, cosine
-
-
-def _bytes(keys: Sequence[int]) -> NDArray[np.uint8]:
-    return np.array(keys, np.uint64).view(np.uint8).reshape(-1, 8)

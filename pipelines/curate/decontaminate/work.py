@@ -61,7 +61,11 @@ def _shard(
     )
     image_of = dict(zip(unknown, images, strict=True))
     errors: list[str] = []
-    answers = [_look(config, index, known.get(uid), image_of.get(row), errors) for row, uid in enumerate(uids)]
+    made = [
+        (known[uid], None) if uid in known else _hashed(config, image_of[row], errors) for row, uid in enumerate(uids)
+    ]
+    near = index.near([one.keys if one else () for one, _ in made])
+    answers = [_nearest(index, one, reason, *those, errors) for (one, reason), those in zip(made, near, strict=True)]
     found = [one for one, _, _ in answers]
     reasons: list[str | None] = [reason for _, reason, _ in answers]
     facts = {"capped": sum(capped for *_, capped in answers), "hashed": len(unknown), "without_vector": 0}
@@ -92,18 +96,32 @@ def _known(inputs: Mapping[str, Artifact], number: int) -> dict[str, Signature]:
     return known_signatures(made.store, number) if made and made.files(signatures_path(number)) else {}
 
 
-def _look(
-    config: Config, index: Index, known: Signature | None, image: bytes | None, errors: list[str]
-) -> tuple[Found | None, str | None, bool]:
-    """The test image that a row's is, by the ``known`` signature or that of its image; the reason why the row's cannot
-    be compared; if too many had to be."""
-    if known is None and image is None:
-        return None, Drop.MISSING.value, False
+def _hashed(config: Config, image: bytes | None, errors: list[str]) -> tuple[Signature | None, str | None]:
+    """The signature of a row's image, or the reason why it has none."""
+    if image is None:
+        return None, Drop.MISSING.value
     try:
-        one = known or signature(image or b"", crops=config.crops, mirrored=config.mirrored)
-        found, capped = index.by_keys(one)
+        return signature(image, crops=config.crops, mirrored=config.mirrored), None
     except DataError:
-        return None, Drop.DECODE.value, False
+        return None, Drop.DECODE.value
+    except Exception as error:  # noqa: BLE001 - see infra.rows
+        errors.append(row_error(error))
+        return None, Drop.UNFORESEEN.value
+
+
+def _nearest(
+    index: Index,
+    one: Signature | None,
+    reason: str | None,
+    places: NDArray[Any],
+    bits: NDArray[Any],
+    errors: list[str],
+) -> tuple[Found | None, str | None, bool]:
+    """The test image at ``places`` that a row shows, the reason why it cannot be compared, and if too many had to be."""
+    if one is None or not len(places):
+        return None, reason, False
+    try:
+        found, capped = index.nearest(one, places, bits)
     except Exception as error:  # noqa: BLE001 - see infra.rows
         errors.append(row_error(error))
         return None, Drop.UNFORESEEN.value, False

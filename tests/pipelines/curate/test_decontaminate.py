@@ -165,14 +165,21 @@ def test_near_keys_are_those_of_brute_force(distance):
     columns = {"key": [str(n) for n in range(300)], "shard": [0] * 300, "keys": lists}
     table = pa.table({**columns, "thumbnail": pa.array(empty, pa.large_binary())})
     index = Index(decontaminate.Config(max_distance=distance), table)
-    hits = 0
+    hits, wanted = 0, []
     for key in asked.tolist():
         bits = np.bitwise_count(keys ^ np.uint64(key)).min(axis=1)
         order = np.lexsort((np.arange(300), bits))
         expected = [(int(n), int(bits[n])) for n in order if bits[n] <= distance]
-        assert list(zip(*(part.tolist() for part in index.near([key])), strict=True)) == expected
+        wanted.append(expected)
         hits += len(expected)
     assert hits >= 10
+    lists = [[key] for key in asked.tolist()]
+    found = [list(zip(*map(np.ndarray.tolist, one), strict=True)) for one in index.near([*lists, []])]
+    assert found == [*wanted, []]
+    # A row of several keys finds what any of them finds.
+    pairs = index.near([lists[n] + lists[n + 1] for n in range(0, 200, 2)])
+    both = [{place for place, _ in wanted[n] + wanted[n + 1]} for n in range(0, 200, 2)]
+    assert [set(places.tolist()) for places, _ in pairs] == both
 
 
 def test_cosines_are_those_of_brute_force():
@@ -252,5 +259,6 @@ def test_other_pictures_are_no_copies(pictures):
     thumbnails = pa.array([one.thumbnail for one in signatures], pa.large_binary())
     index = Index(decontaminate.Config(max_distance=15), table.append_column("thumbnail", thumbnails))
     for number, one in enumerate(pictures):
-        nearest, _ = index.by_keys(signature(encoded(one)))
+        shown = signature(encoded(one))
+        nearest, _ = index.nearest(shown, *index.near([shown.keys])[0])
         assert (nearest and nearest.place) == (number if number < 12 else None)
