@@ -117,7 +117,7 @@ def _nearest(
     bits: NDArray[Any],
     errors: list[str],
 ) -> tuple[Found | None, str | None, bool]:
-    """The test image at ``places`` that a row shows, the reason why it cannot be compared, and if too many had to be."""
+    """The test image at ``places`` that a row shows, the reason why it has none to show, and if too many were near."""
     if one is None or not len(places):
         return None, reason, False
     try:
