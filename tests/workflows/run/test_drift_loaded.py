@@ -60,8 +60,10 @@ DEEP = {
 
 # Modules that no stage loads, by the beginning of their names, and why an edit of them changes no artifact.
 OUTSIDE = {
+    "infra.cluster.head": "asks whether a Ray head answers",
     "infra.cluster.mailbox": "carries events from stages to the driver",
     "infra.run.lease": "keeps two runs from one folder",
+    "infra.run.signals": "tells which signals stop a run",
     "infra.tracking": "shows results in MLflow",
     "training.cli": "the command line of training without a run",
     "workflows.cli": "the command line",

@@ -173,6 +173,15 @@ def test_a_signal_stops_the_run_and_resume_continues_it(driver, undisturbed, num
     assert driver.manifests() == undisturbed
 
 
+@pytest.fixture
+def hang_up_heard():
+    """SIGHUP as a terminal's processes have it, also where the tests were started with nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hang_up_heard")
 def test_a_run_whose_terminal_is_closed_saves_its_state_and_can_be_resumed(driver, undisturbed):
     ours, its = os.openpty()
     process = driver.start("run", str(TOY), "--set", "pause_s=0.5", terminal=its)
@@ -190,13 +199,11 @@ def test_a_run_whose_terminal_is_closed_saves_its_state_and_can_be_resumed(drive
     assert driver.manifests() == undisturbed
 
 
+@pytest.mark.usefixtures("hang_up_heard")
 def test_a_hang_up_that_is_to_be_ignored_asks_for_nothing():
     assert signal.SIGHUP in stop_signals()
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
-    try:
-        assert signal.SIGHUP not in stop_signals()
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    assert signal.SIGHUP not in stop_signals()
 
 
 def test_the_second_of_two_runs_exits_73_naming_the_holder_or_waits(driver, undisturbed):
