@@ -48,6 +48,8 @@ from pipelines.web.policy.robots import RobotsRules, sitemaps
 from pipelines.web.policy.tdmrep import Reservations
 from pipelines.web.urls import BadUrlError, canonical, host_of, origin_of
 
+pytestmark = pytest.mark.long  # many examples
+
 
 def in_pieces(data: bytes, size: int):
     return (data[at : at + size] for at in range(0, len(data), size))

@@ -17,6 +17,8 @@ from infra.open_clip_encoder import OpenClipEncoder, load_encoder
 from infra.run.manifest import Artifact, File, Manifest
 from infra.store import open_store
 
+pytestmark = pytest.mark.long  # a model
+
 CONFIG = {
     "embed_dim": 24,
     "vision_cfg": {"image_size": 48, "layers": 2, "width": 64, "head_width": 32, "patch_size": 16},

@@ -19,6 +19,8 @@ from infra.errors import DataError
 from infra.formats.testset import EvalSet
 from infra.run.context import Context, ShardOutput
 
+pytestmark = pytest.mark.long  # a model
+
 CONFIG = evaluate.Config(task=Retrieval(dataset="holdout"), bootstrap=200)
 
 

@@ -20,6 +20,8 @@ from infra.errors import ConfigError, DataError
 from infra.formats.testset import EvalSet, prompts
 from infra.run.context import Context, ShardOutput
 
+pytestmark = pytest.mark.long  # a model
+
 CONFIG = evaluate.Config(task=ZeroShot(dataset="seen"), bootstrap=200)
 
 

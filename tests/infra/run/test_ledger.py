@@ -15,6 +15,8 @@ from infra.run.manifest import MANIFEST, Artifact, File, Funnel, Manifest, Shard
 from infra.run.pieces import Records
 from infra.store import LocalStore, open_store
 
+pytestmark = pytest.mark.long  # kills at every write
+
 NAMES = [f"{number:05d}" for number in range(10)]
 
 

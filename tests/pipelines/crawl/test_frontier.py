@@ -138,6 +138,7 @@ class Plain:
         self.add([Due(link, due.depth + 1) for due in taken for link in self.web.get(due.url, ())])
 
 
+@pytest.mark.long
 @settings(max_examples=12)
 @given(
     st.dictionaries(st.sampled_from(URLS), st.lists(st.sampled_from(URLS), max_size=8), max_size=40),

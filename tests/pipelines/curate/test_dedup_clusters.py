@@ -13,6 +13,8 @@ from infra.run.context import Context
 from pipelines.curate.dedup import Config
 from pipelines.curate.dedup.clusters import EDGES, all_rounds, large_star, small_star
 
+pytestmark = pytest.mark.long  # compares all with all
+
 ROWS = 150
 
 

@@ -7,6 +7,8 @@ from deduplicated import decided
 from pipelines.curate.dedup import Config, duplicates
 from pipelines.curate.dedup.keys import MOST
 
+pytestmark = pytest.mark.long  # runs the stage again and again
+
 ROWS = 120
 
 

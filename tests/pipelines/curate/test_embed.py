@@ -165,6 +165,7 @@ def test_what_has_no_direction_is_zero():
     assert unit(rows).tolist() == [[np.float32(0.6), np.float32(0.8)], [0, 0], [0, 0], [0, 0], [1, 0]]
 
 
+@pytest.mark.long
 def test_vectors_take_rows_with_their_captions():
     vectors = Vectors(["a", "b", "c"], np.eye(3, dtype=np.float32), np.ones((3, 3), np.float32), np.array([0, 2, 2]))
     assert vectors.take(np.array([2, 2, 1])).row_of.tolist() == [0, 0, 1, 1]

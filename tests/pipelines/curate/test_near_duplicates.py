@@ -13,6 +13,8 @@ from pipelines.curate.dedup.signatures import signature
 from pipelines.curate.dedup.thumbnails import View, inner_box
 from tests.benchmarks.picture_variants import SCENES, VARIANTS, jpeg, same_but_words, stored
 
+pytestmark = pytest.mark.long  # draws pictures
+
 
 def photo(seed: int, size=(480, 360)) -> Image.Image:
     """Something like a photo: soft light, shapes of several sizes with shades, grain."""

@@ -20,6 +20,8 @@ from pipelines.curate.semdedup.work import most_similar_before
 from pipelines.curate.vectors import packed, unpacked
 from pipelines.tables import read_table
 
+pytestmark = pytest.mark.long  # runs the stage again and again
+
 ROWS, WIDTH = 2000, 32
 
 

@@ -26,6 +26,8 @@ from pipelines.curate import gallery
 from pipelines.curate.shard import Config, figures, run, sources, work, write
 from pipelines.tables import read_table
 
+pytestmark = pytest.mark.long  # runs the stage again and again
+
 SHARDS, PER_SHARD, COPIES = 6, 20, 3
 MISSING = {"00003"}  # keys of rows whose image is not there
 

@@ -9,6 +9,8 @@ from training.distributed.world import World
 from training.model.build import build
 from training.model.flops import forward_flops, mfu, peak
 
+pytestmark = pytest.mark.long  # builds published models
+
 
 @pytest.mark.parametrize(("name", "expected"), [("ViT-B-32", 14.78e9), ("ViT-B-16", 41.09e9)])
 def test_published_models_cost_what_is_published(name, expected):

@@ -78,6 +78,7 @@ def test_a_ray_head_that_answers_is_fine(tmp_path, monkeypatch, ray_cluster):
         assert look(LocalStore(tmp_path))["ray"].verdict == "ok"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("address", "reason"),
     [
