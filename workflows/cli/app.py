@@ -85,7 +85,10 @@ def main() -> None:
         fix = "another --root; clipline doctor checks it"
         _fail(StorageError(f"cannot use {error.filename}", found=error.strerror or "", fix=fix))
     finally:
-        gc.freeze()  # or Python's exit would search all that was imported for cycles: with MLflow most of a second
+        # Or Python's exit would search all that was imported for cycles: with MLflow most of a second. Where torch has
+        # loaded triton, what is frozen would be told to the user as hundreds of leaks.
+        if "triton" not in sys.modules:
+            gc.freeze()
 
 
 def _fail(error: CliplineError) -> None:

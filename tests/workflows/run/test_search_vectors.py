@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from html.parser import HTMLParser
 
@@ -142,3 +143,9 @@ def test_pictures_that_cannot_be_shown_are_named(root, holdout):
     found = search(LocalStore(root), holdout, "a", 2)
     broken = type(found)(**{**vars(found), "images": (type(found.images[0])(0.5, "x", "", b"no image"),)})
     assert "no image" in Page(render(broken)).text
+
+
+@pytest.mark.long  # a process that loads torch
+def test_nothing_else_is_said(root):
+    command = [sys.executable, "-m", "workflows.cli", "search", "embed/holdout", "a red circle", "--root", str(root)]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stderr == ""
