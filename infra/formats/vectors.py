@@ -28,7 +28,17 @@ from infra.run.manifest import Artifact
 from infra.store import Store
 
 __all__ = [
-    *("Floats", "Vectors", "read_arrays", "read_vectors", "unit", "vector_shards", "write_arrays", "write_vectors"),
+    *(
+        "Floats",
+        "Vectors",
+        "read_arrays",
+        "read_vectors",
+        "texts_of",
+        "unit",
+        "vector_shards",
+        "write_arrays",
+        "write_vectors",
+    ),
 ]
 
 Floats = NDArray[np.float32]
@@ -138,3 +148,9 @@ def _only(place: str, arrays: Sequence[str]) -> str:
             fix="name the model in the field embedding" if names else "",
         )
     return names[0]
+
+
+def texts_of(given: str | list[str | None] | None) -> list[str]:
+    """The captions of a row that are encoded, in order: those that say anything."""
+    texts = [given] if isinstance(given, str) or given is None else given
+    return [text for text in texts if text and text.strip()]

@@ -15,7 +15,7 @@ from workflows.cli.console import column, print_json
 from workflows.cli.look import artifact_named
 from workflows.cli.options import DEFAULT_ROOT, Json, Root
 from workflows.cli.terminal import stdout
-from workflows.run.records import find_run
+from workflows.run.records import find_run, finished
 
 __all__ = ["compare"]
 
@@ -94,8 +94,7 @@ def _evaluations(root: Store, name: str) -> list[Artifact]:
     if "/" in name:
         return [artifact_named(root, name)]
     run = find_run(root, name)
-    artifacts = (Artifact.find(root.child(stage.folder)) for stage in run.stages)
-    found = [artifact for artifact in artifacts if artifact and artifact.files(RESAMPLED)]
+    found = [artifact for artifact in finished(root, run) if artifact.files(RESAMPLED)]
     if not found:
         raise UsageError(f"run {run.run} has no finished evaluation", fix=f"clipline resume {run.run}")
     return found

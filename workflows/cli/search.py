@@ -7,13 +7,12 @@ from typing import Annotated
 
 import typer
 
-from infra.run.manifest import Artifact
 from infra.store import open_store
 from workflows.cli.console import print_json
 from workflows.cli.look import artifact_named
 from workflows.cli.options import DEFAULT_ROOT, Json, Root
 from workflows.cli.terminal import stdout
-from workflows.run.records import find_run
+from workflows.run.records import find_run, finished
 
 __all__ = ["search"]
 
@@ -37,11 +36,7 @@ def search(
     from workflows.run import search as searching  # loads numpy, and torch to encode the query
 
     store = open_store(root)
-    if "/" in where:
-        artifacts = [artifact_named(store, where)]
-    else:
-        folders = (store.child(one.folder) for one in find_run(store, where).stages)
-        artifacts = [artifact for folder in folders if (artifact := Artifact.find(folder))]
+    artifacts = [artifact_named(store, where)] if "/" in where else finished(store, find_run(store, where))
     found = searching.search(store, searching.embeddings_of(artifacts, stage), query, most)
     if page:
         from workflows.report.search import render

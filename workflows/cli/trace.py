@@ -12,7 +12,7 @@ from infra.store import Store, open_store
 from workflows.cli.console import column, print_json
 from workflows.cli.options import DEFAULT_ROOT, Json, Root, RunName
 from workflows.cli.terminal import stdout
-from workflows.run.records import find_run
+from workflows.run.records import find_run, finished
 
 if TYPE_CHECKING:
     from workflows.run.trace import Hit, Row
@@ -50,14 +50,11 @@ def trace(
 
 def _artifacts(root: Store, name: str | None, everywhere: bool) -> list[Artifact]:
     """The finished artifacts of a run, or all below the root."""
-    if everywhere:
-        folders = [
-            f"artifacts/{stage}/{one}"
-            for stage in root.folders("artifacts")
-            for one in root.folders(f"artifacts/{stage}")
-        ]
-    else:
-        folders = [stage.folder for stage in find_run(root, name).stages]
+    if not everywhere:
+        return finished(root, find_run(root, name))
+    folders = [
+        f"artifacts/{stage}/{one}" for stage in root.folders("artifacts") for one in root.folders(f"artifacts/{stage}")
+    ]
     return [artifact for folder in folders if (artifact := Artifact.find(root.child(folder)))]
 
 

@@ -9,15 +9,14 @@ from infra.run.manifest import Artifact, Manifest
 from infra.store import Store
 from workflows.report.view import Report, StageView
 from workflows.run.journal import Journal
-from workflows.run.records import RunRecord, run_states
+from workflows.run.records import RunRecord, finished, run_states
 
 __all__ = ["intervals", "manifests", "note", "report_files", "tables_of_counts"]
 
 
 def manifests(record: RunRecord, root: Store) -> list[Manifest]:
     """The manifests of the run's finished stages, in the order of the recipe."""
-    folders = [root.child(stage.folder) for stage in record.stages]
-    return [artifact.manifest for folder in folders if (artifact := Artifact.find(folder))]
+    return [artifact.manifest for artifact in finished(root, record)]
 
 
 def intervals(manifest: Manifest) -> Iterator[tuple[str, float, str]]:

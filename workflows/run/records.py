@@ -15,13 +15,13 @@ from infra.config import digest
 from infra.errors import UsageError, redact, redact_values
 from infra.events import Progress, StageCached, StageFailed, StageFinished, StageStarted
 from infra.run.lease import current_claim
-from infra.run.manifest import MANIFEST
+from infra.run.manifest import MANIFEST, Artifact
 from infra.store import Store
 from workflows.run.journal import Journal
 from workflows.run.plan import Selection, changes, described
 from workflows.stage import Workflow
 
-__all__ = ["RunRecord", "StageState", "find_run", "list_runs", "run_states"]
+__all__ = ["RunRecord", "StageState", "find_run", "finished", "list_runs", "run_states"]
 
 
 class _Planned(BaseModel):
@@ -132,6 +132,11 @@ def find_run(root: Store, name: str | None) -> RunRecord:
     if len(matches) != 1:
         raise UsageError(f"{name!r} names {len(matches)} runs", expected="one of " + ", ".join(names))
     return RunRecord.load(root, matches[0])
+
+
+def finished(root: Store, record: RunRecord) -> list[Artifact]:
+    """The artifacts of the run's finished stages, in the order of the recipe."""
+    return [artifact for stage in record.stages if (artifact := Artifact.find(root.child(stage.folder)))]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from infra import metrics
 from infra.encoder_config import EncoderConfig
 from infra.errors import UsageError
 from infra.formats.testset import EvalSet, decode_image
-from infra.formats.vectors import read_vectors, vector_shards
+from infra.formats.vectors import read_vectors, texts_of, vector_shards
 from infra.run.manifest import Artifact
 from infra.store import Store
 from pipelines.layout import Images, read_images
@@ -200,9 +200,7 @@ class _Pairs(_Source):
         table = image_table(self._images, int(shard), ["key", self._column])
         captions = dict(zip(table["key"].to_pylist(), table[self._column].to_pylist(), strict=True))
         for row in rows:
-            given = captions.get(row["key"])
-            texts = [given] if isinstance(given, str) or given is None else given
-            row["texts"] = [text for text in texts if text and text.strip()]
+            row["texts"] = texts_of(captions.get(row["key"]))
         return rows
 
     def images(self, wanted: Sequence[tuple[str, Mapping[str, Any]]]) -> list[bytes | None]:

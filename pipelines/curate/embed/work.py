@@ -14,7 +14,7 @@ from infra.encoding import encode_distinct, encode_loaded
 from infra.errors import DataError
 from infra.formats.shards import shard_name
 from infra.formats.testset import decode_image
-from infra.formats.vectors import write_vectors
+from infra.formats.vectors import texts_of, write_vectors
 from infra.open_clip_encoder import OpenClipEncoder
 from infra.rows import counted, row_error
 from infra.run.context import ShardOutput
@@ -85,7 +85,7 @@ def _embed(config: Config, encoder: OpenClipEncoder, masker: Masker | None, shar
     errors = [found.error for found in outcomes]
     reason = pa.array(reasons, pa.string())
     rows = shard.rows.filter(reason.is_null())
-    captions = [_texts(given) for given in rows[config.captions].to_pylist()]
+    captions = [texts_of(given) for given in rows[config.captions].to_pylist()]
     counts = pa.array(map(len, captions), pa.int32())
     rows = rows.select(["uid", "key", "shard"]).append_column("captions", counts)
     dropped = shard.rows.select(["uid", "key", "shard"]).append_column("reason", reason).filter(reason.is_valid())
@@ -113,9 +113,3 @@ def _load(
         return None, _Outcome(Drop.DECODE)
     except Exception as error:  # noqa: BLE001 - see infra.rows
         return None, _Outcome(Drop.UNFORESEEN, row_error(error))
-
-
-def _texts(given: str | list[str | None] | None) -> list[str]:
-    """The captions of a row that say anything."""
-    texts = [given] if isinstance(given, str) or given is None else given
-    return [text for text in texts if text and text.strip()]

@@ -19,11 +19,11 @@ from infra.schema import Drop
 from infra.store import Store
 from pipelines.curate.filter.lists import times_in_subset
 from pipelines.curate.shard.gather import Sample
+from pipelines.curate.shard.sources import LOT_BYTES, in_lots
 from pipelines.curate.shard.split import REPEATS
 
 __all__ = ["lots_of", "samples_of"]
 
-_BYTES = 512 << 20  # of a lot, about
 _SAMPLE = 8 << 10  # bytes that a sample has, about, if nobody has counted them
 _UID = re.compile(r"([0-9a-f]{32})(?:-\d+)?")  # DataComp's keys number the repetitions
 
@@ -34,17 +34,9 @@ Lot = Sequence[tuple[Store, str]]
 
 def lots_of(artifacts: Sequence[Artifact]) -> tuple[Sequence[Lot], int]:
     """The tars in lots of about half a gigabyte, at least one; and the number of samples, about."""
-    lots: list[list[tuple[Store, str]]] = []
-    room = total = 0
-    for artifact in artifacts:
-        for file in training_tars(artifact):
-            if room <= 0:
-                lots.append([])
-                room = _BYTES
-            lots[-1].append((artifact.store, file.path))
-            room -= file.bytes
-            total += file.rows or file.bytes // _SAMPLE
-    return lots or [[]], total
+    tars = [(artifact.store, file) for artifact in artifacts for file in training_tars(artifact)]
+    lots = in_lots(((store, file.path), file.bytes / LOT_BYTES) for store, file in tars)
+    return lots, sum(file.rows or file.bytes // _SAMPLE for _, file in tars)
 
 
 def samples_of(subset: Artifact | None, task: Task) -> Iterator[Sample]:

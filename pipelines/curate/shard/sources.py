@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -19,9 +20,11 @@ from pipelines.curate.shard.split import REPEATS
 from pipelines.layout import Images, downloads, selection_shards
 from pipelines.tables import read_table, with_column
 
-__all__ = ["Lot", "lots_of", "selected_images"]
+__all__ = ["LOT_BYTES", "Lot", "in_lots", "lots_of", "selected_images"]
 
-_BYTES, _ROWS = 512 << 20, 50_000  # of a lot, about
+T = TypeVar("T")
+
+LOT_BYTES, _ROWS = 512 << 20, 50_000  # of a lot, about
 _AT_ONCE = 10_000  # rows as Python objects
 
 Lot = Sequence[tuple[int, str]]
@@ -34,14 +37,22 @@ def lots_of(images: Mapping[str, Artifact], selection: Artifact) -> Sequence[Lot
     """The shards of ``selection`` in lots of about half a gigabyte of images; at least one."""
     sizes = {file.path: file.bytes for artifact in downloads(images) for file in artifact.each_file("data/", ".tar")}
     rows = {file.path: file.rows or 0 for file in selection.each_file()}
-    lots: list[list[tuple[int, str]]] = []
+    return in_lots(
+        ((shard, path), max(sizes.get(f"data/{shard_name(shard)}.tar", 0) / LOT_BYTES, rows[path] / _ROWS))
+        for shard, path in selection_shards(selection)
+    )
+
+
+def in_lots(items: Iterable[tuple[T, float]]) -> list[list[T]]:
+    """Neighbouring items, given with the share of a lot that each fills, in lots that are full; at least one."""
+    lots: list[list[T]] = []
     room = 0.0
-    for shard, path in selection_shards(selection):
+    for item, share in items:
         if room <= 0:
             lots.append([])
             room = 1.0
-        lots[-1].append((shard, path))
-        room -= max(sizes.get(f"data/{shard_name(shard)}.tar", 0) / _BYTES, rows[path] / _ROWS)
+        lots[-1].append(item)
+        room -= share
     return lots or [[]]
 
 

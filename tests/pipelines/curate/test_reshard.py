@@ -76,7 +76,7 @@ def members_in(artifact, side="train"):
 
 @pytest.fixture
 def small_parts(monkeypatch):
-    monkeypatch.setattr(sources, "_BYTES", 8_000)
+    monkeypatch.setattr(sources, "LOT_BYTES", 8_000)
     monkeypatch.setattr(work, "_REFERENCES", 17)
     monkeypatch.setattr(work, "_ROWS", 14)
     monkeypatch.setattr(write, "_BYTES", 1_000)
