@@ -64,7 +64,7 @@ def connect(cpus: int | None = None) -> Iterator[None]:
 
 
 def _folder() -> dict[str, Any]:
-    """Where Ray puts its sockets if ``TMPDIR`` is too long for their addresses, as batch systems have it."""
+    """Return the option that gives Ray a short folder for sockets, whose paths may have 108 bytes."""
     if len(tempfile.gettempdir()) <= _LONGEST:
         return {}
     return {"_temp_dir": tempfile.mkdtemp(prefix="ray-", dir="/tmp")}

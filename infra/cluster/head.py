@@ -1,4 +1,4 @@
-"""Whether a Ray head answers, found out within seconds.
+"""Check within seconds that a Ray head answers at an address.
 
 Ray's own client tries for minutes, and hears no Ctrl-C meanwhile. So a process of its own asks, with a time limit.
 """

@@ -1,4 +1,4 @@
-"""What a search found as one HTML page that loads nothing and runs no script."""
+"""Render the results of a search as one self-contained HTML page, without scripts."""
 
 from __future__ import annotations
 

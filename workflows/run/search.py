@@ -149,7 +149,7 @@ def _texts(best: Sequence[Hit], tables: Mapping[str, Sequence[Mapping[str, Any]]
 
 
 class _Source:
-    """Where the rows of embeddings have their captions and images: a test set, or shards of images."""
+    """Captions and images of embedded rows, read from a test set or from shards of images."""
 
     @classmethod
     def of(cls, root: Store, embeddings: Artifact) -> _Source:

@@ -86,7 +86,7 @@ def _limits(config: Config, totals: Totals, t: int) -> dict[str, int]:
 
 
 def _keeps_unmatched(config: Config, given: Entries | None, metadata: Artifact | None) -> bool:
-    """True if rows without an entry stay: unless told, where these are rarer than all entries."""
+    """Return whether rows without an entry are kept; by default, if the entries come from captions."""
     if config.keep_unmatched is not None:
         return config.keep_unmatched
     return given is None or bool(metadata and metadata.manifest.facts.get("of_captions"))

@@ -29,7 +29,7 @@ def name_originals(selection: Store, homes: Homes, near: Sequence[str], task: Ta
 
 
 def follow(selection: Store, homes: Homes, pending: str, known: str, told: str, task: Task) -> None:
-    """Send verdicts (stream ``told``) on the rows of ``pending`` whose original is at home here.
+    """Send verdicts (stream ``told``) on the rows of ``pending`` whose original is in this partition.
 
     An original may itself be dropped: then what stays instead of it stays instead of them, too, and if it is a
     placeholder, so are they. The ``known`` verdicts on rows of this home go along.
