@@ -57,6 +57,18 @@ class EncoderConfig(StageConfig):
                 found=f"model={self.model!r}, pretrained={self.pretrained!r}",
             )
 
+    def check_model(self, model: Artifact | None) -> None:
+        """Raise DataError if the weights are not those of the architecture that is named, before a task asks for a GPU.
+
+        Weights with their configuration beside them were checked when they were adopted.
+        """
+        files = model.files("data/") if model is not None else []
+        if model is not None and len(files) == 1 and self.model is not None:
+            from infra.formats.architecture import check_fits
+            from infra.formats.weights import read_shapes
+
+            check_fits(self.model, read_shapes(model.store, files[0].path), model.url(files[0].path))
+
     def encoder(self, model: Artifact | None, *, batch_size: int, cpus: float, gpus: float) -> OpenClipEncoder:
         """Load the model on its device, with as many threads of torch as the task has cores.
 

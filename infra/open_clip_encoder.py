@@ -7,7 +7,7 @@ built-in model with published weights.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from pickle import UnpicklingError
@@ -21,7 +21,10 @@ from safetensors import SafetensorError
 
 from infra.encoder import Precision
 from infra.errors import DataError
+from infra.formats.architecture import check_fits, read_model_config
+from infra.formats.weights import ENDINGS, in_order, read_shapes
 from infra.run.manifest import Artifact
+from infra.store import open_store
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -29,9 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["OpenClipEncoder", "Preparation", "load_encoder"]
 
 _CONFIG = "open_clip_config.json"
-_WEIGHTS = ("*.safetensors", "*.bin", "*.pth")  # where open_clip's local-dir: scheme looks
 _TRAINING = (".pt", ".jsonl")  # files beside a configuration and weights that open_clip does not need
-_CHECKPOINTS = (".pt", ".pth", ".bin", ".safetensors")
 
 T = TypeVar("T")
 
@@ -75,6 +76,8 @@ class OpenClipEncoder:
         self.name = name or model
         self.device = torch.device(device)
         self.batch_size = batch_size
+        if pretrained is not None and Path(pretrained).is_file():
+            _check(Path(pretrained), model)
         self._dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
         try:
             self._model, preprocess = open_clip.create_model_from_pretrained(model, pretrained, device=device)
@@ -167,7 +170,7 @@ def _gather(artifact: Artifact, folder: Path) -> Path:
     for name in names:
         if not (complete and name.endswith(_TRAINING)):
             (folder / name).symlink_to(artifact.local(f"data/{name}", folder / ".fetched").absolute())
-    checkpoints = [name for name in names if name.endswith(_CHECKPOINTS)]
+    checkpoints = [name for name in names if name.endswith(ENDINGS)]
     if complete or not checkpoints:
         return folder
     if len(checkpoints) > 1:
@@ -191,9 +194,22 @@ def _from_path(path: Path, model: str | None, name: str, options: dict[str, Any]
                 fix=f"name the model, or put the weights into a folder with {_CONFIG}",
             )
         return OpenClipEncoder(model, str(path), name=name, **options)
-    missing = [] if (path / _CONFIG).is_file() else [_CONFIG]
-    if not any(found for pattern in _WEIGHTS for found in path.glob(pattern)):
+    there = sorted(file.name for file in path.iterdir())
+    weights = in_order(there)
+    missing = [] if _CONFIG in there else [_CONFIG]
+    if not weights:
         missing.append("weights (open_clip_model.safetensors)")
     if missing:
-        raise DataError(f"{name} is not a model in open_clip's layout", expected=" and ".join(missing), found=str(path))
+        raise DataError(
+            f"{name} is not a model in open_clip's layout",
+            expected=" and ".join(missing),
+            found=f"{path}: {', '.join(there[:5]) or 'nothing'}",
+            fix="this looks like transformers' layout: take open_clip's files" if "config.json" in there else "",
+        )
+    _check(path / weights[0], read_model_config((path / _CONFIG).read_bytes(), str(path / _CONFIG))["model_cfg"])
     return OpenClipEncoder(f"local-dir:{path}", name=name, **options)
+
+
+def _check(weights: Path, model: Mapping[str, Any] | str) -> None:
+    """Raise DataError, naming the file, unless it holds weights of that model, as far as their shapes show."""
+    check_fits(model, read_shapes(open_store(str(weights.parent)), weights.name), str(weights))

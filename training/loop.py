@@ -113,7 +113,9 @@ class Trainer:
             self.objective.ema = self.ema  # its state goes wherever the objective's goes
         self.loader = self._loader()
         self.identity = {**identity(config, inputs), "total": self.total}
-        self.checkpoints = Checkpoints(context.store, config.checkpoint, world, self.towers.description, self.identity)
+        self.checkpoints = Checkpoints(
+            context.store, config.checkpoint, world, self.towers.description, self.identity, self.towers.files
+        )
         self.profiler = Profiler(context, world, config.profile_at)
         self.state = State()
         self._pending: dict[str, list[torch.Tensor]] = {}  # this rank's losses that the others have not heard of
@@ -335,9 +337,10 @@ class Trainer:
     ) -> None:
         state, samples, description = self.state, self.samples, self.towers.description
         output = ShardOutput(self.context.store, RECORD)
-        write_model(output, description, model, optimizer, state.samples // self.sampler.epoch)
+        tokenizer = self.towers.files
+        write_model(output, description, model, optimizer, state.samples // self.sampler.epoch, tokenizer)
         if average is not None:
-            write_folder(output, "data/ema", description, average)
+            write_folder(output, "data/ema", description, average, tokenizer)
         for name, (config, weights) in companions.items():
             write_module(output, f"data/{name}", config, weights)
         output.write(IDENTITY, json.dumps(self.identity, indent=1, sort_keys=True).encode())

@@ -23,6 +23,7 @@ from infra.run.context import Context
 from infra.run.manifest import Artifact
 from training.checkpoint.manifests import newest
 from training.config import Config
+from training.model.pretrained import check_artifact
 
 __all__ = ["train"]
 
@@ -30,6 +31,9 @@ __all__ = ["train"]
 def train(config: Config, inputs: Mapping[str, Artifact], context: Context) -> None:
     """Train until it is done, fails for good, or fails too often without getting any further."""
     _check_room(config)
+    for name, model in {"pretrained": config.model.architecture, "teacher": None}.items():
+        if name in inputs:
+            check_artifact(inputs[name], model)
     while True:
         reached = newest(context.store)
         try:

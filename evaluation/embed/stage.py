@@ -25,6 +25,7 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     For each set and split ``data/{set}/{split}/{shard}.parquet`` and ``.npz`` with float16 vectors of images and
     captions, in DataComp's form; for each set with classes ``data/{set}/classes.npz`` with a vector for each.
     """
+    config.check_model(inputs.get("model"))
     limits = replace(config.limits, environment={**TENSORS, **config.limits.environment})
     warn_if_no_gpu(limits.gpus)
     sets = [EvalSet.open(inputs["dataset"], name, split) for name in config.sets for split in config.splits]

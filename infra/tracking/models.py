@@ -15,6 +15,7 @@ from mlflow.entities import LoggedModelOutput
 from mlflow.exceptions import MlflowException
 
 from infra.events import Gate
+from infra.formats.weights import TOKENIZER
 from infra.run.manifest import Artifact
 from infra.tracking.client import environment
 
@@ -24,8 +25,10 @@ _DIGEST = "clipline.artifact"
 
 
 def model_files(artifact: Artifact) -> list[str]:
-    """Paths of the artifact's open_clip folder; empty if it holds no model."""
-    return [file.path for file in artifact.files("data/open_clip_")]
+    """Paths of the artifact's open_clip folder, with its tokenizer's files; empty if it holds no model."""
+    paths = [file.path for file in artifact.files("data/")]
+    model = [path for path in paths if path.startswith("data/open_clip_")]
+    return model and model + [path for path in paths if TOKENIZER.fullmatch(path.removeprefix("data/"))]
 
 
 def log_model(client: MlflowClient, experiment: str, run: str, stage: str, artifact: Artifact, scratch: Path) -> str:

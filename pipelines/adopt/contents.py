@@ -14,8 +14,10 @@ from pydantic import Field
 
 from infra.config import Choice, Runtime
 from infra.errors import ConfigError, DataError
+from infra.formats.architecture import check_fits, read_model_config
 from infra.formats.shards import IMAGE_EXTENSIONS, dotted_name_hint, read_samples
 from infra.formats.testset import EvalSet
+from infra.formats.weights import ENDINGS, in_order, read_shapes
 from infra.store import Store
 from pipelines.formats.archives import LISTS, listed
 from pipelines.urls.files import Format, format_of
@@ -126,13 +128,19 @@ class Model(Contents):
         top = [path for path in paths if "/" not in path]
         if "open_clip_config.json" in top:
             # The weights once, tokenizer files if there are any; no optimizer, no logs.
-            weights = [path for path in top if path.endswith((".safetensors", ".bin", ".pth"))]
+            weights = in_order(top)
             texts = [path for path in top if path.endswith((".json", ".txt", ".model"))]
             return sorted({*weights, *texts}) if weights else []
-        return top if len(paths) == 1 and top[0].endswith((".pt", ".pth", ".bin", ".safetensors")) else []
+        return top if len(paths) == 1 and top[0].endswith(ENDINGS) else []
 
     def check(self, store: Store, paths: Sequence[str]) -> dict[str, int]:
-        return {}  # whether weights fit their configuration is seen when the model is built
+        config = "open_clip_config.json"
+        weights = in_order(paths) or list(paths)
+        shapes = read_shapes(store, weights[0])
+        if config in paths:  # of a checkpoint alone the architecture is named where it is used
+            model = read_model_config(store.read(config), store.locate(config))["model_cfg"]
+            check_fits(model, shapes, store.locate(weights[0]))
+        return {}
 
 
 class TestSets(Contents):

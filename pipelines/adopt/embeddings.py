@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from infra.errors import DataError
+from infra.formats.weights import ENDINGS, read_shapes
 from infra.store import Store
 from pipelines.adopt.contents import Contents, parquet_rows
 
@@ -40,8 +41,9 @@ class Weights(Contents):
     layout = "one *.safetensors, *.pt, *.pth or *.bin"
 
     def pick(self, paths: Sequence[str]) -> list[str]:
-        found = [path for path in paths if path.endswith((".safetensors", ".pt", ".pth", ".bin"))]
+        found = [path for path in paths if path.endswith(ENDINGS)]
         return found if len(found) == 1 else []
 
     def check(self, store: Store, paths: Sequence[str]) -> dict[str, int]:
-        return {}  # whether they fit is seen when they are used
+        read_shapes(store, paths[0])  # whether they fit is seen when they are used
+        return {}

@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from operator import methodcaller
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -64,7 +65,8 @@ class Checkpoints:
     """The checkpoints of a run in its store. What is said to be for all ranks contains collectives.
 
     ``description`` is the content of ``open_clip_config.json``. ``identity``: what the run is, field by field; a
-    checkpoint of another one is refused. Its ``total`` is the number of samples that the whole run sees.
+    checkpoint of another one is refused. Its ``total`` is the number of samples that the whole run sees. ``tokenizer``:
+    files of one of Hugging Face's, by name.
     """
 
     ATTEMPTS = 4  # at writing a file to a store that does not answer
@@ -77,9 +79,11 @@ class Checkpoints:
         world: World,
         description: Mapping[str, Any] | None = None,
         identity: Mapping[str, Any] | None = None,
+        tokenizer: Mapping[str, bytes] | None = None,
     ) -> None:
         self.store, self.config, self.world = store, config, world
         self.description, self.identity = dict(description or {}), dict(identity or {})
+        self.tokenizer = dict(tokenizer or {})
         self._attempt = world.broadcast(secrets.token_hex(8))
         self._pool = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[None] | None = None
@@ -220,7 +224,8 @@ class Checkpoints:
         if copied is not None:
             copied.synchronize()
         if manifest.rank == 0:
-            manifest.files[CONFIG] = self._publish(manifest, CONFIG, lambda out: out.write(_json(self.description)))
+            for name, content in {CONFIG: _json(self.description), **self.tokenizer}.items():
+                manifest.files[name] = self._publish(manifest, name, methodcaller("write", content))
             manifest.files[MODEL] = self._publish(
                 manifest, MODEL, partial(write_tensors, tensors=model, metadata={"format": "pt"})
             )

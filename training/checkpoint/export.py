@@ -20,13 +20,19 @@ __all__ = ["write_folder", "write_model", "write_module"]
 
 
 def write_model(
-    output: Output, description: dict[str, Any], state_dict: Mapping[str, Tensor], optimizer: dict[str, Any], epoch: int
+    output: Output,
+    description: dict[str, Any],
+    state_dict: Mapping[str, Tensor],
+    optimizer: dict[str, Any],
+    epoch: int,
+    tokenizer: Mapping[str, bytes],
 ) -> None:
     """open_clip's two forms of a trained model: hub folder (config and safetensors) and training checkpoint.
 
-    Tensors must be whole (``gathered``). The bytes are a function of the arguments alone.
+    Tensors must be whole (``gathered``). ``tokenizer``: files of one of Hugging Face's, by name. The bytes are a
+    function of the arguments alone.
     """
-    weights = write_folder(output, "data", description, state_dict)
+    weights = write_folder(output, "data", description, state_dict, tokenizer)
     # In which order an optimizer remembers things depends on whether it was loaded.
     moments = {number: dict(sorted(state.items())) for number, state in sorted(optimizer["state"].items())}
     optimizer = {"state": moments, "param_groups": optimizer["param_groups"]}
@@ -36,11 +42,17 @@ def write_model(
 
 
 def write_folder(
-    output: Output, folder: str, description: dict[str, Any], state_dict: Mapping[str, Tensor]
+    output: Output,
+    folder: str,
+    description: dict[str, Any],
+    state_dict: Mapping[str, Tensor],
+    tokenizer: Mapping[str, bytes],
 ) -> dict[str, Tensor]:
     """A folder that open_clip loads with ``local-dir:``; the weights as written."""
     weights = {name: weight.detach().cpu().contiguous() for name, weight in state_dict.items()}
     output.write(f"{folder}/{CONFIG}", json.dumps(description, indent=2, sort_keys=True).encode())
+    for name, content in tokenizer.items():
+        output.write(f"{folder}/{name}", content)
     with output.open(f"{folder}/{MODEL}") as out:
         write_tensors(out, weights, {"format": "pt"})
     return weights

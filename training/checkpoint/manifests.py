@@ -7,6 +7,7 @@ after its files. No torch here: ``clipline plan`` reads progress from it.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ __all__ = ["CONFIG", "FOLDER", "MODEL", "RankManifest", "complete", "drop", "new
 
 FOLDER = "checkpoints"
 CONFIG, MODEL = "open_clip_config.json", "open_clip_model.safetensors"
+_MANIFEST = re.compile(r"/\d{5,}-of-\d{5,}\.json$")
 
 
 @dataclass
@@ -53,7 +55,7 @@ def complete(store: Store) -> list[list[RankManifest]]:
     """The manifests of each checkpoint that has one from every rank, by rank; oldest first."""
     folders: dict[str, list[str]] = {}
     for path in store.paths(FOLDER):
-        if path.endswith(".json") and not path.endswith(CONFIG):
+        if _MANIFEST.search(path):
             folders.setdefault(path.rpartition("/")[0], []).append(path)
     found = []
     for _, paths in sorted(folders.items()):

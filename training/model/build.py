@@ -12,7 +12,7 @@ import logging
 import tempfile
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ from training.data.tokens import Tokenizer
 from training.distributed.sync_batch_norm import synchronise_batch_norms
 from training.model.blocks import use_fast_blocks
 from training.model.dropout import Dropout, PatchDropout, Position
+from training.model.pretrained import CONFIG, Pretrained, configuration, tokenizer_files
 
 if TYPE_CHECKING:
     from training.distributed.world import World
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
 __all__ = ["Towers", "build"]
 
 log = logging.getLogger(__name__)
-
-CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -51,6 +50,8 @@ class Towers:
     description: dict[str, Any]
     position: Position
     """Set ``position.samples`` before each forward pass: dropout draws by it."""
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    """Of a Hugging Face tokenizer, by name: they belong beside the weights wherever these are written."""
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -89,21 +90,26 @@ def build(
             of a training artifact.
         grad_checkpointing: whether activations are recomputed in the backward pass.
 
-    Raises ConfigError for a model that open_clip cannot build, or weights that do not fit it.
+    Raises ConfigError for a model that open_clip cannot build, or weights trained with other settings; DataError for
+    weights that are another model's or cannot be read.
     """
     if not isinstance(part, Model):
         part = Model(architecture=part)
-    cfg, preprocess = _configuration(part.architecture)
+    cfg, preprocess = configuration(part.architecture)
     cfg = {**deepcopy(dict(settings or {})), **cfg}
+    start = Pretrained.at(str(pretrained)) if pretrained is not None else None
+    if start is not None:
+        start.check(cfg)
+        preprocess = start.preprocessing(cfg, preprocess)
     if part.patch_dropout is not None:
         cfg["vision_cfg"]["patch_dropout"] = part.patch_dropout
-    built, tokenizer = _create(cfg, preprocess, seed)
+    built, tokenizer, files = _create(cfg, preprocess, seed, start)
     # Weights first, then what is locked of them.
     _check_size(built)
     if decoder := getattr(built, "text_decoder", None):  # open_clip leaves it uninitialised
         nn.init.normal_(decoder.text_projection, std=decoder.width**-0.5)
-    if pretrained is not None:
-        _load(built, str(pretrained))
+    if start is not None:
+        start.load(built)
     _lock(built, part)
     if grad_checkpointing:
         built.set_grad_checkpointing()
@@ -115,32 +121,14 @@ def build(
         tokenize=Tokenizer(tokenizer),
         description={"model_cfg": cfg, "preprocess_cfg": open_clip.get_model_preprocess_cfg(built)},
         position=position,
+        files=files,
     )
 
 
-def _configuration(model: str | dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return copies of the model's configuration and of its preprocessing's."""
-    if isinstance(model, dict):
-        given = deepcopy(model)
-        preprocess = given.pop("preprocess_cfg", {})
-        cfg = {**given, **given.pop("model_cfg", {})}
-        cfg.pop("model_cfg", None)
-    else:
-        cfg, preprocess = open_clip.get_model_config(model), {}
-        if cfg is None:
-            raise ConfigError(
-                f"open_clip has no model {model!r}",
-                fix="choose one of open_clip.list_models(), or give a configuration",
-            )
-    if missing := {"embed_dim", "vision_cfg", "text_cfg"} - set(cfg):
-        raise ConfigError(
-            "open_clip cannot build this model", expected="embed_dim, vision_cfg, text_cfg", found=f"no {min(missing)}"
-        )
-    return cfg, preprocess
-
-
-def _create(cfg: dict[str, Any], preprocess: dict[str, Any], seed: int) -> tuple[Any, Any]:
-    """Let open_clip build the model with weights drawn from ``seed``, and its tokenizer."""
+def _create(
+    cfg: dict[str, Any], preprocess: dict[str, Any], seed: int, start: Pretrained | None
+) -> tuple[Any, Any, dict[str, bytes]]:
+    """Let open_clip build the model with weights drawn from ``seed``, its tokenizer, and the tokenizer's files."""
     # open_clip builds from a folder all that it can build from a name, and this is how users will load the result.
     with tempfile.TemporaryDirectory() as folder:
         config = {"model_cfg": cfg, "preprocess_cfg": preprocess}
@@ -148,7 +136,9 @@ def _create(cfg: dict[str, Any], preprocess: dict[str, Any], seed: int) -> tuple
         torch.manual_seed(seed)
         try:
             model = open_clip.create_model(f"local-dir:{folder}", load_weights=False, pretrained_text=False)
-            return model, open_clip.get_tokenizer(f"local-dir:{folder}")
+            if name := cfg["text_cfg"].get("hf_tokenizer_name"):
+                _write_tokenizer(folder, name, start)
+            tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
         except (TypeError, KeyError, ValueError, RuntimeError, AssertionError, OSError, ImportError) as error:
             raise ConfigError(
                 "open_clip cannot build this model",
@@ -157,6 +147,16 @@ def _create(cfg: dict[str, Any], preprocess: dict[str, Any], seed: int) -> tuple
                 if isinstance(error, (OSError, ImportError))
                 else "",
             ) from error
+        return model, tokenizer, tokenizer_files(Path(folder))
+
+
+def _write_tokenizer(folder: str, name: str, start: Pretrained | None) -> None:
+    """Put a Hugging Face tokenizer's files into ``folder``: those beside the weights, or those known by its name."""
+    if start is not None and (files := start.tokenizer()):
+        for file, content in files.items():
+            Path(folder, file).write_bytes(content)
+    else:
+        open_clip.tokenizer.HFTokenizer(name).tokenizer.save_pretrained(folder)
 
 
 def _check_size(model: Any) -> None:  # noqa: ANN401 - open_clip's models share methods, no type
@@ -170,39 +170,6 @@ def _check_size(model: Any) -> None:  # noqa: ANN401 - open_clip's models share 
             found=str(model.visual.image_size),
             fix="timm names models after their size, such as vit_base_patch16_clip_384",
         )
-
-
-def _load(model: nn.Module, source: str) -> None:
-    """Load the weights at ``source`` into ``model``; open_clip interpolates positions if the image size differs.
-
-    Raises ConfigError if there are none, or if they are another model's.
-    """
-    path = _weights(source)
-    try:
-        open_clip.load_checkpoint(model, str(path), strict=True, weights_only=True)
-    except (RuntimeError, KeyError, AssertionError) as error:
-        raise ConfigError(
-            f"the weights at {source} are not those of this model",
-            expected=f"those of a {type(model).__name__} with the shapes of its configuration",
-            found=str(error)[:500],
-            fix=f"give the model_cfg of its {CONFIG} as model",
-        ) from error
-
-
-def _weights(source: str) -> Path:
-    path = Path(source.removeprefix("local-dir:"))
-    if path.is_dir():
-        for candidate in (path / WEIGHTS, path / "data" / WEIGHTS):
-            if candidate.is_file():
-                return candidate
-    elif path.is_file():
-        return path
-    raise ConfigError(
-        "there are no weights to start from",
-        expected=f"a checkpoint (.pt, .safetensors), a folder with {WEIGHTS}, or a training artifact",
-        found=source,
-        fix="download weights first: open_clip.create_model(name, pretrained=tag) shows where it keeps them",
-    )
 
 
 def _lock(model: Any, part: Model) -> None:  # noqa: ANN401 - open_clip's models share methods, no type

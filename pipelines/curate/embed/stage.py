@@ -29,6 +29,7 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     The rows whose image cannot be read are in ``data/dropped-{shard}.parquet``, each with its reason.
     """
     selection = inputs.get("selection")
+    config.check_model(inputs.get("model"))
     limits = replace(config.limits, environment={**TENSORS, **config.limits.environment})
     warn_if_no_gpu(limits.gpus)
     work = partial(_work, config, Images.of(inputs), selection, inputs.get("model"))

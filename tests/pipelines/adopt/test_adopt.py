@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import safetensors.numpy
 from PIL import Image
 
 from infra.errors import ConfigError, DataError, UsageError
@@ -171,7 +172,13 @@ def test_an_object_store_is_adopted_by_its_etags(s3_url, tmp_path):
 # --- kinds
 
 
-MODEL = {"open_clip_config.json": b"{}", "open_clip_model.safetensors": b"w", "epoch_1.pt": b"o", "logs/out": b""}
+WEIGHTS = safetensors.numpy.save({"logit_scale": np.float32([1])})
+MODEL = {
+    "open_clip_config.json": b'{"model_cfg": {"embed_dim": 8, "vision_cfg": {}, "text_cfg": {}}}',
+    "open_clip_model.safetensors": WEIGHTS,
+    "epoch_1.pt": b"o",
+    "logs/out": b"",
+}
 SETS = {
     "seen/classnames.txt": b"a\nb\n",
     "seen/test/nshards.txt": b"1",
@@ -192,7 +199,7 @@ SETS = {
             {"00000.tar", "00000.parquet"},
         ),
         ("model", MODEL, {"open_clip_config.json", "open_clip_model.safetensors"}),
-        ("model", {"epoch_1.pt": b"w"}, {"epoch_1.pt"}),
+        ("model", {"only.safetensors": WEIGHTS}, {"only.safetensors"}),
         ({"kind": "testsets", "sets": ["seen"]}, SETS, {"classnames.txt", "test/nshards.txt", "test/0.tar"}),
         ("testsets", SETS, {name for name in SETS if "train" not in name}),
         ("url_list", {"a.csv.gz": b"", "p/b.csv.gz": b"", "_SUCCESS": b"", "x.md": b""}, {"a.csv.gz", "p/b.csv.gz"}),

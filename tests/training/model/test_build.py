@@ -9,7 +9,7 @@ import pytest
 import torch
 from small_data import MODEL
 
-from infra.errors import ConfigError
+from infra.errors import ConfigError, DataError
 from training.config import Config, Model
 from training.distributed.parallel import gathered, wrap
 from training.distributed.world import World
@@ -148,7 +148,7 @@ def test_weights_that_are_not_there_or_do_not_fit_are_refused(trained, tmp_path)
     for source in ("laion2b_s34b_b79k", "hf-hub:some/model", str(tmp_path)):
         with pytest.raises(ConfigError, match="no weights to start from"):
             build(MODEL, 0, WORLD, pretrained=source)
-    with pytest.raises(ConfigError, match="not those of this model"):
+    with pytest.raises(DataError, match="not those of this model"):
         build(DEEP, 0, WORLD, pretrained=f"{folder}/artifact")
 
 

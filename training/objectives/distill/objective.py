@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from infra.errors import ConfigError
+from infra.errors import CliplineError, ConfigError
 from training.model.blocks import compile_blocks, use_fast_blocks
+from training.model.pretrained import Pretrained
 from training.objectives.base import Objective, features
 from training.objectives.pairs import Pairs, Softmaxes, eager_fp32, with_precomputed_gradient
 
@@ -72,14 +73,15 @@ class Teacher(nn.Module):
 
     def __init__(self, folder: str | Path, student: nn.Module) -> None:
         super().__init__()
-        folders = [path for path in (Path(folder), Path(folder, "data")) if (path / "open_clip_config.json").is_file()]
         try:
-            model = open_clip.create_model(f"local-dir:{folders[0]}", require_pretrained=True)
-        except (IndexError, TypeError, KeyError, ValueError, RuntimeError) as error:
+            source = Pretrained.at(str(folder))
+            source.check()
+            model = open_clip.create_model(f"local-dir:{source.weights.parent}", require_pretrained=True)
+        except (CliplineError, TypeError, KeyError, ValueError, RuntimeError) as error:
             raise ConfigError(
                 "the teacher cannot be loaded",
                 expected="a folder with open_clip_config.json and the weights",
-                found=f"{folder}: {error!r}"[:500] if folders else str(folder),
+                found=f"{folder}: {error}"[:500],
                 fix="give the training stage a model as its input teacher",
             ) from error
         self.model: Any = use_fast_blocks(model).eval().requires_grad_(False)
