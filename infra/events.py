@@ -9,7 +9,7 @@ fields of the class::
     ├── StageEvent
     │   ├── StageStarted, StageCached, StageFinished, StageFailed      from the runner
     │   ├── Progress, Metrics, Log, ShardRetry, StageFile              from any stage
-    │   ├── TrainStart, TrainRetry                                     from training
+    │   ├── TrainStart, TrainRetry, Collapsed                          from training
     │   └── Custom                                                     of a stage's own kind
     └── Unknown                                                        read from the journal of a newer version
 
@@ -25,6 +25,7 @@ from time import time as now
 from typing import Any, ClassVar
 
 __all__ = [
+    "Collapsed",
     "Custom",
     "Event",
     "Gate",
@@ -265,6 +266,18 @@ class TrainRetry(StageEvent):
     samples: int  # -1: there is no checkpoint
 
 
+@dataclass(frozen=True, kw_only=True)
+class Collapsed(StageEvent):
+    """Training learns nothing any more: a tower's features are all alike, or the loss is that of chance."""
+
+    KIND: ClassVar[str] = "collapsed"
+
+    sign: str  # image, text or loss
+    value: float  # the mean cosine, or the loss
+    samples: int
+    message: str
+
+
 # --- of other kinds ---------------------------------------------------------------------------------------------------
 
 
@@ -317,6 +330,7 @@ _CLASSES: tuple[type[Event], ...] = (
     StageFile,
     TrainStart,
     TrainRetry,
+    Collapsed,
 )
 _BY_KIND = {one.KIND: one for one in _CLASSES}
 

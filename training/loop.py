@@ -24,7 +24,7 @@ import torch
 
 from infra.config import flatten
 from infra.errors import CliplineError, ConfigError, DataError, Preempted
-from infra.events import Log, TrainStart
+from infra.events import Collapsed, Log, TrainStart
 from infra.run.context import Context, ShardOutput
 from infra.run.manifest import Funnel
 from infra.schema import Drop
@@ -42,6 +42,7 @@ from training.model.build import Towers, build
 from training.model.flops import forward_flops, peak
 from training.model.precision import Precision
 from training.objectives.base import Objective
+from training.observe.collapse import LINES, Collapse
 from training.observe.meter import Meter, RankStats
 from training.observe.profile import Profiler
 from training.optim.ema import Ema
@@ -72,6 +73,7 @@ class State:
     samples: int = 0
     losses: dict[str, list[float]] = field(default_factory=dict)  # of each batch since the last line of the history
     history: list[dict[str, float]] = field(default_factory=list)
+    collapse: dict[str, int] = field(default_factory=dict)  # lines in a row that show a sign of it, by sign
     corrupt: list[int] = field(default_factory=list)
 
 
@@ -117,6 +119,7 @@ class Trainer:
             context.store, config.checkpoint, world, self.towers.description, self.identity, self.towers.files
         )
         self.profiler = Profiler(context, world, config.profile_at)
+        self.collapse = Collapse(config, self.total, self.objective.contrastive)
         self.state = State()
         self._pending: dict[str, list[torch.Tensor]] = {}  # this rank's losses that the others have not heard of
         self._scoring = ThreadPoolExecutor(1, "scoring")
@@ -166,7 +169,7 @@ class Trainer:
                 last = state.samples == self.total
                 self.meter.count(state.samples)
                 self.profiler.step(state.samples)
-                if last or _crosses(config.log_every or 10 * config.batch_size, before, state.samples):
+                if self._logs(before, state.samples):
                     self._log(rate, norm)
                 due = last or _crosses(config.validation.every, before, state.samples)
                 if due and self.validation:
@@ -176,6 +179,10 @@ class Trainer:
                 if last or best or self.checkpoints.due(before, state.samples):
                     self._save()
         self.profiler.close()
+
+    def _logs(self, before: int, samples: int) -> bool:
+        """Whether the step from ``before`` to ``samples`` ends a line of the history."""
+        return samples == self.total or _crosses(self.config.log_every or 10 * self.config.batch_size, before, samples)
 
     def _agreed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The batches, once all ranks have them; if the run is to end instead, save and raise.
@@ -214,7 +221,9 @@ class Trainer:
             group["lr"] = rate * group["lr_scale"]
         torch.manual_seed(_step_seed(config.seed, samples, self.world.rank))
         self.optimizer.zero_grad(set_to_none=True)
-        losses = backward(self.objective, self._encoder(batch), config.cluster.accumulate, self.model.no_sync)
+        look = (self.collapse.look,) if self._logs(samples, samples + config.batch_size) else ()
+        parts = config.cluster.accumulate
+        losses = backward(self.objective, self._encoder(batch), parts, self.model.no_sync, *look)
         norm = self.model.clip(config.optimizer.grad_clip)
         self.optimizer.step()
         self.objective.after_step(samples + config.batch_size)
@@ -241,7 +250,7 @@ class Trainer:
         return encode
 
     def _log(self, rate: float, norm: torch.Tensor) -> None:
-        meters = self._collect()
+        meters, cosines = self._collect()
         state = self.state
         line = {
             "samples": state.samples,
@@ -252,20 +261,31 @@ class Trainer:
         }
         state.history.append(line)
         state.losses.clear()
-        self.meter.log(line, meters)
+        self._look(line, cosines)
+        self.meter.log({**line, **{f"{name}_cosine": value for name, value in cosines.items()}}, meters)
         self.profiler.look()
 
-    def _collect(self) -> Sequence[RankStats]:
-        """Every rank's losses since the last time become the batches'; what the ranks' meters say.
+    def _look(self, line: Mapping[str, float], cosines: Mapping[str, float]) -> None:
+        """Say so if the run learns nothing."""
+        for sign in self.collapse.signs(self.state.samples, cosines, line, self.state.collapse):
+            if self.world.rank == 0:
+                stage, samples = self.context.stage, self.state.samples
+                self.context.send(
+                    Collapsed(stage=stage, sign=sign.kind, value=sign.value, samples=samples, message=sign.message)
+                )
+
+    def _collect(self) -> tuple[Sequence[RankStats], Mapping[str, float]]:
+        """Every rank's losses since the last time become the batches'; what the ranks' meters say, and the mean cosines
+        of the last batch's features, where they were looked at.
 
         Gathered and added in rank order, so that when it happens changes nothing, not the last bit. A loss that is no
         number ends the run here, before it is saved.
         """
         state, size = self.state, self.config.batch_size
         local = {name: torch.stack(losses).tolist() for name, losses in self._pending.items()}
-        told = self.world.gather((local, self.loader.corrupt, self.meter.rank_stats()))
+        told = self.world.gather((local, self.loader.corrupt, self.meter.rank_stats(), self.collapse.take()))
         for name in local:
-            every = zip(*(losses[name] for losses, _, _ in told), strict=True)
+            every = zip(*(losses[name] for losses, *_ in told), strict=True)
             losses = [sum(parts) / self.world.size for parts in every]
             for number, loss in enumerate(losses):
                 if not math.isfinite(loss):
@@ -276,9 +296,9 @@ class Trainer:
                         fix="lower optimizer.lr, lengthen schedule.warmup or set optimizer.grad_clip",
                     )
             state.losses.setdefault(name, []).extend(losses)
-        state.corrupt = sorted(set().union(*(corrupt for _, corrupt, _ in told)))
+        state.corrupt = sorted(set().union(*(corrupt for _, corrupt, *_ in told)))
         self._pending.clear()
-        return [own for _, _, own in told]
+        return [own for _, _, own, _ in told], self.collapse.cosines([means for *_, means in told])
 
     def _validate(self, validation: Validation) -> None:
         """Encode the test sets on all ranks; rank 0 computes the scores in a thread during the next steps."""
@@ -354,7 +374,10 @@ class Trainer:
         )
         parameters = sum(weight.numel() for weight in self.towers.model.parameters())
         epochs = {name: round(epochs, 3) for name, _, epochs in self._epochs()}
-        output.commit(funnel, {"samples": state.samples, "parameters": parameters, "epochs": epochs})
+        facts: dict[str, Any] = {"samples": state.samples, "parameters": parameters, "epochs": epochs}
+        if collapsed := sorted(sign for sign, lines in state.collapse.items() if lines >= LINES):
+            facts["collapsed"] = collapsed
+        output.commit(funnel, facts)
 
 
 @dataclass(frozen=True)

@@ -30,15 +30,22 @@ Encode = Callable[[int], Outputs]
 
 
 def backward(
-    objective: Objective, encode: Encode, parts: int, no_sync: Callable[[], AbstractContextManager[object]]
+    objective: Objective,
+    encode: Encode,
+    parts: int,
+    no_sync: Callable[[], AbstractContextManager[object]],
+    look: Callable[[Outputs], None] = lambda _: None,
 ) -> Outputs:
     """Add the gradient of this rank's samples to the weights'; the losses by name, detached, 0-D.
 
     ``encode(part)`` gives ``objective``'s outputs for a part of the samples, the same each time it is called;
-    gradients are exchanged between ranks in the backward pass unless it runs under ``no_sync()``.
+    gradients are exchanged between ranks in the backward pass unless it runs under ``no_sync()``. ``look`` is shown the
+    outputs of all parts together.
     """
     if parts == 1:
-        losses = objective.loss(encode(0))
+        outputs = encode(0)
+        look(outputs)
+        losses = objective.loss(outputs)
         losses["loss"].backward()  # type: ignore[no-untyped-call]
         return {name: loss.detach() for name, loss in losses.items()}
 
@@ -48,6 +55,7 @@ def backward(
             states.append(_Random.now())
             encoded.append(encode(part))
     leaves = {name: _leaf(tensor) for name, tensor in _together(encoded).items()}
+    look(leaves)
     losses = objective.loss(leaves)
     losses["loss"].backward()  # type: ignore[no-untyped-call]
     objective.again = True

@@ -21,6 +21,7 @@ from mlflow.exceptions import MlflowException
 from infra.config import flatten
 from infra.errors import redact, redact_values
 from infra.events import (
+    Collapsed,
     Event,
     Gate,
     Metrics,
@@ -57,6 +58,7 @@ _PROJECTED = (
     Gate,
     RunArtifact,
     RunFinished,
+    Collapsed,
 )
 
 
@@ -112,6 +114,8 @@ class Projection:
                 self._stage_failed(event)
             case StageFile():
                 self._log_file(self._child(event.stage), open_store(event.folder), event.path)
+            case Collapsed():
+                self._client.set_tag(self._child(event.stage), f"clipline.collapsed.{event.sign}", event.message)
             case Gate():
                 self._gate(event)
             case RunArtifact():

@@ -9,6 +9,7 @@ import pytest
 
 from infra import events
 from infra.events import (
+    Collapsed,
     Custom,
     Event,
     Gate,
@@ -46,6 +47,7 @@ EVERY = [
     StageFile(stage="train", folder="s3://bucket/train", path="profile/trace.json.gz"),
     TrainStart(stage="train", samples=0, workers=2),
     TrainRetry(stage="train", error="lost a worker", samples=-1),
+    Collapsed(stage="train", sign="image", value=0.9999, samples=640, message="all alike"),
     Custom(stage="mine", name="note", fields={"text": "x", "name": "also a field"}),
     Unknown(name="from_the_future", fields={"n": 1, "name": "also a field"}),
     Unknown(name="from_the_future", stage="crawl"),

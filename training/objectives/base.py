@@ -54,6 +54,9 @@ class Objective(nn.Module, ABC):
     writes: ClassVar[bool] = False
     """Whether the loss uses the model's decoder of captions, if it has one. If not, that is frozen, too."""
 
+    contrastive: ClassVar[str | None] = None
+    """The loss that is ln(batch) where the features tell nothing, if one is: the run says so if it stays there."""
+
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model: Any = model  # open_clip's models share methods, no type

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from infra.errors import redact
 from infra.events import (
+    Collapsed,
     Custom,
     Event,
     Log,
@@ -102,6 +103,8 @@ class Watcher:
                 self._print(event.stage, f"shard {event.shard} is tried again: {event.error}", "yellow")
             case Log() if event.level in ("WARNING", "ERROR", "CRITICAL"):
                 self._print(event.stage, event.message, "yellow")
+            case Collapsed():
+                self._print(event.stage, f"{event.message}, at {event.samples:,} samples", "bold yellow")
             case StageFinished():
                 self._finished(event)
             case StageFailed():
@@ -160,7 +163,7 @@ def detail(event: Event) -> str:
             return seconds(event.seconds)
         case StageFailed():
             return event.trace or event.error
-        case Log():
+        case Log() | Collapsed():
             return event.message
         case ShardRetry() | TrainRetry():
             return event.error

@@ -12,6 +12,7 @@ import time
 import pytest
 
 from infra.events import (
+    Collapsed,
     Event,
     Gate,
     Metrics,
@@ -148,6 +149,7 @@ def test_a_run_is_a_parent_with_a_child_per_stage(run, address, pages):
     run.start("crawl", config)
     run.finish("crawl", config=config, metrics={"pages_per_s": 2.5}, funnel=funnel)
     run.start("train")
+    run.add(Collapsed, stage="train", sign="image", value=0.999, samples=8, message="all alike")
     run.add(StageFailed, stage="train", attempt=1, error="ValueError: no data")
     run.end("failed")
     tracker = run.send(address)
@@ -160,6 +162,7 @@ def test_a_run_is_a_parent_with_a_child_per_stage(run, address, pages):
     assert parent.data.tags["mlflow.source.git.commit"] == "abc123"
     assert parent.data.tags["clipline.recipe"] == "toy.py"
     assert train.data.tags["clipline.error"] == "ValueError: no data"
+    assert train.data.tags["clipline.collapsed.image"] == "all alike"
     assert crawl.data.params == {"pages": "3", "web.agent": "x", "hosts": '["a"]', "none": "None", "empty": "{}"}
     assert crawl.data.metrics == {"pages_per_s": 2.5, "entered": 3, "kept": 2, "dropped.http": 1, "seconds": 1.5}
     assert crawl.data.tags["clipline.cached"] == "false"

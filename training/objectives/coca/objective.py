@@ -33,6 +33,7 @@ class CoCa(Objective):
     """
 
     writes = True
+    contrastive = "contrastive"
 
     def __init__(self, model: nn.Module, config: Config) -> None:
         if not isinstance(model, open_clip.CoCa):

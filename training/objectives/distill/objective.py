@@ -35,6 +35,8 @@ class Distillation(Objective):
     Raises ConfigError as :class:`Teacher` does.
     """
 
+    contrastive = "contrastive"
+
     def __init__(self, model: nn.Module, config: Config, teacher: str | Path, *, compiled: bool = False) -> None:
         super().__init__(model)
         self.weight = config.weight

@@ -16,6 +16,8 @@ __all__ = ["InfoNCE", "info_nce"]
 class InfoNCE(Objective):
     """The objective: symmetric InfoNCE over the global batch, with a learnt temperature."""
 
+    contrastive = "loss"
+
     def loss(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"loss": info_nce(outputs["image"], outputs["text"], outputs["scale"])}
 
