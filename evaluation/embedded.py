@@ -36,12 +36,13 @@ class Embedded:
 
     examples: EvalSet
     keys: list[str]
-    labels: Ints  # (n,), -1 in a retrieval set
+    labels: Ints  # (n,), -1 in a set with captions
     images: Floats  # (n, d), unit rows
     captions: list[str]  # distinct
     texts: Floats  # (len(captions), d), unit rows
     text_of: Ints  # (m,)
     image_of: Ints  # (m,), in rising order
+    metadata: list[str]  # what each image's json says, as text; "" if it has none
     logit_scale: float  # turns cosines into logits
     source: Artifact = field(repr=False)
     encoder: Callable[[], Encoder] = field(repr=False)  # loads the model
@@ -58,8 +59,8 @@ class Embedded:
             raise DataError(
                 f"test set {self.examples.name!r} has no classes",
                 expected="a classification set with classnames.txt",
-                found="a retrieval set" if self.examples.retrieval else "no class in classnames.txt",
-                fix="evaluate it with evaluation.tasks.Retrieval" if self.examples.retrieval else "",
+                found=f"a set for {self.examples.kind}" if self.examples.captioned else "no class in classnames.txt",
+                fix="evaluate it with a task for sets with captions" if self.examples.captioned else "",
             )
         vectors: Floats = read_arrays(self.source.store, path)[f"{NAME}_txt"]
         return vectors
@@ -106,6 +107,7 @@ def open_embedded(source: Artifact, examples: EvalSet, encoder: Callable[[], Enc
         texts=np.concatenate([part.texts for part in parts])[first],
         text_of=text_of,
         image_of=np.repeat(np.arange(len(counts)), counts),
+        metadata=[text for table in tables for text in table["metadata"].to_pylist()],
         logit_scale=source.manifest.facts["logit_scale"],
         source=source,
         encoder=encoder,
@@ -114,4 +116,4 @@ def open_embedded(source: Artifact, examples: EvalSet, encoder: Callable[[], Enc
 
 def _rows(source: Artifact, shard: str) -> Any:  # noqa: ANN401 - a pyarrow.Table
     with source.store.open(f"data/{shard}.parquet") as file:
-        return pq.read_table(file, columns=["label", "captions", "texts"])
+        return pq.read_table(file, columns=["label", "captions", "texts", "metadata"])

@@ -11,7 +11,8 @@ from evaluation import figures
 from evaluation.embedded import Embedded
 from evaluation.figures import Answer, Prediction, Query
 from infra.formats.testset import EvalSet
-from infra.metrics import Classified, top_k
+from infra.metrics import Classified
+from infra.ranking import top_k
 
 __all__ = ["Logits", "predictions", "retrieval"]
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Average", "ClassMean", "Mean", "Metric", "Statistic"]
+__all__ = ["Average", "ClassMean", "Mean", "Median", "Metric", "Statistic"]
 
 Array = NDArray[Any]
 Counts = NDArray[np.float64]
@@ -163,3 +163,41 @@ class Statistic(Metric):
     @property
     def is_share(self) -> bool:
         return self.share
+
+
+@dataclass(frozen=True)
+class Median(Metric):
+    """The median over outcomes: ``values`` (m,), of which outcome i belongs to image ``image_of[i]``."""
+
+    values: Array
+    image_of: Array
+    images: int
+
+    @cached_property
+    def _ordered(self) -> tuple[Array, Array]:
+        """Values in rising order, and their images."""
+        order = np.argsort(self.values, kind="stable")
+        return np.asarray(self.values, np.float64)[order], np.asarray(self.image_of)[order]
+
+    def resampled(self, counts: Counts) -> NDArray[np.float64]:
+        values, owner = self._ordered
+        outcomes = len(values)
+        totals = counts @ np.bincount(owner, minlength=self.images)
+        # A resample's median is nearly always close to the middle: outcomes below are counted by image, at once.
+        reach = int(4 * np.sqrt(outcomes * np.bincount(owner).max())) + 1
+        start, stop = max(0, outcomes // 2 - reach), min(outcomes, outcomes // 2 + reach)
+        found = self._within(counts, totals, start, stop)
+        if (missed := np.isnan(found)).any():
+            found[missed] = self._within(counts[missed], totals[missed], 0, outcomes)
+        return found
+
+    def _within(self, counts: Counts, totals: Array, start: int, stop: int) -> NDArray[np.float64]:
+        """The median of each resample, if it lies among the outcomes from ``start`` to ``stop``; else NaN."""
+        values, owner = self._ordered
+        below = counts @ np.bincount(owner[:start], minlength=self.images)
+        reached = below[:, None] + np.cumsum(counts[:, owner[start:stop]], axis=1)
+        # The two in the middle, which are one if the number is odd.
+        middle = [(reached < place[:, None]).sum(axis=1) for place in (np.ceil(totals / 2), np.floor(totals / 2) + 1)]
+        inside = (below < np.ceil(totals / 2)) & (middle[1] < stop - start)
+        low, high = (values[start:stop][np.minimum(place, stop - start - 1)] for place in middle)
+        return np.where(inside, (low + high) / 2, np.nan)

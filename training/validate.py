@@ -19,7 +19,7 @@ import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from torch import Tensor
 
-from infra import metrics
+from infra import metrics, ranking
 from infra.errors import DataError
 from infra.formats.testset import EvalSet, prompts
 from infra.open_clip_encoder import Preparation
@@ -83,6 +83,12 @@ class Validation:
 
     def _read(self, examples: EvalSet, most: int) -> _Set:
         images, owners, wordings = [], [], []
+        if examples.captioned and not examples.retrieval:
+            raise DataError(
+                f"test set {examples.name!r} is for {examples.kind}",
+                expected="classes, or captions that are all right, to validate on",
+                fix="evaluate it after training",
+            )
         sentences: dict[str, int] = {}
         for number, sample in enumerate(examples):
             if number == most:
@@ -138,4 +144,4 @@ def _scores(encoded: list[tuple[_Set, NDArray[np.float32], NDArray[np.float32]]]
 def _score(one: _Set, images: NDArray[np.float32], texts: NDArray[np.float32]) -> dict[str, Metric]:
     if one.classes:
         return metrics.classify(images, metrics.ensemble(texts, one.classes), one.owners).metrics()
-    return metrics.retrieve(images, texts, one.wordings, one.owners).metrics(RECALL_AT)
+    return ranking.retrieve(images, texts, one.wordings, one.owners).metrics(RECALL_AT)

@@ -59,6 +59,7 @@ def _embed_shard(
             "label": pa.array([sample.label for sample in samples], pa.int64()),
             "captions": pa.array(map(len, captions), pa.int32()),
             "texts": pa.array(captions, pa.list_(pa.string())),
+            "metadata": pa.array([sample.metadata for sample in samples], pa.string()),
         }
     )
     texts = encode_distinct(encoder, [text for given in captions for text in given])

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,10 +16,10 @@ from evaluation.compare.config import RESAMPLED
 from evaluation.embedded import open_embedded
 from evaluation.evaluate.config import Config
 from evaluation.intervals import Interval, interval, resampled
-from evaluation.tasks import Scores
 from infra.encoder import Encoder
 from infra.errors import ConfigError, DataError
 from infra.formats.testset import EvalSet
+from infra.measures import Metric
 from infra.run.context import ShardOutput
 from infra.run.manifest import Artifact, ShardRecord
 
@@ -33,7 +34,7 @@ def evaluate(config: Config, inputs: Mapping[str, Artifact], output: ShardOutput
     task, embeddings = config.task, inputs["embeddings"]
     examples = EvalSet.open(inputs["dataset"], task.dataset, task.split)
     scores = task.evaluate(open_embedded(embeddings, examples, partial(_encoder, config, inputs.get("model"))))
-    intervals, values = _measured(config, scores)
+    intervals, values = _measured(config, scores.metrics)
     images = next(iter(scores.metrics.values())).images
 
     output.write(*_result(config, embeddings, intervals))
@@ -41,23 +42,36 @@ def evaluate(config: Config, inputs: Mapping[str, Artifact], output: ShardOutput
     output.write_table(RESAMPLED, pa.table(dict(zip(scores.metrics, values.T, strict=True))))
     for name, columns in scores.tables.items():
         output.write_table(f"data/{name}.parquet", pa.table(dict(columns)))
+    for name, groups in scores.groups.items():
+        output.write_table(f"data/{name}.parquet", pa.Table.from_pylist(_rows(config, groups)))
     for name, png in scores.figures.items():
         output.write(f"figures/{name}.png", png)
     metrics = {name: asdict(interval) for name, interval in intervals.items()}
     return output.commit(facts={**scores.facts, "examples": images, "metrics": metrics})
 
 
-def _measured(config: Config, scores: Scores) -> tuple[dict[str, Interval], NDArray[np.float64]]:
+def _rows(config: Config, groups: Mapping[str, Mapping[str, Metric]]) -> list[dict[str, Any]]:
+    """A row for each group: its name, its number of images, and each metric with the bounds of its interval."""
+    rows = []
+    for name, metrics in groups.items():
+        row: dict[str, Any] = {"group": name, "images": next(iter(metrics.values())).images}
+        for metric, found in _measured(config, metrics)[0].items():
+            row |= {metric: found.value, f"{metric}_low": found.low, f"{metric}_high": found.high}
+        rows.append(row)
+    return rows
+
+
+def _measured(config: Config, metrics: Mapping[str, Metric]) -> tuple[dict[str, Interval], NDArray[np.float64]]:
     """Each metric on the whole test set with its interval; and all on every resample of its images, (bootstrap, m)."""
-    sizes = {name: metric.images for name, metric in scores.metrics.items()}
+    sizes = {name: metric.images for name, metric in metrics.items()}
     if len(set(sizes.values())) != 1:
         raise DataError(
             f"the metrics of task {config.task.kind} are not of the same images",
             expected="at least one metric, and a value for each image",
             found=", ".join(f"{name} of {images}" for name, images in sizes.items()) or "none",
         )
-    values = resampled(list(scores.metrics.values()), samples=config.bootstrap, seed=config.seed)
-    found = zip(scores.metrics.items(), values.T, strict=True)
+    values = resampled(list(metrics.values()), samples=config.bootstrap, seed=config.seed)
+    found = zip(metrics.items(), values.T, strict=True)
     return {name: interval(metric, column, config.confidence) for (name, metric), column in found}, values
 
 

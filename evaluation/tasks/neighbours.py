@@ -26,10 +26,10 @@ class NearestNeighbours(Task):
     def evaluate(self, data: Embedded) -> Scores:
         import numpy as np
 
-        from infra import metrics
+        from infra import metrics, ranking
 
         learned = data.split(self.train)
-        cosines, nearest = metrics.nearest(data.images, learned.images, self.k)
+        cosines, nearest = ranking.nearest(data.images, learned.images, self.k)
         votes = np.zeros((len(data.images), len(data.classes)), np.float32)
         rows = np.arange(len(votes))
         for neighbour in range(nearest.shape[1]):

@@ -1,11 +1,17 @@
 """Image-text retrieval: the images nearest to each caption, the captions nearest to each image.
 
 ``image_retrieval_recall@k`` queries with a text, ``text_retrieval_recall@k`` with an image: a query counts if any of
-its own answers is among the first k. For answers of equal score see :mod:`infra.metrics`.
+its own answers is among the first k. For answers of equal score see :mod:`infra.ranking`.
+
+Captions may be in several languages, which the samples' ``json`` names: ``{"languages": ["en", "de"]}``, one for each
+caption, or ``{"language": "de"}`` for all of a sample. Each language is then measured as a set of its own, too: its
+captions search all images, and images search its captions.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
@@ -15,13 +21,14 @@ from infra.errors import DataError
 
 if TYPE_CHECKING:
     from evaluation.embedded import Embedded
-    from infra.metrics import Retrieved
+    from infra.measures import Metric
+    from infra.ranking import Retrieved
 
 __all__ = ["Retrieval"]
 
 
 class Retrieval(Task):
-    """Recall in both directions and their mean; a row per query, with the rank of its best answer."""
+    """Recall and median rank in both directions; a row per query, and one per language with intervals."""
 
     kind: ClassVar[str] = "zeroshot_retrieval"
 
@@ -30,7 +37,7 @@ class Retrieval(Task):
     def evaluate(self, data: Embedded) -> Scores:
         # Here, because they load numpy and matplotlib and recipes import this module.
         from evaluation import galleries
-        from infra import metrics
+        from infra import ranking
 
         if not data.examples.retrieval:
             raise DataError(
@@ -38,9 +45,11 @@ class Retrieval(Task):
                 expected="retrieval in dataset_type.txt",
                 fix="evaluate it with evaluation.tasks.ZeroShot",
             )
-        retrieved = metrics.retrieve(data.images, data.texts, data.text_of, data.image_of)
+        retrieved = ranking.retrieve(data.images, data.texts, data.text_of, data.image_of)
+        languages = _languages(data)
         return Scores(
-            metrics=retrieved.metrics(self.recall_at),
+            metrics=retrieved.metrics(self.recall_at) | retrieved.median_ranks(),
+            groups={"languages": self._by_language(data, languages)} if len(set(languages)) > 1 else {},
             tables={"image_queries": _image_queries(data, retrieved), "text_queries": _text_queries(data, retrieved)},
             figures=galleries.retrieval(data),
             facts={
@@ -49,6 +58,39 @@ class Retrieval(Task):
                 "distinct_captions": len(data.captions),
             },
         )
+
+    def _by_language(self, data: Embedded, languages: Sequence[str]) -> dict[str, dict[str, Metric]]:
+        """The metrics of each language, by its code; the languages in alphabetical order."""
+        import numpy as np
+
+        from infra import ranking
+
+        spoken, found = np.asarray(languages), {}
+        for language in sorted(set(languages)):
+            chosen = spoken == language
+            one = ranking.retrieve_among(data.images, data.texts, data.text_of, data.image_of, chosen)
+            found[language] = one.metrics(self.recall_at) | one.median_ranks()
+        return found
+
+
+def _languages(data: Embedded) -> list[str]:
+    """The language of each caption, "" where the set says none. Raises DataError if a sample names too many or few."""
+    import numpy as np
+
+    languages: list[str] = []
+    for key, text, captions in zip(
+        data.keys, data.metadata, np.bincount(data.image_of, minlength=len(data.keys)).tolist(), strict=True
+    ):
+        fields = json.loads(text) if text else {}
+        named = fields.get("languages", [fields.get("language", "")] * captions)
+        if not isinstance(named, list) or not all(isinstance(one, str) for one in named) or len(named) != captions:
+            raise DataError(
+                f"sample {key!r} of {data.examples.name} does not say what language its captions are in",
+                expected=f"a list languages of {captions} codes in its json, or one language",
+                found=json.dumps(named, ensure_ascii=False)[:80],
+            )
+        languages += named
+    return languages
 
 
 def _image_queries(data: Embedded, retrieved: Retrieved) -> Columns:

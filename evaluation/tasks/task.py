@@ -35,11 +35,13 @@ class Scores:
     A metric knows its value on the whole test set and on resamples of its images, which give its confidence interval:
     see :mod:`infra.measures`. Where all are means over images, :meth:`means` writes them for you.
 
-    ``tables`` become ``data/{name}.parquet``, ``figures`` (PNG bytes) ``figures/{name}.png``; ``facts`` are counts and
-    other small JSON values for the manifest.
+    ``groups`` are metrics of parts of the set: tables by name, with a row for each group, whose metrics are of its own
+    images. They become ``data/{name}.parquet``, with intervals. So do ``tables``, as they are, and ``figures`` (PNG
+    bytes) ``figures/{name}.png``; ``facts`` are counts and other small JSON values for the manifest.
     """
 
     metrics: Mapping[str, Metric]
+    groups: Mapping[str, Mapping[str, Mapping[str, Metric]]] = field(default_factory=dict)
     tables: Mapping[str, Columns] = field(default_factory=dict)
     figures: Mapping[str, bytes] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)

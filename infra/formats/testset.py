@@ -2,17 +2,19 @@
 
 ::
 
-    {name}/dataset_type.txt                        "retrieval"; absent or "classification" otherwise
+    {name}/dataset_type.txt                        one of KINDS; "classification" if it is absent
     {name}/classnames.txt                          a class per line, in label order
     {name}/zeroshot_classification_templates.txt   a prompt per line, with {c} for the class
-    {name}/{split}/nshards.txt, {i}.tar            image + cls (a number), or image + txt (a caption per line)
+    {name}/{split}/nshards.txt, {i}.tar            image + cls (a number), or image + txt (a caption per line); + json
 
+What an optional ``json`` says of a sample (its group, the languages of its captions) is for tasks to read.
 A sample that cannot be read is an error, never a skip: leaving out the hard ones would flatter the model.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import warnings
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +29,14 @@ from infra.store import Store
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["EvalSet", "Packed", "Sample", "decode_image", "prompts"]
+__all__ = ["KINDS", "EvalSet", "Packed", "Sample", "decode_image", "prompts"]
+
+KINDS = {
+    "classification": "an image has one of the set's classes",
+    "retrieval": "all captions of an image are right",
+    "image_caption_selection": "the first caption of an image is right, the others are wrong",
+}
+"""Kinds of test sets, as ``dataset_type.txt`` names them; the last is CLIP_benchmark's name of the task."""
 
 _FORMATS = ("JPEG", "PNG", "WEBP")
 
@@ -36,13 +45,15 @@ _FORMATS = ("JPEG", "PNG", "WEBP")
 class Sample:
     """One image of a test set.
 
-    ``label`` counts from 0 and is -1 in a retrieval set; ``captions`` is empty in a classification set.
+    ``label`` counts from 0 and is -1 in a set with captions; ``captions`` is empty in a classification set;
+    ``metadata`` is its JSON object as text, or "".
     """
 
     key: str
     image: Image
     label: int
     captions: tuple[str, ...]
+    metadata: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,6 +64,7 @@ class Packed:
     image: bytes
     label: int
     captions: tuple[str, ...]
+    metadata: str = ""
 
     def without_image(self) -> Packed:
         """The sample with no bytes, to be kept."""
@@ -66,7 +78,7 @@ class EvalSet:
     name: str
     split: str
     store: Store
-    retrieval: bool
+    kind: str  # one of KINDS
     classes: tuple[str, ...]
     templates: tuple[str, ...]  # empty if the set brings none
     shards: int
@@ -92,27 +104,38 @@ class EvalSet:
                 found=f"test sets {', '.join(sorted(found)) or 'none'}",
             )
         kind = (_lines(store, "dataset_type.txt") or ("classification",))[0].lower()
-        if kind not in ("classification", "retrieval"):
+        if kind not in KINDS:
             raise DataError(
                 f"test set {name!r} is of a kind clipline cannot score",
-                expected="classification or retrieval in dataset_type.txt",
+                expected=f"{', '.join(KINDS)} in dataset_type.txt",
                 found=kind,
             )
         return cls(
             name=name,
             split=split,
             store=store,
-            retrieval=kind == "retrieval",
+            kind=kind,
             classes=_classes(store),
             templates=_templates(store),
             shards=_shards(store, split),
         )
 
+    @property
+    def retrieval(self) -> bool:
+        """True if every caption belongs to its image, so that images and captions can search each other."""
+        return self.kind == "retrieval"
+
+    @property
+    def captioned(self) -> bool:
+        """True if images have captions, right or wrong; False if they have classes."""
+        return self.kind != "classification"
+
     def __iter__(self) -> Iterator[Sample]:
         """Yield every sample in shard order. Raises DataError naming a sample that cannot be read."""
         for raw in self._raw():
             packed = self._packed(raw)
-            yield Sample(packed.key, decode_image(packed.image, packed.key), packed.label, packed.captions)
+            image = decode_image(packed.image, packed.key)
+            yield Sample(packed.key, image, packed.label, packed.captions, packed.metadata)
 
     def images(self, places: Collection[int]) -> dict[int, Image]:
         """Return the images at ``places``, counted in the order of iteration; the others are skipped undecoded."""
@@ -138,8 +161,9 @@ class EvalSet:
         return Packed(
             key=raw["__key__"],
             image=_image_bytes(raw),
-            label=-1 if self.retrieval else self._label(raw),
-            captions=_captions(raw) if self.retrieval else (),
+            label=-1 if self.captioned else self._label(raw),
+            captions=_captions(raw) if self.captioned else (),
+            metadata=_metadata(raw),
         )
 
     def _shard(self, shard: int) -> Iterator[dict[str, Any]]:
@@ -283,3 +307,19 @@ def _captions(raw: dict[str, Any]) -> tuple[str, ...]:
     if not captions:
         raise DataError(f"sample {raw['__key__']!r} has no caption", expected="txt with a caption per line")
     return captions
+
+
+def _metadata(raw: dict[str, Any]) -> str:
+    """The text of a sample's ``json``, or "". Raises DataError unless it is an object."""
+    if "json" not in raw:
+        return ""
+    text = _decoded(raw["json"], f"the metadata of sample {raw['__key__']!r}")
+    try:
+        fields = json.loads(text)
+    except ValueError as error:
+        fields, found = None, str(error)
+    else:
+        found = type(fields).__name__
+    if not isinstance(fields, dict):
+        raise DataError(f"the metadata of sample {raw['__key__']!r} is no JSON object", found=found)
+    return text

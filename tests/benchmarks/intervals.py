@@ -12,7 +12,8 @@ import time
 import numpy as np
 
 from evaluation.intervals import interval, resampled
-from infra.metrics import Classified, Retrieved
+from infra.metrics import Classified
+from infra.ranking import Retrieved
 from tests.evaluation import interval_samples as samples
 
 IMAGES, RESAMPLES = 50_000, 1000

@@ -34,12 +34,12 @@ def features(images: int, captions: int) -> tuple[np.ndarray, np.ndarray, np.nda
 
 
 def ours(images: int, captions: int) -> dict[str, float]:
-    from infra import metrics
+    from infra import ranking
 
     vectors, texts, owner = features(images, captions)
     start = grown()
     begin = time.process_time()
-    found = metrics.retrieve(vectors, texts, np.arange(len(texts)), owner).metrics(KS)
+    found = ranking.retrieve(vectors, texts, np.arange(len(texts)), owner).metrics(KS)
     values = {name: metric.value for name, metric in found.items() if not name.startswith("mean")}
     return {**values, "seconds": time.process_time() - begin, "mb": grown() - start}
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from evaluation.intervals import interval, resampled
 from infra.measures import Average, ClassMean, Mean, Metric
-from infra.metrics import tie_recall
+from infra.ranking import tie_recall
 
 RESAMPLES = 200
 

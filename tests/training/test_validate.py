@@ -12,7 +12,7 @@ from nesting import nested
 from PIL import Image
 from small_data import MODEL, draw, encode
 
-from infra import metrics
+from infra import metrics, ranking
 from infra.errors import ConfigError, Preempted
 from infra.formats.shards import TarWriter
 from infra.formats.testset import EvalSet, prompts
@@ -102,7 +102,7 @@ def test_as_the_evaluation_of_the_written_model_for_any_number_of_ranks(ranks, s
     classified = metrics.classify(images, classifier, [sample.label for sample in samples])
     captions = list(EvalSet.at(LocalStore(tests), "captions", "test"))
     wordings = list(dict.fromkeys(text for sample in captions for text in sample.captions))
-    retrieved = metrics.retrieve(
+    retrieved = ranking.retrieve(
         encoder.encode_images([sample.image for sample in captions]),
         encoder.encode_texts(wordings),
         [wordings.index(text) for sample in captions for text in sample.captions],

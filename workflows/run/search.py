@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from evaluation.embed.config import NAME
-from infra import metrics
+from infra import ranking
 from infra.encoder_config import EncoderConfig
 from infra.errors import UsageError
 from infra.formats.testset import EvalSet, decode_image
@@ -119,7 +119,7 @@ def _nearest(embeddings: Artifact, vector: NDArray[np.float32], most: int) -> tu
         rows, captions = rows + len(vectors.images), captions + len(vectors.texts)
         images = _best(images, _hits(shard, vector, vectors.images, most), most)
         # The same words have the same vector, and are one answer.
-        wordings, wording_of = metrics.distinct(vectors.texts)
+        wordings, wording_of = ranking.distinct(vectors.texts)
         _, first = np.unique(wording_of, return_index=True)
         hits = [(cosine, of, int(first[place])) for cosine, of, place in _hits(shard, vector, wordings, most)]
         texts = _best(texts, hits, 4 * most)  # those of other shards may be the same words
@@ -129,7 +129,7 @@ def _nearest(embeddings: Artifact, vector: NDArray[np.float32], most: int) -> tu
 def _hits(shard: str, vector: NDArray[np.float32], candidates: NDArray[np.float32], most: int) -> list[Hit]:
     if not len(candidates):
         return []
-    cosines, places = metrics.nearest(vector, candidates, most)
+    cosines, places = ranking.nearest(vector, candidates, most)
     return [(float(cosine), shard, int(place)) for cosine, place in zip(cosines[0], places[0], strict=True)]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import evaluation_samples as samples
 import numpy as np
 import open_clip
 import pyarrow.parquet as pq
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 
 from evaluation import evaluate
+from evaluation.embedded import open_embedded
 from evaluation.evaluate import work
 from evaluation.tasks import Retrieval
 from infra.errors import DataError
@@ -35,13 +37,13 @@ def reference(model, holdout) -> tuple[np.ndarray, np.ndarray]:
     name = f"local-dir:{Path(model.store.url) / 'data'}"
     clip, preprocess = open_clip.create_model_from_pretrained(name)
     clip.eval()
-    samples = list(EvalSet.open(holdout, "holdout", "test"))
-    captions = [caption for sample in samples for caption in sample.captions]
-    owner = [place for place, sample in enumerate(samples) for _ in sample.captions]
+    examples = list(EvalSet.open(holdout, "holdout", "test"))
+    captions = [caption for sample in examples for caption in sample.captions]
+    owner = [place for place, sample in enumerate(examples) for _ in sample.captions]
     with torch.no_grad():
-        images = clip.encode_image(torch.stack([preprocess(sample.image) for sample in samples]), normalize=True)
+        images = clip.encode_image(torch.stack([preprocess(sample.image) for sample in examples]), normalize=True)
         texts = clip.encode_text(open_clip.get_tokenizer(name)(captions), normalize=True)
-    return (texts @ images.T).numpy(), np.array(owner)[:, None] == np.arange(len(samples))
+    return (texts @ images.T).numpy(), np.array(owner)[:, None] == np.arange(len(examples))
 
 
 def test_scores_clip_benchmarks_recall(done, model, holdout):
@@ -80,6 +82,59 @@ def test_the_files(done):
     for name in ("text_to_image", "image_to_text"):
         with Image.open(folder / f"figures/{name}.png") as image:
             assert min(image.size) > 200
+
+
+LANGUAGES = {"en": ("a red circle", "a blue star"), "de": ("ein roter Kreis", "ein blauer Stern"), "th": ("วงกลมสีแดง",)}
+
+
+def spoken_files(languages) -> dict[str, bytes]:
+    """``data/spoken``: 12 images with captions in three languages, Thai for half of them."""
+    members = []
+    for i in range(12):
+        own = ["en", "de", "th"][: 2 + i % 2]
+        captions = [f"{LANGUAGES[one][i % len(LANGUAGES[one])]} {i}" for one in own]
+        members += [(f"s{i}.png", samples.picture(i)), (f"s{i}.txt", "\n".join(captions).encode())]
+        members += [(f"s{i}.json", json.dumps(languages(own)).encode())]
+    return {
+        "data/spoken/dataset_type.txt": b"retrieval",
+        "data/spoken/test/nshards.txt": b"1",
+        "data/spoken/test/0.tar": samples.tar(members),
+    }
+
+
+def test_each_language_is_a_set_of_its_own(model, tmp_path):
+    """The row of a language is what a set of its captions alone gets, its images all there to be found."""
+    spoken = samples.write_artifact(tmp_path / "spoken", spoken_files(lambda own: {"languages": own}))
+    vectors = samples.embed_here(tmp_path / "embedded/spoken", model, spoken, "spoken")
+    output = ShardOutput(Context(tmp_path / "out").store, "spoken")
+    config = CONFIG.replace(task=Retrieval(dataset="spoken"))
+    record = work.evaluate(config, {"embeddings": vectors, "dataset": spoken}, output)
+    table = pq.read_table(tmp_path / "out/data/languages.parquet").to_pylist()
+    assert [(row["group"], row["images"]) for row in table] == [("de", 12), ("en", 12), ("th", 6)]
+
+    data = open_embedded(vectors, EvalSet.open(spoken, "spoken", "test"), lambda: None)
+    scores = data.texts[data.text_of] @ data.images.T
+    spoken_in = np.array([one for i in range(12) for one in ["en", "de", "th"][: 2 + i % 2]])
+    for row in table:
+        mine = spoken_in == row["group"]
+        own = scores[np.flatnonzero(mine), data.image_of[mine]]
+        rank = 1 + (scores[mine] > own[:, None]).sum(axis=1)
+        assert row["image_retrieval_recall@1"] == pytest.approx((rank == 1).mean())
+        assert row["image_retrieval_median_rank"] == np.median(rank)
+        backward = [1 + (scores[mine][:, image] > own[place]).sum() for place, image in enumerate(data.image_of[mine])]
+        assert row["text_retrieval_recall@5"] == pytest.approx((np.array(backward) <= 5).mean())
+        for name in ("mean_recall@1", "text_retrieval_median_rank"):
+            assert row[f"{name}_low"] <= row[name] <= row[f"{name}_high"]
+    assert record.facts["captions"] == len(spoken_in) == 30
+
+
+@pytest.mark.parametrize("wrong", [{"languages": ["en"]}, {"languages": "en"}, {"language": 3}])
+def test_a_sample_with_other_languages_than_captions_is_named(model, tmp_path, wrong):
+    spoken = samples.write_artifact(tmp_path / "spoken", spoken_files(lambda own: wrong))
+    vectors = samples.embed_here(tmp_path / "embedded/spoken", model, spoken, "spoken")
+    data = open_embedded(vectors, EvalSet.open(spoken, "spoken", "test"), lambda: None)
+    with pytest.raises(DataError, match="'s0' of spoken does not say what language"):
+        Retrieval(dataset="spoken").evaluate(data)
 
 
 def test_twice_the_same_bytes(done, embedded, holdout, tmp_path):
