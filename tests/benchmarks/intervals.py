@@ -34,7 +34,8 @@ def speed() -> None:
     classification = Classified(labels, labels, rank, 1000).metrics()
     owner = np.repeat(np.arange(IMAGES), 5)
     better, level, one = random.geometric(0.1, 5 * IMAGES) - 1, random.integers(0, 2, 5 * IMAGES), np.ones(IMAGES, int)
-    retrieval = Retrieved(owner, better[:IMAGES], level[:IMAGES], one, better, level).metrics((1, 5, 10))
+    retrieved = Retrieved(owner, better[:IMAGES], level[:IMAGES], one[:IMAGES], better, level)
+    retrieval = retrieved.metrics((1, 5, 10)) | retrieved.median_ranks()
     total = 0.0
     for name, metrics in (("classification", classification), ("retrieval", retrieval)):
         begin, used = time.perf_counter(), time.process_time()

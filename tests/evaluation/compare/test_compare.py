@@ -93,7 +93,7 @@ def test_the_stage_compares_all_tasks_and_says_how_many_differ(evaluated, tmp_pa
     manifest = compare.run(compare.Config(variants=variants), inputs, context)
     found = json.loads(context.store.read("data/comparison.json"))
     rows = {(row["task"], row["metric"]): row for row in found["differences"]}
-    assert len(rows) == 3 + 9
+    assert len(rows) == 3 + 11
     expected = np.mean([inputs[f"scores_b{seed}"].manifest.metrics["acc1"] for seed in (2, 3)]) - np.mean(
         [inputs[f"scores_a{seed}"].manifest.metrics["acc1"] for seed in (0, 1)]
     )
@@ -130,7 +130,7 @@ def test_the_primary_metrics_are_named(evaluated):
         return [(row.task, row.metric) for row in compare_evaluations(pair, primary=primary).primary]
 
     seen, holdout = "seen classification", "holdout retrieval"
-    assert len(chosen("*")) == 12
+    assert len(chosen("*")) == 14
     assert chosen("text_*@1", "acc5") == [(seen, "acc5"), (holdout, "text_retrieval_recall@1")]
     # of a task that has none of them, the first it gives
     assert chosen("mean_recall@10") == [(seen, "acc1"), (holdout, "mean_recall@10")]

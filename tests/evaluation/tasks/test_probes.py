@@ -34,6 +34,7 @@ def digits(tmp_path_factory):
             "uid": [f"{split}{number}" for number in range(count)],
             "label": labels[part],
             "captions": [0] * count,
+            "metadata": [""] * count,
         }
         texts = pa.array([[]] * count, pa.list_(pa.string()))
         rows = pa.table({**columns, "captions": pa.array([0] * count, pa.int32()), "texts": texts})
