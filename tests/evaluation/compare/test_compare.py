@@ -104,7 +104,7 @@ def test_the_stage_compares_all_tasks_and_says_how_many_differ(evaluated, tmp_pa
     assert manifest.metrics["b.seen_classification.acc1"] == row["difference"]
     assert manifest.facts["verdict"] == found["verdict"]
     assert "of 2 differences from a in acc1, mean_recall@1 are not separated from 0" in found["verdict"]
-    assert found["notes"][0].startswith("10 secondary differences")
+    assert found["notes"][0].startswith("12 secondary differences")
     assert {key for key, row in rows.items() if row["primary"]} == {
         ("seen classification", "acc1"),
         ("holdout retrieval", "mean_recall@1"),
