@@ -8,9 +8,10 @@ from pathlib import Path
 
 from infra.config import digest
 from infra.errors import ConfigError, DataError
-from infra.formats.shards import training_tars
+from infra.formats.shards import tars_among, training_tars
 from infra.run.manifest import Artifact
 from infra.store import Store, open_store
+from infra.store.listing import absolute, listed
 from training.data.samples import Shards
 
 __all__ = ["Inputs"]
@@ -39,14 +40,15 @@ class Inputs:
 
     @classmethod
     def at(cls, shards: Iterable[str], tests: str | None, models: Mapping[str, str | None]) -> Inputs:
-        """Those at paths or fsspec URLs. Of several folders of shards each may be given as ``name=folder``."""
+        """Those at paths or fsspec URLs. Of several places of shards each may be given as ``name=place``: a folder, a
+        glob, or a pattern such as ``{00000..00099}.tar``."""
         sources = {}
         for number, given in enumerate(shards):
             name, equals, place = given.partition("=")
             if not equals:
                 name, place = "shards" if number == 0 else f"shards_{number}", given
-            store = open_store(place)
-            sources[name] = Shards.at(store, [path for path in store.paths() if path.endswith(".tar")])
+            folder, paths, _ = listed(absolute(place))
+            sources[name] = Shards.at(open_store(folder), tars_among(paths, place))
         chosen = {name: Path(place) for name, place in models.items() if place is not None}
         if missing := [path for path in chosen.values() if not path.exists()]:
             raise ConfigError(

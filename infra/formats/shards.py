@@ -8,6 +8,7 @@ be an error. Python's tarfile quietly ends at the first bad header, which would 
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
 import tarfile
@@ -40,9 +41,12 @@ __all__ = [
     "sample_key",
     "shard_name",
     "split_name",
+    "tars_among",
     "training_tars",
     "write_triple",
 ]
+
+log = logging.getLogger(__name__)
 
 IMAGE_EXTENSIONS = tuple(dict.fromkeys(("jpg", "png", "webp", "jpeg", *EXTENSIONS)))
 """Extensions under which we look for a sample's image, first those under which open_clip does."""
@@ -61,6 +65,10 @@ _OTHER_FILES = {
 }
 """Kinds of files that are taken for tars, by how they begin."""
 _MAX_NAME = 1 << 16  # bytes of an extended header; one that claims more is an attack, not a name
+_NO_SHARD = re.compile(
+    r"(?i)\.(?:tar\.(?:part|partial|tmp|temp|crdownload|download|aria2|incomplete|filepart|gz|bz2|xz|zst|lz4)|tgz|tbz2?|txz)$"
+)
+"""Names of shards that are half downloaded, or compressed."""
 _NAME = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)", re.DOTALL)
 
 
@@ -306,6 +314,25 @@ def dotted_name_hint(extensions: Iterable[str]) -> str:
     if not dotted:
         return ""
     return f"rename the members: a key ends at the first dot of a name, so {dotted[0]!r} counts as the extension"
+
+
+def tars_among(paths: Iterable[str], place: str) -> list[str]:
+    """The tars among the files at ``place``. What macOS keeps beside each, ``._00000.tar``, is left out with a warning.
+
+    Raises DataError for what would be a shard if it were whole or unpacked: nobody would miss it.
+    """
+    names = list(paths)
+    if stray := [path for path in names if _NO_SHARD.search(path)]:
+        raise DataError(
+            f"{len(stray)} files at {place} are no shards yet",
+            expected="whole tars that are not compressed",
+            found=", ".join(stray[:5]),
+            fix="finish the download or unpack them (samples are read at offsets), or move them elsewhere",
+        )
+    tars = [path for path in names if path.endswith(".tar")]
+    if hidden := [path for path in tars if path.rpartition("/")[2].startswith(".")]:
+        log.warning("left out of the shards at %s: %s", place, ", ".join(hidden[:5]))
+    return [path for path in tars if path not in hidden]
 
 
 def training_tars(artifact: Artifact) -> list[File]:

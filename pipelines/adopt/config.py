@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import glob
 import re
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import Field, field_validator
@@ -15,6 +13,7 @@ from infra.config import Runtime, StageConfig, digest
 from infra.errors import ConfigError
 from infra.store import Store, open_store
 from infra.store.content import Content, contents
+from infra.store.listing import absolute, listed
 from pipelines.adopt.contents import Contents
 
 __all__ = ["Config"]
@@ -28,17 +27,17 @@ class Config(StageConfig):
 
     code_version: ClassVar[int] = 2
 
-    path: Runtime[str] = Field(description="file, folder or glob, here or at an fsspec URL such as s3://bucket/data")
+    path: Runtime[str] = Field(
+        description="file, folder or glob, here or at an fsspec URL such as s3://bucket/data; or a pattern of several, "
+        "{00000..00099}.tar, or several of these with :: between them"
+    )
     contents: Contents = Field(description="what is there: images, pairs, selection, shards, model, testsets, ...")
 
     @field_validator("path")
     @classmethod
     def _absolute(cls, value: str) -> str:
         """A run is recorded as meant: from another directory it must find the same files."""
-        if not value:
-            raise ValueError("a path or URL")
-        value = value.removeprefix("file://")
-        return value.rstrip("/") if "://" in value else str(Path(value).expanduser().absolute())
+        return absolute(value)
 
     def outputs(self) -> tuple[str, ...]:
         return self.contents.holds
@@ -79,12 +78,12 @@ class Config(StageConfig):
     def _found(self) -> _Found:
         """Location of the files that make up the data."""
         try:
-            folder, listed, alone = _list(self.path)
-            picked = sorted(self.contents.pick(listed))
+            folder, found, alone = listed(self.path)
+            picked = sorted(self.contents.pick(found))
         except FileNotFoundError as error:
             raise self._nothing(str(error)) from None
         if not picked:
-            raise self._nothing(_some(listed) or "nothing there")
+            raise self._nothing(_some(found) or "nothing there")
         if alone:
             return _Found(folder, {f"{self.contents.kind}{_ending(picked[0])}": picked[0]}, self.path)
         return _Found(folder, {path: path for path in picked}, f"{folder}/")
@@ -102,21 +101,6 @@ class _Found:
     folder: str
     paths: dict[str, str]
     location: str
-
-
-def _list(url: str) -> tuple[str, list[str], bool]:
-    """Folder and relative paths of the files that a path, URL or glob names; True if it names one file."""
-    parent, _, name = url.rpartition("/")
-    web = url.startswith(("http://", "https://"))
-    there = "://" not in url and Path(url).exists()  # also with a "[" in its name
-    if not there and ("*" in url if web else glob.has_magic(url)):
-        fixed = url[: next(i for i, char in enumerate(url) if char in ("*" if web else "*?["))].rpartition("/")[0]
-        return fixed, open_store(fixed or "/").glob(url[len(fixed) + 1 :]), False
-    if web or ("://" not in url and Path(url).is_file()):
-        return parent, [name], True
-    if paths := open_store(url).paths():
-        return url, paths, False
-    return (parent, [name], True) if "://" in url and open_store(parent).exists(name) else (url, [], False)
 
 
 def _ending(name: str) -> str:

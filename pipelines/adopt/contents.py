@@ -15,7 +15,7 @@ from pydantic import Field
 from infra.config import Choice, Runtime
 from infra.errors import ConfigError, DataError
 from infra.formats.architecture import check_fits, read_model_config
-from infra.formats.shards import IMAGE_EXTENSIONS, dotted_name_hint, read_samples
+from infra.formats.shards import IMAGE_EXTENSIONS, dotted_name_hint, read_samples, tars_among
 from infra.formats.testset import EvalSet
 from infra.formats.weights import ENDINGS, in_order, read_shapes
 from infra.store import Store
@@ -47,7 +47,7 @@ class Contents(Choice):
 
     @abstractmethod
     def pick(self, paths: Sequence[str]) -> list[str]:
-        """Those of the ``paths`` found that are part of the data."""
+        """Those of the ``paths`` found that are part of the data. Raises what a user must see to first."""
 
     @abstractmethod
     def check(self, store: Store, paths: Sequence[str]) -> dict[str, int]:
@@ -61,7 +61,8 @@ class Images(Contents):
     layout = "00000.tar beside 00000.parquet, as img2dataset writes them"
 
     def pick(self, paths: Sequence[str]) -> list[str]:
-        return [path for path in paths if re.fullmatch(r"\d+\.(?:tar|parquet)", path)]
+        tars = tars_among((path for path in paths if re.match(r"\d+\.t", path)), "the path given")
+        return tars + [path for path in paths if re.fullmatch(r"\d+\.parquet", path)]
 
     def check(self, store: Store, paths: Sequence[str]) -> dict[str, int]:
         tables = [path for path in paths if path.endswith(".parquet")]
@@ -111,7 +112,7 @@ class Shards(Contents):
     layout = "*.tar with an image and a caption per sample"
 
     def pick(self, paths: Sequence[str]) -> list[str]:
-        return [path for path in paths if path.endswith(".tar")]
+        return tars_among(paths, "the path given")
 
     def check(self, store: Store, paths: Sequence[str]) -> dict[str, int]:
         _check_tars(store, paths)

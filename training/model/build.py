@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
+import warnings
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -181,7 +182,9 @@ def _lock(model: Any, part: Model) -> None:  # noqa: ANN401 - open_clip's models
         if part.lock_image is not None:
             # Of a timm tower open_clip would replace batch norms that include an activation by ones without it.
             timm_tower = isinstance(model.visual, TimmModel)
-            model.lock_image_tower(unlocked_groups=part.lock_image, freeze_bn_stats=not timm_tower)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Importing from timm.models.helpers")  # open_clip does
+                model.lock_image_tower(unlocked_groups=part.lock_image, freeze_bn_stats=not timm_tower)
             if timm_tower:
                 _freeze_batch_norms(model.visual.trunk)
         if part.lock_text is not None:
@@ -203,7 +206,10 @@ def _freeze_batch_norms(trunk: nn.Module) -> None:
 
 
 def _replace_dropout(model: nn.Module, seed: int, position: Position) -> None:
-    """Replace dropout that open_clip's configuration can enable; warn of other dropout (Hugging Face's text towers)."""
+    """Replace dropout that open_clip's configuration can enable; warn of other dropout (Hugging Face's text towers).
+
+    Layers that are locked drop nothing: what does not learn computes in training what it does afterwards.
+    """
     children: list[tuple[nn.Module, str, Any]] = [
         (module, name, child) for module in model.modules() for name, child in module.named_children()
     ]
@@ -214,6 +220,8 @@ def _replace_dropout(model: nn.Module, seed: int, position: Position) -> None:
             setattr(module, name, PatchDropout(child.prob, int(child.exclude_first_token), seed, position))
         elif type(child) is TimmPatchDropout:
             setattr(module, name, PatchDropout(child.prob, child.num_prefix_tokens, seed, position))
+        elif isinstance(child, DropPath | nn.Dropout) and _locked(module):
+            setattr(child, "p" if isinstance(child, nn.Dropout) else "drop_prob", 0.0)
         elif type(child) is DropPath and child.drop_prob and child.scale_by_keep:
             setattr(module, name, Dropout(child.drop_prob, True, seed, layer, position))
         elif type(child) is nn.Dropout and child.p and child in heads:
@@ -225,3 +233,8 @@ def _replace_dropout(model: nn.Module, seed: int, position: Position) -> None:
             "dropout in %s draws per worker: another number of workers gives another result",
             ", ".join(sorted(left)),
         )
+
+
+def _locked(module: nn.Module) -> bool:
+    weights = list(module.parameters())
+    return bool(weights) and not any(weight.requires_grad for weight in weights)

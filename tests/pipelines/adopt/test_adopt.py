@@ -373,3 +373,52 @@ def test_a_worker_elsewhere_gets_the_digests_with_the_configuration(tmp_path, mo
     sent = pickle.loads(pickle.dumps(mine.config))
     monkeypatch.setattr("pipelines.adopt.config.contents", None)  # would fail if anything were read again
     assert json.dumps(sent.identity()) == json.dumps(mine.config.identity())
+
+
+# --- shards as people have them
+
+
+def test_patterns_and_single_tars_are_shards(tmp_path):
+    for number, name in enumerate(("a/00000.tar", "a/00001.tar", "a/00002.tar", "b/00000.tar")):
+        write(tmp_path / name, shard(number))
+    artifact = carry_out(stage(tmp_path / "a/{00000..00001}.tar"), LocalStore(tmp_path / "root"))
+    assert [file.path for file in artifact.files()] == ["data/00000.tar", "data/00001.tar"]
+    several = stage(f"{tmp_path}/a/{{00001..00002}}.tar::{tmp_path}/b")
+    artifact = carry_out(several, LocalStore(tmp_path / "root"))
+    assert [file.path for file in artifact.files()] == ["data/a/00001.tar", "data/a/00002.tar", "data/b/00000.tar"]
+    assert artifact.read("data/b/00000.tar") == shard(3)
+    one = carry_out(stage(tmp_path / "b/00000.tar"), LocalStore(tmp_path / "root"))
+    assert [one.read(file.path) for file in one.files()] == [shard(3)]
+    with pytest.raises(ConfigError, match="1 of the 4 places"):
+        stage(tmp_path / "a/{00000..00003}.tar").config.location()
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({"1.tar": b""}, "1.tar: the file has 0 bytes"),
+        ({"1.tar": gzip.compress(shard())}, "1.tar: this is a gzip file"),
+        ({"1.tar": shard()[:700]}, "1.tar: a tar ends in the middle"),
+        ({"1.tar": b"<html>" * 200}, "1.tar: this is not a tar"),
+        ({"1.tar": b"version https://git-lfs.github.com/spec/v1\n"}, "1.tar: this is a Git LFS pointer"),
+        ({"1.tar": tar(("photo.0001.jpg", jpeg(0)), ("photo.0001.txt", b"t"))}, "rename the members"),
+        ({"1.tar.part": shard()[:700]}, "1.tar.part"),
+        ({"1.tar.gz": gzip.compress(shard())}, "1.tar.gz"),
+    ],
+)
+def test_a_shard_that_is_none_is_named(tmp_path, files, words):
+    write(tmp_path / "d/0.tar", shard())
+    for name, data in files.items():
+        write(tmp_path / "d" / name, data)
+    with pytest.raises(DataError) as caught:
+        carry_out(stage(tmp_path / "d"), LocalStore(tmp_path / "root"))
+    assert words in str(caught.value)
+
+
+def test_what_macos_adds_is_no_shard(tmp_path, caplog):
+    write(tmp_path / "d/0.tar", shard())
+    for name in ("._0.tar", ".DS_Store", "__MACOSX/._0.tar"):
+        write(tmp_path / "d" / name, b"\x00\x05\x16\x07" * 40)
+    artifact = carry_out(stage(tmp_path / "d"), LocalStore(tmp_path / "root"))
+    assert [file.path for file in artifact.files()] == ["data/0.tar"]
+    assert "._0.tar" in caplog.text
