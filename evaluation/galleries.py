@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,11 +11,12 @@ from numpy.typing import NDArray
 from evaluation import figures
 from evaluation.embedded import Embedded
 from evaluation.figures import Answer, Prediction, Query
+from evaluation.groups import Group
 from infra.formats.testset import EvalSet
 from infra.metrics import Classified
 from infra.ranking import top_k
 
-__all__ = ["Logits", "predictions", "retrieval"]
+__all__ = ["Logits", "predictions", "retrieval", "selections"]
 
 _PREDICTIONS = 12
 _QUERIES, _ANSWERS = 6, 5  # in each retrieval gallery
@@ -108,3 +110,33 @@ def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     odds = np.exp(logits - logits.max(axis=1, keepdims=True))
     result: NDArray[np.float64] = odds / odds.sum(axis=1, keepdims=True)
     return result
+
+
+def selections(data: Embedded, groups: Sequence[Group], right: NDArray[np.float64]) -> bytes:
+    """Draw images with the captions they choose among as PNG: of wrong and of right groups, drawn at random."""
+    random = np.random.default_rng(_SEED)
+    order = random.permutation(len(groups))
+    wrong, good = order[right[order] < 1].tolist(), order[right[order] == 1].tolist()
+    most = max(1, _QUERIES // len(groups[0].images))
+    shown_wrong = wrong[: max(most // 2, most - len(good))]
+    shown = [groups[place] for place in [*shown_wrong, *good[: most - len(shown_wrong)]]]
+
+    images = data.examples.images([image for group in shown for image in group.images])
+    queries = []
+    for group in shown:
+        for image, own in zip(group.images, group.captions, strict=False):
+            cosines = data.texts[data.text_of[list(group.captions)]] @ data.images[image]
+            answers = [
+                Answer(
+                    data.captions[data.text_of[group.captions[place]]],
+                    float(cosines[place]),
+                    group.captions[place] == own,
+                )
+                for place in np.argsort(-cosines, kind="stable")
+            ]
+            queries.append(Query(images[image], tuple(answers)))
+    return figures.image_to_text(
+        queries,
+        f"{len(shown_wrong)} of {len(wrong)} wrong and {len(shown) - len(shown_wrong)} of {len(good)} right groups, "
+        "drawn at random: images, and their captions by score",
+    )

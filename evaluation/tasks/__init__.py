@@ -3,7 +3,17 @@
 from evaluation.tasks.neighbours import NearestNeighbours
 from evaluation.tasks.probe import FewShot, LinearProbe
 from evaluation.tasks.retrieval import Retrieval
+from evaluation.tasks.selection import ImageCaptionSelection
 from evaluation.tasks.task import Scores, Task
 from evaluation.tasks.zeroshot import ZeroShot
 
-__all__ = ["FewShot", "LinearProbe", "NearestNeighbours", "Retrieval", "Scores", "Task", "ZeroShot"]
+__all__ = [
+    "FewShot",
+    "ImageCaptionSelection",
+    "LinearProbe",
+    "NearestNeighbours",
+    "Retrieval",
+    "Scores",
+    "Task",
+    "ZeroShot",
+]

@@ -9,9 +9,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from workflows.demo.compositions import Composition
 from workflows.demo.scenes import POSITIONS, Scene
 
-__all__ = ["render"]
+__all__ = ["render", "render_composition"]
 
 _PAINT = {  # the colour itself, and the tone its stripes, dots and checks alternate with
     "red": ((208, 32, 36), (255, 200, 192)),
@@ -37,7 +38,7 @@ def render(scene: Scene, side: int) -> NDArray[np.uint8]:
     """The image as RGB, shape (side, side, 3). The same scene at another side is the same image, resized."""
     draw = np.random.default_rng(scene.seed)
     tilt, shade, *shift = draw.uniform(-1, 1, 4)
-    image = cast("NDArray[np.uint8]", cv2.resize(_backdrop(scene, draw), (side, side), interpolation=cv2.INTER_CUBIC))
+    image = _backdrop(scene.background, draw, side)
 
     radius = _RADIUS[scene.size] * side
     room = 0.5 * side - radius - _MARGIN * side
@@ -47,10 +48,36 @@ def render(scene: Scene, side: int) -> NDArray[np.uint8]:
         0.5 * side - 0.5 + room * (0.85 * (place - 1) + 0.13 * by)
         for place, by in zip((column, row), shift, strict=True)
     )
+    _paint(image, scene.shape, scene.colour, scene.texture, (x, y), radius, tilt, shade)
+    return image
 
+
+def render_composition(composition: Composition, side: int) -> NDArray[np.uint8]:
+    """The image of several plain shapes as RGB, (side, side, 3)."""
+    draw = np.random.default_rng(composition.seed)
+    image = _backdrop(composition.background, draw, side)
+    for item in composition.items:
+        tilt, shade = draw.uniform(-1, 1, 2)
+        place = item.place[0] * side - 0.5, item.place[1] * side - 0.5
+        _paint(image, item.shape, item.colour, "plain", place, item.radius * side, tilt, shade)
+    return image
+
+
+def _paint(
+    image: NDArray[np.uint8],
+    shape: str,
+    colour: str,
+    texture: str,
+    place: tuple[float, float],
+    radius: float,
+    tilt: float,
+    shade: float,
+) -> None:
+    """Draw a shape into ``image``; its centre and radius in pixels, tilt and shade from -1 to 1."""
+    side, (x, y) = len(image), place
     angle = np.float32(np.radians(14.0 * tilt))
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]], np.float32)
-    corners = _outline(scene.shape) @ turn * radius + (x, y)
+    corners = _outline(shape) @ turn * radius + (x, y)
     x0, y0 = np.maximum(np.floor(corners.min(axis=0)).astype(int) - 1, 0)
     x1, y1 = np.minimum(np.ceil(corners.max(axis=0)).astype(int) + 2, side)
 
@@ -58,8 +85,8 @@ def render(scene: Scene, side: int) -> NDArray[np.uint8]:
     fixed = np.round((corners - (x0, y0)) * 16).astype(np.int32)  # 4 fractional bits
     cv2.fillPoly(mask, [fixed], 255, lineType=cv2.LINE_AA, shift=4)
 
-    own, other = (np.clip(np.array(tone, np.float32) + 10 * shade, 0, 255) for tone in _PAINT[scene.colour])
-    amount = _pattern(scene.texture, x0 - x, y0 - y, mask.shape, turn, radius)[..., None]
+    own, other = (np.clip(np.array(tone, np.float32) + 10 * shade, 0, 255) for tone in _PAINT[colour])
+    amount = _pattern(texture, x0 - x, y0 - y, mask.shape, turn, radius)[..., None]
     # A rim of the colour itself keeps the outline whole where a pattern's light parts would melt into the background.
     rim = np.zeros_like(mask)
     cv2.polylines(rim, [fixed], True, 255, max(1, round(0.14 * radius)), lineType=cv2.LINE_AA, shift=4)
@@ -68,18 +95,15 @@ def render(scene: Scene, side: int) -> NDArray[np.uint8]:
     alpha = (mask.astype(np.float32) / 255)[..., None]
     patch = image[y0:y1, x0:x1]
     patch[:] = np.round(patch + (paint - patch) * alpha).astype(np.uint8)
-    return image
 
 
-def _backdrop(scene: Scene, draw: np.random.Generator) -> NDArray[np.uint8]:
-    """Tint, slope and clouds on a coarse grid, RGB. Their contrast keeps images of like scenes apart for a hash."""
+def _backdrop(background: str, draw: np.random.Generator, side: int) -> NDArray[np.uint8]:
+    """Tint, slope and clouds of a coarse grid, RGB. Their contrast keeps images of like scenes apart for a hash."""
     across, down = draw.uniform(-26, 26, 2)
     steps = np.linspace(-1, 1, _CLOUDS)
     light = across * steps[None, :] + down * steps[:, None] + draw.uniform(-34, 34, (_CLOUDS, _CLOUDS))
-    backdrop: NDArray[np.uint8] = np.clip(np.array(_TINT[scene.background]) + light[..., None], 60, 250).astype(
-        np.uint8
-    )
-    return backdrop
+    coarse = np.clip(np.array(_TINT[background]) + light[..., None], 60, 250).astype(np.uint8)
+    return cast("NDArray[np.uint8]", cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC))
 
 
 def _pattern(

@@ -3,10 +3,13 @@
 - ``seen``: new images of the thirty pairs of colour and shape that training images show
 - ``unseen``: images of the other six, classified among all thirty-six: does the model compose what it learned?
 - ``captions``: retrieval, five captions an image that name every attribute, no two images alike in all of them
+- ``compositions``: pairs of images whose captions hold the same words (Winoground's form), see ``compositions.py``
+- ``choices``: the same images, each with its own caption and the other one (SugarCrepe's form)
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import count, islice
 from typing import TYPE_CHECKING, ClassVar
@@ -17,6 +20,7 @@ from infra.config import StageConfig
 from infra.formats.shards import TarWriter
 from infra.run.context import Context
 from infra.run.manifest import Artifact, Manifest
+from workflows.demo.compositions import CATEGORIES, Composition, pair
 from workflows.demo.scenes import COMBINATIONS, SEEN, UNSEEN, Scene, compose, full_captions, label, name
 from workflows.demo.website import TEST_SEEDS
 
@@ -37,16 +41,18 @@ TEMPLATES = (
 
 
 class Config(StageConfig):
+    code_version: ClassVar[int] = 2
     produces: ClassVar[tuple[str, ...]] = ("testsets",)
 
     seen_per_class: int = Field(20, gt=0, description="test images of each class that training shows")
     unseen_per_class: int = Field(40, gt=0, description="test images of each class that training never shows")
     captioned: int = Field(200, gt=0, description="images of the retrieval set")
+    compositions: int = Field(30, gt=0, description="pairs of images in each category of compositions")
     image_size: int = Field(128, ge=32, description="side of an image, pixels")
 
 
 def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Manifest:
-    """Write the three sets; takes seconds, so there is nothing to resume."""
+    """Write the sets; takes seconds, so there is nothing to resume."""
     names = {"seen": SEEN, "unseen": COMBINATIONS}
     scenes = {
         "seen": examples(SEEN, config.seen_per_class, TEST_SEEDS),
@@ -56,14 +62,19 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
         classnames = [name(*pair) for pair in classes]
         context.output.write(f"data/{set_name}/classnames.txt", _lines(classnames))
         context.output.write(f"data/{set_name}/zeroshot_classification_templates.txt", _lines(TEMPLATES))
-        samples = ((scene, "cls", str(classnames.index(label(scene))).encode()) for scene in scenes[set_name])
+        samples = ((scene, {"cls": str(classnames.index(label(scene)))}) for scene in scenes[set_name])
         _write(context.output, set_name, samples, len(scenes[set_name]), config.image_size)
         context.check()
     context.output.write("data/captions/dataset_type.txt", b"retrieval\n")
     captioned = distinct(config.captioned, 3 * TEST_SEEDS)
-    samples = ((scene, "txt", "\n".join(full_captions(scene)).encode()) for scene in captioned)
+    samples = ((scene, {"txt": "\n".join(full_captions(scene))}) for scene in captioned)
     _write(context.output, "captions", samples, len(captioned), config.image_size)
     counts = {set_name: len(found) for set_name, found in {**scenes, "captions": captioned}.items()}
+    for set_name, composed in (("compositions", _in_pairs(config)), ("choices", _one_by_one(config))):
+        counts[set_name] = 2 * config.compositions * len(CATEGORIES)
+        context.output.write(f"data/{set_name}/dataset_type.txt", b"image_caption_selection\n")
+        _write(context.output, set_name, composed, counts[set_name], config.image_size)
+        context.check()
     return context.finish(facts={"images": counts})
 
 
@@ -86,15 +97,47 @@ def distinct(number: int, first_seed: int) -> list[Scene]:
     return list(islice(fresh(), number))
 
 
-def _write(output: Output, set_name: str, samples: Iterable[tuple[Scene, str, bytes]], total: int, side: int) -> None:
-    """One shard of a set: image and label, or image and captions."""
+def _pairs(config: Config) -> Iterator[tuple[str, str, tuple[Composition, Composition]]]:
+    """Name, category and images of each pair, the categories in turn."""
+    for number in range(config.compositions):
+        for category in CATEGORIES:
+            yield f"{category} {number}", category, pair(category, 4 * TEST_SEEDS + number)
+
+
+def _in_pairs(config: Config) -> Iterator[tuple[Composition, dict[str, str]]]:
+    """Winoground's form: an image has its caption, and the json says which two images are a group."""
+    for group, category, both in _pairs(config):
+        for one in both:
+            yield one, {"txt": one.caption, "json": json.dumps({"group": group, "category": category})}
+
+
+def _one_by_one(config: Config) -> Iterator[tuple[Composition, dict[str, str]]]:
+    """SugarCrepe's form: an image has its caption, then the wrong one."""
+    for _, category, both in _pairs(config):
+        for one, other in (both, both[::-1]):
+            yield one, {"txt": f"{one.caption}\n{other.caption}", "json": json.dumps({"category": category})}
+
+
+def _write(
+    output: Output,
+    set_name: str,
+    samples: Iterable[tuple[Scene | Composition, Mapping[str, str]]],
+    total: int,
+    side: int,
+) -> None:
+    """One shard of a set: each image with what is said of it, by extension."""
     from workflows.demo import drawing, images
 
     output.write(f"data/{set_name}/test/nshards.txt", b"1\n")
     with output.open(f"data/{set_name}/test/0.tar", rows=total) as sink, TarWriter(sink) as tar:
-        for number, (scene, extension, data) in enumerate(samples):
-            tar.add(f"{number:06d}.{extension}", data)
-            tar.add(f"{number:06d}.jpg", images.encode(drawing.render(scene, side), "jpeg"))
+        for number, (scene, texts) in enumerate(samples):
+            for extension, text in texts.items():
+                tar.add(f"{number:06d}.{extension}", text.encode())
+            if isinstance(scene, Scene):
+                pixels = drawing.render(scene, side)
+            else:
+                pixels = drawing.render_composition(scene, side)
+            tar.add(f"{number:06d}.jpg", images.encode(pixels, "jpeg"))
 
 
 def _lines(texts: Iterable[str]) -> bytes:
