@@ -164,8 +164,9 @@ def of_letters(caption: str) -> np.ndarray:
 
 
 def test_a_bag_of_words_gets_chance_exactly(composed):
+    random = np.random.default_rng(3)
     for name in ("choices", "compositions"):
-        examples, random = EvalSet.open(composed, name, "test"), np.random.default_rng(3)
+        examples = EvalSet.open(composed, name, "test")
         found = TASK.evaluate(embedded(examples, lambda *_: random.normal(size=16), bag_of_words))
         if name == "choices":
             assert set(values(found).values()) == {0.5}

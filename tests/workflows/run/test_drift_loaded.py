@@ -53,6 +53,7 @@ DEEP = {
     "decontaminate": "pipelines.curate.decontaminate.index",
     "zeroshot": "evaluation.tasks.zeroshot",
     "retrieval": "evaluation.tasks.retrieval",
+    "compositions": "evaluation.groups",
     "compare": "evaluation.compare.differences",
     "urls": "pipelines.urls.shard",
     "list": "pipelines.adopt.stage",
