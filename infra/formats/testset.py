@@ -13,17 +13,15 @@ A sample that cannot be read is an error, never a skip: leaving out the hard one
 
 from __future__ import annotations
 
-import io
 import json
-import warnings
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from infra.errors import ConfigError, DataError
 from infra.formats.shards import IMAGE_EXTENSIONS, dotted_name_hint, read_samples
-from infra.images.formats import OPEN_CLIP
 from infra.run.manifest import Artifact
+from infra.schema import Drop
 from infra.store import Store
 
 if TYPE_CHECKING:
@@ -37,8 +35,6 @@ KINDS = {
     "image_caption_selection": "the first caption of an image is right, the others are wrong",
 }
 """Kinds of test sets, as ``dataset_type.txt`` names them; the last is CLIP_benchmark's name of the task."""
-
-_FORMATS = ("JPEG", "PNG", "WEBP")
 
 
 @dataclass(frozen=True)
@@ -208,34 +204,21 @@ def prompts(classes: Sequence[str], templates: Sequence[str] = ()) -> list[str]:
 
 
 def decode_image(data: bytes, key: str) -> Image:
-    """Decode an image in any accepted format as RGB; the size is checked before a pixel is decoded. Raises DataError.
+    """Decode an image as RGB by :func:`infra.images.like_open_clip.decode_like_open_clip`, whatever format it has.
 
-    JPEG, PNG and WebP by Pillow, as open_clip does: alpha and orientation are ignored.
+    Raises DataError, naming the sample ``key``; one that is too large before a pixel is decoded.
     """
     from PIL import Image
 
-    from infra.images.decode import MAX_PIXELS, decode_rgb
     from infra.images.errors import ImageError
+    from infra.images.like_open_clip import check_size, decode_like_open_clip
 
     try:
-        if not data.startswith(OPEN_CLIP):
-            return Image.fromarray(decode_rgb(data))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is ours, and an error
-            image = Image.open(io.BytesIO(data), formats=_FORMATS)
-            if image.width * image.height > MAX_PIXELS:
-                raise DataError(
-                    f"the image of sample {key!r} is too large",
-                    expected=f"<= {MAX_PIXELS} pixels",
-                    found=f"{image.width} x {image.height}",
-                )
-            return image.convert("RGB")
-    # PIL's decoders raise these three for bad bytes (UnidentifiedImageError is an OSError), DecompressionBombError
-    # for twice PIL's own limit.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"the image of sample {key!r} cannot be decoded", found=str(error)) from error
+        check_size(data)
+        return Image.fromarray(decode_like_open_clip(data))
     except ImageError as error:
-        raise DataError(f"the image of sample {key!r} cannot be decoded", found=str(error.reason)) from error
+        found = f"{error.reason}: {error.message}" if error.reason == Drop.AREA else str(error.reason)
+        raise DataError(f"the image of sample {key!r} cannot be decoded", found=found) from error
 
 
 def _lines(store: Store, path: str) -> tuple[str, ...]:

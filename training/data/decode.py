@@ -14,13 +14,11 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-import simplejpeg
 import torch
 from torch.nn.functional import interpolate
 
-from infra.images.decode import decode_rgb
 from infra.images.errors import ImageError
-from infra.images.formats import OPEN_CLIP
+from infra.images.like_open_clip import decode_like_open_clip
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,29 +40,9 @@ def decode(data: bytes, min_side: int) -> NDArray[np.uint8]:
     JPEG, PNG and WebP are ignored, as in open_clip's preprocessing. Raises ValueError for damaged data.
     """
     try:
-        return _usual(data, min_side) if data.startswith(OPEN_CLIP) else decode_rgb(data)
+        return decode_like_open_clip(data, min_side)
     except ImageError as error:
         raise ValueError(f"the image cannot be decoded: {error.reason}") from error
-
-
-def _usual(data: bytes, min_side: int) -> NDArray[np.uint8]:
-    """Decode JPEG, PNG or WebP, whose decoders tell the size and the colours at once."""
-    if data.startswith(b"\xff\xd8"):
-        size = {"min_height": min_side, "min_width": min_side, "min_factor": 2}  # 7/8 takes twice as long as full size
-        try:
-            if simplejpeg.decode_jpeg_header(data)[2] not in ("CMYK", "YCCK"):
-                rgb: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "RGB", **size)
-                return rgb
-        except (ValueError, KeyError):  # damage in its head that does not matter, a missing end mark, or worse
-            return decode_rgb(data)
-    try:
-        encoded = np.frombuffer(data, np.uint8)
-        bgr = cv2.imdecode(encoded, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error as error:  # empty data, or more pixels than OpenCV allows
-        raise ValueError(f"OpenCV cannot decode the image: {error.err}") from error
-    if bgr is None:
-        raise ValueError("not an image that OpenCV can decode")
-    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
 
 
 def draw_crop(

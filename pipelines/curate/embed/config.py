@@ -22,6 +22,7 @@ class Config(EncoderConfig):
         "selection": Input("selection", required=False, description="embed only the rows it keeps"),
         "model": Input("model", required=False, description="a trained or adopted model; or else pretrained is set"),
     }
+    code_version: ClassVar[int] = 2
     produces: ClassVar[tuple[str, ...]] = ("embeddings",)
 
     captions: str = Field("caption", description="column of the captions: a text, or a list of texts, per row")
