@@ -12,11 +12,12 @@ from evaluation import figures
 from evaluation.embedded import Embedded
 from evaluation.figures import Answer, Prediction, Query
 from evaluation.groups import Group
+from evaluation.questions import Question, moved
 from infra.formats.testset import EvalSet
 from infra.metrics import Classified
 from infra.ranking import top_k
 
-__all__ = ["Logits", "predictions", "retrieval", "selections"]
+__all__ = ["Logits", "analogies", "predictions", "retrieval", "selections"]
 
 _PREDICTIONS = 12
 _QUERIES, _ANSWERS = 6, 5  # in each retrieval gallery
@@ -140,3 +141,26 @@ def selections(data: Embedded, groups: Sequence[Group], right: NDArray[np.float6
         f"{len(shown_wrong)} of {len(wrong)} wrong and {len(shown) - len(shown_wrong)} of {len(good)} right groups, "
         "drawn at random: images, and their captions by score",
     )
+
+
+def analogies(data: Embedded, questions: Sequence[Question], weight: np.float32) -> bytes:
+    """Draw what images with another word find as PNG, a question in each row, drawn at random."""
+    random = np.random.default_rng(_SEED)
+    asked, found = [], []
+    for place in np.sort(random.permutation(len(questions))[:_QUERIES]).tolist():
+        question = questions[place]
+        one = int(random.integers(len(question.images)))
+        query = moved(data, question, weight)[one]
+        cosines = data.images @ (query / np.linalg.norm(query))
+        cosines[question.images[one]] = -np.inf
+        (best,) = top_k(cosines[None], _ANSWERS)
+        words = [data.captions[value] for value in question.values]
+        text = f"image of: {' '.join(words)}\n- {words[question.attribute]} + {data.captions[question.word]}"
+        asked.append((text, cosines, set(question.answers.tolist())))
+        found.append(best.tolist())
+    images = data.examples.images([image for best in found for image in best])
+    queries = [
+        Query(text, tuple(Answer(images[image], float(cosines[image]), image in answers) for image in best))
+        for (text, cosines, answers), best in zip(asked, found, strict=True)
+    ]
+    return figures.text_to_image(queries, f"{len(queries)} questions drawn at random, and the images they find")

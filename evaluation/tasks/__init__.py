@@ -1,5 +1,6 @@
 """Evaluation tasks: an open family, one small file each; docs/evaluation.md shows how to add one from a recipe."""
 
+from evaluation.tasks.analogies import Analogies
 from evaluation.tasks.neighbours import NearestNeighbours
 from evaluation.tasks.probe import FewShot, LinearProbe
 from evaluation.tasks.retrieval import Retrieval
@@ -8,6 +9,7 @@ from evaluation.tasks.task import Scores, Task
 from evaluation.tasks.zeroshot import ZeroShot
 
 __all__ = [
+    "Analogies",
     "FewShot",
     "ImageCaptionSelection",
     "LinearProbe",

@@ -32,6 +32,7 @@ __all__ = ["KINDS", "EvalSet", "Packed", "Sample", "decode_image", "prompts"]
 KINDS = {
     "classification": "an image has one of the set's classes",
     "retrieval": "all captions of an image are right",
+    "analogies": "the captions of an image are the values of its attributes",
     "image_caption_selection": "the first caption of an image is right, the others are wrong",
 }
 """Kinds of test sets, as ``dataset_type.txt`` names them; the last is CLIP_benchmark's name of the task."""

@@ -4,6 +4,7 @@
 - ``unseen``: images of the other six, classified among all thirty-six: does the model compose what it learned?
 - ``captions``: retrieval, five captions an image that name every attribute, no two images alike in all of them
 - ``compositions``: pairs of images whose captions hold the same words (Winoground's form), see ``compositions.py``
+- ``analogies``: images of single shapes with the words for colour and shape
 - ``choices``: the same images, each with its own caption and the other one (SugarCrepe's form)
 """
 
@@ -47,6 +48,7 @@ class Config(StageConfig):
     seen_per_class: int = Field(20, gt=0, description="test images of each class that training shows")
     unseen_per_class: int = Field(40, gt=0, description="test images of each class that training never shows")
     captioned: int = Field(200, gt=0, description="images of the retrieval set")
+    analogies: int = Field(4, gt=0, description="images of each class that training shows, to ask for by analogy")
     compositions: int = Field(30, gt=0, description="pairs of images in each category of compositions")
     image_size: int = Field(128, ge=32, description="side of an image, pixels")
 
@@ -70,6 +72,12 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     samples = ((scene, {"txt": "\n".join(full_captions(scene))}) for scene in captioned)
     _write(context.output, "captions", samples, len(captioned), config.image_size)
     counts = {set_name: len(found) for set_name, found in {**scenes, "captions": captioned}.items()}
+    shown = examples(SEEN, config.analogies, 5 * TEST_SEEDS)
+    counts["analogies"] = len(shown)
+    context.output.write("data/analogies/dataset_type.txt", b"analogies\n")
+    attributes = json.dumps({"attributes": ["colour", "shape"]})
+    samples = ((scene, {"txt": f"{scene.colour}\n{scene.shape}", "json": attributes}) for scene in shown)
+    _write(context.output, "analogies", samples, len(shown), config.image_size)
     for set_name, composed in (("compositions", _in_pairs(config)), ("choices", _one_by_one(config))):
         counts[set_name] = 2 * config.compositions * len(CATEGORIES)
         context.output.write(f"data/{set_name}/dataset_type.txt", b"image_caption_selection\n")

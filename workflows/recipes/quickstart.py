@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation import embed, evaluate
-from evaluation.tasks import ImageCaptionSelection, Retrieval, ZeroShot
+from evaluation.tasks import Analogies, ImageCaptionSelection, Retrieval, ZeroShot
 from pipelines import crawl, download, extract
 from pipelines.curate import balance, dedup, filter, shard
 from pipelines.curate.filter import rules
@@ -59,7 +59,7 @@ def workflow(
     # Train, and evaluate on test sets the site never shows.
     tests = Stage("testset", testset.run, testset.Config(image_size=size))
     trained = Stage("train", train.run, training(model, samples, workers), {"shards": shards, "tests": tests})
-    sets = embed.Config(sets=("seen", "unseen", "captions", "compositions"))
+    sets = embed.Config(sets=("seen", "unseen", "captions", "compositions", "analogies"))
     embedded = Stage("embed", embed.run, sets, {"model": trained, "dataset": tests})
     both = {"dataset": tests, "embeddings": embedded}
     seen = Stage("zeroshot", evaluate.run, evaluate.Config(task=ZeroShot(dataset="seen")), both)
@@ -68,8 +68,10 @@ def workflow(
     select = ImageCaptionSelection(dataset="compositions")
     compositions = Stage("compositions", evaluate.run, evaluate.Config(task=select), both)
 
+    arithmetic = Stage("analogies", evaluate.run, evaluate.Config(task=Analogies(dataset="analogies")), both)
+
     data = (pages, pairs, downloaded, filtered, deduplicated, balanced, shards)
-    stages = (*data, tests, trained, embedded, seen, unseen, captions, compositions)
+    stages = (*data, tests, trained, embedded, seen, unseen, captions, compositions, arithmetic)
     accuracy = Gate("train", "quickstart", {"zeroshot.acc1": gate})
     return Workflow("quickstart", stages, services=(partial(site.serve, images, port),), gate=accuracy)
 

@@ -9,9 +9,9 @@ import evaluation_samples as samples
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from embedded_by import embedded
 
 from evaluation import evaluate
-from evaluation.embedded import Embedded
 from evaluation.evaluate import work
 from evaluation.tasks import ImageCaptionSelection
 from infra.errors import DataError
@@ -21,11 +21,6 @@ from infra.run.manifest import Artifact
 from workflows.demo import testset
 
 TASK = ImageCaptionSelection(dataset="chosen")
-
-
-def unit(rows) -> np.ndarray:
-    rows = np.asarray(rows, np.float32)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def files(given) -> dict[str, bytes]:
@@ -39,27 +34,6 @@ def files(given) -> dict[str, bytes]:
         "data/chosen/test/nshards.txt": b"1",
         "data/chosen/test/0.tar": samples.tar(members),
     }
-
-
-def embedded(examples: EvalSet, images, texts) -> Embedded:
-    """What a model sees that gives sample i the vector ``images(i)`` and a caption the vector ``texts(caption)``."""
-    given = list(examples.packed(0))
-    captions = [caption for sample in given for caption in sample.captions]
-    distinct = list(dict.fromkeys(captions))
-    return Embedded(
-        examples=examples,
-        keys=[sample.key for sample in given],
-        labels=np.full(len(given), -1),
-        images=unit([images(number, sample) for number, sample in enumerate(given)]),
-        captions=distinct,
-        texts=unit([texts(caption) for caption in distinct]),
-        text_of=np.array([distinct.index(caption) for caption in captions]),
-        image_of=np.repeat(np.arange(len(given)), [len(sample.captions) for sample in given]),
-        metadata=[sample.metadata for sample in given],
-        logit_scale=1.0,
-        source=None,
-        encoder=lambda: None,
-    )
 
 
 def values(scores) -> dict[str, float]:

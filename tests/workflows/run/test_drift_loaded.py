@@ -54,6 +54,7 @@ DEEP = {
     "zeroshot": "evaluation.tasks.zeroshot",
     "retrieval": "evaluation.tasks.retrieval",
     "compositions": "evaluation.groups",
+    "analogies": "evaluation.questions",
     "compare": "evaluation.compare.differences",
     "urls": "pipelines.urls.shard",
     "list": "pipelines.adopt.stage",
