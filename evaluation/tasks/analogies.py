@@ -52,7 +52,8 @@ class Analogies(Task):
                 expected="images that differ in one attribute alone",
             )
         found = [answered(data, question, np.float32(self.weight), self.recall_at) for question in questions]
-        sizes, totals = np.zeros((len(names), len(data.keys))), {}
+        sizes = np.zeros((len(names), len(data.keys)))
+        totals: dict[str, NDArray[np.float64]] = {}
         for question, recalls in zip(questions, found, strict=True):
             sizes[question.attribute, question.images] += 1
             for name, recall in recalls.items():
