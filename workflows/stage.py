@@ -105,14 +105,16 @@ class Check:
 class Gate:
     """Conditions for registering a model in MLflow, and the name it gets.
 
-    ``at_least``: ``{"stage.metric": bound}``. The model of stage ``model`` then becomes a version of the registered
-    model ``name`` and gets ``alias``.
+    ``at_least``: ``{"stage.metric": bound}``. ``better``: names of metrics likewise, in which the model must be better
+    than the one that has the alias now, with an interval of the paired difference above 0; without such a model they
+    pass. The model of stage ``model`` then becomes a version of the registered model ``name`` and gets ``alias``.
     """
 
     model: str
     name: str
     at_least: Mapping[str, float]
     alias: str = "champion"
+    better: tuple[str, ...] = ()
 
     def check(self, manifests: Mapping[str, Manifest]) -> list[Check]:
         checks = []
@@ -148,7 +150,8 @@ class Workflow:
                     )
             seen.add(id(stage))
         if self.gate is not None:  # a name that is wrong must not be found out after training
-            for name in (self.gate.model, *(key.partition(".")[0] for key in self.gate.at_least)):
+            keys = (*self.gate.at_least, *self.gate.better)
+            for name in (self.gate.model, *(key.partition(".")[0] for key in keys)):
                 self[name]
 
     def __iter__(self) -> Iterator[Stage]:

@@ -14,12 +14,14 @@ from mlflow import MlflowClient
 from mlflow.entities import LoggedModelOutput
 from mlflow.exceptions import MlflowException
 
+from infra.errors import StorageError
 from infra.events import Gate
 from infra.formats.weights import TOKENIZER
 from infra.run.manifest import Artifact
-from infra.tracking.client import environment
+from infra.tracking.address import Address
+from infra.tracking.client import environment, open_client
 
-__all__ = ["add_output", "log_model", "model_files", "register_model"]
+__all__ = ["add_output", "champion", "log_model", "model_files", "register_model"]
 
 _DIGEST = "clipline.artifact"
 
@@ -73,6 +75,24 @@ def register_model(client: MlflowClient, uri: str, event: Gate, model: str, run:
                 event.name, f"models:/{model}", run, tags={_DIGEST: event.digest}, model_id=model
             ).version
     client.set_registered_model_alias(event.name, event.alias, version)
+
+
+def champion(address: Address, name: str, alias: str) -> str | None:
+    """Digest of the artifact whose model has the alias; None if none has. Raises StorageError if it cannot be told."""
+    try:
+        version = open_client(address).get_model_version_by_alias(name, alias)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise StorageError(
+            f"the model registry does not say which is the {alias} of {name}", found=str(error)
+        ) from error
+    if _DIGEST not in version.tags:
+        raise StorageError(
+            f"the {alias} of {name} was not registered by clipline",
+            expected=f"a tag {_DIGEST} of version {version.version}",
+        )
+    return str(version.tags[_DIGEST])
 
 
 def _create_registered(client: MlflowClient, name: str) -> None:

@@ -19,11 +19,13 @@ from infra.store import Store
 from infra.tracking import Address, Tracker
 from workflows import user
 from workflows.report.summary import manifests, note, report_files
+from workflows.run.champion import Better, better_than_champion
 from workflows.run.journal import Journal
 from workflows.run.plan import Plan
 from workflows.run.provenance import commit
 from workflows.run.records import RunRecord
 from workflows.run.signals import SignalHandler
+from workflows.stage import Check
 
 __all__ = ["Options", "Outcome", "run"]
 
@@ -129,7 +131,7 @@ def _conclude(plan: Plan, root: Store, record: RunRecord, folder: Store, emit: L
     done = {manifest.stage: manifest for manifest in manifests(record, root)}
     gate = plan.workflow.gate
     if gate is not None and gate.model in done:
-        checks = gate.check(done)
+        checks: list[Check | Better] = [*gate.check(done), *better_than_champion(gate, done, root)]
         passed = all(check.passed for check in checks)
         found = [{**asdict(check), "passed": check.passed} for check in checks]
         digest = done[gate.model].digest

@@ -1,0 +1,102 @@
+"""Whether a run's model is better than the registered one: paired on the same test images, with an interval above 0.
+
+Who the champion is, the model registry says; its evaluation is looked for among the artifacts of the same root. If it
+cannot be told, the gate stays closed, and says why: a model must not become champion because a server was down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from infra.errors import CliplineError, DataError
+from infra.run.manifest import Artifact, Manifest
+from infra.store import Store
+from infra.tracking import Address
+from workflows.stage import Gate
+
+__all__ = ["Better", "better_than_champion"]
+
+
+@dataclass(frozen=True)
+class Better:
+    """One metric of ``Gate.better``: the model's, the champion's, and the bounds of the difference, if it can be told.
+
+    ``note``: why not, or that there is no other champion yet.
+    """
+
+    metric: str
+    found: float | None = None
+    champion: float | None = None
+    low: float | None = None
+    high: float | None = None
+    note: str = ""
+    alone: bool = False
+
+    @property
+    def passed(self) -> bool:
+        return self.found is not None and (self.alone or (self.low is not None and self.low > 0))
+
+
+def better_than_champion(gate: Gate, done: Mapping[str, Manifest], root: Store) -> list[Better]:
+    """How each metric of ``gate.better`` compares with the model that has the gate's alias now."""
+    if not gate.better:
+        return []
+    from infra.tracking.models import champion  # loads MLflow
+
+    try:
+        digest, trouble = champion(Address.find(root), gate.name, gate.alias), ""
+    except CliplineError as error:
+        digest, trouble = None, error.message
+    checks = []
+    for key in gate.better:
+        stage, _, metric = key.partition(".")
+        found = done[stage].metrics.get(metric) if stage in done else None
+        if found is None or trouble:
+            checks.append(Better(key, found, note=trouble or "this run has no such metric"))
+        elif digest is None or digest == done[gate.model].digest:
+            checks.append(Better(key, found, note=f"there is no other {gate.alias} of {gate.name}", alone=True))
+        else:
+            checks.append(_compared(key, metric, done[stage], digest, root))
+    return checks
+
+
+def _compared(key: str, metric: str, manifest: Manifest, champion: str, root: Store) -> Better:
+    from evaluation.compare.work import compare_artifacts  # loads numpy
+
+    found, own = manifest.metrics[metric], Artifact(_folder(root, manifest.stage, manifest.digest), manifest)
+    reason = "it has no evaluation of this kind here: evaluate it, too"
+    for other in _evaluations(root, manifest.stage, champion):
+        try:
+            comparison = compare_artifacts({"champion": [other], "this": [own]}, primary=[metric])
+        except DataError as error:  # of other test images, or another task
+            reason = f"{error.message}: {error.found}"
+            continue
+        for row in comparison.rows:
+            if metric == row.metric.replace("@", "_at_"):
+                return Better(key, found, row.baseline, row.difference.low, row.difference.high)
+    return Better(key, found, note=f"not compared with the champion: {reason}"[:500])
+
+
+def _evaluations(root: Store, stage: str, model: str) -> Iterator[Artifact]:
+    """The artifacts of ``stage`` that evaluate the model with that digest."""
+    for folder in root.folders(f"artifacts/{stage}"):
+        artifact = Artifact.find(root.child(f"artifacts/{stage}/{folder}"))
+        if artifact is not None and _model_of(root, artifact.manifest) == model:
+            yield artifact
+
+
+def _model_of(root: Store, manifest: Manifest) -> str | None:
+    """Digest of the model that an evaluation, or the vectors it reads, are of."""
+    inputs: dict[str, str] = manifest.identity.get("inputs", {})
+    if "model" in inputs or "embeddings" not in inputs:
+        return inputs.get("model")
+    for stage in root.folders("artifacts"):
+        embedded = Artifact.find(_folder(root, stage, inputs["embeddings"]))
+        if embedded is not None:
+            return _model_of(root, embedded.manifest)
+    return None
+
+
+def _folder(root: Store, stage: str, digest: str) -> Store:
+    return root.child(f"artifacts/{stage}/{digest[:16]}")
