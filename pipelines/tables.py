@@ -95,9 +95,9 @@ def table_columns(store: Store, path: str) -> list[str]:
 def read_slices(store: Store, slices: Iterable[Slice], columns: Sequence[str] | None = None) -> pa.Table:
     """The rows of ``slices``, in order; only the row groups they lie in are read, however large the file.
 
-    ``columns``: read only those of these that there are.
+    ``columns``: read only those of these that there are. Types that differ between files are :func:`concatenated`.
     """
-    return pa.concat_tables([_read_slice(store, part, columns) for part in slices])
+    return concatenated([_read_slice(store, part, columns) for part in slices])
 
 
 def _read_slice(store: Store, part: Slice, columns: Sequence[str] | None) -> pa.Table:

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from infra.run.manifest import Artifact
 from pipelines.layout import Images, downloads, image_shards
-from pipelines.tables import image_table
+from pipelines.tables import concatenated, image_table
 
 __all__ = ["RETRY_OF", "Pick", "read_picks", "rows_to_retry"]
 
@@ -96,4 +96,4 @@ def read_picks(images: Images, picks: Iterable[Pick]) -> pa.Table:
         rows = table.take(pa.array(pick.rows, pa.int64()))
         given = [name for name in table.column_names[: table.column_names.index("key")] if name != RETRY_OF]
         parts.append(rows.select(given).append_column(RETRY_OF, rows["key"]))
-    return pa.concat_tables(parts)
+    return concatenated(parts)

@@ -50,7 +50,7 @@ def features(batch: int, width: int, device: str, rank: int = 0, size: int = 1) 
 def losses(device: str, rank: int = 0, size: int = 1) -> dict[str, Callable[..., Tensor]]:
     from open_clip.loss import ClipLoss
 
-    from training.objectives.infonce import info_nce
+    from training.objectives.infonce.objective import info_nce
 
     peer = ClipLoss(local_loss=True, gather_with_grad=True, rank=rank, world_size=size)
 

@@ -19,10 +19,10 @@ import numpy as np
 import pyarrow as pa
 
 from infra.formats.shards import shard_name
+from infra.formats.vectors import write_vectors
 from infra.run.context import Context
 from infra.run.manifest import Artifact
 from pipelines.curate import semdedup
-from pipelines.curate.vectors import write_vectors
 from tests.benchmarks.dedup import PER_SHARD, at_two_sizes, timed
 
 EMPTY_TAR = bytes(10240)

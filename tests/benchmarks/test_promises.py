@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import re
 
 import pytest
@@ -18,6 +20,19 @@ def test_a_promise_names_what_there_is(promise):
     assert re.compile(promise.figure).groups == 1
     assert promise.kept(promise.promised)
     assert bool(promise.needs) == ("${" in promise.command)
+
+
+OURS = ("evaluation", "infra", "pipelines", "tests", "training", "workflows")
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "tests/benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_what_a_benchmark_takes_from_us_is_there(path):
+    """Also what it imports when it runs: what is run once a release is easily forgotten when things move."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in OURS:
+            module = importlib.import_module(node.module)
+            for name in node.names:
+                assert hasattr(module, name.name) or importlib.util.find_spec(f"{node.module}.{name.name}"), name.name
 
 
 def example(**changes) -> Promise:

@@ -40,7 +40,7 @@ from pipelines.curate.filter.measures import MEASURED
 from pipelines.curate.filter.rules import Rule
 from pipelines.curate.filter.survey import Frequent, Quantile, Question
 from pipelines.layout import Images
-from pipelines.tables import read_table, with_column
+from pipelines.tables import concatenated, read_table, with_column
 
 __all__ = ["settled"]
 
@@ -169,7 +169,7 @@ def _count_bins(
 def _read(store: Store, shards: Sequence[int], number: int, by_language: bool) -> tuple[NDArray[Any], NDArray[Any]]:
     """The values of a question in a lot of shards, without missing ones, and the language of each, "" for all."""
     names = [f"_{number}", *(["caption_language"] if by_language else [])]
-    table = pa.concat_tables([_scratch(store, shard, names) for shard in shards])
+    table = concatenated([_scratch(store, shard, names) for shard in shards])
     values = table[f"_{number}"].to_numpy()
     languages = np.full(len(values), "", np.object_)
     if by_language:

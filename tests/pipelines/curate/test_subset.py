@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -58,6 +58,7 @@ def small_parts(monkeypatch):
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.sampled_from([None, 1, 2, 5])), max_size=60))
+@example([*[(0, None)] * 40, (0, 1)])  # in the first shard the column has no type
 def test_datacomp_finds_each_id_as_often_as_its_row_repeats(tmp_path_factory, rows):
     folder = tmp_path_factory.mktemp("subset")
     table = [{"uid": uid_of(number), "repeats": times} for number, times in rows] or [{"uid": None}][:0]
