@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -71,8 +71,7 @@ class Embedded:
 
     def split(self, name: str) -> Embedded:
         """Another split of the same set. Raises ConfigError if it is not embedded."""
-        examples = replace(self.examples, split=name)
-        return open_embedded(self.source, examples, self.encoder)
+        return open_embedded(self.source, self.examples.of_split(name), self.encoder)
 
 
 def open_embedded(source: Artifact, examples: EvalSet, encoder: Callable[[], Encoder]) -> Embedded:

@@ -30,12 +30,12 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     warn_if_no_gpu(limits.gpus)
     sets = [EvalSet.open(inputs["dataset"], name, split) for name in config.sets for split in config.splits]
     specs: list[tuple[str, Any]] = [
-        (f"{examples.name}-{examples.split}-{shard:05d}".replace("/", "-"), (examples, shard))
+        (f"{examples.name}-{examples.split}-{shard:05d}".replace("/", "-"), (examples.alone(shard), shard))
         for examples in sets
-        for shard in range(examples.shards)
+        for shard in examples.parts
     ]
     classes = {examples.name: examples for examples in sets if examples.classes}
-    specs += [(f"{name}-classes".replace("/", "-"), (examples, None)) for name, examples in classes.items()]
+    specs += [(f"{name}-classes".replace("/", "-"), (examples.alone(None), None)) for name, examples in classes.items()]
 
     size = min(_MOST, -(-len(specs) // slots(limits))) or 1
     records = run_batches(context, specs, partial(_work, config, inputs.get("model")), limits, size=size)

@@ -16,7 +16,7 @@ from infra.config import Choice, Runtime
 from infra.errors import ConfigError, DataError
 from infra.formats.architecture import check_fits, read_model_config
 from infra.formats.shards import IMAGE_EXTENSIONS, dotted_name_hint, read_samples, tars_among
-from infra.formats.testset import EvalSet
+from infra.formats.testset import Form, SetFiles, find_sets, known_forms
 from infra.formats.weights import ENDINGS, in_order, read_shapes
 from infra.store import Store
 from pipelines.formats.archives import LISTS, listed
@@ -145,38 +145,34 @@ class Model(Contents):
 
 
 class TestSets(Contents):
-    """Test sets in CLIP_benchmark's WebDataset layout, a folder each."""
+    """Test sets in any form that is known, a folder each: see :mod:`infra.formats.testset`."""
 
     kind = "testsets"
     holds = ("testsets",)
-    layout = "{set}/{split}/nshards.txt beside {set}/{split}/*.tar"
+    layout = "a folder for each set: WebDataset, Parquet, Arrow, images by class, or images with captions"
 
     sets: tuple[str, ...] = Field((), description="names of the sets that are wanted; none given: all")
-    split: str = Field("test", description="split that is wanted")
+    splits: tuple[str, ...] = Field(("test",), description="splits that are wanted; a set has the first", min_length=1)
+    forms: tuple[Form, ...] = Field((), description="forms, with their options, that are tried before all others")
 
     def pick(self, paths: Sequence[str]) -> list[str]:
-        there = [path.removesuffix(f"/{self.split}/nshards.txt") for path in paths if self._marks_set(path)]
-        wanted = self.sets or there
-        if missing := sorted(set(wanted) - set(there)):
+        found = find_sets(paths, self.splits, self.forms)
+        there = [name for name, split in found if split == self.splits[0]]
+        if missing := sorted(set(self.sets) - set(there)):
+            known = ", ".join(f"{name}/{split}" for name, split in found)
             raise ConfigError(
-                f"there is no test set {missing[0]!r} with split {self.split!r}",
-                expected=f"{missing[0]}/{self.split}/nshards.txt",
-                found=f"sets {', '.join(there)}" if there else "no test sets",
+                f"there is no test set {missing[0]!r} with split {self.splits[0]!r}",
+                expected=f"below {missing[0]}/: {', or '.join(form.layout for form in known_forms(self.forms))}",
+                found=f"sets {known}" if found else "no test sets",
             )
-        return [path for name in wanted for path in paths if self._belongs(path, name)]
+        wanted = [(name, split) for name, split in found if name in (self.sets or there) and split in self.splits]
+        return sorted({path for key in wanted for path in found[key][1]})
 
     def check(self, store: Store, paths: Sequence[str]) -> dict[str, int]:
-        for name in sorted({path.rpartition(f"/{self.split}/")[0] for path in paths if self._marks_set(path)}):
-            EvalSet.at(store, name, self.split)
+        for (name, split), (form, files) in find_sets(paths, self.splits, self.forms).items():
+            if split in self.splits:
+                form.open(SetFiles.of(store, name, split, files))
         return {}
-
-    def _marks_set(self, path: str) -> bool:
-        return path.endswith(f"/{self.split}/nshards.txt")
-
-    def _belongs(self, path: str, name: str) -> bool:
-        """True for the files directly in a set's folder, which describe it, and those of the split."""
-        below = path.removeprefix(f"{name}/")
-        return below != path and ("/" not in below or below.startswith(f"{self.split}/"))
 
 
 class UrlList(Contents):

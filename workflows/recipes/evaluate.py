@@ -27,7 +27,7 @@ def workflow(
         raise UsageError("no test set is named", fix="--set classification=NAME or --set captions=NAME")
 
     # Model and test sets stay where they are; both are identified by their content.
-    testsets = Stage("tests", adopt.run, adopt.Config(path=tests, contents=adopt.TestSets(sets=sets, split=split)))
+    testsets = Stage("tests", adopt.run, adopt.Config(path=tests, contents=adopt.TestSets(sets=sets, splits=(split,))))
     given = {"dataset": testsets}
     if pretrained is None:
         given["model"] = Stage("model", adopt.run, adopt.Config(path=model, contents=adopt.Model()))

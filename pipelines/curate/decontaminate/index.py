@@ -46,10 +46,8 @@ def test_shards(inputs: Mapping[str, Artifact]) -> list[TestShard]:
     found = []
     for name in sorted(inputs):
         if name == "testsets" or name.startswith("testsets_"):
-            for file in inputs[name].files("data/", "/nshards.txt"):
-                folder, split, _ = file.path.removeprefix("data/").rsplit("/", 2)
-                examples = EvalSet.open(inputs[name], folder, split)
-                found += [TestShard(examples, shard) for shard in range(examples.shards)]
+            for examples in EvalSet.every(inputs[name]):
+                found += [TestShard(examples.alone(shard), shard) for shard in examples.parts]
     return found
 
 

@@ -1,0 +1,41 @@
+"""Test sets in the forms in which people have them, read as strictly as an evaluation must.
+
+===========================  ===========================================================================
+:mod:`.webdataset`           CLIP_benchmark's WebDataset layout
+:mod:`.hugging_face`         Parquet as on Hugging Face's hub, and what ``save_to_disk`` of ``datasets`` writes
+:mod:`.captions`             captions as JSON beside a folder of images: COCO's, Karpathy's splits, ALBEF's lists
+:mod:`.folders`              a folder of images for each class, as torchvision's ImageFolder
+===========================  ===========================================================================
+
+A form of your own is a subclass of :class:`Form`, in a recipe too: it says which files make a set, and yields samples.
+A sample that cannot be read is an error, never a skip: leaving out the hard ones would flatter the model.
+"""
+
+from infra.formats.testset.captions import CaptionsJson
+from infra.formats.testset.evalset import EvalSet, Form, Packed, Sample, SetFiles, find_sets, known_forms
+from infra.formats.testset.folders import ImageFolder
+from infra.formats.testset.hugging_face import HubParquet, SavedDataset
+from infra.formats.testset.images import decode_image
+from infra.formats.testset.texts import KINDS, prompts, read_classes, read_lines, read_templates
+from infra.formats.testset.webdataset import WebDataset
+
+__all__ = [
+    "KINDS",
+    "CaptionsJson",
+    "EvalSet",
+    "Form",
+    "HubParquet",
+    "ImageFolder",
+    "Packed",
+    "Sample",
+    "SavedDataset",
+    "SetFiles",
+    "WebDataset",
+    "decode_image",
+    "find_sets",
+    "known_forms",
+    "prompts",
+    "read_classes",
+    "read_lines",
+    "read_templates",
+]

@@ -1,0 +1,31 @@
+"""Decode the images of test sets, which may be in any accepted format."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from infra.errors import DataError
+from infra.schema import Drop
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["decode_image"]
+
+
+def decode_image(data: bytes, key: str) -> Image:
+    """Decode an image as RGB by :func:`infra.images.like_open_clip.decode_like_open_clip`, whatever format it has.
+
+    Raises DataError, naming the sample ``key``; one that is too large before a pixel is decoded.
+    """
+    from PIL import Image
+
+    from infra.images.errors import ImageError
+    from infra.images.like_open_clip import check_size, decode_like_open_clip
+
+    try:
+        check_size(data)
+        return Image.fromarray(decode_like_open_clip(data))
+    except ImageError as error:
+        found = f"{error.reason}: {error.message}" if error.reason == Drop.AREA else str(error.reason)
+        raise DataError(f"the image of sample {key!r} cannot be decoded", found=found) from error

@@ -1,0 +1,192 @@
+"""Rows of tables as samples: which columns hold images, labels and captions, and what a row must be like."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from infra.errors import DataError
+from infra.formats.testset.evalset import Packed
+from infra.formats.testset.texts import CLASSES, read_classes, read_kind, readable
+from infra.store import Store
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["Columns", "arrow_errors", "find_columns", "rows"]
+
+_IMAGES = ("image", "img", "images", "jpg", "jpeg", "png", "webp", "picture", "photo")
+_LABELS = ("label", "labels", "class", "cls", "target")
+_CAPTIONS = ("caption", "captions", "text", "texts", "txt", "sentence", "sentences", "sentences_raw", "raw")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What a table holds where: ``label`` or ``captions`` is None; ``split``: a column that tells each row's split."""
+
+    image: str
+    label: str | None
+    captions: str | None
+    split: str | None
+    classes: tuple[str, ...]
+    kind: str  # of the set
+
+    @property
+    def names(self) -> list[str]:
+        return [name for name in (self.image, self.label, self.captions, self.split) if name is not None]
+
+
+def find_columns(store: Store, place: str, schema: pa.Schema, wanted: Mapping[str, str | None]) -> Columns:
+    """The columns of a table of the set in ``store``. ``wanted``: names of image, label and captions, where told.
+
+    Raises DataError if there is none for a part that a test set needs, or more than one.
+    """
+    import pyarrow as pa
+
+    # What the library `datasets` notes of a column counts before its type and name.
+    features, form = _features(schema), "saved_dataset" if place.endswith(".arrow") else "hub_parquet"
+    typed = {name: feature.get("_type") for name, feature in features.items() if isinstance(feature, dict)}
+    is_text = {name: _is_text(schema.field(name).type) for name in schema.names}
+
+    def choose(part: str, likely: Sequence[str], known: Sequence[str] = ()) -> str | None:
+        if (told := wanted.get(part)) is not None:
+            if told not in schema.names:
+                raise DataError(f"{place} has no column {told!r}", found=", ".join(schema.names))
+            return told
+        found = list(likely) or [name for name in schema.names if name.lower() in known]
+        if len(found) > 1:
+            raise DataError(
+                f"{place} has several columns that could be the {part}",
+                found=", ".join(found),
+                fix=f'name it: adopt\'s contents.forms=[{{"kind": "{form}", "{part}": "{found[0]}"}}]',
+            )
+        return found[0] if found else None
+
+    binary = [name for name in schema.names if _is_binary(schema.field(name).type)]
+    images = [name for name in schema.names if _is_encoded(schema.field(name).type)]
+    images += [name for name in binary if typed.get(name) == "Image"]
+    image = choose("image", images or [name for name in binary if name.lower() in _IMAGES])
+    label = choose("label", [name for name, kind in typed.items() if kind == "ClassLabel"], _LABELS)
+    texts = [name for name in schema.names if is_text[name] and name.lower() in _CAPTIONS]
+    captions = choose("captions", texts)
+    if image is None or (label is None and captions is None):
+        raise DataError(
+            f"{place} has no column of {'images' if image is None else 'labels or captions'}",
+            expected="images with a ClassLabel, or with texts named caption",
+            found=", ".join(f"{field.name} ({field.type})" for field in schema)[:300],
+        )
+    # With both, the set's own word decides; else classes are rarer than texts that happen to be there.
+    by_caption = label is None or wanted.get("captions") is not None
+    kind = read_kind(store, "retrieval" if by_caption else "classification")
+    if (label if kind == "classification" else captions) is None:
+        raise DataError(
+            f"{place} does not fit its dataset_type.txt", expected=f"columns for {kind}", found=", ".join(schema.names)
+        )
+    if kind == "classification" and not pa.types.is_integer(schema.field(label).type):
+        raise DataError(
+            f"the labels of {place} are no numbers", expected="integers", found=f"{label} ({schema.field(label).type})"
+        )
+    split = "split" if is_text.get("split") else None
+    if kind != "classification":
+        return Columns(image, None, captions, split, (), kind)
+    names = features.get(label or "", {}).get("names") or ()
+    classes = read_classes(store) or tuple(readable(str(name)) for name in names)
+    if not classes or (names and len(classes) != len(names)):
+        raise DataError(
+            f"the classes of {place} have no names" if not classes else f"{CLASSES} does not fit {place}",
+            expected=f"{len(names)} names" if names else f"{store.locate(CLASSES)}, or a ClassLabel in the table",
+            found="neither" if not classes else str(len(classes)),
+        )
+    return Columns(image, label, None, split, classes, kind)
+
+
+def rows(
+    store: Store, path: str, columns: Columns, split: str, first: int, batches: Callable[[], Iterator[pa.RecordBatch]]
+) -> Iterator[Packed]:
+    """The samples of a file's ``batches``, whose rows are numbered from ``first``. Raises DataError for a bad one."""
+    place, row = store.locate(path), first
+    with arrow_errors(place):
+        for batch in batches():
+            for values in batch.select(columns.names).to_pylist():
+                if columns.split is None or values[columns.split] == split:
+                    yield _sample(values, columns, f"{path}:{row}", place)
+                row += 1
+
+
+@contextmanager
+def arrow_errors(place: str) -> Iterator[None]:
+    """Raise Arrow's errors as DataError that names the file."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowInvalid, OSError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise DataError(f"{place} is missing", expected="every file that its list names") from None
+        raise DataError(
+            f"{place} cannot be read as a table",
+            found=str(error)[:200],
+            fix="was it fetched without its content? a Git LFS pointer has some 130 bytes: git lfs pull",
+        ) from error
+
+
+def _sample(values: Mapping[str, Any], columns: Columns, key: str, place: str) -> Packed:
+    image = values[columns.image]
+    data = image.get("bytes") if isinstance(image, dict) else image
+    if not data:
+        path = image.get("path") if isinstance(image, dict) else None
+        raise DataError(
+            f"row {key.rpartition(':')[2]} of {place} has no image",
+            expected=f"the bytes of the image in column {columns.image}",
+            found=f"only the path {path}" if path else "null",
+            fix="embed the files: save the data set again where they are" if path else "",
+        )
+    if columns.captions is not None:
+        given = values[columns.captions]
+        listed = [given] if isinstance(given, str) else given or ()
+        texts = tuple(text.strip() for text in listed if text and text.strip())
+        if not texts:
+            raise DataError(f"row {key.rpartition(':')[2]} of {place} has no caption", expected="a text in each row")
+        return Packed(key, data, -1, texts)
+    label = values[columns.label or ""]
+    if label is None or not 0 <= label < len(columns.classes):
+        raise DataError(
+            f"row {key.rpartition(':')[2]} of {place} has no valid label",
+            expected=f"0 to {len(columns.classes) - 1} in column {columns.label}",
+            found=f"{label}{', as where labels are kept secret' if label == -1 else ''}",
+        )
+    return Packed(key, data, label, ())
+
+
+def _features(schema: pa.Schema) -> dict[str, Any]:
+    """What the library ``datasets`` notes of each column in the schema's metadata."""
+    try:
+        noted = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        features = noted.get("info", {}).get("features", {})
+    except (ValueError, AttributeError):
+        return {}
+    return features if isinstance(features, dict) else {}
+
+
+def _is_encoded(kind: pa.DataType) -> bool:
+    """True for struct<bytes, path>, as ``datasets`` keeps images."""
+    import pyarrow as pa
+
+    return bool(pa.types.is_struct(kind)) and "bytes" in [kind.field(place).name for place in range(kind.num_fields)]
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))

@@ -1,0 +1,108 @@
+"""The texts of a test set: class names and prompt templates, in CLIP_benchmark's files, whatever form the images have.
+
+::
+
+    {name}/dataset_type.txt                        one of KINDS, where the samples do not tell
+    {name}/classnames.txt                          a class per line, in label order
+    {name}/zeroshot_classification_templates.txt   a prompt per line, with {c} for the class
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from infra.errors import DataError
+from infra.store import Store
+
+__all__ = [
+    "CLASSES",
+    "KINDS",
+    "TEMPLATES",
+    "decoded",
+    "prompts",
+    "read_classes",
+    "read_kind",
+    "read_lines",
+    "read_templates",
+    "readable",
+]
+
+CLASSES = "classnames.txt"
+TEMPLATES = "zeroshot_classification_templates.txt"
+
+
+KINDS = {
+    "classification": "an image has one of the set's classes",
+    "retrieval": "all captions of an image are right",
+    "analogies": "the captions of an image are the values of its attributes",
+    "image_caption_selection": "the first caption of an image is right, the others are wrong",
+}
+"""Kinds of test sets, as ``dataset_type.txt`` names them; the last is CLIP_benchmark's name of the task."""
+
+
+def read_kind(store: Store, otherwise: str) -> str:
+    """The kind of the set by its ``dataset_type.txt``, ``otherwise`` if there is none. Raises DataError."""
+    kind = (read_lines(store, "dataset_type.txt") or (otherwise,))[0].lower()
+    if kind not in KINDS:
+        raise DataError(
+            f"test set {store.url!r} is of a kind clipline cannot score",
+            expected=f"{', '.join(KINDS)} in dataset_type.txt",
+            found=kind,
+        )
+    return kind
+
+
+def prompts(classes: Sequence[str], templates: Sequence[str] = ()) -> list[str]:
+    """Return the prompts of all classes, those of a class side by side; without templates, CLIP's 80 for ImageNet."""
+    if templates:
+        # Not str.format: a template comes from a file, and {c.__class__} should stay what it is, text.
+        return [template.replace("{c}", name) for name in classes for template in templates]
+    from open_clip import OPENAI_IMAGENET_TEMPLATES
+
+    return [template(name) for name in classes for template in OPENAI_IMAGENET_TEMPLATES]
+
+
+def read_classes(store: Store, path: str = CLASSES) -> tuple[str, ...]:
+    """The classes by label. Two may have the same name, as in ImageNet, but none a blank one: labels would shift."""
+    classes = read_lines(store, path)
+    if "" in classes:
+        raise DataError(
+            f"{store.locate(path)} has a class without a name",
+            expected="a name in each line, in the order of the labels",
+            found=f"line {classes.index('') + 1} of {len(classes)} is blank",
+            fix="name the class, or remove the line if it stands for none",
+        )
+    return classes
+
+
+def read_templates(store: Store, path: str = TEMPLATES) -> tuple[str, ...]:
+    """The prompts, none if the file is missing. Raises DataError for one without a place for the class."""
+    templates = tuple(line for line in read_lines(store, path) if line)
+    if without := [line for line in templates if "{c}" not in line]:
+        raise DataError(
+            f"{store.locate(path)} has a template without a place for the class",
+            expected="{c} in each line",
+            found=repr(without[0]),
+        )
+    return templates
+
+
+def read_lines(store: Store, path: str) -> tuple[str, ...]:
+    """Return the lines of a small text file, without blank ones at its end; none if the file is missing."""
+    if not store.exists(path):
+        return ()
+    text = decoded(store.read(path), store.locate(path))
+    return tuple(line.strip() for line in text.rstrip().split("\n")) if text.strip() else ()
+
+
+def decoded(text: bytes, place: str) -> str:
+    """``text`` as UTF-8, without a byte order mark. Raises DataError that names the ``place``."""
+    try:
+        return text.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{place} is not UTF-8", found=str(error)) from None
+
+
+def readable(name: str) -> str:
+    """A class name as it stands in a sentence: ``golden_retriever`` was written so for want of a space."""
+    return " ".join(name.replace("_", " ").split())

@@ -1,0 +1,136 @@
+"""CLIP_benchmark's WebDataset layout.
+
+::
+
+    {name}/dataset_type.txt                        one of KINDS; "classification" if it is absent
+    {name}/classnames.txt                          a class per line, in label order
+    {name}/zeroshot_classification_templates.txt   a prompt per line, with {c} for the class
+    {name}/{split}/nshards.txt, {i}.tar            image + cls (a number), or image + txt (a caption per line); + json
+
+What an optional ``json`` says of a sample (its group, the languages of its captions) is for tasks to read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Sequence
+from functools import partial
+from typing import Any, ClassVar
+
+from infra.errors import DataError
+from infra.formats.shards import IMAGE_EXTENSIONS, dotted_name_hint, read_samples
+from infra.formats.testset.evalset import EvalSet, Form, Packed, SetFiles
+from infra.formats.testset.texts import decoded, read_classes, read_kind, read_templates
+from infra.store import Store
+
+__all__ = ["WebDataset"]
+
+
+class WebDataset(Form):
+    """A folder for each split, with numbered tars and their number in nshards.txt."""
+
+    kind: ClassVar[str] = "webdataset"
+    precedence: ClassVar[int] = 1
+    layout: ClassVar[str] = "{split}/nshards.txt beside {split}/*.tar"
+
+    def find(self, paths: Sequence[str], splits: Collection[str]) -> dict[tuple[str, str], list[str]]:
+        found: dict[tuple[str, str], list[str]] = {_place(path): [] for path in paths if path.endswith("/nshards.txt")}
+        for path in paths:
+            if (key := _place(path)) in found:
+                found[key].append(path)
+        return found
+
+    def open(self, files: SetFiles) -> EvalSet:
+        store, name = files.store, files.name
+        kind, classes = read_kind(store, "classification"), read_classes(store)
+        shards = _shards(store, files.split)
+        return EvalSet(
+            name=name,
+            split=files.split,
+            store=store,
+            kind=kind,
+            classes=classes,
+            templates=read_templates(store),
+            parts={shard: f"{files.split}/{shard}.tar" for shard in range(shards)},
+            read=partial(_samples, name, store, shards, len(classes) if kind == "classification" else None),
+        )
+
+
+def _place(path: str) -> tuple[str, str]:
+    """Name and split of the set that a file directly in a split's folder belongs to."""
+    name, _, split = path.rpartition("/")[0].rpartition("/")
+    return name, split
+
+
+def _samples(name: str, store: Store, shards: int, classes: int | None, path: str) -> Iterator[Packed]:
+    try:
+        source = store.open(path)
+    except FileNotFoundError:
+        raise DataError(f"{store.locate(path)} is missing", expected=f"{shards} shards, as in nshards.txt") from None
+    with source:
+        for raw in read_samples(source, place=store.locate(path)):
+            yield Packed(
+                key=raw["__key__"],
+                image=_image_bytes(raw),
+                label=-1 if classes is None else _label(raw, name, classes),
+                captions=_captions(raw) if classes is None else (),
+                metadata=_metadata(raw),
+            )
+
+
+def _shards(store: Store, split: str) -> int:
+    """The number of shards, as the set says. Raises DataError if it says none, or there is one more."""
+    path = f"{split}/nshards.txt"
+    text = decoded(store.read(path), store.locate(path)).strip()
+    if not (text.isascii() and text.isdigit()):
+        raise DataError(f"{store.locate(path)} is no number of shards", expected="0 or more", found=repr(text[:40]))
+    if store.exists(more := f"{split}/{int(text)}.tar"):
+        raise DataError(f"there are more shards than {store.locate(path)} says", expected=text, found=more)
+    return int(text)
+
+
+def _label(raw: dict[str, Any], name: str, classes: int) -> int:
+    text = raw.get("cls", b"").strip()
+    if not text.isdigit() or int(text) >= classes:
+        raise DataError(
+            f"sample {raw['__key__']!r} of {name} has no valid label",
+            expected=f"cls holding 0 to {classes - 1}",
+            found=repr(text[:40]),
+        )
+    return int(text)
+
+
+def _image_bytes(raw: dict[str, Any]) -> bytes:
+    for extension in IMAGE_EXTENSIONS:
+        if extension in raw:
+            return bytes(raw[extension])
+    raise DataError(
+        f"sample {raw['__key__']!r} has no image",
+        expected=", ".join(IMAGE_EXTENSIONS),
+        found=", ".join(list(raw)[1:6]),
+        fix=dotted_name_hint(raw),
+    )
+
+
+def _captions(raw: dict[str, Any]) -> tuple[str, ...]:
+    text = decoded(raw.get("txt", b""), f"the caption of sample {raw['__key__']!r}")
+    captions = tuple(stripped for line in text.split("\n") if (stripped := line.strip()))
+    if not captions:
+        raise DataError(f"sample {raw['__key__']!r} has no caption", expected="txt with a caption per line")
+    return captions
+
+
+def _metadata(raw: dict[str, Any]) -> str:
+    """The text of a sample's ``json``, or "". Raises DataError unless it is an object."""
+    if "json" not in raw:
+        return ""
+    text = decoded(raw["json"], f"the metadata of sample {raw['__key__']!r}")
+    try:
+        fields = json.loads(text)
+    except ValueError as error:
+        fields, found = None, str(error)
+    else:
+        found = type(fields).__name__
+    if not isinstance(fields, dict):
+        raise DataError(f"the metadata of sample {raw['__key__']!r} is no JSON object", found=found)
+    return text
