@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +71,8 @@ class Embedded:
 
     def split(self, name: str) -> Embedded:
         """Another split of the same set. Raises ConfigError if it is not embedded."""
-        return open_embedded(self.source, self.examples.of_split(name), self.encoder)
+        examples = replace(self.examples, split=name, parts={})  # its images may not be there
+        return open_embedded(self.source, examples, self.encoder)
 
 
 def open_embedded(source: Artifact, examples: EvalSet, encoder: Callable[[], Encoder]) -> Embedded:

@@ -104,7 +104,13 @@ TEXTS = {
     "compare.primary": "names of metrics",
     "compare.variants": "names, and inputs",
     "adopt.contents[testsets].sets": "names in the data",
-    "adopt.contents[testsets].split": "a name in the data",
+    "adopt.contents[testsets].splits": "names in the data",
+    "adopt.contents[testsets].forms[captions_json].file": "a file's name in the data",
+    **{
+        f"adopt.contents[testsets].forms[{form}].{part}": "a column of the data"
+        for form in ("hub_parquet", "saved_dataset")
+        for part in ("image", "label", "captions")
+    },
 }
 FREE = """
 import json

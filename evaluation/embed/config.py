@@ -23,7 +23,7 @@ class Config(EncoderConfig):
     code_version: ClassVar[int] = 2
     inputs: ClassVar[Mapping[str, Input]] = {
         "model": Input("model", required=False, description="a trained or adopted model; or else pretrained is set"),
-        "dataset": Input("testsets", description="test sets in CLIP_benchmark's layout"),
+        "dataset": Input("testsets", description="test sets"),
     }
     produces: ClassVar[tuple[str, ...]] = ("embedded_testsets",)
 

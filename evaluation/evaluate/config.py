@@ -19,7 +19,7 @@ class Config(EncoderConfig):
     inputs: ClassVar[Mapping[str, Input]] = {
         "embeddings": Input("embedded_testsets", description="the test sets as vectors of the model"),
         "model": Input("model", required=False, description="the model, for prompts of a task's own"),
-        "dataset": Input("testsets", description="test sets in CLIP_benchmark's layout"),
+        "dataset": Input("testsets", description="test sets"),
     }
     produces: ClassVar[tuple[str, ...]] = ("scores",)
 

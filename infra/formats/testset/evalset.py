@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from infra.config import Choice
@@ -105,7 +104,6 @@ class EvalSet:
     templates: tuple[str, ...]  # empty if the set brings none
     parts: Mapping[int, Any] = field(repr=False)  # what each shard is read from, by number
     read: Callable[[Any], Iterator[Packed]] = field(repr=False)  # the samples of a part; pickles
-    sibling: Callable[[str], EvalSet] | None = field(default=None, repr=False)  # another split
 
     @classmethod
     def open(cls, artifact: Artifact, name: str, split: str) -> EvalSet:
@@ -131,14 +129,6 @@ class EvalSet:
         """
         return _open(folder, name, split, folder.paths(name.strip("/")))
 
-    def of_split(self, split: str) -> EvalSet:
-        """Another split of the same set. Raises ConfigError if there is none."""
-        if split == self.split:
-            return self
-        if self.sibling is None:
-            raise ConfigError(f"test set {self.name!r} has no split {split!r}", found=self.split)
-        return self.sibling(split)
-
     @property
     def retrieval(self) -> bool:
         """True if every caption belongs to its image, so that images and captions can search each other."""
@@ -155,7 +145,7 @@ class EvalSet:
 
     def alone(self, shard: int | None) -> EvalSet:
         """The set with this shard only, or none: little to send to a worker, however many files there are."""
-        return replace(self, parts={} if shard is None else {shard: self.parts[shard]}, sibling=None)
+        return replace(self, parts={} if shard is None else {shard: self.parts[shard]})
 
     def __iter__(self) -> Iterator[Sample]:
         """Yield every sample in shard order. Raises DataError naming a sample that cannot be read."""
@@ -260,9 +250,4 @@ def _open(folder: Store, name: str, split: str, paths: Sequence[str], forms: Seq
             expected=f"below {name}/: {', or '.join(one.layout for one in tried if one.layout)}",
             found=f"test sets {', '.join(found) or 'none'}",
         )
-    opened = form.open(SetFiles.of(folder, name, split, files))
-    return replace(opened, sibling=partial(_sibling, folder, name, below, forms))
-
-
-def _sibling(folder: Store, name: str, paths: Sequence[str], forms: Sequence[object], split: str) -> EvalSet:
-    return _open(folder, name, split, paths, forms)
+    return form.open(SetFiles.of(folder, name, split, files))

@@ -66,7 +66,7 @@ def test_folders_are_classes_in_order_of_their_names(tmp_path):
         ("test/tiramisu/deeper/c.png", 1),
     ]
     assert shades(examples) == [10, 20, 30, 40]
-    assert shades(examples.of_split("train")) == [50, 60]
+    assert shades(at(tmp_path, "food", "train")) == [50, 60]
     assert not examples.retrieval
 
 
