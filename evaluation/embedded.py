@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -18,12 +18,19 @@ from infra.formats.vectors import read_arrays, read_vectors
 from infra.run.manifest import Artifact
 
 if TYPE_CHECKING:
-    from infra.encoder import Encoder
+    from PIL.Image import Image
+
+    from infra.encoder import Encoder, Matcher
 
 __all__ = ["Embedded", "open_embedded"]
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
+
+
+def _no_matcher() -> Matcher:
+    """Raise ConfigError: nothing was given to load a fusion encoder from."""
+    raise ConfigError("the model is needed to read images and texts together", expected="the input 'model'")
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,7 @@ class Embedded:
     logit_scale: float  # turns cosines into logits
     source: Artifact = field(repr=False)
     encoder: Callable[[], Encoder] = field(repr=False)  # loads the model
+    matcher: Callable[[], Matcher] = field(default=_no_matcher, repr=False)  # loads its fusion encoder
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -69,13 +77,36 @@ class Embedded:
         """Encode ``texts`` that are not the set's own: (len(texts), d). This loads the model."""
         return self.encoder().encode_texts(texts)
 
+    def pictures(self) -> Iterator[Image]:
+        """Decode the images, in order."""
+        return (sample.image for sample in self.examples)
+
+    def captions_of_images(self) -> list[list[str]]:
+        """The captions of each image."""
+        found: list[list[str]] = [[] for _ in self.keys]
+        for image, text in zip(self.image_of.tolist(), self.text_of.tolist(), strict=True):
+            found[image].append(self.captions[text])
+        return found
+
+    def match(self, images: Ints, texts: Ints) -> Floats:
+        """The fusion model's logits that image ``images[i]`` and caption ``texts[i]`` (of the distinct) match: (p,)."""
+        order = np.argsort(images, kind="stable")
+        asked: list[list[str]] = [[] for _ in self.keys]
+        for image, text in zip(images[order].tolist(), texts[order].tolist(), strict=True):
+            asked[image].append(self.captions[text])
+        logits = np.empty(len(images), np.float32)
+        logits[order] = self.matcher().match(self.pictures(), asked)
+        return logits
+
     def split(self, name: str) -> Embedded:
         """Another split of the same set. Raises ConfigError if it is not embedded."""
         examples = replace(self.examples, split=name, parts={})  # its images may not be there
-        return open_embedded(self.source, examples, self.encoder)
+        return open_embedded(self.source, examples, self.encoder, self.matcher)
 
 
-def open_embedded(source: Artifact, examples: EvalSet, encoder: Callable[[], Encoder]) -> Embedded:
+def open_embedded(
+    source: Artifact, examples: EvalSet, encoder: Callable[[], Encoder], matcher: Callable[[], Matcher] = _no_matcher
+) -> Embedded:
     """Read the vectors of a test set from an artifact of the stage ``embed``.
 
     Raises ConfigError if they are not in it.
@@ -111,6 +142,7 @@ def open_embedded(source: Artifact, examples: EvalSet, encoder: Callable[[], Enc
         logit_scale=source.manifest.facts["logit_scale"],
         source=source,
         encoder=encoder,
+        matcher=matcher,
     )
 
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-__all__ = ["Encoder", "Precision", "check_architecture"]
+__all__ = ["Encoder", "Matcher", "Precision", "check_architecture"]
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -40,6 +40,23 @@ class Encoder(Protocol):
 
     def encode_texts(self, texts: Iterable[str]) -> NDArray[np.float32]:
         """Encode texts: (len(texts), d), rows of unit length."""
+        ...
+
+
+class Matcher(Protocol):
+    """A fusion model: it reads an image and a text together. Image i is read with each of ``texts[i]``.
+
+    Results are of all these pairs, one image after the other.
+    """
+
+    def match(self, images: Iterable[Image], texts: Iterable[Sequence[str]]) -> NDArray[np.float32]:
+        """Logits (pairs,) that image and text belong together; above 0: rather than not."""
+        ...
+
+    def guess_words(
+        self, images: Iterable[Image], texts: Iterable[Sequence[str]], rate: float
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """How many words were guessed right, of how many that were masked, ``rate`` of a text's: (pairs,) each."""
         ...
 
 

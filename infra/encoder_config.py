@@ -12,6 +12,7 @@ from infra.encoder import Precision, check_architecture
 from infra.errors import UsageError
 
 if TYPE_CHECKING:
+    from infra.fusion.encoder import FusionEncoder
     from infra.open_clip_encoder import OpenClipEncoder
     from infra.run.manifest import Artifact
 
@@ -91,3 +92,9 @@ class EncoderConfig(StageConfig):
             precision=self.precision,
             batch_size=batch_size,
         )
+
+    def matcher(self, model: Artifact, *, batch_size: int, cpus: float, gpus: float) -> FusionEncoder:
+        """Load the fusion encoder of a trained model, and its towers. Raises DataError if it has none."""
+        from infra.fusion.encoder import load_fusion
+
+        return load_fusion(self.encoder(model, batch_size=batch_size, cpus=cpus, gpus=gpus), model)

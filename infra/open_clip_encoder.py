@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from pickle import UnpicklingError
@@ -80,7 +81,7 @@ class OpenClipEncoder:
             _check(Path(pretrained), model)
         self._dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
         try:
-            self._model, preprocess = open_clip.create_model_from_pretrained(model, pretrained, device=device)
+            self.model, preprocess = open_clip.create_model_from_pretrained(model, pretrained, device=device)
         # RuntimeError, AssertionError: unknown names, weights that do not fit. The others: no checkpoint at all.
         except (RuntimeError, AssertionError, LookupError, EOFError, UnpicklingError, SafetensorError) as error:
             tags = open_clip.list_pretrained_tags_by_model(model)
@@ -90,14 +91,14 @@ class OpenClipEncoder:
                 found=f"{type(error).__name__}: {error}"[:500],
                 fix="" if ":" in model or Path(pretrained or "").is_file() else f"open_clip knows: {tags}",
             ) from error
-        self._model.eval()
+        self.model.eval()
         self._tokenizer = open_clip.get_tokenizer(model)
         self.prepare = Preparation(preprocess)
 
     @property
     def logit_scale(self) -> float:
         """The learned inverse temperature that turns cosines into logits."""
-        return float(self._model.logit_scale.detach().exp())
+        return float(self.model.logit_scale.detach().exp())
 
     def encode_images(self, images: Iterable[Image]) -> NDArray[np.float32]:
         return self.encode_prepared(map(self.prepare, images))
@@ -110,15 +111,26 @@ class OpenClipEncoder:
         return self._encode(texts, images=False)
 
     def _encode(self, items: Iterable[Any], *, images: bool) -> NDArray[np.float32]:
-        encode = self._model.encode_image if images else self._model.encode_text
+        encode = self.model.encode_image if images else self.model.encode_text
         parts = []
-        with torch.inference_mode(), torch.autocast(self.device.type, self._dtype, self._dtype != torch.float32):
+        with self.inference():
             for part in _batched(items, self.batch_size):
-                batch = self._pixels(part) if images else self._tokenizer(part).to(self.device)
+                batch = self.pixels(part) if images else self.tokenize(part).to(self.device)
                 parts.append(torch.nn.functional.normalize(encode(batch).float(), dim=-1).cpu().numpy())
         return np.concatenate(parts) if parts else self.encode_texts([""])[:0]  # (0, d)
 
-    def _pixels(self, part: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        """Without gradients, in the encoder's precision."""
+        with torch.inference_mode(), torch.autocast(self.device.type, self._dtype, self._dtype != torch.float32):
+            yield
+
+    def tokenize(self, texts: Sequence[str]) -> torch.Tensor:
+        """The tokens of texts as the model takes them, on the CPU: (len(texts), context)."""
+        tokens: torch.Tensor = self._tokenizer(list(texts))
+        return tokens
+
+    def pixels(self, part: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
         """A batch as the model takes it. It goes to the device as bytes, a quarter of what floats would be."""
         batch = torch.from_numpy(np.stack(part)).to(self.device).permute(0, 3, 1, 2).contiguous()
         normalised: torch.Tensor = self.prepare.normalise(batch.float().div_(255))

@@ -16,7 +16,7 @@ from evaluation.compare.config import RESAMPLED
 from evaluation.embedded import open_embedded
 from evaluation.evaluate.config import Config
 from evaluation.intervals import Interval, interval, resampled
-from infra.encoder import Encoder
+from infra.encoder import Encoder, Matcher
 from infra.errors import ConfigError, DataError
 from infra.formats.testset import EvalSet
 from infra.measures import Metric
@@ -33,7 +33,9 @@ def evaluate(config: Config, inputs: Mapping[str, Artifact], output: ShardOutput
     """
     task, embeddings = config.task, inputs["embeddings"]
     examples = EvalSet.open(inputs["dataset"], task.dataset, task.split)
-    scores = task.evaluate(open_embedded(embeddings, examples, partial(_encoder, config, inputs.get("model"))))
+    model = inputs.get("model")
+    data = open_embedded(embeddings, examples, partial(_encoder, config, model), partial(_matcher, config, model))
+    scores = task.evaluate(data)
     intervals, values = _measured(config, scores.metrics)
     images = next(iter(scores.metrics.values())).images
 
@@ -83,6 +85,15 @@ def _encoder(config: Config, model: Artifact | None) -> Encoder:
             expected="the input 'model', or the fields model and pretrained",
         )
     return config.encoder(model, batch_size=config.batch_size, cpus=config.cpus, gpus=config.gpus)
+
+
+def _matcher(config: Config, model: Artifact | None) -> Matcher:
+    """Load the model's fusion encoder. Raises ConfigError if the model is not given."""
+    if model is None:
+        raise ConfigError(
+            f"task {config.task.kind} reads images and texts together, and has no model", expected="the input 'model'"
+        )
+    return config.matcher(model, batch_size=config.batch_size, cpus=config.cpus, gpus=config.gpus)
 
 
 def _result(config: Config, embeddings: Artifact, intervals: Mapping[str, Interval]) -> tuple[str, bytes]:

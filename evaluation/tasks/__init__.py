@@ -1,6 +1,7 @@
 """Evaluation tasks: an open family, one small file each; docs/evaluation.md shows how to add one from a recipe."""
 
 from evaluation.tasks.analogies import Analogies
+from evaluation.tasks.matching import Matching
 from evaluation.tasks.neighbours import NearestNeighbours
 from evaluation.tasks.probe import FewShot, LinearProbe
 from evaluation.tasks.retrieval import Retrieval
@@ -13,6 +14,7 @@ __all__ = [
     "FewShot",
     "ImageCaptionSelection",
     "LinearProbe",
+    "Matching",
     "NearestNeighbours",
     "Retrieval",
     "Scores",

@@ -34,6 +34,10 @@ class Retrieval(Task):
 
     recall_at: tuple[int, ...] = Field((1, 5, 10), min_length=1, description="the k of recall@k")
 
+    rerank: int | None = Field(
+        None, ge=1, description="first answers of each query that the model's fusion encoder ranks anew, as ALBEF does"
+    )
+
     def evaluate(self, data: Embedded) -> Scores:
         # Here, because they load numpy and matplotlib and recipes import this module.
         from evaluation import galleries
@@ -46,9 +50,17 @@ class Retrieval(Task):
                 fix="evaluate it with evaluation.tasks.ZeroShot",
             )
         retrieved = ranking.retrieve(data.images, data.texts, data.text_of, data.image_of)
+        metrics = retrieved.metrics(self.recall_at) | retrieved.median_ranks()
+        if self.rerank is not None:
+            from evaluation.reranking import reranked
+
+            # The ranks of the encoders alone stay beside those of both.
+            retrieved, first = reranked(data, retrieved, self.rerank), metrics
+            metrics = retrieved.metrics(self.recall_at) | retrieved.median_ranks()
+            metrics |= {f"encoders_{name}": metric for name, metric in first.items()}
         languages = _languages(data)
         return Scores(
-            metrics=retrieved.metrics(self.recall_at) | retrieved.median_ranks(),
+            metrics=metrics,
             groups={"languages": self._by_language(data, languages)} if len(set(languages)) > 1 else {},
             tables={"image_queries": _image_queries(data, retrieved), "text_queries": _text_queries(data, retrieved)},
             figures=galleries.retrieval(data),

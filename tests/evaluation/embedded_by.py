@@ -13,7 +13,7 @@ def unit(rows) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def embedded(examples: EvalSet, images, texts) -> Embedded:
+def embedded(examples: EvalSet, images, texts, **rest) -> Embedded:
     """What a model sees that gives sample i the vector ``images(i)`` and a caption the vector ``texts(caption)``."""
     given = list(examples.packed(0))
     captions = [caption for sample in given for caption in sample.captions]
@@ -31,4 +31,5 @@ def embedded(examples: EvalSet, images, texts) -> Embedded:
         logit_scale=1.0,
         source=None,
         encoder=lambda: None,
+        **rest,
     )

@@ -11,8 +11,8 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from infra.device import to_device
 from training import draws
-from training.model.device import to_device
 
 __all__ = ["Dropout", "PatchDropout", "Position"]
 

@@ -22,8 +22,8 @@ from open_clip import CLIP
 from open_clip.transformer import CustomResidualAttentionBlock, TextTransformer, Transformer
 from torch import Tensor, nn
 
+from infra.device import to_device
 from training.model.blocks import FastBlock, run_blocks
-from training.model.device import to_device
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

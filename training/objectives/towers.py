@@ -1,115 +1,19 @@
-"""The pooled features and the tokens of open_clip's towers, as a fusion encoder reads them.
-
-Tokens of captions are returned without padding, one caption after the other, as (tokens of all, width): captions have
-twelve tokens of 77 on average, so padding would be most of the work. The image tower has a public method for its
-tokens; the text tower is run from its parts, because open_clip's methods allow neither an extra embedding nor rows of
-several captions.
-"""
+"""The text tower's tokens with several captions in a row: most of a batch's captions are far shorter than a row."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from open_clip import CLIP, CustomTextCLIP
-from open_clip.timm_model import TimmModel
-from open_clip.transformer import TextTransformer, VisionTransformer
-from torch import Tensor, nn
+from torch import Tensor
 
-from infra.errors import ConfigError
+from infra.fusion import towers
+from infra.fusion.towers import Rows, text_tower
 from training.model.blocks import FastBlock
-from training.model.device import to_device
 from training.model.text import pack
 
-__all__ = [
-    "Widths",
-    "encode_images",
-    "encode_texts",
-    "lengths_of",
-    "shared_width",
-    "token_widths",
-    "word_embedding",
-]
-
-
-class Widths(NamedTuple):
-    """Widths of the two towers' tokens, and the text tower's number of heads."""
-
-    image: int
-    text: int
-    heads: int
-
-
-def token_widths(model: nn.Module) -> Widths:
-    """Return the widths of ``model``'s tokens. Raises ConfigError if its towers have no tokens to return."""
-    return Widths(_image_width(model), *_text_width(model))
-
-
-def shared_width(model: Any) -> int:  # noqa: ANN401 - open_clip is untyped
-    """Return the width of the features that images and texts share, of any model with two towers."""
-    tower = _text_tower(model)
-    if tower is not model:
-        return int(tower.output_dim)
-    match tower.text_projection:
-        case None:
-            return int(tower.transformer.width)
-        case nn.Linear() as projection:
-            return projection.out_features
-        case projection:
-            return int(projection.shape[1])
-
-
-def _image_width(model: Any) -> int:  # noqa: ANN401
-    visual = getattr(model, "visual", None)
-    if isinstance(visual, VisionTransformer) and visual.attn_pool is None:
-        return int(visual.transformer.width)
-    if isinstance(visual, TimmModel) and hasattr(visual.trunk, "num_prefix_tokens"):
-        return int(visual.trunk.embed_dim)
-    raise ConfigError(
-        "this objective attends to the image tower's tokens, and this image tower returns none",
-        expected="a ViT of open_clip without attentional pooling, or a ViT of timm",
-        found=_kind(visual),
-        fix="take another vision_cfg, or another objective",
-    )
-
-
-def _text_width(model: Any) -> tuple[int, int]:  # noqa: ANN401
-    tower = _text_tower(model)
-    if isinstance(model, CLIP) or (isinstance(model, CustomTextCLIP) and isinstance(tower, TextTransformer)):
-        pool = tower.text_pool_type if tower is model else tower.pool_type
-        if pool == "argmax" and getattr(tower, "cls_emb", None) is None:
-            return int(tower.transformer.width), int(tower.transformer.resblocks[0].attn.num_heads)
-        found = f"pool_type {pool!r}" if pool != "argmax" else "a class token"
-    else:
-        found = f"{_kind(tower)} in {_kind(model)}"
-    raise ConfigError(
-        "this objective attends to the text tower's tokens up to end-of-text, and this text tower does not fit",
-        expected="open_clip's CLIP or CustomTextCLIP with its own text tower and pool_type 'argmax'",
-        found=found,
-        fix="take another text_cfg, or another objective",
-    )
-
-
-def encode_images(model: Any, images: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ANN401
-    """Return pooled features (b, d), as ``model.encode_image`` does, and tokens (b, n, width) after the last norm."""
-    outputs = model.visual.forward_intermediates(
-        images,
-        indices=1,
-        normalize_intermediates=True,
-        output_fmt="NLC",
-        output_extra_tokens=True,
-    )
-    (tokens,) = outputs["image_intermediates"]
-    if prefix := outputs.get("image_intermediates_prefix"):
-        tokens = torch.cat([prefix[0], tokens], dim=1)
-    return outputs["image_features"], tokens
-
-
-def lengths_of(texts: Tensor) -> Tensor:
-    """Count the tokens of each of ``texts`` (b, context) up to end-of-text, CLIP's highest id: (b,), on the CPU."""
-    return (texts.argmax(dim=-1) + 1).cpu()
+__all__ = ["encode_texts"]
 
 
 def encode_texts(
@@ -118,42 +22,13 @@ def encode_texts(
     lengths: Tensor,
     mask_embedding: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return pooled features (b, d), equal to ``model.encode_text``'s, and tokens (t, width) after the last norm.
-
-    ``texts`` (b, context) and their ``lengths`` (of :func:`lengths_of`) are on the CPU. Where ``texts`` holds the size
-    of the vocabulary, an id that no token has, ``mask_embedding`` (width,) replaces the embedding.
-    """
-    tower = _text_tower(model)
-    device, dtype = tower.positional_embedding.device, tower.transformer.get_cast_dtype()
-    rows = _packed(tower, texts, lengths) if _takes_packed(tower) else _padded(tower, texts, lengths)
-    ids, positions, places = (to_device(part, device) for part in (rows.ids, rows.positions, rows.places))
-
-    embedded = tower.token_embedding(ids if mask_embedding is None else ids.clamp(max=model.vocab_size - 1))
-    if mask_embedding is not None:
-        embedded = torch.where((ids == model.vocab_size)[..., None], mask_embedding.to(embedded.dtype), embedded)
-    x = embedded.to(dtype) + F.embedding(positions, tower.positional_embedding).to(dtype)
-    mask = rows.mask if rows.mask is None else to_device(rows.mask, device)
-    tokens = tower.ln_final(tower.transformer(x, attn_mask=mask).flatten(0, 1)[places])
-    pooled = tokens[to_device(lengths.cumsum(0) - 1, device)]
-    match tower.text_projection:
-        case None:
-            return pooled, tokens
-        case nn.Linear() as projection:
-            return projection(pooled), tokens
-        case projection:
-            return pooled @ projection, tokens
+    """As :func:`infra.fusion.towers.encode_texts`, without computing padding where the tower allows it."""
+    tower = text_tower(model)
+    rows = _packed(texts, lengths) if _takes_packed(tower) else None
+    return towers.encode_texts(model, texts, lengths, mask_embedding, rows)
 
 
-class _Rows(NamedTuple):
-    """The text tower's input, on the CPU."""
-
-    ids: Tensor  # (rows, width)
-    positions: Tensor  # (rows, width): each token's in its caption
-    places: Tensor  # (t,): indices of the captions' tokens in the flattened rows, one caption after the other
-    mask: Tensor | None  # added to the logits of attention
-
-
-def _packed(tower: Any, texts: Tensor, lengths: Tensor) -> _Rows:  # noqa: ANN401
+def _packed(texts: Tensor, lengths: Tensor) -> Rows:
     """Pack several captions into a row, with a mask that lets a token see its own caption up to itself."""
     packing = pack(lengths.numpy(), texts.shape[1])
     source, segment = packing.source.ravel(), torch.from_numpy(packing.segment)
@@ -164,34 +39,9 @@ def _packed(tower: Any, texts: Tensor, lengths: Tensor) -> _Rows:  # noqa: ANN40
     )
     mask = torch.zeros(unseen.shape).masked_fill_(unseen, -torch.inf)
     ids = texts.flatten()[torch.from_numpy(packing.source)]
-    return _Rows(ids, torch.from_numpy(packing.position), places, mask)
-
-
-def _padded(tower: Any, texts: Tensor, lengths: Tensor) -> _Rows:  # noqa: ANN401
-    """Put one caption into a row, as open_clip does; cut to the longest caption if attention is causal."""
-    mask = tower.attn_mask
-    width = texts.shape[1] if mask is None else int(lengths.max())
-    positions = torch.arange(width).expand(len(texts), -1)
-    places = (positions < lengths[:, None]).flatten().nonzero()[:, 0]
-    return _Rows(texts[:, :width], positions, places, None if mask is None else mask[:width, :width])
+    return Rows(ids, torch.from_numpy(packing.position), places, mask)
 
 
 def _takes_packed(tower: Any) -> bool:  # noqa: ANN401
     """Return whether attention is causal and takes a mask per row, which ``nn.MultiheadAttention`` does not."""
     return tower.attn_mask is not None and all(isinstance(block, FastBlock) for block in tower.transformer.resblocks)
-
-
-def word_embedding(model: Any) -> Tensor:  # noqa: ANN401
-    """Return the text tower's token embedding, (vocabulary, width)."""
-    weight: Tensor = _text_tower(model).token_embedding.weight
-    return weight
-
-
-def _text_tower(model: Any) -> Any:  # noqa: ANN401
-    return getattr(model, "text", model)
-
-
-def _kind(module: object) -> str:
-    if trunk := getattr(module, "trunk", None):
-        return f"{type(module).__name__} of {type(trunk).__name__}"
-    return type(module).__name__

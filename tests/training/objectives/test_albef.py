@@ -11,6 +11,8 @@ from test_albef_parts import batch, build
 from torch import nn
 
 from infra.errors import ConfigError
+from infra.fusion import towers as fusion_towers
+from infra.fusion.network import Layout
 from training import step, train
 from training.distributed.parallel import gathered, wrap
 from training.distributed.world import World
@@ -18,7 +20,6 @@ from training.model.blocks import compile_blocks, use_fast_blocks
 from training.objectives import towers
 from training.objectives.albef import objective as albef_objective
 from training.objectives.albef import sampling
-from training.objectives.albef.fusion import Layout
 from training.objectives.albef.objective import ALBEF
 
 pytestmark = pytest.mark.long  # trains
@@ -87,7 +88,7 @@ def by_hand(module, images, texts):
     for name, model in models.items():
         image[name] = nn.functional.normalize(model.encode_image(images), dim=-1)
         text[name] = nn.functional.normalize(model.encode_text(texts), dim=-1)
-        seen[name] = towers.encode_images(model, images)[1]
+        seen[name] = fusion_towers.encode_images(model, images)[1]
     scale, lengths = module.model.logit_scale.exp(), texts.argmax(-1) + 1
     alpha = [0.4 * min(1, (module.position + i) / config.alpha_warmup) for i in range(BATCH)]
 
@@ -339,10 +340,10 @@ def test_matching_and_guessing_are_learnt():
     for place in range(1, 5):
         hidden = texts.clone()
         hidden[:, place] = 64
-        lengths = towers.lengths_of(texts)
+        lengths = fusion_towers.lengths_of(texts)
         with torch.no_grad():
             words = towers.encode_texts(module.model, hidden, lengths, module.fusion.mask_embedding)[1]
-            seen = towers.encode_images(module.model, images)[1]
+            seen = fusion_towers.encode_images(module.model, images)[1]
             fused = module.fusion(words, Layout(lengths, words.device), seen, torch.arange(256))
             logits = module.fusion.words(fused.view(256, 6, -1)[:, place], module.model.token_embedding.weight)
         guesses.append(logits.argmax(-1) == texts[:, place])

@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 from infra.errors import ConfigError
+from infra.fusion import towers as fusion_towers
+from infra.fusion.network import Fusion, Layout, token_places
 from training.model.blocks import use_fast_blocks
 from training.objectives import towers
 from training.objectives.albef import momentum, sampling
-from training.objectives.albef.fusion import Fusion, Layout, token_places
 from training.objectives.albef.momentum import Momentum, Queue, contrast
 
 VISION = {"image_size": 16, "patch_size": 8, "width": 16, "layers": 2, "head_width": 8}
@@ -57,16 +58,16 @@ def test_features_are_those_of_open_clip(kind, vision, text, packed):
     expected = model.encode_image(images), model.encode_text(texts)
     if packed:
         use_fast_blocks(model)
-    lengths = towers.lengths_of(texts)
+    lengths = fusion_towers.lengths_of(texts)
     assert lengths.tolist() == [row.tolist().index(63) + 1 for row in texts]
-    widths = towers.token_widths(model)
-    pooled, tokens = towers.encode_images(model, images)
+    widths = fusion_towers.token_widths(model)
+    pooled, tokens = fusion_towers.encode_images(model, images)
     assert torch.allclose(pooled, expected[0], atol=1e-5)
     assert tokens.shape[2] == widths.image
     pooled, tokens = towers.encode_texts(model, texts, lengths)
     assert torch.allclose(pooled, expected[1], atol=1e-5)
     assert tokens.shape == (lengths.sum(), widths.text)
-    assert towers.shared_width(model) == pooled.shape[1] == 12
+    assert fusion_towers.shared_width(model) == pooled.shape[1] == 12
 
 
 @pytest.mark.parametrize("packed", [True, False])
@@ -76,8 +77,8 @@ def test_tokens_are_those_of_open_clip(packed):
     seen, read = model.visual(images)[1], model.text(texts)[1]
     if packed:
         use_fast_blocks(model)
-    assert torch.allclose(towers.encode_images(model, images)[1][:, 1:], seen, atol=1e-5)
-    lengths = towers.lengths_of(texts)
+    assert torch.allclose(fusion_towers.encode_images(model, images)[1][:, 1:], seen, atol=1e-5)
+    lengths = fusion_towers.lengths_of(texts)
     expected = torch.cat([row[:length] for row, length in zip(read, lengths.tolist(), strict=True)])
     assert torch.allclose(towers.encode_texts(model, texts, lengths)[1], expected, atol=1e-5)
 
@@ -86,12 +87,12 @@ def test_tokens_are_those_of_open_clip(packed):
 def test_a_blank_stands_in_for_an_embedding(kind):
     model, blank = use_fast_blocks(build(kind)), torch.randn(24)
     _, texts = batch()
-    lengths = towers.lengths_of(texts)
+    lengths = fusion_towers.lengths_of(texts)
     texts[texts == 5] = 6
     hidden = torch.where(torch.rand(texts.shape) < 0.3, 64, texts)
     found = towers.encode_texts(model, hidden, lengths, blank)
     with torch.no_grad():
-        towers.word_embedding(model)[5] = blank
+        fusion_towers.word_embedding(model)[5] = blank
     expected = towers.encode_texts(model, hidden.where(hidden < 64, 5), lengths)
     for a, b in zip(found, expected, strict=True):
         assert torch.equal(a, b)
@@ -109,7 +110,7 @@ def test_a_blank_stands_in_for_an_embedding(kind):
 )
 def test_towers_without_tokens_are_refused(vision, text, found):
     with pytest.raises(ConfigError, match="token") as error:
-        towers.token_widths(build(open_clip.CustomTextCLIP, vision, text))
+        fusion_towers.token_widths(build(open_clip.CustomTextCLIP, vision, text))
     assert found in error.value.found
     assert error.value.expected
 
@@ -260,7 +261,7 @@ def test_the_queue_holds_the_last(size, count):
 
 def fusion(layers=2):
     torch.manual_seed(0)
-    return Fusion(towers.Widths(image=10, text=12, heads=3), layers, vocabulary=30, matching=True).double()
+    return Fusion(fusion_towers.Widths(image=10, text=12, heads=3), layers, vocabulary=30, matching=True).double()
 
 
 def tokens():

@@ -12,14 +12,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from infra.errors import ConfigError
+from infra.fusion.encoder import FOLDER
+from infra.fusion.network import Fusion, Layout
+from infra.fusion.towers import encode_images, lengths_of, token_widths
 from training.model.blocks import use_fast_blocks
-from training.objectives.albef.fusion import Fusion, Layout
-from training.objectives.towers import encode_images, encode_texts, lengths_of, token_widths
+from training.objectives.towers import encode_texts
 
-__all__ = ["FOLDER", "Matcher"]
-
-FOLDER = "fusion"
-"""Folder of the fusion encoder beside open_clip's files: ``config.json`` and ``model.safetensors``."""
+__all__ = ["Matcher"]
 
 
 class Matcher(nn.Module):

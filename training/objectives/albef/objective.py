@@ -19,23 +19,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from infra.device import to_device
 from infra.errors import ConfigError
+from infra.fusion.encoder import FOLDER
+from infra.fusion.network import Fusion, Layout, token_places
+from infra.fusion.towers import encode_images, lengths_of, shared_width, token_widths, word_embedding
 from training.distributed.collectives import all_gather, all_reduce, rank, size
 from training.model.blocks import compile_blocks
-from training.model.device import to_device
-from training.objectives.albef.fusion import Fusion, Layout, token_places
-from training.objectives.albef.matcher import FOLDER, Matcher
+from training.objectives.albef.matcher import Matcher
 from training.objectives.albef.momentum import Momentum, Queue, contrast
 from training.objectives.albef.sampling import HARD_NEGATIVES, MASKING, gumbel, hard_negatives, mask_words, uniform
 from training.objectives.base import Companion, Objective, features, l2_normalise
-from training.objectives.towers import (
-    encode_images,
-    encode_texts,
-    lengths_of,
-    shared_width,
-    token_widths,
-    word_embedding,
-)
+from training.objectives.towers import encode_texts
 
 if TYPE_CHECKING:
     from training.config import Config as Run

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from infra.device import to_device
 from training import draws
-from training.model.device import to_device
 
 __all__ = ["HARD_NEGATIVES", "MASKING", "gumbel", "hard_negatives", "mask_words", "uniform"]
 

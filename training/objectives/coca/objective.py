@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from infra.device import to_device
 from infra.errors import ConfigError
 from training.distributed.collectives import all_reduce, size
 from training.model.blocks import run_block
-from training.model.device import to_device
 from training.objectives.base import Objective, l2_normalise
 from training.objectives.infonce.objective import info_nce
 

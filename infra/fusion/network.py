@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from training.model.device import to_device
-from training.objectives.towers import Widths
+from infra.device import to_device
+from infra.fusion.towers import Widths
 
 __all__ = ["Fusion", "Layout", "token_places"]
 

@@ -1,0 +1,143 @@
+"""A trained fusion encoder with open_clip's towers below it, for stages that score pairs of images and texts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load
+from torch import Tensor
+
+from infra.errors import DataError
+from infra.fusion.network import Fusion, Layout, token_places
+from infra.fusion.towers import encode_images, encode_texts, lengths_of, token_widths, word_embedding
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from infra.open_clip_encoder import OpenClipEncoder
+    from infra.run.manifest import Artifact
+
+__all__ = ["FOLDER", "FusionEncoder", "load_fusion"]
+
+FOLDER = "fusion"
+"""Folder of the fusion encoder beside open_clip's files: ``config.json`` and ``model.safetensors``."""
+
+_PAIRS = 8  # for each image of a batch: pairs that are fused at once
+
+
+class FusionEncoder:
+    """A :class:`infra.encoder.Matcher` of open_clip's ``encoder`` and the fusion encoder trained with it."""
+
+    def __init__(self, encoder: OpenClipEncoder, fusion: Fusion) -> None:
+        self.encoder, self.fusion = encoder, fusion.to(encoder.device).eval()
+
+    def match(self, images: Iterable[Image], texts: Iterable[Sequence[str]]) -> NDArray[np.float32]:
+        if self.fusion.match_head is None:
+            raise DataError(f"{self.encoder.name} was trained without matching", expected="objective.itm_weight > 0")
+        found = [logits for batch in self._batches(images, texts) for logits in self._matched(*batch)]
+        return np.concatenate([np.empty(0, np.float32), *found])
+
+    def guess_words(
+        self, images: Iterable[Image], texts: Iterable[Sequence[str]], rate: float
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        if not hasattr(self.fusion, "word_head"):
+            raise DataError(
+                f"{self.encoder.name} was trained without masked words", expected="objective.mlm_weight > 0"
+            )
+        counts = [count for batch in self._batches(images, texts) for count in self._guessed(*batch, rate)]
+        right, masked = np.array(counts, np.int64).reshape(-1, 2).T
+        return right, masked
+
+    def _batches(
+        self, images: Iterable[Image], texts: Iterable[Sequence[str]]
+    ) -> Iterator[tuple[Tensor, list[str], NDArray[np.int64]]]:
+        """Tokens of some images, texts that are read with them, and which of these images each is read with."""
+        size, pixels, asked = self.encoder.batch_size, [], []
+        for image, own in zip(images, texts, strict=True):
+            pixels.append(self.encoder.prepare(image))
+            asked.append(own)
+            if len(pixels) == size:
+                yield self._read(pixels, asked)
+                pixels, asked = [], []
+        if pixels:
+            yield self._read(pixels, asked)
+
+    def _read(self, pixels: list[Any], asked: list[Sequence[str]]) -> tuple[Tensor, list[str], NDArray[np.int64]]:
+        with self.encoder.inference():
+            _, tokens = encode_images(self.encoder.model, self.encoder.pixels(pixels))
+        image_of = np.repeat(np.arange(len(asked)), [len(own) for own in asked])
+        return tokens, [text for own in asked for text in own], image_of
+
+    def _matched(self, images: Tensor, texts: list[str], image_of: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
+        """The logits of the pairs of a batch; equal texts go through the text tower once."""
+        place = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+        if not place:
+            return
+        chosen = torch.tensor([place[text] for text in texts])
+        with self.encoder.inference():
+            tokens = self.encoder.tokenize(list(place))
+            lengths = lengths_of(tokens)
+            _, words = encode_texts(self.encoder.model, tokens, lengths)
+            step = _PAIRS * self.encoder.batch_size
+            for start in range(0, len(texts), step):
+                part = chosen[start : start + step]
+                layout = Layout(lengths[part], words.device)
+                own = torch.from_numpy(image_of[start : start + step]).to(words.device)
+                fused = self.fusion(words[token_places(lengths, part).to(words.device)], layout, images, own)
+                yield self.fusion.match(fused, layout.ends).cpu().numpy()
+
+    def _guessed(
+        self, images: Tensor, texts: list[str], image_of: NDArray[np.int64], rate: float
+    ) -> Iterator[tuple[int, int]]:
+        """Words guessed right and masked in each text of a batch."""
+        step = _PAIRS * self.encoder.batch_size
+        for start in range(0, len(texts), step):
+            part = texts[start : start + step]
+            with self.encoder.inference():
+                tokens = self.encoder.tokenize(part)
+                lengths = lengths_of(tokens)
+                masked = _masks(part, tokens, lengths, rate)
+                hidden = torch.where(masked, self.encoder.model.vocab_size, tokens)
+                _, words = encode_texts(self.encoder.model, hidden, lengths, self.fusion.mask_embedding)
+                own = torch.from_numpy(image_of[start : start + step]).to(words.device)
+                fused = self.fusion(words, Layout(lengths, words.device), images, own)
+                real = torch.arange(tokens.shape[1]) < lengths[:, None]
+                places = masked[real].nonzero()[:, 0].to(words.device)
+                guessed = self.fusion.words(fused[places], word_embedding(self.encoder.model)).argmax(-1).cpu()
+            right = torch.zeros_like(masked)
+            right[masked] = guessed == tokens[masked]
+            yield from zip(right.sum(1).tolist(), masked.sum(1).tolist(), strict=True)
+
+
+def _masks(texts: Sequence[str], tokens: Tensor, lengths: Tensor, rate: float) -> Tensor:
+    """Which words of each text are masked: one at least, the same whatever else is in the batch."""
+    masked = torch.zeros_like(tokens, dtype=torch.bool)
+    for row, (text, length) in enumerate(zip(texts, lengths.tolist(), strict=True)):
+        words = length - 2  # without start and end
+        if words > 0:
+            draws = np.random.default_rng(list(text.encode())).random(words)
+            chosen = (draws < rate) | (draws == draws.min())
+            masked[row, 1 : length - 1] = torch.from_numpy(chosen)
+    return masked
+
+
+def load_fusion(encoder: OpenClipEncoder, model: Artifact) -> FusionEncoder:
+    """The fusion encoder that ``model`` has beside the towers of ``encoder``. Raises DataError if it has none."""
+    paths = [f"data/{FOLDER}/config.json", f"data/{FOLDER}/model.safetensors"]
+    if missing := [path for path in paths if not model.files(path)]:
+        raise DataError(
+            f"{model.manifest.name} has no fusion encoder",
+            expected=f"{missing[0]}, as the objective albef leaves it",
+            fix="train with an objective that fuses images and texts",
+        )
+    config = json.loads(model.store.read(paths[0]))
+    fusion = Fusion(
+        token_widths(encoder.model), config["layers"], vocabulary=config["vocabulary"], matching=config["matching"]
+    )
+    fusion.load_state_dict(load(model.store.read(paths[1])))
+    return FusionEncoder(encoder, fusion)
