@@ -128,15 +128,16 @@ class Model(Contents):
     def pick(self, paths: Sequence[str]) -> list[str]:
         top = [path for path in paths if "/" not in path]
         if "open_clip_config.json" in top:
-            # The weights once, tokenizer files if there are any; no optimizer, no logs.
+            # The weights once, tokenizer files and a fusion encoder if there are any; no optimizer, no logs.
             weights = in_order(top)
             texts = [path for path in top if path.endswith((".json", ".txt", ".model"))]
-            return sorted({*weights, *texts}) if weights else []
+            fusion = [path for path in paths if path in ("fusion/config.json", "fusion/model.safetensors")]
+            return sorted({*weights, *texts, *fusion}) if weights else []
         return top if len(paths) == 1 and top[0].endswith(ENDINGS) else []
 
     def check(self, store: Store, paths: Sequence[str]) -> dict[str, int]:
         config = "open_clip_config.json"
-        weights = in_order(paths) or list(paths)
+        weights = in_order([path for path in paths if "/" not in path]) or list(paths)
         shapes = read_shapes(store, weights[0])
         if config in paths:  # of a checkpoint alone the architecture is named where it is used
             model = read_model_config(store.read(config), store.locate(config))["model_cfg"]

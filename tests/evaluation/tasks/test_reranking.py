@@ -195,3 +195,13 @@ def test_a_model_without_a_fusion_encoder_is_refused(model, fused_files, tmp_pat
     loaded = matcher(samples.write_artifact(tmp_path / "wordless", files, stage="train"))
     with pytest.raises(DataError, match="masked words"):
         loaded.guess_words([], [], 0.5)
+
+
+def test_an_adopted_model_keeps_its_fusion_encoder(fused_files, tmp_path):
+    from infra.store import open_store
+    from pipelines import adopt
+
+    folder = samples.write_artifact(tmp_path / "given", fused_files).store.child("data")
+    paths = folder.paths()
+    assert sorted(adopt.Model().pick(paths)) == sorted(path.removeprefix("data/") for path in fused_files)
+    assert adopt.Model().check(open_store(folder.url), paths) == {}
