@@ -79,6 +79,8 @@ class OpenClipEncoder:
         self.batch_size = batch_size
         if pretrained is not None and Path(pretrained).is_file():
             _check(Path(pretrained), model)
+        elif pretrained is not None:
+            _check_activation(model, pretrained)
         self._dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
         try:
             self.model, preprocess = open_clip.create_model_from_pretrained(model, pretrained, device=device)
@@ -220,6 +222,19 @@ def _from_path(path: Path, model: str | None, name: str, options: dict[str, Any]
         )
     _check(path / weights[0], read_model_config((path / _CONFIG).read_bytes(), str(path / _CONFIG))["model_cfg"])
     return OpenClipEncoder(f"local-dir:{path}", name=name, **options)
+
+
+def _check_activation(model: str, tag: str) -> None:
+    """Raise DataError if published weights were trained with another activation: open_clip only warns, and goes on."""
+    cfg = open_clip.get_model_config(model) or {}
+    if open_clip.get_pretrained_cfg(model, tag).get("quick_gelu") and not cfg.get("quick_gelu"):
+        quick = f"{model}-quickgelu"
+        raise DataError(
+            f"the weights {tag} were trained with another activation than {model} has",
+            expected="quick_gelu true, as the weights",
+            found=f"quick_gelu false, as {model}",
+            fix=f"model={quick}" if quick in open_clip.list_models() else "give a configuration with quick_gelu true",
+        )
 
 
 def _check(weights: Path, model: Mapping[str, Any] | str) -> None:

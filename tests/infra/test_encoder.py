@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from infra.errors import DataError
-from infra.open_clip_encoder import OpenClipEncoder, load_encoder
+from infra.open_clip_encoder import OpenClipEncoder, _check_activation, load_encoder
 from infra.run.manifest import Artifact, File, Manifest
 from infra.store import open_store
 
@@ -164,3 +164,19 @@ def test_of_several_checkpoints_one_must_be_chosen(tmp_path):
     artifact = Artifact(str(tmp_path), Manifest(stage="model", digest="c" * 64, identity={}, files=files))
     with pytest.raises(DataError, match="several checkpoints"):
         load_encoder(artifact, model="RN50")
+
+
+def test_published_weights_of_another_activation_are_an_error_that_names_both():
+    """Before anything is fetched; open_clip warns and computes something else (image cosine 0.99 and less)."""
+    with pytest.raises(DataError, match="openai were trained with another activation than ViT-B-32 has") as caught:
+        OpenClipEncoder("ViT-B-32", "openai")
+    assert caught.value.fix == "model=ViT-B-32-quickgelu"
+    refused = set()
+    for model, tag in open_clip.list_pretrained():
+        try:
+            _check_activation(model, tag)
+        except DataError:
+            refused.add((model, tag))
+    assert {("RN50", "cc12m"), ("ViT-B-16", "dfn2b"), ("ViT-L-14", "metaclip_400m")} < refused
+    assert not [model for model, _ in refused if "quickgelu" in model]
+    assert ("ViT-B-32", "laion2b_s34b_b79k") not in refused
