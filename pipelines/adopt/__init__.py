@@ -14,6 +14,7 @@ from pipelines.adopt.contents import (
     Shards,
     TestSets,
     UrlList,
+    test_sets,
 )
 from pipelines.adopt.embeddings import Embeddings, Weights
 from pipelines.adopt.stage import run
@@ -35,4 +36,5 @@ __all__ = [
     "UrlList",
     "Weights",
     "run",
+    "test_sets",
 ]

@@ -19,6 +19,8 @@ from infra.formats.shards import IMAGE_EXTENSIONS, dotted_name_hint, read_sample
 from infra.formats.testset import Form, SetFiles, find_sets, known_forms
 from infra.formats.weights import ENDINGS, in_order, read_shapes
 from infra.store import Store
+from infra.store.listing import absolute
+from infra.store.listing import listed as listed_at
 from pipelines.formats.archives import LISTS, listed
 from pipelines.urls.files import Format, format_of
 
@@ -36,6 +38,7 @@ __all__ = [
     "TestSets",
     "UrlList",
     "parquet_rows",
+    "test_sets",
 ]
 
 
@@ -153,16 +156,19 @@ class TestSets(Contents):
     layout = "a folder for each set: WebDataset, Parquet, Arrow, images by class, or images with captions"
 
     sets: tuple[str, ...] = Field((), description="names of the sets that are wanted; none given: all")
-    splits: tuple[str, ...] = Field(("test",), description="splits that are wanted; a set has the first", min_length=1)
+    splits: tuple[str, ...] = Field(
+        ("test",), description="splits that are wanted, of each set those there are", min_length=1
+    )
     forms: tuple[Form, ...] = Field((), description="forms, with their options, that are tried before all others")
 
     def pick(self, paths: Sequence[str]) -> list[str]:
         found = find_sets(paths, self.splits, self.forms)
-        there = [name for name, split in found if split == self.splits[0]]
+        there = {name for name, split in found if split in self.splits}
         if missing := sorted(set(self.sets) - set(there)):
             known = ", ".join(f"{name}/{split}" for name, split in found)
+            splits = " or ".join(map(repr, self.splits))
             raise ConfigError(
-                f"there is no test set {missing[0]!r} with split {self.splits[0]!r}",
+                f"there is no test set {missing[0]!r} with split {splits}",
                 expected=f"below {missing[0]}/: {', or '.join(form.layout for form in known_forms(self.forms))}",
                 found=f"sets {known}" if found else "no test sets",
             )
@@ -174,6 +180,12 @@ class TestSets(Contents):
             if split in self.splits:
                 form.open(SetFiles.of(store, name, split, files))
         return {}
+
+
+def test_sets(place: str, splits: Collection[str], forms: Sequence[Form] = ()) -> list[tuple[str, str]]:
+    """Name and split of each test set in the folder ``place``, by the names of its files."""
+    _, paths, _ = listed_at(absolute(place))
+    return list(find_sets(paths, splits, forms))
 
 
 class UrlList(Contents):

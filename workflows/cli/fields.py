@@ -38,6 +38,7 @@ STAGES = {
     "embed_tests": "evaluation.embed",
     "evaluate": "evaluation.evaluate",
     "compare": "evaluation.compare",
+    "suite": "evaluation.suite",
     "adopt": "pipelines.adopt",
 }
 

@@ -18,7 +18,7 @@ from pipelines.web import Web
 from training import train
 from workflows.stage import Gate, Stage, Workflow
 
-__all__ = ["adopted", "archives", "evaluations", "http_client", "to_model", "with_inputs"]
+__all__ = ["adopted", "archives", "evaluations", "http_client", "scored", "to_model", "with_inputs"]
 
 _HOLDOUT = 0.1  # share of the images kept from training, to validate and evaluate on
 _RECALL = {"retrieval.image_retrieval_recall_at_5": 0.5}  # from which the model is registered in MLflow
@@ -80,13 +80,35 @@ def evaluations(
     """
     tasks: dict[str, Task] = {f"zeroshot_{name}": ZeroShot(dataset=name, split=split) for name in classification}
     tasks |= {f"retrieval_{name}": Retrieval(dataset=name, split=split) for name in captions}
+    options: dict[str, Any] = {
+        "ending": ending,
+        "model": model,
+        "pretrained": pretrained,
+        "batch_size": batch_size,
+        "gpus": gpus,
+    }
+    return scored(tasks, inputs, **options, **fields)
+
+
+def scored(
+    tasks: Mapping[str, Task],
+    inputs: Mapping[str, Stage],
+    *,
+    ending: str = "",
+    model: str | None = None,
+    pretrained: str | None = None,
+    batch_size: int = 64,
+    gpus: float = 0,
+    **fields: Any,  # noqa: ANN401 - of evaluate's Config
+) -> list[Stage]:
+    """The stages that run ``tasks``, by their names; see :func:`evaluations`."""
     embedded: dict[str, Stage] = {}
-    scored = []
+    stages = []
     for name, task in tasks.items():
         if task.dataset not in embedded:
             config = embed.Config(
                 sets=(task.dataset,),
-                splits=(split,),
+                splits=tuple(dict.fromkeys(one.split for one in tasks.values() if one.dataset == task.dataset)),
                 model=model,
                 pretrained=pretrained,
                 batch_size=batch_size,
@@ -96,8 +118,8 @@ def evaluations(
             embedded[task.dataset] = Stage(title, embed.run, config, inputs)
         both = {"dataset": inputs["dataset"], "embeddings": embedded[task.dataset]}
         title = f"{name}{ending}".replace("/", "_")
-        scored.append(Stage(title, evaluate.run, evaluate.Config(task=task, **fields), both))
-    return scored
+        stages.append(Stage(title, evaluate.run, evaluate.Config(task=task, **fields), both))
+    return stages
 
 
 def with_inputs(*stages: Stage) -> tuple[Stage, ...]:

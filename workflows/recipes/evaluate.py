@@ -1,47 +1,85 @@
-"""evaluate: any open_clip model on any test sets in CLIP_benchmark's layout.
+"""evaluate: any open_clip model on any test sets, those of a suite or those you name.
 
+clipline run evaluate --set model=/models/mine --set tests=/data/eval --set suite=datacomp
+clipline run evaluate --set model=/models/mine --set tests=/data/eval --set suite=mine.yaml
 clipline run evaluate --set model=/models/mine --set tests=/data/eval --set classification=imagenet1k
 clipline run evaluate --set model=/models/epoch_32.pt --set architecture=ViT-B-32 --set tests=s3://bucket/eval ...
 clipline run evaluate --set model=ViT-B-32 --set pretrained=laion2b_s34b_b79k --set captions=flickr30k ...
 """
 
+from typing import Any
+
+from evaluation import evaluate
+from evaluation import suite as suites
+from evaluation.tasks import Task
 from infra.errors import UsageError
 from pipelines import adopt
-from workflows.recipes._common import evaluations, with_inputs
+from workflows.recipes._common import evaluations, scored, with_inputs
 from workflows.stage import Stage, Workflow
 
 
 def workflow(
     model: str,  # a folder in open_clip's layout or a checkpoint file; with pretrained, open_clip's name of a model
-    tests: str,  # folder of test sets in CLIP_benchmark's layout, a folder each
+    tests: str,  # folder of test sets, a folder each: WebDataset, Parquet, Arrow, image folders, captions as JSON
+    suite: str | None = None,  # datacomp, vtab_plus, or a YAML file: sets, their tasks, main metrics and averages
     classification: list[str] | None = None,  # the sets with classes, by name
     captions: list[str] | None = None,  # the sets with captions
     architecture: str | None = None,  # open_clip's name of a checkpoint file's model
     pretrained: str | None = None,  # tag of weights that open_clip downloads
-    split: str = "test",  # of all these sets
+    split: str = "test",  # of the sets that are named; a suite has its own
     batch_size: int = 64,  # images or texts encoded at once
     gpus: float = 0,  # for each test set; 0.5: two share one
 ) -> Workflow:
-    sets = (*(classification or ()), *(captions or ()))
-    if not sets:
-        raise UsageError("no test set is named", fix="--set classification=NAME or --set captions=NAME")
+    named = (*(classification or ()), *(captions or ()))
+    if bool(named) == bool(suite):
+        raise UsageError(
+            "no test set is named" if suite is None else "test sets are named beside a suite",
+            fix="--set suite=NAME, or --set classification=NAME, --set captions=NAME",
+        )
 
     # Model and test sets stay where they are; both are identified by their content.
-    testsets = Stage("tests", adopt.run, adopt.Config(path=tests, contents=adopt.TestSets(sets=sets, splits=(split,))))
+    tasks: dict[str, Task] = {}
+    wanted, splits = tuple(named), tuple([split])
+    if suite is not None:
+        chosen = suites.load_suite(suite)
+        tasks = _tasks(chosen, tests)
+        wanted = tuple(dict.fromkeys(task.dataset for task in tasks.values()))
+        splits = tuple(dict.fromkeys(task.split for task in tasks.values()))
+    testsets = Stage("tests", adopt.run, adopt.Config(path=tests, contents=adopt.TestSets(sets=wanted, splits=splits)))
     given = {"dataset": testsets}
     if pretrained is None:
         given["model"] = Stage("model", adopt.run, adopt.Config(path=model, contents=adopt.Model()))
     else:
         architecture = model
 
-    scores = evaluations(
-        classification or (),
-        captions or (),
-        given,
-        split=split,
-        model=architecture,
-        pretrained=pretrained,
-        batch_size=batch_size,
-        gpus=gpus,
-    )
+    options: dict[str, Any] = {
+        "model": architecture,
+        "pretrained": pretrained,
+        "batch_size": batch_size,
+        "gpus": gpus,
+    }
+    if suite is None:
+        scores = evaluations(classification or (), captions or (), given, split=split, **options)
+    else:
+        scores = scored(tasks, given, **options)
+        inputs = {f"scores_{stage.name}": stage for stage in scores}
+        scores.append(Stage("suite", suites.run, suites.Config(suite=chosen), inputs))
     return Workflow("evaluate", with_inputs(*given.values(), *scores))
+
+
+def _tasks(suite: suites.Suite, tests: str) -> dict[str, Task]:
+    """A task for each set of the suite that is in ``tests`` and has one. Raises UsageError if none is."""
+    there = adopt.test_sets(tests, {entry.split for entry in suite.sets.values()})
+    located, known = suite.located(there), Task.all_members()
+    tasks: dict[str, Task] = {}
+    for name, entry in suite.sets.items():
+        if name in located and entry.task in known:
+            task = {"kind": entry.task, "dataset": located[name], "split": entry.split}
+            tasks[f"{entry.task.removeprefix('zeroshot_')}_{name}"] = evaluate.Config(task=task).task
+    if not tasks:
+        raise UsageError(
+            f"no set of suite {suite.name} is at {tests}",
+            expected=f"{', '.join(list(suite.sets)[:5])}, ...",
+            found=", ".join(sorted({name for name, _ in there})[:10]) or "no test set",
+        )
+    return tasks

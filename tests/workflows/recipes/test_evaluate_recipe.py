@@ -54,6 +54,22 @@ def test_one_command_scores_a_model_on_both_kinds_of_sets(given):
     assert "acc1" in done.stdout
 
 
+def test_a_suite_takes_the_sets_there_are_and_knows_the_others(given):
+    sets = ("seen: {groups: [colours]}", "holdout: {task: zeroshot_retrieval}", "gone:", "odd: {task: unheard}")
+    (given / "mine.yaml").write_text("\n  ".join(("sets:", *sets)))
+    made = build(given, f"suite={given / 'mine.yaml'}", f"model={given / 'model'}")
+    names = [stage.name for stage in made]
+    assert names == [
+        *("tests", "model", "embed_seen", "classification_seen", "embed_holdout", "retrieval_holdout", "suite"),
+    ]
+    assert set(made["suite"].inputs) == {"scores_classification_seen", "scores_retrieval_holdout"}
+    assert list(made["suite"].config.suite.sets) == ["seen", "holdout", "gone", "odd"]
+    with pytest.raises(UsageError, match="no set of suite datacomp is at"):
+        build(given, "suite=datacomp", f"model={given / 'model'}")
+    with pytest.raises(UsageError, match="beside a suite"):
+        build(given, "suite=datacomp", "classification=seen", f"model={given / 'model'}")
+
+
 def test_models_and_sets_count_by_content(given):
     dials = ("classification=seen", f"model={given / 'model'}")
     before = {stage.name: stage.digest for stage in build(given, *dials)}

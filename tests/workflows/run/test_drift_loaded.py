@@ -16,7 +16,7 @@ from pathlib import Path
 import grimp
 import pytest
 
-from evaluation import compare
+from evaluation import compare, suite
 from infra.config import Config
 from pipelines import adopt, urls
 from pipelines.curate import decontaminate, embed, entries, reshard, score, semdedup, subset
@@ -56,6 +56,7 @@ DEEP = {
     "compositions": "evaluation.groups",
     "analogies": "evaluation.questions",
     "compare": "evaluation.compare.differences",
+    "suite": "evaluation.suite.averages",
     "urls": "pipelines.urls.shard",
     "list": "pipelines.adopt.stage",
 }
@@ -133,6 +134,8 @@ def small_run(root: Path, port: int) -> Workflow:
     stages["decontaminate"] = Stage("decontaminate", decontaminate.run, decontaminate.Config(), leaks)
     twice = {"scores_one": stages["zeroshot"], "scores_other": stages["zeroshot"]}
     variants = {"one": ["scores_one"], "other": ["scores_other"]}
+    sets = {"sets": {"seen": {"split": "test"}}, "name": "one"}
+    stages["suite"] = Stage("suite", suite.run, suite.Config(suite=sets), {"scores": stages["zeroshot"]})
     stages["compare"] = Stage("compare", compare.run, compare.Config(variants=variants), twice)
     (root / "list.csv").write_text("url,caption\nhttp://a.example/1.jpg,one\n")
     stages["list"] = Stage("list", adopt.run, adopt.Config(path=str(root / "list.csv"), contents="url_list"))
