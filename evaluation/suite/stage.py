@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 
 from evaluation.suite.config import Config
@@ -10,6 +11,8 @@ from infra.run.context import Context
 from infra.run.manifest import Artifact, Manifest
 
 __all__ = ["run"]
+
+log = logging.getLogger(__name__)
 
 
 def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Manifest:
@@ -26,6 +29,9 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     suite, given = config.suite, config.given("scores", inputs)
     found, missing = read_figures(suite, given)
     averages = groups(suite, found, missing)
+    if missing:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
+        log.warning("%d of %d sets of %s have no score: %s", len(missing), len(suite.sets), suite.name, reasons)
 
     metrics: dict[str, float] = {}
     for group in averages:
