@@ -4,6 +4,7 @@
 :mod:`.webdataset`           CLIP_benchmark's WebDataset layout
 :mod:`.hugging_face`         Parquet as on Hugging Face's hub, and what ``save_to_disk`` of ``datasets`` writes
 :mod:`.captions`             captions as JSON beside a folder of images: COCO's, Karpathy's splits, ALBEF's lists
+:mod:`.selections`           SugarCrepe's JSON files and Winoground's lines beside a folder of images
 :mod:`.folders`              a folder of images for each class, as torchvision's ImageFolder
 ===========================  ===========================================================================
 
@@ -16,6 +17,7 @@ from infra.formats.testset.evalset import EvalSet, Form, Packed, Sample, SetFile
 from infra.formats.testset.folders import ImageFolder
 from infra.formats.testset.hugging_face import HubParquet, SavedDataset
 from infra.formats.testset.images import decode_image
+from infra.formats.testset.selections import SugarCrepe, Winoground
 from infra.formats.testset.texts import KINDS, prompts, read_classes, read_lines, read_templates
 from infra.formats.testset.webdataset import WebDataset
 
@@ -30,7 +32,9 @@ __all__ = [
     "Sample",
     "SavedDataset",
     "SetFiles",
+    "SugarCrepe",
     "WebDataset",
+    "Winoground",
     "decode_image",
     "find_sets",
     "known_forms",
