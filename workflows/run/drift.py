@@ -40,7 +40,8 @@ def source_digests(function: Callable[..., Any], config: Config | None = None) -
             if imported not in files and (file := _locate(imported)) is not None:
                 files[imported] = file
                 todo.append((imported, file))
-    return {_label(name): _digest(path) for name, path in sorted(files.items())}
+    # A file may go while a run goes on (another branch is checked out): to later stages its module has changed.
+    return {_label(name): _digest(path) for name, path in sorted(files.items()) if path.is_file()}
 
 
 def changed_modules(before: dict[str, str], now: dict[str, str]) -> tuple[str, ...]:
@@ -92,7 +93,7 @@ def _patterns(tops: frozenset[str]) -> tuple[re.Pattern[str], re.Pattern[str], r
 def _imported(path: Path, tops: frozenset[str]) -> tuple[str, ...]:
     """Names of the modules below ``tops`` that a file imports, and of what it imports from them."""
     from_import, plain_import, module = _patterns(tops)
-    text = _TYPE_CHECKING.sub("", path.read_text("utf-8"))
+    text = _TYPE_CHECKING.sub("", path.read_text("utf-8") if path.is_file() else "")
     names: list[str] = []
     for package, imported in from_import.findall(text):
         names.append(package)

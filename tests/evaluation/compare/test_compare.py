@@ -4,6 +4,7 @@ import json
 import sys
 
 import evaluation_samples as samples
+import msgspec
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -12,7 +13,7 @@ from evaluation import compare, evaluate
 from evaluation.compare.comparison import Comparison
 from evaluation.compare.comparison import compare as compare_evaluations
 from evaluation.compare.config import RESAMPLED
-from evaluation.compare.evaluations import read_evaluation
+from evaluation.compare.evaluations import check_paired, read_evaluation
 from evaluation.tasks import Retrieval, ZeroShot
 from infra.config import digest
 from infra.errors import ConfigError, DataError, UsageError
@@ -142,6 +143,14 @@ def test_only_the_primary_metrics_are_corrected_for(evaluated):
         assert row.primary == row.metric.endswith("@10")
         assert row.difference.p <= row.p <= 3 * row.difference.p
         assert row.p == row.difference.p or row.primary
+
+
+def test_a_field_that_a_task_did_not_have_yet_makes_it_no_other_task(evaluated):
+    """An evaluation of before ``recall_at`` was a field had its default."""
+    new, old = evaluated(0, HOLDOUT), evaluated(1, HOLDOUT)
+    task = {name: value for name, value in old.manifest.config["task"].items() if name != "recall_at"}
+    known = msgspec.structs.replace(old.manifest, config={**old.manifest.config, "task": task})
+    check_paired(read_evaluation(new), read_evaluation(Artifact(old.store, known)))
 
 
 @pytest.mark.parametrize(

@@ -141,6 +141,19 @@ def test_the_classes_of_a_configuration_count_wherever_they_are_from(tmp_path, m
     assert changed_modules(found, source_digests(filter.run, config)) == ("drift_rules",)
 
 
+def test_a_module_whose_file_went_during_a_run_has_changed(tmp_path, monkeypatch):
+    path, rules = tmp_path / "drift_stage.py", tmp_path / "drift_going.py"
+    rules.write_text("x = 1\n")
+    path.write_text("import drift_going\ndef run(): ...\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr("workflows.run.drift.PACKAGES", (*PACKAGES, "drift_going"))
+    before = source_digests(load(path).run)
+    rules.unlink()
+    assert changed_modules(before, source_digests(sys.modules["drift_stage"].run)) == ("drift_going",)
+    path.unlink()
+    assert "drift_stage" in changed_modules(before, source_digests(sys.modules["drift_stage"].run))
+
+
 def test_an_edited_recipe_is_one_module_that_changed(tmp_path):
     path = tmp_path / "my_recipe.py"
     digests = []
