@@ -129,6 +129,13 @@ class Augment(Part):
     color_jitter_prob: float = Field(0.8, ge=0, le=1, description="probability of these changes")
     gray_scale_prob: float = Field(0.0, ge=0, le=1, description="probability of a greyscale image")
 
+    @property
+    def deterministic(self) -> bool:
+        """Whether an image looks the same each time."""
+        jitters = self.color_jitter is not None and self.color_jitter_prob > 0
+        draws = {self.flip_prob, self.gray_scale_prob} - {0.0, 1.0}
+        return self.crop_scale == (1.0, 1.0) and not jitters and not draws
+
 
 class Optimizer(Part):
     """AdamW."""
@@ -228,6 +235,12 @@ class Loading(Part):
         None, gt=0, description="most that copies of remote shards take on a node, GB; null: what the disk holds"
     )
     memory_cache_mb: int = Field(2048, ge=0, description="decoded images a worker keeps in memory, MB")
+    feature_cache_mb: int = Field(
+        4096,
+        ge=0,
+        description="features of a locked image tower that a node keeps in cache_folder's file system, MB; they take "
+        "the place of images where augmentation is not random (augment.crop_scale = 1, 1). 0: none",
+    )
     max_corrupt: int = Field(100, ge=0, description="samples that may fail to decode before the run fails")
 
 

@@ -37,6 +37,7 @@ from training.data.samples import Samples
 from training.distributed.parallel import gathered, wrap
 from training.distributed.world import World
 from training.inputs import Inputs
+from training.locked_tower import LockedTower
 from training.model.blocks import compile_blocks
 from training.model.build import Towers, build
 from training.model.flops import forward_flops, peak
@@ -105,9 +106,11 @@ class Trainer:
         parts = prepare(config, inputs, world)
         self.towers, self.samples, self.sampler = parts.towers, parts.samples, parts.sampler
         self.objective, self.validation = parts.objective, parts.validation
-        most = peak(world.device, config.precision, config.tf32) if parts.flops else None
-        self.meter = Meter(context, world, self.total, parts.flops, most.flops if most else None)
         self.model = wrap(self.objective, config, world)
+        self.locked = LockedTower.of(config, self.towers, self.objective, len(self.samples), self.total, world)
+        flops = parts.flops if self.locked is None else None  # those of the locked tower are not computed
+        most = peak(world.device, config.precision, config.tf32) if flops else None
+        self.meter = Meter(context, world, self.total, flops, most.flops if most else None)
         self.optimizer = adamw(self.objective, config.optimizer)
         half_life = config.optimizer.ema_half_life
         self.ema = Ema(self._weights(), half_life) if half_life else None
@@ -141,7 +144,10 @@ class Trainer:
             from training.data.remote_loader import RayLoader
 
             kind = RayLoader
-        return kind(self.samples, self.config, self.world, self.towers.image_size, self.sampler)
+        loader = kind(self.samples, self.config, self.world, self.towers.image_size, self.sampler)
+        if self.locked is not None:
+            loader.without_image = self.locked.cache.has
+        return loader
 
     def _weights(self) -> Iterable[tuple[str, torch.Tensor]]:
         """The model's state by open_clip's names."""
@@ -237,7 +243,10 @@ class Trainer:
         """The objective's forward pass of each part of this rank's share of a batch."""
         share = self.config.batch_size // self.world.size
         size = share // self.config.cluster.accumulate
-        images = batch.images.to(self.world.device, non_blocking=True)
+        if self.locked is not None:
+            locked = self.locked.outputs(batch)
+        else:
+            images = batch.images.to(self.world.device, non_blocking=True)
         texts = batch.texts  # on the CPU, where their lengths are known without waiting for a GPU
 
         def encode(part: int) -> dict[str, torch.Tensor]:
@@ -245,7 +254,8 @@ class Trainer:
             position = self.state.samples + self.world.rank * share + part * size
             self.objective.position = self.towers.position.samples = position
             with self.precision.autocast(self.world.device):
-                return self.model(self.towers.normalise(images[rows]), texts[rows])
+                inputs = self.towers.normalise(images[rows]) if self.locked is None else locked[rows]
+                return self.model(inputs, texts[rows])
 
         return encode
 

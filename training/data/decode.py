@@ -51,12 +51,13 @@ def draw_crop(
     """Return y, x, height and width of a random crop by torchvision's RandomResizedCrop rule.
 
     The crop's area is uniform in ``scale`` times the image's area, its width / height log-uniform in ``ratio``. If ten
-    tries do not fit, it is the largest central crop within ``ratio``. ``draws`` are :data:`CROP_DRAWS` numbers, uniform
-    in [0, 1).
+    tries do not fit, or all of the image is asked for, it is the largest central crop within ``ratio``. ``draws`` are
+    :data:`CROP_DRAWS` numbers, uniform in [0, 1).
     """
     height, width = shape[:2]
     low, high = math.log(ratio[0]), math.log(ratio[1])
-    for attempt in range(TRIES):
+    # Of the whole area nothing but rounding could be drawn, a pixel more or less.
+    for attempt in range(TRIES if scale[0] < 1 else 0):
         area = (scale[0] + (scale[1] - scale[0]) * draws[attempt]) * height * width
         aspect = math.exp(low + (high - low) * draws[TRIES + attempt])
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -51,14 +51,15 @@ PARALLEL_DOWNLOADS = 4
 class Batch:
     """Samples for one step, in the sampler's order."""
 
-    images: Tensor  # uint8 (b, h, w, 3)
+    images: Tensor  # uint8 (b, h, w, 3); of samples without_image, anything, and of all of them (0, h, w, 3)
     texts: Tensor  # int64 (b, context)
+    numbers: Tensor  # int64 (b,): of the samples
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.texts)
 
     def __getitem__(self, rows: slice) -> Batch:
-        return Batch(self.images[rows], self.texts[rows])
+        return Batch(self.images[rows], self.texts[rows], self.numbers[rows])
 
 
 def draws(seed: int, start: int, count: int) -> NDArray[np.float64]:
@@ -92,6 +93,8 @@ class Loader:
         self.local_batch = config.batch_size // world.size
         self.offset = world.rank * self.local_batch
         self.corrupt: set[int] = set()
+        self.without_image: Callable[[int], bool] = lambda _: False
+        """Whether nobody needs a sample's image any more; that may change while batches are loaded."""
         self._lock = threading.Lock()
         self._world = world
         self._buffers = _BufferPool(pinned=world.device.type == "cuda")
@@ -116,9 +119,9 @@ class Loader:
                 prefetcher.prefetch(first, min(stop, first + self.config.batch_size))
                 ahead.append(self._start(pool, first + self.offset))
                 if len(ahead) > AHEAD:
-                    yield _finished(*ahead.popleft())
+                    yield self._finished(*ahead.popleft())
             while ahead:
-                yield _finished(*ahead.popleft())
+                yield self._finished(*ahead.popleft())
 
     def load(self, start: int, count: int) -> Batch:
         """Load the samples at positions ``[start, start + count)`` in this thread."""
@@ -137,6 +140,7 @@ class Loader:
         return Batch(
             images=self._buffers.tensor((count, *self.image_size, 3), torch.uint8),
             texts=self._buffers.tensor((count, self.samples.index.context), torch.int64),
+            numbers=torch.empty(count, dtype=torch.int64),
         )
 
     def _fill(self, batch: Batch, start: int) -> None:
@@ -146,12 +150,24 @@ class Loader:
         images = batch.images.numpy()
         for row, (number, draw) in enumerate(zip(numbers.tolist(), random.tolist(), strict=True)):
             numbers[row], image = self._decode_or_replace(number)
-            self.augment(image, draw, images[row])
+            if image is not None:
+                self.augment(image, draw, images[row])
+        batch.numbers.numpy()[:] = numbers
         batch.texts.numpy()[:] = self.samples.index.texts(numbers, random[:, -1])
 
-    def _decode_or_replace(self, number: int) -> tuple[int, NDArray[np.uint8]]:
-        """Return sample ``number`` and its image, or those of the first good sample after it."""
+    def _finished(self, batch: Batch, chunks: list[Future[None]]) -> Batch:
+        """Wait until all chunks of ``batch`` are loaded; raises what loading them raised."""
+        for chunk in chunks:
+            chunk.result()
+        if all(map(self.without_image, batch.numbers.tolist())):
+            return replace(batch, images=batch.images[:0])  # nothing to copy to a GPU
+        return batch
+
+    def _decode_or_replace(self, number: int) -> tuple[int, NDArray[np.uint8] | None]:
+        """Return sample ``number`` and its image, if it is needed, or those of the first good sample after it."""
         while True:
+            if self.without_image(number):
+                return number, None
             try:
                 return number, self.samples.image(number)
             except ValueError as error:
@@ -189,13 +205,6 @@ def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]
         working.wait_stream(copying)
         images.record_stream(working)  # keeps its memory until that work is done
         yield replace(batch, images=images)
-
-
-def _finished(batch: Batch, chunks: list[Future[None]]) -> Batch:
-    """Wait until all chunks of ``batch`` are loaded; raises what loading them raised."""
-    for chunk in chunks:
-        chunk.result()
-    return batch
 
 
 class _BufferPool:

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["RayLoader"]
 
-Piece = tuple["NDArray[np.uint8]", "NDArray[np.int64]", set[int]]
-"""Images and texts of a range of positions, and the corrupt samples that the actor has met so far."""
+Piece = tuple["NDArray[np.uint8]", "NDArray[np.int64]", "NDArray[np.int64]", set[int]]
+"""Images, texts and sample numbers of a range of positions, and the corrupt samples that the actor has met so far."""
 
 
 class _LoaderActor:
@@ -44,7 +44,7 @@ class _LoaderActor:
     def load(self, start: int, count: int) -> Piece:
         """Load the samples at positions ``[start, start + count)``."""
         batch = self._loader.load(start, count)
-        return batch.images.numpy(), batch.texts.numpy(), self._loader.corrupt
+        return batch.images.numpy(), batch.texts.numpy(), batch.numbers.numpy(), self._loader.corrupt
 
 
 class RayLoader(Loader):
@@ -81,8 +81,8 @@ class RayLoader(Loader):
     def _assemble(self, pieces: list[tuple[slice, Any]]) -> Batch:
         batch = self._empty(self.local_batch)
         for rows, reference in pieces:
-            images, texts, corrupt = _get(reference)
-            batch.images.numpy()[rows], batch.texts.numpy()[rows] = images, texts
+            images, texts, numbers, corrupt = _get(reference)
+            batch.images.numpy()[rows], batch.texts.numpy()[rows], batch.numbers.numpy()[rows] = images, texts, numbers
             self.add_corrupt(corrupt, "an image that cannot be decoded")
         return batch
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -70,6 +70,9 @@ class Objective(nn.Module, ABC):
         self.position = 0
         """Samples seen before the first of the next forward's, counted over the global batch; set by the loop. Random
         draws are keyed by it and the seed, never by the rank."""
+        self.finish_image: Callable[[Tensor], Tensor] | None = None
+        """Set by the loop where a locked image tower runs outside of :meth:`forward`, whose ``images`` are then the
+        outputs of the tower's locked part: what gives the tower's features of them."""
 
     def forward(self, images: Tensor, texts: Tensor) -> dict[str, Tensor]:
         """Everything :meth:`loss` needs of ``images`` (b, 3, h, w) and ``texts`` (b, context), by name.
@@ -77,7 +80,9 @@ class Objective(nn.Module, ABC):
         Features have the sample on dim 0, unit length and at least fp32, whatever the towers computed in: logits reach
         100, where bf16 is a quarter apart. Learnt scalars are 0-D: "scale", the factor of the logits, and "bias".
         """
-        return {**features(self.model, images, texts), **self.scalars()}
+        image = self.finish_image(images) if self.finish_image else encode_image(self.model, images)
+        text = encode_text(self.model, texts)
+        return {"image": l2_normalise(image), "text": l2_normalise(text), **self.scalars()}
 
     def scalars(self) -> dict[str, Tensor]:
         """Return the learnt scalars (logit scale and bias) by the names :meth:`forward` gives them."""
