@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, field_validator
 
@@ -52,7 +52,8 @@ class ZeroShot(Task):
         return Scores(
             metrics=classified.metrics(),
             tables={
-                "predictions": _predictions(data.keys, classified, classes),
+                "predictions": _predictions(data.keys, classified, classes)
+                | {"confidence": logits.confidence(classified.predicted)},
                 "classes": _per_class(confusion, classes),
             },
             figures={
@@ -71,7 +72,7 @@ class ZeroShot(Task):
         return metrics.ensemble(data.encode_texts(prompts(data.classes, self.templates)), len(data.classes))
 
 
-def _predictions(keys: Sequence[str], classified: Classified, classes: Sequence[str]) -> Columns:
+def _predictions(keys: Sequence[str], classified: Classified, classes: Sequence[str]) -> dict[str, Any]:
     return {
         "key": keys,
         "label": classified.labels,

@@ -20,7 +20,14 @@ Where = Annotated[str, typer.Argument(metavar="RUN", help="A run, or an artifact
 Query = Annotated[str, typer.Argument(metavar="QUERY", help="A text, or an image file.")]
 StageName = Annotated[str | None, typer.Option("--stage", metavar="STAGE", help="The stage that embedded; the last.")]
 Most = Annotated[int, typer.Option("--most", metavar="N", min=1, help="Images, and captions, to find.")]
-Page = Annotated[Path | None, typer.Option("--page", metavar="FILE", help="Write what is found as one HTML page.")]
+Page = Annotated[
+    Path | None,
+    typer.Option(
+        "--page",
+        metavar="FILE",
+        help="Write one HTML page, with the run's worst errors, too.",
+    ),
+]
 
 
 def search(
@@ -40,8 +47,9 @@ def search(
     found = searching.search(store, searching.embeddings_of(artifacts, stage), query, most)
     if page:
         from workflows.report.search import render
+        from workflows.run.errors import errors_of
 
-        page.write_text(render(found))
+        page.write_text(render(found, errors_of(store, artifacts, most)))
     if as_json:
         rows = {"images": found.images, "captions": found.texts}
         listed = {

@@ -22,7 +22,7 @@ from infra.store import Store
 from pipelines.layout import Images, read_images
 from pipelines.tables import image_table
 
-__all__ = ["Found", "Searched", "embeddings_of", "search"]
+__all__ = ["Found", "Searched", "artifact_of", "embeddings_of", "search", "test_images"]
 
 
 @dataclass(frozen=True)
@@ -89,18 +89,20 @@ def _encoded(root: Store, embeddings: Artifact, query: str) -> NDArray[np.float3
     config = embeddings.manifest.config
     fields = {name: config[name] for name in ("model", "pretrained", "precision")}
     digest = embeddings.manifest.identity["inputs"].get("model")
-    encoder = EncoderConfig(**fields).encoder(_artifact(root, digest) if digest else None, batch_size=1, cpus=1, gpus=0)
+    encoder = EncoderConfig(**fields).encoder(
+        artifact_of(root, digest) if digest else None, batch_size=1, cpus=1, gpus=0
+    )
     if Path(query).is_file():
         return encoder.encode_images([decode_image(Path(query).read_bytes(), query)])
     return encoder.encode_texts([query])
 
 
-def _artifact(root: Store, digest: str) -> Artifact:
+def artifact_of(root: Store, digest: str) -> Artifact:
     """The artifact of that digest, of whatever stage. Raises UsageError."""
     for stage in root.folders("artifacts"):
         if found := Artifact.find(root.child(f"artifacts/{stage}/{digest[:16]}")):
             return found
-    raise UsageError(f"an input of the embeddings is missing: {digest[:12]}", expected=f"an artifact below {root.url}")
+    raise UsageError(f"an input of what is shown is missing: {digest[:12]}", expected=f"an artifact below {root.url}")
 
 
 Hit = tuple[float, str, int]  # cosine, shard, row or text
@@ -155,8 +157,8 @@ class _Source:
     def of(cls, root: Store, embeddings: Artifact) -> _Source:
         inputs = embeddings.manifest.identity["inputs"]
         if "dataset" in inputs:
-            return _TestSets(embeddings, _artifact(root, inputs["dataset"]))
-        images = {name: _artifact(root, digest) for name, digest in inputs.items() if name.startswith("images")}
+            return _TestSets(embeddings, artifact_of(root, inputs["dataset"]))
+        images = {name: artifact_of(root, digest) for name, digest in inputs.items() if name.startswith("images")}
         return _Pairs(embeddings, Images.of(images))
 
     def rows(self, shard: str) -> list[dict[str, Any]]:
@@ -187,6 +189,13 @@ class _TestSets(_Source):
                 if key in keys:
                     found[shard, key] = image
         return [found.get((shard, row["uid"])) for shard, row in wanted]
+
+
+def test_images(
+    embeddings: Artifact, dataset: Artifact, wanted: Sequence[tuple[str, Mapping[str, Any]]]
+) -> list[bytes | None]:
+    """The encoded images of rows of shards of a test set's vectors, which have ``uid``; None where one is gone."""
+    return _TestSets(embeddings, dataset).images(wanted)
 
 
 class _Pairs(_Source):

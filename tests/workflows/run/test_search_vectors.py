@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -13,12 +14,16 @@ import open_clip
 import pytest
 import torch
 
+from evaluation import evaluate
+from evaluation.tasks import Retrieval, ZeroShot
 from infra.errors import UsageError
-from infra.formats.testset import EvalSet
+from infra.formats.testset import EvalSet, decode_image
+from infra.run.context import Context, ShardOutput
 from infra.run.manifest import Artifact
 from infra.store import LocalStore
 from workflows.cli import app as cli
 from workflows.report.search import render
+from workflows.run.errors import errors_of
 from workflows.run.search import embeddings_of, search
 
 
@@ -88,6 +93,68 @@ def test_an_image_finds_itself(root, holdout, clip, tmp_path):
     assert found.images[0].uid == examples[7].key and found.images[0].cosine == pytest.approx(1, abs=1e-3)
 
 
+@pytest.fixture(scope="module")
+def evaluations(root):
+    """Both sets evaluated: zero-shot and retrieval, from vectors that lie where their digest says."""
+    found = []
+    for task in (ZeroShot(dataset="seen"), Retrieval(dataset="holdout")):
+        of = root / f"artifacts/embed/{task.dataset}"
+        vectors = shutil.copytree(of, root / "artifacts/embed" / Artifact.load(str(of)).manifest.digest[:16])
+        embedded = Artifact.load(str(vectors))
+        dataset = next(
+            Artifact.load(str(path.parent)) for path in root.glob(f"artifacts/{task.dataset}/*/manifest.json")
+        )
+        config = evaluate.Config(task=task)
+        inputs = {"embeddings": embedded.manifest.digest, "dataset": dataset.manifest.digest}
+        context = Context(
+            root / f"artifacts/evaluate/{task.dataset}",
+            stage="evaluate",
+            digest="e" * 64,
+            identity={"config": config.identity(), "inputs": inputs},
+            config=config.resolved(),
+        )
+        with pytest.MonkeyPatch.context() as patch:
+            in_this_process = lambda made, specs, work, limits: [  # noqa: E731
+                work(spec, ShardOutput(made.store, name)) for name, spec in specs
+            ]
+            patch.setattr(evaluate.stage, "run_shards", in_this_process)
+            manifest = evaluate.run(config, {"embeddings": embedded, "dataset": dataset}, context)
+        found.append(Artifact(context.store, manifest))
+    return found
+
+
+def test_the_worst_errors_are_those_of_all_cosines(root, evaluations, clip):
+    vectors, examples = clip
+    kinds = {(one.evaluation, one.title.split()[0]): one for one in errors_of(LocalStore(root), evaluations, 4)}
+    assert len(kinds) == 3
+    surest, by_text, by_image = kinds.values()
+    # Of a caption: the images that are nearer to it than its own; of an image, the wrong captions nearer than its best.
+    images = vectors(images=[one.image for one in examples])
+    texts = [(owner, text) for owner, one in enumerate(examples) for text in one.captions]
+    cosines = vectors(texts=[text for _, text in texts]) @ images.T
+    above = [int((row > row[owner]).sum()) for row, (owner, _) in zip(cosines, texts, strict=True)]
+    shown = [int(one.note.split()[0]) for one in by_text.worst]
+    assert shown == pytest.approx(sorted(above, reverse=True)[:4], abs=1)  # vectors are kept as float16
+    assert (by_text.queries, by_image.queries) == (39, 20) and len(by_image.worst) == 4
+    keys = {one.key: one for one in examples}
+    for one in (*by_text.worst, *by_image.worst):
+        assert one.right in keys[one.uid].captions
+        assert decode_image(one.image, "").tobytes() == keys[one.uid].image.tobytes()
+    # Of the classes: the surest of those that are wrong, by the softmax of all scores.
+    seen = next(Artifact.load(str(path.parent)) for path in root.glob("artifacts/seen/*/manifest.json"))
+    samples_seen = EvalSet.open(seen, "seen", "test")
+    prompts = [t.format(c=name) for name in samples_seen.classes for t in samples_seen.templates]
+    classes = vectors(texts=prompts).reshape(6, 2, -1).mean(1)
+    classes /= np.linalg.norm(classes, axis=1, keepdims=True)
+    every = list(samples_seen)
+    logits = torch.from_numpy(vectors(images=[one.image for one in every]) @ classes.T / 0.07)
+    sure, named = logits.softmax(1).max(1)
+    wrong = sorted((float(p) for p, n, one in zip(sure, named, every, strict=True) if n != one.label), reverse=True)
+    assert surest.wrong == pytest.approx(len(wrong), abs=1) and surest.queries == 24
+    percents = [int(one.note.rpartition(", ")[2].split("%")[0]) for one in surest.worst]
+    assert percents == pytest.approx([100 * p for p in wrong[:4]], abs=1)
+
+
 class Page(HTMLParser):
     def __init__(self, html):
         super().__init__()
@@ -107,6 +174,17 @@ def test_the_page_holds_its_images_and_escapes_captions(root, holdout):
     assert len(images) == 20 and all(uri.startswith("data:image/webp;base64,") for uri in images)
     assert "<b>bold</b>" in page.text and "一つの赤い円" in page.text
     assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe"}
+
+
+def test_the_page_shows_errors_below_what_was_found(root, holdout, evaluations):
+    errors = errors_of(LocalStore(root), [holdout, *evaluations], 4)
+    page = Page(render(search(LocalStore(root), holdout, "a red circle", 5), errors))
+    assert len([tag for tag, _ in page.tags if tag == "img"]) == 5 + 3 * 4
+    assert "sure" in page.text and "wrong answers come first" in page.text and "Errors of evaluate/" in page.text
+
+
+def test_a_run_without_errors_or_evaluations_has_none(root, holdout, evaluations):
+    assert errors_of(LocalStore(root), [holdout], 4) == []
 
 
 def test_the_vectors_that_are_searched_are_the_last_or_named(root, holdout):
