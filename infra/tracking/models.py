@@ -7,11 +7,12 @@ sending an event twice makes neither a second model nor a second version.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModelOutput
+from mlflow.entities import Dataset, LoggedModelOutput, Metric
 from mlflow.exceptions import MlflowException
 
 from infra.errors import StorageError
@@ -21,7 +22,7 @@ from infra.run.manifest import Artifact
 from infra.tracking.address import Address
 from infra.tracking.client import environment, open_client
 
-__all__ = ["add_output", "champion", "log_model", "model_files", "register_model"]
+__all__ = ["add_output", "champion", "find_model", "log_model", "model_files", "register_model", "scores_of"]
 
 _DIGEST = "clipline.artifact"
 
@@ -51,6 +52,18 @@ def log_model(client: MlflowClient, experiment: str, run: str, stage: str, artif
     client.log_model_artifacts(model.model_id, str(folder))
     client.finalize_logged_model(model.model_id, "READY")
     return str(model.model_id)
+
+
+def find_model(client: MlflowClient, experiment: str, digest: str) -> str | None:
+    """The id of the experiment's logged model of the artifact with that digest; None if there is none."""
+    found = client.search_logged_models([experiment], f"tags.`{_DIGEST}` = '{digest}'")
+    return str(found[0].model_id) if found else None
+
+
+def scores_of(points: Sequence[Metric], model: str, dataset: Dataset, run: str) -> list[Metric]:
+    """``points`` of a run as scores of a logged model on a data set: MLflow shows them on the model's page, too."""
+    tied = {"model_id": model, "dataset_name": dataset.name, "dataset_digest": dataset.digest, "run_id": run}
+    return [Metric(point.key, point.value, point.timestamp, point.step, **tied) for point in points]
 
 
 def add_output(client: MlflowClient, run: str, model: str) -> None:

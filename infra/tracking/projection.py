@@ -39,7 +39,7 @@ from infra.store import LocalStore, Store, open_store
 from infra.tracking.address import Address
 from infra.tracking.client import allowed_name, is_refusal, open_client, parameter
 from infra.tracking.curves import Curves
-from infra.tracking.models import add_output, log_model, model_files, register_model
+from infra.tracking.models import add_output, find_model, log_model, model_files, register_model, scores_of
 from infra.tracking.state import State
 
 __all__ = ["Projection"]
@@ -180,10 +180,12 @@ class Projection:
         self._open(event.stage, manifest.digest, manifest.config)
         run = self._child(event.stage)
         # The manifest's numbers, on the stage's own page and, with its name, on the run's.
-        values = {**manifest.metrics, **_funnel_metrics(artifact)}
+        values = _funnel_metrics(artifact)
         if isinstance(event, StageFinished):
             values["seconds"] = event.seconds
-        self._log_points({event.stage: self._curves.new_points(run, values, 0, event.time)})
+        points = self._curves.new_points(run, values, 0, event.time)
+        scores = self._curves.new_points(run, manifest.metrics, 0, event.time)
+        self._log_points({event.stage: [*points, *self._tied(run, scores, event.inputs)]})
         headline = {f"{event.stage}.{key}": value for key, value in manifest.metrics.items()}
         parent = self._state.parent
         self._curves.log(parent, self._curves.new_points(parent, headline, 0, event.time))
@@ -213,20 +215,22 @@ class Projection:
         for file in results:
             self._client.log_artifact(run, str(artifact.local(file.path, scratch)), "results")
 
+    def _tied(self, run: str, scores: list[Metric], inputs: dict[str, str]) -> list[Metric]:
+        """``scores`` as those of the logged model that was evaluated on the input ``dataset``, if it is one of ours."""
+        if "dataset" not in inputs or not scores:
+            return scores
+        made_from = {name: Artifact.load(self._root.child(folder)) for name, folder in inputs.items()}
+        digest = made_from["model"].manifest.digest if "model" in made_from else None
+        if digest is None and "embeddings" in made_from:
+            digest = made_from["embeddings"].manifest.identity["inputs"].get("model")
+        model = find_model(self._client, self._state.experiment, digest) if digest else None
+        return scores_of(scores, model, _dataset(made_from["dataset"]), run) if model else scores
+
     def _log_inputs(self, run: str, inputs: dict[str, str]) -> None:
         """Log the artifacts in these folders as data sets of the run, under the names of the inputs."""
         datasets = []
         for name, folder in inputs.items():
-            source = Artifact.load(self._root.child(folder))
-            manifest = source.manifest
-            profile = {"rows": manifest.rows, "files": manifest.file_count, "bytes": manifest.size}
-            dataset = Dataset(
-                name=manifest.stage,
-                digest=manifest.content_digest[:12],
-                source_type="local" if isinstance(self._root, LocalStore) else "uri",
-                source=json.dumps({"uri": source.store.url}),
-                profile=json.dumps(profile),
-            )
+            dataset = _dataset(Artifact.load(self._root.child(folder)))
             datasets.append(DatasetInput(dataset, [InputTag("mlflow.data.context", name)]))
         if datasets:
             self._client.log_inputs(run, datasets)
@@ -264,6 +268,18 @@ class Projection:
     def _log_file(self, run: str, store: Store, path: str) -> None:
         with tempfile.TemporaryDirectory() as scratch:
             self._client.log_artifact(run, str(store.fetch(path, Path(scratch))), path.rpartition("/")[0] or None)
+
+
+def _dataset(source: Artifact) -> Dataset:
+    manifest = source.manifest
+    profile = {"rows": manifest.rows, "files": manifest.file_count, "bytes": manifest.size}
+    return Dataset(
+        name=manifest.stage,
+        digest=manifest.content_digest[:12],
+        source_type="local" if isinstance(source.store, LocalStore) else "uri",
+        source=json.dumps({"uri": source.store.url}),
+        profile=json.dumps(profile),
+    )
 
 
 def _funnel_metrics(artifact: Artifact) -> dict[str, float]:

@@ -83,12 +83,21 @@ class Run:
         self.add(StageStarted, stage=stage, attempt=1, digest="d" * 64, config=config or {"size": 3}, forced=forced)
 
     def finish(
-        self, stage: str, *, write=None, metrics=None, funnel=None, inputs=None, config=None, cached=False
+        self,
+        stage: str,
+        *,
+        write=None,
+        metrics=None,
+        funnel=None,
+        inputs=None,
+        config=None,
+        cached=False,
+        made_of=None,
     ) -> str:
         """Commit an artifact and say so."""
         folder = f"artifacts/{stage}/0"
         if not self.root.exists(f"{folder}/{MANIFEST}"):
-            identity = {"stage": stage, "code_version": 1, "config": config or {"size": 3}, "inputs": {}}
+            identity = {"stage": stage, "code_version": 1, "config": config or {"size": 3}, "inputs": made_of or {}}
             context = Context(
                 self.root.child(folder), stage=stage, digest="d" * 64, identity=identity, config=config or {"size": 3}
             )
@@ -289,6 +298,30 @@ def test_a_model_is_logged_and_if_the_gate_passes_registered(run, address, clien
 
 
 # --- refused events and names
+
+
+@pytest.mark.parametrize("given", ["model", "embeddings"])
+def test_scores_are_the_models_on_the_test_set(run, address, client, pages, given):
+    """On the model's page, whether the evaluation was given the model or vectors of it; once, sent twice."""
+    run.begin()
+    run.start("train")
+    train = run.finish("train", write=MODEL, metrics={"loss": 2.0})
+    holdout = run.finish("holdout", write={"data/holdout/test/0.tar": b"123"})
+    embed = run.finish("embed", write={"data/0.npz": b"1"}, made_of={"model": "d" * 64})
+    run.start("retrieval")
+    inputs = {"dataset": holdout, given: {"model": train, "embeddings": embed}[given]}
+    scores = {"recall_at_1": 0.25, "recall_at_1_low": 0.2}
+    run.finish("retrieval", metrics=scores, funnel=Funnel(unit="images", entered=3, kept=3), inputs=inputs)
+    run.send(address)
+    run.forget()
+    run.send(address)
+    found = pages()
+    [model] = client.search_logged_models([found[""].info.experiment_id])
+    assert {one.key: one.value for one in model.metrics} == scores and len(model.metrics) == 2
+    digest = Artifact.load(run.root.child(holdout)).manifest.content_digest[:12]
+    assert {(one.dataset_name, one.dataset_digest) for one in model.metrics} == {("holdout", digest)}
+    assert {one.run_id for one in model.metrics} == {found["retrieval"].info.run_id}
+    assert found["retrieval"].data.metrics == {**scores, "entered": 3, "kept": 3, "seconds": 1.5}
 
 
 def test_names_mlflow_does_not_allow_are_spelled_so_that_it_does(run, address, client, pages):
