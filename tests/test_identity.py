@@ -101,6 +101,11 @@ TEXTS = {
     "evaluate.task[zeroshot_retrieval].language": "a language code",
     "evaluate.model": "a name of open_clip's",
     "evaluate.pretrained": "a tag of open_clip's",
+    **{
+        f"evaluate.task[{task}].{part}": "a name in the input, or a language code"
+        for task in ("analogies", "image_caption_selection", "matching")
+        for part in ("dataset", "split", "language")
+    },
     "compare.primary": "names of metrics",
     "suite.suite.name": "a name",
     "suite.suite.sets": "names in the inputs",

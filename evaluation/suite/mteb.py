@@ -26,7 +26,7 @@ def task_result(name: str, entry: Entry, folders: Collection[str], evaluations: 
         if (task["split"], task["kind"]) == (entry.split, entry.task) and task["dataset"].strip("/") in folders:
             metrics = artifact.manifest.metrics
             scores = {metric: value for metric, value in metrics.items() if not metric.endswith(_BOUNDS)}
-            dataset = artifact.manifest.identity["inputs"]["dataset"]
+            dataset = artifact.manifest.identity.get("inputs", {}).get("dataset", "")
             found: dict[str, Any] = {**scores, "main_score": scores[entry.main.replace("@", "_at_")]}
             found |= {"hf_subset": "default", "languages": [task.get("language", "en")]}
             return {
