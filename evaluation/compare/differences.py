@@ -8,6 +8,10 @@ A variant trained with several seeds has a second source of noise: another seed 
 uncertainty of the mean of s seeds is Student's t with s - 1 degrees of freedom, scaled by their standard error; the
 difference adds a draw of it for each variant (the Behrens-Fisher distribution). With one seed nothing is known of this
 noise, and the interval is that of these very models.
+
+Where both answer every image wrong, or every image right, no resample differs and the bootstrap is the point 0. There
+the score interval of paired shares has a closed form: n images without a disagreement bound the difference by
+z^2 / (n + z^2) on either side (Tango, 1998), which is Wilson's bound for none of n.
 """
 
 from __future__ import annotations
@@ -21,6 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 
+from evaluation.intervals import wilson
+
 __all__ = ["Difference", "Estimate", "difference", "holm"]
 
 Array = NDArray[Any]
@@ -30,10 +36,18 @@ _MOST = 9.0  # powers of ten by which a test set is thought larger or smaller
 
 @dataclass(frozen=True)
 class Estimate:
-    """A metric of a variant by seed: ``values`` (s,) on the whole test set, ``resampled`` (s, b) on its resamples."""
+    """A metric of a variant by seed: ``values`` (s,) on the whole test set, ``resampled`` (s, b) on its resamples.
+
+    ``images``: their number if the metric is a share of right answers, of which 0 and 1 are the edges; else None.
+    """
 
     values: Array
     resampled: Array
+    images: int | None = None
+
+    def all_at(self, edge: float) -> bool:
+        """True if it is a share that is ``edge`` (0 or 1) for every seed on every resample."""
+        return self.images is not None and bool((self.values == edge).all() and (self.resampled == edge).all())
 
     @property
     def mean(self) -> float:
@@ -101,6 +115,9 @@ def difference(baseline: Estimate, other: Estimate, *, confidence: float, seed: 
     draws = other.draws(random) - baseline.draws(random)
     tested = other.resampled.mean(axis=0) - baseline.resampled.mean(axis=0)
     low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
+    if baseline.images is not None and any(baseline.all_at(edge) and other.all_at(edge) for edge in (0.0, 1.0)):
+        high = wilson(0.0, baseline.images, confidence)[1]
+        low = -high
     beyond = min(int((draws <= 0).sum()), int((draws >= 0).sum()))
     return Difference(
         value=other.mean - baseline.mean,

@@ -23,6 +23,7 @@ class Evaluation:
     """The scores of one model on one task.
 
     ``task``: its name in tables. ``pairing``: what two evaluations must agree in to be paired, by name.
+    ``shares``: the metrics that are shares of right answers.
     """
 
     task: str
@@ -31,6 +32,7 @@ class Evaluation:
     images: int
     values: Mapping[str, float]
     resampled: Mapping[str, np.ndarray[Any, Any]]
+    shares: frozenset[str]
 
 
 def read_evaluation(artifact: Artifact) -> Evaluation:
@@ -45,6 +47,7 @@ def read_evaluation(artifact: Artifact) -> Evaluation:
         )
     with artifact.store.open(RESAMPLED) as source:
         table = pq.read_table(source)
+    result = json.loads(artifact.read(results[0]))
     config, task = manifest.config, manifest.config["task"]
     pairing = {
         "test set": manifest.identity.get("inputs", {}).get("dataset"),
@@ -61,8 +64,10 @@ def read_evaluation(artifact: Artifact) -> Evaluation:
         name=manifest.name,
         pairing=pairing,
         images=manifest.facts["examples"],
-        values=json.loads(artifact.read(results[0]))["metrics"],
+        values=result["metrics"],
         resampled={name: table[name].to_numpy() for name in table.column_names},
+        # Only shares have an interval of Wilson's.
+        shares=frozenset(name for name, how in result["intervals"]["method"].items() if how.startswith("Wilson")),
     )
 
 
@@ -81,7 +86,8 @@ def estimates(evaluations: Sequence[Evaluation]) -> dict[tuple[str, str], tuple[
         for metric in seeds[0].values:
             values = np.array([one.values[metric] for one in seeds])
             resampled = np.stack([one.resampled[metric] for one in seeds])
-            found[task, metric] = Estimate(values, resampled), seeds[0]
+            images = seeds[0].images if metric in seeds[0].shares else None
+            found[task, metric] = Estimate(values, resampled, images), seeds[0]
     return found
 
 

@@ -1,6 +1,7 @@
 """Differences against closed forms, and how often their intervals hold what they should."""
 
 from dataclasses import replace
+from math import sqrt
 
 import numpy as np
 import pytest
@@ -43,6 +44,26 @@ def test_is_scipys_paired_bootstrap():
     assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval), abs=1e-12)
     assert found.test_error == pytest.approx(expected.standard_error, rel=1e-2)
     assert found.value == pytest.approx((other - one).mean())
+
+
+@pytest.mark.parametrize("edge", [0.0, 1.0])
+@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize("images", [24, 240, 5000])
+def test_two_models_that_are_wrong_or_right_everywhere_differ_by_less_than_some_bound(edge, seeds, images):
+    """The bound is where the score test of a paired difference reaches its level: d / sqrt(d (1 - d) / n) = z."""
+    one = Estimate(np.full(seeds, edge), np.full((seeds, 50), edge), images)
+    found = apart(one, one)
+    z = stats.norm.ppf(0.975)
+    assert found.high / sqrt(found.high * (1 - found.high) / images) == pytest.approx(z)
+    assert (found.value, found.low, found.p) == (0, -found.high, 1)
+    assert apart(one, one, confidence=0.99).high > found.high
+
+
+def test_the_bound_is_for_shares_that_are_both_at_one_edge():
+    wrong, right = (Estimate(np.array([edge]), np.full((1, 50), edge), 240) for edge in (0.0, 1.0))
+    rank = replace(right, images=None)  # as a median rank of 1, which is no share
+    assert (apart(rank, rank).low, apart(rank, rank).high) == (0, 0)
+    assert (apart(wrong, right).low, apart(wrong, right).high) == (1, 1)
 
 
 def test_what_both_find_easy_or_hard_cancels_out():
