@@ -10,6 +10,8 @@ from pydantic import Field, field_validator
 from infra.config import Runtime, StageConfig
 from infra.encoder import Precision, check_architecture
 from infra.errors import UsageError
+from infra.formats.architecture import check_fits
+from infra.formats.weights import read_shapes
 
 if TYPE_CHECKING:
     from infra.fusion.encoder import FusionEncoder
@@ -65,9 +67,6 @@ class EncoderConfig(StageConfig):
         """
         files = model.files("data/") if model is not None else []
         if model is not None and len(files) == 1 and self.model is not None:
-            from infra.formats.architecture import check_fits
-            from infra.formats.weights import read_shapes
-
             check_fits(self.model, read_shapes(model.store, files[0].path), model.url(files[0].path))
 
     def encoder(self, model: Artifact | None, *, batch_size: int, cpus: float, gpus: float) -> OpenClipEncoder:

@@ -24,20 +24,6 @@ class NearestNeighbours(Task):
     train: str = Field("train", description="split of the neighbours, which must be embedded, too")
 
     def evaluate(self, data: Embedded) -> Scores:
-        import numpy as np
+        from evaluation.tasks.work.neighbours import measure  # loads numpy
 
-        from infra import metrics, ranking
-
-        learned = data.split(self.train)
-        cosines, nearest = ranking.nearest(data.images, learned.images, self.k)
-        votes = np.zeros((len(data.images), len(data.classes)), np.float32)
-        rows = np.arange(len(votes))
-        for neighbour in range(nearest.shape[1]):
-            votes[rows, learned.labels[nearest[:, neighbour]]] += np.exp(
-                (cosines[:, neighbour] - cosines[:, 0]) / self.temperature  # the nearest has weight 1
-            )
-        found = metrics.classified(votes, data.labels).metrics()
-        return Scores(
-            metrics={f"knn_{name}": metric for name, metric in found.items() if name != "acc5"},
-            facts={"neighbours_from": len(learned.keys)},
-        )
+        return measure(self, data)

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
+from PIL import Image
 
 from infra.images.decode import MAX_PIXELS, decode, decode_rgb
 from infra.images.errors import ImageError
@@ -23,7 +24,7 @@ from infra.images.formats import OPEN_CLIP
 from infra.images.header import read_header
 from infra.schema import Drop
 
-__all__ = ["check_size", "decode_like_open_clip"]
+__all__ = ["check_size", "decode_like_open_clip", "read_like_open_clip"]
 
 _GREY_16 = (16, 0)  # depth and colour type in a PNG's header
 
@@ -35,6 +36,12 @@ def check_size(data: bytes) -> None:
         raise ImageError(Drop.NOT_AN_IMAGE)
     if header.width * header.height > MAX_PIXELS:
         raise ImageError(Drop.AREA, f"{header.width} x {header.height} pixels, of at most {MAX_PIXELS}")
+
+
+def read_like_open_clip(data: bytes) -> Image.Image:
+    """Decode an image of at most :data:`MAX_PIXELS` for Pillow. Raises ImageError."""
+    check_size(data)
+    return Image.fromarray(decode_like_open_clip(data))
 
 
 def decode_like_open_clip(data: bytes, min_side: int | None = None) -> NDArray[np.uint8]:
@@ -80,8 +87,6 @@ def _jpeg(data: bytes, min_side: int | None) -> NDArray[np.uint8]:
 
 
 def _by_pillow(data: bytes) -> NDArray[np.uint8]:
-    from PIL import Image
-
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
             return np.asarray(image.convert("RGB"))

@@ -40,16 +40,15 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Search the vectors of a run for the images and captions nearest to a text or an image."""
-    from workflows.run import search as searching  # loads numpy, and torch to encode the query
+    from workflows.run import errors, search  # loads numpy, and torch to encode the query
 
     store = open_store(root)
     artifacts = [artifact_named(store, where)] if "/" in where else finished(store, find_run(store, where))
-    found = searching.search(store, searching.embeddings_of(artifacts, stage), query, most)
+    found = search.search(store, search.embeddings_of(artifacts, stage), query, most)
     if page:
         from workflows.report.search import render
-        from workflows.run.errors import errors_of
 
-        page.write_text(render(found, errors_of(store, artifacts, most)))
+        page.write_text(render(found, errors.errors_of(store, artifacts, most)))
     if as_json:
         rows = {"images": found.images, "captions": found.texts}
         listed = {

@@ -12,24 +12,13 @@ the one asked for count.
 
 from __future__ import annotations
 
-import json
 import re
-from abc import abstractmethod
-from collections.abc import Collection, Iterator, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Collection, Sequence
+from typing import ClassVar
 
 from pydantic import Field
 
-from infra.errors import DataError
-from infra.formats.testset.evalset import EvalSet, Form, Packed, SetFiles
-from infra.formats.testset.folders import SHARD
-from infra.formats.testset.tables import Columns, arrow_errors, find_columns, rows
-from infra.formats.testset.texts import read_templates
-from infra.store import Store
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from infra.formats.testset.evalset import EvalSet, Form, SetFiles
 
 __all__ = ["HubParquet", "SavedDataset"]
 
@@ -44,32 +33,8 @@ class _Tables(Form):
     label: str | None = Field(None, description="column of the labels: of several classifications of the same images")
     captions: str | None = Field(None, description="column of the captions")
 
-    @abstractmethod
-    def _schema(self, files: SetFiles) -> tuple[str, pa.Schema]:
-        """The path of a file with all columns, and its schema."""
-
-    @abstractmethod
-    def _shards(self, files: SetFiles) -> list[Any]:
-        """What each shard is read from."""
-
-    @abstractmethod
-    def _read(self, store: Store, split: str, columns: Columns, part: Any) -> Iterator[Packed]:  # noqa: ANN401
-        """The samples of one of :meth:`_shards`."""
-
-    def open(self, files: SetFiles) -> EvalSet:
-        path, schema = self._schema(files)
-        wanted = {"image": self.image, "label": self.label, "captions": self.captions}
-        columns = find_columns(files.store, files.store.locate(path), schema, wanted)
-        return EvalSet(
-            name=files.name,
-            split=files.split,
-            store=files.store,
-            kind=columns.kind,
-            classes=columns.classes,
-            templates=read_templates(files.store),
-            parts=dict(enumerate(self._shards(files))),
-            read=partial(self._read, files.store, files.split, columns),
-        )
+    def _columns(self) -> dict[str, str | None]:
+        return {"image": self.image, "label": self.label, "captions": self.captions}
 
 
 class HubParquet(_Tables):
@@ -86,37 +51,10 @@ class HubParquet(_Tables):
                 found.setdefault(key, []).append(path)
         return found
 
-    def _schema(self, files: SetFiles) -> tuple[str, pa.Schema]:
-        import pyarrow.parquet as pq
+    def open(self, files: SetFiles) -> EvalSet:
+        from infra.formats.testset.arrow_files import ParquetFiles, open_tables  # loads pyarrow
 
-        path = _ending(files, ".parquet")[0]
-        with arrow_errors(files.store.locate(path)), files.store.open(path) as source:
-            return path, pq.read_schema(source)
-
-    def _shards(self, files: SetFiles) -> list[tuple[str, int, list[int]]]:
-        """Row groups of about a thousand rows together: file, number of the first row, the groups."""
-        import pyarrow.parquet as pq
-
-        shards: list[tuple[str, int, list[int]]] = []
-        for path in _ending(files, ".parquet"):
-            with arrow_errors(files.store.locate(path)), files.store.open(path) as source:
-                metadata = pq.read_metadata(source)
-            first, size, groups = 0, 0, list[int]()
-            for group in range(metadata.num_row_groups):
-                groups.append(group)
-                size += metadata.row_group(group).num_rows
-                if size >= SHARD or group + 1 == metadata.num_row_groups:
-                    shards.append((path, first, groups))
-                    first, size, groups = first + size, 0, []
-        return shards
-
-    def _read(self, store: Store, split: str, columns: Columns, part: Any) -> Iterator[Packed]:  # noqa: ANN401
-        import pyarrow.parquet as pq
-
-        path, first, groups = part
-        with arrow_errors(store.locate(path)), store.open(path) as source, pq.ParquetFile(source) as file:
-            batches = partial(file.iter_batches, 64, row_groups=groups, columns=columns.names)
-            yield from rows(store, path, columns, split, first, batches)
+        return open_tables(files, ParquetFiles(), self._columns())
 
 
 class SavedDataset(_Tables):
@@ -140,55 +78,10 @@ class SavedDataset(_Tables):
             found.setdefault(key, []).append(path)
         return found
 
-    def _schema(self, files: SetFiles) -> tuple[str, pa.Schema]:
-        import pyarrow as pa
+    def open(self, files: SetFiles) -> EvalSet:
+        from infra.formats.testset.arrow_files import ArrowFiles, open_tables  # loads pyarrow
 
-        path = self._listed(files)[0]
-        with arrow_errors(files.store.locate(path)), files.store.open(path) as source:
-            return path, pa.ipc.open_stream(source).schema
-
-    def _shards(self, files: SetFiles) -> list[str]:
-        return self._listed(files)
-
-    def _read(self, store: Store, split: str, columns: Columns, part: Any) -> Iterator[Packed]:  # noqa: ANN401
-        import pyarrow as pa
-
-        with arrow_errors(store.locate(part)), store.open(part) as source, pa.ipc.open_stream(source) as stream:
-            yield from rows(store, part, columns, split, 0, partial(iter, stream))
-
-    def _listed(self, files: SetFiles) -> list[str]:
-        """The Arrow files in the order of ``state.json``. Raises DataError if it is of another split, or shuffled."""
-        (path,) = _ending(files, _STATE)
-        folder, place = path.removesuffix(_STATE), files.store.locate(path)
-        try:
-            state = json.loads(files.store.read(path))
-            listed = [folder + file["filename"] for file in state["_data_files"]]
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(
-                f"{place} is not the state of a data set",
-                expected="_data_files, as save_to_disk lists them",
-                found=repr(error),
-            ) from None
-        if not listed:
-            raise DataError(f"test set {files.name!r} is empty", expected=f"a file in {place}", found="none")
-        if state.get("_indices_data_files"):
-            raise DataError(
-                f"{place} orders its rows by another file",
-                found="_indices_data_files",
-                fix="flatten_indices, save again",
-            )
-        if not folder and (split := state.get("_split")) not in (None, files.split):
-            raise DataError(
-                f"{files.store.url} is another split than asked for",
-                expected=files.split,
-                found=str(split),
-                fix=f"ask for split {split!r}",
-            )
-        return listed
-
-
-def _ending(files: SetFiles, ending: str) -> list[str]:
-    return [path for path in files.paths if path.endswith(ending)]
+        return open_tables(files, ArrowFiles(), self._columns())
 
 
 def _place(path: str, splits: Collection[str]) -> tuple[str, str] | None:

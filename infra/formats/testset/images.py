@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from infra.errors import DataError
+from infra.images.errors import ImageError
 from infra.schema import Drop
 
 if TYPE_CHECKING:
@@ -18,14 +19,10 @@ def decode_image(data: bytes, key: str) -> Image:
 
     Raises DataError, naming the sample ``key``; one that is too large before a pixel is decoded.
     """
-    from PIL import Image
-
-    from infra.images.errors import ImageError
-    from infra.images.like_open_clip import check_size, decode_like_open_clip
+    from infra.images.like_open_clip import read_like_open_clip  # loads numpy and OpenCV
 
     try:
-        check_size(data)
-        return Image.fromarray(decode_like_open_clip(data))
+        return read_like_open_clip(data)
     except ImageError as error:
         found = f"{error.reason}: {error.message}" if error.reason == Drop.AREA else str(error.reason)
         raise DataError(f"the image of sample {key!r} cannot be decoded", found=found) from error

@@ -6,15 +6,14 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pyarrow as pa
 
 from infra.errors import DataError
 from infra.formats.testset.evalset import Packed
 from infra.formats.testset.texts import CLASSES, read_classes, read_kind, readable
 from infra.store import Store
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 __all__ = ["Columns", "arrow_errors", "find_columns", "rows"]
 
@@ -44,8 +43,6 @@ def find_columns(store: Store, place: str, schema: pa.Schema, wanted: Mapping[st
 
     Raises DataError if there is none for a part that a test set needs, or more than one.
     """
-    import pyarrow as pa
-
     # What the library `datasets` notes of a column counts before its type and name.
     features, form = _features(schema), "saved_dataset" if place.endswith(".arrow") else "hub_parquet"
     typed = {name: feature.get("_type") for name, feature in features.items() if isinstance(feature, dict)}
@@ -119,8 +116,6 @@ def rows(
 @contextmanager
 def arrow_errors(place: str) -> Iterator[None]:
     """Raise Arrow's errors as DataError that names the file."""
-    import pyarrow as pa
-
     try:
         yield
     except (pa.ArrowInvalid, OSError) as error:
@@ -173,20 +168,14 @@ def _features(schema: pa.Schema) -> dict[str, Any]:
 
 def _is_encoded(kind: pa.DataType) -> bool:
     """True for struct<bytes, path>, as ``datasets`` keeps images."""
-    import pyarrow as pa
-
     return bool(pa.types.is_struct(kind)) and "bytes" in [kind.field(place).name for place in range(kind.num_fields)]
 
 
 def _is_binary(kind: pa.DataType) -> bool:
-    import pyarrow as pa
-
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    import pyarrow as pa
-
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         kind = kind.value_type
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))

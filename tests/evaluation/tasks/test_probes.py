@@ -11,7 +11,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from evaluation.embedded import open_embedded
 from evaluation.tasks import FewShot, LinearProbe, NearestNeighbours
-from evaluation.tasks.logistic import class_scores, place_in_class
+from evaluation.tasks.work.logistic import class_scores, place_in_class
 from infra.errors import ConfigError
 from infra.formats.testset import EvalSet
 from infra.formats.vectors import write_vectors

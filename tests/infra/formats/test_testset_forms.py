@@ -153,7 +153,7 @@ def test_parquet_of_the_hub_is_read(tmp_path, path):
 
 
 def test_row_groups_are_shards_and_rows_keep_their_numbers(tmp_path, monkeypatch):
-    monkeypatch.setattr("infra.formats.testset.hugging_face.SHARD", 3)
+    monkeypatch.setattr("infra.formats.testset.arrow_files.SHARD", 3)
     first, second = parquet(table(7)), parquet(table(2))
     write(tmp_path, {"x/test-00000-of-00002.parquet": first, "x/test-00001-of-00002.parquet": second})
     examples = at(tmp_path, "x")

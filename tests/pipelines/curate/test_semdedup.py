@@ -207,13 +207,13 @@ def test_bytes_are_the_same_for_any_workers_parts_and_kills(ray_cluster, pool, f
     config = semdedup.Config(clusters=12, epsilon=0.1)
     expected = digests(finished(semdedup.run, config, inputs))
     for workers, rows in ((1, 500), (4, 300)):
-        monkeypatch.setattr("pipelines.curate.semdedup.stage._SMALL", 0)
-        monkeypatch.setattr("pipelines.curate.semdedup.stage._ROWS", rows)
+        monkeypatch.setattr("pipelines.curate.semdedup.steps._SMALL", 0)
+        monkeypatch.setattr("pipelines.curate.semdedup.steps._ROWS", rows)
         limited = config.replace(limits=Limits(in_flight=workers))
         assert digests(finished(semdedup.run, limited, inputs)) == expected
 
     # Ended after each of its commits, by an error that nothing handles, and begun anew.
-    monkeypatch.setattr("pipelines.curate.semdedup.stage._SMALL", ROWS)
+    monkeypatch.setattr("pipelines.curate.semdedup.steps._SMALL", ROWS)
     write, ended, folder = Output.write_table, 0, tmp_path / "killed"
     committed = LocalStore.write
     seen = set()

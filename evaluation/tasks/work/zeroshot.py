@@ -1,0 +1,78 @@
+"""Measure zero-shot classification: a vector for each class, and every image to the nearest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation import figures, galleries
+from evaluation.embedded import Embedded
+from evaluation.tasks.task import Columns, Scores
+from infra import metrics
+from infra.formats.testset import prompts
+from infra.metrics import Classified
+
+if TYPE_CHECKING:
+    from evaluation.tasks.zeroshot import ZeroShot
+
+__all__ = ["measure"]
+
+
+def measure(task: ZeroShot, data: Embedded) -> Scores:
+    """Every image to the nearest class. Raises DataError for a set without classes."""
+    # One unit vector per class, and every image to its nearest.
+    classes = data.classes
+    classifier = _classifier(task, data)
+    classified = metrics.classify(data.images, classifier, data.labels)
+    confusion = metrics.confusion_matrix(classified)
+    logits = galleries.Logits(data.images, classifier, data.logit_scale)
+
+    return Scores(
+        metrics=classified.metrics(),
+        tables={
+            "predictions": _predictions(data.keys, classified, classes)
+            | {"confidence": logits.confidence(classified.predicted)},
+            "classes": _per_class(confusion, classes),
+        },
+        figures={
+            "confusion": figures.confusion(confusion, classes),
+            "predictions": galleries.predictions(data.examples, classified, logits),
+        },
+        facts={"images": len(data.keys), "classes": len(classes)},
+    )
+
+
+def _classifier(task: ZeroShot, data: Embedded) -> NDArray[np.float32]:
+    """A unit vector for each class: (classes, d). Raises DataError for a set without classes."""
+    if task.templates is None or not data.classes:
+        return data.classifier
+    return metrics.ensemble(data.encode_texts(prompts(data.classes, task.templates)), len(data.classes))
+
+
+def _predictions(keys: Sequence[str], classified: Classified, classes: Sequence[str]) -> dict[str, Any]:
+    return {
+        "key": keys,
+        "label": classified.labels,
+        "predicted": classified.predicted,
+        "rank": classified.rank,  # of the true class, 0 = first
+        "class": [classes[label] for label in classified.labels],
+        "predicted_class": [classes[label] for label in classified.predicted],
+    }
+
+
+def _per_class(confusion: NDArray[np.int64], classes: Sequence[str]) -> Columns:
+    """A row per class: images, correct ones, recall, and the wrong class most often predicted ("" if none is)."""
+    images, correct = confusion.sum(axis=1), confusion.diagonal()
+    wrong = confusion.copy()
+    wrong.flat[:: len(classes) + 1] = 0  # the diagonal
+    return {
+        "class": list(classes),
+        "images": images,
+        "right": correct,
+        "recall": [hits / total if total else float("nan") for hits, total in zip(correct, images, strict=True)],
+        "taken_for": [classes[other] if row[other] else "" for row, other in zip(wrong, wrong.argmax(1), strict=True)],
+        "taken_for_images": wrong.max(axis=1),
+    }
