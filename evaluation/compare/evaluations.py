@@ -52,7 +52,7 @@ def read_evaluation(artifact: Artifact) -> Evaluation:
     pairing = {
         "test set": manifest.identity.get("inputs", {}).get("dataset"),
         # Without defaults: a field that the task got since then, at its default, makes it no other task.
-        "task": manifest.identity["config"]["task"],
+        "task": manifest.identity.get("config", {}).get("task", task),
         "bootstrap": config["bootstrap"],
         "seed": config["seed"],
     }
