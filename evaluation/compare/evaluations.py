@@ -48,6 +48,7 @@ def read_evaluation(artifact: Artifact) -> Evaluation:
     with artifact.store.open(RESAMPLED) as source:
         table = pq.read_table(source)
     result = json.loads(artifact.read(results[0]))
+    methods = result.get("intervals", {}).get("method", {})
     config, task = manifest.config, manifest.config["task"]
     pairing = {
         "test set": manifest.identity.get("inputs", {}).get("dataset"),
@@ -67,7 +68,7 @@ def read_evaluation(artifact: Artifact) -> Evaluation:
         values=result["metrics"],
         resampled={name: table[name].to_numpy() for name in table.column_names},
         # Only shares have an interval of Wilson's.
-        shares=frozenset(name for name, how in result["intervals"]["method"].items() if how.startswith("Wilson")),
+        shares=frozenset(name for name, how in methods.items() if how.startswith("Wilson")),
     )
 
 
