@@ -37,15 +37,6 @@ class Logits:
         scaled = np.float32(self.scale) * self.classifier
         return (self.features[rows] @ scaled.T).astype(np.float64)
 
-    def confidence(self, classes: NDArray[np.int64]) -> NDArray[np.float64]:
-        """The probability of a class for each image: (n,); computed for so many images at a time as 128 MB hold."""
-        step = max(1, (1 << 24) // len(self.classifier))
-        found = np.empty(len(self.features))
-        for start in range(0, len(found), step):
-            rows = np.arange(start, min(start + step, len(found)))
-            found[rows] = np.take_along_axis(_softmax(self[rows.tolist()]), classes[rows, None], axis=1)[:, 0]
-        return found
-
 
 def predictions(examples: EvalSet, classified: Classified, logits: Logits) -> bytes:
     """Draw sample predictions as PNG: as many wrong as right ones, if there are enough of both."""

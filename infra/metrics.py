@@ -44,6 +44,7 @@ class Classified:
     predicted: NDArray[np.int64]  # (N,)
     rank: NDArray[np.int64]  # (N,) of the true class, 0 = first
     classes: int
+    confidence: NDArray[np.float64] | None = None  # (N,) probability of the predicted class, where it was asked for
 
     def metrics(self) -> dict[str, Metric]:
         """The metrics by name; ``acc5`` says nothing below five classes and is left out there."""
@@ -54,25 +55,35 @@ class Classified:
         return found | {"mean_per_class_recall": ClassMean(first, self.labels)}
 
 
-def classify(images: NDArray[np.float32], classifier: NDArray[np.float32], labels: Numbers) -> Classified:
-    """Rank the classes for every image. ``images`` (N, d), ``classifier`` (C, d), unit rows; labels in [0, C)."""
+def classify(
+    images: NDArray[np.float32], classifier: NDArray[np.float32], labels: Numbers, scale: float | None = None
+) -> Classified:
+    """Rank the classes for every image. ``images`` (N, d), ``classifier`` (C, d), unit rows; labels in [0, C).
+
+    With ``scale``, which turns cosines into logits, predictions have their confidence.
+    """
     truth = np.asarray(labels, dtype=np.int64)
     parts = [
-        classified(images[start : start + step] @ classifier.T, truth[start : start + step])
+        classified(images[start : start + step] @ classifier.T, truth[start : start + step], scale)
         for step in (_chunk(len(classifier)),)
         for start in range(0, len(images), step)
     ]
     predicted, rank = (np.concatenate(part) for part in zip(*((p.predicted, p.rank) for p in parts), strict=True))
-    return Classified(truth, predicted, rank, len(classifier))
+    confidence = None if scale is None else np.concatenate([np.asarray(part.confidence) for part in parts])
+    return Classified(truth, predicted, rank, len(classifier), confidence)
 
 
-def classified(scores: NDArray[np.floating], labels: Numbers) -> Classified:
-    """Rank the classes by ``scores`` (N, C)."""
+def classified(scores: NDArray[np.floating], labels: Numbers, scale: float | None = None) -> Classified:
+    """Rank the classes by ``scores`` (N, C), logits if multiplied by ``scale``."""
     truth = np.asarray(labels, dtype=np.int64)
     label, columns = truth[:, None], np.arange(scores.shape[1])
     own = np.take_along_axis(scores, label, axis=1)
     rank = ((scores > own) | ((scores == own) & (columns < label))).sum(axis=1)
-    return Classified(truth, scores.argmax(axis=1), rank, scores.shape[1])
+    confidence = None
+    if scale is not None:
+        below = scores.astype(np.float64) - scores.max(axis=1, keepdims=True)
+        confidence = 1 / np.exp(scale * below).sum(axis=1)
+    return Classified(truth, scores.argmax(axis=1), rank, scores.shape[1], confidence)
 
 
 def confusion_matrix(classified: Classified) -> NDArray[np.int64]:

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 
 from infra.encoder import Precision
 from infra.errors import DataError
-from infra.formats.architecture import check_fits, read_model_config
+from infra.formats.architecture import CONFIG, check_fits, read_model_config
 from infra.formats.weights import ENDINGS, in_order, read_shapes
 from infra.run.manifest import Artifact
 from infra.store import open_store
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ["OpenClipEncoder", "Preparation", "load_encoder"]
 
-_CONFIG = "open_clip_config.json"
 _TRAINING = (".pt", ".jsonl")  # files beside a configuration and weights that open_clip does not need
 
 T = TypeVar("T")
@@ -180,7 +179,7 @@ def _gather(artifact: Artifact, folder: Path) -> Path:
     Files on a local disk are linked, others copied. Subfolders and, beside a configuration, training state stay behind.
     """
     names = [file.path.removeprefix("data/") for file in artifact.files("data/") if file.path.count("/") == 1]
-    complete = _CONFIG in names
+    complete = CONFIG in names
     for name in names:
         if not (complete and name.endswith(_TRAINING)):
             (folder / name).symlink_to(artifact.local(f"data/{name}", folder / ".fetched").absolute())
@@ -190,7 +189,7 @@ def _gather(artifact: Artifact, folder: Path) -> Path:
     if len(checkpoints) > 1:
         raise DataError(
             f"{artifact.manifest.name} has several checkpoints",
-            expected=f"one checkpoint file, or {_CONFIG} and weights",
+            expected=f"one checkpoint file, or {CONFIG} and weights",
             found=", ".join(checkpoints),
             fix="adopt the checkpoint file itself, not its folder",
         )
@@ -205,12 +204,12 @@ def _from_path(path: Path, model: str | None, name: str, options: dict[str, Any]
                 f"the checkpoint {name} does not say of what architecture it is",
                 expected="open_clip's name of its model beside it, such as ViT-B-32",
                 found=path.name,
-                fix=f"name the model, or put the weights into a folder with {_CONFIG}",
+                fix=f"name the model, or put the weights into a folder with {CONFIG}",
             )
         return OpenClipEncoder(model, str(path), name=name, **options)
     there = sorted(file.name for file in path.iterdir())
     weights = in_order(there)
-    missing = [] if _CONFIG in there else [_CONFIG]
+    missing = [] if CONFIG in there else [CONFIG]
     if not weights:
         missing.append("weights (open_clip_model.safetensors)")
     if missing:
@@ -220,7 +219,7 @@ def _from_path(path: Path, model: str | None, name: str, options: dict[str, Any]
             found=f"{path}: {', '.join(there[:5]) or 'nothing'}",
             fix="this looks like transformers' layout: take open_clip's files" if "config.json" in there else "",
         )
-    _check(path / weights[0], read_model_config((path / _CONFIG).read_bytes(), str(path / _CONFIG))["model_cfg"])
+    _check(path / weights[0], read_model_config((path / CONFIG).read_bytes(), str(path / CONFIG))["model_cfg"])
     return OpenClipEncoder(f"local-dir:{path}", name=name, **options)
 
 

@@ -17,7 +17,10 @@ from typing import Any
 from infra.errors import DataError
 from infra.formats.weights import Shapes
 
-__all__ = ["check_fits", "read_model_config"]
+__all__ = ["CONFIG", "check_fits", "read_model_config"]
+
+CONFIG = "open_clip_config.json"
+"""open_clip's file of a model's configuration, beside its weights."""
 
 _VISION = {"width": 768, "layers": 12, "patch_size": 16}
 _TEXT = {"width": 512, "layers": 12, "vocab_size": 49408}

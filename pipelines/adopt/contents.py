@@ -14,7 +14,7 @@ from pydantic import Field
 
 from infra.config import Choice, Runtime
 from infra.errors import ConfigError, DataError
-from infra.formats.architecture import check_fits, read_model_config
+from infra.formats.architecture import CONFIG, check_fits, read_model_config
 from infra.formats.shards import IMAGE_EXTENSIONS, dotted_name_hint, read_samples, tars_among
 from infra.formats.testset import Form, SetFiles, find_sets, known_forms
 from infra.formats.weights import ENDINGS, in_order, read_shapes
@@ -130,7 +130,7 @@ class Model(Contents):
 
     def pick(self, paths: Sequence[str]) -> list[str]:
         top = [path for path in paths if "/" not in path]
-        if "open_clip_config.json" in top:
+        if CONFIG in top:
             # The weights once, tokenizer files and a fusion encoder if there are any; no optimizer, no logs.
             weights = in_order(top)
             texts = [path for path in top if path.endswith((".json", ".txt", ".model"))]
@@ -139,11 +139,10 @@ class Model(Contents):
         return top if len(paths) == 1 and top[0].endswith(ENDINGS) else []
 
     def check(self, store: Store, paths: Sequence[str]) -> dict[str, int]:
-        config = "open_clip_config.json"
         weights = in_order([path for path in paths if "/" not in path]) or list(paths)
         shapes = read_shapes(store, weights[0])
-        if config in paths:  # of a checkpoint alone the architecture is named where it is used
-            model = read_model_config(store.read(config), store.locate(config))["model_cfg"]
+        if CONFIG in paths:  # of a checkpoint alone the architecture is named where it is used
+            model = read_model_config(store.read(CONFIG), store.locate(CONFIG))["model_cfg"]
             check_fits(model, shapes, store.locate(weights[0]))
         return {}
 

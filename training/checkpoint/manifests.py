@@ -11,6 +11,8 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from infra.formats.architecture import CONFIG
+
 if TYPE_CHECKING:
     from infra.store import Store
     from training.config import Checkpoint
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["CONFIG", "FOLDER", "MODEL", "RankManifest", "complete", "drop", "newest", "progress", "prune"]
 
 FOLDER = "checkpoints"
-CONFIG, MODEL = "open_clip_config.json", "open_clip_model.safetensors"
+MODEL = "open_clip_model.safetensors"
 _MANIFEST = re.compile(r"/\d{5,}-of-\d{5,}\.json$")
 
 

@@ -27,12 +27,13 @@ from timm.layers.patch_dropout import PatchDropout as TimmPatchDropout
 from torch import Tensor, nn
 
 from infra.errors import ConfigError
+from infra.formats.architecture import CONFIG
 from training.config import Model
 from training.data.tokens import Tokenizer
 from training.distributed.sync_batch_norm import synchronise_batch_norms
 from training.model.blocks import use_fast_blocks
 from training.model.dropout import Dropout, PatchDropout, Position
-from training.model.pretrained import CONFIG, Pretrained, configuration, tokenizer_files
+from training.model.pretrained import Pretrained, configuration, tokenizer_files
 
 if TYPE_CHECKING:
     from training.distributed.world import World

@@ -20,14 +20,13 @@ from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 from torch import nn
 
 from infra.errors import ConfigError, DataError
-from infra.formats.architecture import check_fits, read_model_config
+from infra.formats.architecture import CONFIG, check_fits, read_model_config
 from infra.formats.weights import ENDINGS, TOKENIZER, in_order, read_shapes
 from infra.run.manifest import Artifact
 from infra.store import open_store
 
 __all__ = ["Pretrained", "check_artifact", "configuration", "tokenizer_files"]
 
-CONFIG = "open_clip_config.json"
 _FREE = {
     "vision_cfg": {"image_size", "patch_dropout", "timm_model_pretrained", "timm_drop", "timm_drop_path"},
     "text_cfg": {"context_length", "hf_model_pretrained"},

@@ -65,29 +65,12 @@ def evaluations(
     inputs: Mapping[str, Stage],
     *,
     split: str = "test",
-    ending: str = "",
-    model: str | None = None,
-    pretrained: str | None = None,
-    batch_size: int = 64,
-    gpus: float = 0,
-    **fields: Any,  # noqa: ANN401 - of evaluate's Config
+    **options: Any,  # noqa: ANN401 - of scored
 ) -> list[Stage]:
-    """The stages that evaluate: one for each test set, with classes or with captions.
-
-    Each set is embedded once, by a stage of its own that any number of tasks share; :func:`with_inputs` finds them. All
-    are cached by themselves, and several run at once. ``ending``: of the stages' names, to tell several models apart.
-    ``model``, ``pretrained``, ``batch_size`` and ``gpus``: of embed's configuration; ``fields``: of evaluate's.
-    """
+    """The stages that evaluate: one for each test set, with classes or with captions, by :func:`scored`."""
     tasks: dict[str, Task] = {f"zeroshot_{name}": ZeroShot(dataset=name, split=split) for name in classification}
     tasks |= {f"retrieval_{name}": Retrieval(dataset=name, split=split) for name in captions}
-    options: dict[str, Any] = {
-        "ending": ending,
-        "model": model,
-        "pretrained": pretrained,
-        "batch_size": batch_size,
-        "gpus": gpus,
-    }
-    return scored(tasks, inputs, **options, **fields)
+    return scored(tasks, inputs, **options)
 
 
 def scored(
@@ -101,7 +84,12 @@ def scored(
     gpus: float = 0,
     **fields: Any,  # noqa: ANN401 - of evaluate's Config
 ) -> list[Stage]:
-    """The stages that run ``tasks``, by their names; see :func:`evaluations`."""
+    """The stages that run ``tasks``, by their names.
+
+    Each set is embedded once, by a stage of its own that any number of tasks share; :func:`with_inputs` finds them. All
+    are cached by themselves, and several run at once. ``ending``: of the stages' names, to tell several models apart.
+    ``model``, ``pretrained``, ``batch_size`` and ``gpus``: of embed's configuration; ``fields``: of evaluate's.
+    """
     embedded: dict[str, Stage] = {}
     stages = []
     for name, task in tasks.items():

@@ -67,7 +67,6 @@ def workflow(
     captions = Stage("retrieval", evaluate.run, evaluate.Config(task=Retrieval(dataset="captions")), both)
     select = ImageCaptionSelection(dataset="compositions")
     compositions = Stage("compositions", evaluate.run, evaluate.Config(task=select), both)
-
     arithmetic = Stage("analogies", evaluate.run, evaluate.Config(task=Analogies(dataset="analogies")), both)
 
     data = (pages, pairs, downloaded, filtered, deduplicated, balanced, shards)

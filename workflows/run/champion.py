@@ -13,6 +13,7 @@ from infra.errors import CliplineError, DataError
 from infra.run.manifest import Artifact, Manifest
 from infra.store import Store
 from infra.tracking import Address
+from workflows.run.records import artifact_with
 from workflows.stage import Gate
 
 __all__ = ["Better", "better_than_champion"]
@@ -64,7 +65,8 @@ def better_than_champion(gate: Gate, done: Mapping[str, Manifest], root: Store) 
 def _compared(key: str, metric: str, manifest: Manifest, champion: str, root: Store) -> Better:
     from evaluation.compare.work import compare_artifacts  # loads numpy
 
-    found, own = manifest.metrics[metric], Artifact(_folder(root, manifest.stage, manifest.digest), manifest)
+    folder = f"artifacts/{manifest.stage}/{manifest.digest[:16]}"
+    found, own = manifest.metrics[metric], Artifact(root.child(folder), manifest)
     reason = "it has no evaluation of this kind here: evaluate it, too"
     for other in _evaluations(root, manifest.stage, champion):
         try:
@@ -91,12 +93,5 @@ def _model_of(root: Store, manifest: Manifest) -> str | None:
     inputs: dict[str, str] = manifest.identity.get("inputs", {})
     if "model" in inputs or "embeddings" not in inputs:
         return inputs.get("model")
-    for stage in root.folders("artifacts"):
-        embedded = Artifact.find(_folder(root, stage, inputs["embeddings"]))
-        if embedded is not None:
-            return _model_of(root, embedded.manifest)
-    return None
-
-
-def _folder(root: Store, stage: str, digest: str) -> Store:
-    return root.child(f"artifacts/{stage}/{digest[:16]}")
+    embedded = artifact_with(root, inputs["embeddings"])
+    return _model_of(root, embedded.manifest) if embedded else None

@@ -21,6 +21,7 @@ from infra.run.manifest import Artifact
 from infra.store import Store
 from pipelines.layout import Images, read_images
 from pipelines.tables import image_table
+from workflows.run.records import artifact_with
 
 __all__ = ["Found", "Searched", "artifact_of", "embeddings_of", "search", "test_images"]
 
@@ -99,9 +100,8 @@ def _encoded(root: Store, embeddings: Artifact, query: str) -> NDArray[np.float3
 
 def artifact_of(root: Store, digest: str) -> Artifact:
     """The artifact of that digest, of whatever stage. Raises UsageError."""
-    for stage in root.folders("artifacts"):
-        if found := Artifact.find(root.child(f"artifacts/{stage}/{digest[:16]}")):
-            return found
+    if found := artifact_with(root, digest):
+        return found
     raise UsageError(f"an input of what is shown is missing: {digest[:12]}", expected=f"an artifact below {root.url}")
 
 

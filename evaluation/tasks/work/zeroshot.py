@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,15 +26,14 @@ def measure(task: ZeroShot, data: Embedded) -> Scores:
     # One unit vector per class, and every image to its nearest.
     classes = data.classes
     classifier = _classifier(task, data)
-    classified = metrics.classify(data.images, classifier, data.labels)
+    classified = metrics.classify(data.images, classifier, data.labels, data.logit_scale)
     confusion = metrics.confusion_matrix(classified)
     logits = galleries.Logits(data.images, classifier, data.logit_scale)
 
     return Scores(
         metrics=classified.metrics(),
         tables={
-            "predictions": _predictions(data.keys, classified, classes)
-            | {"confidence": logits.confidence(classified.predicted)},
+            "predictions": _predictions(data.keys, classified, classes),
             "classes": _per_class(confusion, classes),
         },
         figures={
@@ -52,7 +51,7 @@ def _classifier(task: ZeroShot, data: Embedded) -> NDArray[np.float32]:
     return metrics.ensemble(data.encode_texts(prompts(data.classes, task.templates)), len(data.classes))
 
 
-def _predictions(keys: Sequence[str], classified: Classified, classes: Sequence[str]) -> dict[str, Any]:
+def _predictions(keys: Sequence[str], classified: Classified, classes: Sequence[str]) -> Columns:
     return {
         "key": keys,
         "label": classified.labels,
@@ -60,6 +59,7 @@ def _predictions(keys: Sequence[str], classified: Classified, classes: Sequence[
         "rank": classified.rank,  # of the true class, 0 = first
         "class": [classes[label] for label in classified.labels],
         "predicted_class": [classes[label] for label in classified.predicted],
+        "confidence": np.asarray(classified.confidence),
     }
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pydantic import TypeAdapter
+
 from infra.config import Choice
 from infra.errors import ConfigError, DataError
 from infra.formats.testset.images import decode_image
@@ -227,8 +229,6 @@ def known_forms(first: Sequence[object] = ()) -> list[Form]:
 
 def _made(value: object) -> Form:
     """A form from its JSON."""
-    from pydantic import TypeAdapter
-
     return TypeAdapter(Form).validate_python(value)
 
 
