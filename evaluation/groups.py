@@ -85,7 +85,7 @@ def _wrong(data: Embedded, name: str, fault: str, expected: str, found: str) -> 
 
 
 def outcomes(data: Embedded, groups: Sequence[Group]) -> dict[str, Outcomes]:
-    """How far each group was right, 0 to 1, by metric; the names but ``group_match`` are CLIP_benchmark's.
+    """Score each group, 0 to 1, by metric; the names but ``group_match`` are CLIP_benchmark's.
 
     ``text_acc``: each image has its caption above the others (Winoground's text score); ``image_acc``: each right
     caption has its image above the others; ``acc``: both. ``group_match``: of all ways to give each image a caption of

@@ -56,7 +56,7 @@ class Matcher(Protocol):
     def guess_words(
         self, images: Iterable[Image], texts: Iterable[Sequence[str]], rate: float
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """How many words were guessed right, of how many that were masked, ``rate`` of a text's: (pairs,) each."""
+        """Count the masked words that are guessed right, and all masked (a share ``rate`` of a text): (pairs,) each."""
         ...
 
 

@@ -84,7 +84,7 @@ class Retrieved:
 
     @cached_property
     def query_of(self) -> Ints:
-        """Which of the image queries is the image of each text: (T,)."""
+        """Index of each text's image among the image queries: (T,)."""
         return np.cumsum(np.diff(self.image_of, prepend=self.image_of[:1]) > 0)
 
     def image_recall(self, k: int) -> NDArray[np.float64]:

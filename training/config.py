@@ -131,7 +131,7 @@ class Augment(Part):
 
     @property
     def deterministic(self) -> bool:
-        """Whether an image looks the same each time."""
+        """True if an image is prepared to the same pixels in every epoch."""
         jitters = self.color_jitter is not None and self.color_jitter_prob > 0
         draws = {self.flip_prob, self.gray_scale_prob} - {0.0, 1.0}
         return self.crop_scale == (1.0, 1.0) and not jitters and not draws

@@ -187,7 +187,7 @@ class Trainer:
         self.profiler.close()
 
     def _logs(self, before: int, samples: int) -> bool:
-        """Whether the step from ``before`` to ``samples`` ends a line of the history."""
+        """True if the step from ``before`` to ``samples`` ends a line of the history."""
         return samples == self.total or _crosses(self.config.log_every or 10 * self.config.batch_size, before, samples)
 
     def _agreed(self, batches: Iterator[Batch]) -> Iterator[Batch]:

@@ -1,4 +1,4 @@
-"""What a fusion model learned besides contrast: does a text match an image (ITM), which word is masked (MLM)?"""
+"""Evaluate a fusion model's other heads: image-text matching (ITM) and masked words (MLM)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether weights are those of a configuration, told from their shapes, without building a model.
+"""Check by their shapes that weights belong to a configuration, without building a model.
 
 What shapes show of open_clip's models: the kind of each tower, its width and layers, the space that both share. Only
 what can be told is compared: checkpoints in other programs' names, which open_clip converts, pass. What shapes do not
@@ -75,7 +75,7 @@ def _differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[
 
 
 def _of_configuration(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """What the shapes of its weights will show; None where that is left to timm or Hugging Face."""
+    """Facts that the shapes of its weights must show; None where timm or Hugging Face decides."""
     vision, text = cfg["vision_cfg"], cfg["text_cfg"]
     layers = vision.get("layers", _VISION["layers"])
     own = "timm_model_name" not in vision

@@ -317,9 +317,9 @@ def dotted_name_hint(extensions: Iterable[str]) -> str:
 
 
 def tars_among(paths: Iterable[str], place: str) -> list[str]:
-    """The tars among the files at ``place``. What macOS keeps beside each, ``._00000.tar``, is left out with a warning.
+    """The tars among the files at ``place``. macOS's resource files, ``._00000.tar``, are left out with a warning.
 
-    Raises DataError for what would be a shard if it were whole or unpacked: nobody would miss it.
+    Raises DataError for what would be a shard if it were whole or unpacked: its samples would be lost unseen.
     """
     names = list(paths)
     if stray := [path for path in names if _NO_SHARD.search(path)]:

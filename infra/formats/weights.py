@@ -1,4 +1,4 @@
-"""Files of weights as they come in: what is in one, told from its first bytes and its table, without torch.
+"""Identify files of weights by their first bytes and their table of tensors, without torch.
 
 A file that is no weights at all (a web page, a Git LFS pointer), only half of one, or one that runs code when it is
 loaded is refused here with its name, before anything heavy starts: when a model is adopted, and again where it is
@@ -159,7 +159,7 @@ def _cut(place: str, expected: int, size: int) -> DataError:
 
 
 def _torch(source: BinaryIO, place: str, *, zipped: bool) -> Mapping[Any, Any]:
-    """What a checkpoint of torch holds: a shape in the place of each tensor."""
+    """Content of a checkpoint of torch, with a shape in the place of each tensor."""
     try:
         content = _unzipped(source, place) if zipped else _legacy(source, place)
     except (pickle.UnpicklingError, EOFError, IndexError, KeyError, AttributeError, TypeError, ValueError) as error:
@@ -194,7 +194,7 @@ def _unzipped(source: BinaryIO, place: str) -> Any:  # noqa: ANN401 - whatever w
 
 
 def _legacy(source: BinaryIO, place: str) -> Any:  # noqa: ANN401 - whatever was saved
-    """What a file of before 2020 holds: four pickles (a mark, a version, the machine, the object), then the numbers."""
+    """Content of a file of before 2020: four pickles (a mark, a version, the machine, the object), then the numbers."""
     if _Table(source, place).load() != _LEGACY:
         raise DataError(f"{place} is a pickle, but not torch's", expected="a checkpoint of torch")
     for _ in range(2):

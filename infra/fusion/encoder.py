@@ -115,7 +115,7 @@ class FusionEncoder:
 
 
 def _masks(texts: Sequence[str], tokens: Tensor, lengths: Tensor, rate: float) -> Tensor:
-    """Which words of each text are masked: one at least, the same whatever else is in the batch."""
+    """Choose the masked words of each text: one at least, the same whatever else is in the batch."""
     masked = torch.zeros_like(tokens, dtype=torch.bool)
     for row, (text, length) in enumerate(zip(texts, lengths.tolist(), strict=True)):
         words = length - 2  # without start and end
@@ -127,7 +127,7 @@ def _masks(texts: Sequence[str], tokens: Tensor, lengths: Tensor, rate: float) -
 
 
 def load_fusion(encoder: OpenClipEncoder, model: Artifact) -> FusionEncoder:
-    """The fusion encoder that ``model`` has beside the towers of ``encoder``. Raises DataError if it has none."""
+    """Load the fusion encoder of ``model``, whose towers ``encoder`` has loaded. Raises DataError if it has none."""
     paths = [f"data/{FOLDER}/config.json", f"data/{FOLDER}/model.safetensors"]
     if missing := [path for path in paths if not model.files(path)]:
         raise DataError(

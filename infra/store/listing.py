@@ -1,4 +1,4 @@
-"""Where data is, as people write it: a file, a folder, a glob, or a pattern of webdataset's.
+"""Resolve places of data as people write them: a file, a folder, a glob, or a pattern of webdataset's.
 
 ``/data/{00000..00099}.tar`` and ``s3://bucket/{cc3m,cc12m}/{000..331}.tar`` name many files, ``a::b`` what several such
 places name together, as in ``--train-data`` of open_clip.
@@ -81,7 +81,7 @@ def _plain(urls: list[str]) -> list[str]:
 
 
 def _there(place: str, paths: list[str]) -> bool:
-    """Whether the one file that is named exists; a folder was listed."""
+    """True if the one file that is named exists, or a folder was listed."""
     folder, _, name = place.rpartition("/")
     return paths != [name] or open_store(folder or "/").exists(name)
 

@@ -52,6 +52,6 @@ class Address:
 
 
 def _location(folder: Path) -> str:
-    """Return the URI of the artifacts' folder beside a database in ``folder``; MLflow decodes a % in a plain path."""
+    """URI of the folder for artifacts in ``folder``, where the database is; MLflow decodes a % in a plain path."""
     beside = folder / "mlartifacts"
     return beside.as_uri() if "%" in str(folder) else str(beside)

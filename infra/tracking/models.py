@@ -91,7 +91,7 @@ def register_model(client: MlflowClient, uri: str, event: Gate, model: str, run:
 
 
 def champion(address: Address, name: str, alias: str) -> str | None:
-    """Digest of the artifact whose model has the alias; None if none has. Raises StorageError if it cannot be told."""
+    """Digest of the artifact whose model has the alias; None if none has. Raises StorageError without an answer."""
     try:
         version = open_client(address).get_model_version_by_alias(name, alias)
     except MlflowException as error:

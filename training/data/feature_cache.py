@@ -1,4 +1,4 @@
-"""What a network gives for each sample, kept where all training processes of a machine find it.
+"""Cache of a network's features by sample, shared by all training processes of a machine.
 
 A file of rows that the processes map into memory, so the operating system may write out what it needs room for, and a
 byte for each row that says whether it is there. A row is written once, before its byte; every process that writes it

@@ -153,7 +153,7 @@ def _create(
 
 
 def _write_tokenizer(folder: str, name: str, start: Pretrained | None) -> None:
-    """Put a Hugging Face tokenizer's files into ``folder``: those beside the weights, or those known by its name."""
+    """Put a Hugging Face tokenizer's files into ``folder``: the checkpoint's own, or else those of its name."""
     if start is not None and (files := start.tokenizer()):
         for file, content in files.items():
             Path(folder, file).write_bytes(content)

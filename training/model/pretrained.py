@@ -83,7 +83,7 @@ def tokenizer_files(folder: Path) -> dict[str, bytes]:
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A checkpoint. ``description``: content of the configuration beside it, empty if there is none."""
+    """A checkpoint. ``description``: content of its configuration file, empty if there is none."""
 
     source: str
     weights: Path

@@ -31,7 +31,7 @@ FIRST = 100
 
 @dataclass(frozen=True)
 class Sign:
-    """What a run that learns nothing shows. ``kind``: image, text or loss."""
+    """Sign that a run learns nothing. ``kind``: image, text or loss."""
 
     kind: str
     value: float
@@ -56,7 +56,7 @@ class Collapse:
         }
 
     def take(self) -> dict[str, list[float]]:
-        """What :meth:`look` remembers, once."""
+        """Return the means that :meth:`look` keeps, and forget them."""
         found = {name: mean.tolist() for name, mean in self._means.items()}
         self._means = {}
         return found
@@ -68,7 +68,7 @@ class Collapse:
     def signs(
         self, samples: int, cosines: Mapping[str, float], losses: Mapping[str, float], lines: dict[str, int]
     ) -> Iterator[Sign]:
-        """What is to be said now. ``lines``: those in a row that show each sign, and what has been said; it is kept up.
+        """Yield the warnings due now. ``lines``: lines in a row that show each sign, and warnings given; updated here.
 
         A sign is said once in a run.
         """

@@ -1,4 +1,4 @@
-"""Whether a run's model is better than the registered one: paired on the same test images, with an interval above 0.
+"""Test that a run's model is better than the registered one: paired by test image, with an interval above 0.
 
 Who the champion is, the model registry says; its evaluation is looked for among the artifacts of the same root. If it
 cannot be told, the gate stays closed, and says why: a model must not become champion because a server was down.
@@ -21,7 +21,7 @@ __all__ = ["Better", "better_than_champion"]
 
 @dataclass(frozen=True)
 class Better:
-    """One metric of ``Gate.better``: the model's, the champion's, and the bounds of the difference, if it can be told.
+    """One metric of ``Gate.better``: the model's value, the champion's, and the bounds of the difference, if known.
 
     ``note``: why not, or that there is no other champion yet.
     """
@@ -40,7 +40,7 @@ class Better:
 
 
 def better_than_champion(gate: Gate, done: Mapping[str, Manifest], root: Store) -> list[Better]:
-    """How each metric of ``gate.better`` compares with the model that has the gate's alias now."""
+    """Compare each metric of ``gate.better`` with the model that has the gate's alias now."""
     if not gate.better:
         return []
     from infra.tracking.models import champion  # loads MLflow

@@ -86,14 +86,14 @@ def _errors(root: Store, artifact: Artifact, table: str, title: str, most: int) 
 
 
 def _classes(rows: Mapping[str, Sequence[Any]]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """Which rows are wrong, and how sure the model was of the class it named."""
+    """Mask of the wrong rows, and the model's confidence in the class it named."""
     true, named = ("label", "predicted") if "label" in rows else ("class", "predicted_class")
     wrong = np.asarray(rows[true]) != np.asarray(rows[named])
     return wrong, np.asarray(rows.get("confidence", np.zeros(len(wrong))), np.float64)
 
 
 def _ranks(rows: Mapping[str, Sequence[Any]]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """Which queries have a wrong answer above the right one, and how many."""
+    """Mask of the queries with a wrong answer above the right one, and the number of such answers."""
     better = np.asarray(rows["better"], np.float64)
     return better > 0, better
 

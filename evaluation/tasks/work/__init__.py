@@ -1,1 +1,1 @@
-"""What the tasks compute: code for workers, which loads numpy and matplotlib; recipes import the tasks alone."""
+"""Computation of the tasks: code for workers, which loads numpy and matplotlib; recipes import the tasks alone."""

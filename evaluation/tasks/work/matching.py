@@ -38,7 +38,7 @@ def measure(task: Matching, data: Embedded) -> Scores:
 
 
 def _matched(data: Embedded) -> NDArray[np.float64]:
-    """How far each image is right: its captions match and the likeliest wrong one does not, half each."""
+    """Score each image, 0 to 1: half for its captions that match, half if the likeliest wrong one does not."""
     texts = len(data.texts)
     own = np.unique(data.image_of * texts + data.text_of)
     most = int(np.bincount(own // texts).max()) + 1

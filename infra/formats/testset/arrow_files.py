@@ -29,14 +29,14 @@ class TableFiles(Protocol):
         """The path of a file with all columns, and its schema."""
 
     def shards(self, files: SetFiles) -> list[Any]:
-        """What each shard is read from."""
+        """The source of each shard."""
 
     def read(self, store: Store, split: str, columns: Columns, part: Any) -> Iterator[Packed]:  # noqa: ANN401
         """The samples of one of :meth:`shards`."""
 
 
 def open_tables(files: SetFiles, kind: TableFiles, wanted: Mapping[str, str | None]) -> EvalSet:
-    """The set in ``files``. ``wanted``: names of its columns image, label and captions, where told."""
+    """Open the set in ``files``. ``wanted``: names of its columns image, label and captions, where given."""
     path, schema = kind.schema(files)
     columns = find_columns(files.store, files.store.locate(path), schema, wanted)
     return EvalSet(

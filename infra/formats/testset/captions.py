@@ -1,4 +1,4 @@
-"""Captions as JSON beside a folder of images, in the three shapes that are common.
+"""Read captions from JSON files and their images from a folder, in the three common layouts.
 
 ::
 

@@ -92,7 +92,7 @@ def _class(path: str, key: tuple[str, str]) -> str:
 
 
 def _labels(store: Store, folders: Sequence[str]) -> tuple[tuple[str, ...], dict[str, int]]:
-    """The classes, and the label of each folder. Raises DataError where names cannot be told or do not fit."""
+    """The classes, and the label of each folder. Raises DataError where names are missing or do not fit."""
     names = read_classes(store)
     if all(folder.isascii() and folder.isdigit() for folder in folders):
         label_of = {folder: int(folder) for folder in folders}

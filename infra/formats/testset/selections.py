@@ -1,4 +1,4 @@
-"""SugarCrepe's and Winoground's own files beside a folder of images: right captions, and wrong ones that are near.
+"""Read SugarCrepe's and Winoground's own files and their folder of images: right captions, and near wrong ones.
 
 ::
 
@@ -38,7 +38,7 @@ _Entry = tuple[str, str, tuple[str, ...], str]
 
 
 class _Selections(Form):
-    """Images beside files that say what their captions are."""
+    """Folder of images with files of their right and wrong captions."""
 
     precedence: ClassVar[int] = 4
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -24,7 +25,7 @@ _CAPTIONS = ("caption", "captions", "text", "texts", "txt", "sentence", "sentenc
 
 @dataclass(frozen=True)
 class Columns:
-    """What a table holds where: ``label`` or ``captions`` is None; ``split``: a column that tells each row's split."""
+    """Names of a table's columns: ``label`` or ``captions`` is None; ``split``: a column with each row's split."""
 
     image: str
     label: str | None
@@ -39,35 +40,20 @@ class Columns:
 
 
 def find_columns(store: Store, place: str, schema: pa.Schema, wanted: Mapping[str, str | None]) -> Columns:
-    """The columns of a table of the set in ``store``. ``wanted``: names of image, label and captions, where told.
+    """Find the columns of a table of the set in ``store``. ``wanted``: names of image, label and captions, where given.
 
     Raises DataError if there is none for a part that a test set needs, or more than one.
     """
     # What the library `datasets` notes of a column counts before its type and name.
-    features, form = _features(schema), "saved_dataset" if place.endswith(".arrow") else "hub_parquet"
+    features = _features(schema)
     typed = {name: feature.get("_type") for name, feature in features.items() if isinstance(feature, dict)}
-    is_text = {name: _is_text(schema.field(name).type) for name in schema.names}
-
-    def choose(part: str, likely: Sequence[str], known: Sequence[str] = ()) -> str | None:
-        if (told := wanted.get(part)) is not None:
-            if told not in schema.names:
-                raise DataError(f"{place} has no column {told!r}", found=", ".join(schema.names))
-            return told
-        found = list(likely) or [name for name in schema.names if name.lower() in known]
-        if len(found) > 1:
-            raise DataError(
-                f"{place} has several columns that could be the {part}",
-                found=", ".join(found),
-                fix=f'name it: adopt\'s contents.forms=[{{"kind": "{form}", "{part}": "{found[0]}"}}]',
-            )
-        return found[0] if found else None
-
+    choose = partial(_choose, place, schema, wanted)
     binary = [name for name in schema.names if _is_binary(schema.field(name).type)]
     images = [name for name in schema.names if _is_encoded(schema.field(name).type)]
     images += [name for name in binary if typed.get(name) == "Image"]
     image = choose("image", images or [name for name in binary if name.lower() in _IMAGES])
     label = choose("label", [name for name, kind in typed.items() if kind == "ClassLabel"], _LABELS)
-    texts = [name for name in schema.names if is_text[name] and name.lower() in _CAPTIONS]
+    texts = [name for name in schema.names if _is_text(schema.field(name).type) and name.lower() in _CAPTIONS]
     captions = choose("captions", texts)
     if image is None or (label is None and captions is None):
         raise DataError(
@@ -75,21 +61,51 @@ def find_columns(store: Store, place: str, schema: pa.Schema, wanted: Mapping[st
             expected="images with a ClassLabel, or with texts named caption",
             found=", ".join(f"{field.name} ({field.type})" for field in schema)[:300],
         )
+    split = "split" if "split" in schema.names and _is_text(schema.field("split").type) else None
     # With both, the set's own word decides; else classes are rarer than texts that happen to be there.
     by_caption = label is None or wanted.get("captions") is not None
     kind = read_kind(store, "retrieval" if by_caption else "classification")
-    if (label if kind == "classification" else captions) is None:
+    needed = label if kind == "classification" else captions
+    if needed is None:
         raise DataError(
             f"{place} does not fit its dataset_type.txt", expected=f"columns for {kind}", found=", ".join(schema.names)
         )
-    if kind == "classification" and not pa.types.is_integer(schema.field(label).type):
+    if kind != "classification":
+        return Columns(image, None, captions, split, (), kind)
+    if not pa.types.is_integer(schema.field(needed).type):
         raise DataError(
             f"the labels of {place} are no numbers", expected="integers", found=f"{label} ({schema.field(label).type})"
         )
-    split = "split" if is_text.get("split") else None
-    if kind != "classification":
-        return Columns(image, None, captions, split, (), kind)
-    names = features.get(label or "", {}).get("names") or ()
+    return Columns(image, label, None, split, _classes(store, place, features.get(needed)), kind)
+
+
+def _choose(
+    place: str,
+    schema: pa.Schema,
+    wanted: Mapping[str, str | None],
+    part: str,
+    likely: Sequence[str],
+    known: Sequence[str] = (),
+) -> str | None:
+    """The column of ``part``: the one wanted, the one likely, or the one of a known name. Raises DataError for two."""
+    if (name := wanted.get(part)) is not None:
+        if name not in schema.names:
+            raise DataError(f"{place} has no column {name!r}", found=", ".join(schema.names))
+        return name
+    found = list(likely) or [name for name in schema.names if name.lower() in known]
+    if len(found) > 1:
+        form = "saved_dataset" if place.endswith(".arrow") else "hub_parquet"
+        raise DataError(
+            f"{place} has several columns that could be the {part}",
+            found=", ".join(found),
+            fix=f'name it: adopt\'s contents.forms=[{{"kind": "{form}", "{part}": "{found[0]}"}}]',
+        )
+    return found[0] if found else None
+
+
+def _classes(store: Store, place: str, feature: Any) -> tuple[str, ...]:  # noqa: ANN401 - as the file has it
+    """Names of the classes: those of the set's own file, or else of the ``feature`` that the column is."""
+    names = (feature.get("names") if isinstance(feature, dict) else None) or ()
     classes = read_classes(store) or tuple(readable(str(name)) for name in names)
     if not classes or (names and len(classes) != len(names)):
         raise DataError(
@@ -97,7 +113,7 @@ def find_columns(store: Store, place: str, schema: pa.Schema, wanted: Mapping[st
             expected=f"{len(names)} names" if names else f"{store.locate(CLASSES)}, or a ClassLabel in the table",
             found="neither" if not classes else str(len(classes)),
         )
-    return Columns(image, label, None, split, classes, kind)
+    return classes
 
 
 def rows(
@@ -157,7 +173,7 @@ def _sample(values: Mapping[str, Any], columns: Columns, key: str, place: str) -
 
 
 def _features(schema: pa.Schema) -> dict[str, Any]:
-    """What the library ``datasets`` notes of each column in the schema's metadata."""
+    """Features of the columns as the library ``datasets`` writes them in the schema's metadata."""
     try:
         noted = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         features = noted.get("info", {}).get("features", {})

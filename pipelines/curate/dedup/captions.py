@@ -42,10 +42,10 @@ def pooled(config: Config) -> bool:
 def send_captions(config: Config, selection: Store, homes: Homes, task: Task) -> None:
     """Stream ``captions``: those of the duplicates among the rows of a home, to the home of what stays instead.
 
-    Stream ``told``: the verdicts, again to this home.
+    Stream ``settled``: the verdicts, again to this home.
     """
     verdicts = task.receive("verdicts", [("row", UP)])
-    task.send("told", verdicts, np.full(verdicts.num_rows, task.number))
+    task.send("settled", verdicts, np.full(verdicts.num_rows, task.number))
     gone = verdicts.filter(pc.not_equal(verdicts["row"], verdicts["original"]))
     row, original = gone["row"].to_numpy(), gone["original"].to_numpy()
     found = [POOL.empty_table()]

@@ -68,7 +68,7 @@ def drop_duplicates(
         exchange.step("same-url", lots, work, receives=["same-url", last], sends={"verdicts": homes.count})
     streams = ["verdicts"]
     if pooled(config):
-        streams = ["told", "captions"]
+        streams = ["settled", "captions"]
         work = partial(send_captions, config, selection, homes)
         exchange.step("captions", lots, work, receives=["verdicts"], sends=dict.fromkeys(streams, homes.count))
     work = partial(write_shards, config, selection, _SAMPLED, streams[0])

@@ -28,8 +28,8 @@ def name_originals(selection: Store, homes: Homes, near: Sequence[str], task: Ta
     task.send("named", named, homes.of(named["row"]))
 
 
-def follow(selection: Store, homes: Homes, pending: str, known: str, told: str, task: Task) -> None:
-    """Send verdicts (stream ``told``) on the rows of ``pending`` whose original is in this partition.
+def follow(selection: Store, homes: Homes, pending: str, known: str, settled: str, task: Task) -> None:
+    """Send verdicts (stream ``settled``) on the rows of ``pending`` whose original is in this partition.
 
     An original may itself be dropped: then what stays instead of it stays instead of them, too, and if it is a
     placeholder, so are they. The ``known`` verdicts on rows of this home go along.
@@ -46,7 +46,7 @@ def follow(selection: Store, homes: Homes, pending: str, known: str, told: str, 
         for row, verdict in zip(rows["row"].to_pylist(), found, strict=True)
     ]
     verdicts = pa.concat_tables([before, pa.Table.from_pylist(followed, VERDICTS)])
-    task.send(told, verdicts, homes.of(verdicts["row"]))
+    task.send(settled, verdicts, homes.of(verdicts["row"]))
 
 
 Verdict = tuple[int, str, str]  # original, its uid, reason
