@@ -226,6 +226,7 @@ def test_files_replaced_under_the_same_path_are_another_run(tmp_path):
     assert recipe(paths=[f"{tmp_path}/one/wat.paths.gz"])["extract"].digest != before
 
 
+@pytest.mark.long
 def test_a_run_on_adopted_lists_is_planned_at_once(tmp_path):
     """The digests are remembered: the second plan reads no byte of 400 MB."""
     for number in range(4):

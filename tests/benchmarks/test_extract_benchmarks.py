@@ -2,6 +2,7 @@
 
 import extract_html
 import extract_wat
+import pytest
 
 
 def test_extract_html(tmp_path, capsys):
@@ -11,6 +12,7 @@ def test_extract_html(tmp_path, capsys):
     assert "2 pages" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_extract_wat(capsys):
     extract_wat.main(["--pages", "10", "--repeats", "1"])
     assert "80 alt texts" in capsys.readouterr().out

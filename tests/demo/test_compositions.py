@@ -37,6 +37,7 @@ def said(caption: str) -> list[tuple[int, str, str]]:
     return [(NUMBERS.get(number, 0), colour, shape) for number, colour, shape in re.findall(pattern, caption)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("category", CATEGORIES)
 def test_captions_are_true_and_those_of_the_other_image_false(category):
     for seed in range(40):

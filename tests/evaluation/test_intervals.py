@@ -82,6 +82,7 @@ def test_a_metric_of_ones_own_is_resampled_by_counts():
     assert (found.value, found.low, found.high) == pytest.approx((data.var(), expected.low, expected.high))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", samples.CASES, ids=lambda case: case.name)
 def test_holds_the_truth_about_as_often_as_it_says(case):
     """300 test sets each: the bounds are those of 300 draws at 95%, with what the lattice of a share adds."""

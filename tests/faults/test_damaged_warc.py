@@ -120,6 +120,7 @@ def test_what_is_whole_is_read(damage):
         assert damaged == 0
 
 
+@pytest.mark.long
 def test_a_record_that_decompresses_without_end_is_passed_over():
     """A gzip member of 256 MB between two healthy ones, read in bounded memory."""
     from bombs import gzip_bomb
@@ -138,6 +139,7 @@ def test_a_record_larger_than_the_cap_is_skipped_and_counted():
     assert (reader.passed["too_large"], reader.damaged) == (1, 0)
 
 
+@pytest.mark.long
 @fuzz
 @given(
     st.integers(0, len(STARTS) - 2),

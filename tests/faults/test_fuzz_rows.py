@@ -232,6 +232,7 @@ PAGES = [
 ]
 
 
+@pytest.mark.long
 @fuzz(30)
 @given(st.lists(answers(PAGES, b"text/html; charset=utf-8"), min_size=1, max_size=8), st.lists(urls, max_size=4))
 def test_from_a_page_to_its_pairs(server, replies, odd):

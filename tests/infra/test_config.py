@@ -261,6 +261,7 @@ def test_a_configuration_pickles():
     assert pickle.loads(pickle.dumps(config)) == config
 
 
+@pytest.mark.long
 def test_the_digest_is_the_same_in_every_process():
     code = "from test_config import Example, digest; print(digest(Example(extra={'z': {}, 'a': {}}).identity()))"
     here = digest(Example(extra={"a": Web(), "z": Web()}).identity())

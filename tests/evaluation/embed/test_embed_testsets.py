@@ -94,6 +94,7 @@ def test_equal_captions_of_different_shards_have_one_vector(model, tmp_path):
     assert (data.text_of.tolist(), data.image_of.tolist()) == ([0, 0], [0, 1])
 
 
+@pytest.mark.long
 def test_another_split_is_another_embedding(model, tmp_path):
     files = {
         path.replace("/test/", f"/{split}/"): data
@@ -109,6 +110,7 @@ def test_another_split_is_another_embedding(model, tmp_path):
     assert "seen/test, seen/train" in str(caught.value)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("members", "said"),
     [

@@ -63,6 +63,7 @@ def asked_in_loops(given, data, k):
     return np.array(found)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("k", [1, 3])
 def test_recall_against_loops(tmp_path, k):
     given, random = drawn(40), np.random.default_rng(1)
@@ -80,6 +81,7 @@ def test_recall_against_loops(tmp_path, k):
     assert np.average(table[f"analogy_recall@{k}"], weights=table["asking"]) == pytest.approx(expected[0].mean())
 
 
+@pytest.mark.long
 def test_where_words_add_up_every_question_is_answered(tmp_path):
     """An image is the sum of its words and some noise of its own; without the words it finds its like, never others."""
     given, random = drawn(60), np.random.default_rng(2)

@@ -66,6 +66,7 @@ def chosen_in_loops(scores: np.ndarray) -> tuple[float, float, float]:
     return share(scores), share(scores[:, :k].T), (tuple(range(k)) in top) / len(top)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("images", "wrong"), [(1, 1), (1, 3), (2, 0), (2, 1), (3, 0), (3, 1)])
 def test_scores_against_loops_with_many_levels(images, wrong, tmp_path):
     """Unit vectors with one entry: scores are 0 or 1, and half of the choices are level."""
@@ -104,6 +105,7 @@ def test_scores_against_loops_with_many_levels(images, wrong, tmp_path):
     }
 
 
+@pytest.mark.long
 def test_chance_is_what_random_scores_get(tmp_path):
     chosen = samples.write_artifact(tmp_path, files([*drawn(0, 2, 0, 60)]))
     examples, random = EvalSet.open(chosen, "chosen", "test"), np.random.default_rng(2)
@@ -137,6 +139,7 @@ def of_letters(caption: str) -> np.ndarray:
     return np.random.default_rng(list(caption.encode())).normal(size=16)
 
 
+@pytest.mark.long
 def test_a_bag_of_words_gets_chance_exactly(composed):
     random = np.random.default_rng(3)
     for name in ("choices", "compositions"):
@@ -151,6 +154,7 @@ def test_a_bag_of_words_gets_chance_exactly(composed):
             )
 
 
+@pytest.mark.long
 def test_who_does_not_see_the_image_gets_chance_exactly(composed):
     for name in ("choices", "compositions"):
         examples = EvalSet.open(composed, name, "test")
@@ -163,6 +167,7 @@ def test_who_does_not_see_the_image_gets_chance_exactly(composed):
             assert values(found)["acc"] == values(found)["text_acc"] == 0
 
 
+@pytest.mark.long
 def test_who_knows_gets_all(composed):
     for name in ("choices", "compositions"):
         examples = EvalSet.open(composed, name, "test")

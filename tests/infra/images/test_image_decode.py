@@ -280,6 +280,7 @@ def test_half_a_file_of_another_format_is_refused(form):
         ours(data[: len(data) // 2])
 
 
+@pytest.mark.long
 def test_a_file_that_takes_too_long_ends_its_decoder_and_the_next_gets_another(monkeypatch):
     """Twenty megabytes of run-length codes that move by nothing; Pillow reads each in Python, for 10 s."""
     head = struct.pack("<2sIHHI", b"BM", 0, 0, 0, 54 + 1024) + struct.pack("<IiiHHIIiiII", 40, 8, 8, 1, 8, 1, *[0] * 5)

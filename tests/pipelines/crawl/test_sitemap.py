@@ -78,6 +78,7 @@ def test_what_is_no_sitemap_says_why(body, why):
         parse(body)
 
 
+@pytest.mark.long
 def test_a_bomb_stays_small():
     bomb = gzip.compress(b" " * (200 << 20), 1)
     tracemalloc.start()

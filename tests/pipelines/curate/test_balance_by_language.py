@@ -25,6 +25,7 @@ from pipelines.tables import read_table
 ENTRIES = st.lists(st.integers(0, 4), max_size=4, unique=True)
 
 
+@pytest.mark.long
 @given(st.lists(st.tuples(st.sampled_from(["de", "en", "ja"]), ENTRIES), max_size=30), st.integers(1, 6))
 def test_counts_and_limits_are_those_of_each_language(tmp_path_factory, rows, t):
     store = LocalStore(tmp_path_factory.mktemp("counts"))

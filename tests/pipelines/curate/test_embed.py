@@ -172,6 +172,7 @@ def test_vectors_take_rows_with_their_captions():
     assert vectors.take(np.array([], np.int64)).images.shape == (0, 3)
 
 
+@pytest.mark.long
 def test_written_words_are_painted_over():
     pytest.importorskip("rapidocr")
     plain = Image.new("RGB", (320, 240), (40, 120, 60))

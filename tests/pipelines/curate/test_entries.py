@@ -172,6 +172,7 @@ def test_captions_in_many_parts_are_the_plain_loop(small_parts, tmp_path):
     assert {path.split("/")[0] for path in artifact.store.paths()} == {"data", "ledger"}
 
 
+@pytest.mark.long
 def test_corpora_of_any_form_are_the_plain_loop(small_parts, tmp_path):
     texts = [text for text in made_up(240, seed=1) if text]
     folder = tmp_path / "corpus"

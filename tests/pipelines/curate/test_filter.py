@@ -295,6 +295,7 @@ def test_one_word_repeated_is_noise_in_any_script():
     assert kept(TextJunk(), "打折打折打折打折打折打折打折", "ลด ลด ลด ลด ลด ลด ลด") == [False, False]
 
 
+@pytest.mark.long
 @given(st.text(max_size=40))
 def test_any_text_has_an_answer(text):
     for rule in (TextJunk(), Language(), TextWords(), TextLength()):

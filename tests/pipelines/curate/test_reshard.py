@@ -93,6 +93,7 @@ def held_out(numbers, fraction, seed=0):
     return {number for number in numbers if hash64(f"{seed}/split/c{number // 4}") < fraction * 2**64}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fraction", [0.0, 0.4])
 def test_all_samples_come_whole_in_a_new_order(small_parts, tmp_path, fraction):
     shards = write_tars(tmp_path / "tars", [(f"{n:04d}", sample_of(n)) for n in range(100)], 17)
@@ -113,6 +114,7 @@ def test_all_samples_come_whole_in_a_new_order(small_parts, tmp_path, fraction):
         assert len(list(EvalSet.open(artifact, "holdout", "test"))) == len(out)
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # webdataset leaves files open
 def test_several_inputs_become_one_and_other_readers_read_it(small_parts, tmp_path):
     inputs = {

@@ -57,6 +57,7 @@ def small_parts(monkeypatch):
     monkeypatch.setattr(work, "_ROWS", 13)
 
 
+@pytest.mark.long
 @given(st.lists(st.tuples(st.integers(0, 30), st.sampled_from([None, 1, 2, 5])), max_size=60))
 @example([*[(0, None)] * 40, (0, 1)])  # in the first shard the column has no type
 def test_datacomp_finds_each_id_as_often_as_its_row_repeats(tmp_path_factory, rows):

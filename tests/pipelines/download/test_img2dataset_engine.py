@@ -112,6 +112,7 @@ def psnr(one: bytes, other: bytes) -> float:
     return 10 * np.log10(255**2 / max(np.mean((pixels[0] - pixels[1]) ** 2), 1e-9))
 
 
+@pytest.mark.long
 def test_the_order_is_that_of_the_rows_not_of_the_answers(site, pairs_artifact, tmp_path):
     pairs = pairs_artifact([(f"http://127.0.0.1:{site.port}{path}", path) for path in PATHS])
     first = through("img2dataset", pairs, tmp_path / "a")

@@ -313,6 +313,7 @@ def test_shorten_and_words():
     assert not has_words("—★ .") and has_words("图")
 
 
+@pytest.mark.long
 @given(
     st.lists(
         st.tuples(st.from_regex(r"[a-z]{1,8}\.jpg", fullmatch=True), st.from_regex(r"[a-zA-Z ]{0,12}", fullmatch=True))

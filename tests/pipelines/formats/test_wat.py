@@ -70,6 +70,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.long
 @given(st.sampled_from(["Metas", "Base", "Link", "Links", "Headers", "url", "alt", "WARC-Target-URI", "Status"]), JSON)
 def test_any_value_in_any_place(key, value):
     def put(node):

@@ -46,6 +46,7 @@ ABUSE = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ABUSE)
 def test_hostile_markup_costs_a_second_at_most(name):
     start = time.thread_time()

@@ -186,6 +186,7 @@ def test_exif_is_kept():
     assert resize(FILES["png"], Resizing()).exif == "{}"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("factor", [1.3, 1.75, 1.9, 2, 2.4, 3, 3.49, 3.6, 5, 7.1, 14])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_shrinking_by_any_factor_looks_like_img2datasets(resizer, factor):

@@ -213,6 +213,7 @@ def test_what_the_csv_module_writes_is_read_back(rows):
 VALUES = st.none() | st.text() | st.integers() | st.floats(allow_nan=False)
 
 
+@pytest.mark.long
 @given(
     st.lists(st.dictionaries(st.sampled_from("abc"), VALUES), max_size=8),
     st.sampled_from([None, 2]),

@@ -112,6 +112,7 @@ bursts = st.lists(  # worker, host, when, how many requests at once, how long ea
 )
 
 
+@pytest.mark.long
 @settings(max_examples=100)
 @given(
     bursts=bursts,
@@ -209,6 +210,7 @@ def test_a_file_is_fetched_by_one_for_all_and_by_another_if_that_one_dies():
     run(scenario)
 
 
+@pytest.mark.long
 def test_a_dead_host_costs_seconds_and_is_probed_again():
     web = Web(breaker_failures=5, breaker_s=30.0)
 

@@ -40,6 +40,7 @@ def step(_=None):
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("size", [2, 4])
 def test_equals_one_rank_with_the_whole_batch(ranks, size):
     out, grad, rest, names = step()

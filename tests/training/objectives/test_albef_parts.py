@@ -40,6 +40,7 @@ def batch(count=8, seed=0, longest=9):
 # --- the towers -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("kind", "vision", "text"),
     [
@@ -153,6 +154,7 @@ def test_words_are_hidden_at_their_rates():
     assert len(random.unique()) == 62
 
 
+@pytest.mark.long
 def test_negatives_follow_the_similarities():
     """The frequency of each pair over many draws against softmax over the others, by chi-square."""
     from scipy import stats

@@ -379,6 +379,7 @@ def looking(toy) -> list[list[str]]:
     ]
 
 
+@pytest.mark.long
 def test_looking_imports_nothing_heavy(toy):
     code = """
 import contextlib, io, json, sys
@@ -401,6 +402,7 @@ print(json.dumps(loaded))
         assert not HEAVY & set(modules), words
 
 
+@pytest.mark.long
 def test_planning_fifteen_stages_takes_half_a_second(toy):
     """Of CPU, user and system, the best of three: 0.43 s on a core of its own, half as much again on a shared one."""
     command = [sys.executable, "-m", "workflows.cli", "plan", "quickstart", "--root", "nowhere"]

@@ -322,6 +322,7 @@ def test_choosing_among_many_stages_does_not_walk_every_path(root):
     assert len(Selection(until="s39").choose(Workflow("ladder", tuple(stages)))) == 79
 
 
+@pytest.mark.long
 @given(st.sets(st.sampled_from("abcd")), st.sampled_from(SHAPES))
 def test_a_plan_is_closed_whatever_is_done(tmp_path_factory, done, shape):
     """A stage is due if it is not done or an input of it is due; nothing else is."""
