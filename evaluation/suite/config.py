@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
+from evaluation.tasks import Task
 from infra.config import Config as Base
 from infra.config import Input, StageConfig
 from infra.errors import ConfigError, UsageError
@@ -24,21 +25,21 @@ from infra.errors import ConfigError, UsageError
 __all__ = ["Config", "Entry", "Suite", "load_suite", "suites"]
 
 _FILES = Path(__file__).with_name("files")
-_MAIN = {"zeroshot_retrieval": "mean_recall@1", "image_caption_selection": "acc"}
 
 
 class Entry(Base):
     """One test set of a suite."""
 
     task: str = Field("zeroshot_classification", description="kind of the task that scores it")
-    metric: str | None = Field(None, description="the metric that counts; none: acc1, or mean_recall@1 of retrieval")
+    metric: str | None = Field(None, description="the metric that counts; none: the task's main one")
     groups: tuple[str, ...] = Field((), description="averages it enters, besides that of all sets")
     split: str = Field("test", description="split that is scored")
 
     @property
     def main(self) -> str:
         """The metric that counts."""
-        return self.metric or _MAIN.get(self.task, "acc1")
+        task = Task.all_members().get(self.task)
+        return self.metric or (task.main if task is not None and issubclass(task, Task) else "") or "acc1"
 
 
 class Suite(Base):

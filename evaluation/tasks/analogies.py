@@ -26,6 +26,9 @@ class Analogies(Task):
     """Recall of the images that another word for one attribute asks for; a row per attribute, and one per question."""
 
     kind: ClassVar[str] = "analogies"
+    needs: ClassVar[tuple[str, ...]] = ("analogies",)
+    main: ClassVar[str] = "analogy_recall@1"
+    units: ClassVar[str] = "questions"
 
     recall_at: tuple[int, ...] = Field((1, 5), min_length=1, description="the k of recall@k")
     weight: float = Field(1.0, gt=0, description="how much the words count beside the image; all are unit vectors")

@@ -22,6 +22,9 @@ class Matching(Task):
     """
 
     kind: ClassVar[str] = "matching"
+    needs: ClassVar[tuple[str, ...]] = ("retrieval",)
+    main: ClassVar[str] = "itm_acc"
+    units: ClassVar[str] = "captions, right and wrong"
 
     words: bool = Field(True, description="measure masked words, too")
     mask_rate: float = Field(0.15, gt=0, lt=1, description="share of a caption's words that are masked, one at least")

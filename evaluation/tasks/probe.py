@@ -18,10 +18,15 @@ class LinearProbe(Task):
     """Logistic regression by L-BFGS, its L2 penalty the best on a part of the training split, then fitted on all."""
 
     kind: ClassVar[str] = "linear_probe"
+    needs: ClassVar[tuple[str, ...]] = ("classification",)
+    main: ClassVar[str] = "lp_acc1"
 
     train: str = Field("train", description="split it learns from, which must be embedded, too")
     validation: float = Field(0.2, gt=0, lt=1, description="share of that split on which the penalty is chosen")
     seed: int = Field(0, description="seed of the choice of that part")
+
+    def splits(self) -> tuple[str, ...]:
+        return self.split, self.train
 
     def evaluate(self, data: Embedded) -> Scores:
         from evaluation.tasks.work.probes import probe  # loads numpy and scikit-learn
@@ -33,11 +38,16 @@ class FewShot(Task):
     """The same from ``shots`` images of each class, the mean over several draws of them."""
 
     kind: ClassVar[str] = "few_shot"
+    needs: ClassVar[tuple[str, ...]] = ("classification",)
+    main: ClassVar[str] = "few_shot_acc1@16"
 
     shots: int = Field(16, ge=1, description="images of each class to learn from")
     draws: int = Field(3, ge=1, description="draws of these images; the accuracy is the mean over them")
     train: str = Field("train", description="split they are drawn from, which must be embedded, too")
     seed: int = Field(0, description="seed of the draws")
+
+    def splits(self) -> tuple[str, ...]:
+        return self.split, self.train
 
     def evaluate(self, data: Embedded) -> Scores:
         from evaluation.tasks.work.probes import few_shot  # loads numpy and scikit-learn

@@ -26,6 +26,9 @@ class Retrieval(Task):
     """Recall and median rank in both directions; a row per query, and one per language with intervals."""
 
     kind: ClassVar[str] = "zeroshot_retrieval"
+    needs: ClassVar[tuple[str, ...]] = ("retrieval",)
+    main: ClassVar[str] = "mean_recall@1"
+    units: ClassVar[str] = "images and captions, half each"
 
     recall_at: tuple[int, ...] = Field((1, 5, 10), min_length=1, description="the k of recall@k")
 

@@ -26,6 +26,9 @@ class ImageCaptionSelection(Task):
     """Winoground's text, image and group score and the group match; ``acc`` alone where every image is alone."""
 
     kind: ClassVar[str] = "image_caption_selection"
+    needs: ClassVar[tuple[str, ...]] = ("image_caption_selection",)
+    main: ClassVar[str] = "acc"
+    units: ClassVar[str] = "images, or groups of them"
 
     def evaluate(self, data: Embedded) -> Scores:
         from evaluation.tasks.work.selection import measure  # loads numpy and matplotlib

@@ -8,13 +8,14 @@ are the same for all and done by :mod:`evaluation.evaluate`.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
 from infra.config import Choice
+from infra.formats.testset import KINDS
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -60,12 +61,30 @@ class Task(Choice):
     """One measurement of a model on one test set.
 
     A subclass adds its own fields and :meth:`evaluate`, in a recipe file or an installed package as well as here. Its
-    ``kind`` names it in results; ours use CLIP_benchmark's names.
+    ``kind`` names it in results; ours use CLIP_benchmark's names. The others say what ``clipline tasks`` and suites
+    should know of it, and may be left out. ``needs``: kinds of test sets it can measure, of
+    :data:`infra.formats.testset.KINDS`; none: any. ``main``: the metric that counts. ``units``: what that is a mean over.
     """
+
+    needs: ClassVar[tuple[str, ...]] = ()
+    main: ClassVar[str] = ""
+    units: ClassVar[str] = "images"
 
     dataset: str = Field(description="test set: a folder in CLIP_benchmark's layout below the artifact's data/")
     split: str = Field("test", description="split of the test set")
     language: str = Field("en", description="language of the set's texts, as recorded in the result")
+
+    def splits(self) -> tuple[str, ...]:
+        """The splits of the set that must be embedded."""
+        return (self.split,)
+
+    def lacking(self, kind: str, splits: Collection[str]) -> str:
+        """What a set of that kind with these splits lacks for the task; "" if nothing. It may still be in the data."""
+        if self.needs and kind not in self.needs:
+            return f"it needs a set for {' or '.join(self.needs)}, and in this {KINDS.get(kind, kind)}"
+        if missing := [split for split in self.splits() if split not in splits]:
+            return f"it needs the split {' and '.join(missing)}"
+        return ""
 
     @abstractmethod
     def evaluate(self, data: Embedded) -> Scores:

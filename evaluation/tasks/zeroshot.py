@@ -18,6 +18,8 @@ class ZeroShot(Task):
     """Accuracy and mean per-class recall; a row per image (to compare two runs pairwise) and one per class."""
 
     kind: ClassVar[str] = "zeroshot_classification"
+    needs: ClassVar[tuple[str, ...]] = ("classification",)
+    main: ClassVar[str] = "acc1"
 
     templates: tuple[str, ...] | None = Field(
         None,

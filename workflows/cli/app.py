@@ -21,6 +21,7 @@ from workflows.cli import trace as tracing
 from workflows.cli.compare import compare
 from workflows.cli.help import ABOUT, EXIT_CODES, epilog
 from workflows.cli.search import search
+from workflows.cli.tasks import tasks
 from workflows.cli.terminal import stderr
 
 __all__ = ["app", "main"]
@@ -39,7 +40,7 @@ _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "logs": look.logs,
         "report": look.report,
     },
-    "Help": {"recipes": look.recipes, "fields": look.fields, "doctor": cluster.doctor},
+    "Help": {"recipes": look.recipes, "fields": look.fields, "tasks": tasks, "doctor": cluster.doctor},
 }
 
 # What the operating system answers where results cannot be stored. Any other OSError is a bug and keeps its trace.

@@ -36,6 +36,7 @@ _EXAMPLES = {
         "clipline compare zeroshot/3fa9 zeroshot/81c0",
         "clipline compare plain=run-3fa9,run-77b1 filtered=run-81c0,run-c2d4 --figure differences.png",
     ),
+    "tasks": ("clipline tasks", "clipline tasks my_recipe.py", "clipline tasks /data/eval --json"),
     "fields": ("clipline fields", "clipline fields download", "clipline fields --recipe my_recipe.py"),
 }
 

@@ -96,7 +96,7 @@ def scored(
         if task.dataset not in embedded:
             config = embed.Config(
                 sets=(task.dataset,),
-                splits=tuple(dict.fromkeys(one.split for one in tasks.values() if one.dataset == task.dataset)),
+                splits=tuple(dict.fromkeys(s for t in tasks.values() if t.dataset == task.dataset for s in t.splits())),
                 model=model,
                 pretrained=pretrained,
                 batch_size=batch_size,

@@ -44,7 +44,7 @@ def workflow(
         chosen = suites.load_suite(suite)
         tasks = _tasks(chosen, tests)
         wanted = tuple(dict.fromkeys(task.dataset for task in tasks.values()))
-        splits = tuple(dict.fromkeys(task.split for task in tasks.values()))
+        splits = tuple(dict.fromkeys(split for task in tasks.values() for split in task.splits()))
     testsets = Stage("tests", adopt.run, adopt.Config(path=tests, contents=adopt.TestSets(sets=wanted, splits=splits)))
     given = {"dataset": testsets}
     if pretrained is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from evaluation.reranking import reranked
 from evaluation.tasks.task import Columns, Scores
 from infra import ranking
 from infra.errors import DataError
+from infra.formats.testset import read_languages
 from infra.measures import Metric
 from infra.ranking import Retrieved
 
@@ -64,20 +64,10 @@ def _by_language(data: Embedded, languages: Sequence[str], ks: Sequence[int]) ->
 
 def _languages(data: Embedded) -> list[str]:
     """The language of each caption, "" where the set says none. Raises DataError if a sample names too many or few."""
-    languages: list[str] = []
-    for key, text, captions in zip(
-        data.keys, data.metadata, np.bincount(data.image_of, minlength=len(data.keys)).tolist(), strict=True
-    ):
-        fields = json.loads(text) if text else {}
-        named = fields.get("languages", [fields.get("language", "")] * captions)
-        if not isinstance(named, list) or not all(isinstance(one, str) for one in named) or len(named) != captions:
-            raise DataError(
-                f"sample {key!r} of {data.examples.name} does not say what language its captions are in",
-                expected=f"a list languages of {captions} codes in its json, or one language",
-                found=json.dumps(named, ensure_ascii=False)[:80],
-            )
-        languages += named
-    return languages
+    counts = np.bincount(data.image_of, minlength=len(data.keys)).tolist()
+    samples = zip(data.keys, data.metadata, counts, strict=True)
+    name = data.examples.name
+    return [one for key, text, count in samples for one in read_languages(text, count, f"sample {key!r} of {name}")]
 
 
 def _image_queries(data: Embedded, retrieved: Retrieved) -> Columns:

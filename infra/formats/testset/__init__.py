@@ -13,16 +13,17 @@ A sample that cannot be read is an error, never a skip: leaving out the hard one
 """
 
 from infra.formats.testset.captions import CaptionsJson
-from infra.formats.testset.evalset import EvalSet, Form, Packed, Sample, SetFiles, find_sets, known_forms
+from infra.formats.testset.evalset import Broken, EvalSet, Form, Packed, Sample, SetFiles, find_sets, known_forms
 from infra.formats.testset.folders import ImageFolder
 from infra.formats.testset.hugging_face import HubParquet, SavedDataset
 from infra.formats.testset.images import decode_image
 from infra.formats.testset.selections import SugarCrepe, Winoground
-from infra.formats.testset.texts import KINDS, prompts, read_classes, read_lines, read_templates
+from infra.formats.testset.texts import KINDS, prompts, read_classes, read_languages, read_lines, read_templates
 from infra.formats.testset.webdataset import WebDataset
 
 __all__ = [
     "KINDS",
+    "Broken",
     "CaptionsJson",
     "EvalSet",
     "Form",
@@ -40,6 +41,7 @@ __all__ = [
     "known_forms",
     "prompts",
     "read_classes",
+    "read_languages",
     "read_lines",
     "read_templates",
 ]

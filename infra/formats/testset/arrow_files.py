@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infra.errors import DataError
-from infra.formats.testset.evalset import EvalSet, Packed, SetFiles
+from infra.formats.testset.evalset import Broken, EvalSet, Packed, SetFiles
 from infra.formats.testset.folders import SHARD
 from infra.formats.testset.tables import Columns, arrow_errors, find_columns, rows
 from infra.formats.testset.texts import read_templates
@@ -31,7 +31,7 @@ class TableFiles(Protocol):
     def shards(self, files: SetFiles) -> list[Any]:
         """The source of each shard."""
 
-    def read(self, store: Store, split: str, columns: Columns, part: Any) -> Iterator[Packed]:  # noqa: ANN401
+    def read(self, store: Store, split: str, columns: Columns, part: Any) -> Iterator[Packed | Broken]:  # noqa: ANN401
         """The samples of one of :meth:`shards`."""
 
 
@@ -74,7 +74,7 @@ class ParquetFiles:
                     first, size, groups = first + size, 0, []
         return shards
 
-    def read(self, store: Store, split: str, columns: Columns, part: Any) -> Iterator[Packed]:  # noqa: ANN401
+    def read(self, store: Store, split: str, columns: Columns, part: Any) -> Iterator[Packed | Broken]:  # noqa: ANN401
         path, first, groups = part
         with arrow_errors(store.locate(path)), store.open(path) as source, pq.ParquetFile(source) as file:
             batches = partial(file.iter_batches, 64, row_groups=groups, columns=columns.names)
@@ -92,7 +92,7 @@ class ArrowFiles:
     def shards(self, files: SetFiles) -> list[str]:
         return _listed(files)
 
-    def read(self, store: Store, split: str, columns: Columns, part: Any) -> Iterator[Packed]:  # noqa: ANN401
+    def read(self, store: Store, split: str, columns: Columns, part: Any) -> Iterator[Packed | Broken]:  # noqa: ANN401
         with arrow_errors(store.locate(part)), store.open(part) as source, pa.ipc.open_stream(source) as stream:
             yield from rows(store, part, columns, split, 0, partial(iter, stream))
 

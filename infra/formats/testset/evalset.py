@@ -18,7 +18,7 @@ from infra.store import Store
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["SPLITS", "EvalSet", "Form", "Packed", "Sample", "SetFiles", "find_sets", "known_forms"]
+__all__ = ["SPLITS", "Broken", "EvalSet", "Form", "Packed", "Sample", "SetFiles", "find_sets", "known_forms"]
 
 SPLITS = ("test", "testing", "val", "valid", "validation", "dev", "train", "training")
 """Names by which a file or folder is taken for a split, besides those that are asked for."""
@@ -55,6 +55,18 @@ class Packed:
     def without_image(self) -> Packed:
         """The sample with no bytes, to be kept."""
         return replace(self, image=b"")
+
+
+@dataclass(frozen=True)
+class Broken:
+    """In place of a sample that is not as it must be: ``problem`` in two or three words, ``error`` with its name.
+
+    A form may yield it and go on behind it, so that all that is wrong can be counted; or it raises the error, and what
+    is behind in the same shard stays unseen.
+    """
+
+    problem: str
+    error: DataError
 
 
 @dataclass(frozen=True)
@@ -105,7 +117,7 @@ class EvalSet:
     classes: tuple[str, ...]
     templates: tuple[str, ...]  # empty if the set brings none
     parts: Mapping[int, Any] = field(repr=False)  # what each shard is read from, by number
-    read: Callable[[Any], Iterator[Packed]] = field(repr=False)  # the samples of a part; pickles
+    read: Callable[[Any], Iterator[Packed | Broken]] = field(repr=False)  # the samples of a part; pickles
 
     @classmethod
     def open(cls, artifact: Artifact, name: str, split: str) -> EvalSet:
@@ -173,7 +185,17 @@ class EvalSet:
 
     def packed(self, shard: int) -> Iterator[Packed]:
         """Yield every sample of a shard. Raises DataError naming one that is not as it must be."""
-        return self.read(self.parts[shard])
+        for one in self.read(self.parts[shard]):
+            if isinstance(one, Broken):
+                raise one.error
+            yield one
+
+    def checked(self, shard: int) -> Iterator[Packed | Broken]:
+        """Yield every sample of a shard, and what stands for the bad ones; the last, if the rest cannot be read."""
+        try:
+            yield from self.read(self.parts[shard])
+        except DataError as error:
+            yield Broken("unreadable from here", error)
 
     def _every(self) -> Iterator[Packed]:
         samples = 0

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from infra.errors import DataError
-from infra.formats.testset.evalset import Packed
+from infra.formats.testset.evalset import Broken, Packed
 from infra.formats.testset.texts import CLASSES, read_classes, read_kind, readable
 from infra.store import Store
 
@@ -118,8 +118,8 @@ def _classes(store: Store, place: str, feature: Any) -> tuple[str, ...]:  # noqa
 
 def rows(
     store: Store, path: str, columns: Columns, split: str, first: int, batches: Callable[[], Iterator[pa.RecordBatch]]
-) -> Iterator[Packed]:
-    """The samples of a file's ``batches``, whose rows are numbered from ``first``. Raises DataError for a bad one."""
+) -> Iterator[Packed | Broken]:
+    """The samples of a file's ``batches``, whose rows are numbered from ``first``. Raises DataError for a bad file."""
     place, row = store.locate(path), first
     with arrow_errors(place):
         for batch in batches():
@@ -144,31 +144,34 @@ def arrow_errors(place: str) -> Iterator[None]:
         ) from error
 
 
-def _sample(values: Mapping[str, Any], columns: Columns, key: str, place: str) -> Packed:
+def _sample(values: Mapping[str, Any], columns: Columns, key: str, place: str) -> Packed | Broken:
     image = values[columns.image]
     data = image.get("bytes") if isinstance(image, dict) else image
     if not data:
         path = image.get("path") if isinstance(image, dict) else None
-        raise DataError(
+        error = DataError(
             f"row {key.rpartition(':')[2]} of {place} has no image",
             expected=f"the bytes of the image in column {columns.image}",
             found=f"only the path {path}" if path else "null",
             fix="embed the files: save the data set again where they are" if path else "",
         )
+        return Broken("no image", error)
     if columns.captions is not None:
         given = values[columns.captions]
         listed = [given] if isinstance(given, str) else given or ()
         texts = tuple(text.strip() for text in listed if text and text.strip())
         if not texts:
-            raise DataError(f"row {key.rpartition(':')[2]} of {place} has no caption", expected="a text in each row")
+            error = DataError(f"row {key.rpartition(':')[2]} of {place} has no caption", expected="a text in each row")
+            return Broken("no caption", error)
         return Packed(key, data, -1, texts)
     label = values[columns.label or ""]
     if label is None or not 0 <= label < len(columns.classes):
-        raise DataError(
+        error = DataError(
             f"row {key.rpartition(':')[2]} of {place} has no valid label",
             expected=f"0 to {len(columns.classes) - 1} in column {columns.label}",
             found=f"{label}{', as where labels are kept secret' if label == -1 else ''}",
         )
+        return Broken("no valid label", error)
     return Packed(key, data, label, ())
 
 

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from infra.errors import DataError
@@ -22,6 +23,7 @@ __all__ = [
     "prompts",
     "read_classes",
     "read_kind",
+    "read_languages",
     "read_lines",
     "read_templates",
     "readable",
@@ -93,6 +95,22 @@ def read_lines(store: Store, path: str) -> tuple[str, ...]:
         return ()
     text = decoded(store.read(path), store.locate(path))
     return tuple(line.strip() for line in text.rstrip().split("\n")) if text.strip() else ()
+
+
+def read_languages(metadata: str, captions: int, what: str) -> list[str]:
+    """The language of each of a sample's captions by its ``metadata``, "" where that says none.
+
+    Raises DataError, with ``what`` it is of, if it names too many or few.
+    """
+    fields = json.loads(metadata) if metadata else {}
+    named = fields.get("languages", [fields.get("language", "")] * captions)
+    if not isinstance(named, list) or not all(isinstance(one, str) for one in named) or len(named) != captions:
+        raise DataError(
+            f"{what} does not say what language its captions are in",
+            expected=f"a list languages of {captions} codes in its json, or one language",
+            found=json.dumps(named, ensure_ascii=False)[:80],
+        )
+    return named
 
 
 def decoded(text: bytes, place: str) -> str:

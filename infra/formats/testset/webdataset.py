@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 from infra.errors import DataError
 from infra.formats.shards import IMAGE_EXTENSIONS, dotted_name_hint, read_samples
-from infra.formats.testset.evalset import EvalSet, Form, Packed, SetFiles
+from infra.formats.testset.evalset import Broken, EvalSet, Form, Packed, SetFiles
 from infra.formats.testset.texts import decoded, read_classes, read_kind, read_templates
 from infra.store import Store
 
@@ -62,20 +62,28 @@ def _place(path: str) -> tuple[str, str]:
     return name, split
 
 
-def _samples(name: str, store: Store, shards: int, classes: int | None, path: str) -> Iterator[Packed]:
+def _samples(name: str, store: Store, shards: int, classes: int | None, path: str) -> Iterator[Packed | Broken]:
     try:
         source = store.open(path)
     except FileNotFoundError:
         raise DataError(f"{store.locate(path)} is missing", expected=f"{shards} shards, as in nshards.txt") from None
     with source:
         for raw in read_samples(source, place=store.locate(path)):
-            yield Packed(
-                key=raw["__key__"],
-                image=_image_bytes(raw),
-                label=-1 if classes is None else _label(raw, name, classes),
-                captions=_captions(raw) if classes is None else (),
-                metadata=_metadata(raw),
-            )
+            yield _sample(raw, name, classes)
+
+
+def _sample(raw: dict[str, Any], name: str, classes: int | None) -> Packed | Broken:
+    """The sample of a tar's members; of the first of its parts that is not as it must be, what is wrong."""
+    problem = "no image"
+    try:
+        image = _image_bytes(raw)
+        problem = "no caption" if classes is None else "no valid label"
+        label = -1 if classes is None else _label(raw, name, classes)
+        captions = _captions(raw) if classes is None else ()
+        problem = "bad metadata"
+        return Packed(raw["__key__"], image, label, captions, _metadata(raw))
+    except DataError as error:
+        return Broken(problem, error)
 
 
 def _shards(store: Store, split: str) -> int:

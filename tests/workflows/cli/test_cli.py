@@ -22,7 +22,7 @@ from workflows.run.journal import Journal
 from workflows.run.records import RunRecord
 
 COMMANDS = ["run", "resume", "plan", "status", "ls", "show", "diff", "compare", "search", "trace", "logs", "report"]
-COMMANDS += ["recipes", "fields", "doctor", "sync"]
+COMMANDS += ["recipes", "fields", "tasks", "doctor", "sync"]
 HEAVY = {"ray", "torch", "pyarrow", "numpy", "mlflow", "cv2", "PIL", "aiohttp", "matplotlib", "open_clip", "pandas"}
 
 
@@ -375,6 +375,7 @@ def looking(toy) -> list[list[str]]:
         ["logs"],
         ["recipes"],
         ["fields"],
+        ["tasks"],
         ["run", "toy.py"],
     ]
 

@@ -1,0 +1,80 @@
+"""What a split of a test set holds: all of it is read, and what is wrong is counted by its kind."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from infra.errors import DataError
+from infra.formats.testset.evalset import Broken, EvalSet, Packed
+from infra.formats.testset.images import decode_image
+from infra.formats.testset.texts import read_languages
+from infra.threads import mapped
+
+__all__ = ["Holdings", "read_holdings"]
+
+_AHEAD = 64  # images that are held at once
+
+_Seen = tuple[Packed | None, tuple[str, ...], Broken | None]
+"""A sample without its image's bytes, the languages of its captions, and what is wrong."""
+
+
+@dataclass
+class Holdings:
+    """Counts of good samples and of broken ones. ``examples`` has the first error of each kind of those."""
+
+    images: int = 0
+    captions: int = 0
+    labels: Counter[int] = field(default_factory=Counter)
+    languages: Counter[str] = field(default_factory=Counter)
+    broken: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+
+    def add(self, seen: _Seen) -> None:
+        """Count a sample."""
+        sample, languages, wrong = seen
+        if wrong is not None:
+            self.broken[wrong.problem] += 1
+            self.examples.setdefault(wrong.problem, str(wrong.error))
+        elif sample is not None:
+            self.images += 1
+            self.captions += len(sample.captions)
+            self.languages.update(filter(None, languages))
+            if sample.label >= 0:
+                self.labels[sample.label] += 1
+
+
+def read_holdings(examples: EvalSet, *, decode: bool = True, threads: int = 1) -> Holdings:
+    """Read every sample of a set, and ``decode`` its image in ``threads`` threads.
+
+    Undecoded images may be broken without being counted as such.
+    """
+    found = Holdings()
+
+    def see(one: Packed | Broken) -> _Seen:
+        return _see(one, examples.name, decode=decode)
+
+    for seen in mapped(see, _samples(examples), threads=threads, ahead=_AHEAD):
+        found.add(seen)
+    return found
+
+
+def _samples(examples: EvalSet) -> Iterator[Packed | Broken]:
+    for shard in examples.parts:
+        yield from examples.checked(shard)
+
+
+def _see(one: Packed | Broken, name: str, *, decode: bool) -> _Seen:
+    if isinstance(one, Broken):
+        return None, (), one
+    try:
+        languages = read_languages(one.metadata, len(one.captions), f"sample {one.key!r} of {name}")
+    except DataError as error:
+        return None, (), Broken("languages", error)
+    if decode:
+        try:
+            decode_image(one.image, one.key)
+        except DataError as error:
+            return None, (), Broken(error.found.partition(":")[0], error)
+    return one.without_image(), tuple(languages), None
