@@ -1,4 +1,4 @@
-"""Test sets as they lie in a folder, before anything runs: what they hold, what is broken, which tasks can measure them."""
+"""Test sets in a folder, before anything runs: what they hold, what is broken, which tasks can measure them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _Found = Mapping[tuple[str, str], tuple[Form, Sequence[str]]]
 
 @dataclass(frozen=True)
 class SetReport:
-    """A split of a test set. ``refused``: why it cannot be used at all; ``against``: the reasons by task, "" if none."""
+    """A split of a test set. ``refused``: why it cannot be used at all; ``against``: the same by task, "" if it can."""
 
     name: str
     split: str

@@ -63,7 +63,7 @@ class Task(Choice):
     A subclass adds its own fields and :meth:`evaluate`, in a recipe file or an installed package as well as here. Its
     ``kind`` names it in results; ours use CLIP_benchmark's names. The others say what ``clipline tasks`` and suites
     should know of it, and may be left out. ``needs``: kinds of test sets it can measure, of
-    :data:`infra.formats.testset.KINDS`; none: any. ``main``: the metric that counts. ``units``: what that is a mean over.
+    :data:`infra.formats.testset.KINDS`; none: any. ``main``: the metric that counts. ``units``: what it is a mean over.
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
@@ -77,6 +77,10 @@ class Task(Choice):
     def splits(self) -> tuple[str, ...]:
         """The splits of the set that must be embedded."""
         return (self.split,)
+
+    def inputs(self) -> tuple[str, ...]:
+        """The inputs of the stage that it needs besides the vectors and the test set: ``model``, or none."""
+        return ()
 
     def lacking(self, kind: str, splits: Collection[str]) -> str:
         """What a set of that kind with these splits lacks for the task; "" if nothing. It may still be in the data."""

@@ -74,7 +74,7 @@ def test_it_counts_what_is_broken_by_its_kind_and_goes_on_behind_it(tmp_path):
     assert report.holds.images == 2
     assert report.holds.broken == {
         "no valid label": 2,
-        "truncated": 1,
+        "decode_failed": 1,
         "not_an_image": 2,
         "no image": 1,
         "bad metadata": 1,
@@ -105,7 +105,7 @@ def test_rows_of_tables_are_counted_too(tmp_path):
     pq.write_table(table, buffer)
     (report,) = reports(lay(tmp_path, {"pets/test.parquet": buffer.getvalue()})).values()
     assert (report.form, report.holds.images) == ("hub_parquet", 1)
-    assert report.holds.broken == {"no valid label": 2, "truncated": 1, "no image": 1}
+    assert report.holds.broken == {"no valid label": 2, "decode_failed": 1, "no image": 1}
 
 
 def test_languages_that_do_not_fit_and_a_tar_that_ends_early(tmp_path):

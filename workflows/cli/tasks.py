@@ -1,4 +1,4 @@
-"""The command ``tasks``: the evaluation tasks there are, and which of them fit the test sets of a folder or a recipe."""
+"""The command ``tasks``: the evaluation tasks there are, and which fit the test sets of a folder or a recipe."""
 
 from __future__ import annotations
 

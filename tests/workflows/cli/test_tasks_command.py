@@ -37,7 +37,8 @@ def workflow(model: str, tests: str, dataset: str, split: str = "test") -> Workf
     }
     vectors = Stage("embed", embed.run, embed.Config(sets=(dataset,)), given)
     both = {"embeddings": vectors, "dataset": given["dataset"]}
-    tasks = {"own": NearestColour(dataset=dataset, split=split), "words": {"kind": "zeroshot_retrieval", "dataset": dataset}}
+    words = {"kind": "zeroshot_retrieval", "dataset": dataset}
+    tasks = {"own": NearestColour(dataset=dataset, split=split), "words": words}
     scores = [Stage(name, evaluate.run, evaluate.Config(task=task), both) for name, task in tasks.items()]
     return Workflow("colours", (*given.values(), vectors, *scores))
 '''
