@@ -75,6 +75,8 @@ class Drop(StrEnum):
     DUPLICATE_URL = "duplicate_url"
     DUPLICATE_BYTES = "duplicate_bytes"
     NEAR_DUPLICATE = "near_duplicate"
+    DUPLICATE_TEXT = "duplicate_text"  # in textdedup: of the same words
+    NEAR_DUPLICATE_TEXT = "near_duplicate_text"
     CONTAMINATED = "contaminated"  # in decontaminate: near an image of a test set
     SEMANTIC_DUPLICATE = "semantic_duplicate"  # in semdedup: of nearly the same vector as another
     # balance

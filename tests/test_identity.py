@@ -70,6 +70,8 @@ TEXTS = {
         if field != "weights" or kind in ("aesthetic", "unsafe", "head")
     },
     "dedup.score": "a column",
+    "textdedup.score": "a column",
+    "textdedup.column": "a column",
     "entries.column": "a column",
     "balance.metadata": "words",
     "balance.reference": "a language",

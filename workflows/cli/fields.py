@@ -27,6 +27,7 @@ STAGES = {
     "embed": "pipelines.curate.embed",
     "score": "pipelines.curate.score",
     "dedup": "pipelines.curate.dedup",
+    "textdedup": "pipelines.curate.textdedup",
     "semdedup": "pipelines.curate.semdedup",
     "decontaminate": "pipelines.curate.decontaminate",
     "entries": "pipelines.curate.entries",

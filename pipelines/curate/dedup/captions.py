@@ -13,7 +13,7 @@ from infra.arrays import begins_run, ranges
 from infra.exchange import DOWN, UP, Task
 from infra.store import Store
 from pipelines.curate.captions import own_captions, pooled_captions
-from pipelines.curate.dedup.config import Config
+from pipelines.curate.dedup.config import Staying
 from pipelines.curate.dedup.homes import Homes, places_of, row_numbers
 from pipelines.curate.dedup.preference import preference, scores
 from pipelines.curate.filter import texts
@@ -35,11 +35,11 @@ POOL = pa.schema(
 _ORDER = [("original", UP), ("score", DOWN), ("preference", DOWN), ("row", UP), ("place", UP)]
 
 
-def pooled(config: Config) -> bool:
+def pooled(config: Staying) -> bool:
     return config.drop and config.captions != "own"
 
 
-def send_captions(config: Config, selection: Store, homes: Homes, task: Task) -> None:
+def send_captions(config: Staying, selection: Store, homes: Homes, task: Task) -> None:
     """Stream ``captions``: those of the duplicates among the rows of a home, to the home of what stays instead.
 
     Stream ``settled``: the verdicts, again to this home.
@@ -59,7 +59,7 @@ def send_captions(config: Config, selection: Store, homes: Homes, task: Task) ->
     task.send("captions", best, homes.of(best["original"]))
 
 
-def pool(config: Config, rows: pa.Table, numbers: Array, stays: Array, others: pa.Table) -> tuple[pa.Table, int]:
+def pool(config: Staying, rows: pa.Table, numbers: Array, stays: Array, others: pa.Table) -> tuple[pa.Table, int]:
     """``rows`` of a shard, of which those that ``stays`` says have the pooled captions; how many have too many.
 
     ``numbers``: of the rows. ``others``: captions of duplicates (:data:`POOL`) of them.
@@ -78,7 +78,7 @@ def pool(config: Config, rows: pa.Table, numbers: Array, stays: Array, others: p
     return with_column(rows, "captions", lists), int((ends - begins > config.max_captions).sum())
 
 
-def _captions(config: Config, rows: pa.Table, numbers: Array, originals: Array) -> pa.Table:
+def _captions(config: Staying, rows: pa.Table, numbers: Array, originals: Array) -> pa.Table:
     """All captions of ``rows``, or those that were pooled there before, as :data:`POOL`."""
     preferences = preference(rows, config)
     by_score = scores(rows, config.score) if config.captions == "best" else np.zeros(rows.num_rows, np.int64)
@@ -95,7 +95,7 @@ def _captions(config: Config, rows: pa.Table, numbers: Array, originals: Array) 
     return table.filter(pc.not_equal(pc.utf8_trim_whitespace(table["caption"]), ""))
 
 
-def _best(config: Config, pool: pa.Table, most: int) -> pa.Table:
+def _best(config: Staying, pool: pa.Table, most: int) -> pa.Table:
     """The first ``most`` captions of each original, in the order of the pool; of each language one, or one in all."""
     pool = pool.sort_by(_ORDER)
     original = pool["original"].to_numpy()

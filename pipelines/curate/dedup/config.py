@@ -10,25 +10,20 @@ from pydantic import Field
 from infra.cluster import Limits
 from infra.config import Input, Runtime, StageConfig
 
-__all__ = ["Config"]
+__all__ = ["Config", "Staying"]
 
 
-class Config(StageConfig):
-    inputs: ClassVar[Mapping[str, Input]] = {
-        "images": Input("images", repeated=True, description="a download, and retries of it"),
-        "selection": Input("selection", description="the rows to deduplicate"),
-    }
-    produces: ClassVar[tuple[str, ...]] = ("selection", "signatures")
-    code_version: ClassVar[int] = 6
+class Staying(StageConfig):
+    """Which of several rows stays, and what becomes of the others and their captions."""
 
     stays: Literal["largest", "best", "earliest"] = Field(
         "largest",
-        description="which row stays of images that are one: that with the most pixels as served, with the greatest "
+        description="which row stays of those that are one: that with the most pixels as served, with the greatest "
         "`score`, or the first; of equals the first",
     )
     captions: Literal["own", "all", "best", "by_language"] = Field(
         "all",
-        description="captions of the row that stays: its own; in the column `captions` all the images' that it stands "
+        description="captions of the row that stays: its own; in the column `captions` all the rows' that it stands "
         "for, or the first of each language, its own before others; or as its `caption` that with the greatest `score`",
     )
     max_captions: int = Field(100, ge=1, description="captions that a row gets in the column `captions`")
@@ -36,6 +31,16 @@ class Config(StageConfig):
     drop: bool = Field(
         True, description="drop duplicates; false: keep them, and only name in `duplicate_of` the row that would stay"
     )
+
+
+class Config(Staying):
+    inputs: ClassVar[Mapping[str, Input]] = {
+        "images": Input("images", repeated=True, description="a download, and retries of it"),
+        "selection": Input("selection", description="the rows to deduplicate"),
+    }
+    produces: ClassVar[tuple[str, ...]] = ("selection", "signatures")
+    code_version: ClassVar[int] = 6
+
     placeholder_names: int = Field(
         8,
         ge=0,

@@ -10,18 +10,18 @@ from typing import Any
 from infra.exchange import Exchange, parts_of
 from infra.run.context import Context
 from infra.run.pieces import Records
+from infra.schema import Drop
 from infra.store import Store
 from pipelines.curate.dedup import leaders, pairs, verdicts
 from pipelines.curate.dedup.candidates import Blocks
-from pipelines.curate.dedup.captions import pooled, send_captions
 from pipelines.curate.dedup.clusters import find_clusters
 from pipelines.curate.dedup.config import Config
 from pipelines.curate.dedup.files import send_equal, send_same_urls
 from pipelines.curate.dedup.homes import Homes
 from pipelines.curate.dedup.keys import FEW, MOST
 from pipelines.curate.dedup.looks import send_entries
-from pipelines.curate.dedup.rows import send_rows
-from pipelines.curate.dedup.writing import write_shards
+from pipelines.curate.dedup.rows import send_rows, with_phash
+from pipelines.curate.dedup.writing import write_kept
 
 __all__ = ["drop_duplicates"]
 
@@ -31,7 +31,6 @@ _SMALL = 20_000  # rows that need no cluster
 _ROWS = 250_000  # of a home
 _KEYS = 1_000_000  # of a part of the files or looks, each of which becomes several entries
 _ENTRIES = 2_000_000  # of a part of the search: 25 bytes each
-_SAMPLED = 64  # homes that give samples to the figures
 
 Shards = Sequence[tuple[int, str, int]]  # number, path of the selection's table, rows
 
@@ -66,18 +65,9 @@ def drop_duplicates(
     if config.urls:
         work = partial(verdicts.follow, selection, homes, "same-url", last, "verdicts")
         exchange.step("same-url", lots, work, receives=["same-url", last], sends={"verdicts": homes.count})
-    streams = ["verdicts"]
-    if pooled(config):
-        streams = ["settled", "captions"]
-        work = partial(send_captions, config, selection, homes)
-        exchange.step("captions", lots, work, receives=["verdicts"], sends=dict.fromkeys(streams, homes.count))
-    work = partial(write_shards, config, selection, _SAMPLED, streams[0])
-    records = exchange.step("selection", lots, work, receives=[*streams, "clusters"])
-    if capped := sum(record.facts["capped_captions"] for record in records):
-        facts["capped_captions"] = capped
-        log.warning("%d rows have more captions than dedup.max_captions=%d", capped, config.max_captions)
+    records, more = write_kept(exchange, config, selection, homes, lots, with_phash, "cluster")
     exchange.close()
-    return records, facts
+    return records, facts | more
 
 
 def _keys(config: Config) -> int:
@@ -120,7 +110,7 @@ def _near(
     confirmed = exchange.step("second", lots, work, receives=["half"], sends=sends)
     facts["pairs"] = sum(record.facts["pairs"] for record in confirmed)
     near = leaders.rounds(exchange, homes, parts, list(same))
-    work = partial(verdicts.name_originals, selection, homes, near)
+    work = partial(verdicts.name_originals, selection, homes, near, Drop.NEAR_DUPLICATE.value)
     exchange.step("originals", lots, work, receives=near, sends={"named": homes.count})
     work = partial(verdicts.follow, selection, homes, "looks", "named", "known")
     exchange.step("same-look", lots, work, receives=["looks", "named"], sends={"known": homes.count})

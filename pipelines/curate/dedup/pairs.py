@@ -5,6 +5,8 @@ Keys are small and go to the exchange; thumbnails stay at home, and only those o
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,7 +26,7 @@ from pipelines.curate.dedup.looks import bucket_of
 from pipelines.curate.dedup.rows import signatures_path
 from pipelines.tables import read_table
 
-__all__ = ["attach_first", "confirm", "find_pairs"]
+__all__ = ["attach_first", "confirm", "distinct", "find_pairs", "in_any_order", "send_confirmed"]
 
 Array = NDArray[Any]
 
@@ -45,13 +47,13 @@ def find_pairs(config: Config, homes: Homes, blocks: Blocks, task: Task) -> None
         likely.append(pa.table([rows[first], rows[second], preference[first], preference[second]], schema=EDGES))
         oversized, largest = oversized + found.oversized, max(largest, found.largest)
     task.facts |= {"oversized": oversized, "largest": largest}
-    pairs = _distinct(pa.concat_tables(likely))
+    pairs = distinct(pa.concat_tables(likely))
     task.facts["candidates"] = pairs.num_rows
     task.send("candidates", pairs, homes.of(pairs["first"]))
 
 
-def _distinct(pairs: pa.Table) -> pa.Table:
-    """Each pair of different images once, however many of their keys are near."""
+def distinct(pairs: pa.Table) -> pa.Table:
+    """Each pair of different rows once, however many of their keys are near."""
     pairs = pairs.filter(pc.not_equal(pairs["first"], pairs["second"]))
     order = [("first", UP), ("second", UP)]
     pairs = pairs.sort_by(order)
@@ -60,35 +62,41 @@ def _distinct(pairs: pa.Table) -> pa.Table:
 
 def attach_first(homes: Homes, task: Task) -> None:
     """Stream ``half``: candidates with the thumbnail of their first image, to the home of the second."""
-    pairs = _distinct(task.receive("candidates"))
+    pairs = distinct(task.receive("candidates"))
     pairs = pairs.append_column("thumbnail", _thumbnails(task, pairs["first"].to_numpy()))
     task.send("half", pairs, homes.of(pairs["second"]))
 
 
 def confirm(config: Config, homes: Homes, parts: int, task: Task) -> None:
-    """Streams ``same-waits``, ``same-tells``, ``edges-of-pairs``: the candidates whose thumbnails agree."""
+    """Streams of :func:`send_confirmed`: the candidates whose thumbnails agree."""
     pairs = task.receive("half", [("first", UP), ("second", UP)])
-    ours, theirs = pairs["thumbnail"], _of_any_order(task, pairs["second"].to_numpy())
+    ours, theirs = pairs["thumbnail"], in_any_order(pairs["second"].to_numpy(), partial(_thumbnails, task))
     agreed = np.zeros(pairs.num_rows, bool)
     firsts = pairs["first"].to_numpy()
     ends = np.flatnonzero(np.diff(firsts)) + 1
     for places in np.split(np.arange(len(firsts)), ends) if len(firsts) else []:
         others = theirs.take(pa.array(places)).to_pylist()
         agreed[places] = same(ours[int(places[0])].as_py(), others, mirrored=config.mirrored)
+    send_confirmed(task, homes, parts, pairs.filter(pa.array(agreed)))
+
+
+def send_confirmed(task: Task, homes: Homes, parts: int, pairs: pa.Table) -> None:
+    """Streams ``same-waits``, ``same-tells``, ``edges-of-pairs``: the pairs that are duplicates. Their number is the
+    fact ``pairs``."""
     news = pa.array(np.zeros(pairs.num_rows, np.int8))
-    confirmed = pairs.select(EDGES.names).append_column("news", news).cast(PAIRS).filter(pa.array(agreed))
+    confirmed = pairs.select(EDGES.names).append_column("news", news).cast(PAIRS)
     task.facts["pairs"] = confirmed.num_rows
     task.send("same-waits", confirmed, part_of(confirmed["second"], parts))
     task.send("same-tells", confirmed, part_of(confirmed["first"], parts))
     send_edges(task, "edges-of-pairs", homes, confirmed.select(EDGES.names))
 
 
-def _of_any_order(task: Task, rows: Array) -> pa.Array:
-    """The thumbnails of ``rows``, of this home: (n,) binary."""
+def in_any_order(rows: Array, read: Callable[[Array], pa.Array]) -> pa.Array:
+    """The values of ``rows``, of this home, that ``read`` gives of rows in order: (n,)."""
     order = np.argsort(rows, kind="stable")
     places = np.empty(len(rows), np.int64)
     places[order] = np.arange(len(rows))
-    return _thumbnails(task, rows[order]).take(pa.array(places))
+    return read(rows[order]).take(pa.array(places))
 
 
 def _thumbnails(task: Task, rows: Array) -> pa.Array:

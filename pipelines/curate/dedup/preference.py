@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from infra.errors import DataError
 from infra.store import Store
-from pipelines.curate.dedup.config import Config
+from pipelines.curate.dedup.config import Staying
 from pipelines.curate.filter.columns import numbers
 from pipelines.tables import table_columns
 
@@ -18,14 +18,14 @@ __all__ = ["columns", "preference", "scores"]
 _SIDES = ("original_width", "original_height")
 
 
-def columns(config: Config, selection: Store, path: str) -> list[str]:
+def columns(config: Staying, selection: Store, path: str) -> list[str]:
     """The columns of the table at ``path`` that :func:`preference` needs and that are there."""
     known = table_columns(selection, path)
     needed = {"largest": _SIDES, "best": (config.score,), "earliest": ()}[config.stays]
     return [name for name in needed if name in known]
 
 
-def preference(rows: pa.Table, config: Config) -> NDArray[np.int64]:
+def preference(rows: pa.Table, config: Staying) -> NDArray[np.int64]:
     """Return the preference for each row: (n,) int64. Raises DataError if it has no such scores."""
     match config.stays:
         case "largest":

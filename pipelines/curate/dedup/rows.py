@@ -25,9 +25,9 @@ from pipelines.curate.dedup.preference import columns, preference
 from pipelines.curate.dedup.signatures import Signature, signature
 from pipelines.download.hosts import host
 from pipelines.layout import Images, read_images
-from pipelines.tables import read_table
+from pipelines.tables import read_table, with_column
 
-__all__ = ["hash_shard", "known_signatures", "send_rows", "signature_table", "signatures_path"]
+__all__ = ["hash_shard", "known_signatures", "send_rows", "signature_table", "signatures_path", "with_phash"]
 
 _READ = ("sha256", "url", "caption")
 
@@ -78,6 +78,15 @@ def _signature(config: Config, image: bytes | None, errors: list[str]) -> tuple[
     except Exception as error:  # noqa: BLE001 - see infra.rows
         errors.append(row_error(error))
         return none, Drop.UNFORESEEN
+
+
+def with_phash(store: Store, shard: int, rows: pa.Table) -> tuple[pa.Table, list[str | None]]:
+    """``rows`` of a shard with the column ``phash``, and why those are dropped that have none."""
+    signatures = read_table(store, signatures_path(shard), ["phash", "reason"])
+    reasons = signatures["reason"].to_pylist()
+    known = zip(signatures["phash"].to_pylist(), reasons, strict=True)
+    phash = pa.array([None if reason else f"{value:016x}" for value, reason in known], pa.string())
+    return with_column(rows, "phash", phash), reasons
 
 
 def known_signatures(store: Store, shard: int) -> dict[str, Signature]:

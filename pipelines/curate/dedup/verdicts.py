@@ -14,16 +14,17 @@ from pipelines.tables import read_table
 
 __all__ = ["DUPLICATES", "PENDING", "follow", "name_originals", "uids_at_home"]
 
-DUPLICATES = frozenset({Drop.DUPLICATE_URL.value, Drop.DUPLICATE_BYTES.value, Drop.NEAR_DUPLICATE.value})
+_OF_IMAGES = (Drop.DUPLICATE_URL, Drop.DUPLICATE_BYTES, Drop.NEAR_DUPLICATE)
+DUPLICATES = frozenset(reason.value for reason in (*_OF_IMAGES, Drop.DUPLICATE_TEXT, Drop.NEAR_DUPLICATE_TEXT))
 PENDING = pa.schema([("row", pa.int64()), ("original", pa.int64()), ("reason", pa.string())])
 VERDICTS = pa.schema([("row", pa.int64()), ("original", pa.int64()), ("uid", pa.string()), ("reason", pa.string())])
 
 
-def name_originals(selection: Store, homes: Homes, near: Sequence[str], task: Task) -> None:
-    """Stream ``named``: the verdicts on near duplicates with the ``uid`` of their originals, which are at home here."""
+def name_originals(selection: Store, homes: Homes, near: Sequence[str], reason: str, task: Task) -> None:
+    """Stream ``named``: verdicts on near duplicates, for ``reason``, with the ``uid`` of originals at home here."""
     rows = pa.concat_tables([task.receive(stream) for stream in near]).sort_by([("original", UP), ("row", UP)])
     uids = uids_at_home(selection, task, rows["original"])
-    reasons = pa.array([Drop.NEAR_DUPLICATE.value] * rows.num_rows, pa.string())
+    reasons = pa.array([reason] * rows.num_rows, pa.string())
     named = pa.table([rows["row"], rows["original"], uids, reasons], schema=VERDICTS)
     task.send("named", named, homes.of(named["row"]))
 

@@ -1,33 +1,67 @@
-"""Last step of dedup, at the rows' homes: the selection, from the verdicts that came back."""
+"""Last steps of dedup, at the rows' homes: the selection, from the verdicts that came back."""
 
 from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from infra.exchange import UP, Task
+from infra.exchange import UP, Exchange, Task
 from infra.hashing import hash64
 from infra.run.manifest import Funnel
+from infra.run.pieces import Records
 from infra.store import Store
 from pipelines.curate import gallery
-from pipelines.curate.dedup.captions import pool
-from pipelines.curate.dedup.config import Config
-from pipelines.curate.dedup.homes import places_of, row_numbers, split_row
-from pipelines.curate.dedup.rows import signatures_path
+from pipelines.curate.dedup.captions import pool, pooled, send_captions
+from pipelines.curate.dedup.config import Staying
+from pipelines.curate.dedup.homes import Homes, places_of, row_numbers, split_row
 from pipelines.curate.dedup.verdicts import DUPLICATES
 from pipelines.layout import funnel
 from pipelines.tables import read_table, with_column, write_selection
 
-__all__ = ["write_shards"]
+__all__ = ["write_kept"]
 
+log = logging.getLogger(__name__)
+
+_SAMPLED = 64  # homes that give samples to the figures
 _SAMPLES = gallery.COUNT // 2  # of duplicates of a kind, in its figure: each beside what was kept instead
 
+Begin = Callable[[Store, int, pa.Table], tuple[pa.Table, list[str | None]]]
 
-def write_shards(config: Config, selection: Store, sampled: int, stream: str, task: Task) -> None:
-    """Write the selection of the shards of a home from its verdicts, the ``stream``; the facts have samples of them.
 
-    ``sampled``: the number of homes of which samples are taken.
+def write_kept(
+    exchange: Exchange,
+    config: Staying,
+    selection: Store,
+    homes: Homes,
+    lots: Sequence[Sequence[tuple[int, str]]],
+    begin: Begin,
+    cluster: str,
+) -> tuple[Records, dict[str, Any]]:
+    """Write the selection from the streams ``verdicts`` and ``clusters``; the records of its homes, and facts.
+
+    ``begin``: adds columns to a shard's rows, and tells why some go whatever the verdicts. ``cluster``: the column of
+    the clusters' names.
     """
+    streams = ["verdicts"]
+    if pooled(config):
+        streams = ["told", "captions"]
+        work = partial(send_captions, config, selection, homes)
+        exchange.step("captions", lots, work, receives=["verdicts"], sends=dict.fromkeys(streams, homes.count))
+    work = partial(_write_shards, config, selection, begin, cluster, streams[0])
+    records = exchange.step("selection", lots, work, receives=[*streams, "clusters"])
+    capped = sum(record.facts["capped_captions"] for record in records)
+    if capped:
+        log.warning("%d rows have more captions than max_captions=%d", capped, config.max_captions)
+    return records, {"capped_captions": capped} if capped else {}
+
+
+def _write_shards(config: Staying, selection: Store, begin: Begin, cluster: str, stream: str, task: Task) -> None:
+    """Write the selection of the shards of a home from its verdicts, the ``stream``; the facts have samples of them."""
     verdicts = task.receive(stream, [("row", UP)])
     clusters = task.receive("clusters", [("row", UP)])
     captions = task.receive("captions", [("original", UP)]) if "captions" in task.inbox else None
@@ -36,15 +70,11 @@ def write_shards(config: Config, selection: Store, sampled: int, stream: str, ta
     total: Funnel = funnel("images", [])
     capped = 0
     for shard, path in task.spec:
-        table = read_table(selection, path)
-        signatures = read_table(task.output.store, signatures_path(shard), ["phash", "reason"])
-        known = zip(signatures["phash"].to_pylist(), signatures["reason"].to_pylist(), strict=True)
-        phash = pa.array([None if reason else f"{value:016x}" for value, reason in known], pa.string())
-        table = with_column(table, "phash", phash)
-        own = zip(table["uid"].to_pylist(), signatures["reason"].to_pylist(), strict=True)
+        table, own_reasons = begin(task.output.store, shard, read_table(selection, path))
+        own = zip(table["uid"].to_pylist(), own_reasons, strict=True)
         numbers = row_numbers(shard, table.num_rows)
         found = [told.get(number, pair) for number, pair in zip(numbers.tolist(), own, strict=True)]
-        table = with_column(table, "cluster", _clusters(table["uid"], _slice(clusters, "row", shard)))
+        table = with_column(table, cluster, _clusters(table["uid"], _slice(clusters, "row", shard)))
         names = zip(found, table["uid"].to_pylist(), strict=True)
         originals_of = pa.array([uid if uid != name else None for (uid, _), name in names], pa.string())
         if not config.drop:
@@ -57,7 +87,7 @@ def write_shards(config: Config, selection: Store, sampled: int, stream: str, ta
         total += write_selection(task.output, shard, table, final, {"duplicate_of": originals_of})
     task.funnel = total
     task.facts["capped_captions"] = capped
-    if task.number < sampled:
+    if task.number < _SAMPLED:
         task.facts["duplicates"] = _samples(rows, originals, reasons)
 
 

@@ -19,7 +19,7 @@ import pytest
 from evaluation import compare, suite
 from infra.config import Config
 from pipelines import adopt, urls
-from pipelines.curate import decontaminate, embed, entries, reshard, score, semdedup, subset
+from pipelines.curate import decontaminate, embed, entries, reshard, score, semdedup, subset, textdedup
 from training import train
 from training.objectives.config import ObjectiveConfig
 from workflows.cli.fields import STAGES
@@ -49,6 +49,7 @@ DEEP = {
     "embed": "evaluation.embed.work",
     "embed_pairs": "pipelines.curate.embed.work",
     "score": "pipelines.curate.score.passes",
+    "textdedup": "pipelines.curate.textdedup.minhash",
     "semdedup": "pipelines.curate.semdedup.clusters",
     "decontaminate": "pipelines.curate.decontaminate.index",
     "zeroshot": "evaluation.tasks.zeroshot",
@@ -126,6 +127,7 @@ def small_run(root: Path, port: int) -> Workflow:
     stages["embed_pairs"] = Stage("embed_pairs", embed.run, embed.Config(), {**both, "model": stages["train"]})
     vectors = {**both, "embeddings": stages["embed_pairs"]}
     stages["score"] = Stage("score", score.run, score.Config(), vectors)
+    stages["textdedup"] = Stage("textdedup", textdedup.run, textdedup.Config(), both)
     stages["semdedup"] = Stage("semdedup", semdedup.run, semdedup.Config(), vectors)
     stages["entries"] = Stage("entries", entries.run, entries.Config(), {"selection": stages["filter"]})
     stages["subset"] = Stage("subset", subset.run, subset.Config(), {"selection": stages["balance"]})
