@@ -3,7 +3,7 @@
 Captions made from a template, and those copied from page to page with a word changed. Texts are sets of *shingles*,
 some neighbouring words; two are alike from a Jaccard similarity of these sets on. MinHash finds the pairs: parts of a
 signature, the *bands*, are the keys by which likely pairs meet over the exchange. Each pair is then compared by its
-shingles themselves, so nothing goes for a text that is not alike. Who stays, and whose captions it gets, is as in dedup.
+shingles themselves, so nothing goes for a text that is not alike. Who stays, and whose captions it gets, is dedup's.
 """
 
 from __future__ import annotations

@@ -23,28 +23,7 @@ from pipelines.tables import read_table
 pytestmark = pytest.mark.long  # compares all with all
 
 ROWS = 1500
-WORDS = [
-    "red",
-    "blue",
-    "old",
-    "new",
-    "chair",
-    "table",
-    "lamp",
-    "house",
-    "dog",
-    "cat",
-    "on",
-    "under",
-    "near",
-    "with",
-    "a",
-    "the",
-    "of",
-    "Oslo",
-    "Rome",
-    "market",
-]
+WORDS = ("red", "blue", "old", "new", "chair", "table", "lamp", "house", "dog", "cat", "on", "near", "with", "a")
 
 
 def captions(seed: int, rows: int = ROWS) -> list[str]:
@@ -55,10 +34,9 @@ def captions(seed: int, rows: int = ROWS) -> list[str]:
         if made and rng.random() < 0.5:
             words = made[rng.integers(len(made))].split()
             for _ in range(rng.integers(0, 3)):
-                place = int(rng.integers(len(words)))
-                words[place : place + int(rng.integers(2))] = [str(rng.choice(WORDS))][: int(rng.integers(2))] or words[
-                    :1
-                ]
+                place, new = int(rng.integers(len(words))), [str(rng.choice(WORDS))]
+                words[place : place + int(rng.integers(2))] = new[: int(rng.integers(2))]
+                words = words or new
         else:
             words = [str(word) for word in rng.choice(WORDS, rng.integers(4, 15))]
         made.append(" ".join(words))
@@ -220,40 +198,22 @@ def test_in_any_script(pool, finished, texts):
 
 def test_a_word_changed_in_a_text_without_spaces(pool, finished):
     """Of two sentences of Chinese that differ in one word most pairs of words are the same; of two others none."""
-    texts = [
-        "一只黑色的猫在公园的木头长椅上安静地睡觉",
-        "一只白色的猫在公园的木头长椅上安静地睡觉",
-        "城市里的火车站每天都有很多旅客",
-    ]
+    texts = ["一只黑色的猫在公园的木头长椅上睡觉", "一只白色的猫在公园的木头长椅上睡觉", "城市里的火车站每天都有旅客"]
     assert gone(finished(textdedup.run, textdedup.Config(threshold=0.6), pool(texts))) == {1: 0}
 
 
 def test_what_counts_as_a_word(pool, finished):
-    texts = [
-        "drill bit 12 mm",
-        "drill bit 13 mm",
-        "book on C",
-        "book on C++",
-        "!?",
-        "...",
-        "",
-        None,
-        "😀 smile",
-        "smile",
-    ]
+    words = ["drill bit 12 mm", "drill bit 13 mm", "book on C", "book on C++"]
+    texts = [*words, "!?", "...", "", None, "😀 smile", "smile"]
     made = finished(textdedup.run, textdedup.Config(), pool(texts))
     assert gone(made) == {}  # of texts without words none equals another
-    again = finished(textdedup.run, textdedup.Config(), pool([*texts[:4], "Drill-bit: 12 mm!", "BOOK ON C++"]))
+    again = finished(textdedup.run, textdedup.Config(), pool([*words, "Drill-bit: 12 mm!", "BOOK ON C++"]))
     assert gone(again) == {4: 0, 5: 3}
 
 
 def test_captions_are_pooled_by_the_rule_of_dedup(pool, finished):
-    texts = [
-        "a red chair by the old table",
-        "A red chair by the old table!",
-        "a red chair by the old table in Rome",
-        "a lamp",
-    ]
+    texts = ["a red chair by the old table", "A red chair by the old table!", "a red chair by the old table in Rome"]
+    texts.append("a lamp")
     inputs = pool(texts, [1, 1, 5, 1], caption_language=["en", "en", "it", "en"], cluster=["x", "x", "y", "z"])
     made = finished(textdedup.run, textdedup.Config(), inputs)
     (stays, lamp) = table(made, "kept")
