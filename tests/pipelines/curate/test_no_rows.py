@@ -12,7 +12,7 @@ from infra.formats.shards import read_samples
 from infra.formats.testset import EvalSet
 from infra.run.context import Context
 from pipelines import download
-from pipelines.curate import balance, dedup, shard
+from pipelines.curate import balance, dedup, shard, textdedup
 from pipelines.curate import filter as filtering
 from pipelines.curate.filter.rules import TextWords
 from pipelines.tables import read_table
@@ -29,9 +29,11 @@ def curated(finished, images, least_words: int) -> dict:
     kept = finished(filtering.run, filter_config, {"images": images})
     unique = finished(dedup.run, dedup.Config(), {"images": images, "selection": kept})
     plain = finished(dedup.run, dedup.Config(near=False), {"images": images, "selection": kept})
-    balanced = finished(balance.run, balance.Config(min_count=1), {"selection": unique})
+    texts = finished(textdedup.run, textdedup.Config(), {"images": images, "selection": unique})
+    balanced = finished(balance.run, balance.Config(min_count=1), {"selection": texts})
     shards = finished(shard.run, shard.Config(), {"images": images, "selection": balanced})
-    return {"filter": kept, "dedup": unique, "dedup near=false": plain, "balance": balanced, "shard": shards}
+    same = {"dedup": unique, "dedup near=false": plain, "textdedup": texts, "balance": balanced, "shard": shards}
+    return {"filter": kept, **same}
 
 
 def numbers(artifacts) -> dict:
@@ -72,7 +74,7 @@ def test_all_rows_dropped(ray_cluster, images_artifact, finished, rows):
     found = curated(finished, images, least_words=99)
     assert numbers(found).pop("filter") == (rows, 0)
     assert {name: pair for name, pair in numbers(found).items() if name != "filter"} == dict.fromkeys(
-        ("dedup", "dedup near=false", "balance", "shard"), (0, 0)
+        ("dedup", "dedup near=false", "textdedup", "balance", "shard"), (0, 0)
     )
     assert samples(found["shard"]) == 0
     kept = read_table(found["dedup"].store, "data/kept-00000.parquet")
@@ -85,7 +87,7 @@ def test_some_shards_without_a_row(ray_cluster, images_artifact, finished):
     images = images_artifact([(text, noise(number)) for number, text in enumerate(captions)], per_shard=2)
     found = curated(finished, images, least_words=3)
     assert numbers(found) == {"filter": (5, 2)} | dict.fromkeys(
-        ("dedup", "dedup near=false", "balance", "shard"), (2, 2)
+        ("dedup", "dedup near=false", "textdedup", "balance", "shard"), (2, 2)
     )
     assert samples(found["shard"]) == 2
 
