@@ -49,7 +49,7 @@ def write_kept(
     """
     streams = ["verdicts"]
     if pooled(config):
-        streams = ["told", "captions"]
+        streams = ["settled", "captions"]
         work = partial(send_captions, config, selection, homes)
         exchange.step("captions", lots, work, receives=["verdicts"], sends=dict.fromkeys(streams, homes.count))
     work = partial(_write_shards, config, selection, begin, cluster, streams[0])
