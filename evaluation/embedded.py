@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -43,7 +45,7 @@ class Embedded:
 
     examples: EvalSet
     keys: list[str]
-    labels: Ints  # (n,), -1 in a set with captions
+    labels: Ints  # (n,), -1 in a set with captions, or with any number of classes an image
     images: Floats  # (n, d), unit rows
     captions: list[str]  # distinct
     texts: Floats  # (len(captions), d), unit rows
@@ -53,11 +55,18 @@ class Embedded:
     logit_scale: float  # turns cosines into logits
     source: Artifact = field(repr=False)
     encoder: Callable[[], Encoder] = field(repr=False)  # loads the model
+    labels_of_images: list[list[int]] = field(default_factory=list)  # the classes of each, in a multilabel set
     matcher: Callable[[], Matcher] = field(default=_no_matcher, repr=False)  # loads its fusion encoder
 
     @property
     def classes(self) -> tuple[str, ...]:
         return self.examples.classes
+
+    @property
+    def distinct_classes(self) -> list[str]:
+        """The names of the classes, with the label where two have the same, as ImageNet's cranes."""
+        times = Counter(self.classes)
+        return [f"{name} ({label})" if times[name] > 1 else name for label, name in enumerate(self.classes)]
 
     @cached_property
     def classifier(self) -> Floats:
@@ -72,6 +81,39 @@ class Embedded:
             )
         vectors: Floats = read_arrays(self.source.store, path)[f"{NAME}_txt"]
         return vectors
+
+    @cached_property
+    def shows(self) -> NDArray[np.bool_]:
+        """Which classes each image of a multilabel set shows: (n, classes)."""
+        shows = np.zeros((len(self.keys), len(self.classes)), np.bool_)
+        for row, labels in zip(shows, self.labels_of_images, strict=True):
+            row[labels] = True
+        return shows
+
+    def check_one_label(self) -> None:
+        """Raise DataError unless every image has one class."""
+        if self.examples.kind != "classification":
+            raise DataError(
+                f"test set {self.examples.name!r} has no single class for each image",
+                expected="a classification set",
+                found=f"a set for {self.examples.kind}",
+            )
+
+    def column(self, name: str) -> list[Any]:
+        """Field ``name`` of each image's json; ``a.b`` of an object inside, ``a.0`` of a list.
+
+        Raises DataError for an image without.
+        """
+        rows = [json.loads(text) if text else {} for text in self.metadata]
+        values = [_inside(fields, name) for fields in rows]
+        for key, fields, value in zip(self.keys, rows, values, strict=True):
+            if value is None:
+                raise DataError(
+                    f"sample {key!r} of {self.examples.name} has no {name!r} in its metadata",
+                    expected=f"a json with {name!r} for every image",
+                    found=", ".join(sorted(fields)) or "no json",
+                )
+        return values
 
     def encode_texts(self, texts: Sequence[str]) -> Floats:
         """Encode ``texts`` that are not the set's own: (len(texts), d). This loads the model."""
@@ -142,10 +184,23 @@ def open_embedded(
         logit_scale=source.manifest.facts["logit_scale"],
         source=source,
         encoder=encoder,
+        labels_of_images=[labels for table in tables for labels in table["labels"].to_pylist()],
         matcher=matcher,
     )
 
 
+def _inside(fields: Any, path: str) -> Any:  # noqa: ANN401 - JSON
+    """What lies at ``path`` within ``fields``; None if nothing does."""
+    if isinstance(fields, dict) and path in fields:
+        return fields[path]
+    first, dot, rest = path.partition(".")
+    if dot and isinstance(fields, dict):
+        return _inside(fields.get(first), rest)
+    if isinstance(fields, list) and first.isdigit() and int(first) < len(fields):
+        return _inside(fields[int(first)], rest) if dot else fields[int(first)]
+    return None
+
+
 def _rows(source: Artifact, shard: str) -> Any:  # noqa: ANN401 - a pyarrow.Table
     with source.store.open(f"data/{shard}.parquet") as file:
-        return pq.read_table(file, columns=["label", "captions", "texts", "metadata"])
+        return pq.read_table(file, columns=["label", "labels", "captions", "texts", "metadata"])

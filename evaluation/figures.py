@@ -19,9 +19,10 @@ from matplotlib.gridspec import GridSpec
 from numpy.typing import NDArray
 from PIL.Image import Image
 
+from evaluation.calibration import CalibrationError
 from infra.figures import png
 
-__all__ = ["Answer", "Prediction", "Query", "confusion", "image_to_text", "predictions", "text_to_image"]
+__all__ = ["Answer", "Prediction", "Query", "confusion", "image_to_text", "predictions", "reliability", "text_to_image"]
 
 _RIGHT, _WRONG, _INK, _QUIET = "#1a7f5a", "#c2410c", "#1f2933", "#6b7785"
 _MAX_CLASSES = 40  # more rows than this cannot be read
@@ -108,6 +109,34 @@ def confusion(matrix: NDArray[np.int64], classes: Sequence[str]) -> bytes:
     bar = figure.colorbar(picture, ax=axes, fraction=0.03, pad=0.02, aspect=30, ticks=np.sqrt([0, 0.04, 0.25, 0.5, 1]))
     bar.ax.set_yticklabels(["0", "4 %", "25 %", "50 %", "100 %"], fontsize=7)
     bar.outline.set_visible(False)
+    return _png(figure)
+
+
+def reliability(error: CalibrationError) -> bytes:
+    """Draw accuracy by confidence, a bar for each bin with images, over the share of images in it."""
+    count, right, sure = error.by_bin
+    used = np.flatnonzero(count)
+    accuracy, confidence = right[used] / count[used], sure[used] / count[used]
+    figure = _figure(3.9, 4.3)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3.2, 1], gridspec_kw={"hspace": 0.08})
+    middle, width = (used + 0.5) / error.bins, 0.92 / error.bins
+    above.plot([0, 1], [0, 1], color=_QUIET, linewidth=0.8, linestyle=":")
+    above.bar(middle, accuracy, width, color="#9ec5e8")
+    above.vlines(confidence, accuracy, confidence, color=_WRONG, linewidth=1.4)
+    above.plot(confidence, accuracy, "o", color=_INK, markersize=3)
+    above.set_ylim(0, 1)
+    above.set_ylabel("right", fontsize=8.5, color=_QUIET)
+    above.set_title(
+        f"expected calibration error {error.value:.3f} of {error.images} images", fontsize=9.5, color=_INK, loc="left"
+    )
+    below.bar(middle, count[used] / error.images, width, color="#c9d1d9")
+    below.set_xlim(0, 1)
+    below.set_ylabel("images", fontsize=8.5, color=_QUIET)
+    below.set_xlabel("probability of the predicted class", fontsize=8.5, color=_QUIET)
+    for axes in (above, below):
+        axes.tick_params(labelsize=7)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
     return _png(figure)
 
 

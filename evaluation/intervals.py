@@ -6,6 +6,9 @@ Where outcomes are tied together (the captions of an image), shared (equal score
 *effective* size, at which independent outcomes would have the variance that is found (Korn and Graubard, 1998), as
 survey statistics does it.
 
+**A metric with a bias** (:mod:`evaluation.precision`) has the interval of its value without it, reaching to the value.
+**A metric that knows better** says its interval itself (:mod:`evaluation.calibration`, :mod:`evaluation.worst`).
+
 **Everything else** gets the percentile bootstrap (Efron, 1979): draw n of the n images with replacement, many times,
 and take the quantiles of the metric.
 """
@@ -65,13 +68,20 @@ def _counts(images: int, samples: int, seed: int) -> Iterator[NDArray[np.float64
 
 def interval(metric: Metric, values: NDArray[Any], confidence: float = 0.95) -> Interval:
     """The interval of ``metric``, whose ``values`` (samples,) on resamples are known."""
+    if (own := metric.own_interval(confidence)) is not None:
+        return Interval(metric.value, *own)
+    value, bias = metric.value, metric.bias
     if metric.is_share:
         exact = isinstance(metric, Mean) and metric.independent
         size = metric.images if exact else _effective_size(metric, values, confidence)
+        low, high = wilson(min(1.0, max(0.0, value - bias)), size, confidence)
         method = "Wilson" if exact else "Wilson, effective size"
-        return Interval(metric.value, *wilson(metric.value, size, confidence), method)
-    low, high = percentile_interval(values, confidence)
-    return Interval(metric.value, float(low), float(high), "percentile bootstrap")
+    else:
+        low, high = (float(bound) - bias for bound in percentile_interval(values, confidence))
+        method = "percentile bootstrap"
+    if bias:
+        low, high, method = min(low, value), max(high, value), f"{method}, without bias"
+    return Interval(value, low, high, method)
 
 
 def wilson(share: float, size: float, confidence: float = 0.95) -> tuple[float, float]:
@@ -85,7 +95,7 @@ def wilson(share: float, size: float, confidence: float = 0.95) -> tuple[float, 
 
 def _effective_size(metric: Metric, values: NDArray[Any], confidence: float) -> float:
     """Number of independent outcomes of 0 or 1 that would vary as ``metric`` does; Student's t for few images."""
-    share, images = min(1.0, max(0.0, metric.value)), metric.images
+    share, images = min(1.0, max(0.0, metric.value - metric.bias)), metric.images
     correction = images / max(1, images - 1)  # a resample varies less than another test set would
     variance = metric.variance if isinstance(metric, Mean) else float(np.var(values)) * correction
     # Where nothing varies nothing is known of how outcomes are tied: as if all of an image were one.

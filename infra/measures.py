@@ -7,15 +7,15 @@ many resamples are a product of their counts with what each image contributes. T
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Average", "ClassMean", "Mean", "Median", "Metric", "Statistic"]
+__all__ = ["Array", "Average", "ClassMean", "Counts", "Mean", "Median", "Metric", "Statistic", "means"]
 
 Array = NDArray[Any]
 Counts = NDArray[np.float64]
@@ -45,6 +45,15 @@ class Metric(ABC):
     def outcomes(self) -> float:
         """Number of outcomes of 0 or 1 with equal weight; infinite if they are others, as those of ties."""
         return np.inf
+
+    @property
+    def bias(self) -> float:
+        """How far the value lies above what it estimates, on average: where it does, its interval is moved by that."""
+        return 0.0
+
+    def own_interval(self, confidence: float) -> tuple[float, float, str] | None:
+        """Low, high and the name of the method, if the metric knows better than the rules for all."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -89,6 +98,11 @@ class Mean(Metric):
         """The variance of the mean, images drawn independently: a ratio estimator's, linearised (Cochran, 1977)."""
         rest, images = self._totals - self.value * self._sizes, self.images
         return float((rest**2).sum() / self._sizes.sum() ** 2 * images / max(1, images - 1))
+
+
+def means(values: Mapping[str, ArrayLike]) -> dict[str, Metric]:
+    """Means over images by name: of each, one number or boolean per image."""
+    return {name: Mean(np.asarray(column, np.float64)) for name, column in values.items()}
 
 
 @dataclass(frozen=True)

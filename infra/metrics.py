@@ -79,11 +79,14 @@ def classified(scores: NDArray[np.floating], labels: Numbers, scale: float | Non
     label, columns = truth[:, None], np.arange(scores.shape[1])
     own = np.take_along_axis(scores, label, axis=1)
     rank = ((scores > own) | ((scores == own) & (columns < label))).sum(axis=1)
+    predicted = scores.argmax(axis=1)
     confidence = None
     if scale is not None:
-        below = scores.astype(np.float64) - scores.max(axis=1, keepdims=True)
-        confidence = 1 / np.exp(scale * below).sum(axis=1)
-    return Classified(truth, scores.argmax(axis=1), rank, scores.shape[1], confidence)
+        # Odds against the first class, at most 1: in place, as they are as large as the scores.
+        odds = scores - np.take_along_axis(scores, predicted[:, None], axis=1)
+        odds *= scale
+        confidence = 1 / np.exp(odds, out=odds).sum(axis=1, dtype=np.float64)
+    return Classified(truth, predicted, rank, scores.shape[1], confidence)
 
 
 def confusion_matrix(classified: Classified) -> NDArray[np.int64]:

@@ -83,10 +83,10 @@ class Validation:
 
     def _read(self, examples: EvalSet, most: int) -> _Set:
         images, owners, wordings = [], [], []
-        if examples.captioned and not examples.retrieval:
+        if examples.kind not in ("classification", "retrieval"):
             raise DataError(
                 f"test set {examples.name!r} is for {examples.kind}",
-                expected="classes, or captions that are all right, to validate on",
+                expected="one class an image, or captions that are all right, to validate on",
                 fix="evaluate it after training",
             )
         sentences: dict[str, int] = {}

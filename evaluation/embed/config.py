@@ -20,7 +20,7 @@ NAME = "clip"
 class Config(EncoderConfig):
     """Configuration of the embedding of test sets. It knows no tasks, so one more task encodes nothing again."""
 
-    code_version: ClassVar[int] = 2
+    code_version: ClassVar[int] = 3
     inputs: ClassVar[Mapping[str, Input]] = {
         "model": Input("model", required=False, description="a trained or adopted model; or else pretrained is set"),
         "dataset": Input("testsets", description="test sets"),

@@ -57,6 +57,7 @@ def _embed_shard(
         {
             "uid": pa.array([sample.key for sample in samples], pa.string()),
             "label": pa.array([sample.label for sample in samples], pa.int64()),
+            "labels": pa.array([sample.labels for sample in samples], pa.list_(pa.int64())),
             "captions": pa.array(map(len, captions), pa.int32()),
             "texts": pa.array(captions, pa.list_(pa.string())),
             "metadata": pa.array([sample.metadata for sample in samples], pa.string()),

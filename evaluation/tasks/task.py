@@ -50,11 +50,9 @@ class Scores:
     @classmethod
     def means(cls, values: Mapping[str, ArrayLike], **rest: Any) -> Scores:  # noqa: ANN401 - the other fields
         """Scores whose metrics are means over images: for each metric, one number or boolean per image."""
-        import numpy as np
+        from infra.measures import means  # loads numpy
 
-        from infra.measures import Mean
-
-        return cls({name: Mean(np.asarray(column, np.float64)) for name, column in values.items()}, **rest)
+        return cls(means(values), **rest)
 
 
 class Task(Choice):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from evaluation.tasks.task import Scores, Task
 
@@ -14,16 +14,33 @@ if TYPE_CHECKING:
 __all__ = ["ZeroShot"]
 
 
+def _named(groups: Any) -> Any:  # noqa: ANN401 - what pydantic is given
+    """Fields alone are one grouping, under WILDS's name for the worst group."""
+    if isinstance(groups, str):
+        groups = (groups,)
+    return {"wg": groups} if isinstance(groups, (list, tuple)) and groups else groups or {}
+
+
 class ZeroShot(Task):
-    """Accuracy and mean per-class recall; a row per image (to compare two runs pairwise) and one per class."""
+    """Accuracy, mean per-class recall and calibration; a row per image (to compare two runs pairwise), one per class.
+
+    With ``groups`` also the accuracy of the worst group of images, and a row per group. Where images have any number of
+    classes, mean average precision.
+    """
 
     kind: ClassVar[str] = "zeroshot_classification"
-    needs: ClassVar[tuple[str, ...]] = ("classification",)
+    needs: ClassVar[tuple[str, ...]] = ("classification", "multilabel")
     main: ClassVar[str] = "acc1"
 
     templates: tuple[str, ...] | None = Field(
         None,
         description="prompts with {c} for the class, which need the model; none: the set's, or the 80 of ImageNet",
+    )
+
+    groups: Annotated[dict[str, tuple[str, ...]], BeforeValidator(_named)] = Field(
+        default_factory=dict,
+        description="fields of the samples' json: images that agree in all are a group, `class` is the true class; "
+        "gives acc_wg and acc_top5_wg, or {name: fields} acc_name and acc_top5_name",
     )
 
     @field_validator("templates")
@@ -32,6 +49,14 @@ class ZeroShot(Task):
         if templates is not None and (not templates or any("{c}" not in template for template in templates)):
             raise ValueError("every template must hold {c}, and there must be one")
         return templates
+
+    @field_validator("groups")
+    @classmethod
+    def _have_names_and_fields(cls, groups: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        for name, fields in groups.items():
+            if not fields or not name.replace("_", "").replace("-", "").isalnum():
+                raise ValueError(f"groups {name!r}: a name of letters, digits, _ and -, with a field at least")
+        return groups
 
     def evaluate(self, data: Embedded) -> Scores:
         from evaluation.tasks.work.zeroshot import measure  # loads numpy and matplotlib

@@ -140,8 +140,8 @@ def test_a_set_in_a_folder_of_sets_is_found(tmp_path, name):
     assert (sample.key, sample.label) == ("a", 1)
 
 
-def test_a_multilabel_set_is_refused(tmp_path):
-    files = {"data/x/dataset_type.txt": b"multilabel\n", "data/x/test/nshards.txt": b"1"}
+def test_a_set_of_another_kind_is_refused(tmp_path):
+    files = {"data/x/dataset_type.txt": b"segmentation\n", "data/x/test/nshards.txt": b"1"}
     with pytest.raises(DataError, match="cannot score"):
         EvalSet.open(write_artifact(tmp_path, files), "x", "test")
 

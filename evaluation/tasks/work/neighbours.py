@@ -18,6 +18,7 @@ __all__ = ["measure"]
 
 def measure(task: NearestNeighbours, data: Embedded) -> Scores:
     """Add up the votes of the neighbours of each image."""
+    data.check_one_label()
     learned = data.split(task.train)
     cosines, nearest = ranking.nearest(data.images, learned.images, task.k)
     votes = np.zeros((len(data.images), len(data.classes)), np.float32)

@@ -22,6 +22,7 @@ Ints = NDArray[np.int64]
 
 def probe(task: LinearProbe, data: Embedded) -> Scores:
     """Choose the penalty on a part of the training split, learn from all of it."""
+    data.check_one_label()
     learned = data.split(task.train)
     random = np.random.default_rng(task.seed)
     order = random.permutation(len(learned.labels))
@@ -38,6 +39,7 @@ def probe(task: LinearProbe, data: Embedded) -> Scores:
 
 def few_shot(task: FewShot, data: Embedded) -> Scores:
     """The mean over draws of a few images of each class."""
+    data.check_one_label()
     learned = data.split(task.train)
     random = np.random.default_rng(task.seed)
     right = np.zeros(len(data.labels))

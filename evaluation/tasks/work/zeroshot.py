@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evaluation import figures, galleries
+from evaluation.calibration import CalibrationError
 from evaluation.embedded import Embedded
 from evaluation.tasks.task import Columns, Scores
+from evaluation.tasks.work import multilabel
+from evaluation.worst import WorstGroup
 from infra import metrics
 from infra.formats.testset import prompts
+from infra.measures import Metric
 from infra.metrics import Classified
 
 if TYPE_CHECKING:
@@ -22,22 +26,29 @@ __all__ = ["measure"]
 
 
 def measure(task: ZeroShot, data: Embedded) -> Scores:
-    """Every image to the nearest class. Raises DataError for a set without classes."""
+    """Every image to the nearest class, or by several classes. Raises DataError for a set without classes."""
     # One unit vector per class, and every image to its nearest.
     classes = data.classes
     classifier = _classifier(task, data)
+    if data.examples.multilabel:
+        return multilabel.measure(task, data, classifier)
+    data.check_one_label()
     classified = metrics.classify(data.images, classifier, data.labels, data.logit_scale)
+    calibration = CalibrationError(classified.rank == 0, np.asarray(classified.confidence))
+    worst, by_group = _groups(task, data, classified)
     confusion = metrics.confusion_matrix(classified)
     logits = galleries.Logits(data.images, classifier, data.logit_scale)
 
     return Scores(
-        metrics=classified.metrics(),
+        metrics={**classified.metrics(), "ece": calibration, **worst},
+        groups=by_group,
         tables={
             "predictions": _predictions(data.keys, classified, classes),
             "classes": _per_class(confusion, classes),
         },
         figures={
             "confusion": figures.confusion(confusion, classes),
+            "reliability": figures.reliability(calibration),
             "predictions": galleries.predictions(data.examples, classified, logits),
         },
         facts={"images": len(data.keys), "classes": len(classes)},
@@ -49,6 +60,28 @@ def _classifier(task: ZeroShot, data: Embedded) -> NDArray[np.float32]:
     if task.templates is None or not data.classes:
         return data.classifier
     return metrics.ensemble(data.encode_texts(prompts(data.classes, task.templates)), len(data.classes))
+
+
+def _groups(
+    task: ZeroShot, data: Embedded, classified: Classified
+) -> tuple[dict[str, Metric], dict[str, Mapping[str, Mapping[str, Metric]]]]:
+    """The accuracy of the worst group by each grouping of ``task``, by WILDS's names, and the tables of all groups."""
+    right = {"acc1": classified.rank == 0} | ({"acc5": classified.rank < 5} if classified.classes >= 5 else {})
+    names = {"acc1": "acc", "acc5": "acc_top5"}
+    classes = data.distinct_classes
+    found: dict[str, Metric] = {}
+    tables: dict[str, Mapping[str, Mapping[str, Metric]]] = {}
+    for name, fields in task.groups.items():
+        columns = [
+            [classes[label] for label in data.labels] if field == "class" else data.column(field) for field in fields
+        ]
+        rows = [" / ".join(map(str, row)) for row in zip(*columns, strict=True)]
+        known, numbers = np.unique(rows, return_inverse=True)
+        worst = {metric: WorstGroup(values, numbers) for metric, values in right.items()}
+        found |= {f"{names[metric]}_{name}": one for metric, one in worst.items()}
+        means = zip(known.tolist(), *(one.of_each() for one in worst.values()), strict=True)
+        tables[f"groups_{name}"] = {group: dict(zip(worst, each, strict=True)) for group, *each in means}
+    return found, tables
 
 
 def _predictions(keys: Sequence[str], classified: Classified, classes: Sequence[str]) -> Columns:

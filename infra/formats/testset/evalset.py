@@ -31,8 +31,9 @@ _TEXTS = (".txt", ".json", ".jsonl", ".csv", ".tsv", ".yaml", ".yml")
 class Sample:
     """One image of a test set.
 
-    ``label`` counts from 0 and is -1 in a set with captions; ``captions`` is empty in a classification set;
-    ``metadata`` is its JSON object as text, or "".
+    ``label`` counts from 0; where an image has any number of classes, as in a set of kind multilabel, they are
+    ``labels``, in rising order, and ``label`` is -1, as it is in a set with captions. ``captions`` is empty in a set
+    with classes; ``metadata`` is its JSON object as text, or "".
     """
 
     key: str
@@ -40,6 +41,7 @@ class Sample:
     label: int
     captions: tuple[str, ...]
     metadata: str = ""
+    labels: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Packed:
     label: int
     captions: tuple[str, ...]
     metadata: str = ""
+    labels: tuple[int, ...] = ()
 
     def without_image(self) -> Packed:
         """The sample with no bytes, to be kept."""
@@ -151,7 +154,12 @@ class EvalSet:
     @property
     def captioned(self) -> bool:
         """True if images have captions, right or wrong; False if they have classes."""
-        return self.kind != "classification"
+        return not (self.kind == "classification" or self.multilabel)
+
+    @property
+    def multilabel(self) -> bool:
+        """True if an image has any number of classes."""
+        return self.kind == "multilabel"
 
     @property
     def shards(self) -> int:
@@ -165,7 +173,7 @@ class EvalSet:
         """Yield every sample in shard order. Raises DataError naming a sample that cannot be read."""
         for packed in self._every():
             image = decode_image(packed.image, packed.key)
-            yield Sample(packed.key, image, packed.label, packed.captions, packed.metadata)
+            yield Sample(packed.key, image, packed.label, packed.captions, packed.metadata, packed.labels)
 
     def images(self, places: Collection[int]) -> dict[int, Image]:
         """Return the images at ``places``, counted in the order of iteration; the others are skipped undecoded."""

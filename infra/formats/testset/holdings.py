@@ -43,6 +43,7 @@ class Holdings:
             self.languages.update(filter(None, languages))
             if sample.label >= 0:
                 self.labels[sample.label] += 1
+            self.labels.update(sample.labels)
 
 
 def read_holdings(examples: EvalSet, *, decode: bool = True, threads: int = 1) -> Holdings:

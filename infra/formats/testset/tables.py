@@ -47,12 +47,13 @@ def find_columns(store: Store, place: str, schema: pa.Schema, wanted: Mapping[st
     # What the library `datasets` notes of a column counts before its type and name.
     features = _features(schema)
     typed = {name: feature.get("_type") for name, feature in features.items() if isinstance(feature, dict)}
+    names_of = {name: found for name, feature in features.items() if (found := _class_names(feature)) is not None}
     choose = partial(_choose, place, schema, wanted)
     binary = [name for name in schema.names if _is_binary(schema.field(name).type)]
     images = [name for name in schema.names if _is_encoded(schema.field(name).type)]
     images += [name for name in binary if typed.get(name) == "Image"]
     image = choose("image", images or [name for name in binary if name.lower() in _IMAGES])
-    label = choose("label", [name for name, kind in typed.items() if kind == "ClassLabel"], _LABELS)
+    label = choose("label", list(names_of), _LABELS)
     texts = [name for name in schema.names if _is_text(schema.field(name).type) and name.lower() in _CAPTIONS]
     captions = choose("captions", texts)
     if image is None or (label is None and captions is None):
@@ -64,19 +65,24 @@ def find_columns(store: Store, place: str, schema: pa.Schema, wanted: Mapping[st
     split = "split" if "split" in schema.names and _is_text(schema.field("split").type) else None
     # With both, the set's own word decides; else classes are rarer than texts that happen to be there.
     by_caption = label is None or wanted.get("captions") is not None
-    kind = read_kind(store, "retrieval" if by_caption else "classification")
-    needed = label if kind == "classification" else captions
+    several = label is not None and _is_list(schema.field(label).type)
+    kind = read_kind(store, "retrieval" if by_caption else "multilabel" if several else "classification")
+    labelled = kind in ("classification", "multilabel")
+    needed = label if labelled else captions
     if needed is None:
         raise DataError(
             f"{place} does not fit its dataset_type.txt", expected=f"columns for {kind}", found=", ".join(schema.names)
         )
-    if kind != "classification":
+    if not labelled:
         return Columns(image, None, captions, split, (), kind)
-    if not pa.types.is_integer(schema.field(needed).type):
+    number = schema.field(needed).type.value_type if several else schema.field(needed).type
+    if not pa.types.is_integer(number) or several != (kind == "multilabel"):
         raise DataError(
-            f"the labels of {place} are no numbers", expected="integers", found=f"{label} ({schema.field(label).type})"
+            f"the labels of {place} are no numbers",
+            expected="lists of integers" if kind == "multilabel" else "integers",
+            found=f"{label} ({schema.field(label).type})",
         )
-    return Columns(image, label, None, split, _classes(store, place, features.get(needed)), kind)
+    return Columns(image, label, None, split, _classes(store, place, names_of.get(needed, ())), kind)
 
 
 def _choose(
@@ -103,9 +109,8 @@ def _choose(
     return found[0] if found else None
 
 
-def _classes(store: Store, place: str, feature: Any) -> tuple[str, ...]:  # noqa: ANN401 - as the file has it
-    """Names of the classes: those of the set's own file, or else of the ``feature`` that the column is."""
-    names = (feature.get("names") if isinstance(feature, dict) else None) or ()
+def _classes(store: Store, place: str, names: Sequence[str]) -> tuple[str, ...]:
+    """Names of the classes: those of the set's own file, or else ``names``, which the column has."""
     classes = read_classes(store) or tuple(readable(str(name)) for name in names)
     if not classes or (names and len(classes) != len(names)):
         raise DataError(
@@ -165,13 +170,16 @@ def _sample(values: Mapping[str, Any], columns: Columns, key: str, place: str) -
             return Broken("no caption", error)
         return Packed(key, data, -1, texts)
     label = values[columns.label or ""]
-    if label is None or not 0 <= label < len(columns.classes):
+    labels = label if columns.kind == "multilabel" else [label]
+    if labels is None or not all(one is not None and 0 <= one < len(columns.classes) for one in labels):
         error = DataError(
             f"row {key.rpartition(':')[2]} of {place} has no valid label",
             expected=f"0 to {len(columns.classes) - 1} in column {columns.label}",
             found=f"{label}{', as where labels are kept secret' if label == -1 else ''}",
         )
         return Broken("no valid label", error)
+    if columns.kind == "multilabel":
+        return Packed(key, data, -1, (), labels=tuple(sorted(set(labels))))
     return Packed(key, data, label, ())
 
 
@@ -183,6 +191,21 @@ def _features(schema: pa.Schema) -> dict[str, Any]:
     except (ValueError, AttributeError):
         return {}
     return features if isinstance(features, dict) else {}
+
+
+def _class_names(feature: Any) -> Sequence[str] | None:  # noqa: ANN401 - JSON
+    """The names of a ClassLabel, alone or as the items of a list; None for another type."""
+    if isinstance(feature, list) and len(feature) == 1:
+        return _class_names(feature[0])
+    if not isinstance(feature, dict):
+        return None
+    if feature.get("_type") == "ClassLabel":
+        return feature.get("names") or ()
+    return _class_names(feature.get("feature"))
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
 def _is_encoded(kind: pa.DataType) -> bool:

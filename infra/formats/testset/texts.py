@@ -35,6 +35,7 @@ TEMPLATES = "zeroshot_classification_templates.txt"
 
 KINDS = {
     "classification": "an image has one of the set's classes",
+    "multilabel": "an image has any number of the set's classes",
     "retrieval": "all captions of an image are right",
     "analogies": "the captions of an image are the values of its attributes",
     "image_caption_selection": "the first caption of an image is right, the others are wrong",

@@ -7,7 +7,9 @@
     {name}/zeroshot_classification_templates.txt   a prompt per line, with {c} for the class
     {name}/{split}/nshards.txt, {i}.tar            image + cls (a number), or image + txt (a caption per line); + json
 
-What an optional ``json`` says of a sample (its group, the languages of its captions) is for tasks to read.
+A sample of a ``multilabel`` set has ``npy`` for ``cls``, with a 0 or 1 for each class. What an optional ``json`` says
+of a sample (its group, the languages of its captions) is for tasks to read, and so are the whole numbers of its
+``npy``, in which DataComp keeps WILDS's metadata: they are the field ``npy``.
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ class WebDataset(Form):
             classes=classes,
             templates=read_templates(store),
             parts={shard: f"{files.split}/{shard}.tar" for shard in range(shards)},
-            read=partial(_samples, name, store, shards, len(classes) if kind == "classification" else None),
+            read=partial(_samples, name, store, shards, kind, len(classes)),
         )
 
 
@@ -62,26 +64,31 @@ def _place(path: str) -> tuple[str, str]:
     return name, split
 
 
-def _samples(name: str, store: Store, shards: int, classes: int | None, path: str) -> Iterator[Packed | Broken]:
+def _samples(name: str, store: Store, shards: int, kind: str, classes: int, path: str) -> Iterator[Packed | Broken]:
     try:
         source = store.open(path)
     except FileNotFoundError:
         raise DataError(f"{store.locate(path)} is missing", expected=f"{shards} shards, as in nshards.txt") from None
     with source:
         for raw in read_samples(source, place=store.locate(path)):
-            yield _sample(raw, name, classes)
+            yield _sample(raw, name, kind, classes)
 
 
-def _sample(raw: dict[str, Any], name: str, classes: int | None) -> Packed | Broken:
+def _sample(raw: dict[str, Any], name: str, kind: str, classes: int) -> Packed | Broken:
     """The sample of a tar's members; of the first of its parts that is not as it must be, what is wrong."""
+    from infra.formats.testset.arrays import classes_shown, whole_numbers  # loads numpy
+
+    key, array, labelled = raw["__key__"], raw.get("npy"), kind in ("classification", "multilabel")
     problem = "no image"
     try:
         image = _image_bytes(raw)
-        problem = "no caption" if classes is None else "no valid label"
-        label = -1 if classes is None else _label(raw, name, classes)
-        captions = _captions(raw) if classes is None else ()
+        problem = "no valid label" if labelled else "no caption"
+        label = _label(raw, name, classes) if kind == "classification" else -1
+        labels = classes_shown(array or b"", key, classes) if kind == "multilabel" else ()
+        captions = () if labelled else _captions(raw)
         problem = "bad metadata"
-        return Packed(raw["__key__"], image, label, captions, _metadata(raw))
+        numbers = whole_numbers(array, key) if array and kind == "classification" else None
+        return Packed(key, image, label, captions, _metadata(raw, numbers), labels)
     except DataError as error:
         return Broken(problem, error)
 
@@ -128,10 +135,13 @@ def _captions(raw: dict[str, Any]) -> tuple[str, ...]:
     return captions
 
 
-def _metadata(raw: dict[str, Any]) -> str:
-    """The text of a sample's ``json``, or "". Raises DataError unless it is an object."""
+def _metadata(raw: dict[str, Any], numbers: list[Any] | None) -> str:
+    """The text of a sample's ``json``, with ``numbers`` as its field ``npy``, or "" if there is neither.
+
+    Raises DataError unless it is an object.
+    """
     if "json" not in raw:
-        return ""
+        return "" if numbers is None else json.dumps({"npy": numbers})
     text = decoded(raw["json"], f"the metadata of sample {raw['__key__']!r}")
     try:
         fields = json.loads(text)
@@ -141,4 +151,4 @@ def _metadata(raw: dict[str, Any]) -> str:
         found = type(fields).__name__
     if not isinstance(fields, dict):
         raise DataError(f"the metadata of sample {raw['__key__']!r} is no JSON object", found=found)
-    return text
+    return text if numbers is None else json.dumps({"npy": numbers} | fields, ensure_ascii=False)

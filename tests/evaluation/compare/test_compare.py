@@ -76,7 +76,7 @@ def test_an_evaluation_keeps_its_metrics_on_every_resample(evaluated):
     artifact = evaluated(0, SEEN)
     with artifact.store.open(RESAMPLED) as source:
         table = pq.read_table(source)
-    assert table.num_rows == 1000 and table.column_names == ["acc1", "acc5", "mean_per_class_recall"]
+    assert table.num_rows == 1000 and table.column_names == ["acc1", "acc5", "mean_per_class_recall", "ece"]
     accuracy = artifact.manifest.metrics["acc1"]
     assert table["acc1"].to_numpy().mean() == pytest.approx(accuracy, abs=0.02)
     assert table["acc1"].to_numpy().std() == pytest.approx(np.sqrt(accuracy * (1 - accuracy) / 24), rel=0.1)
@@ -94,7 +94,7 @@ def test_the_stage_compares_all_tasks_and_says_how_many_differ(evaluated, tmp_pa
     manifest = compare.run(compare.Config(variants=variants), inputs, context)
     found = json.loads(context.store.read("data/comparison.json"))
     rows = {(row["task"], row["metric"]): row for row in found["differences"]}
-    assert len(rows) == 3 + 11
+    assert len(rows) == 4 + 11
     expected = np.mean([inputs[f"scores_b{seed}"].manifest.metrics["acc1"] for seed in (2, 3)]) - np.mean(
         [inputs[f"scores_a{seed}"].manifest.metrics["acc1"] for seed in (0, 1)]
     )
@@ -105,7 +105,7 @@ def test_the_stage_compares_all_tasks_and_says_how_many_differ(evaluated, tmp_pa
     assert manifest.metrics["b.seen_classification.acc1"] == row["difference"]
     assert manifest.facts["verdict"] == found["verdict"]
     assert "of 2 differences from a in acc1, mean_recall@1 are not separated from 0" in found["verdict"]
-    assert found["notes"][0].startswith("12 secondary differences")
+    assert found["notes"][0].startswith("13 secondary differences")
     assert {key for key, row in rows.items() if row["primary"]} == {
         ("seen classification", "acc1"),
         ("holdout retrieval", "mean_recall@1"),
@@ -131,7 +131,7 @@ def test_the_primary_metrics_are_named(evaluated):
         return [(row.task, row.metric) for row in compare_evaluations(pair, primary=primary).primary]
 
     seen, holdout = "seen classification", "holdout retrieval"
-    assert len(chosen("*")) == 14
+    assert len(chosen("*")) == 15
     assert chosen("text_*@1", "acc5") == [(seen, "acc5"), (holdout, "text_retrieval_recall@1")]
     # of a task that has none of them, the first it gives
     assert chosen("mean_recall@10") == [(seen, "acc1"), (holdout, "mean_recall@10")]
@@ -205,14 +205,14 @@ def test_the_command_prints_a_line_per_difference_and_the_verdict(evaluated, cli
     out = clipline("compare", f"few={names[0]},{names[1]}", f"one={names[2]}", "--figure", str(tmp_path / "x.png"))
     lines = out.splitlines()
     assert lines[0].split() == ["few", "variant", "difference"]
-    assert [line.split(":")[0] for line in lines[1:4]] == ["seen classification"] * 3
+    assert [line.split(":")[0] for line in lines[1:5]] == ["seen classification"] * 4
     assert lines[-1] == "1 of 1 differences from few in acc1 are not separated from 0"
     assert "secondary" in lines[2] and "secondary" not in lines[1]
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
     every = clipline("compare", f"few={names[0]},{names[1]}", f"one={names[2]}", "--primary", "*")
-    assert "3 of 3 differences from few in acc1, acc5, mean_per_class_recall" in every
+    assert "4 of 4 differences from few in acc1, acc5, mean_per_class_recall, ece" in every
     found = json.loads(clipline("compare", names[0], names[1], "--json"))
-    assert [row["variant"] for row in found["differences"]] == [names[1]] * 3
+    assert [row["variant"] for row in found["differences"]] == [names[1]] * 4
 
 
 @pytest.mark.parametrize(

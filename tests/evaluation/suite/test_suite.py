@@ -48,7 +48,7 @@ def test_datacomps_suite_has_its_38_sets_and_groups():
     assert by_metric["vtab/pets"] == "mean_per_class_recall"
     assert by_metric["retrieval/mscoco_2014_5k_test_image_text_retrieval"] == "mean_recall@1"
     assert by_metric["wilds/fmow"] == "acc_worst_region"
-    assert len(suite.load_suite("vtab_plus").sets) == 35
+    assert len(suite.load_suite("vtab_plus").sets) == 36
 
 
 def test_sets_are_found_under_the_names_of_downloads():

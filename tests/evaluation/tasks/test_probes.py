@@ -33,6 +33,7 @@ def digits(tmp_path_factory):
         columns = {
             "uid": [f"{split}{number}" for number in range(count)],
             "label": labels[part],
+            "labels": [[]] * count,
             "captions": [0] * count,
             "metadata": [""] * count,
         }

@@ -6,6 +6,7 @@ import io
 import json
 from pathlib import Path
 
+import evaluation_samples as samples
 import numpy as np
 import open_clip
 import pyarrow.parquet as pq
@@ -41,11 +42,11 @@ def reference(model, seen) -> tuple[np.ndarray, np.ndarray]:
     classifier = open_clip.build_zero_shot_classifier(
         clip, open_clip.get_tokenizer(name), examples.classes, templates, device="cpu"
     )
-    samples = list(examples)
+    every = list(examples)
     with torch.no_grad():
-        features = clip.encode_image(torch.stack([preprocess(sample.image) for sample in samples]), normalize=True)
+        features = clip.encode_image(torch.stack([preprocess(sample.image) for sample in every]), normalize=True)
         logits = clip.logit_scale.exp() * features @ classifier
-    return logits.numpy(), np.array([sample.label for sample in samples])
+    return logits.numpy(), np.array([sample.label for sample in every])
 
 
 def test_scores_what_open_clip_scores(done, model, seen):
@@ -69,7 +70,7 @@ def test_the_result_is_clip_benchmarks(done):
     path = folder / "data/seen_train-aaaaaaaaaaaa_CLIP_en_zeroshot_classification.json"
     result = json.loads(path.read_text())
     assert list(result)[:6] == ["dataset", "pretrained", "model", "language", "task", "metrics"]
-    assert list(result["metrics"]) == ["acc1", "acc5", "mean_per_class_recall"]
+    assert list(result["metrics"]) == ["acc1", "acc5", "mean_per_class_recall", "ece"]
     low, high = result["intervals"]["bounds"]["acc1"]
     assert 0 <= low <= result["metrics"]["acc1"] <= high <= 1
     assert sorted(record.facts) == ["classes", "examples", "images", "metrics"]
@@ -77,7 +78,7 @@ def test_the_result_is_clip_benchmarks(done):
 
 def test_pictures_open(done):
     _, folder = done
-    for name in ("confusion", "predictions"):
+    for name in ("confusion", "predictions", "reliability"):
         with Image.open(io.BytesIO((folder / f"figures/{name}.png").read_bytes())) as image:
             assert min(image.size) > 200
             assert "Software" not in image.info
@@ -107,7 +108,7 @@ def test_runs_as_a_stage(ray_cluster, done, embedded, seen, tmp_path):
     record, _ = done
     assert manifest.files == record.files
     assert set(manifest.metrics) == {
-        f"{name}{end}" for name in ("acc1", "acc5", "mean_per_class_recall") for end in ("", "_low", "_high")
+        f"{name}{end}" for name in ("acc1", "acc5", "mean_per_class_recall", "ece") for end in ("", "_low", "_high")
     }
     assert manifest.facts == {"images": 24, "examples": 24, "classes": 6}
 
@@ -125,3 +126,84 @@ def test_a_retrieval_set_is_refused(embedded, holdout, tmp_path):
     with pytest.raises(DataError, match="has no classes"):
         inputs = {"embeddings": embedded["holdout"], "dataset": holdout}
         work.evaluate(config, inputs, ShardOutput(Context(tmp_path / "out").store, "x"))
+
+
+@pytest.fixture
+def grouped(model, tmp_path):
+    """The set with a json in each sample, hospital and a patient's age, and DataComp's array of WILDS's metadata."""
+    members = []
+    for number in range(24):
+        fields = {"hospital": "ab"[number % 2], "old": number > 11}
+        members += [(f"s{number:04d}.cls", str(number % 6).encode()), (f"s{number:04d}.png", samples.picture(number))]
+        members.append((f"s{number:04d}.json", json.dumps(fields).encode()))
+        np.save(array := io.BytesIO(), np.array([number % 3, 2010 + number // 8, number % 6]))
+        members.append((f"s{number:04d}.npy", array.getvalue()))
+    files = samples.classification_files()
+    files = {path: data for path, data in files.items() if "/test/" not in path}
+    files |= {"data/seen/test/nshards.txt": b"1", "data/seen/test/0.tar": samples.tar(members)}
+    sets = samples.write_artifact(tmp_path / "grouped", files)
+    return {"dataset": sets, "embeddings": samples.embed_here(tmp_path / "grouped_vectors", model, sets, "seen")}
+
+
+def test_groups_come_from_the_samples_json(grouped, tmp_path):
+    config = CONFIG.replace(task=ZeroShot(dataset="seen", groups=("hospital", "old")))
+    record = work.evaluate(config, grouped, ShardOutput(Context(tmp_path / "out").store, "seen"))
+    right = [rank == 0 for rank in pq.read_table(tmp_path / "out/data/predictions.parquet")["rank"].to_pylist()]
+    members = {
+        f"{hospital} / {old}": [right[n] for n in range(24) if "ab"[n % 2] == hospital and (n > 11) == old]
+        for hospital in "ab"
+        for old in (False, True)
+    }
+    rows = {row["group"]: row for row in pq.read_table(tmp_path / "out/data/groups_wg.parquet").to_pylist()}
+    assert {name: row["acc1"] for name, row in rows.items()} == {n: np.mean(each) for n, each in members.items()}
+    assert all(row["images"] == 6 and row["acc1_low"] <= row["acc1"] <= row["acc1_high"] for row in rows.values())
+    found = record.facts["metrics"]["acc_wg"]
+    assert found["value"] == min(np.mean(each) for each in members.values())
+    assert found["low"] <= found["value"] <= found["high"]
+    assert "acc_top5_wg" in record.facts["metrics"]
+
+
+def test_datacomps_metadata_has_its_names(grouped, tmp_path):
+    task = {"kind": "zeroshot_classification", "dataset": "seen"}
+    task["groups"] = {"worst_region": ["npy.0"], "worst_year": ["npy.1"]}
+    record = work.evaluate(CONFIG.replace(task=task), grouped, ShardOutput(Context(tmp_path / "out").store, "seen"))
+    ranks = np.array(pq.read_table(tmp_path / "out/data/predictions.parquet")["rank"].to_pylist())
+    metrics = {name: found["value"] for name, found in record.facts["metrics"].items()}
+    numbers = np.arange(24)
+    for name, groups in (("region", numbers % 3), ("year", numbers // 8)):
+        for metric, right in (("acc", ranks == 0), ("acc_top5", ranks < 5)):
+            assert metrics[f"{metric}_worst_{name}"] == min(right[groups == group].mean() for group in range(3))
+    assert pq.read_table(tmp_path / "out/data/groups_worst_year.parquet")["group"].to_pylist() == [
+        "2010",
+        "2011",
+        "2012",
+    ]
+
+
+@pytest.mark.parametrize("groups", [{"wg": []}, {"": ["a"]}, {"a/b": ["a"]}])
+def test_a_grouping_has_a_name_and_fields(groups):
+    with pytest.raises(ConfigError, match="a name of letters"):
+        ZeroShot(dataset="x", groups=groups)
+
+
+def test_groups_can_be_written_shortly():
+    every = [ZeroShot(dataset="x", groups=given) for given in ("place", ["place"], {"wg": ("place",)})]
+    assert len({json.dumps(task.identity()) for task in every}) == 1
+    assert ZeroShot(dataset="x", groups=()).identity() == ZeroShot(dataset="x").identity()
+
+
+def test_classes_are_groups_too(grouped, tmp_path):
+    config = CONFIG.replace(task=ZeroShot(dataset="seen", groups=("class",)))
+    record = work.evaluate(config, grouped, ShardOutput(Context(tmp_path / "out").store, "seen"))
+    recalls = pq.read_table(tmp_path / "out/data/classes.parquet")["recall"].to_pylist()
+    assert record.facts["metrics"]["acc_wg"]["value"] == min(recalls)
+
+
+def test_a_field_that_a_sample_lacks_is_named(grouped, embedded, seen, tmp_path):
+    config = CONFIG.replace(task=ZeroShot(dataset="seen", groups=("country",)))
+    output = ShardOutput(Context(tmp_path / "out").store, "seen")
+    with pytest.raises(DataError, match="'s0000' of seen has no 'country'") as caught:
+        work.evaluate(config, grouped, output)
+    assert "hospital, npy, old" in str(caught.value)
+    with pytest.raises(DataError, match="has no 'country'"):
+        work.evaluate(config, {"embeddings": embedded["seen"], "dataset": seen}, output)
