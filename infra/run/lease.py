@@ -21,7 +21,7 @@ from pathlib import Path
 from infra.errors import LeaseHeld, LeaseLost, TransientError
 from infra.store import LocalStore, Store
 
-__all__ = ["Claim", "Lease", "Owner", "current_claim"]
+__all__ = ["Claim", "Lease", "Owner", "current_claim", "holder"]
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +56,7 @@ class Claim:
     owner: Owner
     generation: int = 0
     released: bool = False
+    reclaims: bool = False  # held to remove the artifact, not to make it
 
     def to_bytes(self) -> bytes:
         return json.dumps(asdict(self)).encode()
@@ -63,13 +64,28 @@ class Claim:
     @classmethod
     def from_bytes(cls, data: bytes) -> Claim:
         values = json.loads(data)
-        return cls(Owner(**values["owner"]), values["generation"], values["released"])
+        return cls(**{**values, "owner": Owner(**values["owner"])})
 
 
 def current_claim(store: Store) -> Claim | None:
     """The newest claim on the artifact at ``store``, unless it was released or its owner certainly ended."""
     _, claim = _newest(store)
     return None if claim is None or claim.released or claim.owner.ended else claim
+
+
+def holder(store: Store) -> Owner | None:
+    """The owner that holds the artifact at ``store`` and shows signs of life; None if it is free. Writes nothing.
+
+    Takes until the owner's next heartbeat, or :attr:`Lease.TTL_S` if it seems to have died elsewhere.
+    """
+    number, claim = _newest(store)
+    if claim is None or claim.released or claim.owner.ended:
+        return None
+    try:
+        _wait_until_stale(store, number, claim, Lease.TTL_S)
+    except LeaseHeld:
+        return claim.owner
+    return None
 
 
 class Lease:
@@ -85,14 +101,16 @@ class Lease:
         self._thread.start()
 
     @classmethod
-    def acquire(cls, store: Store, *, ttl_s: float = TTL_S, beat_s: float | None = None) -> Lease:
-        """Take the lease of the artifact at ``store``.
+    def acquire(
+        cls, store: Store, *, ttl_s: float = TTL_S, beat_s: float | None = None, reclaims: bool = False
+    ) -> Lease:
+        """Take the lease of the artifact at ``store``. ``reclaims``: to remove it.
 
         Raises LeaseHeld when another owner is seen alive. Finding out takes up to one heartbeat of the owner
         (``beat_s``: 2 s on local disk, 5 s on object stores), and up to ``ttl_s`` if it seems to have died elsewhere.
         """
         beat_s = beat_s or (2.0 if isinstance(store, LocalStore) else 5.0)
-        mine = Claim(Owner.current())
+        mine = Claim(Owner.current(), reclaims=reclaims)
         while True:
             number, claim = _newest(store)
             if claim is not None and not claim.released and not claim.owner.ended:
@@ -107,8 +125,11 @@ class Lease:
 
     def check(self) -> None:
         """Raises LeaseLost if another owner has taken over."""
-        if self._lost or _newest_number(self._store) > self._number:
-            self._lost = True
+        if not self._lost:
+            # Not only a higher number: an artifact that was removed meanwhile starts again at 1.
+            number, claim = _newest(self._store)
+            self._lost = number != self._number or claim is None or claim.owner != self._claim.owner
+        if self._lost:
             raise LeaseLost(
                 f"the lease on {self._store.url} was lost",
                 found="another process has taken it; this one commits nothing",
@@ -124,6 +145,14 @@ class Lease:
                 self._write(replace(self._claim, released=True))
             except (OSError, TransientError) as error:
                 log.warning("The lease on %s could not be given back and will expire: %s", self._store.url, error)
+
+    def end(self) -> None:
+        """Stop the heartbeat and remove the lease with its history: the artifact is no more. Raises LeaseLost."""
+        self._done.set()
+        self._thread.join()
+        self.check()
+        self._store.delete("lease")
+        self._lost = True
 
     def _write(self, claim: Claim) -> None:
         self._store.write(_path(self._number), claim.to_bytes())
@@ -156,7 +185,10 @@ def _newest_number(store: Store) -> int:
 
 def _newest(store: Store) -> tuple[int, Claim | None]:
     number = _newest_number(store)
-    return number, Claim.from_bytes(store.read(_path(number))) if number else None
+    try:
+        return number, Claim.from_bytes(store.read(_path(number))) if number else None
+    except FileNotFoundError:  # removed this moment, with the artifact
+        return 0, None
 
 
 def _wait_until_stale(store: Store, number: int, claim: Claim, ttl_s: float) -> None:
@@ -165,13 +197,12 @@ def _wait_until_stale(store: Store, number: int, claim: Claim, ttl_s: float) -> 
     while time.monotonic() < deadline:
         time.sleep(min(0.2, ttl_s / 10))
         now, seen = _newest(store)
-        if now == number and seen is not None and (seen.released or seen.owner.ended):
+        if seen is None or (now == number and (seen.released or seen.owner.ended)):
             return
         if now != number or seen != claim:
-            holder = seen.owner if seen else claim.owner
             raise LeaseHeld(
-                f"{store.url} is being written by another run",
-                found=str(holder),
+                f"{store.url} is being {'removed by clipline gc' if seen.reclaims else 'written by another run'}",
+                found=str(seen.owner),
                 fix="wait for it (--wait), or stop it and run again",
             )
 

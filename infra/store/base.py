@@ -142,6 +142,10 @@ class Store(ABC):
         """Size and :meth:`etag` of each of ``paths``, in that order. Raises FileNotFoundError."""
         return {path: (self.size(path), self.etag(path)) for path in paths}
 
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        """Bytes of every file below the folder ``prefix``, also of those that killed writers left unfinished."""
+        return {path: self.size(path) for path in self.paths(prefix)}
+
     def locate(self, path: str) -> str:
         """Path or URL of a file, for people and other programs."""
         return f"{self.url}/{path}" if path else self.url

@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -95,6 +95,15 @@ class LocalStore(Store):
             for name in names
             if not name.startswith(TEMP_PREFIX)
         )
+
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        start = len(self.url.rstrip("/")) + 1
+        found = {}
+        for folder, _, names in os.walk(self.path(prefix)):
+            for name in names:
+                with suppress(FileNotFoundError):  # renamed or removed since it was listed
+                    found[f"{folder}/{name}"[start:]] = os.stat(f"{folder}/{name}", follow_symlinks=False).st_size
+        return dict(sorted(found.items()))
 
     def glob(self, pattern: str) -> list[str]:
         found = glob.glob(pattern, root_dir=self.root, recursive=True)

@@ -122,6 +122,12 @@ class ObjectStore(Store):
         with _translated_errors(self.url):
             return sorted(name[start:] for name in self._fs.find(folder) if name.startswith(folder))
 
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        start, folder = len(self._base) + 1, f"{self._at(prefix)}/"
+        with _translated_errors(self.url):
+            found = self._fs.find(folder, detail=True)
+        return {name[start:]: int(facts["size"]) for name, facts in sorted(found.items()) if name.startswith(folder)}
+
     def glob(self, pattern: str) -> list[str]:
         with _translated_errors(self.url):
             found = self._fs.glob(self._at(pattern), detail=True)

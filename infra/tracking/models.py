@@ -15,14 +15,23 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, LoggedModelOutput, Metric
 from mlflow.exceptions import MlflowException
 
-from infra.errors import StorageError
+from infra.errors import StorageError, redact
 from infra.events import Gate
 from infra.formats.weights import TOKENIZER
 from infra.run.manifest import Artifact
 from infra.tracking.address import Address
 from infra.tracking.client import environment, open_client
 
-__all__ = ["add_output", "champion", "find_model", "log_model", "model_files", "register_model", "scores_of"]
+__all__ = [
+    "add_output",
+    "champion",
+    "find_model",
+    "log_model",
+    "model_files",
+    "register_model",
+    "registered",
+    "scores_of",
+]
 
 _DIGEST = "clipline.artifact"
 
@@ -106,6 +115,27 @@ def champion(address: Address, name: str, alias: str) -> str | None:
             expected=f"a tag {_DIGEST} of version {version.version}",
         )
     return str(version.tags[_DIGEST])
+
+
+def registered(address: Address) -> dict[str, str]:
+    """Digests of the artifacts whose models are registered at ``address``, each with a name of its version.
+
+    Raises StorageError if MLflow does not say.
+    """
+    digests: dict[str, str] = {}
+    token = None
+    try:
+        client = open_client(address)
+        while True:
+            page = client.search_model_versions(max_results=1000, page_token=token)
+            digests |= {one.tags[_DIGEST]: f"{one.name} {one.version}" for one in page if _DIGEST in one.tags}
+            token = page.token
+            if not token:
+                return digests
+    except (MlflowException, OSError) as error:
+        raise StorageError(
+            f"MLflow at {redact(address.uri)} does not say which models are registered", found=str(error)[:300]
+        ) from error
 
 
 def _create_registered(client: MlflowClient, name: str) -> None:

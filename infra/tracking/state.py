@@ -33,5 +33,10 @@ class State:
                 return cls(**{key: value for key, value in values.items() if key in cls.__dataclass_fields__})
         return cls(uri)
 
+    @staticmethod
+    def recorded(folder: Store) -> str:
+        """The MLflow that the run in ``folder`` was last sent to, without credentials; "" if it never was."""
+        return str(json.loads(folder.read(PATH)).get("uri", "")) if folder.exists(PATH) else ""
+
     def save(self, folder: Store) -> None:
         folder.write(PATH, json.dumps(asdict(self)).encode())

@@ -23,7 +23,7 @@ from infra.tracking.state import State
 if TYPE_CHECKING:
     from infra.tracking.projection import Projection
 
-__all__ = ["Tracker"]
+__all__ = ["Tracker", "configure"]
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class Tracker:
         return State.load(self._folder, redact(self._address.uri))
 
     def _run(self) -> None:
-        _configure()
+        configure()
         pause = self.INTERVAL_S
         while True:
             closing = self._closing.is_set()  # before reading: what was written by then must still be sent
@@ -121,7 +121,7 @@ class Tracker:
         return Projection(self._address, self._experiment, self._root, self._folder, self._state)
 
 
-def _configure() -> None:
+def configure() -> None:
     """Limit MLflow's retries and its logging; must precede the import of mlflow."""
     # Its client would retry for minutes without a message; the journal keeps everything meanwhile.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")

@@ -17,6 +17,7 @@ import typer
 
 from infra.errors import CliplineError, StorageError
 from workflows.cli import cluster, look, run
+from workflows.cli import gc as garbage
 from workflows.cli import trace as tracing
 from workflows.cli.compare import compare
 from workflows.cli.help import ABOUT, EXIT_CODES, epilog
@@ -27,7 +28,7 @@ from workflows.cli.terminal import stderr
 __all__ = ["app", "main"]
 
 _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
-    "Run": {"run": run.run, "resume": run.resume, "sync": cluster.sync},
+    "Run": {"run": run.run, "resume": run.resume, "sync": cluster.sync, "gc": garbage.gc},
     "Look (writes nothing)": {
         "plan": run.plan,
         "status": look.status,

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
-__all__ = ["Watcher", "column", "detail", "print_json", "seconds", "strict"]
+__all__ = ["Watcher", "column", "detail", "print_json", "seconds", "size", "strict"]
 
 _EVERY_S = 10.0  # between plain progress lines of one stage
 
@@ -42,6 +42,15 @@ def seconds(value: float) -> str:
         return f"{value:.1f} s"
     minutes, rest = divmod(round(value), 60)
     return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def size(number: float) -> str:
+    """Format bytes: ``512 B``, ``4.2 MB``, ``1.3 TB``."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if number < 999.5:
+            return f"{number:.0f} {unit}" if unit == "B" or number >= 99.95 else f"{number:.1f} {unit}"
+        number /= 1000
+    return f"{number:,.1f} PB"
 
 
 def column(names: Iterable[str]) -> int:
@@ -78,11 +87,12 @@ class Watcher:
         if not self._console.is_terminal:
             yield self
             return
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-        from rich.progress import Progress as Bars
+        from rich import progress
 
-        columns = (f"  {{task.description:<{self._width}}}", BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn())
-        with Bars(*columns, TextColumn("{task.fields[note]}"), console=self._console, transient=True) as bars:
+        title = f"  {{task.description:<{self._width}}}"
+        columns = (progress.BarColumn(24), progress.MofNCompleteColumn(), progress.TimeElapsedColumn())
+        note = progress.TextColumn("{task.fields[note]}")
+        with progress.Progress(title, *columns, note, console=self._console, transient=True) as bars:
             self._bars = bars
             yield self
         self._bars = None

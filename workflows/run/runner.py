@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 
 from infra import cluster
-from infra.errors import CliplineError, Preempted, redact
+from infra.errors import CliplineError, LeaseHeld, Preempted, redact
 from infra.events import Event, Gate, Listener, RunArtifact, RunFinished, RunStarted
 from infra.store import Store
 from infra.tracking import Address, Tracker
@@ -23,6 +23,7 @@ from workflows.run.champion import Better, better_than_champion
 from workflows.run.journal import Journal
 from workflows.run.plan import Plan
 from workflows.run.provenance import commit
+from workflows.run.reclaim import settled
 from workflows.run.records import RunRecord
 from workflows.run.signals import SignalHandler
 from workflows.stage import Check
@@ -76,6 +77,7 @@ def run(plan: Plan, root: Store, record: RunRecord, options: Options, listen: Li
         signals = stack.enter_context(SignalHandler.installed())
         # The stages, with the services they need, on a cluster.
         try:
+            plan = _settled(plan, root, wait=options.wait)
             for service in plan.workflow.services:
                 stack.enter_context(service())
             with cluster.connect(options.cpus):
@@ -97,6 +99,17 @@ def run(plan: Plan, root: Store, record: RunRecord, options: Options, listen: Li
         error = _untracked(tracker, name, tracked)
         status, code = "failed", error.exit_code
     return Outcome(name, status, code, error, tracker.page, tracked)
+
+
+def _settled(plan: Plan, root: Store, *, wait: bool) -> Plan:
+    """The plan after what ``clipline gc`` removes at this moment is gone. Raises LeaseHeld unless it may ``wait``."""
+    while True:
+        try:
+            return settled(plan, root)
+        except LeaseHeld:
+            if not wait:
+                raise
+            time.sleep(1.0)
 
 
 def _run_stages(plan: Plan, root: Store, emit: Listener, signals: SignalHandler, options: Options) -> None:

@@ -221,6 +221,39 @@ def test_the_second_of_two_runs_exits_73_naming_the_holder_or_waits(driver, undi
     assert max(driver.worked().values()) == 1
 
 
+def test_gc_takes_nothing_from_a_run_that_works_although_no_record_names_it(driver, undisturbed):
+    process = driver.start("run", str(TOY), "--set", "pause_s=0.5")
+    driver.wait_for(process, lambda: len(list(driver.root.glob("artifacts/*/*/lease/*"))) >= 2)
+    (record,) = driver.root.glob("runs/*/run.json")
+    text = record.read_text()
+    record.unlink()
+    shown = driver("gc", "--delete")
+    assert f"process {process.pid}" in shown.stderr
+    assert "nothing can go" in shown.stderr
+    record.write_text(text)
+    assert process.wait(timeout=60) == 0
+    process.communicate()
+    driver("gc", "--delete")
+    assert driver.manifests() == undisturbed
+    assert max(driver.worked().values()) == 1
+
+
+def test_a_run_makes_again_what_gc_removed_while_it_began(driver, undisturbed):
+    driver("run", str(TOY))
+    shutil.rmtree(driver.root / "runs")
+    process = driver.start("run", str(TOY), "--set", "left.shards=4", "--wait")
+    while process.poll() is None:  # at any moment of its start, its work and its end
+        driver("gc", "--delete")
+    assert process.returncode == 0, process.communicate()
+    process.communicate()
+    plan = json.loads(driver("plan", str(TOY), "--set", "left.shards=4", "--json").stdout)
+    assert {row["action"] for row in plan} == {"cached"}
+    assert len(list(driver.root.glob("artifacts/*/*/manifest.json"))) == 3
+    assert driver.manifests()["right"] == undisturbed["right"]
+    for stage in ("left", "right", "both"):
+        driver("show", stage, "--verify")
+
+
 def test_troubles_that_pass_are_retried(driver, undisturbed):
     for trouble in ("worker dies", "first attempt fails"):
         driver("run", str(TOY), "--set", f"trouble={trouble}", "--force", "left")
