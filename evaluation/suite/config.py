@@ -34,6 +34,8 @@ class Entry(Base):
     metric: str | None = Field(None, description="the metric that counts; none: the task's main one")
     groups: tuple[str, ...] = Field((), description="averages it enters, besides that of all sets")
     split: str = Field("test", description="split that is scored")
+    options: dict[str, Any] = Field(default_factory=dict, description="fields of the task")
+    folder: str | None = Field(None, description="its folder's name in downloads, if it is not the set's")
 
     @property
     def main(self) -> str:
@@ -50,7 +52,7 @@ class Suite(Base):
 
     def folders(self, name: str) -> tuple[str, ...]:
         """The folders in which the set may lie: its name, or as CLIP_benchmark's and DataComp's downloads name it."""
-        plain = name.replace("/", "-")
+        plain = self.sets[name].folder or name.replace("/", "-")
         return name, f"wds_{plain}_{self.sets[name].split}", f"wds_{plain}", plain
 
     def located(self, there: Collection[tuple[str, str]]) -> dict[str, str]:

@@ -43,6 +43,8 @@ class ZeroShot(Task):
         "gives acc_wg and acc_top5_wg, or {name: fields} acc_name and acc_top5_name",
     )
 
+    macro_f1: bool = Field(False, description="gives F1-macro_all, too: the mean over classes of F1, by WILDS's name")
+
     @field_validator("templates")
     @classmethod
     def _hold_the_class(cls, templates: tuple[str, ...] | None) -> tuple[str, ...] | None:

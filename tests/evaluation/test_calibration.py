@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.metrics import f1_score
 
 from evaluation.calibration import CalibrationError
+from evaluation.f1 import MacroF1
 from evaluation.figures import reliability
 from evaluation.intervals import interval, resampled
 from evaluation.worst import WorstGroup
@@ -103,3 +105,21 @@ def test_the_reliability_figure_is_drawn():
     random = np.random.default_rng(4)
     metric = CalibrationError(random.random(60) < 0.5, random.random(60))
     assert reliability(metric).startswith(b"\x89PNG") and reliability(metric) == reliability(metric)
+
+
+def test_macro_f1_is_scikit_learns_over_the_classes_there_are():
+    random = np.random.default_rng(5)
+    labels, predicted = random.integers(0, 6, 90), random.integers(0, 8, 90)
+    predicted[::2] = labels[::2]
+    metric = MacroF1(labels, predicted)
+    drawn = random.integers(0, 90, (5, 90))
+    counts = np.stack([np.bincount(row, minlength=90) for row in drawn]).astype(float)
+
+    def theirs(row):
+        return f1_score(labels[row], predicted[row], average="macro", labels=np.unique(labels[row]))
+
+    assert metric.value == pytest.approx(theirs(np.arange(90)))
+    np.testing.assert_allclose(metric.resampled(counts), [theirs(row) for row in drawn])
+    few = MacroF1(np.array([0, 1, 1]), np.array([2, 2, 1]))
+    assert few.value == pytest.approx((0 + 2 / 3) / 2)
+    assert few.resampled(np.array([[0.0, 3.0, 0.0]])).tolist() == [0.0]

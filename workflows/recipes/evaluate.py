@@ -74,7 +74,7 @@ def _tasks(suite: suites.Suite, tests: str) -> dict[str, Task]:
     tasks: dict[str, Task] = {}
     for name, entry in suite.sets.items():
         if name in located and entry.task in known:
-            task = {"kind": entry.task, "dataset": located[name], "split": entry.split}
+            task = {**entry.options, "kind": entry.task, "dataset": located[name], "split": entry.split}
             tasks[f"{entry.task.removeprefix('zeroshot_')}_{name}"] = evaluate.Config(task=task).task
     if not tasks:
         raise UsageError(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from evaluation import figures, galleries
 from evaluation.calibration import CalibrationError
 from evaluation.embedded import Embedded
+from evaluation.f1 import MacroF1
 from evaluation.tasks.task import Columns, Scores
 from evaluation.tasks.work import multilabel
 from evaluation.worst import WorstGroup
@@ -35,12 +36,13 @@ def measure(task: ZeroShot, data: Embedded) -> Scores:
     data.check_one_label()
     classified = metrics.classify(data.images, classifier, data.labels, data.logit_scale)
     calibration = CalibrationError(classified.rank == 0, np.asarray(classified.confidence))
+    f1 = {"F1-macro_all": MacroF1(classified.labels, classified.predicted)} if task.macro_f1 else {}
     worst, by_group = _groups(task, data, classified)
     confusion = metrics.confusion_matrix(classified)
     logits = galleries.Logits(data.images, classifier, data.logit_scale)
 
     return Scores(
-        metrics={**classified.metrics(), "ece": calibration, **worst},
+        metrics={**classified.metrics(), "ece": calibration, **f1, **worst},
         groups=by_group,
         tables={
             "predictions": _predictions(data.keys, classified, classes),

@@ -29,9 +29,11 @@ def classes_shown(data: bytes, key: str, classes: int) -> tuple[int, ...]:
 
 
 def whole_numbers(data: bytes, key: str) -> list[Any] | None:
-    """The array of sample ``key`` as a list; None if its numbers are no whole ones, which make no groups."""
-    array = _read(data, key)
-    return np.atleast_1d(array).tolist() if array.dtype.kind in "biu" else None
+    """The array of sample ``key`` as a list; None if not all its numbers are whole ones, as those that name groups."""
+    array = np.atleast_1d(_read(data, key))
+    if array.dtype.kind == "f" and np.isfinite(array).all() and (array == np.round(array)).all():
+        array = array.astype(np.int64)
+    return array.tolist() if array.dtype.kind in "biu" else None
 
 
 def _read(data: bytes, key: str) -> NDArray[Any]:
