@@ -17,7 +17,7 @@ __all__ = ["MacroF1"]
 
 @dataclass(frozen=True)
 class MacroF1(Metric):
-    """The mean over classes that have images, as scikit-learn's ``f1_score(average="macro", labels=unique(labels))``."""
+    """The mean over classes that have images, as scikit-learn's with ``average="macro", labels=np.unique(labels)``."""
 
     labels: NDArray[np.int64]
     predicted: NDArray[np.int64]

@@ -1,4 +1,4 @@
-"""DataComp's metrics of worst groups and of F1: sets as its downloads lie on disk, from the suite's file to averages."""
+"""DataComp's metrics of worst groups and of F1: from sets as its downloads lie on disk to the averages of its suite."""
 
 from __future__ import annotations
 
