@@ -20,7 +20,7 @@ from pipelines.curate.entries.config import Config
 from pipelines.curate.filter.texts import language
 from pipelines.layout import counted_shards
 
-__all__ = ["Lot", "lots_of", "lots_of_selection", "texts_of"]
+__all__ = ["Lines", "Lot", "lines_of", "lots_of", "lots_of_selection", "texts_of"]
 
 _ROWS = 20_000  # of a lot
 _BYTES = 16 << 20  # of lines
@@ -157,7 +157,7 @@ def _of_groups(lot: Groups, column: str) -> Iterator[str | None]:
 def _of_lines(lot: Lines, column: str) -> Iterator[str | None]:
     """Each line, or the field ``column`` of each line of JSON; None for what is not UTF-8 or has no such text."""
     is_json = lot.path.endswith(".jsonl")
-    for line in _lines(lot):
+    for line in lines_of(lot):
         try:
             text = line.decode("utf-8")
             yield _field(text, column) if is_json else text
@@ -174,7 +174,7 @@ def _field(text: str, name: str) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _lines(lot: Lines) -> Iterator[bytes]:
+def lines_of(lot: Lines) -> Iterator[bytes]:
     """The lines that begin in the lot's bytes and are not blank."""
     if lot.start == lot.stop:
         return

@@ -16,13 +16,14 @@ from infra.errors import DataError
 from infra.run.manifest import Artifact
 from pipelines.curate.balance.entries import read_entries
 from pipelines.curate.balance.matching import Matcher
+from pipelines.curate.subset.ids import UID, packed, with_halves
 from pipelines.web.urls import BadUrlError, canonical
 
 __all__ = ["holds_entry", "is_in_subset", "is_listed", "repeats", "times_in_subset"]
 
 T = TypeVar("T")
 _MOST = 8  # lists that a worker keeps
-_UID = "^[0-9a-f]{32}$"
+_UID = f"^{UID}$"
 
 
 def holds_entry(
@@ -108,9 +109,7 @@ def _read(file: Artifact) -> Iterable[str] | NDArray[Any]:
     if len(paths) != 1:
         return read_entries(file)
     found: NDArray[Any] = np.load(io.BytesIO(file.read(paths[0])), allow_pickle=False)
-    if found.ndim != 1 or [field[1] for field in found.dtype.descr] != ["<u8", "<u8"]:
-        raise DataError(f"{paths[0]} is no subset", expected="numpy.uint64 pairs, dtype u8,u8", found=str(found.dtype))
-    return found
+    return with_halves(found, paths[0])
 
 
 class _Ids(NamedTuple):
@@ -128,9 +127,7 @@ def _ids(entries: Iterable[str] | NDArray[Any]) -> _Ids:
 
 def _packed_list(entries: Iterable[str] | NDArray[Any]) -> NDArray[Any]:
     if isinstance(entries, np.ndarray):  # of DataComp: the two halves of each as numbers
-        halves = np.stack([entries[name] for name in entries.dtype.names or ()], axis=1)
-        packed: NDArray[Any] = np.ascontiguousarray(halves.astype(">u8")).view("S16").ravel()
-        return packed
+        return packed(np.stack([entries[name] for name in entries.dtype.names or ()], axis=1))
     lines = [line.strip().lower() for line in entries]
     if wrong := [line for line in lines if line and not re.fullmatch(_UID, line)]:
         raise DataError("a list of ids holds something else", expected="32 hex digits a line", found=repr(wrong[0]))

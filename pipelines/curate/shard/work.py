@@ -26,13 +26,23 @@ _ROWS = 10_000  # that a task writes, about
 
 
 def write_all(
-    config: Config, lots: Sequence[Any], read: Callable[[Task], Iterator[Sample]], total: int, context: Context
+    config: Config,
+    lots: Sequence[Any],
+    read: Callable[[Task], Iterator[Sample]],
+    total: int,
+    context: Context,
+    before: Callable[[Exchange], Sequence[str]] | None = None,
 ) -> Manifest:
-    """Write what ``read`` finds in each of ``lots``, of ``total`` rows at most, as training shards and a holdout."""
+    """Write what ``read`` finds in each of ``lots``, of ``total`` rows at most, as training shards and a holdout.
+
+    ``before``: earlier steps of the exchange, which return the streams that ``read`` receives.
+    """
     exchange = Exchange(context, config.limits, here=total <= _SMALL)
+    receives = before(exchange) if before else []
     fraction = config.holdout_fraction
     parts = Parts(*(parts_of(round(total * share), _REFERENCES) for share in (1 - fraction, fraction)))
-    gathered = exchange.step("gather", lots, partial(gather, config, read, parts), sends={"samples": sum(parts)})
+    work = partial(gather, config, read, parts)
+    gathered = exchange.step("gather", lots, work, receives=receives, sends={"samples": sum(parts)})
     counted = exchange.step("count", range(sum(parts)), count, receives=["samples"], sends={"counted": sum(parts)})
 
     # Numbers of samples, all that the driver sees: they say where each part begins.

@@ -19,6 +19,7 @@ from infra.run.manifest import Artifact, Funnel, Manifest
 from infra.store import Store
 from pipelines.curate.shard.split import REPEATS
 from pipelines.curate.subset.config import Config
+from pipelines.curate.subset.ids import DTYPE, UID
 from pipelines.layout import chunk_rows, kept_files
 from pipelines.tables import read_slices
 
@@ -29,8 +30,7 @@ SUBSET = "data/subset.npy"
 _SCRATCH = "scratch"
 _SMALL = 20_000  # rows that need no cluster
 _ROWS = 1_000_000  # of a lot, and of a part
-_DTYPE = np.dtype("<u8,<u8")
-_UID = re.compile("[0-9a-f]{32}")
+_UID = re.compile(UID)
 _IDS = pa.schema([("high", pa.uint64()), ("low", pa.uint64()), ("times", pa.int64())])
 
 
@@ -93,7 +93,7 @@ def _sort(task: Task) -> None:
     rows = task.receive("ids", [("high", UP), ("low", UP), ("times", DOWN)])
     high, low, times = (rows[name].to_numpy() for name in _IDS.names)
     first = begins_run(high, low)
-    ids = np.zeros(int(first.sum()), _DTYPE)
+    ids = np.zeros(int(first.sum()), DTYPE)
     ids["f0"], ids["f1"] = high[first], low[first]
     ids = np.repeat(ids, times[first])
     task.facts["ids"] = len(ids)
@@ -103,7 +103,7 @@ def _sort(task: Task) -> None:
 
 def _join(task: Task) -> None:
     """Write all pieces, whose sizes the ``spec`` has, as one file of numpy's."""
-    header = {"descr": _DTYPE.descr, "fortran_order": False, "shape": (sum(task.spec),)}
+    header = {"descr": DTYPE.descr, "fortran_order": False, "shape": (sum(task.spec),)}
     with task.output.open(SUBSET, rows=sum(task.spec)) as out:
         np.lib.format.write_array_header_1_0(out, header)
         for number in range(len(task.spec)):

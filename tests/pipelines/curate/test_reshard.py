@@ -20,7 +20,7 @@ from infra.run.context import Context
 from infra.run.manifest import Artifact
 from pipelines import adopt
 from pipelines.curate import reshard, subset
-from pipelines.curate.reshard import Config, sources
+from pipelines.curate.reshard import Config, listed, sources
 from pipelines.curate.shard import work, write
 from pipelines.tables import read_table
 
@@ -78,6 +78,8 @@ def members_in(artifact, side="train"):
 def small_parts(monkeypatch):
     monkeypatch.setattr(sources, "LOT_BYTES", 8_000)
     monkeypatch.setattr(work, "_REFERENCES", 17)
+    monkeypatch.setattr(listed, "_IDS", 13)
+    monkeypatch.setattr(listed, "_LINES", 200)
     monkeypatch.setattr(work, "_ROWS", 14)
     monkeypatch.setattr(write, "_BYTES", 1_000)
 
@@ -196,16 +198,67 @@ def test_nothing_at_all(tmp_path):
     assert shards.files()
 
 
+def as_npy(context, ids):
+    with context.output.open("data/subset.npy") as out:
+        np.save(out, np.array([divmod(int(one, 16), 2**64) for one in ids], np.dtype("u8,u8")))
+
+
+FORMS = {
+    "npy": as_npy,
+    "txt": lambda context, ids: context.output.write("data/ids.txt", "\n".join([*ids, "", ids[0].upper()]).encode()),
+    "json": lambda context, ids: context.output.write("data/ids.json", json.dumps(ids).encode()),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_list_is_joined_in_parts(small_parts, tmp_path, form):
+    """Ids that no sample has, ids in any order, more of them than of samples; each as often as it is listed."""
+    times = {n: 1 + n % 4 for n in range(0, 300, 3)}
+    ids = [uid_of(n) for n, several in times.items() for _ in range(several)]
+    np.random.default_rng(0).shuffle(ids)
+    context = Context(tmp_path / "subset")
+    FORMS[form](context, ids)
+    inputs = {"subset": Artifact(context.store, context.finish())}
+    inputs["shards"] = write_tars(tmp_path / "tars", [(f"{n:04d}", sample_of(n)) for n in range(100)], 17)
+    artifact = resharded(tmp_path / "r", Config(), inputs)
+    found = Counter(one["txt"].decode() for part in members_in(artifact) for one in part)
+    listed_ids = Counter([*ids, ids[0]] if form == "txt" else ids)
+    assert found == {f"number {n}": listed_ids[uid_of(n)] for n in times if n < 100}
+
+
+def test_what_is_no_list_of_ids_is_an_error(tmp_path):
+    shards = write_tars(tmp_path / "tars", [(f"{n:04d}", sample_of(n)) for n in range(3)], 17)
+    wrong = {"a.npy": b"\x93NUMPY\x09", "b.npy": b"text", "c.txt": b"no id\n", "d.json": b'["00"]'}
+    for name, data in wrong.items():
+        context = Context(tmp_path / name)
+        context.output.write(f"data/{name}", data)
+        with pytest.raises(DataError, match=r"no subset|holds something else"):
+            given = Artifact(context.store, context.finish())
+            resharded(tmp_path / f"r{name}", Config(), {"shards": shards, "subset": given})
+    context = Context(tmp_path / "floats")
+    with context.output.open("data/subset.npy") as out:
+        np.save(out, np.zeros(4))
+    with pytest.raises(DataError, match=r"subset\.npy is no subset"):
+        given = Artifact(context.store, context.finish())
+        resharded(tmp_path / "f", Config(), {"shards": shards, "subset": given})
+
+
+@pytest.mark.parametrize("chosen", [False, True])
 def test_bytes_are_the_same_for_any_workers_and_kills(
-    small_parts, tmp_path, monkeypatch, ray_cluster, killed_until_done
+    small_parts, tmp_path, monkeypatch, ray_cluster, killed_until_done, chosen
 ):
     shards = write_tars(tmp_path / "tars", [(f"{n:04d}", sample_of(n, known=n % 5 > 0)) for n in range(100)], 17)
     inputs, config = {"shards": shards}, Config(samples_per_shard=7, holdout_fraction=0.2)
+    if chosen:
+        shards = inputs["shards"] = write_tars(tmp_path / "all", [(f"{n:04d}", sample_of(n)) for n in range(100)], 17)
+        context = Context(tmp_path / "subset")
+        as_npy(context, [uid_of(n) for n in range(0, 150, 2)])
+        inputs["subset"] = Artifact(context.store, context.finish())
     here = bytes_of(resharded(tmp_path / "here", config, inputs))
-    renamed = write_tars(
-        tmp_path / "other", [(f"{n:04d}", sample_of(n, known=n % 5 > 0)) for n in range(100)], 40, "-x"
-    )
-    assert bytes_of(resharded(tmp_path / "renamed", config, {"shards": renamed})) == here  # the tars have no say
+    if not chosen:  # the tars have no say
+        samples = [(f"{n:04d}", sample_of(n, known=n % 5 > 0)) for n in range(100)]
+        renamed = write_tars(tmp_path / "other", samples, 40, "-x")
+        assert bytes_of(resharded(tmp_path / "renamed", config, {"shards": renamed})) == here
     monkeypatch.setattr(work, "_SMALL", 0)
     for workers in (1, 2, 4):
         limits = Limits(cpus=0.5, in_flight=workers)

@@ -1,0 +1,106 @@
+"""Stages that must stay flat: entries, subset and reshard at two sizes.
+
+    python -m tests.benchmarks.flat entries|subset|reshard [--rows 100000 1000000] [--folder FOLDER]
+
+Time is the CPU time of all processes; memory is private memory, of the largest process and of all together, as
+tests/benchmarks/dedup.py tells them. Captions are those of tests/benchmarks/textdedup.py. Tars have tiny images; of a
+subset half of the ids are samples', a tenth of these twice, as many others are no sample's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import sys
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from infra.formats.shards import TarWriter, shard_name
+from infra.run.context import Context
+from infra.run.manifest import Artifact
+from pipelines.curate import entries, reshard, subset
+from pipelines.curate.subset.ids import DTYPE
+from tests.benchmarks.dedup import PER_SHARD, at_two_sizes, mixed, timed
+from tests.benchmarks.textdedup import captions
+
+Inputs = Mapping[str, Artifact]
+
+
+def halves(rows: np.ndarray) -> tuple[list[int], list[int]]:
+    """The two halves of the id of each row."""
+    return mixed(rows).tolist(), mixed(rows + (1 << 40)).tolist()
+
+
+def selection(folder: Path, rows: int) -> Inputs:
+    context = Context(folder / "selection")
+    for shard in range(rows // PER_SHARD):
+        high, low = halves(np.arange(shard * PER_SHARD, (shard + 1) * PER_SHARD))
+        uid = [f"{one:016x}{other:016x}" for one, other in zip(high, low, strict=True)]
+        table = pa.table({"uid": uid, "caption": captions(shard)})
+        context.output.write_table(f"data/kept-{shard_name(shard)}.parquet", table)
+    return {"selection": Artifact(context.store, context.finish())}
+
+
+def shards(folder: Path, rows: int) -> Inputs:
+    """Tars, and a subset of their ids."""
+    out = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(out, "JPEG")
+    tars, chosen = Context(folder / "shards"), Context(folder / "subset")
+    for shard in range(rows // PER_SHARD):
+        high, low = halves(np.arange(shard * PER_SHARD, (shard + 1) * PER_SHARD))
+        with (
+            tars.output.open(f"data/train/{shard_name(shard)}.tar", rows=PER_SHARD) as sink,
+            TarWriter(sink) as tar,
+        ):
+            for number, (one, other) in enumerate(zip(high, low, strict=True)):
+                tar.add(f"{number:09d}.jpg", out.getvalue())
+                tar.add(f"{number:09d}.json", json.dumps({"uid": f"{one:016x}{other:016x}"}).encode())
+    listed = np.concatenate([np.arange(0, 2 * rows, 2), np.arange(0, rows, 20)])
+    ids = np.zeros(len(listed), DTYPE)
+    ids["f0"], ids["f1"] = mixed(listed), mixed(listed + (1 << 40))
+    with chosen.output.open("data/subset.npy") as sink:
+        np.lib.format.write_array(sink, np.sort(ids))
+    made = {"shards": tars, "subset": chosen}
+    return {name: Artifact(context.store, context.finish()) for name, context in made.items()}
+
+
+STAGES: dict[str, tuple[Callable[[Path, int], Inputs], Any, Any]] = {
+    "entries": (selection, entries.run, entries.Config()),
+    "subset": (selection, subset.run, subset.Config()),
+    "reshard": (shards, reshard.run, reshard.Config()),
+}
+
+
+def measure(name: str, folder: Path, rows: int) -> float:
+    """Print and return the CPU seconds that the stage takes for so many rows."""
+    make, run, config = STAGES[name]
+    inputs = make(folder, rows)
+    print(f"{rows:,} rows are written", file=sys.stderr, flush=True)
+
+    def stage() -> tuple[int, Mapping[str, Any]]:
+        manifest = run(config, inputs, Context(folder / name))
+        if name == "reshard":
+            assert manifest.facts["train"] == rows // 2 + rows // 20 and manifest.facts["repeated"] == rows // 20
+        return manifest.funnel.kept if manifest.funnel else 0, manifest.facts
+
+    return timed(rows, stage)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("stage", choices=list(STAGES))
+    parser.add_argument("--rows", type=int, nargs=2, default=(100_000, 1_000_000))
+    parser.add_argument("--folder", type=Path)
+    options = parser.parse_args()
+    at_two_sizes(options.stage, options.rows, options.folder, partial(measure, options.stage))
+
+
+if __name__ == "__main__":
+    main()
