@@ -161,14 +161,15 @@ class Context:
     ) -> Manifest:
         """The manifest of all files: those of ``records`` (in that order), of ``output``, and ``adopted`` ones.
 
-        Of the records of a shard loop, those in pieces stay there: the manifest names the pieces. Without ``funnel``
-        the records' funnels are added up. The runner commits the manifest; a stage does not.
+        The records of each thousand shards, and adopted files, are in pieces, which the manifest names. Without
+        ``funnel`` the records' funnels are added up. The runner commits the manifest; a stage does not.
         """
         for folder in ("data", "figures", "ledger"):
             self.store.sweep(folder)
         found = records if isinstance(records, Records) else Records(self.store, rest=records or ())
-        others = [*self.output.files, *adopted]
-        if twice := _twice(lambda: chain(found.paths(), [[file.path for file in others]]), large=bool(found.pieces)):
+        found = found.plus([ShardRecord(file.path, [file]) for file in adopted]).packed()
+        own = [file.path for file in self.output.files]
+        if twice := _twice(lambda: chain(found.paths(), [own]), large=bool(found.pieces)):
             raise DataError("two shards wrote the same file", found=", ".join(twice[:10]))
         facts = dict(facts or {})
         if errors := rows.total(found.plus([ShardRecord("", facts=facts)])):
@@ -181,7 +182,7 @@ class Context:
             config=redact_values(self._config),
             location=self._location,
             pieces=found.pieces,
-            files=[*(file for record in found.rest for file in record.files), *others],
+            files=[*(file for record in found.rest for file in record.files), *self.output.files],
             funnel=funnel or found.total(),
             metrics={name: float(value) for name, value in (metrics or {}).items()},
             facts=facts,

@@ -15,14 +15,13 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from infra.errors import DataError
-from infra.run.pieces import Piece, Records, read_head, read_pieces, write_piece
+from infra.run.pieces import PIECE, Piece, Records, read_head, read_pieces, write_piece
 from infra.run.records import ShardRecord, encode, parse
 from infra.store import Store
 
 __all__ = ["Ledger", "Tally"]
 
 _FOLDER = "ledger"
-_PIECE = 1000  # shards of a piece
 _PIECE_NAME = re.compile(rf"{_FOLDER}/[0-9a-f]{{32}}-(\d+)\.jsonl")
 
 
@@ -49,8 +48,8 @@ class Ledger:
         """The records of all committed shards; some thousands are in memory at once."""
         sidecars, pieces = self.listing()
         names = sorted(sidecars)
-        for start in range(0, len(names), _PIECE):
-            yield from self.read_sidecars(names[start : start + _PIECE])
+        for start in range(0, len(names), PIECE):
+            yield from self.read_sidecars(names[start : start + PIECE])
         yield from read_pieces(self.store, sorted(pieces))
 
     def read(self, shards: Iterable[str] | None = None) -> dict[str, ShardRecord]:
@@ -136,12 +135,12 @@ class Tally:
         sidecars, pieces = ledger.listing()
         apart = {
             record.shard: (record, path)
-            for path in sorted(path for path, count in pieces.items() if count < _PIECE)
+            for path in sorted(path for path, count in pieces.items() if count < PIECE)
             for record in read_pieces(ledger.store, [path])
         }
         needless: set[str] = set()  # a piece has what they say
         for thousand, names in self._thousands():
-            path = piece_path(names) if len(names) == _PIECE else ""
+            path = piece_path(names) if len(names) == PIECE else ""
             if path in pieces:
                 self._packed[thousand] = path
                 self.done += len(names)
@@ -159,31 +158,31 @@ class Tally:
         for name in names:
             if name in apart:
                 found[name], self._torn[thousand] = apart[name]
-        for number, name in enumerate(names, thousand * _PIECE):
+        for number, name in enumerate(names, thousand * PIECE):
             if name in found:
                 self.add(number, found[name])
 
     def _thousands(self) -> Iterator[tuple[int, Sequence[str]]]:
-        for start in range(0, len(self._shards), _PIECE):
-            yield start // _PIECE, self._shards[start : start + _PIECE]
+        for start in range(0, len(self._shards), PIECE):
+            yield start // PIECE, self._shards[start : start + PIECE]
 
     def left(self) -> Iterator[int]:
         """Numbers of the shards that are not done. While it is gone through, only shards it has named may be added."""
         for thousand, names in self._thousands():
             if thousand not in self._packed:
                 held = self._held.get(thousand, {})
-                first = thousand * _PIECE
+                first = thousand * PIECE
                 yield from [number for number in range(first, first + len(names)) if number not in held]
 
     def add(self, number: int, record: ShardRecord) -> None:
         """Take the record of shard ``number``, which its worker has committed; pack the thousand it completes."""
         if record.shard != self._shards[number]:
             raise DataError(f"the record of shard {self._shards[number]} has another name", found=record.shard)
-        thousand = number // _PIECE
+        thousand = number // PIECE
         held = self._held.setdefault(thousand, {})
         held[number] = record
         self.done += 1
-        if len(held) == _PIECE:
+        if len(held) == PIECE:
             torn = [self._torn.pop(thousand)] if thousand in self._torn else []
             self._packed[thousand] = self._ledger.pack([held[number] for number in sorted(held)], torn=torn)
             del self._held[thousand]

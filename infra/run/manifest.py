@@ -34,8 +34,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     where ``config`` has only the fields that differ from their defaults; ``config`` beside it has them all.
     ``location``: of files adopted in place, the URL of their folder, with a slash at its end, or of the only file,
     whose name in ``files`` is then another.
-    ``pieces`` name the files of every full thousand of shards, ``files`` those of the others; :meth:`Artifact.files`
-    has all.
+    ``pieces`` name the files of every full thousand of shards, or adopted files, ``files`` those of the others;
+    :meth:`Artifact.files` has all.
     ``provenance`` records what was true but does not decide: digests of the source, package versions, and the content
     digest of each input manifest.
     """
@@ -92,10 +92,12 @@ class Artifact:
     """A finished artifact: its manifest and its folder."""
 
     def __init__(self, folder: str | Store, manifest: Manifest) -> None:
+        own = folder if isinstance(folder, Store) else open_store(folder)
         if manifest.location is not None:  # adopted: the manifest is ours, the files are where they were
             self.store: Store = mount(manifest.location, [file.path for file in manifest.files])
         else:
-            self.store = folder if isinstance(folder, Store) else open_store(folder)
+            self.store = own
+        self._own = own  # with the pieces
         self.manifest = manifest
 
     @classmethod
@@ -118,7 +120,7 @@ class Artifact:
 
     def each_file(self, prefix: str = "", suffix: str = "") -> Iterator[File]:
         """:meth:`files`, one after the other: few are in memory at once. Raises DataError for a damaged piece."""
-        for file in chain(files_of(self.store, [piece.path for piece in self.manifest.pieces]), self.manifest.files):
+        for file in chain(files_of(self._own, [piece.path for piece in self.manifest.pieces]), self.manifest.files):
             if file.path.startswith(prefix) and file.path.endswith(suffix):
                 yield file
 
@@ -136,7 +138,7 @@ class Artifact:
         """Every file that is not as the manifest says, with what is wrong; of a damaged piece only that."""
         for piece in self.manifest.pieces:
             try:
-                files = list(files_of(self.store, [piece.path]))
+                files = list(files_of(self._own, [piece.path]))
             except (FileNotFoundError, DataError) as error:
                 yield File(piece.path, 0), "missing" if isinstance(error, FileNotFoundError) else error.found
                 continue

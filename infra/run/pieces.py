@@ -18,11 +18,15 @@ import msgspec
 from infra.run.records import File, Funnel, ShardRecord, add_up, encode, unreadable
 from infra.store import Store
 
-__all__ = ["UNFORESEEN", "Piece", "Records", "files_of", "read_head", "read_pieces", "write_piece"]
+__all__ = ["PIECE", "UNFORESEEN", "Piece", "Records", "files_of", "read_head", "read_pieces", "write_piece"]
+
+PIECE = 1000
+"""Records of a piece."""
 
 UNFORESEEN = "unforeseen"
 """Fact of a shard and of a manifest: rows that ended with an error nobody foresaw, by message."""
 
+_FOLDER = "pieces"  # of those that are written for a manifest alone
 _AHEAD = 8  # pieces read at once, some megabytes
 _HEAD = 1 << 14  # bytes that nearly every first line fits in
 _T = TypeVar("_T")
@@ -159,6 +163,17 @@ class Records(Sequence[ShardRecord]):
         if not isinstance(other, Records):
             other = Records(self._store, rest=other)
         return Records(self._store, [*self.pieces, *other.pieces], [*self.rest, *other.rest])
+
+    def packed(self) -> Records:
+        """The same with every full thousand of those that are in no piece in one, which is written for that."""
+        full = len(self.rest) // PIECE * PIECE
+        starts = range(0, full, PIECE)
+        paths = [f"{_FOLDER}/{start // PIECE:06d}.jsonl" for start in starts]
+        new = [
+            write_piece(self._store, path, self.rest[start : start + PIECE])
+            for path, start in zip(paths, starts, strict=True)
+        ]
+        return Records(self._store, [*self.pieces, *new], self.rest[full:])
 
     def paths(self) -> Iterator[list[str]]:
         """The paths of the files of all shards, a list for each piece."""

@@ -2,6 +2,7 @@
 
     python -m tests.benchmarks.shard_loop run       # 10,000 and 100,000 shards that do nothing
     python -m tests.benchmarks.shard_loop resume    # a stage of 1,000,000 committed shards, from start to manifest
+    python -m tests.benchmarks.shard_loop adopt     # a folder of 100,000 small files, adopted and read back
 
 The shards commit a record with a file each. Peer of the first: the same number of bare Ray tasks that do nothing, one
 each, in the same process. The second writes its ledger itself, since a million commits take an hour on two cores.
@@ -10,6 +11,7 @@ each, in the same process. The second writes its ledger itself, since a million 
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 import tempfile
@@ -23,6 +25,7 @@ from infra.run.context import Context, ShardOutput
 from infra.run.ledger import Ledger
 from infra.run.manifest import Artifact, File, Funnel, ShardRecord
 from infra.store import LocalStore
+from pipelines import adopt
 
 _SMALL, _LARGE, _COMMITTED = 10_000, 100_000, 1_000_000
 
@@ -92,6 +95,25 @@ def resume(folder: Path) -> None:
         )
 
 
+def adopted(folder: Path) -> None:
+    """Adopt a folder of many files, whose digests are known from a first look."""
+    os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
+    (folder / "texts").mkdir()
+    for number in range(_LARGE):
+        (folder / f"texts/{number:06d}.txt").write_bytes(b"%d" % number)
+    config = adopt.Config(path=str(folder / "texts"), contents=adopt.Corpus())
+    before = private_mb()
+    listing = Timed(lambda: len(config.files))
+    context = Context(folder / "adopted", location=config.location())
+    adopting = Timed(lambda: adopt.run(config, {}, context))
+    data = adopting.result.to_bytes()
+    print(f"adopt: {_LARGE:,} files in {listing.cpu + adopting.cpu:.1f} s of CPU, {listing.cpu:.1f} to identify them")
+    print(f"manifest: {len(data) / 1e3:,.0f} kB; private {before:.0f} -> {private_mb():.0f} MB")
+    artifact = Artifact(context.store, adopting.result)
+    files = Timed(lambda: sum(1 for _ in artifact.each_file()))
+    print(f"all {files.result:,} files read: {files.cpu:.1f} s of CPU")
+
+
 def _commit(store: LocalStore, names: list[str]) -> None:
     """Write the ledger of shards that are all done."""
     tally = Ledger(store).tally(names)
@@ -106,10 +128,10 @@ def _commit(store: LocalStore, names: list[str]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["run", "resume"])
+    parser.add_argument("what", choices=["run", "resume", "adopt"])
     folder = Path(tempfile.mkdtemp(prefix="shard-loop-"))
     try:
-        {"run": run, "resume": resume}[parser.parse_args().what](folder)
+        {"run": run, "resume": resume, "adopt": adopted}[parser.parse_args().what](folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -213,7 +213,7 @@ def test_short_shards_share_tasks_that_are_enough_for_all_cpus(context, diary, e
 
 
 def test_thousands_become_pieces_and_are_not_done_again(context, diary, monkeypatch):
-    monkeypatch.setattr("infra.run.ledger._PIECE", 4)
+    monkeypatch.setattr("infra.run.ledger.PIECE", 4)
     first = run_shards(context, named(*"abcdefghij"), partial(double, diary))
     assert [piece.shards for piece in first.pieces] == [4, 4]
     again = run_shards(context, named(*"abcdefghij"), partial(double, diary))

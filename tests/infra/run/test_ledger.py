@@ -20,9 +20,14 @@ pytestmark = pytest.mark.long  # kills at every write
 NAMES = [f"{number:05d}" for number in range(10)]
 
 
+def pieces_of(monkeypatch, count: int) -> None:
+    monkeypatch.setattr(module, "PIECE", count)
+    monkeypatch.setattr("infra.run.pieces.PIECE", count)
+
+
 @pytest.fixture(autouse=True)
 def pieces_of_four(monkeypatch):
-    monkeypatch.setattr(module, "_PIECE", 4)
+    pieces_of(monkeypatch, 4)
 
 
 @pytest.fixture(params=["local", "object"])
@@ -154,6 +159,27 @@ def test_a_manifest_names_pieces_and_the_artifact_has_all_their_files(store):
     assert Manifest.from_bytes(manifest.to_bytes()) == manifest
 
 
+def test_what_is_no_loop_is_packed_for_the_manifest(store):
+    """A crawl's rounds, or several small loops: their records are one list, and the ledger keeps them."""
+    records = [work(store, name) for name in NAMES]
+    context = Context(store, stage="toy")
+    context.output.write("data/more.txt", b"one")
+    store.write(MANIFEST, context.finish(records).to_bytes())
+    artifact = Artifact.load(store)
+    assert [piece.shards for piece in artifact.manifest.pieces] == [4, 4]
+    assert [file.path for file in artifact.manifest.files] == ["data/00008.tar", "data/00009.tar", "data/more.txt"]
+    assert [file.path for file in artifact.files("data/", ".tar")] == [f"data/{name}.tar" for name in NAMES]
+    assert artifact.manifest.funnel == Funnel("rows", 55, 45, {"small": 10})
+    assert artifact.manifest.facts == {"unforeseen": {"KeyError in f": 4}}
+    assert list(artifact.verify()) == [] and Ledger(store).count() == 10
+    again = Context(store, stage="toy")
+    again.output.write("data/more.txt", b"one")
+    assert again.finish(records).to_bytes() == store.read(MANIFEST)
+    with pytest.raises(DataError, match="same file") as caught:
+        Context(store).finish([*records, ShardRecord("again", [File("data/00001.tar", 5)])])
+    assert caught.value.found == "data/00001.tar"
+
+
 def test_verify_looks_into_pieces_and_at_them(store):
     store.write(MANIFEST, finished(store))
     artifact = Artifact.load(store)
@@ -197,7 +223,7 @@ def test_two_shards_of_different_pieces_that_wrote_the_same_file_are_refused(sto
 
 
 def test_a_manifest_stays_small(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_PIECE", 1000)
+    pieces_of(monkeypatch, 1000)
 
     class Silent(LocalStore):
         def delete_all(self, paths):
@@ -302,7 +328,7 @@ def test_a_loop_of_many_shards_goes_on_with_few_requests(s3_url, monkeypatch):
         return await call(self, method, *args, **kwargs)
 
     monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", counted)
-    monkeypatch.setattr(module, "_PIECE", 50)
+    pieces_of(monkeypatch, 50)
     store, names = open_store(s3_url), [f"{number:05d}" for number in range(150)]
     tally = Ledger(store).tally(names)
     for number in tally.left():

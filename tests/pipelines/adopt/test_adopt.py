@@ -422,3 +422,24 @@ def test_what_macos_adds_is_no_shard(tmp_path, caplog):
     artifact = carry_out(stage(tmp_path / "d"), LocalStore(tmp_path / "root"))
     assert [file.path for file in artifact.files()] == ["data/0.tar"]
     assert "._0.tar" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["local", "object"])
+def test_many_files_are_in_pieces_beside_the_manifest(tmp_path, monkeypatch, kind):
+    """The pieces are in the artifact's own folder, the files where they were."""
+    monkeypatch.setattr("infra.run.pieces.PIECE", 4)
+    place = str(tmp_path / "texts") if kind == "local" else f"memory://texts-{tmp_path.name}"
+    for number in range(10):
+        open_store(place).write(f"{number:02d}.txt", f"text {number}".encode())
+    config = adopt.Config(path=place, contents=adopt.Corpus())
+    context = Context(tmp_path / "adopted", location=config.location())
+    manifest = adopt.run(config, {}, context)
+    context.store.write(MANIFEST, manifest.to_bytes())
+    artifact = Artifact.load(str(tmp_path / "adopted"))
+    assert [piece.files for piece in artifact.manifest.pieces] == [4, 4] and len(artifact.manifest.files) == 2
+    names = [file.path for file in artifact.files()]
+    assert names == [f"data/{number:02d}.txt" for number in range(10)]
+    assert [artifact.read(name) for name in names] == [f"text {number}".encode() for number in range(10)]
+    assert list(artifact.verify()) == []
+    open_store(place).write("03.txt", b"other!!")
+    assert [file.path for file, _ in artifact.verify()] == ["data/03.txt"]
