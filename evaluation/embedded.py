@@ -57,6 +57,7 @@ class Embedded:
     encoder: Callable[[], Encoder] = field(repr=False)  # loads the model
     labels_of_images: list[list[int]] = field(default_factory=list)  # the classes of each, in a multilabel set
     matcher: Callable[[], Matcher] = field(default=_no_matcher, repr=False)  # loads its fusion encoder
+    prompts: Artifact | None = field(default=None, repr=False)  # files with prompts, instead of the set's own
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -143,7 +144,8 @@ class Embedded:
     def split(self, name: str) -> Embedded:
         """Another split of the same set. Raises ConfigError if it is not embedded."""
         examples = replace(self.examples, split=name, parts={})  # its images may not be there
-        return open_embedded(self.source, examples, self.encoder, self.matcher)
+        other = open_embedded(self.source, examples, self.encoder, self.matcher)
+        return replace(other, prompts=self.prompts)
 
 
 def open_embedded(

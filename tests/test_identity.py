@@ -99,6 +99,7 @@ TEXTS = {
     "evaluate.task[zeroshot_classification].language": "a language code",
     "evaluate.task[zeroshot_classification].templates": "prompts",
     "evaluate.task[zeroshot_classification].groups": "names, and fields of the samples' json",
+    "evaluate.task[zeroshot_classification].classnames": "names of classes",
     "evaluate.task[zeroshot_retrieval].dataset": "a name in the input",
     "evaluate.task[zeroshot_retrieval].split": "a name in the input",
     "evaluate.task[zeroshot_retrieval].language": "a language code",

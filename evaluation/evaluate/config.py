@@ -20,6 +20,7 @@ class Config(EncoderConfig):
         "embeddings": Input("embedded_testsets", description="the test sets as vectors of the model"),
         "model": Input("model", required=False, description="the model, for prompts of a task's own"),
         "dataset": Input("testsets", description="test sets"),
+        "prompts": Input("prompts", required=False, description="files with prompts, in place of the set's own"),
     }
     produces: ClassVar[tuple[str, ...]] = ("scores",)
 

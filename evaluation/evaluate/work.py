@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -35,6 +35,7 @@ def evaluate(config: Config, inputs: Mapping[str, Artifact], output: ShardOutput
     examples = EvalSet.open(inputs["dataset"], task.dataset, task.split)
     model = inputs.get("model")
     data = open_embedded(embeddings, examples, partial(_encoder, config, model), partial(_matcher, config, model))
+    data = replace(data, prompts=inputs.get("prompts"))
     scores = task.evaluate(data)
     intervals, values = _measured(config, scores.metrics)
     images = next(iter(scores.metrics.values())).images

@@ -29,6 +29,9 @@ class Matching(Task):
     words: bool = Field(True, description="measure masked words, too")
     mask_rate: float = Field(0.15, gt=0, lt=1, description="share of a caption's words that are masked, one at least")
 
+    def inputs(self) -> tuple[str, ...]:
+        return ("model",)
+
     def evaluate(self, data: Embedded) -> Scores:
         from evaluation.tasks.work.matching import measure  # loads numpy
 

@@ -36,6 +36,9 @@ class Retrieval(Task):
         None, ge=1, description="first answers of each query that the model's fusion encoder ranks anew, as ALBEF does"
     )
 
+    def inputs(self) -> tuple[str, ...]:
+        return () if self.rerank is None else ("model",)
+
     def evaluate(self, data: Embedded) -> Scores:
         from evaluation.tasks.work.retrieval import measure  # loads numpy and matplotlib
 

@@ -62,9 +62,11 @@ class Task(Choice):
     ``kind`` names it in results; ours use CLIP_benchmark's names. The others say what ``clipline tasks`` and suites
     should know of it, and may be left out. ``needs``: kinds of test sets it can measure, of
     :data:`infra.formats.testset.KINDS`; none: any. ``main``: the metric that counts. ``units``: what it is a mean over.
+    ``takes``: inputs of the stage that it uses where they are given.
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
+    takes: ClassVar[tuple[str, ...]] = ()
     main: ClassVar[str] = ""
     units: ClassVar[str] = "images"
 

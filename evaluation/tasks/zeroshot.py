@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from evaluation.tasks.task import Scores, Task
+from infra.formats.testset.named_texts import named_texts
 
 if TYPE_CHECKING:
     from evaluation.embedded import Embedded
@@ -30,11 +31,13 @@ class ZeroShot(Task):
 
     kind: ClassVar[str] = "zeroshot_classification"
     needs: ClassVar[tuple[str, ...]] = ("classification", "multilabel")
+    takes: ClassVar[tuple[str, ...]] = ("prompts",)
     main: ClassVar[str] = "acc1"
 
     templates: tuple[str, ...] | None = Field(
         None,
-        description="prompts with {c} for the class, which need the model; none: the set's, or the 80 of ImageNet",
+        description="prompts with {c} for the class, or open_clip:imagenet, which need the model; none: the set's, "
+        "or the 80 of ImageNet",
     )
 
     groups: Annotated[dict[str, tuple[str, ...]], BeforeValidator(_named)] = Field(
@@ -44,6 +47,15 @@ class ZeroShot(Task):
     )
 
     macro_f1: bool = Field(False, description="gives F1-macro_all, too: the mean over classes of F1, by WILDS's name")
+    classnames: tuple[str, ...] | None = Field(
+        None, description="a name for each class, or open_clip:imagenet, which need the model; none: the set's"
+    )
+
+    @field_validator("templates", "classnames", mode="before")
+    @classmethod
+    def _by_name(cls, given: object, info: ValidationInfo) -> object:
+        # What a constant holds is the value, not its name.
+        return named_texts(given, str(info.field_name)) if isinstance(given, str) else given
 
     @field_validator("templates")
     @classmethod
@@ -59,6 +71,9 @@ class ZeroShot(Task):
             if not fields or not name.replace("_", "").replace("-", "").isalnum():
                 raise ValueError(f"groups {name!r}: a name of letters, digits, _ and -, with a field at least")
         return groups
+
+    def inputs(self) -> tuple[str, ...]:
+        return () if self.templates is None and self.classnames is None else ("model",)
 
     def evaluate(self, data: Embedded) -> Scores:
         from evaluation.tasks.work.zeroshot import measure  # loads numpy and matplotlib

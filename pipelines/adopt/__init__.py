@@ -17,6 +17,7 @@ from pipelines.adopt.contents import (
     test_sets,
 )
 from pipelines.adopt.embeddings import Embeddings, Weights
+from pipelines.adopt.prompts import Prompts
 from pipelines.adopt.stage import run
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "Metadata",
     "Model",
     "Pairs",
+    "Prompts",
     "Selection",
     "Shards",
     "TestSets",

@@ -88,25 +88,31 @@ def scored(
 
     Each set is embedded once, by a stage of its own that any number of tasks share; :func:`with_inputs` finds them. All
     are cached by themselves, and several run at once. ``ending``: of the stages' names, to tell several models apart.
-    ``model``, ``pretrained``, ``batch_size`` and ``gpus``: of embed's configuration; ``fields``: of evaluate's.
+    ``model``, ``pretrained``, ``batch_size`` and ``gpus``: of embed's configuration, and of evaluate's if it encodes;
+    ``fields``: of evaluate's.
     """
     embedded: dict[str, Stage] = {}
     stages = []
+    encoder = {"model": model, "pretrained": pretrained, "batch_size": batch_size}
     for name, task in tasks.items():
         if task.dataset not in embedded:
+            of_set = [other for other in tasks.values() if other.dataset == task.dataset]
             config = embed.Config(
                 sets=(task.dataset,),
-                splits=tuple(dict.fromkeys(s for t in tasks.values() if t.dataset == task.dataset for s in t.splits())),
-                model=model,
-                pretrained=pretrained,
-                batch_size=batch_size,
+                splits=tuple(dict.fromkeys(split for other in of_set for split in other.splits())),
                 limits=Limits(gpus=gpus),
+                **encoder,
             )
             title = f"embed_{task.dataset}{ending}".replace("/", "_")
-            embedded[task.dataset] = Stage(title, embed.run, config, inputs)
+            given = {name: stage for name, stage in inputs.items() if name in embed.Config.inputs}
+            embedded[task.dataset] = Stage(title, embed.run, config, given)
         both = {"dataset": inputs["dataset"], "embeddings": embedded[task.dataset]}
+        taken = {name: inputs[name] for name in task.takes if name in inputs}
+        # What the vectors do not have needs the model again: texts of the task, prompts in files, a fusion encoder.
+        again = {**encoder, "gpus": gpus} if taken or "model" in task.inputs() else {}
+        both |= taken | ({"model": inputs["model"]} if again and "model" in inputs else {})
         title = f"{name}{ending}".replace("/", "_")
-        stages.append(Stage(title, evaluate.run, evaluate.Config(task=task, **fields), both))
+        stages.append(Stage(title, evaluate.run, evaluate.Config(task=task, **again, **fields), both))
     return stages
 
 

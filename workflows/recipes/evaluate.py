@@ -4,17 +4,19 @@ clipline run evaluate --set model=/models/mine --set tests=/data/eval --set suit
 clipline run evaluate --set model=/models/mine --set tests=/data/eval --set suite=mine.yaml
 clipline run evaluate --set model=/models/mine --set tests=/data/eval --set classification=imagenet1k
 clipline run evaluate --set model=/models/epoch_32.pt --set architecture=ViT-B-32 --set tests=s3://bucket/eval ...
+clipline run evaluate --set model=/models/mine --set tests=/data/eval --set classification=pets --set prompts=cupl.json
 clipline run evaluate --set model=ViT-B-32 --set pretrained=laion2b_s34b_b79k --set captions=flickr30k ...
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from evaluation import evaluate
 from evaluation import suite as suites
-from evaluation.tasks import Task
+from evaluation.tasks import Retrieval, Task, ZeroShot
 from infra.errors import UsageError
 from pipelines import adopt
-from workflows.recipes._common import evaluations, scored, with_inputs
+from workflows.recipes._common import scored, with_inputs
 from workflows.stage import Stage, Workflow
 
 
@@ -27,6 +29,10 @@ def workflow(
     architecture: str | None = None,  # open_clip's name of a checkpoint file's model
     pretrained: str | None = None,  # tag of weights that open_clip downloads
     split: str = "test",  # of the sets that are named; a suite has its own
+    templates: str | list[str] | None = None,  # prompts with {c} for the class, or open_clip:imagenet; none: the sets'
+    classnames: str | list[str] | None = None,  # a name for each class, or open_clip:imagenet; none: the sets'
+    prompts: str | None = None,  # file of prompts, also of each class's own; a folder of such files by language
+    language: str = "en",  # of the texts
     batch_size: int = 64,  # images or texts encoded at once
     gpus: float = 0,  # for each test set; 0.5: two share one
 ) -> Workflow:
@@ -38,19 +44,23 @@ def workflow(
         )
 
     # Model and test sets stay where they are; both are identified by their content.
-    tasks: dict[str, Task] = {}
-    wanted, splits = tuple(named), tuple([split])
+    tasks: dict[str, Task] = {f"zeroshot_{name}": ZeroShot(dataset=name, split=split) for name in classification or ()}
+    tasks |= {f"retrieval_{name}": Retrieval(dataset=name, split=split) for name in captions or ()}
     if suite is not None:
         chosen = suites.load_suite(suite)
         tasks = _tasks(chosen, tests)
-        wanted = tuple(dict.fromkeys(task.dataset for task in tasks.values()))
-        splits = tuple(dict.fromkeys(split for task in tasks.values() for split in task.splits()))
+    texts = {"templates": templates, "classnames": classnames}
+    tasks = {name: _with_texts(task, language, texts) for name, task in tasks.items()}
+    wanted = tuple(dict.fromkeys(task.dataset for task in tasks.values()))
+    splits = tuple(dict.fromkeys(split for task in tasks.values() for split in task.splits()))
     testsets = Stage("tests", adopt.run, adopt.Config(path=tests, contents=adopt.TestSets(sets=wanted, splits=splits)))
     given = {"dataset": testsets}
     if pretrained is None:
         given["model"] = Stage("model", adopt.run, adopt.Config(path=model, contents=adopt.Model()))
     else:
         architecture = model
+    if prompts is not None:
+        given["prompts"] = Stage("prompts", adopt.run, adopt.Config(path=prompts, contents=adopt.Prompts()))
 
     options: dict[str, Any] = {
         "model": architecture,
@@ -58,13 +68,17 @@ def workflow(
         "batch_size": batch_size,
         "gpus": gpus,
     }
-    if suite is None:
-        scores = evaluations(classification or (), captions or (), given, split=split, **options)
-    else:
-        scores = scored(tasks, given, **options)
+    scores = scored(tasks, given, **options)
+    if suite is not None:
         inputs = {f"scores_{stage.name}": stage for stage in scores}
         scores.append(Stage("suite", suites.run, suites.Config(suite=chosen), inputs))
     return Workflow("evaluate", with_inputs(*given.values(), *scores))
+
+
+def _with_texts(task: Task, language: str, texts: Mapping[str, str | list[str] | None]) -> Task:
+    """``task`` in that language, and with these texts of its own if it asks for classes by texts."""
+    fields = {name: value for name, value in texts.items() if value is not None and name in type(task).model_fields}
+    return task.replace(language=language, **fields)
 
 
 def _tasks(suite: suites.Suite, tests: str) -> dict[str, Task]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,13 +11,14 @@ from numpy.typing import NDArray
 
 from evaluation import figures, galleries
 from evaluation.calibration import CalibrationError
+from evaluation.classifiers import classifiers
 from evaluation.embedded import Embedded
 from evaluation.f1 import MacroF1
+from evaluation.precision import AveragePrecision
 from evaluation.tasks.task import Columns, Scores
 from evaluation.tasks.work import multilabel
 from evaluation.worst import WorstGroup
 from infra import metrics
-from infra.formats.testset import prompts
 from infra.measures import Metric
 from infra.metrics import Classified
 
@@ -27,12 +29,26 @@ __all__ = ["measure"]
 
 
 def measure(task: ZeroShot, data: Embedded) -> Scores:
-    """Every image to the nearest class, or by several classes. Raises DataError for a set without classes."""
-    # One unit vector per class, and every image to its nearest.
-    classes = data.classes
-    classifier = _classifier(task, data)
+    """Every image to the nearest class, or by several classes. Raises DataError for a set without classes.
+
+    Where prompts are in several languages, those of the task's count, and a table has the metrics by language.
+    """
+    by_language = classifiers(task, data)
+    scores = (multilabel.measure if data.examples.multilabel else _measure)(task, data, by_language[task.language])
+    if len(by_language) == 1:
+        return scores
+    each = {code: _metrics(data, by_language[code]) for code in sorted(by_language)}
+    return replace(scores, groups={**scores.groups, "languages": each})
+
+
+def _metrics(data: Embedded, classifier: NDArray[np.float32]) -> Mapping[str, Metric]:
     if data.examples.multilabel:
-        return multilabel.measure(task, data, classifier)
+        return {"mean_average_precision": AveragePrecision(data.images @ classifier.T, data.shows)}
+    return metrics.classify(data.images, classifier, data.labels, data.logit_scale).metrics()
+
+
+def _measure(task: ZeroShot, data: Embedded, classifier: NDArray[np.float32]) -> Scores:
+    classes = data.classes
     data.check_one_label()
     classified = metrics.classify(data.images, classifier, data.labels, data.logit_scale)
     calibration = CalibrationError(classified.rank == 0, np.asarray(classified.confidence))
@@ -55,13 +71,6 @@ def measure(task: ZeroShot, data: Embedded) -> Scores:
         },
         facts={"images": len(data.keys), "classes": len(classes)},
     )
-
-
-def _classifier(task: ZeroShot, data: Embedded) -> NDArray[np.float32]:
-    """A unit vector for each class: (classes, d). Raises DataError for a set without classes."""
-    if task.templates is None or not data.classes:
-        return data.classifier
-    return metrics.ensemble(data.encode_texts(prompts(data.classes, task.templates)), len(data.classes))
 
 
 def _groups(

@@ -13,6 +13,7 @@ import json
 from collections.abc import Sequence
 
 from infra.errors import DataError
+from infra.formats.testset.named_texts import named_texts
 from infra.store import Store
 
 __all__ = [
@@ -60,9 +61,7 @@ def prompts(classes: Sequence[str], templates: Sequence[str] = ()) -> list[str]:
     if templates:
         # Not str.format: a template comes from a file, and {c.__class__} should stay what it is, text.
         return [template.replace("{c}", name) for name in classes for template in templates]
-    from open_clip import OPENAI_IMAGENET_TEMPLATES
-
-    return [template(name) for name in classes for template in OPENAI_IMAGENET_TEMPLATES]
+    return prompts(classes, named_texts("open_clip:openai_imagenet", "templates"))
 
 
 def read_classes(store: Store, path: str = CLASSES) -> tuple[str, ...]:

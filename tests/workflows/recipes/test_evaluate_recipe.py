@@ -104,3 +104,35 @@ def test_a_misspelt_architecture_is_told_before_anything_runs(given):
     with pytest.raises(ConfigError, match="no model 'ViT-B-33'") as caught:
         build(given, "model=ViT-B-33", "pretrained=openai", "classification=seen")
     assert "ViT-B-32" in caught.value.fix
+
+
+def test_prompts_count_by_content_and_bring_the_model_along(given):
+    (given / "cupl.json").write_text('{"red circle": ["round and red"]}')
+    dials = ("classification=seen", "captions=holdout", f"model={given / 'model'}")
+    plain = build(given, *dials)
+    assert "model" not in plain["zeroshot_seen"].inputs
+    made = build(given, *dials, f"prompts={given / 'cupl.json'}")
+    assert set(made["zeroshot_seen"].inputs) == {"dataset", "embeddings", "model", "prompts"}
+    assert set(made["retrieval_holdout"].inputs) == {"dataset", "embeddings"}
+    assert made["embed_seen"].digest == plain["embed_seen"].digest  # no image is encoded again
+    before = made["zeroshot_seen"].digest
+    (given / "cupl.json").rename(given / "moved.json")
+    again = build(given, *dials, f"prompts={given / 'moved.json'}")
+    assert again["zeroshot_seen"].digest == before
+    (given / "moved.json").write_text('{"red circle": ["red and round"]}')
+    other = build(given, *dials, f"prompts={given / 'moved.json'}")
+    assert other["zeroshot_seen"].digest != before
+    named = build(given, *dials, "templates=open_clip:imagenet", "language=de")
+    assert len(named["zeroshot_seen"].config.task.templates) == 80
+    assert named["retrieval_holdout"].config.task.language == "de"
+
+
+def test_a_suite_with_probes_embeds_their_training_split(given):
+    for shard in (given / "tests/seen/test").iterdir():
+        (given / "tests/seen/train").mkdir(exist_ok=True)
+        (given / "tests/seen/train" / shard.name).write_bytes(shard.read_bytes())
+    (given / "mine.yaml").write_text("sets:\n  seen: {task: linear_probe}\n")
+    made = build(given, f"suite={given / 'mine.yaml'}", f"model={given / 'model'}")
+    assert made["embed_seen"].config.splits == ("test", "train")
+    assert made["tests"].config.contents.splits == ("test", "train")
+    assert made["suite"].config.suite.sets["seen"].main == "lp_acc1"
