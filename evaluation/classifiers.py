@@ -13,6 +13,7 @@ from evaluation.embedded import Embedded
 from infra.errors import DataError
 from infra.formats.testset import prompts
 from infra.formats.testset.prompt_files import read_prompts
+from infra.metrics import ensemble
 
 if TYPE_CHECKING:
     from evaluation.tasks.zeroshot import ZeroShot
@@ -50,10 +51,10 @@ def class_vectors(data: Embedded, given: Sequence[Sequence[str]]) -> Floats:
     every = [text for texts in given for text in texts]
     place = {text: number for number, text in enumerate(dict.fromkeys(every))}
     vectors = data.encode_texts(list(place))[[place[text] for text in every]]
-    starts = [0, *accumulate(len(texts) for texts in given)][:-1]
-    sums = np.add.reduceat(vectors.astype(np.float64), starts, axis=0)
-    unit: Floats = (sums / np.linalg.norm(sums, axis=1, keepdims=True)).astype(np.float32)
-    return unit
+    ends = accumulate(len(texts) for texts in given)
+    return np.concatenate(
+        [ensemble(vectors[end - len(texts) : end], 1) for texts, end in zip(given, ends, strict=True)]
+    )
 
 
 def _of_task(task: ZeroShot, data: Embedded) -> list[list[str]]:
