@@ -89,6 +89,7 @@ class RunStarted(Event):
     recipe: str  # path of the recipe file, or the name of a built-in one
     settings: str = ""  # the values given with --set, separated by spaces
     commit: str = ""  # of clipline's checkout, with "+" if it has local changes; empty outside a checkout
+    sweep: str = ""  # what it is one run of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,18 +18,19 @@ class _Mailbox:
     """Collects events until the driver takes them. Runs as a Ray actor on the driver's node."""
 
     def __init__(self) -> None:
-        self._events: list[Event] = []
+        self._posts: list[tuple[str, list[Event]]] = []
         self._stop = False
 
-    def post(self, events: list[Event]) -> bool:
+    def post(self, sender: str, events: list[Event]) -> bool:
         """Add events; True if the sender should stop."""
-        self._events.extend(events)
+        if events:
+            self._posts.append((sender, events))
         return self._stop
 
-    def take(self) -> list[Event]:
-        """The events since the last call."""
-        events, self._events = self._events, []
-        return events
+    def take(self) -> list[tuple[str, list[Event]]]:
+        """The events since the last call, with their senders."""
+        posts, self._posts = self._posts, []
+        return posts
 
     def stop(self) -> None:
         self._stop = True
@@ -42,12 +43,15 @@ def mailbox() -> Any:  # noqa: ANN401 - Ray's actor handles are untyped
 
 
 class Reporter:
-    """Sends events to a mailbox in the background and learns from its answers whether to stop. Pickles to workers."""
+    """Sends events to a mailbox in the background and learns from its answers whether to stop. Pickles to workers.
+
+    ``sender``: by which the driver tells apart stages of the same name.
+    """
 
     INTERVAL_S = 0.5
 
-    def __init__(self, mailbox: Any) -> None:  # noqa: ANN401
-        self._mailbox = mailbox
+    def __init__(self, mailbox: Any, sender: str = "") -> None:  # noqa: ANN401
+        self._mailbox, self._sender = mailbox, sender
         self._lock = threading.Lock()
         self._flushing = threading.Lock()
         self._pending: list[Event] = []
@@ -56,7 +60,7 @@ class Reporter:
         self._thread: threading.Thread | None = None
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (Reporter, (self._mailbox,))
+        return (Reporter, (self._mailbox, self._sender))
 
     def emit(self, event: Event) -> None:
         """Queue an event; it is sent within ``INTERVAL_S``."""
@@ -75,7 +79,7 @@ class Reporter:
         with self._flushing:  # keeps events in order when a caller and the thread flush at once
             with self._lock:
                 events, self._pending = self._pending, []
-            self._stop = bool(ray.get(self._mailbox.post.remote(events)))
+            self._stop = bool(ray.get(self._mailbox.post.remote(self._sender, events)))
 
     def close(self) -> None:
         """Send what is pending and end the thread: a worker's process outlives what it is used for."""

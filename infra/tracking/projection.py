@@ -143,6 +143,9 @@ class Projection:
             tags["mlflow.source.git.commit"] = event.commit
         self._state.parent = self._find_or_create({_RUN: event.run, _STAGE: ""}, event.run, tags)
         self._client.update_run(self._state.parent, status="RUNNING")
+        if event.sweep:
+            whole = self._find_or_create({_RUN: event.sweep, _STAGE: ""}, event.sweep, {})
+            self._client.set_tag(self._state.parent, "mlflow.parentRunId", whole)
         # Tags, not parameters: resuming with other workers or time limits is the same run.
         self._client.set_tag(self._state.parent, "clipline.recipe", event.recipe)
         self._client.set_tag(self._state.parent, "clipline.settings", event.settings)

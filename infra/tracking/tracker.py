@@ -27,6 +27,7 @@ __all__ = ["Tracker", "configure"]
 
 log = logging.getLogger(__name__)
 
+_TURN = threading.Lock()  # the runs of a sweep would find an sqlite database locked by one another
 ReadJournal = Callable[[int], tuple[list[Event], int]]
 
 
@@ -82,7 +83,8 @@ class Tracker:
         while True:
             closing = self._closing.is_set()  # before reading: what was written by then must still be sent
             try:
-                more = self._send()
+                with _TURN:
+                    more = self._send()
                 pause, self.degraded = self.INTERVAL_S, ""
             except Exception as error:  # noqa: BLE001 - tracking must not stop a stage; close() returns False
                 self._projection = None  # what was sent in part is looked up again

@@ -22,13 +22,14 @@ from workflows.cli import trace as tracing
 from workflows.cli.compare import compare
 from workflows.cli.help import ABOUT, EXIT_CODES, epilog
 from workflows.cli.search import search
+from workflows.cli.sweep import sweep
 from workflows.cli.tasks import tasks
 from workflows.cli.terminal import stderr
 
 __all__ = ["app", "main"]
 
 _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
-    "Run": {"run": run.run, "resume": run.resume, "sync": cluster.sync, "gc": garbage.gc},
+    "Run": {"run": run.run, "resume": run.resume, "sweep": sweep, "sync": cluster.sync, "gc": garbage.gc},
     "Look (writes nothing)": {
         "plan": run.plan,
         "status": look.status,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,7 +18,10 @@ from workflows.cli.options import DEFAULT_ROOT, Json, Root
 from workflows.cli.terminal import stdout
 from workflows.run.records import find_run, finished
 
-__all__ = ["compare"]
+if TYPE_CHECKING:
+    from evaluation.compare.comparison import Comparison
+
+__all__ = ["Primary", "compare", "compared", "show"]
 
 Variants = Annotated[
     list[str],
@@ -49,21 +53,34 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Compare runs or evaluations: paired differences with intervals, and which are separated from 0."""
-    from evaluation.compare.work import compare_artifacts, draw  # loads numpy
-
     store = open_store(root)
     given = {
         name: [artifact for one in members for artifact in _evaluations(store, one)]
         for name, members in _named(variants).items()
     }
-    comparison = compare_artifacts(given, primary=primary or PRIMARY, confidence=confidence)
+    comparison, draw = compared(given, primary, confidence)
     if figure:
-        figure.write_bytes(draw(comparison))
+        figure.write_bytes(draw())
     if as_json:
         print_json(comparison.as_dict())
-        return
+    else:
+        show(comparison, list(given))
+
+
+def compared(
+    given: Mapping[str, Sequence[Artifact]], primary: Sequence[str] | None, confidence: float = 0.95
+) -> tuple[Comparison, Callable[[], bytes]]:
+    """The comparison of the evaluations of each variant with those of the first, and what draws it as PNG."""
+    from evaluation.compare.work import compare_artifacts, draw  # loads numpy
+
+    comparison = compare_artifacts(given, primary=primary or PRIMARY, confidence=confidence)
+    return comparison, lambda: draw(comparison)
+
+
+def show(comparison: Comparison, variants: Sequence[str]) -> None:
+    """Print the differences, what limits them, and the verdict."""
     out = stdout()
-    title, name = column(row.title for row in comparison.rows), column([comparison.baseline, *given])
+    title, name = column(row.title for row in comparison.rows), column([comparison.baseline, *variants])
     out.print(f"{'':<{title}}{comparison.baseline:>12.12}  {'variant':<{name}}         difference", style="bold")
     for row in sorted(comparison.rows, key=lambda row: not row.primary):
         line = f"{row.title:<{title}}{row.baseline:>12.3f}  {row.variant:<{name}}{row.value:>7.3f}  {row.difference}"

@@ -25,6 +25,10 @@ _EXAMPLES = {
         "clipline run my_recipe.py --root s3://bucket/clip --wait",
     ),
     "plan": ("clipline plan quickstart", "clipline plan quickstart --set download.image_size=64 --json"),
+    "sweep": (
+        "clipline sweep quickstart --grid train.optimizer.lr=0.003,0.001 --seeds 3",
+        "clipline sweep my_recipe.py --grid objective=infonce,siglip --grid batch_size=256,1024 --random 3 --plan",
+    ),
     "gc": ("clipline gc", "clipline gc --older-than 14d --keep quickstart-3fa9c01b", "clipline gc --delete"),
     "show": ("clipline show filter", "clipline show download/3fa9 --verify"),
     "trace": ("clipline trace https://example.org/cat.jpg", "clipline trace 5d41402abc4b2a76b9719d911017c592 --json"),

@@ -18,7 +18,18 @@ from workflows.recipe import Recipe, load
 from workflows.run.plan import Selection
 from workflows.stage import Workflow
 
-__all__ = ["DEFAULT_ROOT", "Execution", "Json", "RecipeName", "Request", "Requested", "Root", "RunName", "grouped"]
+__all__ = [
+    "DEFAULT_ROOT",
+    "Execution",
+    "Json",
+    "RecipeName",
+    "Request",
+    "Requested",
+    "Root",
+    "RunName",
+    "Set",
+    "grouped",
+]
 
 DEFAULT_ROOT = ".clipline"
 

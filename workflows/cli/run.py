@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import chdir, contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -23,7 +23,10 @@ from workflows.cli.terminal import stderr, stdout
 from workflows.run.plan import Plan, make_plan
 from workflows.run.records import RunRecord, find_run
 
-__all__ = ["plan", "resume", "run"]
+if TYPE_CHECKING:
+    from workflows.run.runner import Outcome
+
+__all__ = ["carry_out", "check_cluster", "plan", "resume", "run"]
 
 
 @grouped
@@ -103,14 +106,14 @@ def _execute(name: str, request: Request, execution: dict[str, Any], as_json: bo
         err.print(f"{record.run}: nothing to do, every stage is done.", style="green")
         result.show(record, root, stdout(), as_json=as_json)
         return
-    _check_cluster()
+    check_cluster()
     err.print(
         f"{record.run}: {len(made.to_run)} of {len(made.steps)} stages to run, below {redact(root.url)}", markup=False
     )
     _carry_out(made, root, record, execution, as_json)
 
 
-def _check_cluster() -> None:
+def check_cluster() -> None:
     """Raise CliplineError if no cluster answers at RAY_ADDRESS: Ray would try for 15 minutes and ignore Ctrl-C."""
     ray = ray_cluster()
     if ray.verdict == "bad":
@@ -122,13 +125,8 @@ def _check_cluster() -> None:
 
 
 def _carry_out(made: Plan, root: Store, record: RunRecord, execution: dict[str, Any], as_json: bool) -> None:
-    from workflows.run import runner  # loads Ray
-
     err = stderr()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    # What libraries and services print goes to stderr: stdout is data only.
-    with redirect_stdout(sys.stderr), Watcher(err, [step.stage.name for step in made]).live() as watch:
-        outcome = runner.run(made, root, record, runner.Options(**execution), watch)
+    (outcome,) = carry_out([(made, record)], root, execution)
     if outcome.error is not None:
         err.print(str(outcome.error), style="red" if outcome.status == "failed" else "yellow", markup=False)
         if outcome.status == "preempted":
@@ -139,3 +137,16 @@ def _carry_out(made: Plan, root: Store, record: RunRecord, execution: dict[str, 
         err.print(f"MLflow is missing some events; clipline sync {record.run} sends them.", style="yellow")
     if not as_json:
         result.show_address(Address.find(root), outcome.page, stdout())
+
+
+def carry_out(
+    runs: Sequence[tuple[Plan, RunRecord]], root: Store, execution: dict[str, Any], sweep: str = ""
+) -> list[Outcome]:
+    """Run the plans together, with progress on stderr."""
+    from workflows.run import runner  # loads Ray
+
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    names = [step.stage.name + "/123456" * (len(runs) > 1) for made, _ in runs for step in made]
+    # What libraries and services print goes to stderr: stdout is data only.
+    with redirect_stdout(sys.stderr), Watcher(stderr(), names).live() as watch:
+        return runner.run_together(runs, root, runner.Options(**execution), watch, sweep)

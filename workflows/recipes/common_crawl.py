@@ -24,12 +24,20 @@ def workflow(
     batch_size: int = 256,  # samples of a training step, over all workers
     workers: int = 2,  # training processes, one per GPU
     gpu: bool = False,  # train on GPUs
+    seed: int = 0,  # of the training: first weights, order and augmentation of the samples
     allow_private: list[str] | None = None,  # networks to reach although they are not public, e.g. 127.0.0.0/8
     connect_to: dict[str, str] | None = None,  # host pattern -> address[:port] to connect to instead
     web: dict[str, Any] | None = None,  # further fields of the HTTP client, for all stages: web.retries=5
 ) -> Workflow:
     client = http_client(web, contact=contact, allow_private=allow_private, connect_to=connect_to)
-    training = {"model": model, "samples": samples, "batch_size": batch_size, "workers": workers, "gpu": gpu}
+    training = {
+        "model": model,
+        "samples": samples,
+        "batch_size": batch_size,
+        "workers": workers,
+        "gpu": gpu,
+        "seed": seed,
+    }
 
     pages = archives(paths, prefix, max_files)
     base = prefix if "://" in prefix else ""

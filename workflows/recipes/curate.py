@@ -17,6 +17,7 @@ def workflow(
     languages: list[str] | None = None,  # of captions, as ISO 639-1 codes; by default any
     max_per_entry: int = 20_000,  # captions that MetaCLIP's balancing leaves of a common word
     samples_per_shard: int = 1000,
+    seed: int = 0,  # of the balancing, the shuffle and the holdout
     holdout_fraction: float = 0.05,  # share of the images kept from training, as a retrieval test set
 ) -> Workflow:
     downloaded = {"images": Stage("images", adopt.run, adopt.Config(path=images, contents=adopt.Images()))}
@@ -30,9 +31,9 @@ def workflow(
 
     # One row per image, and no concept too often.
     deduplicated = Stage("dedup", dedup.run, dedup.Config(), {**downloaded, "selection": filtered})
-    balanced = Stage("balance", balance.run, balance.Config(t=max_per_entry), {"selection": deduplicated})
+    balanced = Stage("balance", balance.run, balance.Config(t=max_per_entry, seed=seed), {"selection": deduplicated})
 
     # Shuffled training shards, and a holdout that shares no image with them.
-    sharding = shard.Config(samples_per_shard=samples_per_shard, holdout_fraction=holdout_fraction)
+    sharding = shard.Config(samples_per_shard=samples_per_shard, seed=seed, holdout_fraction=holdout_fraction)
     shards = Stage("shard", shard.run, sharding, {**downloaded, "selection": balanced})
     return Workflow("curate", (*downloaded.values(), filtered, deduplicated, balanced, shards))

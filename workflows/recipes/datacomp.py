@@ -40,6 +40,7 @@ def workflow(
     batch_size: int = 4096,
     workers: int = 1,  # training processes, one per GPU
     gpu: bool = False,  # train on GPUs
+    seed: int = 0,  # of the training: first weights, order and augmentation of the samples
     tests: str | None = None,  # folder of test sets in CLIP_benchmark's layout
     classification: list[str] | None = None,  # names of the test sets with classes
     captions: list[str] | None = None,  # names of the test sets with captions
@@ -66,6 +67,7 @@ def workflow(
         model=model,
         samples=samples,
         batch_size=batch_size,
+        seed=seed,
         optimizer={"lr": 5e-4},
         schedule={"warmup": min(_WARMUP * batch_size, samples // 2)},
         precision="amp_bf16" if gpu else "fp32",

@@ -29,13 +29,20 @@ def workflow(
     batch_size: int = 4096,
     workers: int = 1,  # training processes, one per GPU
     gpu: bool = False,  # train and score on GPUs
+    seed: int = 0,  # of the last training: first weights, order and augmentation of the samples
 ) -> Workflow:
     good = Stage("trusted", adopt.run, adopt.Config(path=trusted, contents=adopt.Shards()))
     pool = Stage("images", adopt.run, adopt.Config(path=images, contents=adopt.Images()))
 
-    def learning(architecture: str | dict[str, Any], seen: int) -> train.Config:
-        warmup, cluster = {"warmup": seen // 10}, {"workers": workers, "gpu": gpu}
-        return train.Config(model=architecture, samples=seen, batch_size=batch_size, schedule=warmup, cluster=cluster)
+    def learning(architecture: str | dict[str, Any], seen: int, seed: int = 0) -> train.Config:
+        return train.Config(
+            model=architecture,
+            samples=seen,
+            batch_size=batch_size,
+            seed=seed,
+            schedule={"warmup": seen // 10},
+            cluster={"workers": workers, "gpu": gpu},
+        )
 
     # The network, and what it makes of the pool.
     filtering = Stage("network", train.run, learning(network, network_samples), {"shards": good})
@@ -47,7 +54,7 @@ def workflow(
     top = filter.Config(rules=(rules.Score(column="clip_score", top=keep),))
     best = Stage("filter", filter.run, top, {"images": pool, "selection": scored})
     shards = Stage("shard", shard.run, shard.Config(), {"images": pool, "selection": best})
-    trained = Stage("train", train.run, learning(model, samples), {"shards": shards})
+    trained = Stage("train", train.run, learning(model, samples, seed), {"shards": shards})
 
     # What it learned, on pairs held out.
     tests = embed_tests.Config(sets=("holdout",))

@@ -34,6 +34,7 @@ def workflow(
     prompts: str | None = None,  # file of prompts, also of each class's own; a folder of such files by language
     language: str = "en",  # of the texts
     batch_size: int = 64,  # images or texts encoded at once
+    seed: int = 0,  # of the resampling that gives the intervals
     gpus: float = 0,  # for each test set; 0.5: two share one
 ) -> Workflow:
     named = (*(classification or ()), *(captions or ()))
@@ -67,6 +68,7 @@ def workflow(
         "pretrained": pretrained,
         "batch_size": batch_size,
         "gpus": gpus,
+        "seed": seed,
     }
     scores = scored(tasks, given, **options)
     if suite is not None:

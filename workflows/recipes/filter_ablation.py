@@ -30,6 +30,7 @@ def workflow(
     pretrained: str = "",  # folder or checkpoint of a model that every training starts from
     share: float = 0.3,  # of the pool that scores, and the random control, keep
     seeds: int = 3,  # trainings of each filter
+    seed: int = 0,  # of the first of them; the others count on
     model: str | dict[str, Any] = "ViT-B-32",  # an open_clip name or configuration
     samples: int = 12_800_000,  # seen in each training
     batch_size: int = 4096,  # pairs of a step
@@ -70,10 +71,10 @@ def workflow(
     for name, selection in kept.items():
         sharding, of_pool = shard.Config(holdout_fraction=0), {"images": pool, "selection": selection}
         shards = Stage(f"shard_{name}", shard.run, sharding, of_pool)
-        for seed in range(seeds):
-            both = {"model": trained(f"train_{name}_{seed}", shards, seed), "dataset": sets}
+        for number in range(seed, seed + seeds):
+            both = {"model": trained(f"train_{name}_{number}", shards, number), "dataset": sets}
             scored = evaluations(
-                classification or (), captions or (), both, ending=f"_{name}_{seed}", bootstrap=RESAMPLES
+                classification or (), captions or (), both, ending=f"_{name}_{number}", bootstrap=RESAMPLES
             )
             for stage in scored:
                 scores[f"scores_{stage.name}"] = stage

@@ -27,6 +27,7 @@ def workflow(
     images: int = 2000,  # different good images on the site; about a fifth as many pages
     samples: int = 48_000,  # seen in training
     workers: int = 2,  # training processes
+    seed: int = 0,  # of the training: first weights, order and augmentation of the samples
     port: int = 8642,  # where the site listens on this machine
     gate: float = 0.8,  # zero-shot accuracy from which the model is registered
 ) -> Workflow:
@@ -58,7 +59,7 @@ def workflow(
 
     # Train, and evaluate on test sets the site never shows.
     tests = Stage("testset", testset.run, testset.Config(image_size=size))
-    trained = Stage("train", train.run, training(model, samples, workers), {"shards": shards, "tests": tests})
+    trained = Stage("train", train.run, training(model, samples, workers, seed), {"shards": shards, "tests": tests})
     sets = embed.Config(sets=("seen", "unseen", "captions", "compositions", "analogies"))
     embedded = Stage("embed", embed.run, sets, {"model": trained, "dataset": tests})
     both = {"dataset": tests, "embeddings": embedded}
@@ -75,12 +76,13 @@ def workflow(
     return Workflow("quickstart", stages, services=(partial(site.serve, images, port),), gate=accuracy)
 
 
-def training(model: dict[str, Any], samples: int, workers: int) -> train.Config:
+def training(model: dict[str, Any], samples: int, workers: int, seed: int = 0) -> train.Config:
     """The small CLIP's training: its two towers at rates of their own, checked on both kinds of test set."""
     return train.Config(
         model=model,
         samples=samples,
         batch_size=64,
+        seed=seed,
         augment={"crop_scale": (0.6, 1.0), "crop_ratio": (1.0, 1.0)},
         optimizer={"lr": 3e-3, "text_lr": 3e-4, "weight_decay": 0.1, "grad_clip": 1.0},
         schedule={"warmup": samples // 10},

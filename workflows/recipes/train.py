@@ -25,6 +25,7 @@ def workflow(
     batch_size: int = 4096,  # samples of a step, over all workers
     workers: int | list[int] = 1,  # training processes, one per GPU; [least, most]: as many as there is room for
     gpu: bool = False,  # train on GPUs
+    seed: int = 0,  # of the training: first weights, order and augmentation of the samples
     tests: str | None = None,  # folder of test sets in CLIP_benchmark's layout
     classification: list[str] | None = None,  # names of the test sets with classes
     captions: list[str] | None = None,  # names of the test sets with captions
@@ -50,6 +51,7 @@ def workflow(
         data={"weights": {names[folder]: weight for folder, weight in weights.items()}} if weights else {},
         samples=samples,
         batch_size=batch_size,
+        seed=seed,
         schedule={"warmup": samples // 10},
         validation={"sets": sets, "every": max(1, samples // 10)},
         cluster={"workers": workers, "gpu": gpu},

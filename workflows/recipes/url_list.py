@@ -33,6 +33,7 @@ def workflow(
     batch_size: int = 256,  # samples of a training step, over all workers
     workers: int = 2,  # training processes, one per GPU
     gpu: bool = False,  # train on GPUs
+    seed: int = 0,  # of the training: first weights, order and augmentation of the samples
     allow_private: list[str] | None = None,  # networks to reach although they are not public, e.g. 127.0.0.0/8
     connect_to: dict[str, str] | None = None,  # host pattern -> address[:port] to connect to instead
     web: dict[str, Any] | None = None,  # further fields of the HTTP client, for all stages: web.retries=5
@@ -40,7 +41,14 @@ def workflow(
     client = http_client(web, contact=contact, allow_private=allow_private, connect_to=connect_to)
     layout = {"image_size": image_size, "resize_mode": resize_mode, "samples_per_shard": samples_per_shard}
     verify = {"column": verify_hash} if verify_hash else None
-    training = {"model": model, "samples": samples, "batch_size": batch_size, "workers": workers, "gpu": gpu}
+    training = {
+        "model": model,
+        "samples": samples,
+        "batch_size": batch_size,
+        "workers": workers,
+        "gpu": gpu,
+        "seed": seed,
+    }
 
     paths = [url_list] if isinstance(url_list, str) else url_list
     lists = adopted("list", paths, adopt.UrlList(format=input_format))

@@ -33,6 +33,7 @@ def workflow(
     batch_size: int = 256,  # samples of a training step, over all workers
     workers: int = 2,  # training processes, one per GPU
     gpu: bool = False,  # train on GPUs
+    seed: int = 0,  # of the training: first weights, order and augmentation of the samples
     allow_private: list[str] | None = None,  # networks to reach although they are not public, e.g. 127.0.0.0/8
     connect_to: dict[str, str] | None = None,  # host pattern -> address[:port] to connect to instead
     web: dict[str, Any] | None = None,  # further fields of the HTTP client, for all stages: web.retries=5
@@ -41,7 +42,14 @@ def workflow(
     starts = {"seeds": seeds or (), "sitemaps": sitemaps or (), "pages": pages or ()}
     reach = {"scope": scope, "allowed_hosts": hosts or (), "exclude": exclude or ()}
     budget = {"max_pages": max_pages, "max_pages_per_host": max_pages_per_host, "max_depth": max_depth}
-    training = {"model": model, "samples": samples, "batch_size": batch_size, "workers": workers, "gpu": gpu}
+    training = {
+        "model": model,
+        "samples": samples,
+        "batch_size": batch_size,
+        "workers": workers,
+        "gpu": gpu,
+        "seed": seed,
+    }
 
     lists = adopted("page_list", page_lists or (), adopt.UrlList())
     crawled = Stage("crawl", crawl.run, crawl.Config(**starts, **reach, **budget, web=client), lists)

@@ -27,7 +27,7 @@ def run_attempt(
     mailbox: Any,  # noqa: ANN401 - Ray's actor handles are untyped
 ) -> bytes:
     """Run the stage inside a Ray worker; the manifest as bytes. ``mailbox`` is the actor of the driver."""
-    reporter = Reporter(mailbox)
+    reporter = Reporter(mailbox, digest)
     context = Context(
         folder,
         stage=stage,

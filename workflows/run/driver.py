@@ -1,4 +1,7 @@
-"""Carries out a plan: stages in topological order, independent ones side by side, each attempt as a Ray task.
+"""Carries out plans: stages in topological order, independent ones side by side, each attempt as a Ray task.
+
+Several plans, as of a sweep, are one graph: what they share is done once, and a stage that fails ends only the plans it
+is part of.
 
 An attempt's task has no CPU of its own; it drives the stage's Ray work and returns a manifest, which the driver commits
 under the artifact's lease. If this process dies, Ray reaps the attempts, and the next run continues from the manifests
@@ -10,9 +13,10 @@ from __future__ import annotations
 import re
 import signal
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import ray
@@ -33,17 +37,28 @@ from workflows.run.provenance import provenance
 from workflows.run.signals import SignalHandler
 from workflows.stage import Stage
 
-__all__ = ["Driver"]
+__all__ = ["Driver", "Member"]
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # Ray colours its traces
 
 
 @dataclass
+class Member:
+    """One of the plans. ``emit`` gets its events; ``failure``: the first, after which no stage begins for it."""
+
+    plan: Plan
+    emit: Listener
+    failure: CliplineError | None = None
+
+
+@dataclass
 class _StageRun:
-    """One stage of the plan and how far it is. ``ended``: done, failed, cached, or left out by the selection."""
+    """One stage of the plans and how far it is. ``ended``: done, failed, cached, or left out by the selection."""
 
     step: Step
     state: Literal["waiting", "running", "ended"]
+    label: str  # what it is called on the terminal
+    members: list[Member] = field(default_factory=list)
     tries: int = 0  # attempts begun
     not_before: float = 0.0  # monotonic s; no attempt begins earlier
     contended: bool = False  # another owner of its lease was seen, and a warning said so
@@ -52,6 +67,11 @@ class _StageRun:
     @property
     def stage(self) -> Stage:
         return self.step.stage
+
+    @property
+    def wanted(self) -> bool:
+        """False once every plan it is part of has failed."""
+        return any(member.failure is None for member in self.members)
 
 
 @dataclass(frozen=True)
@@ -74,53 +94,52 @@ class _Attempt:
 class Driver:
     """The loop that starts attempts, receives their events and commits their manifests.
 
-    ``stages``: most at once; None: as many as the cluster has CPUs, but 2 to 16. ``wait``: for a lease that another run
-    holds, instead of failing. ``grace_s``: how long stages that were asked to stop may take to save their state.
+    ``show`` gets the events of all, each once. ``stages``: most at once; None: as many as the cluster has CPUs, but 2
+    to 16. ``wait``: for a lease that another run holds, instead of failing. ``grace_s``: how long stages that were
+    asked to stop may take to save their state.
     """
 
     POLL_S = 0.25
 
     def __init__(
         self,
-        plan: Plan,
+        members: Sequence[Member],
         root: Store,
-        emit: Listener,
+        show: Listener,
         signals: SignalHandler,
         *,
         stages: int | None,
         wait: bool,
         grace_s: float,
     ) -> None:
-        self._plan, self._root, self._emit_all, self._signals = plan, root, emit, signals
+        self._members, self._root, self._show, self._signals = members, root, show, signals
         self._wait, self._grace_s = wait, grace_s
         # An attempt's task takes no CPU but a process and its memory, half a gigabyte and more: twenty trainings that
         # are due at once would fill a small machine before any had its turn.
         there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         self._most = stages or min(16, max(2, int(there.get("CPU", 0))))
-        self._stages = {
-            step.stage.name: _StageRun(step, "waiting" if step.action == "run" else "ended") for step in plan
-        }
+        self._stages = _union(members)  # by digest
         self._mailbox = mailbox()
-        self._failure: CliplineError | None = None  # the first; no attempt begins after it
         self._asked_at: float | None = None  # when the stages were asked to stop, monotonic s
 
     def drive(self) -> None:
-        """Run until everything due is done. Raises the first failure, after the stages already running have ended."""
+        """Run until everything due is done, or fails: a member then has its ``failure``.
+
+        Stages already running end first. Raises StageFailed if the cluster is lost.
+        """
         for one in self._stages.values():
             if one.step.action == "cached":
-                self._emit_cached(one.stage)
+                self._emit_cached(one)
         try:
-            while self._in("running") or (self._in("waiting") and self._failure is None):
+            while self._in("running") or any(one.wanted for one in self._in("waiting")):
                 self._handle_signals()
                 for one in [one for one in self._in("waiting") if self._ready(one)]:
-                    if self._failure is None and len(self._in("running")) < self._most:
+                    if one.wanted and len(self._in("running")) < self._most:
                         self._start(one)
                 self._receive()
                 self._reap()
         finally:
             self._cancel_all()
-        if self._failure is not None:
-            raise self._failure
 
     def _in(self, state: str) -> list[_StageRun]:
         return [one for one in self._stages.values() if one.state == state]
@@ -129,7 +148,7 @@ class Driver:
 
     def _ready(self, one: _StageRun) -> bool:
         """True if the stage's inputs are done and its backoff is over."""
-        inputs = [self._stages[source.name].state for source in one.stage.inputs.values()]
+        inputs = [self._stages[source.digest].state for source in one.stage.inputs.values()]
         return not {"waiting", "running"} & set(inputs) and time.monotonic() >= one.not_before
 
     def _start(self, one: _StageRun) -> None:
@@ -139,10 +158,10 @@ class Driver:
         if lease is None:
             return
         forced = "forced" in one.step.why and one.tries == 0
-        if not forced and self._done_meanwhile(stage):
+        if not forced and self._done_meanwhile(one):
             lease.release()
             one.state = "ended"
-            self._emit_cached(stage)
+            self._emit_cached(one)
             return
         if folder.exists(MANIFEST):  # forced, or out of date: start from an empty artifact
             folder.delete(MANIFEST)
@@ -152,6 +171,7 @@ class Driver:
         one.state, one.tries = "running", one.tries + 1
         one.attempt = _Attempt(task, lease, time.monotonic())
         self._emit(
+            one,
             StageStarted(
                 stage=stage.name,
                 attempt=one.tries,
@@ -159,7 +179,7 @@ class Driver:
                 config=stage.config.resolved(),
                 forced=forced,
                 why=list(one.step.why),
-            )
+            ),
         )
 
     def _submit(self, stage: Stage, folder: Store) -> Any:  # noqa: ANN401 - Ray's reference
@@ -176,23 +196,24 @@ class Driver:
         if not one.contended and (claim := current_claim(folder)):
             one.contended = True
             message = f"{claim.owner} holds it; waiting for a sign of life, {Lease.TTL_S:g} s at most"
-            self._emit(Log(stage=one.stage.name, level="WARNING", message=message))
+            self._emit(one, Log(stage=one.stage.name, level="WARNING", message=message))
         try:
             return Lease.acquire(folder)
         except LeaseHeld as held:
             if self._wait:
                 one.not_before = time.monotonic() + 1.0
             else:
-                self._fail(held)
+                self._fail(one.members, held)
             return None
 
-    def _done_meanwhile(self, stage: Stage) -> bool:
+    def _done_meanwhile(self, one: _StageRun) -> bool:
         """True if the stage is done after all, now that its inputs are there.
 
         Another run did it meanwhile, or an input that was made again came out the same.
         """
-        selection = replace(self._plan.selection, force=())
-        return make_plan(self._plan.workflow, self._root, selection)[stage.name].action == "cached"
+        plan = one.members[0].plan
+        selection = replace(plan.selection, force=())
+        return make_plan(plan.workflow, self._root, selection)[one.stage.name].action == "cached"
 
     # --- while stages run
 
@@ -202,7 +223,7 @@ class Driver:
             return
         if self._asked_at is None:
             self._asked_at = time.monotonic()
-            self._fail(Preempted(f"stopped by {signal.Signals(self._signals.received).name}"))
+            self._fail(self._members, Preempted(f"stopped by {signal.Signals(self._signals.received).name}"))
             self._mailbox.stop.remote()
         elif time.monotonic() - self._asked_at > self._grace_s:
             self._cancel_all()
@@ -210,7 +231,8 @@ class Driver:
     def _receive(self) -> None:
         """Pass on what the stages have emitted since the last call."""
         try:
-            self._emit_all(ray.get(self._mailbox.take.remote()))
+            for digest, events in ray.get(self._mailbox.take.remote()):
+                self._emit(self._stages[digest], *events)
         except RayError as error:
             raise StageFailed(
                 "the connection to the Ray cluster was lost", found=str(error), fix="run again"
@@ -257,6 +279,7 @@ class Driver:
         if not self._root.child(stage.folder).create(MANIFEST, manifest.to_bytes()):
             raise LeaseLost(f"{stage.name} was committed by another run meanwhile")
         self._emit(
+            one,
             StageFinished(
                 stage=stage.name,
                 seconds=time.monotonic() - attempt.started,
@@ -265,14 +288,15 @@ class Driver:
                 inputs=_input_folders(stage),
                 funnel=manifest.funnel.to_json() if manifest.funnel else None,
                 metrics=manifest.metrics,
-            )
+            ),
         )
 
     def _failed(self, one: _StageRun, attempt: _Attempt, error: Exception) -> None:
-        """Record a failed attempt; schedule the next, or make its error the run's."""
+        """Record a failed attempt; schedule the next, or make its error that of the plans with this stage."""
         stage, cause = one.stage, original(error)
-        again = is_transient(error) and one.tries <= stage.retries and self._failure is None
+        again = is_transient(error) and one.tries <= stage.retries and one.wanted
         self._emit(
+            one,
             StageFailedEvent(
                 stage=stage.name,
                 attempt=one.tries,
@@ -281,13 +305,13 @@ class Driver:
                 preempted=isinstance(cause, Preempted),
                 will_retry=again,
                 seconds=time.monotonic() - attempt.started,
-            )
+            ),
         )
         if again:
             one.state = "waiting"
             one.not_before = time.monotonic() + backoff(one.tries + 1)
         elif isinstance(cause, CliplineError):
-            self._fail(cause)
+            self._fail(one.members, cause)
         else:
             failure = StageFailed(
                 f"stage {stage.name} failed",
@@ -295,24 +319,42 @@ class Driver:
                 fix="clipline logs shows the trace; run again to continue from what is committed",
             )
             failure.__cause__ = cause
-            self._fail(failure)
+            self._fail(one.members, failure)
 
-    def _fail(self, error: CliplineError) -> None:
-        if self._failure is None:
-            self._failure = error
+    def _fail(self, members: Sequence[Member], error: CliplineError) -> None:
+        for member in members:
+            member.failure = member.failure or error
 
     def _cancel_all(self) -> None:
         """Cancel what is still running, at once."""
         for one in self._in("running"):
             with self._ending(one) as attempt:
                 ray.cancel(attempt.task, force=True)
-                self._emit(StageFailedEvent(stage=one.stage.name, attempt=one.tries, error="abandoned", preempted=True))
+                failed = StageFailedEvent(stage=one.stage.name, attempt=one.tries, error="abandoned", preempted=True)
+                self._emit(one, failed)
 
-    def _emit(self, event: Event) -> None:
-        self._emit_all([event])
+    def _emit(self, one: _StageRun, *events: Event) -> None:
+        for member in one.members:
+            member.emit(list(events))
+        self._show([replace(event, stage=one.label) for event in events])
 
-    def _emit_cached(self, stage: Stage) -> None:
-        self._emit(StageCached(stage=stage.name, folder=stage.folder, inputs=_input_folders(stage)))
+    def _emit_cached(self, one: _StageRun) -> None:
+        stage = one.stage
+        self._emit(one, StageCached(stage=stage.name, folder=stage.folder, inputs=_input_folders(stage)))
+
+
+def _union(members: Sequence[Member]) -> dict[str, _StageRun]:
+    """The stages of all plans, by digest; those of one name are told apart by their digests' beginnings."""
+    steps = {step.stage.digest: step for member in members for step in member.plan}
+    alike = Counter(step.stage.name for step in steps.values())
+    stages = {}
+    for digest, step in steps.items():
+        label = step.stage.name if alike[step.stage.name] == 1 else f"{step.stage.name}/{digest[:6]}"
+        stages[digest] = _StageRun(step, "waiting" if step.action == "run" else "ended", label)
+    for member in members:
+        for step in member.plan:
+            stages[step.stage.digest].members.append(member)
+    return stages
 
 
 def _input_folders(stage: Stage) -> dict[str, str]:

@@ -80,6 +80,10 @@ class Plan:
     def __getitem__(self, name: str) -> Step:
         return next(step for step in self.steps if step.stage.name == name)
 
+    def has(self, digest: str) -> bool:
+        """True if a stage of that digest is part of it."""
+        return any(step.stage.digest == digest for step in self.steps)
+
     @property
     def to_run(self) -> list[Step]:
         return [step for step in self.steps if step.action == "run"]

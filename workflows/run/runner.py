@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
 
 from infra import cluster
 from infra.errors import CliplineError, LeaseHeld, Preempted, redact
@@ -28,7 +31,7 @@ from workflows.run.records import RunRecord
 from workflows.run.signals import SignalHandler
 from workflows.stage import Check
 
-__all__ = ["Options", "Outcome", "run"]
+__all__ = ["Options", "Outcome", "run", "run_together"]
 
 
 @dataclass(frozen=True)
@@ -54,51 +57,85 @@ class Outcome:
     tracked: bool = True  # whether MLflow got all of the journal
 
 
+class _Run:
+    """A plan with its record, journal and tracker. ``sweep``: the name of what it is one run of."""
+
+    def __init__(self, plan: Plan, record: RunRecord, root: Store, sweep: str) -> None:
+        self.plan, self.record, self.root = plan, record, root
+        record.save(root)
+        self.folder = root.child(f"runs/{record.run}")
+        self._journal = Journal(self.folder)
+        self.tracker = Tracker(Address.find(root), plan.workflow.name, root, self.folder, self._journal.read)
+        self.error: CliplineError | None = None
+        self.concluding: Future[None] | None = None
+        settings = redact(" ".join(record.settings))
+        self.emit([RunStarted(run=record.run, recipe=record.recipe, settings=settings, commit=commit(), sweep=sweep)])
+
+    def emit(self, events: list[Event]) -> None:
+        self._journal.append(events)
+
+    def end(self, options: Options, signals: SignalHandler, seconds: float) -> Outcome:
+        """The last event, and the outcome when MLflow has it, or does not answer."""
+        status, code = _status(self.error, signals)
+        if self.concluding is not None:
+            self.concluding.result()
+        text = note(self.record, self.root)
+        self.emit([RunFinished(run=self.record.run, status=status, exit_code=code, seconds=seconds, note=text)])
+        tracker, tracked = self.tracker, self.tracker.close(timeout_s=60.0)
+        if options.tracking_required and status == "done" and (tracker.refused or not tracked):
+            self.error = _untracked(tracker, self.record.run, tracked)
+            status, code = "failed", self.error.exit_code
+        return Outcome(self.record.run, status, code, self.error, tracker.page, tracked)
+
+
 def run(plan: Plan, root: Store, record: RunRecord, options: Options, listen: Listener) -> Outcome:
     """Run the stages of the plan that are due. ``record`` is saved first; ``listen`` gets every event.
 
     Never raises for a stage's failure: it is the Outcome's ``error``.
     """
-    name = record.run
-    record.save(root)
-    folder = root.child(f"runs/{name}")
-    journal = Journal(folder)
+    return run_together([(plan, record)], root, options, listen)[0]
 
-    def emit(events: list[Event]) -> None:
-        journal.append(events)
-        listen(events)
 
-    tracker = Tracker(Address.find(root), plan.workflow.name, root, folder, journal.read)
+def run_together(
+    runs: Sequence[tuple[Plan, RunRecord]], root: Store, options: Options, listen: Listener, sweep: str = ""
+) -> list[Outcome]:
+    """Run several plans as one: :func:`run` for each, but what they share is done once.
+
+    The failure of one ends no other. ``sweep``: the name of the whole, to which the runs belong in MLflow.
+    """
     started = time.monotonic()
-    emit([RunStarted(run=name, recipe=record.recipe, settings=redact(" ".join(record.settings)), commit=commit())])
-    error: CliplineError | None = None
-    concluding: Future[None] | None = None
+    found = [_Run(plan, record, root, sweep) for plan, record in runs]
     with ExitStack() as stack, ThreadPoolExecutor(1) as pool:
         signals = stack.enter_context(SignalHandler.installed())
         # The stages, with the services they need, on a cluster.
         try:
-            plan = _settled(plan, root, wait=options.wait)
-            for service in plan.workflow.services:
+            for one in found:
+                one.plan = _settled(one.plan, root, wait=options.wait)
+            for service in _services(found):
                 stack.enter_context(service())
             with cluster.connect(options.cpus):
                 user.publish()
-                tracker.start()  # not sooner: importing MLflow would hold Ray up, which everything waits for
+                for one in found:
+                    one.tracker.start()  # not sooner: importing MLflow would hold Ray up, which everything waits for
                 signals.install()  # again: Ray installs its own handler for SIGTERM
-                _run_stages(plan, root, emit, signals, options)
-                concluding = pool.submit(_conclude, plan, root, record, folder, emit)  # while Ray shuts down
+                _run_stages(found, root, listen, signals, options)
+                for one in found:  # while Ray shuts down
+                    if one.error is None:
+                        one.concluding = pool.submit(_conclude, one.plan, root, one.record, one.folder, one.emit)
         except CliplineError as caught:
-            error = caught
+            for one in found:
+                one.error = one.error or caught
         # The end, for people and for MLflow.
-        status, code = _status(error, signals)
-        if concluding is not None:
-            concluding.result()
-        seconds, text = time.monotonic() - started, note(record, root)
-        emit([RunFinished(run=name, status=status, exit_code=code, seconds=seconds, note=text)])
-        tracked = tracker.close(timeout_s=60.0)
-    if options.tracking_required and status == "done" and (tracker.refused or not tracked):
-        error = _untracked(tracker, name, tracked)
-        status, code = "failed", error.exit_code
-    return Outcome(name, status, code, error, tracker.page, tracked)
+        return [one.end(options, signals, time.monotonic() - started) for one in found]
+
+
+def _services(runs: Sequence[_Run]) -> list[Callable[[], AbstractContextManager[Any]]]:
+    """What must be up while the runs work, each once: partial functions are equal by what they would call."""
+    found: dict[Any, Callable[[], AbstractContextManager[Any]]] = {}
+    for service in (service for one in runs for service in one.plan.workflow.services):
+        same = (service.func, service.args, *service.keywords.items()) if isinstance(service, partial) else service
+        found.setdefault(same, service)
+    return list(found.values())
 
 
 def _settled(plan: Plan, root: Store, *, wait: bool) -> Plan:
@@ -112,11 +149,16 @@ def _settled(plan: Plan, root: Store, *, wait: bool) -> Plan:
             time.sleep(1.0)
 
 
-def _run_stages(plan: Plan, root: Store, emit: Listener, signals: SignalHandler, options: Options) -> None:
-    from workflows.run.driver import Driver  # imports ray, which cluster.connect has to prepare
+def _run_stages(runs: Sequence[_Run], root: Store, listen: Listener, signals: SignalHandler, options: Options) -> None:
+    from workflows.run.driver import Driver, Member  # imports ray, which cluster.connect has to prepare
 
-    driver = Driver(plan, root, emit, signals, stages=options.stages, wait=options.wait, grace_s=options.grace_s)
-    driver.drive()
+    members = [Member(one.plan, one.emit) for one in runs]
+    driver = Driver(members, root, listen, signals, stages=options.stages, wait=options.wait, grace_s=options.grace_s)
+    try:
+        driver.drive()
+    finally:
+        for one, member in zip(runs, members, strict=True):
+            one.error = member.failure
 
 
 def _untracked(tracker: Tracker, run: str, sent: bool) -> CliplineError:

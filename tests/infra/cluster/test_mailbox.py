@@ -42,9 +42,10 @@ def test_every_event_arrives_once_and_in_order():
 
     box = mailbox()
     task = ray.remote(report).options(num_cpus=0)
-    ray.get([task.remote(Reporter(box), name, 50) for name in ("a", "b")])
-    events = ray.get(box.take.remote())
+    ray.get([task.remote(Reporter(box, f"sender {name}"), name, 50) for name in ("a", "b")])
+    posts = ray.get(box.take.remote())
     for name in ("a", "b"):
+        events = [event for sender, events in posts if sender == f"sender {name}" for event in events]
         assert [event.fields["n"] for event in events if event.fields["from"] == name] == list(range(50))
     assert ray.get(box.take.remote()) == []
 
@@ -60,7 +61,7 @@ def test_events_are_sent_without_a_flush():
     deadline = time.monotonic() + 30
     while not found and time.monotonic() < deadline:
         found = ray.get(box.take.remote())
-    assert found == [event]
+    assert found == [("", [event])]
     reporter.close()
     reporter._thread.join(30)
     assert not reporter._thread.is_alive()

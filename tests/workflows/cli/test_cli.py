@@ -22,7 +22,7 @@ from workflows.run.journal import Journal
 from workflows.run.records import RunRecord
 
 COMMANDS = ["run", "resume", "plan", "status", "ls", "show", "diff", "compare", "search", "trace", "logs", "report"]
-COMMANDS += ["recipes", "fields", "tasks", "doctor", "sync", "gc"]
+COMMANDS += ["recipes", "fields", "tasks", "doctor", "sync", "gc", "sweep"]
 HEAVY = {"ray", "torch", "pyarrow", "numpy", "mlflow", "cv2", "PIL", "aiohttp", "matplotlib", "open_clip", "pandas"}
 
 
