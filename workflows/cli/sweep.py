@@ -28,7 +28,7 @@ __all__ = ["sweep"]
 Grid = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="KEY=A,B", help="Values of a parameter or `stage.field`; every combination is run. Repeatable."
+        metavar="KEY=A,B", help="Values of a parameter or `stage.field`; all combinations are run. Repeatable."
     ),
 ]
 Seeds = Annotated[int, typer.Option(min=1, help="Runs of each combination, of seeds 0, 1, ...")]
@@ -84,12 +84,8 @@ def _conclude(
     whole: Sweep, root: Store, errors: dict[str, str], code: int, primary: list[str] | None, as_json: bool
 ) -> None:
     """Compare what is done, keep it with the sweep, and print it; name the runs that failed."""
-    evaluated = {
-        variant: [
-            artifact for trial in trials for artifact in finished(root, trial.record) if artifact.files(RESAMPLED)
-        ]
-        for variant, trials in whole.variants.items()
-    }
+    done = [(trial.variant, one) for trial in whole.trials for one in finished(root, trial.record)]
+    evaluated = {name: [one for of, one in done if of == name and one.files(RESAMPLED)] for name in whole.variants}
     given = {variant: artifacts for variant, artifacts in evaluated.items() if artifacts}
     comparison, why, files = None, "", {}
     if len(given) < 2:
@@ -111,8 +107,10 @@ def _conclude(
     if why and not as_json:
         err.print(why, markup=False, style="yellow")
     for trial in whole.trials:
-        if error := errors.get(trial.record.run):
-            err.print(f"{trial.record.run} ({_words(trial.settings)}) did not end:\n{error}", style="red", markup=False)
+        if failure := errors.get(trial.record.run):
+            err.print(
+                f"{trial.record.run} ({_words(trial.settings)}) did not end:\n{failure}", style="red", markup=False
+            )
     if errors:
         err.print(f"{len(errors)} of {len(whole.trials)} runs did not end; the same command continues.", style="yellow")
     if not tracked:

@@ -156,8 +156,8 @@ def to_model(
 
     ``images`` are download stages by input name (``images``, ``images_more``, ...), all of them among ``before``. The
     model is validated and evaluated on images held out from training. ``min_side`` (pixels) and ``languages`` select
-    what is trained on; ``training``: model, samples, batch_size, workers, gpu and seed of the training stage, a tenth of
-    the samples as warm-up and ten validations.
+    what is trained on; ``training``: model, samples, batch_size, workers, gpu and seed of the training stage, a tenth
+    of the samples as warm-up and ten validations.
     """
     # Curate: what is worth training on, one row per image, no concept too often.
     language_rules = (rules.Language(languages=tuple(languages)),) if languages else ()

@@ -30,14 +30,8 @@ def workflow(
     web: dict[str, Any] | None = None,  # further fields of the HTTP client, for all stages: web.retries=5
 ) -> Workflow:
     client = http_client(web, contact=contact, allow_private=allow_private, connect_to=connect_to)
-    training = {
-        "model": model,
-        "samples": samples,
-        "batch_size": batch_size,
-        "workers": workers,
-        "gpu": gpu,
-        "seed": seed,
-    }
+    training: dict[str, Any] = {"model": model, "samples": samples, "batch_size": batch_size, "seed": seed}
+    training |= {"workers": workers, "gpu": gpu}
 
     pages = archives(paths, prefix, max_files)
     base = prefix if "://" in prefix else ""

@@ -41,14 +41,8 @@ def workflow(
     client = http_client(web, contact=contact, allow_private=allow_private, connect_to=connect_to)
     layout = {"image_size": image_size, "resize_mode": resize_mode, "samples_per_shard": samples_per_shard}
     verify = {"column": verify_hash} if verify_hash else None
-    training = {
-        "model": model,
-        "samples": samples,
-        "batch_size": batch_size,
-        "workers": workers,
-        "gpu": gpu,
-        "seed": seed,
-    }
+    training: dict[str, Any] = {"model": model, "samples": samples, "batch_size": batch_size, "seed": seed}
+    training |= {"workers": workers, "gpu": gpu}
 
     paths = [url_list] if isinstance(url_list, str) else url_list
     lists = adopted("list", paths, adopt.UrlList(format=input_format))

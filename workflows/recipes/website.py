@@ -42,14 +42,8 @@ def workflow(
     starts = {"seeds": seeds or (), "sitemaps": sitemaps or (), "pages": pages or ()}
     reach = {"scope": scope, "allowed_hosts": hosts or (), "exclude": exclude or ()}
     budget = {"max_pages": max_pages, "max_pages_per_host": max_pages_per_host, "max_depth": max_depth}
-    training = {
-        "model": model,
-        "samples": samples,
-        "batch_size": batch_size,
-        "workers": workers,
-        "gpu": gpu,
-        "seed": seed,
-    }
+    training: dict[str, Any] = {"model": model, "samples": samples, "batch_size": batch_size, "seed": seed}
+    training |= {"workers": workers, "gpu": gpu}
 
     lists = adopted("page_list", page_lists or (), adopt.UrlList())
     crawled = Stage("crawl", crawl.run, crawl.Config(**starts, **reach, **budget, web=client), lists)
