@@ -57,6 +57,8 @@ class Embedded:
     encoder: Callable[[], Encoder] = field(repr=False)  # loads the model
     labels_of_images: list[list[int]] = field(default_factory=list)  # the classes of each, in a multilabel set
     matcher: Callable[[], Matcher] = field(default=_no_matcher, repr=False)  # loads its fusion encoder
+    beyond_context: NDArray[np.bool_] | None = None  # (m,), captions that the model's context is too short for
+    long_captions: str = "cut"  # what became of them
     prompts: Artifact | None = field(default=None, repr=False)  # files with prompts, instead of the set's own
 
     @property
@@ -188,6 +190,8 @@ def open_embedded(
         encoder=encoder,
         labels_of_images=[labels for table in tables for labels in table["labels"].to_pylist()],
         matcher=matcher,
+        beyond_context=np.array([one for table in tables for one in _flat(table["beyond_context"])], np.bool_),
+        long_captions=source.manifest.config["long_captions"]["kind"],
     )
 
 
@@ -203,6 +207,10 @@ def _inside(fields: Any, path: str) -> Any:  # noqa: ANN401 - JSON
     return None
 
 
+def _flat(lists: Any) -> list[bool]:  # noqa: ANN401 - a pyarrow.ChunkedArray of lists
+    return [one for row in lists.to_pylist() for one in row]
+
+
 def _rows(source: Artifact, shard: str) -> Any:  # noqa: ANN401 - a pyarrow.Table
     with source.store.open(f"data/{shard}.parquet") as file:
-        return pq.read_table(file, columns=["label", "labels", "captions", "texts", "metadata"])
+        return pq.read_table(file, columns=["label", "labels", "captions", "texts", "beyond_context", "metadata"])

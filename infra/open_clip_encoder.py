@@ -131,6 +131,18 @@ class OpenClipEncoder:
         tokens: torch.Tensor = self._tokenizer(list(texts))
         return tokens
 
+    def is_cut(self, texts: Sequence[str]) -> NDArray[np.bool_]:
+        """Whether each text is longer than the model's context, which sees its beginning only: (len(texts),)."""
+        seen = self.tokenize([*texts, ""])
+        longer: torch.Tensor = self._tokenizer([*texts, ""], context_length=seen.shape[1] + 1)
+        # With a place more a text that fits is the same, and the place is filled up. It is the last, or the one before
+        # a token that some tokenizers put last.
+        place = -1 if longer[-1, -1] == longer[-1, -2] else -2
+        filler = longer[-1, place]
+        rest = torch.cat([longer[:, :place], longer[:, longer.shape[1] + place + 1 :]], dim=1)
+        cut: NDArray[np.bool_] = ((rest != seen).any(1) | (longer[:, place] != filler)).numpy()
+        return cut[:-1]
+
     def pixels(self, part: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
         """A batch as the model takes it. It goes to the device as bytes, a quarter of what floats would be."""
         batch = torch.from_numpy(np.stack(part)).to(self.device).permute(0, 3, 1, 2).contiguous()

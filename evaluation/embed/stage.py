@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -15,6 +17,8 @@ from infra.run.context import Context, ShardOutput
 from infra.run.manifest import Artifact, Manifest, ShardRecord
 
 __all__ = ["run"]
+
+log = logging.getLogger(__name__)
 
 _MOST = 64  # shards of a task
 
@@ -40,13 +44,25 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     size = min(_MOST, -(-len(specs) // slots(limits))) or 1
     records = run_batches(context, specs, partial(_work, config, inputs.get("model")), limits, size=size)
     counts = {f"{examples.name}/{examples.split}": 0 for examples in sets}
-    for record, (_, (examples, _)) in zip(records, specs, strict=True):
+    beyond: Counter[str] = Counter()
+    for record, (_, (examples, shard)) in zip(records, specs, strict=True):
         counts[f"{examples.name}/{examples.split}"] += record.facts.get("images", 0)
+        texts = f"prompts of {examples.name}" if shard is None else f"{examples.name}/{examples.split}"
+        beyond[texts] += record.facts["beyond_context"]
     if empty := [name for name, images in counts.items() if not images]:
         raise DataError(f"test set {empty[0]!r} is empty", expected="at least one image")
-    facts = {"images": counts, **_named(config, inputs.get("model"))}
+    _warn(config, beyond)
+    facts = {"images": counts, "beyond_context": dict(beyond), **_named(config, inputs.get("model"))}
     scales = {record.facts["logit_scale"] for record in records}
     return context.finish(records, facts={**facts, "logit_scale": max(scales)})
+
+
+def _warn(config: Config, beyond: Mapping[str, int]) -> None:
+    """Say how many texts the model's context is too short for."""
+    for texts, count in beyond.items():
+        treated = "cut" if texts.startswith("prompts of ") else config.long_captions.kind
+        if count:
+            log.warning("%s: %d texts are longer than the model's context (%s)", texts, count, treated)
 
 
 def _work(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from evaluation.embed.config import NAME, Config, folder
+from evaluation.embed.long_captions import LongCaptions
 from infra import metrics
 from infra.encoding import encode_distinct, encode_loaded
 from infra.formats.testset import EvalSet, Packed, decode_image, prompts
@@ -37,9 +39,10 @@ def embed(
             sentences = prompts(examples.classes, examples.templates)
             vectors = class_vectors(encoder, sentences, len(examples.classes))
             write_arrays(output, f"data/{examples.name}/classes.npz", {f"{NAME}_txt": vectors})
-            facts: dict[str, Any] = {"prompts": len(sentences)}
+            facts: dict[str, Any] = {"prompts": len(sentences), "beyond_context": int(encoder.is_cut(sentences).sum())}
         else:
-            facts = _embed_shard(encoder, examples, shard, output, threads=max(1, int(limits.cpus)))
+            threads = max(1, int(limits.cpus))
+            facts = _embed_shard(encoder, examples, shard, output, config.long_captions, threads=threads)
         yield output.commit(facts={**facts, "logit_scale": encoder.logit_scale})
 
 
@@ -49,10 +52,19 @@ def class_vectors(encoder: OpenClipEncoder, sentences: Sequence[str], classes: i
 
 
 def _embed_shard(
-    encoder: OpenClipEncoder, examples: EvalSet, shard: int, output: ShardOutput, *, threads: int
+    encoder: OpenClipEncoder,
+    examples: EvalSet,
+    shard: int,
+    output: ShardOutput,
+    long_captions: LongCaptions,
+    *,
+    threads: int,
 ) -> dict[str, Any]:
     images, samples = encode_loaded(encoder, examples.packed(shard), partial(_load, encoder), threads=threads)
     captions = [list(sample.captions) for sample in samples]
+    texts, beyond = encode_captions(encoder, [text for given in captions for text in given], long_captions)
+    each = iter(beyond.tolist())
+    of_images = [list(islice(each, len(given))) for given in captions]
     rows = pa.table(
         {
             "uid": pa.array([sample.key for sample in samples], pa.string()),
@@ -60,12 +72,41 @@ def _embed_shard(
             "labels": pa.array([sample.labels for sample in samples], pa.list_(pa.int64())),
             "captions": pa.array(map(len, captions), pa.int32()),
             "texts": pa.array(captions, pa.list_(pa.string())),
+            "beyond_context": pa.array(of_images, pa.list_(pa.bool_())),
             "metadata": pa.array([sample.metadata for sample in samples], pa.string()),
         }
     )
-    texts = encode_distinct(encoder, [text for given in captions for text in given])
     write_vectors(output, f"{folder(examples.name, examples.split)}/{shard:05d}", rows, images, texts, NAME)
-    return {"images": len(samples), "captions": sum(map(len, captions))}
+    return {"images": len(samples), "captions": len(beyond), "beyond_context": int(beyond.sum())}
+
+
+def encode_captions(
+    encoder: OpenClipEncoder, captions: Sequence[str], long_captions: LongCaptions
+) -> tuple[Floats, NDArray[np.bool_]]:
+    """The unit vector of each caption, (m, d), and whether the model's context is too short for it, (m,).
+
+    Equal captions are encoded once, and are equal to the last bit.
+    """
+    distinct = list(dict.fromkeys(captions))
+    beyond = encoder.is_cut(distinct)
+    parts = [
+        long_captions.texts(text, lambda part: not encoder.is_cut([part])[0]) if is_long else [(text, 1.0)]
+        for text, is_long in zip(distinct, beyond.tolist(), strict=True)
+    ]
+    vectors = iter(encode_distinct(encoder, [part for given in parts for part, _ in given]))
+    rows = [_mean([(next(vectors), weight) for _, weight in given]) for given in parts]
+    place = {text: number for number, text in enumerate(distinct)}
+    order = [place[text] for text in captions]
+    texts = np.stack(rows) if rows else encode_distinct(encoder, [])
+    return texts[order], beyond[order]
+
+
+def _mean(weighted: Sequence[tuple[Floats, float]]) -> Floats:
+    """The unit vector of the weighted mean; the vector itself if it is alone."""
+    if len(weighted) == 1:
+        return weighted[0][0]
+    total = np.sum([weight * vector.astype(np.float64) for vector, weight in weighted], axis=0)
+    return np.asarray(total / np.linalg.norm(total), np.float32)
 
 
 def _load(encoder: OpenClipEncoder, sample: Packed) -> tuple[NDArray[np.uint8], Packed]:

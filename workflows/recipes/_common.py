@@ -82,14 +82,15 @@ def scored(
     pretrained: str | None = None,
     batch_size: int = 64,
     gpus: float = 0,
+    long_captions: str | Mapping[str, Any] = "cut",
     **fields: Any,  # noqa: ANN401 - of evaluate's Config
 ) -> list[Stage]:
     """The stages that run ``tasks``, by their names.
 
     Each set is embedded once, by a stage of its own that any number of tasks share; :func:`with_inputs` finds them. All
     are cached by themselves, and several run at once. ``ending``: of the stages' names, to tell several models apart.
-    ``model``, ``pretrained``, ``batch_size`` and ``gpus``: of embed's configuration, and of evaluate's if it encodes;
-    ``fields``: of evaluate's.
+    ``long_captions``, ``model``, ``pretrained``, ``batch_size`` and ``gpus``: of embed's configuration, and but for the
+    first of evaluate's if it encodes; ``fields``: of evaluate's.
     """
     embedded: dict[str, Stage] = {}
     stages = []
@@ -101,6 +102,7 @@ def scored(
                 sets=(task.dataset,),
                 splits=tuple(dict.fromkeys(split for other in of_set for split in other.splits())),
                 limits=Limits(gpus=gpus),
+                long_captions=long_captions,
                 **encoder,
             )
             title = f"embed_{task.dataset}{ending}".replace("/", "_")

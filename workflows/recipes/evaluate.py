@@ -33,6 +33,7 @@ def workflow(
     classnames: str | list[str] | None = None,  # a name for each class, or open_clip:imagenet; none: the sets'
     prompts: str | None = None,  # file of prompts, also of each class's own; a folder of such files by language
     language: str = "en",  # of the texts
+    long_captions: str = "cut",  # beyond the model's context: cut, average_windows or average_sentences
     batch_size: int = 64,  # images or texts encoded at once
     seed: int = 0,  # of the resampling that gives the intervals
     gpus: float = 0,  # for each test set; 0.5: two share one
@@ -66,6 +67,7 @@ def workflow(
     options: dict[str, Any] = {
         "model": architecture,
         "pretrained": pretrained,
+        "long_captions": long_captions,
         "batch_size": batch_size,
         "gpus": gpus,
         "seed": seed,

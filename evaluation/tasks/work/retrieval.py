@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["measure"]
 
+_BEYOND = "beyond"
+
 
 def measure(task: Retrieval, data: Embedded) -> Scores:
     """Ranks of all queries, and of each language. Raises DataError for a set without captions."""
@@ -41,25 +43,31 @@ def measure(task: Retrieval, data: Embedded) -> Scores:
     languages = _languages(data)
     return Scores(
         metrics=metrics,
-        groups={"languages": _by_language(data, languages, task.recall_at)} if len(set(languages)) > 1 else {},
+        groups={**_by("languages", languages, data, task), **_by("context", _context(data), data, task)},
         tables={"image_queries": _image_queries(data, retrieved), "text_queries": _text_queries(data, retrieved)},
         figures=galleries.retrieval(data),
         facts={
             "images": len(data.keys),
             "captions": len(data.text_of),
             "distinct_captions": len(data.captions),
+            "beyond_context": {data.long_captions: _context(data).count(_BEYOND)},
         },
     )
 
 
-def _by_language(data: Embedded, languages: Sequence[str], ks: Sequence[int]) -> dict[str, dict[str, Metric]]:
-    """The metrics of each language, by its code; the languages in alphabetical order."""
-    spoken, found = np.asarray(languages), {}
-    for language in sorted(set(languages)):
-        chosen = spoken == language
-        one = ranking.retrieve_among(data.images, data.texts, data.text_of, data.image_of, chosen)
-        found[language] = one.metrics(ks) | one.median_ranks()
-    return found
+def _by(table: str, parts: Sequence[str], data: Embedded, task: Retrieval) -> dict[str, dict[str, dict[str, Metric]]]:
+    """The ``table`` of metrics of captions of each part alone, in alphabetical order, if there are several parts."""
+    found, of_part = {}, np.asarray(parts)
+    for part in sorted(set(parts)):
+        one = ranking.retrieve_among(data.images, data.texts, data.text_of, data.image_of, of_part == part)
+        found[part] = one.metrics(task.recall_at) | one.median_ranks()
+    return {table: found} if len(found) > 1 else {}
+
+
+def _context(data: Embedded) -> list[str]:
+    """For each caption, whether it fits into the model's context."""
+    beyond = np.zeros(len(data.text_of), np.bool_) if data.beyond_context is None else data.beyond_context
+    return [_BEYOND if one else "fits" for one in beyond.tolist()]
 
 
 def _languages(data: Embedded) -> list[str]:
@@ -87,4 +95,5 @@ def _text_queries(data: Embedded, retrieved: Retrieved) -> Columns:
         "caption": [data.captions[text] for text in data.text_of],
         "better": retrieved.text_better,
         "equal": retrieved.text_equal,
+        "context": _context(data),
     }
