@@ -8,7 +8,7 @@ fields of the class::
     ├── RunStarted, RunArtifact, Gate, RunFinished                     about the run
     ├── StageEvent
     │   ├── StageStarted, StageCached, StageFinished, StageFailed      from the runner
-    │   ├── Progress, Metrics, Log, ShardRetry, StageFile              from any stage
+    │   ├── Progress, Metrics, Log, ShardRetry, StageFile, StageImage  from any stage
     │   ├── TrainStart, TrainRetry, Collapsed                          from training
     │   └── Custom                                                     of a stage's own kind
     └── Unknown                                                        read from the journal of a newer version
@@ -42,6 +42,7 @@ __all__ = [
     "StageFailed",
     "StageFile",
     "StageFinished",
+    "StageImage",
     "StageStarted",
     "TrainRetry",
     "TrainStart",
@@ -90,6 +91,8 @@ class RunStarted(Event):
     settings: str = ""  # the values given with --set, separated by spaces
     commit: str = ""  # of clipline's checkout, with "+" if it has local changes; empty outside a checkout
     sweep: str = ""  # what it is one run of
+    parameters: dict[str, Any] = field(default_factory=dict)  # by which runs are compared
+    headline: list[str] = field(default_factory=list)  # stages whose main metric speaks for the run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,6 +251,18 @@ class StageFile(StageEvent):
 
 
 @dataclass(frozen=True, kw_only=True)
+class StageImage(StageEvent):
+    """An image that shows the same thing at every step, such as what a text finds; MLflow has a slider for it."""
+
+    KIND: ClassVar[str] = "image"
+
+    folder: str  # address of the store that holds it
+    path: str
+    name: str
+    step: int  # as in Metrics
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainStart(StageEvent):
     """Training begins or continues after ``samples`` samples, on ``workers`` ranks."""
 
@@ -329,6 +344,7 @@ _CLASSES: tuple[type[Event], ...] = (
     Log,
     ShardRetry,
     StageFile,
+    StageImage,
     TrainStart,
     TrainRetry,
     Collapsed,

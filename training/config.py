@@ -295,7 +295,7 @@ class Config(StageConfig):
         "teacher": Input("model", required=False, description="model that the objective distill learns from"),
     }
     produces: ClassVar[tuple[str, ...]] = ("model",)
-    code_version: ClassVar[int] = 5
+    code_version: ClassVar[int] = 6
 
     model: Model = Field(Model(), description="the model; also a name or an open_clip configuration alone")
     objective: ObjectiveConfig = Field(infonce.Config(), description="what is minimised; see training/objectives")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from infra.run.context import Context
 from infra.run.manifest import Artifact, Manifest
-from training.checkpoint.manifests import FOLDER, newest, prune
+from training.checkpoint.manifests import FOLDER, complete, prune
 from training.config import RECORD, Config
 
 __all__ = ["Config", "run"]
@@ -29,11 +29,16 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     context.figure("training", curves(history))
     # What was to be continued from is done with; what was to be kept for good stays beside the model.
     prune(context.store, config.checkpoint, newest=0)
-    if newest(context.store) < 0:
+    kept = [manifests[0] for manifests in complete(context.store)]
+    if not kept:
         context.store.delete(FOLDER)
     return context.finish(
         [record],
         metrics={name: value for name, value in history[-1].items() if name != "samples"},
-        facts={name: value for name, value in record.facts.items() if name != "funnel"},
+        facts={
+            **{name: value for name, value in record.facts.items() if name != "funnel"},
+            "main": "loss",
+            "checkpoints": [{"samples": one.samples, "folder": one.folder, "scores": one.metrics} for one in kept],
+        },
         funnel=record.funnel,
     )

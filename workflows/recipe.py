@@ -91,9 +91,11 @@ class Recipe:
             raise UsageError(
                 f"recipe {self.name} needs a value for {', '.join(absent)}", fix=f"--set {absent[0]}=VALUE"
             )
-        workflow = self.function(**{name: self._validated(name, value) for name, value in values.items()})
+        given = {name: self._validated(name, value) for name, value in values.items()}
+        workflow = self.function(**given)
         if not isinstance(workflow, Workflow):
             raise UsageError(f"{self.path}: workflow() returned {type(workflow).__name__}", expected="a Workflow")
+        workflow = replace(workflow, parameters={p.name: given.get(p.name, p.default) for p in parameters})
         return _with_fields(workflow, fields) if fields else workflow
 
     def _validated(self, name: str, value: object) -> object:

@@ -133,6 +133,7 @@ class Workflow:
     stages: tuple[Stage, ...]
     services: tuple[Callable[[], AbstractContextManager[Any]], ...] = ()
     gate: Gate | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)  # those of the recipe that made it, with their values
 
     def __post_init__(self) -> None:
         _check_name("workflow", self.name)

@@ -50,7 +50,8 @@ def evaluate(config: Config, inputs: Mapping[str, Artifact], output: ShardOutput
     for name, png in scores.figures.items():
         output.write(f"figures/{name}.png", png)
     metrics = {name: asdict(interval) for name, interval in intervals.items()}
-    return output.commit(facts={**scores.facts, "examples": images, "metrics": metrics})
+    shown = {"main": next(iter(metrics)).replace("@", "_at_"), "tables": [*scores.groups, *scores.tables]}
+    return output.commit(facts={**scores.facts, **shown, "examples": images, "metrics": metrics})
 
 
 def _rows(config: Config, groups: Mapping[str, Mapping[str, Metric]]) -> list[dict[str, Any]]:

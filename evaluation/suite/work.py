@@ -66,7 +66,8 @@ def add_up(config: Config, inputs: Mapping[str, Artifact], context: Context) -> 
             result = task_result(name, entry, suite.folders(name), given)
             path = f"data/mteb/{result['task_name'].replace('/', '_')}.json"
             context.output.write(path, json.dumps(result, indent=2).encode() + b"\n")
-    return context.finish(metrics=metrics, facts={"sets": len(suite.sets), "scored": len(found), "missing": missing})
+    counts = {"sets": len(suite.sets), "scored": len(found), "missing": missing}
+    return context.finish(metrics=metrics, facts={**counts, "main": averages[-1].metric, "tables": ["sets"]})
 
 
 def _schema() -> object:

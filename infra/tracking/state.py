@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from infra.store import Store
 
-__all__ = ["State"]
+__all__ = ["Deleted", "State"]
 
 PATH = "tracking.json"
+
+
+class Deleted(Exception):
+    """Somebody deleted runs or the experiment in MLflow meanwhile."""
 
 
 @dataclass
@@ -22,6 +27,9 @@ class State:
     parent: str = ""  # id of the run's own MLflow run
     children: dict[str, str] = field(default_factory=dict)  # id of each stage's MLflow run
     models: dict[str, str] = field(default_factory=dict)  # id of each stage's logged model
+    parameters: dict[str, Any] = field(default_factory=dict)  # of the run, by short names
+    headline: list[str] = field(default_factory=list)  # stages whose main metric speaks for the run
+    gate: str = ""  # how its checks went, as Markdown
     refused: int = 0  # events that MLflow will never accept
 
     @classmethod

@@ -18,7 +18,7 @@ from infra.events import Event
 from infra.store import Store
 from infra.tracking import state
 from infra.tracking.address import Address
-from infra.tracking.state import State
+from infra.tracking.state import Deleted, State
 
 if TYPE_CHECKING:
     from infra.tracking.projection import Projection
@@ -86,6 +86,9 @@ class Tracker:
                 with _TURN:
                     more = self._send()
                 pause, self.degraded = self.INTERVAL_S, ""
+            except Deleted:
+                self._projection, more = None, True  # connecting restores what was deleted, and says so
+                continue
             except Exception as error:  # noqa: BLE001 - tracking must not stop a stage; close() returns False
                 self._projection = None  # what was sent in part is looked up again
                 message = redact(str(error)) or type(error).__name__
@@ -105,8 +108,9 @@ class Tracker:
         if self._projection is None:
             self._state = self._saved()
             self._projection = self._connect()
-            # If the database was removed meanwhile, everything is sent again.
-            if self._state.parent and not self._projection.has(self._state.parent):
+            # If the database was removed meanwhile, or runs for good, everything is sent again.
+            if not self._projection.restore():
+                log.warning("MLflow has lost runs of %s: they are made anew from its journal", self._folder.url)
                 self._state = State(self._state.uri)
                 self._projection = self._connect()
         events, position = self._read(self._state.position)

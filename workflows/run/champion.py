@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from infra.errors import CliplineError, DataError
+from infra.run.lineage import model_of
 from infra.run.manifest import Artifact, Manifest
 from infra.store import Store
 from infra.tracking import Address
-from workflows.run.records import artifact_with
 from workflows.stage import Gate
 
 __all__ = ["Better", "better_than_champion"]
@@ -84,14 +84,5 @@ def _evaluations(root: Store, stage: str, model: str) -> Iterator[Artifact]:
     """The artifacts of ``stage`` that evaluate the model with that digest."""
     for folder in root.folders(f"artifacts/{stage}"):
         artifact = Artifact.find(root.child(f"artifacts/{stage}/{folder}"))
-        if artifact is not None and _model_of(root, artifact.manifest) == model:
+        if artifact is not None and model_of(root, artifact.manifest) == model:
             yield artifact
-
-
-def _model_of(root: Store, manifest: Manifest) -> str | None:
-    """Digest of the model that an evaluation, or the vectors it reads, are of."""
-    inputs: dict[str, str] = manifest.identity.get("inputs", {})
-    if "model" in inputs or "embeddings" not in inputs:
-        return inputs.get("model")
-    embedded = artifact_with(root, inputs["embeddings"])
-    return _model_of(root, embedded.manifest) if embedded else None

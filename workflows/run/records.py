@@ -21,7 +21,7 @@ from workflows.run.journal import Journal
 from workflows.run.plan import Selection, changes, described
 from workflows.stage import Workflow
 
-__all__ = ["RunRecord", "StageState", "artifact_with", "find_run", "finished", "list_runs", "run_states"]
+__all__ = ["RunRecord", "StageState", "find_run", "finished", "list_runs", "run_states"]
 
 
 class _Planned(BaseModel):
@@ -137,12 +137,6 @@ def find_run(root: Store, name: str | None) -> RunRecord:
 def finished(root: Store, record: RunRecord) -> list[Artifact]:
     """The artifacts of the run's finished stages, in the order of the recipe."""
     return [artifact for stage in record.stages if (artifact := Artifact.find(root.child(stage.folder)))]
-
-
-def artifact_with(root: Store, digest: str) -> Artifact | None:
-    """The artifact of that digest, of whatever stage; None if there is none below ``root``."""
-    folders = (root.child(f"artifacts/{stage}/{digest[:16]}") for stage in root.folders("artifacts"))
-    return next((found for folder in folders if (found := Artifact.find(folder))), None)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from workflows import user
 from workflows.report.summary import manifests, note, report_files
 from workflows.run.champion import Better, better_than_champion
 from workflows.run.journal import Journal
+from workflows.run.parameters import headline, parameters
 from workflows.run.plan import Plan
 from workflows.run.provenance import commit
 from workflows.run.reclaim import settled
@@ -68,8 +69,18 @@ class _Run:
         self.tracker = Tracker(Address.find(root), plan.workflow.name, root, self.folder, self._journal.read)
         self.error: CliplineError | None = None
         self.concluding: Future[None] | None = None
-        settings = redact(" ".join(record.settings))
-        self.emit([RunStarted(run=record.run, recipe=record.recipe, settings=settings, commit=commit(), sweep=sweep)])
+        self.emit([self._started(sweep)])
+
+    def _started(self, sweep: str) -> RunStarted:
+        return RunStarted(
+            run=self.record.run,
+            recipe=self.record.recipe,
+            settings=redact(" ".join(self.record.settings)),
+            commit=commit(),
+            sweep=sweep,
+            parameters=parameters(self.plan.workflow),
+            headline=headline(self.plan.workflow),
+        )
 
     def emit(self, events: list[Event]) -> None:
         self._journal.append(events)

@@ -17,11 +17,11 @@ from infra.encoder_config import EncoderConfig
 from infra.errors import UsageError
 from infra.formats.testset import EvalSet, decode_image
 from infra.formats.vectors import read_vectors, texts_of, vector_shards
+from infra.run.lineage import artifact_with
 from infra.run.manifest import Artifact
 from infra.store import Store
 from pipelines.layout import Images, read_images
 from pipelines.tables import image_table
-from workflows.run.records import artifact_with
 
 __all__ = ["Found", "Searched", "artifact_of", "embeddings_of", "search", "test_images"]
 

@@ -7,28 +7,21 @@ import logging
 import os
 import sys
 import threading
-import time
 
 import pytest
 
 from infra.events import (
     Collapsed,
-    Event,
     Gate,
     Metrics,
     RunArtifact,
-    RunFinished,
-    RunStarted,
-    StageCached,
     StageFailed,
     StageFinished,
-    StageStarted,
     Unknown,
 )
-from infra.run.context import Context
-from infra.run.manifest import MANIFEST, Artifact, Funnel
-from infra.store import LocalStore
+from infra.run.manifest import Artifact, Funnel
 from infra.tracking import Address, Tracker
+from tests.infra.tracking.followed import MODEL, curve, until
 
 # MLflow's own use of SQLAlchemy, deprecated since 2.1
 pytestmark = [
@@ -37,126 +30,15 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def database(tmp_path_factory):
-    """One database for all tests: making one takes MLflow seconds. Each test has its own experiment."""
-    folder = tmp_path_factory.mktemp("mlflow")
-    run = Run(folder / "root", "first")
-    run.begin()
-    run.send(Address(f"sqlite:///{folder}/mlflow.db", f"{folder}/mlartifacts"))
-    return folder / "mlflow.db"
-
-
-@pytest.fixture
-def address(database):
-    return Address(f"sqlite:///{database}", str(database.parent / "mlartifacts"))
-
-
-@pytest.fixture
-def client(address):
-    from mlflow import MlflowClient
-
-    return MlflowClient(address.uri, registry_uri=address.uri)
-
-
-class Run:
-    """A run's folder and journal, and artifacts to speak of in it."""
-
-    def __init__(self, root, name: str) -> None:
-        self.root, self.name = LocalStore(root), name
-        self.folder = self.root.child(f"runs/{name}")
-        self.events: list[Event] = []
-
-    def read(self, start: int):
-        return self.events[start:], len(self.events)
-
-    def add(self, kind: type[Event], **fields) -> None:
-        self.events.append(kind(time=1700000000.0 + len(self.events), **fields))
-
-    def begin(self, settings="") -> None:
-        self.add(RunStarted, run=self.name, recipe="toy.py", settings=settings, commit="abc123")
-
-    def end(self, status: str) -> None:
-        self.add(RunFinished, run=self.name, status=status, exit_code=0, seconds=3.0)
-
-    def start(self, stage: str, config=None, forced=False) -> None:
-        self.add(StageStarted, stage=stage, attempt=1, digest="d" * 64, config=config or {"size": 3}, forced=forced)
-
-    def finish(
-        self,
-        stage: str,
-        *,
-        write=None,
-        metrics=None,
-        funnel=None,
-        inputs=None,
-        config=None,
-        cached=False,
-        made_of=None,
-    ) -> str:
-        """Commit an artifact and say so."""
-        folder = f"artifacts/{stage}/0"
-        if not self.root.exists(f"{folder}/{MANIFEST}"):
-            identity = {"stage": stage, "code_version": 1, "config": config or {"size": 3}, "inputs": made_of or {}}
-            context = Context(
-                self.root.child(folder), stage=stage, digest="d" * 64, identity=identity, config=config or {"size": 3}
-            )
-            for path, data in (write or {}).items():
-                context.output.write(path, data, rows=2)
-            manifest = context.finish(metrics=metrics, funnel=funnel)
-            context.store.write(MANIFEST, manifest.to_bytes())
-        if cached:
-            self.add(StageCached, stage=stage, folder=folder, inputs=inputs or {})
-        else:
-            self.add(StageFinished, stage=stage, folder=folder, inputs=inputs or {}, seconds=1.5, attempt=1)
-        return folder
-
-    def tracker(self, address: Address) -> Tracker:
-        tracker = Tracker(address, self.name, self.root, self.folder, self.read)
-        tracker.INTERVAL_S = 0.02
-        return tracker
-
-    def send(self, address: Address) -> Tracker:
-        tracker = self.tracker(address)
-        tracker.start()
-        assert tracker.close(60), tracker.degraded
-        return tracker
-
-    def forget(self) -> None:
-        """As if killed before it could note what was sent."""
-        self.folder.delete(Tracker.PATH)
-
-
-@pytest.fixture
-def run(tmp_path, request):
-    return Run(tmp_path / "root", request.node.name[:60])
-
-
-@pytest.fixture
-def pages(client, run):
-    """The MLflow runs of the run's experiment: the parent is ``""``, children are under their stage's name."""
-
-    def pages():
-        experiment = client.get_experiment_by_name(run.name)
-        runs = client.search_runs([experiment.experiment_id])
-        return {found.data.tags["clipline.stage"]: found for found in runs}
-
-    return pages
-
-
-def curve(client, page, key):
-    return [(point.step, point.value) for point in client.get_metric_history(page.info.run_id, key)]
-
-
 # --- runs, curves, files
 
 
 def test_a_run_is_a_parent_with_a_child_per_stage(run, address, pages):
-    run.begin()
+    run.begin(headline=["crawl"])
     config = {"pages": 3, "web": {"agent": "x"}, "hosts": ["a"], "none": None, "empty": {}}
     funnel = Funnel(unit="pages", entered=3, kept=2, dropped={"http": 1})
     run.start("crawl", config)
-    run.finish("crawl", config=config, metrics={"pages_per_s": 2.5}, funnel=funnel)
+    run.finish("crawl", config=config, metrics={"pages_per_s": 2.5}, funnel=funnel, facts={"main": "pages_per_s"})
     run.start("train")
     run.add(Collapsed, stage="train", sign="image", value=0.999, samples=8, message="all alike")
     run.add(StageFailed, stage="train", attempt=1, error="ValueError: no data")
@@ -173,7 +55,13 @@ def test_a_run_is_a_parent_with_a_child_per_stage(run, address, pages):
     assert train.data.tags["clipline.error"] == "ValueError: no data"
     assert train.data.tags["clipline.collapsed.image"] == "all alike"
     assert crawl.data.params == {"pages": "3", "web.agent": "x", "hosts": '["a"]', "none": "None", "empty": "{}"}
-    assert crawl.data.metrics == {"pages_per_s": 2.5, "entered": 3, "kept": 2, "dropped.http": 1, "seconds": 1.5}
+    assert crawl.data.metrics == {
+        "pages_per_s": 2.5,
+        "entered": 3,
+        "kept": 2,
+        "dropped.http": 1,
+        "seconds": 1.5,
+    }
     assert crawl.data.tags["clipline.cached"] == "false"
     assert parent.data.metrics == {"crawl.pages_per_s": 2.5}
     assert tracker.page.endswith(
@@ -271,8 +159,6 @@ def test_a_forced_run_gets_a_page_of_its_own(run, address, client, pages):
 
 # --- models and the gate
 
-MODEL = {"data/open_clip_config.json": b"{}", "data/open_clip_model.safetensors": b"weights"}
-
 
 @pytest.mark.parametrize("passed", [True, False])
 def test_a_model_is_logged_and_if_the_gate_passes_registered(run, address, client, pages, passed):
@@ -305,13 +191,16 @@ def test_scores_are_the_models_on_the_test_set(run, address, client, pages, give
     """On the model's page, whether the evaluation was given the model or vectors of it; once, sent twice."""
     run.begin()
     run.start("train")
-    train = run.finish("train", write=MODEL, metrics={"loss": 2.0})
+    train = run.finish("train", write=MODEL, metrics={"loss": 2.0}, digest="a" * 64)
     holdout = run.finish("holdout", write={"data/holdout/test/0.tar": b"123"})
-    embed = run.finish("embed", write={"data/0.npz": b"1"}, made_of={"model": "d" * 64})
+    embed = run.finish("embed", write={"data/0.npz": b"1"}, made_of={"model": "a" * 64}, digest="e" * 64)
     run.start("retrieval")
     inputs = {"dataset": holdout, given: {"model": train, "embeddings": embed}[given]}
     scores = {"recall_at_1": 0.25, "recall_at_1_low": 0.2}
-    run.finish("retrieval", metrics=scores, funnel=Funnel(unit="images", entered=3, kept=3), inputs=inputs)
+    funnel = Funnel(unit="images", entered=3, kept=3)
+    digests = {given: {"model": "a" * 64, "embeddings": "e" * 64}[given]}
+    task = {"task": {"kind": "zeroshot_retrieval", "dataset": "captions"}}
+    run.finish("retrieval", metrics=scores, funnel=funnel, inputs=inputs, made_of=digests, config=task)
     run.send(address)
     run.forget()
     run.send(address)
@@ -319,7 +208,7 @@ def test_scores_are_the_models_on_the_test_set(run, address, client, pages, give
     [model] = client.search_logged_models([found[""].info.experiment_id])
     assert {one.key: one.value for one in model.metrics} == scores and len(model.metrics) == 2
     digest = Artifact.load(run.root.child(holdout)).manifest.content_digest[:12]
-    assert {(one.dataset_name, one.dataset_digest) for one in model.metrics} == {("holdout", digest)}
+    assert {(one.dataset_name, one.dataset_digest) for one in model.metrics} == {("captions", digest)}
     assert {one.run_id for one in model.metrics} == {found["retrieval"].info.run_id}
     assert found["retrieval"].data.metrics == {**scores, "entered": 3, "kept": 3, "seconds": 1.5}
 
@@ -368,16 +257,6 @@ def test_an_event_that_cannot_be_sent_is_reported_and_the_rest_goes_on(run, addr
         assert sum(words in message for message in reported) == 1
     assert len(reported) == tracker.refused == 4
     assert run.send(address).refused == 4  # and they stay refused, though nothing is left to send
-
-
-def test_a_deleted_experiment_is_restored(run, address, client, pages):
-    run.begin()
-    run.send(address)
-    client.delete_experiment(client.get_experiment_by_name(run.name).experiment_id)
-    run.start("train")
-    run.send(address)
-    assert client.get_experiment_by_name(run.name).lifecycle_stage == "active"
-    assert set(pages()) == {"", "train"}
 
 
 def test_what_was_sent_elsewhere_is_sent_again(run, address, client, pages):
@@ -451,14 +330,14 @@ def test_an_outage_costs_one_warning_and_nothing_is_lost(run, mlflow_server, cli
     run.start("train")
     run.add(Metrics, stage="train", values={"loss": 9.0}, step=0)
     tracker.start()
-    _until(lambda: run.folder.exists(Tracker.PATH))
+    until(lambda: run.folder.exists(Tracker.PATH))
     sent = json.loads(run.folder.read(Tracker.PATH))
     assert sent["position"] == 3
 
     mlflow_server.stop()
     for step in range(1, 40):
         run.add(Metrics, stage="train", values={"loss": 1 / step}, step=step)
-    _until(lambda: tracker.degraded)
+    until(lambda: tracker.degraded)
     assert json.loads(run.folder.read(Tracker.PATH)) == sent  # not sent, so not taken for sent
     assert not tracker.close(30)
     assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 1
@@ -479,10 +358,10 @@ def test_a_tracker_recovers_by_itself_when_the_server_is_back(run, mlflow_server
     run.begin()
     run.start("train")
     tracker.start()
-    _until(lambda: tracker.degraded)
+    until(lambda: tracker.degraded)
     mlflow_server.start()
     run.add(Metrics, stage="train", values={"loss": 9.0}, step=0)
-    _until(lambda: not tracker.degraded)
+    until(lambda: not tracker.degraded)
     assert tracker.close(60)
     assert pages()["train"].data.metrics == {"loss": 9.0}
     assert sum("cannot be reached" in message for message in caplog.messages) == 1
@@ -510,17 +389,9 @@ def test_points_whose_sending_failed_halfway_are_not_taken_for_sent(run, address
     tracker.start()
     for step in range(5):
         run.add(Metrics, stage="train", values={"loss": float(step)}, step=step)
-    _until(lambda: run.folder.exists(Tracker.PATH) and json.loads(run.folder.read(Tracker.PATH))["position"] == 7)
+    until(lambda: run.folder.exists(Tracker.PATH) and json.loads(run.folder.read(Tracker.PATH))["position"] == 7)
     assert tracker.close(60)
     assert curve(client, pages()["train"], "loss") == [(step, float(step)) for step in range(5)]
-
-
-def _until(condition) -> None:
-    """Wait for the tracker's thread."""
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        threading.Event().wait(0.01)
 
 
 # --- the database
