@@ -212,7 +212,7 @@ def test_lines_are_read_once_wherever_a_file_is_cut(tmp_path_factory, text, size
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(corpus, "_LINE", line)
         lots = [corpus.Lines(store, "a.txt", n, min(n + size, len(data))) for n in range(0, len(data), size)]
-        found = [one for lot in lots for one in corpus._lines(lot)]
+        found = [one for lot in lots for one in corpus.lines_of(lot)]
     assert found == [one for one in data.splitlines() if one.strip()]
 
 
