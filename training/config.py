@@ -19,6 +19,7 @@ from infra.config import Input, Runtime, StageConfig
 from infra.encoder import check_architecture
 from infra.errors import ConfigError, UsageError
 from training.checkpoint.manifests import progress
+from training.data.batching import BatchRule
 from training.objectives import infonce
 from training.objectives.config import ObjectiveConfig
 
@@ -108,6 +109,11 @@ class Data(Part):
         gt=0,
         description="online balancing: an epoch has each sample with the probability of MetaCLIP's rule, at so many "
         "times the limit of the stage balance, which ran with drop=false; null: each sample",
+    )
+    batches: BatchRule | None = Field(
+        None,
+        description="concept-aware batches: the rule that makes batches of the samples of some batches to come: "
+        "spread, diverse, frequent, or one of your own; null: as they come",
     )
     caption_key: str = Field(
         "txt",

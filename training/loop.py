@@ -31,6 +31,7 @@ from infra.schema import Drop
 from training.checkpoint.checkpoints import Checkpoints
 from training.checkpoint.export import write_folder, write_model, write_module
 from training.config import RECORD, Config
+from training.data.batched import Batched
 from training.data.loader import Batch, Loader, on_device
 from training.data.sampler import Sampler
 from training.data.samples import Samples
@@ -163,7 +164,10 @@ class Trainer:
             stage, samples, workers = self.context.stage, self.state.samples, self.world.size
             self.context.send(TrainStart(stage=stage, samples=samples, workers=workers))
             told = (f"{name}: {epochs:,.4g} epochs of {samples:,} samples" for name, samples, epochs in self._epochs())
-            self.context.send(Log(stage=stage, level="INFO", logger=__name__, message="; ".join(told)))
+            message = "; ".join(told)
+            if isinstance(self.sampler, Batched) and (passed := self.sampler.passed_over(self.total)):
+                message += f"; {passed:,} samples are passed over when batches are composed"
+            self.context.send(Log(stage=stage, level="INFO", logger=__name__, message=message))
 
     def run(self) -> None:
         """Steps until all samples of the run have been seen."""
@@ -387,6 +391,8 @@ class Trainer:
         facts: dict[str, Any] = {"samples": state.samples, "parameters": parameters, "epochs": epochs}
         if collapsed := sorted(sign for sign, lines in state.collapse.items() if lines >= LINES):
             facts["collapsed"] = collapsed
+        if isinstance(self.sampler, Batched):
+            facts["passed_over"] = self.sampler.passed_over(state.samples)
         output.commit(funnel, facts)
 
 
@@ -396,7 +402,7 @@ class Parts:
 
     towers: Towers
     samples: Samples
-    sampler: Sampler
+    sampler: Sampler | Batched
     objective: Objective
     validation: Validation | None
     flops: int | None  # of a pair's way forward through the model; known to rank 0, on a GPU
@@ -432,6 +438,7 @@ def _prepare(config: Config, inputs: Inputs, world: World) -> Parts:
         cache_bytes=loading.memory_cache_mb * 1_000_000,
         caption_key=config.data.caption_key,
         balance=config.data.balance,
+        concepts=config.data.batches.column if config.data.batches else None,
         folder=Path(loading.cache_folder) if loading.cache_folder else None,
         disk_bytes=int(loading.disk_cache_gb * 1e9) if loading.disk_cache_gb else None,
     )
@@ -440,7 +447,7 @@ def _prepare(config: Config, inputs: Inputs, world: World) -> Parts:
             "the shards hold less than one batch", expected=f">= {config.batch_size}", found=f"{len(samples)} samples"
         )
     weights = config.data.weights
-    sampler = Sampler(
+    plain = Sampler(
         samples.counts,
         config.seed,
         weights=[weights[name] for name in inputs.sources] if weights is not None else None,
@@ -449,6 +456,8 @@ def _prepare(config: Config, inputs: Inputs, world: World) -> Parts:
         batch=config.batch_size,
         chances=samples.chances,
     )
+    rule = config.data.batches
+    sampler = Batched(plain, rule, config.batch_size, samples.index.concepts) if rule else plain
     # Counted before the blocks are compiled, and these before an objective makes copies of them.
     flops = forward_flops(towers) if world.device.type == "cuda" and world.rank == 0 else None
     if config.cluster.compile:

@@ -3,8 +3,8 @@
 When a set of shards is first trained on, each rank reads the headers of its part of the tars and tokenises their
 captions. The index is written to the node's cache folder under a digest of shards, caption key and tokenizer, and
 mapped into memory, so a restarted run begins at once and the workers of a node share one copy. It takes 16 bytes a
-sample, 8 more where samples have several captions and 8 for online balancing, and 2 or 4 bytes a token. A node keeps
-the few indexes used last.
+sample, 8 more where samples have several captions and 8 for online balancing, 2 or 4 bytes a token, and where batches
+are composed by concepts 8 for each. A node keeps the few indexes used last.
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
+from infra.arrays import ranges
 from infra.config import digest
 from infra.errors import CliplineError, DataError, StorageError
 from infra.formats.shards import IMAGE_EXTENSIONS, dotted_name_hint, duplicate, index_tar, split_name
+from infra.hashing import hash64
 from training.data.tokens import Tokenizer, padded
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ PLACE = np.dtype([("block", "<u4"), ("size", "<u4")])
 LOADS = "times_limit"
 """Column of the stage balance: of each entry of a row, the rows that hold it, over the limit."""
 
-FORMAT = 3
+FORMAT = 4
 KEPT = 8  # indexes in a node's cache folder
 ROUND = 16  # shards that each rank reads between two exchanges
 
@@ -57,6 +59,7 @@ class _Part:
     lengths: NDArray[np.uint32]  # in tokens, of each caption
     tokens: NDArray[np.uint32]
     chances: NDArray[np.float64]  # of each sample to be in an epoch; none if all are
+    concepts: list[list[int]]  # of each sample; none if they are not needed
     incomplete: int
 
 
@@ -92,12 +95,17 @@ def _field(text: str, name: str) -> object:
 
 
 def _read_shard(
-    path: Path, tokenizer: Tokenizer, caption_key: str, place: str = "", balance: float | None = None
+    path: Path,
+    tokenizer: Tokenizer,
+    caption_key: str,
+    place: str = "",
+    balance: float | None = None,
+    concepts: str | None = None,
 ) -> _Part:
     """Index one shard. Raises DataError, which names the ``place`` of the shard, for a damaged one."""
     place = place or str(path)
     caption_extension = caption_key.partition(":")[0]
-    read = {caption_extension} | ({"json"} if balance is not None else set())
+    read = {caption_extension} | ({"json"} if balance is not None or concepts is not None else set())
     # One pass over the tar's headers collects each sample's members; only captions are read.
     samples: dict[str, dict[str, tuple[int, int]]] = {}
     texts: dict[str, dict[str, bytes]] = {}
@@ -117,6 +125,7 @@ def _read_shard(
     counts: list[int] = []
     captions: list[str] = []
     chances: list[float] = []
+    shown: list[list[int]] = []
     for key, members in samples.items():
         image = next((members[extension] for extension in IMAGE_EXTENSIONS if extension in members), None)
         if image is None or caption_extension not in texts.get(key, {}):
@@ -127,6 +136,8 @@ def _read_shard(
             continue
         if balance is not None:
             chances.append(_chance(texts[key].get("json", b"{}"), balance, f"{place}: sample {key!r}"))
+        if concepts is not None:
+            shown.append(_concepts(texts[key].get("json", b"{}"), concepts))
         places.append((image[0] // 512, image[1]))
         counts.append(len(texts_of_sample))
         captions += texts_of_sample
@@ -139,6 +150,7 @@ def _read_shard(
         lengths=np.array([len(row) for row in rows], np.uint32),
         tokens=np.fromiter((token for row in rows for token in row), np.uint32),
         chances=np.array(chances, np.float64),
+        concepts=shown,
         incomplete=len(samples) - len(places),
     )
 
@@ -164,6 +176,16 @@ def _chance(data: bytes, balance: float, sample: str) -> float:
     return 1 - lost if loads else 1.0
 
 
+def _concepts(data: bytes, column: str) -> list[int]:
+    """The distinct concepts of a sample, as hashes: the field ``column`` of its JSON, a text or a list of texts."""
+    try:
+        found = _field(data.decode("utf-8-sig"), column)
+    except ValueError:
+        return []
+    texts = found if isinstance(found, list) else [found]
+    return sorted({hash64(text) for text in texts if isinstance(text, str)})
+
+
 class Index:
     """Locations and captions of all samples, in the order of shards and of samples within them.
 
@@ -187,6 +209,7 @@ class Index:
         self._first = column("captions", "<u8") if facts["several"] else None
         self.chances: NDArray[np.float64] | None = column("chances", "<f8") if facts["balanced"] else None
         """The probability of each sample to be in an epoch; None if all are."""
+        self._concepts, self._concept_ends = column("concepts", "<u8"), column("concept_ends", "<u8")
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -202,23 +225,33 @@ class Index:
         folder: Path,
         places: Sequence[str] = (),
         balance: float | None = None,
+        concepts: str | None = None,
     ) -> Index:
         """Open the index of the shards whose contents ``names`` identify, building it if this node has none.
 
         ``fetch`` returns a shard as a local file; ``places`` are their names in errors; ``balance``: see
-        :class:`training.config.Data`. All ranks must call it. Raises
+        :class:`training.config.Data`; ``concepts``: the field of JSON that has them. All ranks must call it. Raises
         on all ranks what failed on any: DataError for a damaged tar, StorageError if ``folder`` cannot be written.
         """
-        known = [FORMAT, *names, tokenizer.identity, caption_key, balance]
+        known = [FORMAT, *names, tokenizer.identity, caption_key, balance, concepts]
         target = folder / "index" / digest(known)[:32]
         with contextlib.suppress(OSError):  # there is none yet, or it belongs to another user
             os.utime(target)  # marks it as used now
         if not all(world.gather((target / "index.json").exists())):
             nodes = world.gather(f"{socket.gethostname()} {folder.resolve()}")
             writes = nodes.index(nodes[world.rank]) == world.rank
-            read = partial(_read_shard, tokenizer=tokenizer, caption_key=caption_key, balance=balance)
+            read = partial(
+                _read_shard, tokenizer=tokenizer, caption_key=caption_key, balance=balance, concepts=concepts
+            )
             _build(len(names), fetch, places, world, read, tokenizer.dtype, target if writes else None)
-        return cls(target, tokenizer)
+        index = cls(target, tokenizer)
+        if concepts is not None and len(index) and not len(index._concepts):
+            raise DataError(
+                f"no sample has a concept in the field {concepts!r} of its JSON",
+                expected="a text or a list of texts, as train.data.batches.column names it",
+                fix="run balance with drop=false before these shards are written, or name another field",
+            )
+        return index
 
     def shard(self, number: int) -> int:
         """Return the number of the shard that holds sample ``number``."""
@@ -228,6 +261,12 @@ class Index:
         """Return offset and size in bytes of sample ``number``'s image in its shard."""
         block, size = self._places[number].item()
         return block * 512, size
+
+    def concepts(self, numbers: NDArray[np.int64]) -> list[list[int]]:
+        """Return the concepts of each sample, numbered from 0 on among these samples."""
+        starts, ends = (self._concept_ends[numbers + step].astype(np.int64) for step in (0, 1))
+        _, found = np.unique(self._concepts[ranges(starts, ends - starts)], return_inverse=True)
+        return [own.tolist() for own in np.split(found, np.cumsum(ends - starts)[:-1])]
 
     def texts(self, numbers: NDArray[np.int64], draws: NDArray[np.float64]) -> NDArray[np.int64]:
         """Return padded tokens (n, context) of one caption of each sample.
@@ -334,22 +373,25 @@ class _Writer:
         self.files = ExitStack()
         self._columns: dict[str, IO[bytes]] = {
             name: self.files.enter_context((temporary / name).open("wb"))
-            for name in ("places", "captions", "bounds", "tokens", "chances")
+            for name in ("places", "captions", "bounds", "tokens", "chances", "concepts", "concept_ends")
         }
-        self._captions = self._length = self._incomplete = 0
+        self._captions = self._length = self._incomplete = self._shown = 0
         self._counts: list[int] = []
         self._several = self._balanced = False
-        for name in ("captions", "bounds"):
+        for name in ("captions", "bounds", "concept_ends"):
             self._columns[name].write(bytes(8))
 
     def add(self, part: _Part) -> None:
         captions = self._captions + np.cumsum(part.captions, dtype="<u8")
         bounds = self._length + np.cumsum(part.lengths, dtype="<u8")
         columns = {"places": part.places, "captions": captions, "bounds": bounds, "chances": part.chances}
+        columns["concepts"] = np.array([concept for own in part.concepts for concept in own], "<u8")
+        columns["concept_ends"] = self._shown + np.cumsum([len(own) for own in part.concepts], dtype="<u8")
         for name, column in (columns | {"tokens": part.tokens.astype(self._tokens)}).items():
             self._columns[name].write(column.tobytes())
         self._captions += int(part.captions.sum(dtype=np.int64))
         self._length += len(part.tokens)
+        self._shown += len(columns["concepts"])
         self._incomplete += part.incomplete
         self._counts.append(len(part.places))
         self._balanced |= bool(len(part.chances))

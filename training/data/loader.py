@@ -25,6 +25,7 @@ from torch import Tensor
 
 from infra.errors import DataError
 from training.data.augment import DRAWS, Augmentation
+from training.data.batched import Batched
 from training.data.sampler import Sampler
 from training.distributed.world import World
 from training.draws import uniform
@@ -80,7 +81,7 @@ class Loader:
         config: Config,
         world: World,
         image_size: tuple[int, int],
-        sampler: Sampler | None = None,
+        sampler: Sampler | Batched | None = None,
     ) -> None:
         """
         Args:
@@ -232,7 +233,7 @@ class _BufferPool:
 class _Prefetcher:
     """Downloads remote shards before their samples are needed."""
 
-    def __init__(self, samples: Samples, sampler: Sampler, world: World) -> None:
+    def __init__(self, samples: Samples, sampler: Sampler | Batched, world: World) -> None:
         self._cache, self._sampler = samples.shard_cache, sampler
         self._own = Fraction(world.rank, world.size), Fraction(world.rank + 1, world.size)
         self._needed = any(self._cache.remote(shard) for shard in range(len(self._cache.shards)))

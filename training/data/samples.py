@@ -81,6 +81,7 @@ class Samples:
         cache_bytes: int = 0,
         caption_key: str = "txt",
         balance: float | None = None,
+        concepts: str | None = None,
         folder: Path | None = None,
         disk_bytes: int | None = None,
     ) -> None:
@@ -90,6 +91,7 @@ class Samples:
             cache_bytes: memory for decoded images; the first that fit are kept.
             caption_key: where captions are, see :func:`training.data.index.captions_of`.
             balance: online balancing, see :class:`training.config.Data`.
+            concepts: the field of the samples' JSON that has their concepts, if these are needed.
             folder: the node's folder for copies of remote shards and the index; None: :func:`cache_folder`.
             disk_bytes: the most that copies of remote shards may take; None: as many as the disk holds.
         """
@@ -105,9 +107,8 @@ class Samples:
             error = failure
         world.raise_if_any_failed(error)
         places = [shard.store.locate(shard.path) for shard in every]
-        self.index = Index.open(
-            self.shard_cache.names, self.shard_cache.path, world, tokenize, caption_key, folder, places, balance
-        )
+        names, fetch = self.shard_cache.names, self.shard_cache.path
+        self.index = Index.open(names, fetch, world, tokenize, caption_key, folder, places, balance, concepts)
         self._shards_of = [len(source.paths) for source in sources]
         self._min_side = min_side
         self._cache: dict[int, NDArray[np.uint8]] = {}

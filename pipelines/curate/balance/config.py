@@ -18,7 +18,7 @@ PUBLISHED = {"clip": 20_000, "metaclip_400m": 20_000, "metaclip_2.5b": 170_000}
 
 
 class Config(StageConfig):
-    code_version: ClassVar[int] = 5
+    code_version: ClassVar[int] = 6
     inputs: ClassVar[Mapping[str, Input]] = {
         "selection": Input("selection", description="the rows to balance"),
         "metadata": Input(
@@ -45,7 +45,7 @@ class Config(StageConfig):
     )
     drop: bool = Field(
         True,
-        description="drop rows by the draw; false: they stay, for train.data.balance, with columns keep_probability "
+        description="drop rows by the draw; false: they stay, for train.data.balance, with columns entries, keep_probability "
         "and times_limit: of each entry, the rows that hold it over the limit",
     )
     seed: int = Field(0, description="seed of the random draws")

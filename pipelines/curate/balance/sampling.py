@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,7 +21,7 @@ from infra.run.manifest import ShardRecord
 from infra.schema import Drop
 from infra.store import Store
 from pipelines.curate.balance.counting import Totals, write_counts
-from pipelines.curate.balance.matching import read_hits
+from pipelines.curate.balance.matching import ENTRIES, read_hits
 from pipelines.tables import read_table, with_column, write_selection
 
 __all__ = ["Draw", "draw_shard", "figure", "keep_probabilities", "limits_by_language", "uniform"]
@@ -67,13 +68,22 @@ def draw_shard(draw: Draw, selection: Store, own: Store, spec: tuple[int, str], 
         reasons = [None if chance else Drop.NO_MATCH.value for chance in probabilities.tolist()]
         ends = np.cumsum(np.bincount(owners, minlength=rows.num_rows), dtype=np.int32)
         loads = pa.ListArray.from_arrays(pa.array(np.r_[np.int32(0), ends]), _six_digits(counts / limits[draw.t]))
-        for name, values in {**notes, "times_limit": loads}.items():
+        held = _names(own.read(ENTRIES)).take(hits["entry"].combine_chunks())
+        entries = pa.ListArray.from_arrays(loads.offsets, held)
+        for name, values in {**notes, "entries": entries, "times_limit": loads}.items():
             rows = with_column(rows, name, values)
     kept = write_selection(output, shard, rows, reasons, notes)
     # Not through the output of the shard: the counts are no file of the artifact.
     stay = np.array([reason is None for reason in reasons], np.bool_)
     write_counts(Output(own), f"after-{shard_name(shard)}", hits.filter(pa.array(stay[owners])))
     return output.commit(kept, facts={"expected": {str(t): float(chances[t].sum()) for t in chances}})
+
+
+@lru_cache(maxsize=1)
+def _names(entries: bytes) -> pa.Array:
+    """The entries by their numbers, through all languages."""
+    by_language: Mapping[str, Sequence[str]] = json.loads(entries)
+    return pa.array([entry for language in sorted(by_language) for entry in by_language[language]], pa.string())
 
 
 def _six_digits(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -40,12 +40,20 @@ def test_training_sees_a_row_with_the_probability_of_its_draw(ray_cluster, image
         known = [json.loads(one["json"]) for file in files for one in read_samples(io.BytesIO(shards.read(file.path)))]
         chances[t] = {row["uid"]: row["keep_probability"] for row in known}
         store = LocalStore(shards.store.local_path("data/train"))
+        assert [row["entries"] for row in known] == [
+            [word for word in words if word in row["caption"].split()] for row in known
+        ]
         options = {"tokenize": Tokenizer(letters), "min_side": 8, "folder": tmp_path / "cache"}
         for wanted in (1.0, 40 / t):  # at so many times the limit
             found = Samples(Shards(store, store.paths()[:1]), World(), balance=wanted, **options).chances
             if wanted * t == 40:
                 chances[f"{t} as 40"] = dict(zip((row["uid"] for row in known), found.tolist(), strict=True))
             if wanted == 1.0:
+                # Batches can be composed by the same entries.
+                index = Samples(Shards(store, store.paths()[:1]), World(), concepts="entries", **options).index
+                assert [len(own) for own in index.concepts(np.arange(len(known)))] == [
+                    len(row["entries"]) for row in known
+                ]
                 assert found == pytest.approx(list(chances[t].values()), rel=1e-4)
     assert chances["10 as 40"] == pytest.approx(chances[40], rel=1e-4)
     assert min(chances[10].values()) < 0.2 and max(chances[10].values()) == 1
