@@ -78,6 +78,7 @@ TEXTS = {
     "train.model.architecture": "a name of open_clip's, or a configuration",
     "train.data.weights": "names of inputs",
     "train.data.caption_key": "a member of a sample",
+    **{f"train.data.batches[{kind}].column": "a field of samples" for kind in ("diverse", "frequent", "spread")},
     "embed_tests.model": "a name of open_clip's",
     "embed_tests.pretrained": "a tag of open_clip's",
     "embed_tests.sets": "names in the input",

@@ -29,7 +29,8 @@ class BatchRule(Choice):
     """How batches are composed. Samples that ``batches`` batches would have are candidates for :attr:`kept` of them."""
 
     column: str = Field(
-        "entries", description="field of the samples' JSON that has their concepts, a text or a list of texts"
+        "entries",
+        description="field of the samples' JSON that has their concepts, a text, an integer or a list of these",
     )
     batches: int = Field(8, ge=1, description="batches whose samples are looked at together")
 

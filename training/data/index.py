@@ -177,13 +177,13 @@ def _chance(data: bytes, balance: float, sample: str) -> float:
 
 
 def _concepts(data: bytes, column: str) -> list[int]:
-    """The distinct concepts of a sample, as hashes: the field ``column`` of its JSON, a text or a list of texts."""
+    """The distinct concepts of a sample, as hashes: the field ``column`` of its JSON, a text, an integer or a list of these."""
     try:
         found = _field(data.decode("utf-8-sig"), column)
     except ValueError:
         return []
     texts = found if isinstance(found, list) else [found]
-    return sorted({hash64(text) for text in texts if isinstance(text, str)})
+    return sorted({hash64(str(one)) for one in texts if isinstance(one, str | int)})
 
 
 class Index:
@@ -248,7 +248,7 @@ class Index:
         if concepts is not None and len(index) and not len(index._concepts):
             raise DataError(
                 f"no sample has a concept in the field {concepts!r} of its JSON",
-                expected="a text or a list of texts, as train.data.batches.column names it",
+                expected="a text, an integer or a list of these, as train.data.batches.column names it",
                 fix="run balance with drop=false before these shards are written, or name another field",
             )
         return index

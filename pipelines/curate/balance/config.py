@@ -45,8 +45,8 @@ class Config(StageConfig):
     )
     drop: bool = Field(
         True,
-        description="drop rows by the draw; false: they stay, for train.data.balance, with columns entries, keep_probability "
-        "and times_limit: of each entry, the rows that hold it over the limit",
+        description="drop rows by the draw; false: they stay, for train.data.balance and train.data.batches, with "
+        "columns keep_probability, entries, and times_limit: of each entry, the rows that hold it over the limit",
     )
     seed: int = Field(0, description="seed of the random draws")
     metadata: tuple[str, ...] | None = Field(

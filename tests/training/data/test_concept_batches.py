@@ -185,18 +185,20 @@ def samples(folder, column):
 
 
 def test_concepts_are_read_from_the_samples(tmp_path):
-    fields = [{"topic": "cat"}, {"topic": ["dog", "cat", "dog"]}, {}, None, ["a list"], {"topic": 3}, {"topic": []}]
-    fields += [{"topic": ["ant", None, "cat"]}, {"topic": "dog"}]
+    fields = [{"topic": "cat"}, {"topic": ["dog", "cat", "dog"]}, {}, None, ["a list"], {"topic": 2.5}, {"topic": []}]
+    fields += [{"topic": ["ant", None, "cat"]}, {"topic": "dog"}, {"topic": 7}, {"topic": [7, "7"]}]
     write(tmp_path, fields, per_shard=4)
     found = samples(tmp_path, "topic").index.concepts(np.array([0, 1, 2, 3, 4, 5, 6, 7, 8, 1]))
     (cat,), both, *none = found[:7]
     (dog,) = found[8]
     assert sorted(both) == sorted([cat, dog]) == sorted(found[9]) and none == [[]] * 5
     assert cat in found[7] and dog not in found[7] and len(found[7]) == 2
+    (seven,), (text,) = samples(tmp_path, "topic").index.concepts(np.array([9, 10]))
+    assert seven == text
     with pytest.raises(DataError, match="no sample has a concept in the field 'entries'") as caught:
         samples(tmp_path, "entries")
     assert "drop=false" in caught.value.fix
-    assert len(samples(tmp_path, None)) == 9
+    assert len(samples(tmp_path, None)) == 11
 
 
 @pytest.mark.parametrize("rule", [Spread(batches=3), Diverse(batches=3)], ids=lambda rule: rule.kind)
