@@ -30,7 +30,7 @@ class BatchRule(Choice):
 
     column: str = Field(
         "entries",
-        description="field of the samples' JSON that has their concepts, a text, an integer or a list of these",
+        description="field of the samples' JSON that has their concepts: a text, an integer or a list",
     )
     batches: int = Field(8, ge=1, description="batches whose samples are looked at together")
 

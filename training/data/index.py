@@ -177,7 +177,7 @@ def _chance(data: bytes, balance: float, sample: str) -> float:
 
 
 def _concepts(data: bytes, column: str) -> list[int]:
-    """The distinct concepts of a sample, as hashes: the field ``column`` of its JSON, a text, an integer or a list of these."""
+    """The distinct concepts of a sample, as hashes: the field ``column`` of its JSON."""
     try:
         found = _field(data.decode("utf-8-sig"), column)
     except ValueError:
