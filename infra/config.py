@@ -124,6 +124,10 @@ class Config(BaseModel):
             for config in _configs_within(getattr(self, name)):
                 yield from config.parts()
 
+    def extras(self) -> tuple[str, ...]:
+        """Return the extras of clipline that the work needs, names of :data:`infra.extras.EXTRAS`; none by default."""
+        return ()
+
     def replace(self, **changes: Any) -> Self:  # noqa: ANN401
         """Return a validated copy with ``changes`` applied."""
         values = {name: getattr(self, name) for name in type(self).model_fields}

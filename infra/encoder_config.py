@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 from infra.config import Runtime, StageConfig
 from infra.encoder import Precision, check_architecture
 from infra.errors import UsageError
+from infra.extras import require
 from infra.formats.architecture import check_fits
 from infra.formats.weights import read_shapes
 
@@ -46,6 +47,9 @@ class EncoderConfig(StageConfig):
             check_architecture(value)
         return value
 
+    def extras(self) -> tuple[str, ...]:
+        return ("train",)
+
     def check_inputs(self, given: Collection[str]) -> None:
         if "model" in given and self.pretrained is not None:
             raise UsageError(
@@ -74,6 +78,7 @@ class EncoderConfig(StageConfig):
 
         Raises DataError if it cannot be used.
         """
+        require(["train"], "a model that encodes")
         import torch
 
         from infra.open_clip_encoder import load_encoder

@@ -347,6 +347,9 @@ class Config(StageConfig):
         self.objective.check(self.batch_size // self.cluster.shares)
         return self
 
+    def extras(self) -> tuple[str, ...]:
+        return ("train",)
+
     def check_inputs(self, given: Collection[str]) -> None:
         sources = [name for name in given if self.inputs["shards"] is self.input_named(name)]
         if self.data.weights is not None and set(self.data.weights) != set(sources):

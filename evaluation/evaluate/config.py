@@ -32,6 +32,9 @@ class Config(EncoderConfig):
     cpus: Runtime[int] = Field(1, ge=1, description="CPU cores of the task, one torch thread each")
     gpus: Runtime[float] = Field(0.0, ge=0, description="GPUs of the task, a Ray resource; 0.5: two tasks share one")
 
+    def extras(self) -> tuple[str, ...]:
+        return ()  # vectors need no model; what needs one says so when it is loaded
+
     def check_inputs(self, given: Collection[str]) -> None:
         # Only a task with texts of its own needs the model again.
         if "model" in given or self.pretrained is not None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from infra.errors import StorageError, TransientError
+from infra.extras import install, missing
 from infra.store.base import TEMP_PREFIX, Publication, Store, clean_path
 
 __all__ = ["ObjectStore", "unreachable"]
@@ -34,9 +35,8 @@ class ObjectStore(Store):
             # Without its cache of listings, which would hide what other processes write here.
             self._filesystem, base = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
         except (ImportError, ValueError) as error:  # a package is missing, or the protocol is unknown
-            raise StorageError(
-                f"no store can be opened at {self.url}", found=str(error), fix="for s3://: pip install 'clipline[s3]'"
-            ) from error
+            fix = install(["s3"]) if self.url.startswith("s3") and missing("s3") else ""
+            raise StorageError(f"no store can be opened at {self.url}", found=str(error), fix=fix) from error
         self._base, self._pid = str(base), os.getpid()
 
     @property

@@ -71,6 +71,9 @@ class Config(StageConfig):
             raise ValueError("encode_quality of a PNG is its compression, 0 to 9")
         return self
 
+    def extras(self) -> tuple[str, ...]:
+        return ("img2dataset",) if self.engine == "img2dataset" else ()
+
     def check_inputs(self, given: Collection[str]) -> None:
         """Exactly one of ``pairs`` and ``images``, the latter with ``retry``."""
         pairs, images = "pairs" in given, [name for name in given if name != "pairs"]

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infra.errors import ConfigError
+from infra.extras import require
 from infra.formats.shards import SHARD_DIGITS, read_samples, sample_key, shard_name, write_triple
 from infra.run.context import ShardOutput
 from infra.run.manifest import ShardRecord
@@ -126,6 +127,7 @@ def _download(config: Config, rows: pa.Table, shard: int, folder: str) -> None:
 
 
 def _modules() -> tuple[Any, Any, Any]:
+    require(["img2dataset"], "engine=img2dataset")
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or importing it sends a request
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its dependencies' deprecations

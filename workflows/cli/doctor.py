@@ -16,12 +16,15 @@ from urllib.parse import urlsplit
 
 from infra.cluster.head import why_unreachable
 from infra.errors import CliplineError, redact
+from infra.extras import EXTRAS, install, missing
 from infra.store import LocalStore, Store
 from infra.tracking import Address
 
 __all__ = ["Check", "checks", "ray_cluster"]
 
-_PACKAGES = ("ray", "torch", "torchvision", "open_clip_torch", "mlflow", "pyarrow", "img2dataset", "webdataset")
+_PACKAGES = ("ray", "mlflow", "pyarrow")
+_DISTRIBUTIONS = {"open_clip": "open_clip_torch"}
+"""Where a package has another name than its module."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ def checks(root: Store) -> Iterator[Check]:
             yield Check(name, "ok", version(name))
         except PackageNotFoundError:
             yield Check(name, "bad", "not installed: pip install clipline")
+    for extra in EXTRAS:
+        yield _extra(extra)
     yield _store(root)
     yield _disk(root)
     yield _memory()
@@ -47,6 +52,14 @@ def checks(root: Store) -> Iterator[Check]:
     address = Address.find(root)
     remote = address.uri if address.uri.startswith("http") else None
     yield _reachable("mlflow server", remote, f"runs go to {redact(address.uri)}")
+
+
+def _extra(name: str) -> Check:
+    """Check that the packages of an extra are installed; no run needs all of them."""
+    if absent := missing(name):
+        return Check(f"[{name}]", "warn", f"{', '.join(absent)} not installed: {install([name])}")
+    found = (f"{module} {version(_DISTRIBUTIONS.get(module, module))}" for module in EXTRAS[name])
+    return Check(f"[{name}]", "ok", ", ".join(found))
 
 
 def _store(root: Store) -> Check:

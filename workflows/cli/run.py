@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import chdir, contextmanager, redirect_stdout
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from infra.errors import CliplineError, redact
+from infra.extras import install
 from infra.store import Store, open_store
 from infra.tracking import Address
 from workflows.cli import result
@@ -77,6 +79,8 @@ def plan(recipe: RecipeName, request: Requested, as_json: Json = False) -> None:
         out.print(f"{word:<10}", style=style, end="")
         out.print(why, markup=False)
     out.print(f"{len(made.to_run)} of {len(made.steps)} stages would run.")
+    if extras := sorted({extra for step in made.to_run for extra in step.lacking}):
+        out.print(f"They need what is not installed here: {install(extras)}", style="yellow", markup=False)
 
 
 def _plan_rows(made: Plan) -> list[dict[str, Any]]:
@@ -90,6 +94,7 @@ def _plan_rows(made: Plan) -> list[dict[str, Any]]:
             "drifted": step.drifted,
             "progress": step.progress,
             "shards_done": step.shards_done,
+            "lacking": step.lacking,
         }
         for step in made
     ]
@@ -106,6 +111,8 @@ def _execute(name: str, request: Request, execution: dict[str, Any], as_json: bo
         err.print(f"{record.run}: nothing to do, every stage is done.", style="green")
         result.show(record, root, stdout(), as_json=as_json)
         return
+    if not os.environ.get("RAY_ADDRESS"):  # a cluster's nodes may have what this machine has not
+        made.check_installed()
     check_cluster()
     err.print(
         f"{record.run}: {len(made.to_run)} of {len(made.steps)} stages to run, below {redact(root.url)}", markup=False

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import platform
 from typing import Any
 
 from infra.cluster.mailbox import Reporter
 from infra.events import Log
+from infra.extras import extras_of, require
 from infra.run.context import Context
 from infra.run.manifest import Artifact
 from infra.store import Store
@@ -26,7 +28,11 @@ def run_attempt(
     provenance: dict[str, Any],
     mailbox: Any,  # noqa: ANN401 - Ray's actor handles are untyped
 ) -> bytes:
-    """Run the stage inside a Ray worker; the manifest as bytes. ``mailbox`` is the actor of the driver."""
+    """Run the stage inside a Ray worker; the manifest as bytes. ``mailbox`` is the actor of the driver.
+
+    Raises ConfigError if this node lacks packages that the stage needs.
+    """
+    require(extras_of(config), f"stage {stage} on {platform.node()}")
     reporter = Reporter(mailbox, digest)
     context = Context(
         folder,

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from infra.config import flatten
 from infra.errors import UsageError
+from infra.extras import extras_of, missing, require
 from infra.run.ledger import Ledger
 from infra.run.manifest import Artifact, Manifest
 from infra.store import Store
@@ -67,6 +68,11 @@ class Step:
     shards_done: int = 0
     progress: str = ""
 
+    @property
+    def lacking(self) -> list[str]:
+        """Names of clipline's extras that the stage needs and that are not installed here."""
+        return [extra for extra in extras_of(self.stage.config) if missing(extra)]
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -87,6 +93,13 @@ class Plan:
     @property
     def to_run(self) -> list[Step]:
         return [step for step in self.steps if step.action == "run"]
+
+    def check_installed(self) -> None:
+        """Raise ConfigError if stages that will run need packages that are not installed here."""
+        needed = {extra for step in self.to_run for extra in step.lacking}
+        if needed:
+            names = [step.stage.name for step in self.to_run if step.lacking]
+            require(sorted(needed), f"stage{'s' if len(names) > 1 else ''} {_listed(names)}")
 
 
 def make_plan(workflow: Workflow, root: Store, selection: Selection | None = None) -> Plan:

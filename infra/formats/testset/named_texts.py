@@ -14,6 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from infra.extras import install
+
 __all__ = ["named_texts"]
 
 _PLACE = "{c}"
@@ -67,7 +69,7 @@ def _of_open_clip() -> Mapping[str, Any]:
     """What open_clip's file of these texts defines. The file is loaded alone: importing open_clip loads torch."""
     package = importlib.util.find_spec("open_clip")
     if package is None or package.origin is None:
-        return {}
+        raise ValueError(f"open_clip is not installed here: {install(['train'])}")
     path = Path(package.origin).with_name("zero_shot_metadata.py")
     spec = importlib.util.spec_from_file_location("clipline_zero_shot_metadata", path)
     if spec is None or spec.loader is None or not path.is_file():

@@ -34,3 +34,6 @@ class Config(EncoderConfig):
     limits: Runtime[Limits] = Field(
         Limits(), description="how to use the cluster; a task decodes in as many threads as it has CPUs"
     )
+
+    def extras(self) -> tuple[str, ...]:
+        return (*super().extras(), *(["ocr"] if self.mask_text else []))

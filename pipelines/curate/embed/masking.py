@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from infra.errors import ConfigError
+from infra.extras import require
 
 __all__ = ["Masker", "fill"]
 
@@ -31,10 +31,9 @@ class Masker:
     """
 
     def __init__(self) -> None:
-        try:
-            from rapidocr import RapidOCR
-        except ImportError:
-            raise ConfigError("mask_text needs the package rapidocr", fix="pip install 'clipline[ocr]'") from None
+        require(["ocr"], "mask_text")
+        from rapidocr import RapidOCR
+
         one_core = {"EngineConfig.onnxruntime.intra_op_num_threads": 1, "Global.log_level": "error"}
         self._reader: Any = RapidOCR(params={**one_core, "Det.limit_side_len": _SIDE, "Global.text_score": _SURE})
         self._lock = Lock()

@@ -162,6 +162,9 @@ class Head(Score):
     def needs(self) -> tuple[str, ...]:
         return (*super().needs(), self.weights)
 
+    def extras(self) -> tuple[str, ...]:
+        return ("train",)
+
     def load(self, inputs: Mapping[str, Artifact]) -> Arrays:
         layers: Arrays = _heads().layers(inputs[self.weights])
         return layers

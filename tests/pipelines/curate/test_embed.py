@@ -192,5 +192,5 @@ def test_written_words_are_painted_over():
 
 def test_masking_needs_its_package(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "rapidocr", None)
-    with pytest.raises(ConfigError, match="mask_text needs the package rapidocr"):
+    with pytest.raises(ConfigError, match="mask_text needs what is not installed here: rapidocr"):
         Masker()
