@@ -24,7 +24,7 @@ import torch
 
 from infra.config import flatten
 from infra.errors import CliplineError, ConfigError, DataError, Preempted
-from infra.events import Collapsed, Log, TrainStart
+from infra.events import Collapsed, Log, StageImage, TrainStart
 from infra.run.context import Context, ShardOutput
 from infra.run.manifest import Funnel
 from infra.schema import Drop
@@ -50,7 +50,7 @@ from training.observe.profile import Profiler
 from training.optim.ema import Ema
 from training.optim.schedule import adamw, learning_rate
 from training.step import backward
-from training.validate import Validation
+from training.validate import Encoded, Validation
 
 if TYPE_CHECKING:
     from infra.store import Store
@@ -323,12 +323,25 @@ class Trainer:
         self._wait_for_scores()
         self._scores = samples, self._scoring.submit(self._score, score, samples)
 
-    def _score(self, score: Callable[[], dict[str, float]], samples: int) -> dict[str, float]:
+    def _score(self, encoded: Encoded, samples: int) -> dict[str, float]:
         """Runs in the thread."""
-        found = score()
+        found = encoded()
         if self.world.rank == 0:
             self.context.metrics({f"validation/{name}": value for name, value in found.items()}, samples)
+            self._show(encoded.pictures(), samples)
         return found
+
+    def _show(self, pictures: Mapping[str, bytes], samples: int) -> None:
+        """Keep ``pictures`` beside the artifact and have them shown; they are worth no end of the training."""
+        store, stage = self.context.store, self.context.stage
+        for name, png in pictures.items():
+            path = f"validation/{samples:012d}/{name.replace(' ', '-')}.png"
+            try:
+                store.write(path, png)
+            except (CliplineError, OSError) as error:
+                log.warning("a picture of the validation is not kept: %s", error)
+                continue
+            self.context.send(StageImage(stage=stage, folder=store.url, path=path, name=name, step=samples))
 
     def _wait_for_scores(self) -> None:
         if self._scores is not None:

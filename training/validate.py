@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from infra.open_clip_encoder import Preparation
 from training.model.blocks import encode_image
 from training.model.text import encode_text
 from training.objectives.base import l2_normalise
+from training.observe.pictures import Pictures
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from training.distributed.world import World
     from training.model.build import Towers
 
-__all__ = ["Validation"]
+__all__ = ["Encoded", "Validation"]
 
 RECALL_AT = (1, 5)
 
@@ -51,6 +51,7 @@ class _Set:
     classes: int  # 0: a retrieval set
     owners: list[int]
     wordings: list[int]  # of each caption, the number of its text
+    pictures: Pictures | None  # on rank 0
 
 
 class Validation:
@@ -65,11 +66,8 @@ class Validation:
         self._prepare = Preparation(image_transform_v2(preprocess, is_train=False))
         self._sets = [self._read(EvalSet.at(folder, name, config.split), config.images) for name in config.sets]
 
-    def __call__(self, model: Any, autocast: AbstractContextManager[object]) -> Callable[[], dict[str, float]]:  # noqa: ANN401
-        """Encode all sets with open_clip's ``model``. Every rank must call it.
-
-        What is returned finds ``{set}/{metric}`` on rank 0, and nothing on the others.
-        """
+    def __call__(self, model: Any, autocast: AbstractContextManager[object]) -> Encoded:  # noqa: ANN401
+        """Encode all sets with open_clip's ``model``. Every rank must call it; what others get than rank 0 is empty."""
         encoded = []
         training = model.training
         model.eval()
@@ -79,22 +77,26 @@ class Validation:
                 texts = self._encode(one.texts, lambda part: encode_text(model, part))
                 encoded.append((one, images, texts))
         model.train(training)
-        return partial(_scores, encoded if self._world.rank == 0 else [])
+        scale = float(model.logit_scale.detach().exp())
+        return Encoded(encoded if self._world.rank == 0 else [], scale)
 
     def _read(self, examples: EvalSet, most: int) -> _Set:
         images, owners, wordings = [], [], []
+        sentences: dict[str, int] = {}
+        pictures = Pictures(examples.name, examples.classes) if self._world.rank == 0 else None
         if examples.kind not in ("classification", "retrieval"):
             raise DataError(
                 f"test set {examples.name!r} is for {examples.kind}",
                 expected="one class an image, or captions that are all right, to validate on",
                 fix="evaluate it after training",
             )
-        sentences: dict[str, int] = {}
         for number, sample in enumerate(examples):
             if number == most:
                 break
             if number % self._world.size == self._world.rank:
                 images.append(self._prepare(sample.image))
+            if pictures is not None:
+                pictures.add(sample.image)
             if examples.retrieval:
                 owners += [number] * len(sample.captions)
                 wordings += [sentences.setdefault(caption, len(sentences)) for caption in sample.captions]
@@ -102,6 +104,8 @@ class Validation:
                 owners.append(sample.label)
         if not owners:
             raise DataError(f"test set {examples.name!r} is empty", expected="an image at least")
+        if pictures is not None and examples.retrieval:
+            pictures.words = list(sentences)
         texts = list(sentences) if examples.retrieval else prompts(examples.classes, examples.templates)
         own = [self._towers.tokenize(text) for text in texts[self._world.rank :: self._world.size]]
         width = len(self._towers.tokenize(""))
@@ -112,6 +116,7 @@ class Validation:
             0 if examples.retrieval else len(examples.classes),
             owners,
             wordings,
+            pictures,
         )
 
     def _normalised(self, images: Tensor) -> Tensor:
@@ -133,12 +138,31 @@ class Validation:
         return every
 
 
-def _scores(encoded: list[tuple[_Set, NDArray[np.float32], NDArray[np.float32]]]) -> dict[str, float]:
-    return {
-        f"{one.name}/{name.replace('@', '_at_')}": metric.value
-        for one, images, texts in encoded
-        for name, metric in _score(one, images, texts).items()
-    }
+@dataclass(frozen=True)
+class Encoded:
+    """Test sets with the features of their images and texts; ``scale`` turns cosines into logits."""
+
+    sets: list[tuple[_Set, NDArray[np.float32], NDArray[np.float32]]]
+    scale: float
+
+    def __call__(self) -> dict[str, float]:
+        """The scores, ``{set}/{metric}``."""
+        return {
+            f"{one.name}/{name.replace('@', '_at_')}": metric.value
+            for one, images, texts in self.sets
+            for name, metric in _score(one, images, texts).items()
+        }
+
+    def pictures(self) -> dict[str, bytes]:
+        """What the model answers, as PNG by a name: ``{set} errors`` or ``{set} retrieval``."""
+        found = {}
+        for one, images, texts in self.sets:
+            if one.pictures is not None and one.classes:
+                classifier = metrics.ensemble(texts, one.classes)
+                found[f"{one.name} errors"] = one.pictures.errors(images, classifier, one.owners, self.scale)
+            elif one.pictures is not None:
+                found[f"{one.name} retrieval"] = one.pictures.retrieval(images, texts, one.wordings, one.owners)
+        return found
 
 
 def _score(one: _Set, images: NDArray[np.float32], texts: NDArray[np.float32]) -> dict[str, Metric]:

@@ -69,7 +69,7 @@ def go(folder, shards, tests, heard=None, **changes):
             heard(event)
         if event.kind == "metrics" and any(name.startswith("validation/") for name in event.values):
             found[event.step] = event.values
-        if event.kind == "file":
+        if event.kind in ("file", "image"):
             files.append(event.path)
 
     store = LocalStore(shards)
@@ -92,8 +92,11 @@ def go(folder, shards, tests, heard=None, **changes):
 
 
 def test_as_the_evaluation_of_the_written_model_for_any_number_of_ranks(ranks, shards, tests, tmp_path):
-    (found, _), *_ = ranks(1, go, tmp_path / "one", shards, tests)
+    (found, files), *_ = ranks(1, go, tmp_path / "one", shards, tests)
     assert sorted(found) == [32, 64]
+    names = ("colours-errors", "captions-retrieval")
+    assert files == [f"validation/{samples:012d}/{name}.png" for samples in (32, 64) for name in names]
+    assert all((tmp_path / "one" / path).read_bytes().startswith(b"\x89PNG") for path in files)
     encoder = load_encoder(tmp_path / "one/data")
     colours = EvalSet.at(LocalStore(tests), "colours", "test")
     samples = list(colours)
@@ -114,9 +117,10 @@ def test_as_the_evaluation_of_the_written_model_for_any_number_of_ranks(ranks, s
     assert found[64] == pytest.approx(expected)
     assert len(expected) == 2 + 6
 
-    (again, _), (others, _) = ranks(2, go, tmp_path / "two", shards, tests)
+    (again, shown), (others, unshown) = ranks(2, go, tmp_path / "two", shards, tests)
     assert again == {step: pytest.approx(values) for step, values in found.items()}
     assert others == {}
+    assert (shown, unshown) == (files, [])
 
 
 def test_validating_changes_no_byte_and_a_profile_is_written(ranks, shards, tests, tmp_path):
@@ -135,7 +139,7 @@ def without_tests(folder, shards):
 
 
 def test_training_goes_on_while_the_scores_are_worked_out(shards, tests, tmp_path, monkeypatch):
-    later, score = threading.Event(), validate._scores
+    later, score = threading.Event(), validate.Encoded.__call__
 
     def scored_later(encoded):
         assert later.wait(60)
@@ -145,7 +149,7 @@ def test_training_goes_on_while_the_scores_are_worked_out(shards, tests, tmp_pat
         if event.kind == "metrics" and "loss" in event.values and event.step > 32:
             later.set()
 
-    monkeypatch.setattr(validate, "_scores", scored_later)
+    monkeypatch.setattr(validate.Encoded, "__call__", scored_later)
     found, _ = go(tmp_path, shards, tests, heard)
     assert sorted(found) == [32, 64]
 
