@@ -15,6 +15,7 @@ from infra.store import Store, open_store
 from infra.store.content import Content, contents
 from infra.store.listing import absolute, listed
 from pipelines.adopt.contents import Contents
+from pipelines.adopt.published import fetched, is_published
 
 __all__ = ["Config"]
 
@@ -29,7 +30,8 @@ class Config(StageConfig):
 
     path: Runtime[str] = Field(
         description="file, folder or glob, here or at an fsspec URL such as s3://bucket/data; or a pattern of several, "
-        "{00000..00099}.tar, or several of these with :: between them"
+        "{00000..00099}.tar, or several of these with :: between them; or a model's name, models:/name@alias of an "
+        "MLflow registry, hf-hub:org/name of a hub"
     )
     contents: Contents = Field(description="what is there: images, pairs, selection, shards, model, testsets, ...")
 
@@ -37,7 +39,7 @@ class Config(StageConfig):
     @classmethod
     def _absolute(cls, value: str) -> str:
         """A run is recorded as meant: from another directory it must find the same files."""
-        return absolute(value)
+        return value if is_published(value) else absolute(value)
 
     def outputs(self) -> tuple[str, ...]:
         return self.contents.holds
@@ -78,7 +80,8 @@ class Config(StageConfig):
     def _found(self) -> _Found:
         """Location of the files that make up the data."""
         try:
-            folder, found, alone = listed(self.path)
+            named = is_published(self.path)
+            folder, found, alone = listed(fetched(self.path, self.contents.pick) if named else self.path)
             picked = sorted(self.contents.pick(found))
         except FileNotFoundError as error:
             raise self._nothing(str(error)) from None

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from pipelines.adopt.published import set_root
 from workflows.recipe import Recipe, load
 from workflows.run.plan import Selection
 from workflows.stage import Workflow
@@ -75,6 +76,7 @@ class Request:
 
     def build(self, name: str) -> tuple[Recipe, Workflow]:
         """The recipe called ``name`` and its workflow under these settings. Raises UsageError."""
+        set_root(self.root)
         recipe = load(name)
         return recipe, recipe.build(self.settings)
 

@@ -5,10 +5,14 @@ clipline run evaluate --set model=/models/mine --set tests=/data/eval --set suit
 clipline run evaluate --set model=/models/mine --set tests=/data/eval --set classification=imagenet1k
 clipline run evaluate --set model=/models/epoch_32.pt --set architecture=ViT-B-32 --set tests=s3://bucket/eval ...
 clipline run evaluate --set model=/models/mine --set tests=/data/eval --set classification=pets --set prompts=cupl.json
+clipline run evaluate --set model=models:/my-clip@champion --set tests=/data/eval --set suite=datacomp
+clipline run evaluate --set model=hf-hub:laion/CLIP-ViT-B-32-laion2B-s34B-b79K --set tests=/data/eval ...
 clipline run evaluate --set model=ViT-B-32 --set pretrained=laion2b_s34b_b79k --set captions=flickr30k ...
 """
 
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from evaluation import evaluate
@@ -16,12 +20,13 @@ from evaluation import suite as suites
 from evaluation.tasks import Retrieval, Task, ZeroShot
 from infra.errors import UsageError
 from pipelines import adopt
+from pipelines.adopt.published import PUBLISHED
 from workflows.recipes._common import scored, with_inputs
 from workflows.stage import Stage, Workflow
 
 
 def workflow(
-    model: str,  # a folder in open_clip's layout or a checkpoint file; with pretrained, open_clip's name of a model
+    model: str,  # a folder of open_clip's, a checkpoint, models:/name@alias, hf-hub:org/name; with pretrained a name
     tests: str,  # folder of test sets, a folder each: WebDataset, Parquet, Arrow, image folders, captions as JSON
     suite: str | None = None,  # datacomp, vtab_plus, or a YAML file: sets, their tasks, main metrics and averages
     classification: list[str] | None = None,  # the sets with classes, by name
@@ -58,6 +63,7 @@ def workflow(
     testsets = Stage("tests", adopt.run, adopt.Config(path=tests, contents=adopt.TestSets(sets=wanted, splits=splits)))
     given = {"dataset": testsets}
     if pretrained is None:
+        _check_place(model)
         given["model"] = Stage("model", adopt.run, adopt.Config(path=model, contents=adopt.Model()))
     else:
         architecture = model
@@ -77,6 +83,23 @@ def workflow(
         inputs = {f"scores_{stage.name}": stage for stage in scores}
         scores.append(Stage("suite", suites.run, suites.Config(suite=chosen), inputs))
     return Workflow("evaluate", with_inputs(*given.values(), *scores))
+
+
+def _check_place(model: str) -> None:
+    """Raise UsageError for what is no file or folder here but a name, saying how it would be given."""
+    if "://" in model or model.startswith(tuple(PUBLISHED)) or Path(model).expanduser().exists():
+        return
+    fixes = {
+        r"[\w.-]+/[\w.-]+": f"--set model=hf-hub:{model} if it is a repository of a hub",
+        r"[\w.-]+@[\w.-]+": f"--set model=models:/{model} if it is of an MLflow registry",
+        r"[\w.-]+": f"--set pretrained=TAG if it is open_clip's name, --set model=models:/{model}@ALIAS of a registry",
+    }
+    raise UsageError(
+        f"there is no model at {model}",
+        expected="a folder in open_clip's layout, a checkpoint file, models:/name@alias or hf-hub:org/name",
+        found="no such file or folder",
+        fix=next((fix for form, fix in fixes.items() if re.fullmatch(form, model)), ""),
+    )
 
 
 def _with_texts(task: Task, language: str, texts: Mapping[str, str | list[str] | None]) -> Task:

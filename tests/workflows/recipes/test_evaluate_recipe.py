@@ -136,3 +136,18 @@ def test_a_suite_with_probes_embeds_their_training_split(given):
     assert made["embed_seen"].config.splits == ("test", "train")
     assert made["tests"].config.contents.splits == ("test", "train")
     assert made["suite"].config.suite.sets["seen"].main == "lp_acc1"
+
+
+@pytest.mark.parametrize(
+    ("model", "fix"),
+    [
+        ("laion/CLIP-ViT-B-32", "hf-hub:laion/CLIP-ViT-B-32"),
+        ("clip@champion", "models:/clip@champion"),
+        ("ViT-B-32", "pretrained=TAG"),
+        ("./no/such/folder", ""),
+    ],
+)
+def test_a_name_that_is_no_place_says_how_it_would_be_given(given, model, fix):
+    with pytest.raises(UsageError, match="there is no model at") as caught:
+        build(given, f"model={model}", "classification=seen")
+    assert fix in caught.value.fix

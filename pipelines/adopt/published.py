@@ -1,0 +1,49 @@
+"""Models that are called by a name: ``models:/clip@champion`` of an MLflow registry, ``hf-hub:org/name`` of a hub.
+
+Each becomes a folder on this machine, whose files are then identified by their content. A kind of name of your own is
+an entry of :data:`PUBLISHED`: its beginning, and the module with ``fetch(name, pick)``, which returns the folder.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from pathlib import Path
+
+__all__ = ["PUBLISHED", "Pick", "fetched", "is_published", "models_folder", "root", "set_root"]
+
+_root: ContextVar[str] = ContextVar("root", default="")
+
+PUBLISHED = {"models:/": "pipelines.adopt.registry", "hf-hub:": "pipelines.adopt.hub"}
+
+Pick = Callable[[Sequence[str]], list[str]]
+"""Those of some files that are part of the data."""
+
+
+def is_published(path: str) -> bool:
+    """True for a name, False for a path or URL."""
+    return path.startswith(tuple(PUBLISHED))
+
+
+def fetched(name: str, pick: Pick) -> str:
+    """The folder with the files of what is called ``name``; nothing is fetched twice. Raises ConfigError."""
+    module = next(module for start, module in PUBLISHED.items() if name.startswith(start))
+    folder: str = importlib.import_module(module).fetch(name, pick)
+    return folder
+
+
+def set_root(root: str) -> None:
+    """Say below which root models that runs have registered are looked for."""
+    _root.set(root)
+
+
+def root() -> str:
+    """The root that was set, else that of the environment."""
+    return _root.get() or os.environ.get("CLIPLINE_ROOT") or ".clipline"
+
+
+def models_folder() -> Path:
+    """The folder for models that are fetched, in the user's cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clipline/models"
