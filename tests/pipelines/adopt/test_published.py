@@ -50,7 +50,7 @@ def folder(place: Path, mark: bytes = b"") -> Path:
 
 def register(root: Path, client, address: Address, name: str, mark: bytes, artifacts: str | None = None) -> str:
     """Log and register a model as a run does; the logged model's id."""
-    from infra.tracking.models import log_model, register_model
+    from infra.tracking.models import log_model, register_model, snapshots
 
     digest = hashlib.sha256(mark).hexdigest()
     context = Context(LocalStore(root / f"artifacts/train/{digest[:16]}"), stage="train", digest=digest)
@@ -60,10 +60,10 @@ def register(root: Path, client, address: Address, name: str, mark: bytes, artif
     place = artifacts or address.artifacts
     experiment = client.get_experiment_by_name(place) or client.get_experiment(client.create_experiment(place, place))
     run = client.create_run(experiment.experiment_id).info.run_id
-    (scratch := root / f"scratch_{mark.decode()}").mkdir(parents=True)
-    model = log_model(client, experiment.experiment_id, run, "train", artifact, scratch)
+    (snapshot,) = snapshots(artifact)
+    model = log_model(client, experiment.experiment_id, run, "train", snapshot, {})
     gate = Gate(time=0.0, model="train", digest=digest, name=name, alias="champion", checks=[], passed=True)
-    register_model(client, address.uri, gate, model, run)
+    register_model(client, address.uri, gate, model, run, "http://127.0.0.1/page")
     return model
 
 
