@@ -222,7 +222,7 @@ class Validation(Part):
     """Scoring on test sets while training."""
 
     sets: tuple[str, ...] = Field((), description="test sets of the input `tests` to score, by name")
-    every: int = Field(1_000_000, ge=1, description="samples between two validations")
+    every: int = Field(1_000_000, ge=1, description="samples between two validations; the first is before training")
     split: str = Field("test", description="split of the test sets")
     images: int = Field(5000, ge=1, description="images of each test set, at most")
 

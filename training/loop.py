@@ -173,6 +173,8 @@ class Trainer:
         """Steps until all samples of the run have been seen."""
         config, state = self.config, self.state
         with closing(self.loader.batches(state.samples, self.total)) as batches:
+            if self.validation and not state.samples:
+                self._validate(self.validation)  # what the training starts from, a pretrained model above all
             for batch in on_device(self._agreed(batches), self.world.device):
                 norm, rate = self._step(batch)
                 before, state.samples = state.samples, state.samples + config.batch_size

@@ -30,6 +30,15 @@ class Curves:
         self._last_step.update({(run, key): step for key in fresh})
         return [Metric(allowed_name(key), float(value), int(time * 1000), step) for key, value in fresh.items()]
 
+    def points_at(self, run: str, values: Mapping[str, float], step: int, time: float) -> list[Metric]:
+        """The points of ``values`` at ``step`` as the run has them; new ones at ``time`` where it has none."""
+        found = []
+        for key, value in values.items():
+            history = self._client.get_metric_history(run, allowed_name(key))
+            stamp = next((point.timestamp for point in history if point.step == step), int(time * 1000))
+            found.append(Metric(allowed_name(key), float(value), stamp, step))
+        return found
+
     def log(self, run: str, points: Sequence[Metric]) -> None:
         for start in range(0, len(points), _BATCH):
             self._client.log_batch(run, metrics=points[start : start + _BATCH])

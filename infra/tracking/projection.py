@@ -227,9 +227,11 @@ class Projection:
             self._state.models[event.stage] = logged
             self._log_inputs(self._state.parent, inputs)
         elif "tests" in inputs:
-            points = self._curves.new_points(run, model.scores or {}, model.samples, event.time)
+            # The same points again, which MLflow keeps once, but now as the model's.
+            curves = {f"validation/{name}": value for name, value in (model.scores or {}).items()}
+            points = self._curves.points_at(run, curves, model.samples, event.time)
             for point in points:
-                dataset = _dataset(inputs["tests"], point.key.rpartition("/")[0])
+                dataset = _dataset(inputs["tests"], point.key.removeprefix("validation/").rpartition("/")[0])
                 self._curves.log(run, scores_of([point], logged, dataset, run))
 
     def _tied(

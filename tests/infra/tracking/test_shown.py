@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from infra.events import Gate, StageImage
+from infra.events import Gate, Metrics, StageImage
 from infra.run.manifest import Artifact
-from tests.infra.tracking.followed import MODEL
+from tests.infra.tracking.followed import MODEL, curve
 
 pytestmark = [
     pytest.mark.long,  # a tracking server
@@ -123,6 +123,9 @@ def test_kept_checkpoints_are_models_with_the_scores_of_their_test_sets(run, add
             folder.write(path.replace("data/", f"{one['folder']}/"), content + str(one["samples"]).encode())
         folder.write(f"{one['folder']}/00000.safetensors", b"the optimizer's")
     run.start("train")
+    for one in ({"samples": 0, "scores": {"seen/acc1": 0.0, "captions/r": 0.5}}, *kept):
+        values = {f"validation/{name}": value for name, value in one["scores"].items()}
+        run.add(Metrics, stage="train", values=values, step=one["samples"])
     run.finish("train", write=MODEL, inputs={"tests": tests}, facts={"checkpoints": kept})
     run.send(address)
     run.forget()
@@ -135,8 +138,8 @@ def test_kept_checkpoints_are_models_with_the_scores_of_their_test_sets(run, add
         model = models[f"train-{step}"]
         scores = {(one.key, one.value, one.step, one.dataset_name, one.dataset_digest) for one in model.metrics}
         assert scores == {
-            ("seen/acc1", step / 100, step, "seen", digest),
-            ("captions/r", 0.5, step, "captions", digest),
+            ("validation/seen/acc1", step / 100, step, "seen", digest),
+            ("validation/captions/r", 0.5, step, "captions", digest),
         }
         assert model.params == {"lr": "0.1"}
         names = [file.path for file in client.list_logged_model_artifacts(model.model_id)]
@@ -144,6 +147,8 @@ def test_kept_checkpoints_are_models_with_the_scores_of_their_test_sets(run, add
     for stage in ("", "train"):
         outputs = client.get_run(found[stage].info.run_id).outputs.model_outputs
         assert sorted(one.step for one in outputs) == [0, 16, 32]
+    assert curve(client, found["train"], "validation/seen/acc1") == [(0, 0.0), (16, 0.16), (32, 0.32)]
+    assert set(found["train"].data.metrics) == {"validation/seen/acc1", "validation/captions/r", "seconds"}
 
 
 def test_a_registered_version_says_why_it_is_one(run, address, client, pages):
