@@ -36,6 +36,7 @@ class CalibrationError(Metric):
     right: Array
     confidence: Array
     bins: int = BINS
+    lower_is_better: bool = True
 
     @property
     def images(self) -> int:  # type: ignore[override]

@@ -26,6 +26,9 @@ class Metric(ABC):
     """One number for a test set of ``images`` images."""
 
     images: int
+    lower_is_better: bool = False
+    range: tuple[float, float | None] = (0.0, 1.0)
+    """The least and the most it can be; None: there is no most, as of a rank."""
 
     @abstractmethod
     def resampled(self, counts: Counts) -> NDArray[np.float64]:
@@ -170,6 +173,8 @@ class Statistic(Metric):
     images: int
     function: Callable[[Counts], Array]
     share: bool = False
+    lower_is_better: bool = False
+    range: tuple[float, float | None] = (0.0, 1.0)
 
     def resampled(self, counts: Counts) -> NDArray[np.float64]:
         return np.asarray(self.function(counts), np.float64)
@@ -181,11 +186,13 @@ class Statistic(Metric):
 
 @dataclass(frozen=True)
 class Median(Metric):
-    """The median over outcomes: ``values`` (m,), of which outcome i belongs to image ``image_of[i]``."""
+    """The median rank of outcomes: ``values`` (m,), of which outcome i belongs to image ``image_of[i]``."""
 
     values: Array
     image_of: Array
     images: int
+    lower_is_better: bool = True
+    range: tuple[float, float | None] = (1.0, None)
 
     @cached_property
     def _ordered(self) -> tuple[Array, Array]:

@@ -43,10 +43,16 @@ class Row:
     separated: bool
     images: int
     images_needed: float
+    lower_is_better: bool = False
 
     @property
     def title(self) -> str:
-        return f"{self.task}: {self.metric}"
+        return f"{self.task}: {self.metric}{' (less is better)' if self.lower_is_better else ''}"
+
+    @property
+    def better(self) -> bool:
+        """True if the variant has the better value, whether that is separated or not."""
+        return self.difference.value < 0 if self.lower_is_better else self.difference.value > 0
 
     @property
     def said(self) -> str:
@@ -54,7 +60,7 @@ class Row:
         if not self.primary:
             return f"secondary, p {self.p:.3f} alone"
         if self.separated:
-            return f"separated, p {self.p:.3f}"
+            return f"separated, {'better' if self.better else 'worse'}, p {self.p:.3f}"
         said = f"not separated, p {self.p:.3f}"
         if self.images < self.images_needed < math.inf:
             return f"{said}; some {self.images_needed:,.0f} images would, here are {self.images:,}"
@@ -83,15 +89,20 @@ class Comparison:
         if not total:
             return f"no task is shared with {self.baseline}"
         which = ", ".join(dict.fromkeys(row.metric for row in self.primary))
+        better = sum(row.separated and row.better for row in self.primary)
+        judged = f": {better} better, {apart - better} worse" if apart else ""
         if apart == total:
-            return f"all {total} differences from {self.baseline} in {which} are separated from 0"
-        return f"{total - apart} of {total} differences from {self.baseline} in {which} are not separated from 0"
+            return f"all {total} differences from {self.baseline} in {which} are separated from 0{judged}"
+        judged = judged and f"; the others are{judged}"
+        return (
+            f"{total - apart} of {total} differences from {self.baseline} in {which} are not separated from 0{judged}"
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """The comparison as JSON values."""
         rows = []
         for row in self.rows:
-            found = asdict(row)
+            found = {**asdict(row), "better": row.better}
             of = found.pop("difference")
             found |= {"difference": of.pop("value"), "p_alone": of.pop("p"), **of}
             if math.isinf(row.images_needed):
@@ -170,6 +181,7 @@ def _rows(
                 separated=index in corrected and p < 1 - confidence,
                 images=evaluation.images,
                 images_needed=one.images_to_separate(evaluation.images, strictest),
+                lower_is_better=metric in evaluation.lower,
             )
         )
     return rows
@@ -205,6 +217,8 @@ def _notes(
         tasks, shared = {task for task, _ in found[name]}, {task for task, _ in found[baseline]}
         if missing := sorted(tasks ^ shared):
             notes.append(f"only one of {baseline} and {name} was evaluated on {', '.join(missing)}")
+    if alike := sorted({row.metric for row in rows if row.difference.is_point}):
+        notes.append(f"{', '.join(alike)}: equal on every resample, so the interval is a point and says little")
     resamples = min((len(next(iter(one.resampled.values()))) for many in variants.values() for one in many), default=0)
     if tested and 2 * tested / (resamples + 1) >= 1 - confidence:
         enough = math.ceil(2 * tested / (1 - confidence)) * 2

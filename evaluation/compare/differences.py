@@ -9,9 +9,10 @@ uncertainty of the mean of s seeds is Student's t with s - 1 degrees of freedom,
 difference adds a draw of it for each variant (the Behrens-Fisher distribution). With one seed nothing is known of this
 noise, and the interval is that of these very models.
 
-Where both answer every image wrong, or every image right, no resample differs and the bootstrap is the point 0. There
-the score interval of paired shares has a closed form: n images without a disagreement bound the difference by
-z^2 / (n + z^2) on either side (Tango, 1998), which is Wilson's bound for none of n.
+Where both answer every image alike, or one is right wherever the other is wrong, all resamples give the same and the
+bootstrap is a point. There Tango's score interval of paired shares (1998) has a closed form: n images without a
+disagreement bound the difference by z^2 / (n + z^2) on either side, n disagreements of one kind to above
+(n - z^2) / (n + z^2).
 """
 
 from __future__ import annotations
@@ -24,8 +25,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
-
-from evaluation.intervals import wilson
 
 __all__ = ["Difference", "Estimate", "difference", "holm"]
 
@@ -44,10 +43,6 @@ class Estimate:
     values: Array
     resampled: Array
     images: int | None = None
-
-    def all_at(self, edge: float) -> bool:
-        """True if it is a share that is ``edge`` (0 or 1) for every seed on every resample."""
-        return self.images is not None and bool((self.values == edge).all() and (self.resampled == edge).all())
 
     @property
     def mean(self) -> float:
@@ -84,6 +79,11 @@ class Difference:
     seed_error: float
     seeds: tuple[tuple[float, int], ...] = ()
 
+    @property
+    def is_point(self) -> bool:
+        """True if nothing is known of how far it may be from its value."""
+        return self.low == self.high
+
     def __str__(self) -> str:
         return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
 
@@ -115,9 +115,8 @@ def difference(baseline: Estimate, other: Estimate, *, confidence: float, seed: 
     draws = other.draws(random) - baseline.draws(random)
     tested = other.resampled.mean(axis=0) - baseline.resampled.mean(axis=0)
     low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
-    if baseline.images is not None and any(baseline.all_at(edge) and other.all_at(edge) for edge in (0.0, 1.0)):
-        high = wilson(0.0, baseline.images, confidence)[1]
-        low = -high
+    if baseline.images is not None and float(np.ptp(draws)) == 0 and abs(low) in (0.0, 1.0):
+        low, high = _tango(float(low), baseline.images, confidence)
     beyond = min(int((draws <= 0).sum()), int((draws >= 0).sum()))
     return Difference(
         value=other.mean - baseline.mean,
@@ -128,6 +127,16 @@ def difference(baseline: Estimate, other: Estimate, *, confidence: float, seed: 
         seed_error=float(np.hypot(baseline.seed_error, other.seed_error)),
         seeds=tuple((one.seed_error, len(one.values) - 1) for one in (baseline, other) if one.seed_error),
     )
+
+
+def _tango(difference: float, images: int, confidence: float) -> tuple[float, float]:
+    """The score interval of a ``difference`` of paired shares that is 0, 1 or -1 for every one of the images."""
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    if difference == 0:
+        bound = z * z / (images + z * z)
+        return -bound, bound
+    bound = (images - z * z) / (images + z * z)
+    return (bound, 1.0) if difference > 0 else (-1.0, -bound)
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -23,7 +23,7 @@ class Evaluation:
     """The scores of one model on one task.
 
     ``task``: its name in tables. ``pairing``: what two evaluations must agree in to be paired, by name.
-    ``shares``: the metrics that are shares of right answers.
+    ``shares``: the metrics that are shares of right answers; ``lower``: those of which less is better.
     """
 
     task: str
@@ -33,6 +33,7 @@ class Evaluation:
     values: Mapping[str, float]
     resampled: Mapping[str, np.ndarray[Any, Any]]
     shares: frozenset[str]
+    lower: frozenset[str]
 
 
 def read_evaluation(artifact: Artifact) -> Evaluation:
@@ -69,6 +70,7 @@ def read_evaluation(artifact: Artifact) -> Evaluation:
         resampled={name: table[name].to_numpy() for name in table.column_names},
         # Only shares have an interval of Wilson's.
         shares=frozenset(name for name, how in methods.items() if how.startswith("Wilson")),
+        lower=frozenset(result.get("intervals", {}).get("lower_is_better", [])),
     )
 
 

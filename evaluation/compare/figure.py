@@ -33,10 +33,10 @@ def draw(comparison: Comparison) -> bytes:
     )
     FigureCanvasAgg(figure)
     axes = figure.subplots(lines, columns, squeeze=False).ravel()
-    for axis, ((task, metric), rows) in zip(axes, panels.items(), strict=False):
+    for axis, rows in zip(axes, panels.values(), strict=False):
         _panel(axis, rows)
         axis.set_title(
-            f"{task}: {metric}, less {comparison.baseline}'s {rows[0].baseline:.3f}",
+            f"{rows[0].title}, less {comparison.baseline}'s {rows[0].baseline:.3f}",
             fontsize=8.5,
             loc="left",
             color=_INK,

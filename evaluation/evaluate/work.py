@@ -40,7 +40,7 @@ def evaluate(config: Config, inputs: Mapping[str, Artifact], output: ShardOutput
     intervals, values = _measured(config, scores.metrics)
     images = next(iter(scores.metrics.values())).images
 
-    output.write(*_result(config, embeddings, intervals))
+    output.write(*_result(config, embeddings, scores.metrics, intervals))
     # What a comparison with another model pairs its own with.
     output.write_table(RESAMPLED, pa.table(dict(zip(scores.metrics, values.T, strict=True))))
     for name, columns in scores.tables.items():
@@ -98,7 +98,9 @@ def _matcher(config: Config, model: Artifact | None) -> Matcher:
     return config.matcher(model, batch_size=config.batch_size, cpus=config.cpus, gpus=config.gpus)
 
 
-def _result(config: Config, embeddings: Artifact, intervals: Mapping[str, Interval]) -> tuple[str, bytes]:
+def _result(
+    config: Config, embeddings: Artifact, metrics: Mapping[str, Metric], intervals: Mapping[str, Interval]
+) -> tuple[str, bytes]:
     """Return the result as CLIP_benchmark's file name and JSON. Its readers use ``metrics``; ``intervals`` is ours."""
     labels = {
         "dataset": config.task.dataset,
@@ -116,6 +118,8 @@ def _result(config: Config, embeddings: Artifact, intervals: Mapping[str, Interv
             "samples": config.bootstrap,
             "seed": config.seed,
             "bounds": {name: [interval.low, interval.high] for name, interval in intervals.items()},
+            "range": {name: list(metric.range) for name, metric in metrics.items()},
+            "lower_is_better": [name for name, metric in metrics.items() if metric.lower_is_better],
         },
     }
     name = "_".join(labels.values()).replace("/", "_")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from workflows.report.view import StageView
@@ -25,6 +26,13 @@ class Metric:
     value: float
     low: float | None
     high: float | None
+    axis: tuple[float, float] = (0.0, 1.0)
+    """Ends of the line that it is drawn on."""
+
+    def place(self, value: float) -> float:
+        """Where ``value`` stands on the axis, in percent."""
+        start, end = self.axis
+        return 100 * (value - start) / (end - start)
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,8 @@ def results(view: StageView) -> Iterator[Result]:
         metrics = []
         for name, value in content["metrics"].items():
             low, high = intervals.get("bounds", {}).get(name, (None, None))
-            metrics.append(Metric(name, value, low, high))
+            ends = intervals.get("range", {}).get(name, (0.0, 1.0))
+            metrics.append(Metric(name, value, low, high, _axis(ends, [value, low, high])))
         yield Result(
             stage=view.name,
             dataset=content["dataset"],
@@ -64,3 +73,18 @@ def results(view: StageView) -> Iterator[Result]:
             method=", ".join(dict.fromkeys(intervals.get("method", {}).values())),
             metrics=metrics,
         )
+
+
+def _axis(ends: Sequence[float | None], shown: Sequence[float | None]) -> tuple[float, float]:
+    """An axis from the least to the most that a metric can be, as far as is known; it holds all that is ``shown``."""
+    values = [value for value in shown if value is not None]
+    low, high = ends
+    low = min([*values, *([] if low is None else [low])])
+    high = max([*values, *([] if high is None else [high])])
+    if (low, high) == (0.0, 1.0):
+        return low, high
+    # Round numbers behind what no bound ends: 1, 2, 5, 10, 20, 50, ...
+    wide = high - low or 1.0
+    power = 10 ** math.floor(math.log10(wide))
+    step = next(size * power for size in (1, 2, 5, 10) if size * power >= wide)
+    return low, low + step if ends[1] is None or high > ends[1] else high

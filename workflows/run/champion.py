@@ -33,10 +33,13 @@ class Better:
     high: float | None = None
     note: str = ""
     alone: bool = False
+    lower_is_better: bool = False
 
     @property
     def passed(self) -> bool:
-        return self.found is not None and (self.alone or (self.low is not None and self.low > 0))
+        if self.found is None or self.low is None or self.high is None:
+            return self.found is not None and self.alone
+        return self.high < 0 if self.lower_is_better else self.low > 0
 
 
 def better_than_champion(gate: Gate, done: Mapping[str, Manifest], root: Store) -> list[Better]:
@@ -76,7 +79,8 @@ def _compared(key: str, metric: str, manifest: Manifest, champion: str, root: St
             continue
         for row in comparison.rows:
             if metric == row.metric.replace("@", "_at_"):
-                return Better(key, found, row.baseline, row.difference.low, row.difference.high)
+                apart = row.difference
+                return Better(key, found, row.baseline, apart.low, apart.high, lower_is_better=row.lower_is_better)
     return Better(key, found, note=f"not compared with the champion: {reason}"[:500])
 
 

@@ -5,19 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from evaluation.embedded import Embedded
-from evaluation.tasks.task import Columns, Scores
+from evaluation.tasks.task import Scores
 from evaluation.tasks.work import logistic
+from evaluation.tasks.work.predictions import predictions
 from infra import metrics
 
 if TYPE_CHECKING:
     from evaluation.tasks.probe import FewShot, LinearProbe
 
 __all__ = ["few_shot", "probe"]
-
-Ints = NDArray[np.int64]
 
 
 def probe(task: LinearProbe, data: Embedded) -> Scores:
@@ -29,10 +27,10 @@ def probe(task: LinearProbe, data: Embedded) -> Scores:
     held, rest = np.split(order, [max(1, round(task.validation * len(order)))])
     strength = logistic.best_strength(learned.images, learned.labels, rest, held)
     scores = logistic.class_scores(learned.images, learned.labels, strength, data.images, len(data.classes))
-    classified = metrics.classified(scores, data.labels)
+    classified = metrics.classified(scores, data.labels, scale=1.0)
     return Scores(
         metrics={f"lp_{name}": metric for name, metric in classified.metrics().items()},
-        tables={"predictions": _predictions(data, classified.predicted)},
+        tables={"predictions": predictions(data.keys, classified, data.classes)},
         facts={"learned_from": len(order), "inverse_penalty": strength},
     )
 
@@ -54,11 +52,3 @@ def few_shot(task: FewShot, data: Embedded) -> Scores:
         )
         right += scores.argmax(axis=1) == data.labels
     return Scores.means({f"few_shot_acc1@{task.shots}": right / task.draws})
-
-
-def _predictions(data: Embedded, predicted: Ints) -> Columns:
-    return {
-        "key": data.keys,
-        "class": [data.classes[label] for label in data.labels],
-        "predicted_class": [data.classes[label] for label in predicted],
-    }

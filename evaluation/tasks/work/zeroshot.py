@@ -17,6 +17,7 @@ from evaluation.f1 import MacroF1
 from evaluation.precision import AveragePrecision
 from evaluation.tasks.task import Columns, Scores
 from evaluation.tasks.work import multilabel
+from evaluation.tasks.work.predictions import predictions
 from evaluation.worst import WorstGroup
 from infra import metrics
 from infra.measures import Metric
@@ -61,7 +62,7 @@ def _measure(task: ZeroShot, data: Embedded, classifier: NDArray[np.float32]) ->
         metrics={**classified.metrics(), "ece": calibration, **f1, **worst},
         groups=by_group,
         tables={
-            "predictions": _predictions(data.keys, classified, classes),
+            "predictions": predictions(data.keys, classified, classes),
             "classes": _per_class(confusion, classes),
         },
         figures={
@@ -93,18 +94,6 @@ def _groups(
         means = zip(known.tolist(), *(one.of_each() for one in worst.values()), strict=True)
         tables[f"groups_{name}"] = {group: dict(zip(worst, each, strict=True)) for group, *each in means}
     return found, tables
-
-
-def _predictions(keys: Sequence[str], classified: Classified, classes: Sequence[str]) -> Columns:
-    return {
-        "key": keys,
-        "label": classified.labels,
-        "predicted": classified.predicted,
-        "rank": classified.rank,  # of the true class, 0 = first
-        "class": [classes[label] for label in classified.labels],
-        "predicted_class": [classes[label] for label in classified.predicted],
-        "confidence": np.asarray(classified.confidence),
-    }
 
 
 def _per_class(confusion: NDArray[np.int64], classes: Sequence[str]) -> Columns:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import evaluation_samples as samples
 import msgspec
@@ -105,6 +106,10 @@ def test_the_stage_compares_all_tasks_and_says_how_many_differ(evaluated, tmp_pa
     assert manifest.metrics["b.seen_classification.acc1"] == row["difference"]
     assert manifest.facts["verdict"] == found["verdict"]
     assert "of 2 differences from a in acc1, mean_recall@1 are not separated from 0" in found["verdict"]
+    lower = {metric for (_, metric), row in rows.items() if row["lower_is_better"]}
+    assert lower == {"ece", "image_retrieval_median_rank", "text_retrieval_median_rank"}
+    for row in rows.values():
+        assert row["better"] == (row["difference"] != 0 and (row["difference"] < 0) == row["lower_is_better"])
     assert found["notes"][0].startswith("13 secondary differences")
     assert {key for key, row in rows.items() if row["primary"]} == {
         ("seen classification", "acc1"),
@@ -121,6 +126,21 @@ def test_a_model_and_itself_differ_in_nothing(evaluated):
     assert not any(row.separated or row.difference.value for row in found.rows)
     assert found.verdict == "1 of 1 differences from one in acc1 are not separated from 0"
     assert "one seed of one, same" in found.notes[1]
+
+
+def test_of_ranks_and_errors_less_is_better(evaluated):
+    one, other = read_evaluation(evaluated(0, SEEN)), read_evaluation(evaluated(1, SEEN))
+    least, most = one.values["ece"] * np.ones(1), np.array([one.values["ece"] + 0.5])
+    low = replace(one, values={"ece": float(least[0])}, resampled={"ece": np.full(400, least[0])})
+    high = replace(other, values={"ece": float(most[0])}, resampled={"ece": np.full(400, most[0])})
+    for first, second, word in ((low, high, "worse"), (high, low, "better")):
+        found = compare_evaluations({"a": [first], "b": [second]}, primary=["ece"])
+        (row,) = found.rows
+        assert row.title == "seen classification: ece (less is better)"
+        assert row.said.startswith(f"separated, {word}")
+        said = "1 better, 0 worse" if word == "better" else "0 better, 1 worse"
+        assert found.verdict == f"all 1 differences from a in ece are separated from 0: {said}"
+    assert any(note.startswith("ece: equal on every resample") for note in found.notes)
 
 
 def test_the_primary_metrics_are_named(evaluated):

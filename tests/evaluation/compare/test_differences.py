@@ -5,7 +5,7 @@ from math import sqrt
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import optimize, stats
 
 from evaluation.compare.differences import Difference, Estimate, difference, holm
 from evaluation.intervals import resampled
@@ -16,11 +16,12 @@ pytestmark = pytest.mark.long  # resamples
 BOOTSTRAP = 400
 
 
-def estimate(*hits, samples=BOOTSTRAP):
+def estimate(*hits, samples=BOOTSTRAP, share=False):
     """A metric that is the mean over images, with one array of hits per seed."""
     return Estimate(
         np.array([one.mean() for one in hits]),
         resampled([Mean(one) for one in hits], samples=samples).T,
+        len(hits[0]) if share else None,
     )
 
 
@@ -59,11 +60,37 @@ def test_two_models_that_are_wrong_or_right_everywhere_differ_by_less_than_some_
     assert apart(one, one, confidence=0.99).high > found.high
 
 
-def test_the_bound_is_for_shares_that_are_both_at_one_edge():
-    wrong, right = (Estimate(np.array([edge]), np.full((1, 50), edge), 240) for edge in (0.0, 1.0))
-    rank = replace(right, images=None)  # as a median rank of 1, which is no share
+def test_the_bound_is_for_shares_alone():
+    rank = Estimate(np.array([1.0]), np.full((1, 50), 1.0))  # as a median rank of 1, which is no share
     assert (apart(rank, rank).low, apart(rank, rank).high) == (0, 0)
-    assert (apart(wrong, right).low, apart(wrong, right).high) == (1, 1)
+    assert apart(rank, rank).is_point
+
+
+def test_two_models_that_agree_everywhere_differ_by_less_than_the_same_bound():
+    hits = (np.random.default_rng(1).random(240) < 0.6).astype(float)
+    found = apart(estimate(hits, share=True), estimate(hits, share=True))
+    z = stats.norm.ppf(0.975)
+    assert (found.value, found.low, found.high, found.p) == (0, -found.high, pytest.approx(z**2 / (240 + z**2)), 1)
+    assert not found.is_point
+
+
+@pytest.mark.parametrize("images", [24, 240])
+def test_one_model_that_is_right_wherever_the_other_is_wrong(images):
+    """The bound is where Tango's score statistic, its nuisance parameter found by brute force, reaches its level."""
+    wrong, right = (Estimate(np.array([edge]), np.full((1, 50), edge), images) for edge in (0.0, 1.0))
+    found = apart(wrong, right)
+
+    def statistic(difference: float) -> float:
+        """All n pairs are of one kind; the shares of both kinds, by the greatest likelihood under ``difference``."""
+        other = np.linspace(0, (1 - difference) / 2, 100_001)
+        one = other + difference
+        q = other[np.argmax(np.log(one))]
+        return images * (1 - difference) / sqrt(images * (2 * q + difference * (1 - difference)))
+
+    expected = optimize.brentq(lambda d: statistic(d) - stats.norm.ppf(0.975), 0.01, 0.9999)
+    assert (found.low, found.high) == (pytest.approx(expected, abs=1e-4), 1)
+    other = apart(right, wrong)
+    assert (other.low, other.high) == (-1, -found.low)
 
 
 def test_what_both_find_easy_or_hard_cancels_out():

@@ -73,7 +73,7 @@ def test_the_result_is_clip_benchmarks(done):
     assert list(result["metrics"]) == ["acc1", "acc5", "mean_per_class_recall", "ece"]
     low, high = result["intervals"]["bounds"]["acc1"]
     assert 0 <= low <= result["metrics"]["acc1"] <= high <= 1
-    assert sorted(record.facts) == ["classes", "examples", "images", "metrics"]
+    assert sorted(record.facts) == ["classes", "examples", "images", "main", "metrics", "tables"]
 
 
 def test_pictures_open(done):
@@ -110,7 +110,8 @@ def test_runs_as_a_stage(ray_cluster, done, embedded, seen, tmp_path):
     assert set(manifest.metrics) == {
         f"{name}{end}" for name in ("acc1", "acc5", "mean_per_class_recall", "ece") for end in ("", "_low", "_high")
     }
-    assert manifest.facts == {"images": 24, "examples": 24, "classes": 6}
+    shown = {"main": "acc1", "tables": ["predictions", "classes"]}
+    assert manifest.facts == {"images": 24, "examples": 24, "classes": 6, **shown}
 
 
 def test_prompts():
