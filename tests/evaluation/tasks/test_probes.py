@@ -34,13 +34,21 @@ def digits(tmp_path_factory):
             "uid": [f"{split}{number}" for number in range(count)],
             "label": labels[part],
             "labels": [[]] * count,
+            "beyond_context": pa.array([[]] * count, pa.list_(pa.bool_())),
             "captions": [0] * count,
             "metadata": [""] * count,
         }
         texts = pa.array([[]] * count, pa.list_(pa.string()))
         rows = pa.table({**columns, "captions": pa.array([0] * count, pa.int32()), "texts": texts})
         write_vectors(output, f"digits/{split}/00000", rows, pixels[part], np.empty((0, 64)), "clip")
-    manifest = Manifest(stage="embed", digest="b" * 64, identity={}, files=output.files, facts={"logit_scale": 1.0})
+    manifest = Manifest(
+        stage="embed",
+        digest="b" * 64,
+        identity={},
+        files=output.files,
+        facts={"logit_scale": 1.0},
+        config={"long_captions": {"kind": "cut"}},
+    )
     return open_embedded(Artifact(output.store, manifest), EvalSet.open(sets, "digits", "test"), lambda: None)
 
 
@@ -53,6 +61,8 @@ def test_a_linear_probe_is_scikit_learns_at_the_best_of_its_penalties(digits):
     found, learned = values(scores), digits.split("train")
     model = LogisticRegression(C=scores.facts["inverse_penalty"], max_iter=1000).fit(learned.images, learned.labels)
     assert found["lp_acc1"] == pytest.approx(model.score(digits.images, digits.labels), abs=0.002)
+    sure = np.asarray(scores.tables["predictions"]["confidence"])
+    assert np.abs(sure - model.predict_proba(digits.images).max(axis=1)).max() < 0.02
     every = [
         LogisticRegression(C=10.0**power, max_iter=1000).fit(learned.images, learned.labels) for power in (-4, 0, 4)
     ]
