@@ -18,7 +18,7 @@ EXTRAS = {
     "train": ("torch", "torchvision", "open_clip"),
     "img2dataset": ("img2dataset",),
     "ocr": ("onnxruntime", "rapidocr"),
-    "s3": ("s3fs",),
+    "s3": ("boto3", "s3fs"),
     "postgres": ("psycopg",),
 }
 """The modules that each extra of pyproject.toml brings."""

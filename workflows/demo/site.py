@@ -1,4 +1,4 @@
-"""HTTP server of the embedded web: many hosts on one loopback port, distinguished by the Host header.
+"""HTTP server of the embedded web: many hosts on one port, distinguished by the Host header.
 
 Every answer is a pure function of the address: no state, no clock, no chance, so any order of requests, any number of
 retries and any restart see the same web. :func:`serve` runs it as a process of its own for as long as a recipe needs.
@@ -39,20 +39,21 @@ _LINGER_S = 5.0
 
 
 @contextmanager
-def serve(scenes: int, port: int = 0) -> Iterator[str]:
-    """Serve the web of ``scenes`` good images on ``127.0.0.1:port`` (0: any free one); yields "127.0.0.1:port".
+def serve(scenes: int, port: int = 0, host: str = "127.0.0.1") -> Iterator[str]:
+    """Serve the web of ``scenes`` good images on ``host:port`` (0: any free one); yields "host:port".
 
     The server ends with the block, and also when this process is killed: it watches a pipe to it.
     Raises CliplineError if the port is taken.
     """
     command = [sys.executable, "-m", "workflows.demo.site", "--scenes", str(scenes), "--port", str(port)]
+    command += ["--host", host]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin is not None and process.stdout is not None
     try:
         ready = process.stdout.readline().split()
         if ready[:1] != ["ready"]:
             raise CliplineError(
-                f"the embedded web site cannot listen on port {port}",
+                f"the embedded web site cannot listen on {host}, port {port}",
                 found=" ".join(ready) or "the server ended without a message",
                 fix="use another port, as with --set port=8643",
             )
@@ -212,7 +213,7 @@ def _file(image: Image, *, cut: bool = False, slow: bool = False) -> Reply:
 # --- the server process -----------------------------------------------------------------------------------------------
 
 
-async def _run(web: Web, port: int) -> None:
+async def _run(web: Web, host: str, port: int) -> None:
     """Serve for ever."""
     from aiohttp import web as http
 
@@ -220,25 +221,25 @@ async def _run(web: Web, port: int) -> None:
         return await _send(request, answer(web, f"http://{request.host}{request.raw_path}"))
 
     try:
-        listener = await _listen(port)
+        listener = await _listen(host, port)
     except OSError as error:
         sys.stdout.write(f"{error.strerror}\n")
         return
     runner = http.ServerRunner(http.Server(handle, access_log=None), shutdown_timeout=0)
     await runner.setup()
     await http.SockSite(runner, listener).start()
-    sys.stdout.write(f"ready 127.0.0.1:{listener.getsockname()[1]}\n")
+    sys.stdout.write(f"ready {host}:{listener.getsockname()[1]}\n")
     sys.stdout.flush()
     await asyncio.Event().wait()
 
 
-async def _listen(port: int) -> socket.socket:
+async def _listen(host: str, port: int) -> socket.socket:
     for _ in range(int(2 * _LINGER_S / 0.1)):
         try:
-            return socket.create_server(("127.0.0.1", port), backlog=512)
+            return socket.create_server((host, port), backlog=512)
         except OSError:
             await asyncio.sleep(0.1)  # the server of a recipe that was just killed lingers
-    return socket.create_server(("127.0.0.1", port), backlog=512)
+    return socket.create_server((host, port), backlog=512)
 
 
 async def _send(request: http.BaseRequest, reply: Reply) -> http.StreamResponse:
@@ -280,9 +281,10 @@ def _end_with_stdin() -> None:
 
 def main() -> None:
     """``python -m workflows.demo.site``: serve until stdin closes."""
-    parser = argparse.ArgumentParser(description="Serve the embedded web on loopback until stdin closes.")
+    parser = argparse.ArgumentParser(description="Serve the embedded web until stdin closes.")
     parser.add_argument("--scenes", type=int, default=2000, help="how many different good images it holds")
-    parser.add_argument("--port", type=int, default=0, help="port on 127.0.0.1; 0 takes any free one")
+    parser.add_argument("--port", type=int, default=0, help="port; 0 takes any free one")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     options = parser.parse_args()
     # The process that started us decides when to stop; an interrupt meant for it reaches the whole terminal group.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -290,7 +292,7 @@ def main() -> None:
     import cv2
 
     cv2.setNumThreads(1)
-    asyncio.run(_run(build(options.scenes), options.port))
+    asyncio.run(_run(build(options.scenes), options.host, options.port))
 
 
 if __name__ == "__main__":

@@ -28,10 +28,11 @@ def workflow(
     samples: int = 48_000,  # seen in training
     workers: int = 2,  # training processes
     seed: int = 0,  # of the training: first weights, order and augmentation of the samples
-    port: int = 8642,  # where the site listens on this machine
+    host: str = "127.0.0.1",  # address of this machine where the site listens; on a cluster one that its nodes reach
+    port: int = 8642,  # where the site listens
     gate: float = 0.8,  # zero-shot accuracy from which the model is registered
 ) -> Workflow:
-    web = Web(connect_to={"*.example": f"127.0.0.1:{port}"}, host_concurrency=16, deadline_s=3, retry_s=0.1)
+    web = Web(connect_to={"*.example": f"{host}:{port}"}, host_concurrency=16, deadline_s=3, retry_s=0.1)
     model = json.loads(MODEL.read_text())
     size = model["vision_cfg"]["image_size"]
 
@@ -73,7 +74,7 @@ def workflow(
     data = (pages, pairs, downloaded, filtered, deduplicated, balanced, shards)
     stages = (*data, tests, trained, embedded, seen, unseen, captions, compositions, arithmetic)
     accuracy = Gate("train", "quickstart", {"zeroshot.acc1": gate})
-    return Workflow("quickstart", stages, services=(partial(site.serve, images, port),), gate=accuracy)
+    return Workflow("quickstart", stages, services=(partial(site.serve, images, port, host),), gate=accuracy)
 
 
 def training(model: dict[str, Any], samples: int, workers: int, seed: int = 0) -> train.Config:
