@@ -109,6 +109,12 @@ def test_a_port_in_use_is_said_so():
             pass
 
 
+def test_it_listens_where_a_cluster_reaches_it():
+    with site.serve(SCENES, host="127.0.0.2") as address:
+        assert address.startswith("127.0.0.2:")
+        assert get(address, website.SEEDS[0])[0] == 200
+
+
 class Hrefs(HTMLParser):
     """A parser of another kind than the pipeline's."""
 
