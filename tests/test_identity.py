@@ -120,6 +120,9 @@ TEXTS = {
     "adopt.contents[testsets].sets": "names in the data",
     "adopt.contents[testsets].splits": "names in the data",
     "adopt.contents[testsets].forms[captions_json].file": "a file's name in the data",
+    "adopt.contents[testsets].forms[caption_lines].file": "a file's name in the data",
+    "adopt.contents[testsets].forms[metadata_folder].label": "a column of the data",
+    "adopt.contents[testsets].forms[metadata_folder].captions": "a column of the data",
     **{
         f"adopt.contents[testsets].forms[{form}].{part}": "a column of the data"
         for form in ("hub_parquet", "saved_dataset")

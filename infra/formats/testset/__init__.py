@@ -4,6 +4,8 @@
 :mod:`.webdataset`           CLIP_benchmark's WebDataset layout
 :mod:`.hugging_face`         Parquet as on Hugging Face's hub, and what ``save_to_disk`` of ``datasets`` writes
 :mod:`.captions`             captions as JSON beside a folder of images: COCO's, Karpathy's splits, ALBEF's lists
+:mod:`.caption_lines`        captions as lines beside a folder of images: Flickr8k's and Flickr30k's files
+:mod:`.metadata_folder`      images beside metadata.csv, .jsonl or .parquet, as the imagefolder of ``datasets``
 :mod:`.selections`           SugarCrepe's JSON files and Winoground's lines beside a folder of images
 :mod:`.folders`              a folder of images for each class, as torchvision's ImageFolder
 ===========================  ===========================================================================
@@ -12,11 +14,13 @@ A form of your own is a subclass of :class:`Form`, in a recipe too: it says whic
 A sample that cannot be read is an error, never a skip: leaving out the hard ones would flatter the model.
 """
 
+from infra.formats.testset.caption_lines import CaptionLines
 from infra.formats.testset.captions import CaptionsJson
 from infra.formats.testset.evalset import Broken, EvalSet, Form, Packed, Sample, SetFiles, find_sets, known_forms
 from infra.formats.testset.folders import ImageFolder
 from infra.formats.testset.hugging_face import HubParquet, SavedDataset
 from infra.formats.testset.images import decode_image
+from infra.formats.testset.metadata_folder import MetadataFolder
 from infra.formats.testset.selections import SugarCrepe, Winoground
 from infra.formats.testset.texts import KINDS, prompts, read_classes, read_languages, read_lines, read_templates
 from infra.formats.testset.webdataset import WebDataset
@@ -24,11 +28,13 @@ from infra.formats.testset.webdataset import WebDataset
 __all__ = [
     "KINDS",
     "Broken",
+    "CaptionLines",
     "CaptionsJson",
     "EvalSet",
     "Form",
     "HubParquet",
     "ImageFolder",
+    "MetadataFolder",
     "Packed",
     "Sample",
     "SavedDataset",

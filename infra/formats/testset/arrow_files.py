@@ -17,7 +17,7 @@ from infra.formats.testset.tables import Columns, arrow_errors, find_columns, ro
 from infra.formats.testset.texts import read_templates
 from infra.store import Store
 
-__all__ = ["STATE", "ArrowFiles", "ParquetFiles", "TableFiles", "open_tables"]
+__all__ = ["STATE", "ArrowFiles", "ParquetFiles", "TableFiles", "open_tables", "read_rows"]
 
 STATE = "state.json"
 
@@ -95,6 +95,12 @@ class ArrowFiles:
     def read(self, store: Store, split: str, columns: Columns, part: Any) -> Iterator[Packed | Broken]:  # noqa: ANN401
         with arrow_errors(store.locate(part)), store.open(part) as source, pa.ipc.open_stream(source) as stream:
             yield from rows(store, part, columns, split, 0, partial(iter, stream))
+
+
+def read_rows(store: Store, path: str) -> Iterator[dict[str, Any]]:
+    """The rows of a small Parquet file. Raises DataError, naming the file."""
+    with arrow_errors(store.locate(path)), store.open(path) as source:
+        yield from pq.read_table(source).to_pylist()
 
 
 def _listed(files: SetFiles) -> list[str]:

@@ -26,13 +26,13 @@ from infra.formats.testset.folders import chunks, is_image
 from infra.formats.testset.texts import read_kind
 from infra.store import Store
 
-__all__ = ["CaptionsJson"]
+__all__ = ["KARPATHY_SPLITS", "CaptionsJson", "located", "packed_with_captions"]
 
 _NAMES = re.compile(
     r"(?i)(?:.*/)?(?:dataset_(?P<set>\w+)|captions_(?P<own>[a-z]+)\d*|\w*karpathy_(?P<list>[a-z]+)\d*)\.json"
 )
 _NO_CAPTIONS = ("info", "infos", "dict")  # dataset_info.json and others are Hugging Face's
-_KARPATHY_SPLITS = ("test", "val", "train", "restval")
+KARPATHY_SPLITS = ("test", "val", "train", "restval")
 
 
 class CaptionsJson(Form):
@@ -75,7 +75,7 @@ class CaptionsJson(Form):
             ) from error
         if not entries:
             raise DataError(f"{place} has no image of split {files.split!r}", expected="an image at least")
-        located = _located([path for path in files.paths if is_image(path)], entries, place)
+        parts = chunks(located([path for path in files.paths if is_image(path)], entries, place))
         return EvalSet(
             name=files.name,
             split=files.split,
@@ -83,8 +83,8 @@ class CaptionsJson(Form):
             kind=read_kind(files.store, "retrieval"),
             classes=(),
             templates=(),
-            parts=chunks(located),
-            read=partial(_samples, files.store),
+            parts=parts,
+            read=partial(packed_with_captions, files.store),
         )
 
     def _splits(self, path: str) -> tuple[str, ...]:
@@ -93,7 +93,7 @@ class CaptionsJson(Form):
         if match is None or match["set"] in _NO_CAPTIONS or self.file not in (None, file):
             return ()
         told = match["own"] or match["list"]
-        return (told.lower(),) if told else _KARPATHY_SPLITS
+        return (told.lower(),) if told else KARPATHY_SPLITS
 
 
 def _entries(content: Any, split: str) -> Iterator[tuple[str, tuple[str, ...]]]:  # noqa: ANN401 - JSON
@@ -118,7 +118,7 @@ def _texts(captions: Sequence[str]) -> tuple[str, ...]:
     return tuple(stripped for caption in captions if (stripped := " ".join(caption.split())))
 
 
-def _located(
+def located(
     images: Sequence[str], entries: Sequence[tuple[str, tuple[str, ...]]], place: str
 ) -> list[tuple[str, tuple[str, ...]]]:
     """Each image's path with its captions. Raises DataError unless one file's path ends like its name."""
@@ -141,6 +141,7 @@ def _located(
     return located
 
 
-def _samples(store: Store, located: Sequence[tuple[str, tuple[str, ...]]]) -> Iterator[Packed]:
-    for path, captions in located:
+def packed_with_captions(store: Store, entries: Sequence[tuple[str, tuple[str, ...]]]) -> Iterator[Packed]:
+    """The samples of images at these paths, with their captions."""
+    for path, captions in entries:
         yield Packed(key=path, image=store.read(path), label=-1, captions=captions)

@@ -23,7 +23,7 @@ from infra.formats.testset.evalset import EvalSet, Form, Packed, SetFiles
 from infra.formats.testset.texts import CLASSES, read_classes, read_templates, readable
 from infra.store import Store
 
-__all__ = ["SHARD", "ImageFolder", "chunks", "is_image"]
+__all__ = ["SHARD", "ImageFolder", "chunks", "is_image", "split_within"]
 
 T = TypeVar("T")
 
@@ -74,6 +74,15 @@ def chunks(entries: Sequence[T]) -> dict[int, Sequence[T]]:
 def is_image(path: str) -> bool:
     """True if a file is named as an image."""
     return path.rpartition(".")[2].lower() in IMAGE_EXTENSIONS
+
+
+def split_within(folder: str, splits: Collection[str]) -> tuple[str, str]:
+    """Name and split of the set that a folder belongs to: by the first folder that is named as a split, else "test"."""
+    names = folder.split("/")
+    for place, name in enumerate(names):
+        if place and name in splits:
+            return "/".join(names[:place]).removesuffix("/data"), name
+    return folder, "test"
 
 
 def _place(path: str, splits: Collection[str]) -> tuple[str, str] | None:

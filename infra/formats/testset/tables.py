@@ -13,14 +13,12 @@ import pyarrow as pa
 
 from infra.errors import DataError
 from infra.formats.testset.evalset import Broken, Packed
-from infra.formats.testset.texts import CLASSES, read_classes, read_kind, readable
+from infra.formats.testset.texts import CAPTIONS, CLASSES, LABELS, read_classes, read_kind, readable
 from infra.store import Store
 
 __all__ = ["Columns", "arrow_errors", "find_columns", "rows"]
 
 _IMAGES = ("image", "img", "images", "jpg", "jpeg", "png", "webp", "picture", "photo")
-_LABELS = ("label", "labels", "class", "cls", "target")
-_CAPTIONS = ("caption", "captions", "text", "texts", "txt", "sentence", "sentences", "sentences_raw", "raw")
 
 
 @dataclass(frozen=True)
@@ -53,8 +51,8 @@ def find_columns(store: Store, place: str, schema: pa.Schema, wanted: Mapping[st
     images = [name for name in schema.names if _is_encoded(schema.field(name).type)]
     images += [name for name in binary if typed.get(name) == "Image"]
     image = choose("image", images or [name for name in binary if name.lower() in _IMAGES])
-    label = choose("label", list(names_of), _LABELS)
-    texts = [name for name in schema.names if _is_text(schema.field(name).type) and name.lower() in _CAPTIONS]
+    label = choose("label", list(names_of), LABELS)
+    texts = [name for name in schema.names if _is_text(schema.field(name).type) and name.lower() in CAPTIONS]
     captions = choose("captions", texts)
     if image is None or (label is None and captions is None):
         raise DataError(

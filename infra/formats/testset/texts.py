@@ -17,8 +17,10 @@ from infra.formats.testset.named_texts import named_texts
 from infra.store import Store
 
 __all__ = [
+    "CAPTIONS",
     "CLASSES",
     "KINDS",
+    "LABELS",
     "TEMPLATES",
     "decoded",
     "prompts",
@@ -32,6 +34,10 @@ __all__ = [
 
 CLASSES = "classnames.txt"
 TEMPLATES = "zeroshot_classification_templates.txt"
+
+LABELS = ("label", "labels", "class", "cls", "target")
+CAPTIONS = ("caption", "captions", "text", "texts", "txt", "sentence", "sentences", "sentences_raw", "raw")
+"""Names of columns that hold labels and captions, where a table says no more of them."""
 
 
 KINDS = {
