@@ -76,7 +76,7 @@ class Suite(Base):
 class Config(StageConfig):
     """Configuration of the averages of a suite."""
 
-    code_version: ClassVar[int] = 2
+    code_version: ClassVar[int] = 3
     inputs: ClassVar[Mapping[str, Input]] = {
         "scores": Input("scores", repeated=True, description="evaluations of one model, with any ending"),
     }

@@ -144,7 +144,7 @@ def test_results_are_as_mteb_keeps_them(tmp_path):
                     "mean_per_class_recall": 0.7,
                     "main_score": 0.7,
                     "hf_subset": "default",
-                    "languages": ["en"],
+                    "languages": ["eng-Latn"],
                 }
             ]
         },
