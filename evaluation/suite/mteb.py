@@ -1,8 +1,8 @@
 """Results in the form in which mteb keeps them, a JSON object for each task (``mteb.results.TaskResult``).
 
 ``task_name``, ``dataset_revision``, ``mteb_version``, ``evaluation_time``, and ``scores`` with a list for each split,
-whose entries have ``main_score``, ``hf_subset`` and ``languages`` beside the scores: ``eng-Latn``, by which mteb looks for
-them. Nothing was evaluated by mteb, so its version is null, and so is the time, which would differ from run to run.
+whose entries have ``main_score``, ``hf_subset`` and ``languages`` beside the scores: ``eng-Latn``, by which mteb looks
+for them. Nothing was evaluated by mteb, so its version is null, and so is the time, which would differ from run to run.
 """
 
 from __future__ import annotations
