@@ -24,6 +24,7 @@ from infra.encoder import Precision
 from infra.errors import DataError
 from infra.formats.architecture import CONFIG, check_fits, read_model_config
 from infra.formats.weights import ENDINGS, in_order, read_shapes
+from infra.hub import unreachable
 from infra.run.manifest import Artifact
 from infra.store import open_store
 
@@ -80,9 +81,13 @@ class OpenClipEncoder:
             _check(Path(pretrained), model)
         elif pretrained is not None:
             _check_activation(model, pretrained)
+            _check_reachable(self.name, model, pretrained)
         self._dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
         try:
             self.model, preprocess = open_clip.create_model_from_pretrained(model, pretrained, device=device)
+        # Published weights, or a text tower of Hugging Face's, whose files are on a hub and not in its cache.
+        except (OSError, ImportError) as error:
+            raise _needs_hub(self.name, "text tower" if model.startswith("local-dir:") else "weights", error) from error
         # RuntimeError, AssertionError: unknown names, weights that do not fit. The others: no checkpoint at all.
         except (RuntimeError, AssertionError, LookupError, EOFError, UnpicklingError, SafetensorError) as error:
             tags = open_clip.list_pretrained_tags_by_model(model)
@@ -93,7 +98,10 @@ class OpenClipEncoder:
                 fix="" if ":" in model or Path(pretrained or "").is_file() else f"open_clip knows: {tags}",
             ) from error
         self.model.eval()
-        self._tokenizer = open_clip.get_tokenizer(model)
+        try:
+            self._tokenizer = open_clip.get_tokenizer(model)
+        except (OSError, ImportError, ValueError) as error:
+            raise _needs_hub(self.name, "tokenizer", error) from error
         self.prepare = Preparation(preprocess)
 
     @property
@@ -148,6 +156,21 @@ class OpenClipEncoder:
         batch = torch.from_numpy(np.stack(part)).to(self.device).permute(0, 3, 1, 2).contiguous()
         normalised: torch.Tensor = self.prepare.normalise(batch.float().div_(255))
         return normalised
+
+
+def _needs_hub(name: str, part: str, error: Exception) -> DataError:
+    """The error of a model of which a part is on a hub, and not here."""
+    fixes = {
+        "weights": "fetch them where there is a network, and give their file or folder as the model",
+        "text tower": "pip install transformers; the tower's config.json goes into the hub's cache, under its name",
+        "tokenizer": "pip install transformers; tokenizer.json and its like go into the model's folder",
+    }
+    return DataError(
+        f"the {part} of {name} cannot be loaded",
+        expected="the hub, or its files on this machine",
+        found=f"{type(error).__name__}: {error}".partition("\n")[0][:300],
+        fix=fixes[part],
+    )
 
 
 def _batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -233,6 +256,13 @@ def _from_path(path: Path, model: str | None, name: str, options: dict[str, Any]
         )
     _check(path / weights[0], read_model_config((path / CONFIG).read_bytes(), str(path / CONFIG))["model_cfg"])
     return OpenClipEncoder(f"local-dir:{path}", name=name, **options)
+
+
+def _check_reachable(name: str, model: str, tag: str) -> None:
+    """Raise DataError if published weights lie on a hub that cannot be reached, and not in its cache."""
+    repository = "/".join(open_clip.get_pretrained_cfg(model, tag).get("hf_hub", "").split("/")[:2])
+    if repository and (error := unreachable(repository)) is not None:
+        raise _needs_hub(name, "weights", error) from error
 
 
 def _check_activation(model: str, tag: str) -> None:

@@ -10,21 +10,20 @@ import re
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, scan_cache_dir, snapshot_download
-from huggingface_hub.errors import (  # type: ignore[attr-defined]
+from huggingface_hub.errors import (
     CacheNotFound,
     HfHubHTTPError,
     HFValidationError,
-    HTTPError,  # of its HTTP client, which differs from version to version
     RepositoryNotFoundError,
 )
 
 from infra.errors import ConfigError
+from infra.hub import PATIENCE_S, HTTPError
 from pipelines.adopt.published import Pick
 
 __all__ = ["fetch"]
 
 _NAMED = re.compile(r"hf-hub:(?P<repository>[^@]+?)(?:@(?P<revision>.+))?")
-_PATIENCE_S = 10
 
 
 def fetch(name: str, pick: Pick) -> str:
@@ -34,14 +33,14 @@ def fetch(name: str, pick: Pick) -> str:
         raise ConfigError(f"{name} names no repository", expected="hf-hub:org/name, or hf-hub:org/name@revision")
     repository, revision = match["repository"], match["revision"]
     try:
-        info = HfApi().model_info(repository, revision=revision, timeout=_PATIENCE_S)
+        info = HfApi().model_info(repository, revision=revision, timeout=PATIENCE_S)
         files = pick([file.rfilename for file in info.siblings or ()])
         if not files:
             raise ConfigError(
                 f"{name} is no model in open_clip's layout", expected="open_clip_config.json and weights",
                 found=", ".join(file.rfilename for file in (info.siblings or ())[:5]),
             )  # fmt: skip
-        return snapshot_download(repository, revision=revision, allow_patterns=files, etag_timeout=_PATIENCE_S)
+        return snapshot_download(repository, revision=revision, allow_patterns=files, etag_timeout=PATIENCE_S)
     except HFValidationError as error:
         raise ConfigError(f"{name} names no repository", expected="hf-hub:org/name", found=str(error)[:200]) from None
     except RepositoryNotFoundError as error:

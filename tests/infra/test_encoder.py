@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -180,3 +184,33 @@ def test_published_weights_of_another_activation_are_an_error_that_names_both():
     assert {("RN50", "cc12m"), ("ViT-B-16", "dfn2b"), ("ViT-L-14", "metaclip_400m")} < refused
     assert not [model for model, _ in refused if "quickgelu" in model]
     assert ("ViT-B-32", "laion2b_s34b_b79k") not in refused
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ({"hf_model_name": "nobody/no-tower", "hf_tokenizer_name": "nobody/no-tower"}, "tower of|weights of"),
+        ({**CONFIG["text_cfg"], "hf_tokenizer_name": "nobody/no-words"}, "the tokenizer of data cannot be loaded"),
+    ],
+)
+def test_parts_of_hugging_face_that_are_not_here_are_one_error(folder, tmp_path, monkeypatch, text, words):
+    """With transformers, and without, as here."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    place = tmp_path / "data"
+    place.mkdir()
+    config = {"model_cfg": {**CONFIG, "text_cfg": text}, "preprocess_cfg": {}}
+    (place / "open_clip_config.json").write_text(json.dumps(config))
+    (place / "open_clip_model.safetensors").write_bytes((folder / "open_clip_model.safetensors").read_bytes())
+    with pytest.raises(DataError, match=words) as caught:
+        load_encoder(place)
+    assert "transformers" in str(caught.value)
+
+
+def test_published_weights_out_of_reach_are_told_within_seconds(tmp_path):
+    code = "from infra.open_clip_encoder import load_encoder\nload_encoder('ViT-B-32', 'laion2b_s34b_b79k')"
+    env = {**os.environ, "HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9"}
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    assert time.monotonic() - started < 40  # most of it loads torch
+    assert "DataError: the weights of ViT-B-32 cannot be loaded" in done.stderr
+    assert "Retry" not in done.stderr

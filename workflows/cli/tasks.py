@@ -75,9 +75,12 @@ def _print_set(report: SetReport) -> None:
         first = " | ".join(line.strip() for line in holds.examples[problem].splitlines())
         out.print(f"  broken   {count:,} {problem}; the first: {first}", markup=False, style="red")
     out.print(f"  tasks    {', '.join(kind for kind, reason in report.against.items() if not reason) or 'none'}")
+    kinds: dict[str, list[str]] = {}
     for kind, reason in report.against.items():
+        kinds.setdefault(reason, []).append(kind)
+    for reason, several in kinds.items():
         if reason:
-            out.print(f"    not {kind}: {reason}", markup=False, style="dim")
+            out.print(f"    not {', '.join(several)}: {reason}", markup=False, style="dim")
 
 
 def _held(report: SetReport) -> str:

@@ -95,7 +95,7 @@ def test_a_folder_of_sets_is_told_with_what_is_broken(given):
     assert "holdout/test  webdataset, retrieval" in text
     assert "20 images, 39 captions" in text
     assert "24 images, 6 classes, 2 prompts" in text
-    assert "not linear_probe: it needs the split train" in text
+    assert "not few_shot, knn, linear_probe: it needs the split train" in text
     (given / "data/seen/test/1.tar").unlink()
     (shown,) = [one for one in json.loads(call(str(given / "data"), "--json", code=1)) if one["set"] == "seen"]
     assert shown["images"] == 14
