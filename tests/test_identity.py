@@ -108,7 +108,7 @@ TEXTS = {
     "evaluate.pretrained": "a tag of open_clip's",
     **{
         f"evaluate.task[{task}].{part}": "a name in the input, or a language code"
-        for task in ("analogies", "image_caption_selection", "matching")
+        for task in ("analogies", "image_caption_selection", "matching", "zeroshot_corrupted")
         for part in ("dataset", "split", "language")
     },
     "compare.primary": "names of metrics",

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import ClassVar
 
 from pydantic import Field
 
+from evaluation.corruptions import Change, Corruptions
 from evaluation.embed.long_captions import Cut, LongCaptions
 from infra.cluster import Limits
 from infra.config import Input, Runtime
 from infra.encoder_config import EncoderConfig
+from infra.formats.testset import EvalSet
 
-__all__ = ["NAME", "Config", "folder"]
+__all__ = ["NAME", "Config", "Part", "folder"]
 
 NAME = "clip"
 """Name of the arrays: ``clip_img`` and ``clip_txt``, as those of the training images have it."""
@@ -33,10 +36,32 @@ class Config(EncoderConfig):
     long_captions: LongCaptions = Field(
         Cut(), description="what becomes of captions that are longer than the model's context"
     )
+    corruptions: Corruptions | None = Field(None, description="encode each split under these, too")
     batch_size: Runtime[int] = Field(64, ge=1, description="images or texts encoded at once")
     limits: Runtime[Limits] = Field(
         Limits(), description="how to use the cluster; a task decodes in as many threads as it has CPUs"
     )
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is encoded at once: a ``shard`` of a set's split, under a ``change`` or as it is; None: its classes."""
+
+    examples: EvalSet
+    shard: int | None
+    change: Change | None = None
+
+    @property
+    def split(self) -> str:
+        """The name of the split, as it is or changed."""
+        return self.change.split(self.examples.split) if self.change else self.examples.split
+
+    @property
+    def name(self) -> str:
+        """Its name in the ledger."""
+        if self.shard is None:
+            return f"{self.examples.name}-classes"
+        return f"{self.examples.name}-{self.split}-{self.shard:05d}"
 
 
 def folder(name: str, split: str) -> str:

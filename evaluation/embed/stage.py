@@ -7,9 +7,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
-from evaluation.embed.config import Config
+from evaluation.embed.config import Config, Part
 from infra.cluster import TENSORS, run_batches, slots, warn_if_no_gpu
 from infra.errors import DataError
 from infra.formats.testset import EvalSet
@@ -27,28 +26,32 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     """Encode ``dataset`` by ``model``.
 
     For each set and split ``data/{set}/{split}/{shard}.parquet`` and ``.npz`` with float16 vectors of images and
-    captions, in DataComp's form; for each set with classes ``data/{set}/classes.npz`` with a vector for each.
+    captions, in DataComp's form; for each set with classes ``data/{set}/classes.npz`` with a vector for each. A split
+    under a corruption is named as one more, ``{split}@{corruption}-{severity}``.
     """
     config.check_model(inputs.get("model"))
     limits = replace(config.limits, environment={**TENSORS, **config.limits.environment})
     warn_if_no_gpu(limits.gpus)
     sets = [EvalSet.open(inputs["dataset"], name, split) for name in config.sets for split in config.splits]
-    specs: list[tuple[str, Any]] = [
-        (f"{examples.name}-{examples.split}-{shard:05d}".replace("/", "-"), (examples.alone(shard), shard))
+    changes = (None, *(config.corruptions.changes().values() if config.corruptions else ()))
+    parts = [
+        Part(examples.alone(shard), shard, change)
         for examples in sets
+        for change in changes
         for shard in examples.parts
     ]
-    classes = {examples.name: examples for examples in sets if examples.classes}
-    specs += [(f"{name}-classes".replace("/", "-"), (examples.alone(None), None)) for name, examples in classes.items()]
+    classes = {examples.name: Part(examples.alone(None), None) for examples in sets if examples.classes}
+    specs = [(part.name.replace("/", "-"), part) for part in (*parts, *classes.values())]
 
     size = min(_MOST, -(-len(specs) // slots(limits))) or 1
     records = run_batches(context, specs, partial(_work, config, inputs.get("model")), limits, size=size)
     counts = {f"{examples.name}/{examples.split}": 0 for examples in sets}
     beyond: Counter[str] = Counter()
-    for record, (_, (examples, shard)) in zip(records, specs, strict=True):
-        counts[f"{examples.name}/{examples.split}"] += record.facts.get("images", 0)
-        texts = f"prompts of {examples.name}" if shard is None else f"{examples.name}/{examples.split}"
-        beyond[texts] += record.facts["beyond_context"]
+    for record, (_, part) in zip(records, specs, strict=True):
+        if part.change is None:
+            counts[f"{part.examples.name}/{part.split}"] += record.facts.get("images", 0)
+            texts = f"prompts of {part.examples.name}" if part.shard is None else f"{part.examples.name}/{part.split}"
+            beyond[texts] += record.facts["beyond_context"]
     if empty := [name for name, images in counts.items() if not images]:
         raise DataError(f"test set {empty[0]!r} is empty", expected="at least one image")
     _warn(config, beyond)
@@ -65,9 +68,7 @@ def _warn(config: Config, beyond: Mapping[str, int]) -> None:
             log.warning("%s: %d texts are longer than the model's context (%s)", texts, count, treated)
 
 
-def _work(
-    config: Config, model: Artifact | None, batch: Sequence[tuple[tuple[EvalSet, int | None], ShardOutput]]
-) -> Iterator[ShardRecord]:
+def _work(config: Config, model: Artifact | None, batch: Sequence[tuple[Part, ShardOutput]]) -> Iterator[ShardRecord]:
     from evaluation.embed.work import embed  # loads torch
 
     return embed(config, model, batch)

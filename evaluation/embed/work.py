@@ -11,11 +11,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from evaluation.embed.config import NAME, Config, folder
+from evaluation.corruptions import Change
+from evaluation.corruptions.pixels import corrupted
+from evaluation.embed.config import NAME, Config, Part, folder
 from evaluation.embed.long_captions import LongCaptions
 from infra import metrics
 from infra.encoding import encode_distinct, encode_loaded
-from infra.formats.testset import EvalSet, Packed, decode_image, prompts
+from infra.formats.testset import Packed, decode_image, prompts
 from infra.formats.vectors import write_arrays, write_vectors
 from infra.run.context import ShardOutput
 from infra.run.manifest import Artifact, ShardRecord
@@ -28,21 +30,20 @@ __all__ = ["class_vectors", "embed"]
 Floats = NDArray[np.float32]
 
 
-def embed(
-    config: Config, model: Artifact | None, batch: Sequence[tuple[tuple[EvalSet, int | None], ShardOutput]]
-) -> Iterator[ShardRecord]:
-    """Write the vectors of each shard of ``batch``, or with shard None those of the set's classes."""
+def embed(config: Config, model: Artifact | None, batch: Sequence[tuple[Part, ShardOutput]]) -> Iterator[ShardRecord]:
+    """Write the vectors of each part of ``batch``."""
     limits = config.limits
     encoder = config.encoder(model, batch_size=config.batch_size, cpus=limits.cpus, gpus=limits.gpus)
-    for (examples, shard), output in batch:
-        if shard is None:
+    for part, output in batch:
+        if part.shard is None:
+            examples = part.examples
             sentences = prompts(examples.classes, examples.templates)
             vectors = class_vectors(encoder, sentences, len(examples.classes))
             write_arrays(output, f"data/{examples.name}/classes.npz", {f"{NAME}_txt": vectors})
             facts: dict[str, Any] = {"prompts": len(sentences), "beyond_context": int(encoder.is_cut(sentences).sum())}
         else:
             threads = max(1, int(limits.cpus))
-            facts = _embed_shard(encoder, examples, shard, output, config.long_captions, threads=threads)
+            facts = _embed_shard(encoder, part, part.shard, output, config.long_captions, threads=threads)
         yield output.commit(facts={**facts, "logit_scale": encoder.logit_scale})
 
 
@@ -53,14 +54,15 @@ def class_vectors(encoder: OpenClipEncoder, sentences: Sequence[str], classes: i
 
 def _embed_shard(
     encoder: OpenClipEncoder,
-    examples: EvalSet,
+    part: Part,
     shard: int,
     output: ShardOutput,
     long_captions: LongCaptions,
     *,
     threads: int,
 ) -> dict[str, Any]:
-    images, samples = encode_loaded(encoder, examples.packed(shard), partial(_load, encoder), threads=threads)
+    load = partial(_load, encoder, part.change)
+    images, samples = encode_loaded(encoder, part.examples.packed(shard), load, threads=threads)
     captions = [list(sample.captions) for sample in samples]
     texts, beyond = encode_captions(encoder, [text for given in captions for text in given], long_captions)
     each = iter(beyond.tolist())
@@ -76,7 +78,7 @@ def _embed_shard(
             "metadata": pa.array([sample.metadata for sample in samples], pa.string()),
         }
     )
-    write_vectors(output, f"{folder(examples.name, examples.split)}/{shard:05d}", rows, images, texts, NAME)
+    write_vectors(output, f"{folder(part.examples.name, part.split)}/{shard:05d}", rows, images, texts, NAME)
     return {"images": len(samples), "captions": len(beyond), "beyond_context": int(beyond.sum())}
 
 
@@ -109,6 +111,9 @@ def _mean(weighted: Sequence[tuple[Floats, float]]) -> Floats:
     return np.asarray(total / np.linalg.norm(total), np.float32)
 
 
-def _load(encoder: OpenClipEncoder, sample: Packed) -> tuple[NDArray[np.uint8], Packed]:
+def _load(encoder: OpenClipEncoder, change: Change | None, sample: Packed) -> tuple[NDArray[np.uint8], Packed]:
     """The pixels of a sample, and the sample without its bytes. Raises DataError: none may be left out."""
-    return encoder.prepare(decode_image(sample.image, sample.key)), sample.without_image()
+    image = decode_image(sample.image, sample.key)
+    if change is not None:
+        image = corrupted(image, sample.key, change)
+    return encoder.prepare(image), sample.without_image()

@@ -1,6 +1,7 @@
 """Evaluation tasks: an open family, one small file each; docs/evaluation.md shows how to add one from a recipe."""
 
 from evaluation.tasks.analogies import Analogies
+from evaluation.tasks.corrupted import Corrupted
 from evaluation.tasks.matching import Matching
 from evaluation.tasks.neighbours import NearestNeighbours
 from evaluation.tasks.probe import FewShot, LinearProbe
@@ -11,6 +12,7 @@ from evaluation.tasks.zeroshot import ZeroShot
 
 __all__ = [
     "Analogies",
+    "Corrupted",
     "FewShot",
     "ImageCaptionSelection",
     "LinearProbe",

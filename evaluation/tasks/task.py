@@ -20,6 +20,7 @@ from infra.formats.testset import KINDS
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+    from evaluation.corruptions import Corruptions
     from evaluation.embedded import Embedded
     from infra.measures import Metric
 
@@ -77,6 +78,10 @@ class Task(Choice):
     def splits(self) -> tuple[str, ...]:
         """The splits of the set that must be embedded."""
         return (self.split,)
+
+    def changes(self) -> Corruptions | None:
+        """The corruptions under which the set must be embedded, too."""
+        return None
 
     def inputs(self) -> tuple[str, ...]:
         """The inputs of the stage that it needs besides the vectors and the test set: ``model``, or none."""

@@ -87,8 +87,9 @@ def scored(
 ) -> list[Stage]:
     """The stages that run ``tasks``, by their names.
 
-    Each set is embedded once, by a stage of its own that any number of tasks share; :func:`with_inputs` finds them. All
-    are cached by themselves, and several run at once. ``ending``: of the stages' names, to tell several models apart.
+    Each set is embedded once, by a stage of its own that any number of tasks share, and once more for those that see it
+    under corruptions; :func:`with_inputs` finds them. All are cached by themselves, and several run at once.
+    ``ending``: of the stages' names, to tell several models apart.
     ``long_captions``, ``model``, ``pretrained``, ``batch_size`` and ``gpus``: of embed's configuration, and but for the
     first of evaluate's if it encodes; ``fields``: of evaluate's.
     """
@@ -96,19 +97,22 @@ def scored(
     stages = []
     encoder = {"model": model, "pretrained": pretrained, "batch_size": batch_size}
     for name, task in tasks.items():
-        if task.dataset not in embedded:
-            of_set = [other for other in tasks.values() if other.dataset == task.dataset]
+        seen = task.dataset, task.changes()
+        sharing = {title: one for title, one in tasks.items() if (one.dataset, one.changes()) == seen}
+        shared = next(iter(sharing)) if task.changes() else task.dataset
+        if shared not in embedded:
             config = embed.Config(
                 sets=(task.dataset,),
-                splits=tuple(dict.fromkeys(split for other in of_set for split in other.splits())),
+                splits=tuple(dict.fromkeys(split for one in sharing.values() for split in one.splits())),
+                corruptions=task.changes(),
                 limits=Limits(gpus=gpus),
                 long_captions=long_captions,
                 **encoder,
             )
-            title = f"embed_{task.dataset}{ending}".replace("/", "_")
+            title = f"embed_{shared}{ending}".replace("/", "_")
             given = {name: stage for name, stage in inputs.items() if name in embed.Config.inputs}
-            embedded[task.dataset] = Stage(title, embed.run, config, given)
-        both = {"dataset": inputs["dataset"], "embeddings": embedded[task.dataset]}
+            embedded[shared] = Stage(title, embed.run, config, given)
+        both = {"dataset": inputs["dataset"], "embeddings": embedded[shared]}
         taken = {name: inputs[name] for name in task.takes if name in inputs}
         # What the vectors do not have needs the model again: texts of the task, prompts in files, a fusion encoder.
         again = {**encoder, "gpus": gpus} if taken or "model" in task.inputs() else {}

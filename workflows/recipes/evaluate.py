@@ -11,13 +11,14 @@ clipline run evaluate --set model=ViT-B-32 --set pretrained=laion2b_s34b_b79k --
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from evaluation import evaluate
 from evaluation import suite as suites
-from evaluation.tasks import Retrieval, Task, ZeroShot
+from evaluation.corruptions import Corruptions
+from evaluation.tasks import Corrupted, Retrieval, Task, ZeroShot
 from infra.errors import UsageError
 from pipelines import adopt
 from pipelines.adopt.published import PUBLISHED
@@ -31,6 +32,7 @@ def workflow(
     suite: str | None = None,  # datacomp, vtab_plus, or a YAML file: sets, their tasks, main metrics and averages
     classification: list[str] | None = None,  # the sets with classes, by name
     captions: list[str] | None = None,  # the sets with captions
+    corruptions: list[str] | None = None,  # kinds, as fog, or imagenet_c: those with classes are scored under them, too
     architecture: str | None = None,  # open_clip's name of a checkpoint file's model
     pretrained: str | None = None,  # tag of weights that open_clip downloads
     split: str = "test",  # of the sets that are named; a suite has its own
@@ -44,6 +46,8 @@ def workflow(
     gpus: float = 0,  # for each test set; 0.5: two share one
 ) -> Workflow:
     named = (*(classification or ()), *(captions or ()))
+    if corruptions and not classification:
+        raise UsageError("corruptions are for sets with classes, by name", fix="--set classification=NAME")
     if bool(named) == bool(suite):
         raise UsageError(
             "no test set is named" if suite is None else "test sets are named beside a suite",
@@ -52,6 +56,7 @@ def workflow(
 
     # Model and test sets stay where they are; both are identified by their content.
     tasks: dict[str, Task] = {f"zeroshot_{name}": ZeroShot(dataset=name, split=split) for name in classification or ()}
+    tasks |= _corrupted(classification or (), corruptions or (), split)
     tasks |= {f"retrieval_{name}": Retrieval(dataset=name, split=split) for name in captions or ()}
     if suite is not None:
         chosen = suites.load_suite(suite)
@@ -106,6 +111,14 @@ def _with_texts(task: Task, language: str, texts: Mapping[str, str | list[str] |
     """``task`` in that language, and with these texts of its own if it asks for classes by texts."""
     fields = {name: value for name, value in texts.items() if value is not None and name in type(task).model_fields}
     return task.replace(language=language, **fields)
+
+
+def _corrupted(sets: Sequence[str], kinds: Sequence[str], split: str) -> dict[str, Task]:
+    """A task for each set, under the corruptions of these kinds; none if there are none."""
+    if not kinds:
+        return {}
+    changes = Corruptions() if list(kinds) == ["imagenet_c"] else Corruptions(kinds=kinds)
+    return {f"corrupted_{name}": Corrupted(dataset=name, split=split, corruptions=changes) for name in sets}
 
 
 def _tasks(suite: suites.Suite, tests: str) -> dict[str, Task]:

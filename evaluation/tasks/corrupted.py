@@ -1,0 +1,33 @@
+"""Accuracy under noise, blur, weather and compression (Hendrycks and Dietterich, 2019)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from evaluation.corruptions import Corruptions
+from evaluation.tasks.task import Scores, Task
+
+if TYPE_CHECKING:
+    from evaluation.embedded import Embedded
+
+__all__ = ["Corrupted"]
+
+
+class Corrupted(Task):
+    """Zero-shot accuracy on the images under each corruption and severity, their mean, and what is lost by them."""
+
+    kind: ClassVar[str] = "zeroshot_corrupted"
+    needs: ClassVar[tuple[str, ...]] = ("classification",)
+    main: ClassVar[str] = "acc1_corrupted"
+
+    corruptions: Corruptions = Field(Corruptions(), description="what is done to the images, which must be embedded so")
+
+    def changes(self) -> Corruptions:
+        return self.corruptions
+
+    def evaluate(self, data: Embedded) -> Scores:
+        from evaluation.tasks.work.corrupted import measure  # loads numpy and matplotlib
+
+        return measure(self, data)
