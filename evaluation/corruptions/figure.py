@@ -27,7 +27,8 @@ def by_severity(clean: float, severities: Sequence[int], right: Mapping[str, NDA
     """
     rows = math.ceil(len(right) / _COLUMNS)
     columns = min(_COLUMNS, len(right))
-    figure = Figure(figsize=(1.9 * columns + 0.6, 1.6 * rows + 0.6), dpi=110, facecolor="white")
+    size = (1.9 * columns + 0.6, 1.6 * rows + 0.6)
+    figure = Figure(figsize=size, dpi=110, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for place, axes in enumerate(panels.flat):
@@ -48,5 +49,4 @@ def by_severity(clean: float, severities: Sequence[int], right: Mapping[str, NDA
     panels[0][0].set_ylim(bottom=0)
     figure.supxlabel("severity", fontsize=8.5, color=_QUIET)
     figure.supylabel("accuracy; dotted: of clean images", fontsize=8.5, color=_QUIET)
-    figure.tight_layout(pad=0.6)
     return png(figure, bbox_inches="tight", pad_inches=0.15)
