@@ -16,14 +16,14 @@ from infra.formats.testset.prompt_files import read_prompts
 from infra.metrics import ensemble
 
 if TYPE_CHECKING:
-    from evaluation.tasks.zeroshot import ZeroShot
+    from evaluation.tasks.by_texts import ByTexts
 
 __all__ = ["class_vectors", "classifiers"]
 
 Floats = NDArray[np.float32]
 
 
-def classifiers(task: ZeroShot, data: Embedded) -> dict[str, Floats]:
+def classifiers(task: ByTexts, data: Embedded) -> dict[str, Floats]:
     """A unit vector for each class, (classes, d), by language, that of the task first.
 
     Raises DataError for a set without classes, or texts that do not fit them.
@@ -57,7 +57,7 @@ def class_vectors(data: Embedded, given: Sequence[Sequence[str]]) -> Floats:
     )
 
 
-def _of_task(task: ZeroShot, data: Embedded) -> list[list[str]]:
+def _of_task(task: ByTexts, data: Embedded) -> list[list[str]]:
     """The prompts of each class by the task's fields. Raises DataError for other than a name for each class."""
     names = task.classnames or data.classes
     if len(names) != len(data.classes):

@@ -98,9 +98,12 @@ TEXTS = {
     "evaluate.task[zeroshot_classification].dataset": "a name in the input",
     "evaluate.task[zeroshot_classification].split": "a name in the input",
     "evaluate.task[zeroshot_classification].language": "a language code",
-    "evaluate.task[zeroshot_classification].templates": "prompts",
+    **{
+        f"evaluate.task[{task}].{part}": "prompts, or names of classes"
+        for task in ("zeroshot_classification", "zeroshot_corrupted")
+        for part in ("templates", "classnames")
+    },
     "evaluate.task[zeroshot_classification].groups": "names, and fields of the samples' json",
-    "evaluate.task[zeroshot_classification].classnames": "names of classes",
     "evaluate.task[zeroshot_retrieval].dataset": "a name in the input",
     "evaluate.task[zeroshot_retrieval].split": "a name in the input",
     "evaluate.task[zeroshot_retrieval].language": "a language code",

@@ -39,8 +39,8 @@ def by_severity(clean: float, severities: Sequence[int], right: Mapping[str, NDA
         values = outcomes.mean(axis=1)
         bounds = np.array([wilson(value, outcomes.shape[1]) for value in values.tolist()])
         axes.axhline(clean, color=_QUIET, linewidth=0.8, linestyle=":")
-        axes.fill_between(severities, bounds[:, 0], bounds[:, 1], color=_LINE, alpha=0.18, linewidth=0)
-        axes.plot(severities, values, "o-", color=_LINE, markersize=3, linewidth=1.2)
+        reach = np.abs(bounds - values[:, None]).T
+        axes.errorbar(severities, values, reach, fmt="o-", color=_LINE, markersize=3, linewidth=1.2, elinewidth=2.4)
         axes.set_title(kind.replace("_", " "), fontsize=8.5, color=_INK, loc="left", pad=3)
         axes.set_xticks(list(severities))
         axes.tick_params(labelsize=7)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from evaluation.corruptions import Corruptions
-from evaluation.tasks.task import Scores, Task
+from evaluation.tasks.by_texts import ByTexts
+from evaluation.tasks.task import Scores
 
 if TYPE_CHECKING:
     from evaluation.embedded import Embedded
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["Corrupted"]
 
 
-class Corrupted(Task):
+class Corrupted(ByTexts):
     """Zero-shot accuracy on the images under each corruption and severity, their mean, and what is lost by them."""
 
     kind: ClassVar[str] = "zeroshot_corrupted"

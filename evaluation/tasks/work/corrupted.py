@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation.classifiers import classifiers
 from evaluation.corruptions.figure import by_severity
 from evaluation.embedded import Embedded
 from evaluation.tasks.task import Scores
@@ -23,9 +24,10 @@ __all__ = ["measure"]
 def measure(task: Corrupted, data: Embedded) -> Scores:
     """Accuracy of all changes, which are of the same images, so that what is lost is known image by image."""
     data.check_one_label()
-    clean = _right(data, data)
+    classifier = classifiers(task, data)[task.language]
+    clean = _right(data, data, classifier)
     changes = task.corruptions.changes()
-    right = {name: _right(data, data.split(change.split(task.split))) for name, change in changes.items()}
+    right = {name: _right(data, data.split(change.split(task.split)), classifier) for name, change in changes.items()}
     mean = np.mean(list(right.values()), axis=0)  # of each image, over all changes
     found: dict[str, Metric] = {"acc1_corrupted": Mean(mean), "acc1": Mean(clean), "acc1_lost": Mean(clean - mean)}
     kinds = {
@@ -43,8 +45,8 @@ def measure(task: Corrupted, data: Embedded) -> Scores:
     )
 
 
-def _right(data: Embedded, seen: Embedded) -> NDArray[np.float64]:
+def _right(data: Embedded, seen: Embedded, classifier: NDArray[np.float32]) -> NDArray[np.float64]:
     """Which images are classified rightly as they are ``seen``. Raises DataError if these are others."""
     if seen.keys != data.keys:
         raise DataError(f"the images of {seen.examples.split} are not those of {data.examples.split}")
-    return np.asarray(metrics.classify(seen.images, data.classifier, data.labels).rank == 0, np.float64)
+    return np.asarray(metrics.classify(seen.images, classifier, data.labels).rank == 0, np.float64)
