@@ -120,6 +120,13 @@ TEXTS = {
     **{f"suite.suite.sets.{part}": "a name in the inputs" for part in ("task", "metric", "groups", "split", "folder")},
     "suite.suite.sets.options": "fields of a task",
     "compare.variants": "names, and inputs",
+    "robustness.models": "names, and inputs",
+    "robustness.shifts": "names, and sets in the inputs",
+    **{
+        f"robustness.shifts.{part}": "a name in the inputs"
+        for part in ("standard", "shifted", "metric", "shifted_metric")
+    },
+    "robustness.baseline": "names of models",
     "adopt.contents[testsets].sets": "names in the data",
     "adopt.contents[testsets].splits": "names in the data",
     "adopt.contents[testsets].forms[captions_json].file": "a file's name in the data",

@@ -40,6 +40,7 @@ STAGES = {
     "evaluate": "evaluation.evaluate",
     "compare": "evaluation.compare",
     "suite": "evaluation.suite",
+    "robustness": "evaluation.robustness",
     "adopt": "pipelines.adopt",
 }
 
