@@ -11,11 +11,12 @@ import jsonschema
 import pytest
 import ray
 import yaml
-from files import DEPLOY, PORTS, REPO, YAML, documents, mappings, pinned, version
+from files import DEPLOY, OVERLAYS, PORTS, REPO, YAML, documents, mappings, pinned, version
 
 from workflows.recipe import load
 
 FILES = sorted(path for path in DEPLOY.rglob("*") if path.is_file() and "secrets" not in path.parts)
+PAGE = REPO / "docs/operations.md"
 SCRIPTS = [path for path in FILES if path.suffix in (".sh", ".sbatch")]
 
 
@@ -77,13 +78,15 @@ def test_ports_are_the_same_everywhere():
 
 def test_recipes_and_settings_in_the_files_are_those_there_are():
     found = 0
-    for path in FILES:
+    for path in (*FILES, PAGE):
         text = re.sub(r"\\?\n\s*", " ", path.read_text())
-        for recipe, line in re.findall(r"clipline run (\w+)((?: +--(?:set +['\"]?[\w.]+=\S+|wait))+)", text):
+        for recipe, line in re.findall(
+            r"(?:clipline run|clipline.sbatch) (\w+)((?: +--(?:set +['\"]?[\w.]+=\S+|wait))+)", text
+        ):
             known = {parameter.name for parameter in load(recipe).parameters}
             assert set(re.findall(r"--set +['\"]?(\w+)=", line)) <= known, (path, line)
             found += 1
-    assert found >= 4
+    assert found >= 6
 
 
 @pytest.mark.filterwarnings("ignore")  # MLflow's, on import
@@ -105,6 +108,19 @@ def test_commands_of_ray_and_mlflow_have_their_options():
             asked[program] += bool(used)
     assert asked["ray start"] >= 8
     assert asked["mlflow server"] == 2
+
+
+def test_the_page_names_files_that_are_there():
+    """Scripts that can be started, folders that kubectl can build, and options that scripts hand on."""
+    text = PAGE.read_text()
+    named = {Path(found.rstrip(".")) for found in re.findall(r"infra/deploy/[\w./-]+", text)}
+    assert len(named) > 10
+    assert all((REPO / path).exists() for path in named)
+    assert all((REPO / path).stat().st_mode & 0o111 for path in named if path.suffix == ".sh")
+    assert set(re.findall(r"apply -k infra/deploy/kubernetes/overlays/(\w+)", text)) <= set(OVERLAYS)
+    assert set(re.findall(r"overlays/(\w+)", text)) == set(OVERLAYS)
+    (kept,) = documents((DEPLOY / "kubernetes/overlays/team/cluster.yaml").read_text())
+    assert f"service/{kept['metadata']['name']}-head-svc {PORTS['dashboard']}:{PORTS['dashboard']}" in text
 
 
 # --- secrets
