@@ -125,17 +125,22 @@ def located(
     by_name: dict[str, list[str]] = {}
     for path in images:
         by_name.setdefault(path.rpartition("/")[2], []).append(path)
-    located = []
+    located, wrong = [], list[tuple[str, str, str]]()
     for name, captions in entries:
         there = by_name.get(name.rpartition("/")[2], [])
         fitting = [path for path in there if f"/{path}".endswith(f"/{name}")] or there
         if len(fitting) != 1 or not captions:
-            raise DataError(
-                f"image {name!r} of {place} " + ("has no caption" if fitting and not captions else "is not there once"),
-                expected="one file and a caption at least for each image",
-                found="no such file" if not fitting else ", ".join(fitting[:3]),
-            )
-        located.append((fitting[0], captions))
+            problem = "has no caption" if fitting and not captions else "is not there once"
+            wrong.append((name, problem, ", ".join(fitting[:3]) or "no such file"))
+        else:
+            located.append((fitting[0], captions))
+    if wrong:
+        name, problem, found = wrong[0]
+        raise DataError(
+            f"image {name!r} of {place} {problem}",
+            expected="one file and a caption at least for each image",
+            found=f"{found}; in all {len(wrong):,} of {len(entries):,} images",
+        )
     if len({path for path, _ in located}) != len(located):
         raise DataError(f"{place} names an image twice", expected="all captions of an image together")
     return located

@@ -295,8 +295,9 @@ def test_captions_beside_images(tmp_path, path, content, split):
 
 def test_an_image_that_is_missing_is_named(tmp_path):
     write(tmp_path, {"coco/dataset_coco.json": json.dumps(KARPATHY).encode(), "coco/val2014/b.png": image(1)})
-    with pytest.raises(DataError, match=r"val2014/a.png.* is not there once"):
+    with pytest.raises(DataError, match=r"val2014/a.png.* is not there once") as caught:
         at(tmp_path, "coco")
+    assert caught.value.found == "no such file; in all 1 of 2 images"
 
 
 # --- together ---------------------------------------------------------------------------------------------------------
