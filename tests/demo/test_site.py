@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from infra.errors import CliplineError
-from workflows.demo import images, oddities, scenes, site, website
+from workflows.demo import answers, images, oddities, scenes, site, website
 from workflows.demo.translations import TRANSLATIONS
 
 pytestmark = pytest.mark.long  # draws the whole site
@@ -61,7 +61,7 @@ def test_the_server_answers_what_the_plan_says_and_nothing_of_its_own(address, w
         if not finished(web.pages.get(url) or web.images[url]):
             continue
         status, headers, body = get(address, url)
-        reply = site.answer(web, url)
+        reply = answers.answer(web, url)
         assert (status, body) == (reply.status, reply.body), url
         assert {name for name, _ in headers} <= {
             *("Content-Type", "Content-Length", "Date", "Server", "Connection"),
@@ -132,7 +132,7 @@ class Hrefs(HTMLParser):
 
 def test_pages_hold_the_declared_links(web):
     for page in web.pages.values():
-        reply = site.answer(web, page.url)
+        reply = answers.answer(web, page.url)
         if reply.status == 200 and page.kind in ("index", "section", "content") and page.charset[0] == "utf-8":
             hrefs = Hrefs()
             hrefs.feed(reply.body.decode())
@@ -147,7 +147,7 @@ def test_pages_hold_the_declared_links(web):
 def test_old_charsets_are_declared_and_decode(charset, declared):
     web = website.build(700)  # the museum needs four rooms for that
     (page,) = (page for page in web.pages.values() if page.charset[0] == charset)
-    reply = site.answer(web, page.url)
+    reply = answers.answer(web, page.url)
     assert declared in reply.body if declared else f"charset={charset}" in reply.type
     text = reply.body.decode(charset)
     assert "by Zoë" in text or "by Zo&#235;" in text
@@ -170,7 +170,7 @@ def test_rooms_in_other_languages_say_the_same_of_their_scenes(language):
         ):
             assert [english for english, word in zip(ours, theirs, strict=True) if word in text] == [name], text
     for page in pages:
-        reply = site.answer(web, page.url)
+        reply = answers.answer(web, page.url)
         text = reply.body.decode({"windows-874": "cp874"}.get(page.charset[0], page.charset[0]))
         assert f'<html lang="{language}">' in text
         assert page.charset[0] in text or page.charset[0] in reply.type

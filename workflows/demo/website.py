@@ -1,9 +1,9 @@
 """The embedded web as plain data: every page, every image, and what is odd about each.
 
-The server (:mod:`workflows.demo.site`) turns this description into bytes, and tests into the outcome a correct pipeline
-must reach; neither knows of the other. Four hosts show generated scenes in the markup such hosts use: a gallery, a shop
-with lazy and responsive images, a blog with figures and Open Graph tags, a museum with a ``base`` and old charsets. The
-gallery has rooms in Chinese, Japanese and Thai, too.
+The server (:mod:`workflows.demo.answers`) turns this description into bytes, and tests into the outcome a correct
+pipeline must reach; neither knows of the other. Four hosts show generated scenes in the markup such hosts use: a
+gallery, a shop with lazy and responsive images, a blog with figures and Open Graph tags, a museum with a ``base`` and
+old charsets. The gallery has rooms in Chinese, Japanese and Thai, too.
 Among the good images are, in fixed numbers, the bad ones that a real crawl meets.
 """
 
