@@ -65,12 +65,18 @@ DEEP = {
 
 # Modules that no stage loads, by the beginning of their names, and why an edit of them changes no artifact.
 OUTSIDE = {
+    "evaluation.checks": "looks through test sets for the command line",
     "infra.cluster.head": "asks whether a Ray head answers",
     "infra.cluster.mailbox": "carries events from stages to the driver",
+    "infra.formats.testset.holdings": "counts what a test set holds for the command line",
     "infra.run.lease": "keeps two runs from one folder",
+    "infra.run.lineage": "finds the model of an evaluation that is done",
     "infra.run.signals": "tells which signals stop a run",
     "infra.tracking": "shows results in MLflow",
+    "pipelines.adopt.hub": "finds a model's files by its name, which then count by content",
+    "pipelines.adopt.registry": "finds a model's files by its name, which then count by content",
     "training.cli": "the command line of training without a run",
+    "training.command": "the command line of training without a run",
     "workflows.cli": "the command line",
     "workflows.demo": "the web site of the quickstart, which is the web to its stages",
     "workflows.recipe": "builds stages, whose configurations count",
