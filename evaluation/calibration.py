@@ -58,7 +58,7 @@ class CalibrationError(Metric):
 
     @cached_property
     def _gaps(self) -> Array:
-        """What each image adds to the gap of its bin: (n, bins)."""
+        """Contribution of each image to the gap of its bin: (n, bins)."""
         gaps = np.zeros((self.images, self.bins))
         gaps[np.arange(self.images), self.bin_of] = np.asarray(self.right, np.float64) - self.confidence
         return gaps

@@ -96,7 +96,7 @@ def check_folder(place: str, *, decode: bool = True) -> Iterator[SetReport]:
 
 
 def reason_against(task: Task, store: Store, found: _Found) -> str:
-    """Why ``task`` cannot measure its set among those ``found`` in ``store``, told without reading samples; or ""."""
+    """Reason why ``task`` cannot measure its set among those ``found`` in ``store``, or ""; reads no samples."""
     name = task.dataset.strip("/")
     splits = {split for there, split in found if there == name}
     if (name, task.split) not in found:

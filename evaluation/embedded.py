@@ -87,7 +87,7 @@ class Embedded:
 
     @cached_property
     def shows(self) -> NDArray[np.bool_]:
-        """Which classes each image of a multilabel set shows: (n, classes)."""
+        """Mask of the classes that each image of a multilabel set shows: (n, classes)."""
         shows = np.zeros((len(self.keys), len(self.classes)), np.bool_)
         for row, labels in zip(shows, self.labels_of_images, strict=True):
             row[labels] = True
@@ -196,7 +196,7 @@ def open_embedded(
 
 
 def _inside(fields: Any, path: str) -> Any:  # noqa: ANN401 - JSON
-    """What lies at ``path`` within ``fields``; None if nothing does."""
+    """The value at ``path`` within ``fields``; None if there is none."""
     if isinstance(fields, dict) and path in fields:
         return fields[path]
     first, dot, rest = path.partition(".")

@@ -32,7 +32,7 @@ class MacroF1(Metric):
 
     @cached_property
     def _by_class(self) -> tuple[Any, Any, Any]:
-        """Which images are of each class, which are taken for it, and which of these rightly: (classes, n) each."""
+        """Masks of the images of each class, of those taken for it, and of those taken rightly: (classes, n) each."""
         classes = int(max(self.labels.max(), self.predicted.max())) + 1
         right = (self.labels == self.predicted).astype(np.float64)
         ones, places = np.ones(self.images), np.arange(self.images)

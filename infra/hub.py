@@ -1,4 +1,4 @@
-"""Whether a hub can be asked, told within seconds: its own client tries again for the better part of a minute."""
+"""Check within seconds that a hub answers: its own client tries again for the better part of a minute."""
 
 from __future__ import annotations
 

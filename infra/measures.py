@@ -51,7 +51,7 @@ class Metric(ABC):
 
     @property
     def bias(self) -> float:
-        """How far the value lies above what it estimates, on average: where it does, its interval is moved by that."""
+        """Mean distance of the value above what it estimates, by which its interval is moved."""
         return 0.0
 
     def own_interval(self, confidence: float) -> tuple[float, float, str] | None:

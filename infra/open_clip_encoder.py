@@ -140,7 +140,7 @@ class OpenClipEncoder:
         return tokens
 
     def is_cut(self, texts: Sequence[str]) -> NDArray[np.bool_]:
-        """Whether each text is longer than the model's context, which sees its beginning only: (len(texts),)."""
+        """Mask of the texts longer than the model's context, which sees their beginning only: (len(texts),)."""
         seen = self.tokenize([*texts, ""])
         longer: torch.Tensor = self._tokenizer([*texts, ""], context_length=seen.shape[1] + 1)
         # With a place more a text that fits is the same, and the place is filled up. It is the last, or the one before

@@ -334,7 +334,7 @@ class Trainer:
         return found
 
     def _show(self, pictures: Mapping[str, bytes], samples: int) -> None:
-        """Keep ``pictures`` beside the artifact and have them shown; they are worth no end of the training."""
+        """Write ``pictures`` to the artifact and send them to MLflow; a failure is a warning."""
         store, stage = self.context.store, self.context.stage
         for name, png in pictures.items():
             path = f"validation/{samples:012d}/{name.replace(' ', '-')}.png"

@@ -154,7 +154,7 @@ class Encoded:
         }
 
     def pictures(self) -> dict[str, bytes]:
-        """What the model answers, as PNG by a name: ``{set} errors`` or ``{set} retrieval``."""
+        """The model's answers as PNG, by the names ``{set} errors`` and ``{set} retrieval``."""
         found = {}
         for one, images, texts in self.sets:
             if one.pictures is not None and one.classes:

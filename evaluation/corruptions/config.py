@@ -1,4 +1,4 @@
-"""Which corruptions a test set is seen under."""
+"""Configuration of corruptions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Corruptions"]
 
 
 class Corruptions(Config):
-    """What a test set is seen under: kinds of corruptions, each at some severities."""
+    """Kinds of corruptions of a test set, each at some severities."""
 
     kinds: tuple[Corruption, ...] = Field(
         IMAGENET_C, description="kinds of corruptions; all of ImageNet-C", min_length=1

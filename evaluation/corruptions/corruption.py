@@ -40,5 +40,5 @@ class Change:
         return f"{self.corruption.kind}-{self.severity}"
 
     def split(self, split: str) -> str:
-        """The name of a split whose images are corrupted, beside that of the split as it is."""
+        """The name of ``split`` with its images corrupted."""
         return f"{split}@{self.name}"

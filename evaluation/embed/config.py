@@ -45,7 +45,7 @@ class Config(EncoderConfig):
 
 @dataclass(frozen=True)
 class Part:
-    """What is encoded at once: a ``shard`` of a set's split, under a ``change`` or as it is; None: its classes."""
+    """Unit of encoding: a ``shard`` of a set's split, under a ``change`` or unchanged; None: the classes of the set."""
 
     examples: EvalSet
     shard: int | None

@@ -1,4 +1,4 @@
-"""What becomes of captions that are longer than a model's context, of which it would see the beginning only.
+"""Treatments of captions that are longer than a model's context, of which it would see the beginning only.
 
 ``cut`` is what the model does with them. The others average unit vectors of parts that fit, as is common for documents
 longer than an encoder's context (OpenAI's cookbook, *Embedding texts that are longer than the model's maximum context
@@ -28,7 +28,7 @@ _CHARACTERS = regex.compile(r"\X")  # with their marks
 
 
 class LongCaptions(Choice):
-    """How a caption that does not fit becomes texts, the weighted mean of whose unit vectors is its vector."""
+    """Treatment of a caption that does not fit: texts, the weighted mean of whose vectors is its vector."""
 
     @abstractmethod
     def texts(self, caption: str, fits: Fits) -> list[tuple[str, float]]:
@@ -87,5 +87,5 @@ def windows(text: str, fits: Fits) -> list[str]:
 
 
 def _most(parts: Sequence[str], fits: Fits) -> int:
-    """How many of ``parts`` fit together; more parts are taken to be more tokens."""
+    """The number of ``parts``, from the first on, that fit together; more parts are taken to be more tokens."""
     return bisect_left(range(1, len(parts) + 1), True, key=lambda count: not fits("".join(parts[:count]).strip()))

@@ -15,7 +15,7 @@ __all__ = ["Config", "Line", "Shift"]
 
 
 class Line(Base):
-    """What accuracy on the shifted set is expected of that on the standard one, as a line between their logits."""
+    """Line from a model's accuracy on the standard set to that expected on the shifted one, between logits."""
 
     slope: float = Field(description="logits on the shifted set for one on the standard set")
     intercept: float = Field(description="logit on the shifted set of a model that is right half the time on the other")

@@ -1,4 +1,4 @@
-"""Put models beside the line that their baseline follows from a standard test set to shifted ones."""
+"""Compare models with the line that a baseline of models follows from a standard test set to shifted ones."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ class Task(Choice):
         return ()
 
     def lacking(self, kind: str, splits: Collection[str]) -> str:
-        """What a set of that kind with these splits lacks for the task; "" if nothing. It may still be in the data."""
+        """Reason why a set of that kind with these splits does not serve the task; "" if it does. Data are not read."""
         if self.needs and kind not in self.needs:
             return f"it needs a set for {' or '.join(self.needs)}, and in this {KINDS.get(kind, kind)}"
         if missing := [split for split in self.splits() if split not in splits]:

@@ -1,4 +1,4 @@
-"""What is looked at in MLflow beside curves: images with a slider over steps, tables, figures and small results."""
+"""Send files to MLflow: images with a slider over steps, tables, figures and small results."""
 
 from __future__ import annotations
 

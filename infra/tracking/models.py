@@ -59,7 +59,7 @@ class Snapshot:
 
 
 def snapshots(artifact: Artifact) -> Iterator[Snapshot]:
-    """The artifact's model and the checkpoints that are kept beside it; nothing if it holds no model."""
+    """The artifact's model and the checkpoints that are kept with it; nothing if it holds no model."""
     paths = _model_paths([file.path for file in artifact.files("data/")], "data/")
     if paths:
         yield Snapshot(artifact, paths)

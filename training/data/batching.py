@@ -26,7 +26,7 @@ _NONE = (-1,)  # what samples without a concept have in common
 
 
 class BatchRule(Choice):
-    """How batches are composed. Samples that ``batches`` batches would have are candidates for :attr:`kept` of them."""
+    """Rule that composes batches. The samples of ``batches`` batches are candidates for :attr:`kept` of them."""
 
     column: str = Field(
         "entries",

@@ -1,4 +1,4 @@
-"""What the hosts of the embedded web answer.
+"""Answers of the hosts of the embedded web.
 
 Every answer is a pure function of the address: no state, no clock, no chance, so any order of requests, any number of
 retries and any restart see the same web.

@@ -30,7 +30,7 @@ class Metric:
     """Ends of the line that it is drawn on."""
 
     def place(self, value: float) -> float:
-        """Where ``value`` stands on the axis, in percent."""
+        """Position of ``value`` on the axis, in percent."""
         start, end = self.axis
         return 100 * (value - start) / (end - start)
 

@@ -344,7 +344,7 @@ class Driver:
 
 
 def _union(members: Sequence[Member]) -> dict[str, _StageRun]:
-    """The stages of all plans, by digest; those of one name are told apart by their digests' beginnings."""
+    """The stages of all plans, by digest; equal names get the beginnings of their digests."""
     steps = {step.stage.digest: step for member in members for step in member.plan}
     alike = Counter(step.stage.name for step in steps.values())
     stages = {}

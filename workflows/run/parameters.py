@@ -1,4 +1,4 @@
-"""What runs are compared by in MLflow: a few parameters with short names, and the stages whose scores matter."""
+"""Parameters by which MLflow compares runs, with short names, and the stages whose scores matter."""
 
 from __future__ import annotations
 

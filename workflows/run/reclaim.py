@@ -1,4 +1,4 @@
-"""What below a root nothing needs any more, and its removal.
+"""Find and remove what below a root nothing needs any more.
 
 Needed is what a kept run or a registered model was made from, as the manifests' inputs say. The rest is an *orphan* (a
 finished artifact), *abandoned* (an unfinished one) or *leftovers* (files of killed attempts in a finished artifact).
@@ -36,7 +36,7 @@ _RESULTS = ("data/", "figures/")  # every file there is in the manifest, or is o
 
 @dataclass(frozen=True)
 class Rules:
-    """What is kept: runs by name, and those in which something happened in the last ``older_than_s``; None: all."""
+    """Runs to keep: by name, and those with an event in the last ``older_than_s`` seconds; None: all."""
 
     keep: tuple[str, ...] = ()
     older_than_s: float | None = None
@@ -72,7 +72,7 @@ class Survey:
 
     @property
     def due(self) -> list[Item]:
-        """What can be removed, the largest first."""
+        """The items that can be removed, the largest first."""
         return sorted((item for item in self.items if item.due), key=lambda item: (-item.bytes, item.folder))
 
 
@@ -128,7 +128,7 @@ def _folders(root: Store) -> list[str]:
 def _needed(
     root: Store, rules: Rules, folders: Collection[str], models: dict[str, str]
 ) -> tuple[dict[str, str], list[str]]:
-    """What needs each folder that is needed, and the names of the runs that keep nothing."""
+    """The user of each folder that is needed, by folder, and the names of the runs that keep nothing."""
     records = [RunRecord.load(root, run) for run in list_runs(root)]
     named = {find_run(root, name).run for name in rules.keep}
     let_go = [one.run for one in records if one.run not in named and not _recent(root, one, rules.older_than_s)]
@@ -185,7 +185,7 @@ def _item(folder: str, state: Literal["orphan", "abandoned", "held", "kept"], si
 
 
 def _leftovers(artifact: Artifact, sizes: dict[str, int]) -> dict[str, int]:
-    """Files of a finished artifact that nothing reads: temporary ones, rows on their way, results nobody names."""
+    """Files of a finished artifact that nothing reads: temporary ones, exchanged rows, results not in its manifest."""
     suspects = {
         path: size
         for path, size in sizes.items()

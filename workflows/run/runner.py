@@ -141,7 +141,7 @@ def run_together(
 
 
 def _services(runs: Sequence[_Run]) -> list[Callable[[], AbstractContextManager[Any]]]:
-    """What must be up while the runs work, each once: partial functions are equal by what they would call."""
+    """The services that the runs need, each once: partial functions are equal if they call the same."""
     found: dict[Any, Callable[[], AbstractContextManager[Any]]] = {}
     for service in (service for one in runs for service in one.plan.workflow.services):
         same = (service.func, service.args, *service.keywords.items()) if isinstance(service, partial) else service

@@ -1,4 +1,4 @@
-"""Which artifacts MLflow keeps: those whose models are registered in any MLflow that the runs below a root went to."""
+"""Find the artifacts whose models are registered in any MLflow that the runs below a root went to."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def measure(task: Corrupted, data: Embedded) -> Scores:
 
 
 def _right(data: Embedded, seen: Embedded, classifier: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Which images are classified rightly as they are ``seen``. Raises DataError if these are others."""
+    """Mask of the images that are classified rightly as they are ``seen``. Raises DataError if these are others."""
     if seen.keys != data.keys:
         raise DataError(f"the images of {seen.examples.split} are not those of {data.examples.split}")
     return np.asarray(metrics.classify(seen.images, classifier, data.labels).rank == 0, np.float64)

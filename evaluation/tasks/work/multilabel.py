@@ -20,7 +20,7 @@ __all__ = ["measure"]
 
 
 def measure(task: ZeroShot, data: Embedded, classifier: NDArray[np.float32]) -> Scores:
-    """Mean average precision, CLIP_benchmark's metric of such sets, and that of each class beside its share of images.
+    """Mean average precision, CLIP_benchmark's metric of such sets, and that of each class with its share of images.
 
     Raises DataError if no image shows any class, or groups are asked for.
     """

@@ -13,7 +13,7 @@ __all__ = ["predictions"]
 
 
 def predictions(keys: Sequence[str], classified: Classified, classes: Sequence[str]) -> Columns:
-    """What each image was taken for, and how surely. The ``classified`` must know their confidence."""
+    """Table of the predicted class of each image, with its confidence, which ``classified`` must have."""
     return {
         "key": keys,
         "label": classified.labels,

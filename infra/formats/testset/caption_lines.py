@@ -1,4 +1,4 @@
-"""Captions as lines of text beside a folder of images, in the forms in which Flickr8k and Flickr30k go around.
+"""Read captions from lines of text and their images from a folder, as Flickr8k and Flickr30k are distributed.
 
 ::
 
@@ -110,7 +110,7 @@ class CaptionLines(Form):
         return bool(_NAMES.fullmatch(path)) and self.file in (None, path.rpartition("/")[2])
 
     def _splits(self, path: str, beside: Sequence[str], splits: Collection[str]) -> Collection[str]:
-        """The splits whose captions a file could have: by its own name, by lists beside it, or as Karpathy's."""
+        """The splits whose captions a file could have: by its own name, by lists in the folder, or as Karpathy's."""
         words = re.split(r"[\W_]+", path.rpartition("/")[2].lower())
         if named := [split for split in splits if split in words]:
             return named
@@ -119,7 +119,7 @@ class CaptionLines(Form):
         return KARPATHY_SPLITS if "annotations" in words else ("test",)
 
     def _wanted(self, files: SetFiles, described: str, rows: Sequence[_Row]) -> set[str] | None:
-        """The images of the split by a list beside the captions; None if there is none, or the file itself says it."""
+        """The images of the split by a list in the folder; None if there is none, or if the file is of one split."""
         lists = [path for path in files.paths if path != described and _lists(path, files.split)]
         if not lists or any(split for _, split, _ in rows):
             return None

@@ -1,4 +1,4 @@
-"""What a split of a test set holds: all of it is read, and what is wrong is counted by its kind."""
+"""Count what a split of a test set holds, and what is wrong with it by kind; all of it is read."""
 
 from __future__ import annotations
 

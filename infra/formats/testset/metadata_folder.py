@@ -1,4 +1,4 @@
-"""Images beside tables that describe them, as the ``imagefolder`` of Hugging Face's ``datasets`` reads them.
+"""Read a folder of images with tables that describe them, as ``imagefolder`` of Hugging Face's ``datasets`` does.
 
 ::
 

@@ -66,7 +66,7 @@ def _of_module(name: str) -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def _of_open_clip() -> Mapping[str, Any]:
-    """What open_clip's file of these texts defines. The file is loaded alone: importing open_clip loads torch."""
+    """Constants of open_clip's file of these texts. The file is loaded alone: importing open_clip loads torch."""
     package = importlib.util.find_spec("open_clip")
     if package is None or package.origin is None:
         raise ValueError(f"open_clip is not installed here: {install(['train'])}")

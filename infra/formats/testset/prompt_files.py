@@ -36,7 +36,7 @@ Prompts = list[list[str]]
 
 @dataclass(frozen=True)
 class _Texts:
-    """What the files of one language say of a set."""
+    """Names, templates and prompts of a set in one language."""
 
     names: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
@@ -96,7 +96,7 @@ def _names(dataset: str) -> tuple[str, ...]:
 
 
 def _read(store: Store, path: str, names: Sequence[str], classes: Sequence[str]) -> _Texts | None:
-    """What a file says of the set with one of these ``names``; None if it is of other sets."""
+    """The prompts in a file of the set with one of these ``names``; None if it is of other sets."""
     place = store.locate(path)
     if path.endswith(".txt"):
         return _lines([line for line in read_lines(store, path) if line], place)
@@ -138,7 +138,7 @@ def _list(texts: Any, place: str) -> list[str]:  # noqa: ANN401 - JSON
 
 
 def _both(one: _Texts, other: _Texts, place: str) -> _Texts:
-    """What two files of a language say together. Raises DataError if both say the same kind of thing."""
+    """Merge two files of a language. Raises DataError if both have the same kind of texts."""
     for name in ("names", "templates", "by_class"):
         if getattr(one, name) and getattr(other, name):
             raise DataError(f"{place} is the second file of its language with {name} of the set", expected="one")

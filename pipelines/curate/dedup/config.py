@@ -14,7 +14,7 @@ __all__ = ["Config", "Staying"]
 
 
 class Staying(StageConfig):
-    """Which of several rows stays, and what becomes of the others and their captions."""
+    """Choice of the row that stays, and treatment of the others and their captions."""
 
     stays: Literal["largest", "best", "earliest"] = Field(
         "largest",

@@ -1,4 +1,4 @@
-"""Which samples a subset lists, and how often: joined by id over the exchange, before the images are copied.
+"""Join samples with the ids of a subset over the exchange, before the images are copied.
 
 The tars are read once for the samples' ids; these meet those of the subset in parts, and go back to their lot. So
 nobody holds more than a part of either, however long the list.

@@ -24,7 +24,7 @@ def with_halves(ids: NDArray[Any], path: str) -> NDArray[Any]:
 
 
 def read_header(store: Store, path: str) -> tuple[int, int]:
-    """Where the ids of a file of numpy's begin, in bytes, and how many there are. Raises DataError."""
+    """Offset of the ids in a file of numpy's, in bytes, and their number. Raises DataError."""
     with store.open(path) as source:
         try:
             major, _ = np.lib.format.read_magic(source)
