@@ -51,6 +51,7 @@ def ours(folder: Path) -> dict[str, float]:
     import torch
 
     from evaluation.embed import Config
+    from evaluation.embed.config import Part
     from evaluation.embed.work import embed
     from infra.formats.testset import EvalSet
     from infra.open_clip_encoder import OpenClipEncoder
@@ -77,8 +78,8 @@ def ours(folder: Path) -> dict[str, float]:
     OpenClipEncoder.encode_prepared = watched  # type: ignore[method-assign]
     examples = EvalSet.open(inputs["dataset"], "pictures", "test")
     store = Context(f"{folder}/ours-{time.time_ns()}").store
-    specs = [((examples.alone(None), None), ShardOutput(store, "classes"))]
-    specs += [((examples.alone(shard), shard), ShardOutput(store, str(shard))) for shard in examples.parts]
+    specs = [(Part(examples.alone(None), None), ShardOutput(store, "classes"))]
+    specs += [(Part(examples.alone(shard), shard), ShardOutput(store, str(shard))) for shard in examples.parts]
     records = embed(Config(sets=("pictures",)), inputs["model"], specs)
     next(records)  # the classes; the model is loaded
     before, begin, waited = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter(), 0.0

@@ -28,6 +28,7 @@ TASKS = ("linear_probe", "zeroshot_classification", "knn", "one_shot", "few_shot
 def embed(folder: Path) -> None:
     """The stage ``embed``, without the cluster around it."""
     from evaluation.embed import Config
+    from evaluation.embed.config import Part
     from evaluation.embed.work import embed as work
     from infra.formats.testset import EvalSet
     from infra.run.context import Context, ShardOutput
@@ -37,11 +38,11 @@ def embed(folder: Path) -> None:
     sets = [EvalSet.open(inputs["dataset"], "pictures", split) for split in SPLITS]
     context = Context(f"{folder}/embedded", stage="embed", digest="e" * 64)
     specs = [
-        ((one.alone(shard), shard), ShardOutput(context.store, f"{one.split}-{shard}"))
+        (Part(one.alone(shard), shard), ShardOutput(context.store, f"{one.split}-{shard}"))
         for one in sets
         for shard in one.parts
     ]
-    specs.append(((sets[0].alone(None), None), ShardOutput(context.store, "classes")))
+    specs.append((Part(sets[0].alone(None), None), ShardOutput(context.store, "classes")))
     config = Config(sets=("pictures",), splits=SPLITS)
     context = Context(context.store, stage="embed", digest="e" * 64, config=config.resolved())
     records = list(work(config, inputs["model"], specs))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import jsonschema
@@ -30,7 +31,8 @@ def test_every_file_is_yaml(path):
 
 
 def test_scripts_pass_shellcheck():
-    done = subprocess.run(["shellcheck", "--shell=bash", *SCRIPTS], capture_output=True, text=True, check=False)
+    program = Path(sys.executable).with_name("shellcheck")
+    done = subprocess.run([program, "--shell=bash", *SCRIPTS], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 
