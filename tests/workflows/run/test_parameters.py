@@ -12,7 +12,8 @@ from workflows.run.parameters import headline, parameters
 def test_the_quickstarts_parameters_are_its_own_and_what_differs_from_defaults():
     workflow = load("quickstart").build(["images=400", "train.optimizer.lr=0.001", "crawl.web.contact=me@example.org"])
     found = parameters(workflow)
-    assert list(found)[:5] == ["images", "samples", "workers", "port", "gate"]
+    own = ["images", "samples", "workers", "seed", "host", "port", "gate"]
+    assert list(found)[: len(own)] == own
     assert (found["images"], found["gate"], found["train.lr"]) == (400, 0.8, 0.001)
     assert (found["train.text_lr"], found["zeroshot.dataset"], found["balance.t"]) == (3e-4, "seen", 50)
     assert "train.weight_decay" in found and "train.batch_size" in found
@@ -24,7 +25,7 @@ def test_the_quickstarts_parameters_are_its_own_and_what_differs_from_defaults()
     assert max(map(len, found)) <= 25
     # Each value is that of the configuration.
     configs = {stage.name: flatten(stage.config.resolved()) for stage in workflow}
-    for name, value in list(found.items())[5:]:
+    for name, value in list(found.items())[len(own) :]:
         stage, _, field = name.partition(".")
         assert value in [v for path, v in configs[stage].items() if path.split(".")[-1] == field.split(".")[-1]]
 
