@@ -14,6 +14,8 @@ from infra.store import LocalStore, Store
 
 __all__ = ["Address"]
 
+_SQLITE = "sqlite:///"
+
 
 @dataclass(frozen=True)
 class Address:
@@ -30,12 +32,17 @@ class Address:
         """The address for runs below ``root``."""
         if uri := os.environ.get("MLFLOW_TRACKING_URI"):
             # MLflow would put the artifacts of a database into ./mlruns, wherever that is today.
-            folder = Path(unquote(uri.removeprefix("sqlite:///"))).absolute().parent
-            return cls(uri, _location(folder) if uri.startswith("sqlite:///") else None)
+            database = cls(uri).database
+            return cls(uri, _location(database.absolute().parent) if database else None)
         folder = root.root if isinstance(root, LocalStore) else Path(".clipline").absolute()
         # What would end the path of a URI, or stand for another character.
         quoted = str(folder).replace("%", "%25").replace("?", "%3F")
-        return cls(f"sqlite:///{quoted}/mlflow.db", _location(folder))
+        return cls(f"{_SQLITE}{quoted}/mlflow.db", _location(folder))
+
+    @property
+    def database(self) -> Path | None:
+        """The file of an sqlite database; None for a server."""
+        return Path(unquote(self.uri.removeprefix(_SQLITE))) if self.uri.startswith(_SQLITE) else None
 
     @property
     def ui_command(self) -> str | None:

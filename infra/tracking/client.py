@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -15,14 +14,14 @@ from infra.config import canonical_json
 from infra.errors import TransientError
 from infra.tracking.address import Address
 
-__all__ = ["allowed_name", "environment", "is_refusal", "open_client", "parameter"]
+__all__ = ["allowed_name", "environment", "is_missing", "is_refusal", "open_client", "parameter"]
 
 
 def open_client(address: Address) -> MlflowClient:
     """A client of the server or database at ``address``, for runs and the model registry."""
-    if not address.uri.startswith("sqlite:///"):
+    if address.database is None:
         return MlflowClient(address.uri, registry_uri=address.uri)
-    Path(address.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    address.database.parent.mkdir(parents=True, exist_ok=True)
     # A new database gets an experiment "Default" whose artifacts go to this folder; without it, to ./mlruns.
     with environment("_MLFLOW_SERVER_ARTIFACT_ROOT", address.artifacts or ""):
         return MlflowClient(address.uri, registry_uri=address.uri)
@@ -40,6 +39,11 @@ def environment(name: str, value: str) -> Iterator[None]:
             del os.environ[name]
         else:
             os.environ[name] = before
+
+
+def is_missing(error: MlflowException) -> bool:
+    """True if the registry has no such model, version or alias; for the last it says that the parameter is wrong."""
+    return error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
 def is_refusal(error: Exception) -> bool:

@@ -21,7 +21,7 @@ from infra.events import Gate
 from infra.formats.weights import TOKENIZER
 from infra.run.manifest import Artifact
 from infra.tracking.address import Address
-from infra.tracking.client import allowed_name, environment, open_client, parameter
+from infra.tracking.client import allowed_name, environment, is_missing, open_client, parameter
 
 __all__ = [
     "Snapshot",
@@ -173,7 +173,7 @@ def champion(address: Address, name: str, alias: str) -> str | None:
     try:
         version = open_client(address).get_model_version_by_alias(name, alias)
     except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+        if is_missing(error):
             return None
         raise StorageError(
             f"the model registry does not say which is the {alias} of {name}", found=str(error)

@@ -23,14 +23,13 @@ from mlflow.exceptions import MlflowException
 from infra.errors import ConfigError, redact
 from infra.store import open_store
 from infra.tracking.address import Address
-from infra.tracking.client import environment, open_client
+from infra.tracking.client import environment, is_missing, open_client
 from pipelines.adopt.published import Pick, models_folder, root
 
 __all__ = ["fetch"]
 
 _NAMED = re.compile(r"models:/(?:(?P<logged>m-[0-9a-f]{32})|(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+)))")
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
-_MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
 def fetch(name: str, pick: Pick) -> str:
@@ -42,12 +41,11 @@ def fetch(name: str, pick: Pick) -> str:
             expected="models:/name@alias, models:/name/3, or models:/m-... of a logged model",
         )
     address = Address.find(open_store(root()))
-    place = Path(unquote(address.uri.removeprefix("sqlite:///")))
-    if address.uri.startswith("sqlite:///") and not place.is_file():
+    if address.database and not address.database.is_file():
         raise ConfigError(
             f"there is no model registry for {name}",
             expected="MLFLOW_TRACKING_URI, or a root with runs (--root, CLIPLINE_ROOT)",
-            found=f"no {place}",
+            found=f"no {address.database}",
         )
     with _asked(address.uri, name):
         client = open_client(address)
@@ -73,7 +71,7 @@ def _location(client: MlflowClient, match: re.Match[str], name: str) -> str:
             version = client.get_model_version(match["name"], match["version"])
         return str(client.get_model_version_download_uri(version.name, version.version))
     except MlflowException as error:
-        if error.error_code not in _MISSING:
+        if not is_missing(error):
             raise
         raise ConfigError(
             f"the model registry has no {name}", expected="a name and alias or version that it has",

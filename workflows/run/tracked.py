@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
-from urllib.parse import unquote
 
 from infra.errors import CliplineError, StorageError, redact
 from infra.store import LocalStore, Store
@@ -13,8 +11,6 @@ from infra.tracking.state import State
 from infra.tracking.tracker import configure
 
 __all__ = ["registered_models"]
-
-_FILE = "sqlite:///"
 
 
 def registered_models(root: Store, runs: Iterable[str]) -> dict[str, str]:
@@ -54,13 +50,9 @@ def _ask(address: Address) -> dict[str, str]:
 
 def _there(address: Address) -> bool:
     """False for a database file that does not exist: asking would make it."""
-    return not address.uri.startswith(_FILE) or _path(address).is_file()
+    return address.database is None or address.database.is_file()
 
 
 def _within(root: Store, address: Address) -> bool:
     """True for a database that would lie in the root itself: it is gone, or nothing was tracked yet."""
-    return isinstance(root, LocalStore) and _path(address).parent == root.root
-
-
-def _path(address: Address) -> Path:
-    return Path(unquote(address.uri.removeprefix(_FILE)))
+    return isinstance(root, LocalStore) and address.database is not None and address.database.parent == root.root

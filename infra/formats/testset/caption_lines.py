@@ -20,16 +20,15 @@ import io
 import json
 import re
 from collections.abc import Collection, Iterator, Sequence
-from functools import partial
 from typing import ClassVar
 
 from pydantic import Field
 
 from infra.errors import DataError
-from infra.formats.testset.captions import KARPATHY_SPLITS, located, packed_with_captions
+from infra.formats.testset.captions import KARPATHY_SPLITS, captioned_set, in_one_line, only_file, with_images
 from infra.formats.testset.evalset import SPLITS, EvalSet, Form, SetFiles
-from infra.formats.testset.folders import chunks, is_image
-from infra.formats.testset.texts import decoded, read_kind, read_lines
+from infra.formats.testset.folders import is_image
+from infra.formats.testset.texts import decoded, read_lines
 
 __all__ = ["CaptionLines"]
 
@@ -63,23 +62,15 @@ class CaptionLines(Form):
                 continue
             for split in self._splits(path, [one for one in paths if one.rpartition("/")[0] == folder], splits):
                 found.setdefault((folder, split), []).append(path)
-        images = [path for path in paths if is_image(path)]
-        for (name, _), files in found.items():
-            files += [path for path in images if path.startswith(f"{name}/")]
-        return {key: files for key, files in found.items() if is_image(files[-1])}
+        return with_images(found, paths)
 
     def open(self, files: SetFiles) -> EvalSet:
         known = tuple(dict.fromkeys((files.split, *SPLITS)))
-        described, *others = [
+        named = [
             path for path in files.paths if self._has(path) and files.split in self._splits(path, files.paths, known)
         ]
+        described = only_file(self, files, named)
         place = files.store.locate(described)
-        if others:
-            raise DataError(
-                f"several files have captions of split {files.split!r} of {files.name}", expected="one of them",
-                found=", ".join((described, *others)),
-                fix=f'adopt\'s contents.forms=[{{"kind": "caption_lines", "file": "{described.rpartition("/")[2]}"}}]',
-            )  # fmt: skip
         rows = list(_rows(decoded(files.store.read(described), place), place))
         wanted = self._wanted(files, described, rows)
         captions: dict[str, list[str]] = {}
@@ -91,19 +82,7 @@ class CaptionLines(Form):
                 f"{place} has no caption of {missing[0]!r}", expected="one of each image that its split lists",
                 found=f"none of {len(missing)} of {len(wanted or ())}",
             )  # fmt: skip
-        if not captions:
-            raise DataError(f"{place} has no image of split {files.split!r}", expected="an image at least")
-        entries = [(image, tuple(texts)) for image, texts in captions.items()]
-        return EvalSet(
-            name=files.name,
-            split=files.split,
-            store=files.store,
-            kind=read_kind(files.store, "retrieval"),
-            classes=(),
-            templates=(),
-            parts=chunks(located([path for path in files.paths if is_image(path)], entries, place)),
-            read=partial(packed_with_captions, files.store),
-        )
+        return captioned_set(files, [(image, tuple(texts)) for image, texts in captions.items()], place)
 
     def _has(self, path: str) -> bool:
         """True if a file could have the captions, by its name."""
@@ -151,7 +130,7 @@ def _rows(text: str, place: str) -> Iterator[_Row]:
                 f"line {number} of {place} has no caption", expected="NAME.jpg#0<TAB>caption", found=line[:80]
             )
         if match:
-            yield match["image"], "", _texts([match["caption"]])
+            yield match["image"], "", in_one_line([match["caption"]])
 
 
 def _table(text: str, first: str, place: str) -> Iterator[_Row]:
@@ -184,7 +163,7 @@ def _table(text: str, first: str, place: str) -> Iterator[_Row]:
                 if "\n" in "".join(row)
                 else f"{len(fields)} fields: {row}"[:120],
             )
-        yield fields[image], fields[split] if split is not None else "", _texts(_listed(fields[caption]))
+        yield fields[image], fields[split] if split is not None else "", in_one_line(_listed(fields[caption]))
 
 
 def _column(head: Sequence[str], names: Sequence[str]) -> int | None:
@@ -201,7 +180,3 @@ def _listed(text: str) -> list[str]:
         if isinstance(found, list) and all(isinstance(one, str) for one in found):
             return found
     return [text]
-
-
-def _texts(captions: Sequence[str]) -> tuple[str, ...]:
-    return tuple(stripped for caption in captions if (stripped := " ".join(caption.split())))

@@ -26,7 +26,7 @@ from infra.formats.testset.folders import chunks, is_image
 from infra.formats.testset.texts import read_kind
 from infra.store import Store
 
-__all__ = ["KARPATHY_SPLITS", "CaptionsJson", "located", "packed_with_captions"]
+__all__ = ["KARPATHY_SPLITS", "CaptionsJson", "captioned_set", "in_one_line", "only_file", "with_images"]
 
 _NAMES = re.compile(
     r"(?i)(?:.*/)?(?:dataset_(?P<set>\w+)|captions_(?P<own>[a-z]+)\d*|\w*karpathy_(?P<list>[a-z]+)\d*)\.json"
@@ -50,21 +50,11 @@ class CaptionsJson(Form):
             for split in self._splits(path):
                 name = path.rpartition("/")[0].removesuffix("/annotations")
                 found.setdefault((name, split), []).append(path)
-        images = [path for path in paths if is_image(path)]
-        for (name, _), files in found.items():
-            files += [path for path in images if path.startswith(f"{name}/")]
-        return {key: files for key, files in found.items() if is_image(files[-1])}
+        return with_images(found, paths)
 
     def open(self, files: SetFiles) -> EvalSet:
-        described, *others = [path for path in files.paths if files.split in self._splits(path)]
+        described = only_file(self, files, [path for path in files.paths if files.split in self._splits(path)])
         place = files.store.locate(described)
-        if others:
-            raise DataError(
-                f"several files have captions of split {files.split!r} of {files.name}",
-                expected="one of them",
-                found=", ".join((described, *others)),
-                fix=f'adopt\'s contents.forms=[{{"kind": "captions_json", "file": "{described.rpartition("/")[2]}"}}]',
-            )
         try:
             entries = list(_entries(json.loads(files.store.read(described)), files.split))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -73,19 +63,7 @@ class CaptionsJson(Form):
                 expected="COCO's images and annotations, Karpathy's images and sentences, or a list",
                 found=repr(error)[:200],
             ) from error
-        if not entries:
-            raise DataError(f"{place} has no image of split {files.split!r}", expected="an image at least")
-        parts = chunks(located([path for path in files.paths if is_image(path)], entries, place))
-        return EvalSet(
-            name=files.name,
-            split=files.split,
-            store=files.store,
-            kind=read_kind(files.store, "retrieval"),
-            classes=(),
-            templates=(),
-            parts=parts,
-            read=partial(packed_with_captions, files.store),
-        )
+        return captioned_set(files, entries, place)
 
     def _splits(self, path: str) -> tuple[str, ...]:
         """The splits whose captions a file could have, by its name."""
@@ -100,25 +78,66 @@ def _entries(content: Any, split: str) -> Iterator[tuple[str, tuple[str, ...]]]:
     """File name and captions of each image of the split."""
     if isinstance(content, list):
         for one in content:
-            yield one["image"], _texts([one["caption"]] if isinstance(one["caption"], str) else one["caption"])
+            yield one["image"], in_one_line([one["caption"]] if isinstance(one["caption"], str) else one["caption"])
     elif "annotations" in content:
         captions: dict[Any, list[str]] = {}
         for one in content["annotations"]:
             captions.setdefault(one["image_id"], []).append(one["caption"])
         for image in content["images"]:
-            yield image["file_name"], _texts(captions.get(image["id"], ()))
+            yield image["file_name"], in_one_line(captions.get(image["id"], ()))
     else:
         for image in content["images"]:
             if image["split"] == split:
                 name = "/".join(filter(None, (image.get("filepath"), image["filename"])))
-                yield name, _texts([sentence["raw"] for sentence in image["sentences"]])
+                yield name, in_one_line([sentence["raw"] for sentence in image["sentences"]])
 
 
-def _texts(captions: Sequence[str]) -> tuple[str, ...]:
+# --- what every form of captions in files has, with images beside them ------------------------------------------------
+
+
+def with_images(found: dict[tuple[str, str], list[str]], paths: Sequence[str]) -> dict[tuple[str, str], list[str]]:
+    """The files of each set and split ``found``, with the images below the set; what has none is left out."""
+    images = [path for path in paths if is_image(path)]
+    for (name, _), files in found.items():
+        files += [path for path in images if path.startswith(f"{name}/")]
+    return {key: files for key, files in found.items() if is_image(files[-1])}
+
+
+def only_file(form: Form, files: SetFiles, described: Sequence[str]) -> str:
+    """The one file with captions of the split among ``described``. Raises DataError for several."""
+    first, *others = described
+    if others:
+        raise DataError(
+            f"several files have captions of split {files.split!r} of {files.name}",
+            expected="one of them",
+            found=", ".join(described),
+            fix=f'adopt\'s contents.forms=[{{"kind": "{form.kind}", "file": "{first.rpartition("/")[2]}"}}]',
+        )
+    return first
+
+
+def captioned_set(files: SetFiles, entries: Sequence[tuple[str, tuple[str, ...]]], place: str) -> EvalSet:
+    """The set of the images that the file at ``place`` names, with their captions. Raises DataError for none."""
+    if not entries:
+        raise DataError(f"{place} has no image of split {files.split!r}", expected="an image at least")
+    return EvalSet(
+        name=files.name,
+        split=files.split,
+        store=files.store,
+        kind=read_kind(files.store, "retrieval"),
+        classes=(),
+        templates=(),
+        parts=chunks(_located([path for path in files.paths if is_image(path)], entries, place)),
+        read=partial(_packed, files.store),
+    )
+
+
+def in_one_line(captions: Sequence[str]) -> tuple[str, ...]:
+    """The captions with single spaces between their words; blank ones are left out."""
     return tuple(stripped for caption in captions if (stripped := " ".join(caption.split())))
 
 
-def located(
+def _located(
     images: Sequence[str], entries: Sequence[tuple[str, tuple[str, ...]]], place: str
 ) -> list[tuple[str, tuple[str, ...]]]:
     """Each image's path with its captions. Raises DataError unless one file's path ends like its name."""
@@ -146,7 +165,7 @@ def located(
     return located
 
 
-def packed_with_captions(store: Store, entries: Sequence[tuple[str, tuple[str, ...]]]) -> Iterator[Packed]:
+def _packed(store: Store, entries: Sequence[tuple[str, tuple[str, ...]]]) -> Iterator[Packed]:
     """The samples of images at these paths, with their captions."""
     for path, captions in entries:
         yield Packed(key=path, image=store.read(path), label=-1, captions=captions)
