@@ -57,6 +57,10 @@ class Recipe:
     def name(self) -> str:
         return self.path.stem
 
+    def recorded_as(self, given: str) -> str:
+        """The recipe as runs record it: absolute where a file was ``given``, else the name itself."""
+        return str(self.path) if Path(given).exists() else given
+
     @property
     def summary(self) -> str:
         """The first line of the file's docstring, without the recipe's own name before a colon."""

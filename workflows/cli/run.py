@@ -28,7 +28,7 @@ from workflows.run.records import RunRecord, find_run
 if TYPE_CHECKING:
     from workflows.run.runner import Outcome
 
-__all__ = ["carry_out", "check_cluster", "plan", "resume", "run"]
+__all__ = ["carry_out", "check_ready", "plan", "resume", "run"]
 
 
 @grouped
@@ -104,24 +104,27 @@ def _execute(name: str, request: Request, execution: dict[str, Any], as_json: bo
     """Plan and run, with progress on stderr and the result on stdout. Exits with the outcome's code."""
     root, err = open_store(request.root), stderr()
     recipe, workflow = request.build(name)
-    recorded = str(recipe.path) if Path(name).exists() else name
-    record = RunRecord.of(recorded, request.settings, workflow, request.selection)
+    record = RunRecord.of(recipe.recorded_as(name), request.settings, workflow, request.selection)
     made = make_plan(workflow, root, request.selection)
     if not made.to_run:
         err.print(f"{record.run}: nothing to do, every stage is done.", style="green")
         result.show(record, root, stdout(), as_json=as_json)
         return
-    if not os.environ.get("RAY_ADDRESS"):  # a cluster's nodes may have what this machine has not
-        made.check_installed()
-    check_cluster()
+    check_ready([made])
     err.print(
         f"{record.run}: {len(made.to_run)} of {len(made.steps)} stages to run, below {redact(root.url)}", markup=False
     )
     _carry_out(made, root, record, execution, as_json)
 
 
-def check_cluster() -> None:
-    """Raise CliplineError if no cluster answers at RAY_ADDRESS: Ray would try for 15 minutes and ignore Ctrl-C."""
+def check_ready(plans: Sequence[Plan]) -> None:
+    """Raise CliplineError if the plans need what is not installed, or no cluster answers at RAY_ADDRESS.
+
+    Ray would try for 15 minutes and ignore Ctrl-C.
+    """
+    if not os.environ.get("RAY_ADDRESS"):  # a cluster's nodes may have what this machine has not
+        for made in plans:
+            made.check_installed()
     ray = ray_cluster()
     if ray.verdict == "bad":
         raise CliplineError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -16,7 +15,7 @@ from workflows.cli import result
 from workflows.cli.compare import Primary, compared, show
 from workflows.cli.console import column, print_json, strict
 from workflows.cli.options import DEFAULT_ROOT, Execution, Json, RecipeName, Root, Set, grouped
-from workflows.cli.run import carry_out, check_cluster
+from workflows.cli.run import carry_out, check_ready
 from workflows.cli.terminal import stderr, stdout
 from workflows.recipe import load
 from workflows.run.plan import Plan
@@ -53,8 +52,7 @@ def sweep(
 ) -> None:
     """Run a recipe under every combination of settings and compare them. The same command again continues."""
     store, found = open_store(root), load(recipe)
-    recorded = str(found.path) if Path(recipe).exists() else recipe
-    whole = plan_sweep(found, recorded, settings or [], parse_grid(grid or []), seeds, draw)
+    whole = plan_sweep(found, found.recorded_as(recipe), settings or [], parse_grid(grid or []), seeds, draw)
     plans = whole.plans(store)
     if plan_only:
         _show_plan(whole, plans, as_json)
@@ -68,7 +66,7 @@ def sweep(
     whole.save(store)
     errors, code = {}, 0
     if due:
-        check_cluster()
+        check_ready(plans)
         runs = [(plan, trial.record) for plan, trial in zip(plans, whole.trials, strict=True)]
         outcomes = carry_out(runs, store, execution, whole.name)
         errors = {outcome.run: str(outcome.error) for outcome in outcomes if outcome.error is not None}
