@@ -6,7 +6,8 @@ class into bins of equal width, and averages over images how far the accuracy of
 **Its bias.** A distance is never negative, so noise adds to it: a model of perfect calibration has an error of some .05
 on 300 images. The value is the one that papers report, bias and all. The interval is of what it estimates, the error on
 infinitely many images: of the errors that could be true, it holds those that would, noise included, have given about
-the value that was found. Where noise alone explains it, that is all from 0.
+the value that was found. Where noise alone explains it, that is all from 0. The noise is that of each bin's images and of
+their number.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class CalibrationError(Metric):
 
     def own_interval(self, confidence: float) -> tuple[float, float, str]:
         count, right, sure = self.by_bin
-        gap = np.abs(right - sure)[count > 0] / self.images
+        gap, part = np.abs(right - sure)[count > 0] / self.images, count[count > 0] / self.images
         share = ((right + 1) / (count + 2))[count > 0]  # never 0 or 1, where nothing would seem to vary
         error = np.sqrt(share * (1 - share) * count[count > 0]) / self.images
         z = NormalDist().inv_cdf((1 + confidence) / 2)
@@ -80,8 +81,10 @@ class CalibrationError(Metric):
             return moved
 
         def excess(shift: float, side: float) -> float:
-            mean, deviation = _folded(true(shift), error)
-            return mean + side * z * deviation - float(gap.sum())
+            mean, variance = _folded(true(shift), error)
+            # Other images of the same kind would also be in other bins.
+            composition = (true(shift) ** 2 / part).sum() - true(shift).sum() ** 2
+            return mean + side * z * sqrt(variance + composition / self.images) - float(gap.sum())
 
         low, high = (
             0.0 if excess(-_FAR, side) >= 0 else float(true(brentq(excess, -_FAR, _FAR, args=(side,))).sum())
@@ -92,9 +95,9 @@ class CalibrationError(Metric):
 
 
 def _folded(mean: Array, deviation: Array) -> tuple[float, float]:
-    """Mean and standard deviation of the sum of absolute values of independent normal variables."""
+    """Mean and variance of the sum of absolute values of independent normal variables."""
     absolute = deviation * sqrt(2 / pi) * np.exp(-((mean / deviation) ** 2) / 2) + mean * erf(
         mean / deviation / sqrt(2)
     )
     variance = mean**2 + deviation**2 - absolute**2
-    return float(absolute.sum()), float(np.sqrt(variance.sum()))
+    return float(absolute.sum()), float(variance.sum())

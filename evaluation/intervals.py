@@ -30,6 +30,7 @@ from infra.measures import Mean, Metric
 __all__ = ["Interval", "interval", "percentile_interval", "resampled", "wilson"]
 
 _CELLS = 1 << 20  # indices held at once: 8 MiB, so that metrics read their counts from the cache
+_ROUNDING = 1e-18  # a variance below is that of sums in another order
 
 
 @dataclass(frozen=True)
@@ -97,9 +98,10 @@ def _effective_size(metric: Metric, values: NDArray[Any], confidence: float) -> 
     """Number of independent outcomes of 0 or 1 that would vary as ``metric`` does; Student's t for few images."""
     share, images = min(1.0, max(0.0, metric.value - metric.bias)), metric.images
     correction = images / max(1, images - 1)  # a resample varies less than another test set would
-    variance = metric.variance if isinstance(metric, Mean) else float(np.var(values)) * correction
-    # Where nothing varies nothing is known of how outcomes are tied: as if all of an image were one.
-    size = share * (1 - share) / variance if variance > 0 else float(images)
+    variance = float(np.var(values)) * correction if metric.variance is None else metric.variance
+    # Where nothing varies nothing is known of how outcomes are tied.
+    varies = variance > _ROUNDING and 0 < share < 1
+    size = share * (1 - share) / variance if varies else float(metric.units)
     size = min(size, metric.outcomes)
     tail = (1 + confidence) / 2
     student = float(stdtrit(max(1, images - 1), tail))

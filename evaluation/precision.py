@@ -9,6 +9,9 @@ image shows, where here the mean is over the others.
 looks better than it is: one image alone at the top is 1 of 1. Without itself the share is right on average, whatever
 the scores are: of images above a given score, each shows the class with the same probability. That is what the interval
 is around.
+
+**Its variance.** A resample repeats images, which count as above one another, so it is neither right on average nor of
+the right width. The jackknife (Tukey, 1958) leaves out each image in turn instead, of a class in one pass.
 """
 
 from __future__ import annotations
@@ -42,7 +45,23 @@ class AveragePrecision(Metric):
 
     @cached_property
     def bias(self) -> float:
-        return self.value - float(np.mean([_without_itself(places, last) for _, places, last in self._classes]))
+        return self.value - float(np.mean([_without_itself(places, last).mean() for _, places, last in self._classes]))
+
+    @property
+    def units(self) -> int:
+        return min(self.images, int(self.shown.sum()))
+
+    @cached_property
+    def variance(self) -> float:
+        """The jackknife's, of the mean over the classes that are shown without each image."""
+        total, classes = np.zeros(self.images), np.zeros(self.images)
+        for order, places, last in self._classes:
+            without = _without_each(places, last, self.images)
+            known = np.isfinite(without)
+            total[order] += np.where(known, without, 0)
+            classes[order] += known
+        values = total[classes > 0] / classes[classes > 0]
+        return float((self.images - 1) * values.var()) if len(values) else 0.0
 
     @cached_property
     def _classes(self) -> list[tuple[Array, Array, Array]]:
@@ -75,7 +94,40 @@ class AveragePrecision(Metric):
         return found
 
 
-def _without_itself(places: Array, last: Array) -> float:
-    """The average precision of a class if no image counts for itself; that of one with none above stays 1."""
-    above = np.searchsorted(places, last, side="right") - 1
-    return float(np.divide(above, last, out=np.ones(len(last)), where=last > 0).mean())
+def _share(above: Array, images: Array) -> NDArray[np.float64]:
+    """The part ``above`` of so many ``images``; 1 where there are none."""
+    return np.divide(above, images, out=np.ones(len(images)), where=images > 0)
+
+
+def _without_itself(places: Array, last: Array) -> NDArray[np.float64]:
+    """Precision at each image that shows the class if it does not count itself; at one with none above it is 1."""
+    return _share(_above(places, last), last)
+
+
+def _above(places: Array, last: Array) -> NDArray[np.int64]:
+    """Number of others of the class that score as high or higher than each image of it."""
+    above: NDArray[np.int64] = np.searchsorted(places, last, side="right") - 1
+    return above
+
+
+def _without_each(places: Array, last: Array, images: int) -> NDArray[np.float64]:
+    """The mean of :func:`_without_itself` without each image in turn, by place: (images,). NaN: none shows the class.
+
+    Leaving an image out changes the precision at those that score as high or lower, which are the last ones.
+    """
+    above, itself = _above(places, last), _without_itself(places, last)
+    if_other, if_shown = _share(above, last - 1), _share(above - 1, last - 1)  # is left out
+    first = np.searchsorted(last, np.arange(images))  # of those that change
+    same = np.concatenate([[0], np.cumsum(itself)])[first]
+    total = same + _from_each(if_other)[first]
+    total[places] = (same + _from_each(if_shown)[first])[places] - if_shown
+    number = np.full(images, float(len(places)))
+    number[places] -= 1
+    without: NDArray[np.float64] = np.divide(total, number, out=np.full(images, np.nan), where=number > 0)
+    return without
+
+
+def _from_each(values: Array) -> NDArray[np.float64]:
+    """The sum of ``values`` from each on, and 0 from behind the last: (len(values) + 1,)."""
+    sums: NDArray[np.float64] = np.append(np.cumsum(values[::-1])[::-1], 0)
+    return sums

@@ -50,6 +50,16 @@ class Metric(ABC):
         return np.inf
 
     @property
+    def variance(self) -> float | None:
+        """Variance of the value without its bias, over other test sets; None: that over resamples is taken."""
+        return None
+
+    @property
+    def units(self) -> int:
+        """Number of independent outcomes to take where nothing varies: all of an image as one."""
+        return self.images
+
+    @property
     def bias(self) -> float:
         """Mean distance of the value above what it estimates, by which its interval is moved."""
         return 0.0

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.special import beta, betainc
+from scipy.stats import norm
 
+from evaluation.calibration import BINS, CalibrationError
 from evaluation.intervals import interval, resampled
+from evaluation.precision import AveragePrecision
 from infra.measures import Average, ClassMean, Mean, Metric
 from infra.ranking import tie_recall
 
@@ -73,12 +78,67 @@ def _both_ways(recall: float, images: int) -> Case:
     return Case(f"mean recall {recall} of {images} images", 0.9 * recall + 0.1 * (1 - recall), draw)
 
 
+def scored(
+    random: np.random.Generator, images: int, shares: Sequence[float], shifts: Sequence[float]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Normal scores for classes that these ``shares`` of the images show, moved by ``shifts`` where shown."""
+    shown = random.random((images, len(shares))) < np.array(shares)
+    return random.standard_normal(shown.shape) + np.array(shifts) * shown, shown
+
+
+def precision_of_all(share: float, shift: float) -> float:
+    """The average precision on infinitely many images: of those that score as high, how many show the class?"""
+    scores = norm.ppf((np.arange(20000) + 0.5) / 20000) + shift
+    right, wrong = share * norm.sf(scores - shift), (1 - share) * norm.sf(scores)
+    return float((right / (right + wrong)).mean())
+
+
+def _precisions(images: int, shares: Sequence[float], shifts: Sequence[float]) -> Case:
+    """Mean average precision of so many classes."""
+    of_all = [precision_of_all(share, shift) for share, shift in zip(shares, shifts, strict=True)]
+    name = f"mean average precision of {len(shares)} classes from {min(shares)} of {images} images"
+    return Case(name, float(np.mean(of_all)), lambda random: AveragePrecision(*scored(random, images, shares, shifts)))
+
+
+def calibration_of_all(first: float, second: float, sharp: float) -> float:
+    """ECE on infinitely many images whose confidence p is a beta variable, and of which p**sharp are right."""
+    edges = np.arange(BINS + 1) / BINS
+
+    def moments(power: float) -> NDArray[np.float64]:
+        """The mean of p**power where p lies in each bin, and 0 elsewhere."""
+        moment = beta(first + power, second) / beta(first, second)
+        inside: NDArray[np.float64] = np.diff(betainc(first + power, second, edges)) * moment
+        return inside
+
+    return float(np.abs(moments(sharp) - moments(1)).sum())
+
+
+def _calibration(first: float, second: float, sharp: float, images: int) -> Case:
+    def draw(random: np.random.Generator) -> Metric:
+        confidence = random.beta(first, second, images)
+        return CalibrationError(random.random(images) < confidence**sharp, confidence)
+
+    truth = calibration_of_all(first, second, sharp)
+    return Case(f"calibration error {truth:.2f} of {images} images", truth, draw)
+
+
 CASES = (
     *(_right(accuracy, images) for accuracy in (0.5, 0.9, 0.99) for images in (240, 1000)),
     *(_captions(recall, 1000, tied) for recall in (0.3, 0.9, 0.99) for tied in (0.1, 0.5)),
     *(_classes(low, 600, 12) for low in (0.2, 0.95)),
     *(_ties(right, 400) for right in (0.3, 0.98)),
     *(_both_ways(recall, 300) for recall in (0.2, 0.95)),
+    _precisions(300, [0.1] * 6, [1] * 6),
+    _precisions(300, [0.1, 0.2, 0.05, 0.3, 0.1, 0.5], [3, 2, 1, 0, 4, 0.5]),
+    _precisions(200, [0.03] * 8, [1.5] * 8),
+    _precisions(240, [0.3] * 4, [5] * 4),  # nearly perfect
+    _precisions(1000, [0.05] * 20, [2] * 20),
+    _precisions(100, [0.2] * 5, [1.5] * 5),
+    _precisions(500, [0.02, 0.05, 0.1, 0.4], [3, 2.5, 2, 1]),
+    _precisions(300, [0.1], [2]),
+    _precisions(1000, [0.01] * 10, [3] * 10),
+    _calibration(4, 2, 1.5, 2000),
+    _calibration(1, 1, 4.0, 20_000),  # of bins with very different gaps
 )
 
 
@@ -87,7 +147,8 @@ def coverage(case: Case, draws: int) -> float:
     random, held = np.random.default_rng(1), 0
     for seed in range(draws):
         metric = case.draw(random)
-        resamples = 1 if isinstance(metric, Mean) else RESAMPLES  # a mean of outcomes knows its variance
+        known = metric.variance is not None or metric.own_interval(0.95) is not None
+        resamples = 1 if known else RESAMPLES
         found = interval(metric, resampled([metric], samples=resamples, seed=seed)[:, 0])
         held += found.low <= case.truth <= found.high
     return held / draws

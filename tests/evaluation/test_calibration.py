@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from interval_samples import calibration_of_all
+from scipy.stats import binom
 from sklearn.metrics import f1_score
 
 from evaluation.calibration import CalibrationError
@@ -47,19 +49,11 @@ def test_ece_by_hand(right, confidence, error):
     assert 0 <= found.low <= found.value <= found.high <= 1
 
 
-def truth(sharp, images=1_000_000):
-    """Binned error of a model that is right with p**sharp where it says p."""
-    confidence = np.random.default_rng(9).beta(4, 2, images)
-    edges = np.ceil(confidence * 15)
-    gap = np.bincount(edges.astype(int), weights=confidence**sharp - confidence)
-    return np.abs(gap).sum() / images
-
-
 @pytest.mark.long
 @pytest.mark.parametrize("images", [240, 2000])
 @pytest.mark.parametrize("sharp", [1.0, 1.2, 2.0, 4.0])
 def test_the_interval_of_ece_holds_the_error_without_its_bias(sharp, images):
-    random, expected, held, above = np.random.default_rng(1), truth(sharp), 0, 0
+    random, expected, held, above = np.random.default_rng(1), calibration_of_all(4, 2, sharp), 0, 0
     for _ in range(400):
         confidence = random.beta(4, 2, images)
         found = interval(CalibrationError(random.random(images) < confidence**sharp, confidence), np.zeros(1))
@@ -89,16 +83,32 @@ def test_a_group_that_a_resample_lost_is_passed_over():
     assert np.isfinite(resampled([metric], samples=50)).all()
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("accuracies", [(0.8,) * 4, (0.5, 0.9, 0.9), (0.97, 0.99, 1.0), (0.6, 0.62) * 10])
-def test_the_interval_of_the_worst_group_holds_the_worst_truth(accuracies):
-    random, held = np.random.default_rng(3), 0
-    groups = np.repeat(np.arange(len(accuracies)), 120)
-    for _ in range(400):
-        right = random.random(len(groups)) < np.array(accuracies)[groups]
-        found = interval(WorstGroup(right, groups), np.zeros(1))
-        held += found.low <= min(accuracies) <= found.high
-    assert 0.92 <= held / 400 <= 0.995
+@pytest.mark.parametrize("images", [30, 120])
+@pytest.mark.parametrize(
+    "accuracies",
+    [(0.8,), (0.8,) * 2, (0.8,) * 50, (0.5, 0.9, 0.9), (0.2, 0.8, 0.8, 0.8), (0.97, 0.99, 1.0), (0.6, 0.62) * 10],
+    ids=str,
+)
+def test_the_interval_of_the_worst_group_holds_the_worst_truth(accuracies, images):
+    """Exactly: counts of right images are binomial, and the bounds miss where those of every group do."""
+    groups, counts, worst = (
+        np.arange(images * len(accuracies)) % len(accuracies),
+        np.arange(images + 1),
+        min(accuracies),
+    )
+    place = np.arange(len(groups)) // len(accuracies)
+    found = [interval(WorstGroup(place < count, groups), np.zeros(1)) for count in counts]
+    low, high = np.array([one.low for one in found]), np.array([one.high for one in found])
+    each = [binom.pmf(counts, images, accuracy) for accuracy in accuracies]
+    above, below = (np.prod([chance @ mask for chance in each]) for mask in (low > worst, high >= worst))
+    assert 0.945 <= below - above <= 0.995
+
+
+def test_bounds_of_the_worst_group_are_the_lowest_of_any():
+    groups, place, rights = np.arange(300) % 3, np.arange(300) // 3, (40, 45, 90)
+    found = interval(WorstGroup(place < np.take(rights, groups), groups), np.zeros(1))
+    alike = [interval(WorstGroup(place < count, groups), np.zeros(1)) for count in rights]
+    assert (found.low, found.high) == (min(one.low for one in alike), min(one.high for one in alike))
 
 
 def test_the_reliability_figure_is_drawn():
