@@ -99,7 +99,9 @@ class Recipe:
         workflow = self.function(**given)
         if not isinstance(workflow, Workflow):
             raise UsageError(f"{self.path}: workflow() returned {type(workflow).__name__}", expected="a Workflow")
-        workflow = replace(workflow, parameters={p.name: given.get(p.name, p.default) for p in parameters})
+        values = {p.name: given.get(p.name, p.default) for p in parameters}
+        changed = {p.name: values[p.name] for p in parameters if p.required or values[p.name] != p.default}
+        workflow = replace(workflow, parameters=values, changed=changed)
         return _with_fields(workflow, fields) if fields else workflow
 
     def _validated(self, name: str, value: object) -> object:
@@ -214,13 +216,16 @@ def _with_fields(workflow: Workflow, fields: dict[str, dict[str, Any]]) -> Workf
         if name not in names:
             raise UsageError(f"workflow {workflow.name} has no stage {name!r}", **_hint(name, names))
     rebuilt: dict[str, Stage] = {}
+    changed = dict(workflow.changed)
     for stage in workflow:
         config = stage.config
         for field, value in fields.get(stage.name, {}).items():
-            config = _set(config, field.split("."), value)
+            before, config = config, _set(config, field.split("."), value)
+            if config != before:
+                changed[f"{stage.name}.{field}"] = value
         inputs = {name: rebuilt[source.name] for name, source in stage.inputs.items()}
         rebuilt[stage.name] = replace(stage, config=config, inputs=inputs)
-    return replace(workflow, stages=tuple(rebuilt.values()))
+    return replace(workflow, stages=tuple(rebuilt.values()), changed=changed)
 
 
 def _set(config: C, path: list[str], value: object) -> C:

@@ -134,6 +134,7 @@ class Workflow:
     services: tuple[Callable[[], AbstractContextManager[Any]], ...] = ()
     gate: Gate | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)  # those of the recipe that made it, with their values
+    changed: Mapping[str, Any] = field(default_factory=dict)  # parameters and fields that differ from the recipe's own
 
     def __post_init__(self) -> None:
         _check_name("workflow", self.name)

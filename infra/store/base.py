@@ -12,7 +12,7 @@ import re
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
@@ -67,6 +67,14 @@ class Store(ABC):
     def read_all(self, paths: Sequence[str]) -> list[bytes]:
         """Read whole files, in that order. Raises FileNotFoundError."""
         return [self.read(path) for path in paths]
+
+    def read_there(self, paths: Sequence[str]) -> dict[str, bytes]:
+        """Read those of the files that are there, in that order, by path."""
+        found = {}
+        for path in paths:
+            with suppress(FileNotFoundError):
+                found[path] = self.read(path)
+        return found
 
     def read_ranges(self, ranges: Sequence[tuple[str, int, int]]) -> list[bytes]:
         """The bytes from the first to before the second offset of each path, in that order, and no others are read.

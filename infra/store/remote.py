@@ -60,10 +60,22 @@ class ObjectStore(Store):
             return bytes(self._fs.cat_file(self._at(path)))
 
     def read_all(self, paths: Sequence[str]) -> list[bytes]:
-        places = [self._at(path) for path in paths]
         with _translated_errors(self.url):
-            found = self._fs.cat(places) if places else {}  # many at once
-        return [bytes(found[place]) for place in places]
+            return [bytes(data) for data in self._read_whole(paths, "raise")]
+
+    def read_there(self, paths: Sequence[str]) -> dict[str, bytes]:
+        with _translated_errors(self.url):
+            found = dict(zip(paths, self._read_whole(paths, "return"), strict=True))
+            for data in found.values():
+                if isinstance(data, Exception) and not isinstance(data, FileNotFoundError):
+                    raise data
+        return {path: bytes(data) for path, data in found.items() if not isinstance(data, Exception)}
+
+    def _read_whole(self, paths: Sequence[str], on_error: str) -> list[Any]:
+        # Many at once, a request each: the filesystem's cat() would first ask for each whether it is there, and s3fs
+        # for its size, to read a large one in parts.
+        places, whole = [self._at(path) for path in paths], {"max_concurrency": 1} if self.url.startswith("s3") else {}
+        return list(self._fs.cat_ranges(places, None, None, on_error=on_error, **whole)) if places else []
 
     def read_ranges(self, ranges: Sequence[tuple[str, int, int]]) -> list[bytes]:
         wanted = [(self._at(path), start, end) for path, start, end in ranges if start < end]  # none has 0 bytes

@@ -21,6 +21,7 @@ from workflows.cli import gc as garbage
 from workflows.cli import trace as tracing
 from workflows.cli.compare import compare
 from workflows.cli.help import ABOUT, EXIT_CODES, epilog
+from workflows.cli.ls import ls
 from workflows.cli.search import search
 from workflows.cli.sweep import sweep
 from workflows.cli.tasks import tasks
@@ -33,7 +34,7 @@ _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
     "Look (writes nothing)": {
         "plan": run.plan,
         "status": look.status,
-        "ls": look.ls,
+        "ls": ls,
         "show": look.show,
         "diff": look.diff,
         "compare": compare,

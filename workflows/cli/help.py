@@ -30,6 +30,7 @@ _EXAMPLES = {
         "clipline sweep my_recipe.py --grid objective=infonce,siglip --grid batch_size=256,1024 --random 3 --plan",
     ),
     "gc": ("clipline gc", "clipline gc --older-than 14d --keep quickstart-3fa9c01b", "clipline gc --delete"),
+    "ls": ("clipline ls", "clipline ls --name quickstart", "clipline ls download"),
     "show": ("clipline show filter", "clipline show download/3fa9 --verify"),
     "trace": ("clipline trace https://example.org/cat.jpg", "clipline trace 5d41402abc4b2a76b9719d911017c592 --json"),
     "search": (

@@ -7,12 +7,12 @@ import sys
 import webbrowser
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from infra.config import Config, flatten
-from infra.errors import CliplineError, UsageError, redact
+from infra.errors import CliplineError, UsageError
 from infra.events import Metrics, Progress
 from infra.rows import FACT
 from infra.run.manifest import MANIFEST, Artifact, Manifest
@@ -25,9 +25,9 @@ from workflows.cli.terminal import stderr, stdout
 from workflows.recipe import built_in, load
 from workflows.report import summary
 from workflows.run.journal import Journal
-from workflows.run.records import find_run, list_runs, run_states
+from workflows.run.records import find_run, run_states
 
-__all__ = ["artifact_named", "diff", "fields", "logs", "ls", "recipes", "report", "show", "status"]
+__all__ = ["artifact_named", "diff", "fields", "logs", "recipes", "report", "show", "status"]
 
 ArtifactName = Annotated[
     str, typer.Argument(metavar="ARTIFACT", help="`stage/digest` as `ls` prints it, or its beginning.")
@@ -51,36 +51,6 @@ def status(name: RunName = None, root: Root = DEFAULT_ROOT, as_json: Json = Fals
         out.print(f"  {state.name:<{width}}", end="")
         out.print(f"{state.state:<13}", style=styles[state.state], end="")
         out.print(detail, markup=False)
-
-
-def ls(
-    stage: Annotated[str | None, typer.Argument(help="List only artifacts of this stage.")] = None,
-    root: Root = DEFAULT_ROOT,
-    as_json: Json = False,
-) -> None:
-    """List runs and finished artifacts."""
-    store = open_store(root)
-    artifacts = []
-    for name in [stage] if stage else store.folders("artifacts"):
-        for digest in store.folders(f"artifacts/{name}"):
-            if artifact := Artifact.find(store.child(f"artifacts/{name}/{digest}")):
-                manifest = artifact.manifest
-                row: dict[str, Any] = {"name": manifest.name, "files": manifest.file_count}
-                row["bytes"] = manifest.size
-                row["kept"] = manifest.funnel.kept if manifest.funnel else None
-                artifacts.append({**row, "folder": artifact.store.url})
-    runs = [] if stage else list_runs(store)
-    if as_json:
-        print_json({"runs": runs, "artifacts": artifacts})
-        return
-    if not runs and not artifacts:
-        stderr().print(f"nothing below {redact(store.url)} yet", markup=False)
-    out = stdout()
-    for run_name in runs:
-        out.print(f"run       {run_name}")
-    for row in artifacts:
-        kept = f"{row['kept']:>10,} kept" if row["kept"] is not None else ""
-        out.print(f"artifact  {row['name']:<26}{row['files']:>6} files {row['bytes'] / 1e6:>10.1f} MB {kept}")
 
 
 def show(
@@ -169,7 +139,7 @@ def artifact_named(root: Store, name: str) -> Artifact:
         raise UsageError(
             f"there is no artifact {name!r} below {root.url}",
             expected=f"one of these stages: {others}" if others else "",
-            fix="clipline ls lists them" if others else "clipline run quickstart makes some",
+            fix="clipline ls --artifacts lists them" if others else "clipline run quickstart makes some",
         )
     if len(found) > 1:
         others = ", ".join(f"{stage}/{digest[:12]}" for digest in found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -10,9 +11,10 @@ from pydantic_core import to_jsonable_python
 
 from infra.config import Config
 from infra.errors import redact_values
+from infra.run.manifest import Manifest
 from workflows.stage import Workflow
 
-__all__ = ["headline", "parameters"]
+__all__ = ["headline", "main_metric", "parameters"]
 
 
 def parameters(workflow: Workflow) -> dict[str, Any]:
@@ -52,3 +54,10 @@ def headline(workflow: Workflow) -> list[str]:
     }
     shown = {"model", "scores", "suite"}
     return [one.name for one in workflow if shown & {*one.config.outputs()} and one.name not in summed]
+
+
+def main_metric(manifest: Manifest) -> dict[str, float]:
+    """The metric that speaks for an artifact, by ``stage.metric``; nothing if it names none, or none that is finite."""
+    name = manifest.facts.get("main")
+    value = manifest.metrics.get(name) if isinstance(name, str) else None
+    return {f"{manifest.stage}.{name}": value} if value is not None and math.isfinite(value) else {}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
+from pydantic_core import to_jsonable_python
 
 from infra.config import digest
 from infra.errors import UsageError, redact, redact_values
@@ -21,7 +22,7 @@ from workflows.run.journal import Journal
 from workflows.run.plan import Selection, changes, described
 from workflows.stage import Workflow
 
-__all__ = ["RunRecord", "StageState", "find_run", "finished", "list_runs", "run_states"]
+__all__ = ["Ended", "RunRecord", "StageState", "find_run", "finished", "list_runs", "load_runs", "run_states"]
 
 
 class _Planned(BaseModel):
@@ -31,6 +32,18 @@ class _Planned(BaseModel):
     folder: str
     inputs: dict[str, str]
     described: dict[str, Any] = {}  # the identity with every field, to say later what has changed
+
+
+class Ended(BaseModel):
+    """The end of a run, kept in its record so that a list of runs reads one file of each."""
+
+    model_config = ConfigDict(frozen=True)
+
+    status: str  # done | failed | preempted
+    at: float  # seconds since the epoch
+    seconds: float
+    stages_done: int
+    headline: dict[str, float] = {}  # the main metrics of models and evaluations, by ``stage.metric``
 
 
 class RunRecord(BaseModel):
@@ -43,9 +56,11 @@ class RunRecord(BaseModel):
     recipe_digest: str = ""  # sha256 of that file
     directory: str = ""  # where the command was given: relative paths in the settings start there
     settings: list[str]
+    changed: dict[str, Any] = {}  # parameters and fields that differ from the recipe's defaults
     selection: Selection = Selection()
     stages: list[_Planned]
     started: float = 0.0  # seconds since the epoch; only for people, and to list the latest last
+    ended: Ended | None = None  # None while it runs, and after it was killed
 
     @classmethod
     def of(
@@ -69,6 +84,7 @@ class RunRecord(BaseModel):
             recipe_digest=hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "",
             directory=str(Path.cwd()),
             settings=list(settings),
+            changed=redact_values(to_jsonable_python(dict(workflow.changed), fallback=str)),
             selection=selection or Selection(),
             stages=stages,
         )
@@ -104,34 +120,52 @@ class RunRecord(BaseModel):
                 fix=f"repeat the command: clipline run {self.recipe} --set ..., which goes on where it was",
             )
 
-    def save(self, root: Store) -> None:
-        """Write the record, without secrets in its settings."""
+    def save(self, root: Store) -> RunRecord:
+        """Write the record of a run that starts now, without secrets in its settings; the record as written."""
         settings = [redact(setting) for setting in self.settings]
-        started = self.model_copy(update={"started": time.time(), "settings": settings})
-        root.write(f"runs/{self.run}/run.json", started.model_dump_json(indent=1).encode())
+        started = self.model_copy(update={"started": time.time(), "settings": settings, "ended": None})
+        started._write(root)
+        return started
+
+    def end(self, root: Store, ended: Ended) -> None:
+        """Write the record of a run that was saved and has ended."""
+        self.model_copy(update={"ended": ended})._write(root)
+
+    def _write(self, root: Store) -> None:
+        root.write(f"runs/{self.run}/run.json", self.model_dump_json(indent=1).encode())
 
     @classmethod
     def load(cls, root: Store, run: str) -> RunRecord:
         return cls.model_validate_json(root.read(f"runs/{run}/run.json"))
 
 
+def load_runs(root: Store, wanted: Callable[[str], bool] = lambda name: True) -> list[RunRecord]:
+    """The records of the runs below ``root`` whose names are wanted, the latest started last.
+
+    On an object store: one listing, and one request a run, many at once.
+    """
+    places = [f"runs/{name}/run.json" for name in root.folders("runs") if wanted(name)]
+    records = [RunRecord.model_validate_json(data) for data in root.read_there(places).values()]
+    return sorted(records, key=lambda record: record.started)
+
+
 def list_runs(root: Store) -> list[str]:
     """Names of the runs below ``root``, the latest started last."""
-    names = [name for name in root.folders("runs") if root.exists(f"runs/{name}/run.json")]
-    return sorted(names, key=lambda name: RunRecord.load(root, name).started)
+    return [record.run for record in load_runs(root)]
 
 
 def find_run(root: Store, name: str | None) -> RunRecord:
     """The run of that name or unique beginning; without a name the latest. Raises UsageError."""
-    names = list_runs(root)
-    if not names:
+    records = load_runs(root)
+    if not records:
         raise UsageError(f"there are no runs below {root.url}", fix="clipline run quickstart")
     if name is None:
-        return RunRecord.load(root, names[-1])
-    matches = [known for known in names if known == name] or [known for known in names if known.startswith(name)]
+        return records[-1]
+    matches = [one for one in records if one.run == name] or [one for one in records if one.run.startswith(name)]
     if len(matches) != 1:
-        raise UsageError(f"{name!r} names {len(matches)} runs", expected="one of " + ", ".join(names))
-    return RunRecord.load(root, matches[0])
+        known = ", ".join(one.run for one in records)
+        raise UsageError(f"{name!r} names {len(matches)} runs", expected=f"one of {known}")
+    return matches[0]
 
 
 def finished(root: Store, record: RunRecord) -> list[Artifact]:

@@ -24,11 +24,11 @@ from workflows import user
 from workflows.report.summary import manifests, note, report_files
 from workflows.run.champion import Better, better_than_champion
 from workflows.run.journal import Journal
-from workflows.run.parameters import headline, parameters
+from workflows.run.parameters import headline, main_metric, parameters
 from workflows.run.plan import Plan
 from workflows.run.provenance import commit
 from workflows.run.reclaim import settled
-from workflows.run.records import RunRecord
+from workflows.run.records import Ended, RunRecord
 from workflows.run.signals import SignalHandler
 from workflows.stage import Check
 
@@ -62,8 +62,8 @@ class _Run:
     """A plan with its record, journal and tracker. ``sweep``: the name of what it is one run of."""
 
     def __init__(self, plan: Plan, record: RunRecord, root: Store, sweep: str) -> None:
-        self.plan, self.record, self.root = plan, record, root
-        record.save(root)
+        self.plan, self.root = plan, root
+        self.record = record.save(root)
         self.folder = root.child(f"runs/{record.run}")
         self._journal = Journal(self.folder)
         self.tracker = Tracker(Address.find(root), plan.workflow.name, root, self.folder, self._journal.read)
@@ -92,11 +92,20 @@ class _Run:
             self.concluding.result()
         text = note(self.record, self.root)
         self.emit([RunFinished(run=self.record.run, status=status, exit_code=code, seconds=seconds, note=text)])
+        self._record_end(status, seconds)
         tracker, tracked = self.tracker, self.tracker.close(timeout_s=60.0)
         if options.tracking_required and status == "done" and (tracker.refused or not tracked):
             self.error = _untracked(tracker, self.record.run, tracked)
             status, code = "failed", self.error.exit_code
         return Outcome(self.record.run, status, code, self.error, tracker.page, tracked)
+
+    def _record_end(self, status: str, seconds: float) -> None:
+        if isinstance(self.error, LeaseHeld):  # another process is at it, maybe with this very run
+            return
+        done, speak = manifests(self.record, self.root), headline(self.plan.workflow)
+        scores = {name: value for one in done if one.stage in speak for name, value in main_metric(one).items()}
+        ended = Ended(status=status, at=time.time(), seconds=seconds, stages_done=len(done), headline=scores)
+        self.record.end(self.root, ended)
 
 
 def run(plan: Plan, root: Store, record: RunRecord, options: Options, listen: Listener) -> Outcome:

@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from infra.store import LocalStore
 from workflows.cli import app as cli
 from workflows.recipe import load
 from workflows.run.journal import Journal
-from workflows.run.records import RunRecord
+from workflows.run.records import Ended, RunRecord, list_runs
 
 COMMANDS = ["run", "resume", "plan", "status", "ls", "show", "diff", "compare", "search", "trace", "logs", "report"]
 COMMANDS += ["recipes", "fields", "tasks", "doctor", "sync", "gc", "sweep"]
@@ -121,14 +122,29 @@ def test_status_shows_every_stage(clipline, toy):
     assert shown["stages"][0]["seconds"] == 65.0
 
 
-def test_ls_lists_runs_and_artifacts(clipline, toy):
+def test_ls_lists_runs_with_what_sets_them_apart(clipline, toy, root):
+    other = RunRecord.of("toy.py", [], load("toy.py").build(["size=9", "third.name=" + "long" * 20])).save(root)
+    scores = {"train.loss": 2.5, "zeroshot.acc1": 0.7512345}
+    other.end(root, Ended(status="done", at=2.0, seconds=1.0, stages_done=2, headline=scores))
+    day = datetime.fromtimestamp(other.started).strftime("%Y-%m-%d")
     lines = clipline("ls").stdout.splitlines()
-    assert lines[0].startswith("run       toy-")
-    assert [line.split()[1].split("/")[0] for line in lines[1:]] == ["first", "second", "third"]
-    assert all(line.endswith("2 kept") for line in lines[1:])
+    assert [line.split()[:2] for line in lines] == [[name, day] for name in (list_runs(root)[0], other.run)]
+    assert lines[0].split()[3:] == ["done"]
+    assert lines[1].endswith(f"done         zeroshot.acc1 0.7512  2 of 3 stages  size=9  third.name={'long' * 9}l...")
+    assert clipline("ls", "--name", other.run[-8:]).stdout.splitlines() == lines[1:]
+    assert clipline("ls", "--name", "toy-*").stdout.splitlines() == lines
+    assert "no runs named yot" in clipline("ls", "--name", "yot").stderr
+    shown = strictly(clipline("ls", "--json").stdout)["runs"]
+    assert [(row["run"], row["headline"], row["stages_done"]) for row in shown[1:]] == [(other.run, scores, 2)]
+    assert shown[1]["changed"]["size"] == 9
+
+
+def test_ls_lists_artifacts(clipline, toy):
+    lines = clipline("ls", "--artifacts").stdout.splitlines()
+    assert [line.split("/")[0] for line in lines] == ["first", "second", "third"]
+    assert all(line.endswith("2 kept") for line in lines)
     assert len(clipline("ls", "second").stdout.splitlines()) == 1
-    shown = strictly(clipline("ls", "--json").stdout)
-    assert len(shown["runs"]) == 1
+    shown = strictly(clipline("ls", "--artifacts", "--json").stdout)
     assert [(row["name"].split("/")[0], row["files"], row["kept"]) for row in shown["artifacts"]] == [
         ("first", 1, 2),
         ("second", 1, 2),
@@ -140,7 +156,8 @@ def test_ls_of_nothing_is_nothing(clipline):
     shown = clipline("ls")
     assert shown.stdout == ""
     assert "yet" in shown.stderr
-    assert strictly(clipline("ls", "--json").stdout) == {"runs": [], "artifacts": []}
+    assert strictly(clipline("ls", "--json").stdout) == {"runs": []}
+    assert strictly(clipline("ls", "crawl", "--json").stdout) == {"artifacts": []}
 
 
 def test_show_tells_what_an_artifact_is(clipline, toy, root):

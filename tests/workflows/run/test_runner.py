@@ -117,6 +117,9 @@ def test_a_second_run_does_nothing_and_a_changed_field_reruns_only_what_depends_
     assert {row["stage"]: row["action"] for row in plan} == {"left": "run", "right": "cached", "both": "run"}
     assert plan[0]["why"] == ["shards: 3 -> 4"]
     driver("run", str(TOY), "--set", "left.shards=4")
+    first, second = json.loads(driver("ls", "--json").stdout)["runs"]
+    assert (first["state"], first["stages_done"], first["changed"]) == ("done", 3, {})
+    assert (second["state"], second["stages_done"], second["changed"]) == ("done", 3, {"left.shards": 4})
     assert driver.worked() - before == Counter({f"left/{n:05d}": 1 for n in range(4)})
 
 
@@ -169,6 +172,7 @@ def test_a_signal_stops_the_run_and_resume_continues_it(driver, undisturbed, num
     _, err = process.communicate(timeout=60)
     assert process.returncode == code, err
     assert "clipline resume" in err
+    assert json.loads(driver("ls", "--json").stdout)["runs"][0]["state"] == "stopped"
     driver("resume")
     assert driver.manifests() == undisturbed
 
@@ -213,6 +217,7 @@ def test_the_second_of_two_runs_exits_73_naming_the_holder_or_waits(driver, undi
     refused = driver("run", str(TOY), expect=73)
     assert f"process {first.pid}" in refused.stderr
     assert "waiting for a sign of life" in refused.stderr
+    assert json.loads(driver("ls", "--json").stdout)["runs"][0]["state"] == "running"
     assert first.wait(timeout=60) == 0
     assert waiting.wait(timeout=60) == 0, waiting.communicate()
     first.communicate()
