@@ -7,11 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from infra.errors import LeaseHeld
 from infra.events import RunFinished, RunStarted
 from infra.run.manifest import MANIFEST, Manifest
 from infra.store import Store
 from workflows.run.journal import Journal
-from workflows.run.records import RunRecord, StageState, load_runs, run_states
+from workflows.run.records import RunRecord, load_runs, run_states
 
 __all__ = ["Row", "artifacts", "runs"]
 
@@ -68,18 +69,13 @@ def _row(root: Store, record: RunRecord) -> Row:
 
 def _state(root: Store, record: RunRecord) -> str:
     """The state of a run whose record has no end."""
-    events, _ = Journal(root.child(f"runs/{record.run}")).read()
-    last = next((event for event in reversed(events) if isinstance(event, (RunStarted, RunFinished))), None)
-    if isinstance(last, RunFinished):
-        return _SAID.get(last.status, last.status)
-    return _together(run_states(root, record))
-
-
-def _together(stages: Sequence[StageState]) -> str:
-    """One state for the stages of a run that no event has ended: what was begun and is held by nobody was killed."""
-    states = {stage.state for stage in stages}
+    states = {stage.state for stage in run_states(root, record)}
     if "running" in states:
         return "running"
+    events, _ = Journal(root.child(f"runs/{record.run}")).read()
+    last = next((event for event in reversed(events) if isinstance(event, (RunStarted, RunFinished))), None)
+    if isinstance(last, RunFinished) and last.exit_code != LeaseHeld.exit_code:  # else only a second process ended
+        return _SAID.get(last.status, last.status)
     if states == {"waiting"}:
         return "waiting"
     return "done" if states <= {"done"} else "interrupted"
