@@ -12,7 +12,7 @@ key                  stream  purpose
 ``(seed, 0)``        1       crop, augmentation and choice of caption (data/augment)
 ``(seed, 0)``        2       patch dropout (model/dropout)
 ``(seed, layer)``    3       dropout, by layer (model/dropout)
-``(seed, purpose)``  0       masking, hard negatives (objectives/albef/sampling)
+``(seed, purpose)``  0       masking, hard negatives (objectives)
 ===================  ======  =======================================================
 """
 

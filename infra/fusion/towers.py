@@ -25,9 +25,11 @@ __all__ = [
     "Widths",
     "encode_images",
     "encode_texts",
+    "image_width",
     "lengths_of",
     "shared_width",
     "text_tower",
+    "text_width",
     "token_widths",
     "word_embedding",
 ]
@@ -43,7 +45,7 @@ class Widths(NamedTuple):
 
 def token_widths(model: nn.Module) -> Widths:
     """Return the widths of ``model``'s tokens. Raises ConfigError if its towers have no tokens to return."""
-    return Widths(_image_width(model), *_text_width(model))
+    return Widths(image_width(model), *text_width(model))
 
 
 def shared_width(model: Any) -> int:  # noqa: ANN401 - open_clip is untyped
@@ -60,7 +62,8 @@ def shared_width(model: Any) -> int:  # noqa: ANN401 - open_clip is untyped
             return int(projection.shape[1])
 
 
-def _image_width(model: Any) -> int:  # noqa: ANN401
+def image_width(model: Any) -> int:  # noqa: ANN401
+    """Return the width of the image tower's tokens. Raises ConfigError if it has none to return."""
     visual = getattr(model, "visual", None)
     if isinstance(visual, VisionTransformer) and visual.attn_pool is None:
         return int(visual.transformer.width)
@@ -74,7 +77,8 @@ def _image_width(model: Any) -> int:  # noqa: ANN401
     )
 
 
-def _text_width(model: Any) -> tuple[int, int]:  # noqa: ANN401
+def text_width(model: Any) -> tuple[int, int]:  # noqa: ANN401
+    """Return the width of the text tower's tokens and its heads. Raises ConfigError if it has none to return."""
     tower = text_tower(model)
     if isinstance(model, CLIP) or (isinstance(model, CustomTextCLIP) and isinstance(tower, TextTransformer)):
         pool = tower.text_pool_type if tower is model else tower.pool_type

@@ -35,18 +35,18 @@ MOST_PIXELS = 20_000_000
 TEMPLATES, EACH = 25, 6  # of pictures that differ in words, and pictures of each
 
 
-def pictures(folder: Path, half: str, count: int) -> list[Path]:
-    """``count`` pictures of one half, in the order of a hash of their names."""
+def pictures(folder: Path, half: str, count: int, in_a_folder: int) -> list[Path]:
+    """``count`` pictures of one half or of all, in the order of a hash of their names."""
     ranked = []
     for path in folder.rglob("*.png"):
         rank = blake2b(path.relative_to(folder).with_suffix("").as_posix().encode(), digest_size=8).digest()
-        if rank[0] % 2 == (half == "odd") and not path.stem.endswith(("_mirror", "_flip")):
+        if half in ("all", ("even", "odd")[rank[0] % 2]) and not path.stem.endswith(("_mirror", "_flip")):
             ranked.append((rank, path))
     chosen: list[Path] = []
     folders: Counter[Path] = Counter()
     for _, path in sorted(ranked):
         width, height = Image.open(path).size
-        if min(width, height) < 96 or width * height > MOST_PIXELS or folders[path.parent] == IN_A_FOLDER:
+        if min(width, height) < 96 or width * height > MOST_PIXELS or folders[path.parent] == in_a_folder:
             continue
         folders[path.parent] += 1
         chosen.append(path)
@@ -164,11 +164,12 @@ def measure_speed(paths: list[Path]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=Path, nargs="+", required=True, help="folders of PNG files")
-    parser.add_argument("--half", choices=["odd", "even"], default="even")
+    parser.add_argument("--half", choices=["odd", "even", "all"], default="even")
     parser.add_argument("--count", type=int, default=250, help="pictures of each folder")
+    parser.add_argument("--in-a-folder", type=int, default=IN_A_FOLDER, help="pictures of one folder, at most")
     arguments = parser.parse_args()
     Image.MAX_IMAGE_PIXELS = None
-    chosen = [pictures(folder, arguments.half, arguments.count) for folder in arguments.pictures]
+    chosen = [pictures(folder, arguments.half, arguments.count, arguments.in_a_folder) for folder in arguments.pictures]
     measure_speed(chosen[0])
     measure_words(chosen[0])
     measure([path for paths in chosen for path in paths])

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["all_gather", "all_gather_with_grad", "all_reduce", "rank", "reduce_scatter", "size"]
+__all__ = ["all_gather", "all_gather_with_grad", "all_reduce", "global_mean", "rank", "reduce_scatter", "size"]
 
 
 def rank() -> int:
@@ -52,6 +52,15 @@ def all_reduce(x: Tensor, operation: dist.ReduceOp.RedOpType = dist.ReduceOp.SUM
     x = x.detach().clone(memory_format=torch.contiguous_format)
     dist.all_reduce(x, operation)
     return x
+
+
+def global_mean(losses: Tensor, counts: Tensor) -> Tensor:
+    """Return this rank's part of the mean loss over all ranks' terms, 0-D: the mean over ranks is that mean.
+
+    ``losses`` (b,) are sums of terms by sample, ``counts`` (b,) their number of terms.
+    """
+    total = all_reduce(counts.detach().sum())
+    return losses.sum() * size() / total.clamp(min=1)
 
 
 def all_gather_with_grad(x: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ COCA = {
     "multimodal_cfg": {**SMALL, "vocab_size": 64, "attn_pooler_heads": 2},
     "custom_text": True,
 }
-NAMES = ("infonce", "siglip", "vsepp", "coca", "distill")
+NAMES = ("infonce", "siglip", "vsepp", "coca", "distill", "data2vec image", "data2vec text")
 
 
 def build(settings=MODEL, folder=None, **preprocess):
@@ -77,11 +77,16 @@ def teacher(tmp_path_factory):
 
 
 def make(name, teacher, weights=torch.float64):
-    settings = {"vsepp": {"warmup": 32}, "distill": {"weight": 0.7}}.get(name, {})
-    run = Config(batch_size=8, objective={"kind": name, **settings})
+    settings = {
+        "vsepp": {"warmup": 32},
+        "distill": {"weight": 0.7},
+        "data2vec": {"layers": 1, "mask_rate": 0.5, "modality": name.partition(" ")[2]},
+    }
+    kind = name.partition(" ")[0]
+    run = Config(batch_size=8, objective={"kind": kind, **settings.get(kind, {})})
     model = build(COCA if name == "coca" else MODEL)
     objective = run.objective.build(model, run, {"teacher": teacher}).to(weights)
-    objective.position = 11  # in the batch that begins at 8
+    objective.position = 8
     return objective
 
 
@@ -225,14 +230,20 @@ def step(objective, parts=1):
     from torch.nn.parallel import DistributedDataParallel
 
     images, texts = batch()
-    wrapped, no_sync = objective, nullcontext
+    wrapped, no_sync, first = objective, nullcontext, objective.position
     if dist.is_initialized():
         rank, size = dist.get_rank(), dist.get_world_size()
         images, texts = images.chunk(size)[rank], texts.chunk(size)[rank]
+        first += rank * len(images)
         wrapped = DistributedDataParallel(objective, broadcast_buffers=False)
         no_sync = wrapped.no_sync
     pieces = list(zip(images.chunk(parts), texts.chunk(parts), strict=True))
-    losses = backward(objective, lambda part: wrapped(*pieces[part]), parts, no_sync)
+
+    def encode(part):
+        objective.position = first + part * len(pieces[0][0])
+        return wrapped(*pieces[part])
+
+    losses = backward(objective, encode, parts, no_sync)
     gradients = {n: w.grad.numpy().copy() for n, w in objective.named_parameters() if w.requires_grad}
     objective.zero_grad()
     return {name: loss.item() for name, loss in losses.items()}, gradients
@@ -543,4 +554,4 @@ def test_no_teacher_is_an_error(tmp_path):
 
 
 def test_every_objective_is_found():
-    assert {*NAMES, "albef"} <= {*ObjectiveConfig.all_members()}
+    assert {"albef", *(name.partition(" ")[0] for name in NAMES)} <= {*ObjectiveConfig.all_members()}

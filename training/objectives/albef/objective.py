@@ -24,7 +24,7 @@ from infra.errors import ConfigError
 from infra.fusion.encoder import FOLDER
 from infra.fusion.network import Fusion, Layout, token_places
 from infra.fusion.towers import encode_images, lengths_of, shared_width, token_widths, word_embedding
-from training.distributed.collectives import all_gather, all_reduce, rank, size
+from training.distributed.collectives import all_gather, global_mean, rank
 from training.model.blocks import compile_blocks
 from training.objectives.albef.matcher import Matcher
 from training.objectives.albef.momentum import Momentum, Queue, contrast
@@ -139,10 +139,10 @@ class ALBEF(Objective):
             ) / 2
             loss = losses["itc"]
             if self.config.itm_weight:
-                losses["itm"] = _mean(outputs["itm"], outputs["itm_pairs"])
+                losses["itm"] = global_mean(outputs["itm"], outputs["itm_pairs"])
                 loss = loss + self.config.itm_weight * losses["itm"]
             if self.config.mlm_weight:
-                losses["mlm"] = _mean(outputs["mlm"], outputs["mlm_words"])
+                losses["mlm"] = global_mean(outputs["mlm"], outputs["mlm_words"])
                 loss = loss + self.config.mlm_weight * losses["mlm"]
         return losses | {"loss": loss}
 
@@ -283,12 +283,3 @@ def _encode(model: Any, fusion: Any, images: Tensor, captions: _Captions) -> _En
     text, words = encode_texts(model, texts, lengths, mask_embedding)
     words, masked_words = words.tensor_split([int(captions.lengths.sum())])
     return _Encoded(l2_normalise(image), l2_normalise(text[: len(images)]), image_tokens, words, masked_words)
-
-
-def _mean(losses: Tensor, counts: Tensor) -> Tensor:
-    """Return this rank's part of the mean loss over all ranks' terms: the mean over ranks is that mean.
-
-    ``losses`` are sums of terms by sample, ``counts`` their number of terms.
-    """
-    total = all_reduce(counts.detach().sum())
-    return losses.sum() * size() / total.clamp(min=1)
