@@ -6,8 +6,8 @@ class into bins of equal width, and averages over images how far the accuracy of
 **Its bias.** A distance is never negative, so noise adds to it: a model of perfect calibration has an error of some .05
 on 300 images. The value is the one that papers report, bias and all. The interval is of what it estimates, the error on
 infinitely many images: of the errors that could be true, it holds those that would, noise included, have given about
-the value that was found. Where noise alone explains it, that is all from 0. The noise is that of each bin's images and of
-their number.
+the value that was found. Where noise alone explains it, that is all from 0. The noise is that of each bin's images and
+of their number.
 """
 
 from __future__ import annotations
