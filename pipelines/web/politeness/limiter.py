@@ -10,7 +10,8 @@ as clock readings, and are taken such that transit can only make a delay longer.
 the worker's side, ``pipelines.web.politeness.client`` and ``actor`` the transport.
 
 Plain logic, with the clock passed in. A limiter that is lost restarts empty: it knows no worker, and each reports all
-it needs. Until then a host may see the requests in flight from before the loss on top of what the new one grants.
+it needs. Until then a host may see the requests in flight from before the loss on top of what the new one grants, and
+the first of these sooner after the last one than the host's delay.
 """
 
 from __future__ import annotations

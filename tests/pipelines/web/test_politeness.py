@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from infra.errors import TransientError
@@ -124,6 +124,10 @@ bursts = st.lists(  # worker, host, when, how many requests at once, how long ea
     dies=st.none() | st.tuples(st.integers(0, 3), st.floats(0, 20)),
     lost=st.none() | st.floats(0, 20),
 )
+@example(
+    bursts=[*5 * [(0, "a", 0.0, 1, 0.01)], (0, "b", 2.5, 1, 0.01), (1, "a", 0.0, 2, 0.01)],
+    shards=1, cap=1, delay=0.7, lag=0.0, connections=1, dies=None, lost=2.5,
+)  # fmt: skip
 def test_tokens_never_exceed_the_cap_and_no_worker_starves(bursts, shards, cap, delay, lag, connections, dies, lost):
     """With one limiter or several; a worker may die, and limiters may be lost and restarted empty."""
     web = Web(host_concurrency=cap, delay_s=delay, concurrency=connections)
@@ -164,7 +168,8 @@ def test_tokens_never_exceed_the_cap_and_no_worker_starves(bursts, shards, cap, 
                 await task
         for name in server.starts:
             assert server.most[name] <= (cap if lost is None else 2 * cap)
-            assert server.excess(name, delay) <= (0 if lost is None else 1)
+            # After a loss one request of before comes between the new ones, which cannot know when the last one was.
+            assert server.excess(name, delay) <= (0 if lost is None else 2)
         for who in range(4):
             assert finished[who] == sum(burst[3] for burst in bursts if burst[0] == who) or (dies and dies[0] == who)
         for task in tasks:
