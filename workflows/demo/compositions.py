@@ -10,9 +10,19 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from workflows.demo.scenes import BACKGROUNDS, COLOURS, SEEN, SHAPES, name
+from workflows.demo.scenes import BACKGROUNDS, COLOURS, SEEN, SHAPES, UNSEEN, name
 
-__all__ = ["CATEGORIES", "Composition", "Item", "pair"]
+__all__ = [
+    "CATEGORIES",
+    "NUMBERS",
+    "RELATIONS",
+    "Composition",
+    "Item",
+    "counted",
+    "pair",
+    "placed",
+    "two_things",
+]
 
 
 @dataclass(frozen=True)
@@ -50,48 +60,44 @@ def pair(category: str, seed: int) -> tuple[Composition, Composition]:
 
 Said = tuple[tuple[Item, ...], str]
 
-_COUNTS = {2: "two", 3: "three", 4: "four"}
+NUMBERS = {2: "two", 3: "three", 4: "four"}
 _PLURALS = {"cross": "crosses"}
-_RELATIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
+RELATIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
 
 
 def _attribute(draw: random.Random) -> tuple[Said, Said]:
     """Two shapes, and which of them has which of two colours."""
     wording = draw.choice(("a {} and a {}", "a picture of a {} and a {}", "there is a {} beside a {}"))
-    one, other = _two_things(draw)
+    one, other = two_things(draw)
     swapped = replace(one, colour=other.colour), replace(other, colour=one.colour)
     return _said(wording, (one, other)), _said(wording, swapped)
 
 
 def _relation(draw: random.Random) -> tuple[Said, Said]:
     """Two coloured shapes, and which of them is left of, or above, the other."""
-    relation = draw.choice(list(_RELATIONS))
+    relation = draw.choice(list(RELATIONS))
     wording = draw.choice(("a {{}} {} a {{}}", "a drawing of a {{}} {} a {{}}", "the {{}} is {} the {{}}")).format(
         relation
     )
-    one, other = _two_things(draw)
-    across, down = _RELATIONS[relation]
-    aside, far = draw.uniform(-0.12, 0.12), draw.uniform(0.22, 0.26)
-    near, away = ((0.5 + side * (across * far or aside), 0.5 + side * (down * far or aside)) for side in (1, -1))
-    placed = replace(one, place=near), replace(other, place=away)
-    swapped = replace(other, place=near), replace(one, place=away)
-    return _said(wording, placed), _said(wording, swapped)
+    one, other = two_things(draw)
+    near, away = placed(draw, relation, one, other)
+    swapped = replace(other, place=near.place), replace(one, place=away.place)
+    return _said(wording, (near, away)), _said(wording, swapped)
 
 
 def _count(draw: random.Random) -> tuple[Said, Said]:
     """Several of two coloured shapes, and of which there are more."""
     wording = draw.choice(("{} {} and {} {}", "a card with {} {} and {} {}"))
-    one, other = _two_things(draw)
-    numbers = draw.sample(list(_COUNTS), 2)
-    cells = [(0.2 + 0.3 * column, 0.2 + 0.3 * row) for row in range(3) for column in range(3)]
-    places = draw.sample(cells, sum(numbers))
+    one, other = two_things(draw)
+    numbers = draw.sample(list(NUMBERS), 2)
+    places = counted(draw, sum(numbers))
 
     def shown(first: int, second: int) -> Said:
         things = [one] * first + [other] * second
         items = [replace(thing, place=place, radius=0.12) for thing, place in zip(things, places, strict=True)]
         plurals = [_PLURALS.get(thing.shape, f"{thing.shape}s") for thing in (one, other)]
         names = [name(plural, thing.colour) for plural, thing in zip(plurals, (one, other), strict=True)]
-        return tuple(items), wording.format(_COUNTS[first], names[0], _COUNTS[second], names[1])
+        return tuple(items), wording.format(NUMBERS[first], names[0], NUMBERS[second], names[1])
 
     return shown(*numbers), shown(*reversed(numbers))
 
@@ -99,7 +105,7 @@ def _count(draw: random.Random) -> tuple[Said, Said]:
 def _negation(draw: random.Random) -> tuple[Said, Said]:
     """Of two coloured shapes one is there, the other is said not to be."""
     wording = draw.choice(("a {} and no {}", "there is a {} but no {}", "a picture with a {} but without a {}"))
-    one, other = _two_things(draw)
+    one, other = two_things(draw)
     other = replace(other, place=one.place)
     return _said(wording, (one, other), shown=1), _said(wording, (other, one), shown=1)
 
@@ -112,11 +118,16 @@ CATEGORIES: dict[str, Callable[[random.Random], tuple[Said, Said]]] = {
 }
 
 
-def _two_things(draw: random.Random) -> tuple[Item, Item]:
-    """Two items apart from each other that differ in shape and colour; training shows either shape in either colour."""
+def two_things(draw: random.Random, *, unseen: bool = False) -> tuple[Item, Item]:
+    """Two items apart from each other that differ in shape and colour; training shows either shape in either colour.
+
+    ``unseen``: it shows neither item's shape in the item's colour, but each in that of the other.
+    """
     while True:
         shapes, colours = draw.sample(SHAPES, 2), draw.sample(COLOURS, 2)
-        if all((shape, colour) in SEEN for shape in shapes for colour in colours):
+        if unseen:
+            colours = [dict(UNSEEN)[shape] for shape in shapes]
+        if unseen or all((shape, colour) in SEEN for shape in shapes for colour in colours):
             break
     far, aside = draw.choice((-1, 1)) * draw.uniform(0.22, 0.26), draw.uniform(-0.12, 0.12)
     near, away = (0.5 + far, 0.5 + aside), (0.5 - far, 0.5 - aside)
@@ -124,6 +135,19 @@ def _two_things(draw: random.Random) -> tuple[Item, Item]:
         near, away = near[::-1], away[::-1]
     radius = draw.uniform(0.17, 0.2)
     return Item(shapes[0], colours[0], near, radius), Item(shapes[1], colours[1], away, radius)
+
+
+def placed(draw: random.Random, relation: str, one: Item, other: Item) -> tuple[Item, Item]:
+    """The two items moved so that ``one`` is left of ``other``, or whatever the ``relation`` says."""
+    across, down = RELATIONS[relation]
+    aside, far = draw.uniform(-0.12, 0.12), draw.uniform(0.22, 0.26)
+    near, away = ((0.5 + side * (across * far or aside), 0.5 + side * (down * far or aside)) for side in (1, -1))
+    return replace(one, place=near), replace(other, place=away)
+
+
+def counted(draw: random.Random, number: int) -> list[tuple[float, float]]:
+    """So many places on a grid of three by three, for items of radius 0.12."""
+    return draw.sample([(0.2 + 0.3 * column, 0.2 + 0.3 * row) for row in range(3) for column in range(3)], number)
 
 
 def _said(wording: str, items: tuple[Item, ...], shown: int | None = None) -> Said:

@@ -6,12 +6,14 @@
 - ``compositions``: pairs of images whose captions hold the same words (Winoground's form), see ``compositions.py``
 - ``analogies``: images of single shapes with the words for colour and shape
 - ``choices``: the same images, each with its own caption and the other one (SugarCrepe's form)
+- ``vqa`` and ``entailment``, on request: questions and statements about images, see ``questions.py``. Their split
+  ``unseen`` shows pairs of colour and shape that training never does; ``train`` is to learn from, as shards, too
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import count, islice
 from typing import TYPE_CHECKING, ClassVar
 
@@ -22,6 +24,7 @@ from infra.formats.shards import TarWriter
 from infra.run.context import Context
 from infra.run.manifest import Artifact, Manifest
 from workflows.demo.compositions import CATEGORIES, Composition, pair
+from workflows.demo.questions import QUESTIONS, STATEMENTS, Asked, ask
 from workflows.demo.scenes import COMBINATIONS, SEEN, UNSEEN, Scene, compose, full_captions, label, name
 from workflows.demo.website import TEST_SEEDS
 
@@ -50,6 +53,10 @@ class Config(StageConfig):
     captioned: int = Field(200, gt=0, description="images of the retrieval set")
     analogies: int = Field(4, gt=0, description="images of each class that training shows, to ask for by analogy")
     compositions: int = Field(30, gt=0, description="pairs of images in each category of compositions")
+    questions: int = Field(
+        0, ge=0, description="groups of images of each kind of question in the splits test and unseen; 0: no such sets"
+    )
+    questions_to_learn: int = Field(0, ge=0, description="groups of images of each kind of question to learn from")
     image_size: int = Field(128, ge=32, description="side of an image, pixels")
 
 
@@ -83,6 +90,14 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
         context.output.write(f"data/{set_name}/dataset_type.txt", b"image_caption_selection\n")
         _write(context.output, set_name, composed, counts[set_name], config.image_size)
         context.check()
+    for set_name, kinds in (("vqa", QUESTIONS), ("entailment", STATEMENTS)) if config.questions else ():
+        context.output.write(f"data/{set_name}/dataset_type.txt", b"visual_question_answering\n")
+        for split in ("test", "unseen", "train"):
+            asked = _asked(tuple(kinds), split, config)
+            counts[f"{set_name}/{split}"] = len(asked)
+            told = ((one.image, _told(kind, one)) for kind, one in asked)
+            _write(context.output, set_name, told, len(asked), config.image_size, split)
+            context.check()
     return context.finish(facts={"images": counts})
 
 
@@ -126,18 +141,38 @@ def _one_by_one(config: Config) -> Iterator[tuple[Composition, dict[str, str]]]:
             yield one, {"txt": f"{one.caption}\n{other.caption}", "json": json.dumps({"category": category})}
 
 
+def _asked(kinds: Sequence[str], split: str, config: Config) -> list[tuple[str, Asked]]:
+    """Every image of a split with its kind of question, the kinds in turn."""
+    groups = config.questions_to_learn if split == "train" else config.questions
+    first = {"test": 6, "unseen": 6, "train": 7}[split] * TEST_SEEDS
+    return [
+        (kind, one)
+        for number in range(groups)
+        for kind in kinds
+        for one in ask(kind, first + number, unseen=split == "unseen")
+    ]
+
+
+def _told(kind: str, one: Asked) -> dict[str, str]:
+    """The form of questions: a line of txt and an answer each; ``text`` has both, as the objective vqa learns them."""
+    question = one.image.caption
+    fields = {"answers": [one.answer], "category": kind, "fresh": one.fresh, "text": f"{question} {one.answer}"}
+    return {"txt": question, "json": json.dumps(fields)}
+
+
 def _write(
     output: Output,
     set_name: str,
     samples: Iterable[tuple[Scene | Composition, Mapping[str, str]]],
     total: int,
     side: int,
+    split: str = "test",
 ) -> None:
     """One shard of a set: each image with what is said of it, by extension."""
     from workflows.demo import drawing, images
 
-    output.write(f"data/{set_name}/test/nshards.txt", b"1\n")
-    with output.open(f"data/{set_name}/test/0.tar", rows=total) as sink, TarWriter(sink) as tar:
+    output.write(f"data/{set_name}/{split}/nshards.txt", b"1\n")
+    with output.open(f"data/{set_name}/{split}/0.tar", rows=total) as sink, TarWriter(sink) as tar:
         for number, (scene, texts) in enumerate(samples):
             for extension, text in texts.items():
                 tar.add(f"{number:06d}.{extension}", text.encode())

@@ -45,6 +45,7 @@ KINDS = {
     "multilabel": "an image has any number of the set's classes",
     "retrieval": "all captions of an image are right",
     "analogies": "the captions of an image are the values of its attributes",
+    "visual_question_answering": "the captions of an image are questions, its json has the answers",
     "image_caption_selection": "the first caption of an image is right, the others are wrong",
 }
 """Kinds of test sets, as ``dataset_type.txt`` names them; the last is CLIP_benchmark's name of the task."""
