@@ -49,8 +49,17 @@ class Matcher(Protocol):
     Results are of all these pairs, one image after the other.
     """
 
+    @property
+    def answers(self) -> Sequence[str]:
+        """The answers it can give; none if it was not trained to."""
+        ...
+
     def match(self, images: Iterable[Image], texts: Iterable[Sequence[str]]) -> NDArray[np.float32]:
         """Logits (pairs,) that image and text belong together; above 0: rather than not."""
+        ...
+
+    def answer(self, images: Iterable[Image], texts: Iterable[Sequence[str]]) -> NDArray[np.float32]:
+        """Logits (pairs, answers) of the answers to questions."""
         ...
 
     def guess_words(

@@ -78,6 +78,7 @@ TEXTS = {
     "train.model.architecture": "a name of open_clip's, or a configuration",
     "train.data.weights": "names of inputs",
     "train.data.caption_key": "a member of a sample",
+    "train.objective[vqa].answers": "answers to questions",
     **{f"train.data.batches[{kind}].column": "a field of samples" for kind in ("diverse", "frequent", "spread")},
     "embed_tests.model": "a name of open_clip's",
     "embed_tests.pretrained": "a tag of open_clip's",
@@ -111,7 +112,13 @@ TEXTS = {
     "evaluate.pretrained": "a tag of open_clip's",
     **{
         f"evaluate.task[{task}].{part}": "a name in the input, or a language code"
-        for task in ("analogies", "image_caption_selection", "matching", "zeroshot_corrupted")
+        for task in (
+            "analogies",
+            "image_caption_selection",
+            "matching",
+            "visual_question_answering",
+            "zeroshot_corrupted",
+        )
         for part in ("dataset", "split", "language")
     },
     "compare.primary": "names of metrics",

@@ -478,6 +478,7 @@ def _prepare(config: Config, inputs: Inputs, world: World) -> Parts:
     if config.cluster.compile:
         compile_blocks(towers.model)
     objective = config.objective.build(towers.model, config, inputs.models)
+    objective.use_tokenizer(towers.tokenize)
     validation = _validation(config, inputs.tests, towers, world) if config.validation.sets else None
     return Parts(towers, samples, sampler, objective, validation, flops)
 

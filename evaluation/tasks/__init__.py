@@ -8,6 +8,7 @@ from evaluation.tasks.probe import FewShot, LinearProbe
 from evaluation.tasks.retrieval import Retrieval
 from evaluation.tasks.selection import ImageCaptionSelection
 from evaluation.tasks.task import Scores, Task
+from evaluation.tasks.vqa import VisualQuestionAnswering
 from evaluation.tasks.zeroshot import ZeroShot
 
 __all__ = [
@@ -21,5 +22,6 @@ __all__ = [
     "Retrieval",
     "Scores",
     "Task",
+    "VisualQuestionAnswering",
     "ZeroShot",
 ]

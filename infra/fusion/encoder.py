@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,8 +13,10 @@ from safetensors.torch import load
 from torch import Tensor
 
 from infra.errors import DataError
-from infra.fusion.network import Fusion, Layout, token_places
-from infra.fusion.towers import encode_images, encode_texts, lengths_of, token_widths, word_embedding
+from infra.fusion.build import build_fusion
+from infra.fusion.heads import FusionModel
+from infra.fusion.network import Layout, token_places
+from infra.fusion.towers import lengths_of, word_embedding
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -33,13 +35,13 @@ _PAIRS = 8  # for each image of a batch: pairs that are fused at once
 class FusionEncoder:
     """A :class:`infra.encoder.Matcher` of open_clip's ``encoder`` and the fusion encoder trained with it."""
 
-    def __init__(self, encoder: OpenClipEncoder, fusion: Fusion) -> None:
-        self.encoder, self.fusion = encoder, fusion.to(encoder.device).eval()
+    def __init__(self, encoder: OpenClipEncoder, fusion: FusionModel, answers: Sequence[str] = ()) -> None:
+        self.encoder, self.fusion, self.answers = encoder, fusion.to(encoder.device).eval(), tuple(answers)
 
     def match(self, images: Iterable[Image], texts: Iterable[Sequence[str]]) -> NDArray[np.float32]:
         if self.fusion.match_head is None:
             raise DataError(f"{self.encoder.name} was trained without matching", expected="objective.itm_weight > 0")
-        found = [logits for batch in self._batches(images, texts) for logits in self._matched(*batch)]
+        found = [logits for batch in self._batches(images, texts) for logits in self._fused(self.fusion.match, *batch)]
         return np.concatenate([np.empty(0, np.float32), *found])
 
     def guess_words(
@@ -52,6 +54,14 @@ class FusionEncoder:
         counts = [count for batch in self._batches(images, texts) for count in self._guessed(*batch, rate)]
         right, masked = np.array(counts, np.int64).reshape(-1, 2).T
         return right, masked
+
+    def answer(self, images: Iterable[Image], texts: Iterable[Sequence[str]]) -> NDArray[np.float32]:
+        if self.fusion.answer_head is None:
+            raise DataError(f"{self.encoder.name} was trained without answers", expected="the objective vqa")
+        found = [
+            logits for batch in self._batches(images, texts) for logits in self._fused(self.fusion.answers, *batch)
+        ]
+        return np.concatenate([np.empty((0, len(self.answers)), np.float32), *found])
 
     def _batches(
         self, images: Iterable[Image], texts: Iterable[Sequence[str]]
@@ -69,12 +79,18 @@ class FusionEncoder:
 
     def _read(self, pixels: list[Any], asked: list[Sequence[str]]) -> tuple[Tensor, list[str], NDArray[np.int64]]:
         with self.encoder.inference():
-            _, tokens = encode_images(self.encoder.model, self.encoder.pixels(pixels))
+            tokens = self.fusion.read_images(self.encoder.model, self.encoder.pixels(pixels))
         image_of = np.repeat(np.arange(len(asked)), [len(own) for own in asked])
         return tokens, [text for own in asked for text in own], image_of
 
-    def _matched(self, images: Tensor, texts: list[str], image_of: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
-        """The logits of the pairs of a batch; equal texts go through the text tower once."""
+    def _fused(
+        self,
+        head: Callable[[Tensor, Tensor], Tensor],
+        images: Tensor,
+        texts: list[str],
+        image_of: NDArray[np.int64],
+    ) -> Iterator[NDArray[np.float32]]:
+        """What ``head`` says of the pairs of a batch; equal texts go through the text tower once."""
         place = {text: number for number, text in enumerate(dict.fromkeys(texts))}
         if not place:
             return
@@ -82,14 +98,15 @@ class FusionEncoder:
         with self.encoder.inference():
             tokens = self.encoder.tokenize(list(place))
             lengths = lengths_of(tokens)
-            _, words = encode_texts(self.encoder.model, tokens, lengths)
+            words = self.fusion.read_texts(self.encoder.model, tokens, lengths)
             step = _PAIRS * self.encoder.batch_size
             for start in range(0, len(texts), step):
                 part = chosen[start : start + step]
                 layout = Layout(lengths[part], words.device)
                 own = torch.from_numpy(image_of[start : start + step]).to(words.device)
-                fused = self.fusion(words[token_places(lengths, part).to(words.device)], layout, images, own)
-                yield self.fusion.match(fused, layout.ends).cpu().numpy()
+                words_of = words[token_places(lengths, part).to(words.device)]
+                fused = self.fusion.fuse(self.encoder.model, words_of, layout, images, own)
+                yield head(fused, layout.ends).cpu().numpy()
 
     def _guessed(
         self, images: Tensor, texts: list[str], image_of: NDArray[np.int64], rate: float
@@ -103,9 +120,10 @@ class FusionEncoder:
                 lengths = lengths_of(tokens)
                 masked = _masks(part, tokens, lengths, rate)
                 hidden = torch.where(masked, self.encoder.model.vocab_size, tokens)
-                _, words = encode_texts(self.encoder.model, hidden, lengths, self.fusion.mask_embedding)
+                words = self.fusion.read_texts(self.encoder.model, hidden, lengths, masked=True)
                 own = torch.from_numpy(image_of[start : start + step]).to(words.device)
-                fused = self.fusion(words, Layout(lengths, words.device), images, own)
+                layout = Layout(lengths, words.device)
+                fused = self.fusion.fuse(self.encoder.model, words, layout, images, own)
                 real = torch.arange(tokens.shape[1]) < lengths[:, None]
                 places = masked[real].nonzero()[:, 0].to(words.device)
                 guessed = self.fusion.words(fused[places], word_embedding(self.encoder.model)).argmax(-1).cpu()
@@ -132,12 +150,10 @@ def load_fusion(encoder: OpenClipEncoder, model: Artifact) -> FusionEncoder:
     if missing := [path for path in paths if not model.files(path)]:
         raise DataError(
             f"{model.manifest.name} has no fusion encoder",
-            expected=f"{missing[0]}, as the objective albef leaves it",
+            expected=f"{missing[0]}, as the objectives albef, vilt and vqa leave it",
             fix="train with an objective that fuses images and texts",
         )
     config = json.loads(model.store.read(paths[0]))
-    fusion = Fusion(
-        token_widths(encoder.model), config["layers"], vocabulary=config["vocabulary"], matching=config["matching"]
-    )
+    fusion = build_fusion(encoder.model, config)
     fusion.load_state_dict(load(model.store.read(paths[1])))
-    return FusionEncoder(encoder, fusion)
+    return FusionEncoder(encoder, fusion, config.get("answers", ()))

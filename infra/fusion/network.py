@@ -5,13 +5,16 @@ Li et al. 2021, https://arxiv.org/abs/2107.07651, section 3.1, with CLIP's pre-n
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from infra.device import to_device
-from infra.fusion.towers import Widths
+from infra.fusion.heads import FusionModel
+from infra.fusion.towers import Widths, encode_images, encode_texts
 
 __all__ = ["Fusion", "Layout", "token_places"]
 
@@ -49,23 +52,16 @@ def token_places(lengths: Tensor, chosen: Tensor) -> Tensor:
     return torch.arange(int(counts.sum())) + (starts[chosen] - counts.cumsum(0) + counts).repeat_interleave(counts)
 
 
-class Fusion(nn.Module):
-    """A transformer over text tokens with cross-attention to image tokens, with heads for matching and for words.
+class Fusion(FusionModel):
+    """A transformer over text tokens with cross-attention to image tokens, on the tokens of open_clip's two towers."""
 
-    ``mask_embedding`` replaces the embedding of a masked word in the text tower: CLIP's vocabulary has no such token,
-    and the tower must stay loadable by open_clip. The word head shares the text tower's embedding, so it has only a
-    bias per word. Heads are made on request only, because DDP waits for the gradients of all weights.
-    """
-
-    def __init__(self, widths: Widths, layers: int, *, vocabulary: int | None, matching: bool) -> None:
+    def __init__(
+        self, widths: Widths, layers: int, *, vocabulary: int | None, matching: bool, answers: int = 0
+    ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(_Block(widths, (3 * layers) ** -0.5) for _ in range(layers))
         self.norm = nn.LayerNorm(widths.text)
-        self.match_head = nn.Linear(widths.text, 1) if matching else None
-        if vocabulary is not None:
-            self.mask_embedding = nn.Parameter(0.02 * torch.randn(widths.text))
-            self.word_head = nn.Sequential(nn.Linear(widths.text, widths.text), nn.GELU(), nn.LayerNorm(widths.text))
-            self.word_bias = nn.Parameter(torch.zeros(vocabulary))
+        self.add_heads(widths.text, widths.text, vocabulary=vocabulary, matching=matching, answers=answers)
         self.grad_checkpointing = False
 
     def forward(self, tokens: Tensor, layout: Layout, images: Tensor, image_of: Tensor) -> Tensor:
@@ -82,14 +78,15 @@ class Fusion(nn.Module):
         fused: Tensor = self.norm(tokens)
         return fused
 
-    def match(self, fused: Tensor, ends: Tensor) -> Tensor:
-        """Return logits (t,) that text and image match, read at the texts' last tokens; at least fp32."""
-        assert self.match_head is not None, "made without matching"
-        return _logits(fused[ends], self.match_head.weight, self.match_head.bias).squeeze(-1)
+    def read_images(self, model: Any, images: Tensor) -> Tensor:  # noqa: ANN401 - open_clip is untyped
+        return encode_images(model, images)[1]
 
-    def words(self, fused: Tensor, embedding: Tensor) -> Tensor:
-        """Return logits (k, vocabulary) of the words at tokens ``fused`` (k, width); at least fp32."""
-        return _logits(self.word_head(fused), embedding, self.word_bias)
+    def read_texts(self, model: Any, texts: Tensor, lengths: Tensor, *, masked: bool = False) -> Tensor:  # noqa: ANN401
+        return encode_texts(model, texts, lengths, self.mask_embedding if masked else None)[1]
+
+    def fuse(self, model: Any, tokens: Tensor, layout: Layout, images: Tensor, image_of: Tensor) -> Tensor:  # noqa: ANN401
+        fused: Tensor = self(tokens, layout, images, image_of)
+        return fused
 
 
 class _Block(nn.Module):
@@ -131,10 +128,3 @@ class _Block(nn.Module):
 def _join(x: Tensor) -> Tensor:
     """Merge the heads: (b, heads, n, width / heads) to (b, n, width)."""
     return x.transpose(1, 2).flatten(2)
-
-
-def _logits(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Return a linear layer's output in at least fp32, also under autocast."""
-    with torch.autocast(x.device.type, enabled=False):
-        x, weight, bias = (part.to(torch.promote_types(part.dtype, torch.float32)) for part in (x, weight, bias))
-        return F.linear(x, weight, bias)

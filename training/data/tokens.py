@@ -89,6 +89,13 @@ class Tokenizer:
         lengths = np.where(unpadded.any(axis=1), rows.shape[1] - unpadded[:, ::-1].argmax(axis=1), 0)
         return [row[:length].tolist() for row, length in zip(rows, lengths, strict=True)]
 
+    def word_ends(self) -> NDArray[np.bool_] | None:
+        """Whether each token is the last of a word, (vocabulary,); None of a tokenizer other than CLIP's."""
+        if self._fast is None:
+            return None
+        decoder = self._function.decoder  # type: ignore[attr-defined]
+        return np.array([decoder[token].endswith("</w>") for token in range(self._fast.vocabulary)])
+
 
 class _Bpe:
     """open_clip's SimpleTokenizer in a sixth of its time, with the same tokens.

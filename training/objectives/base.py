@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,9 @@ from torch import Tensor, nn
 
 from training.model.blocks import encode_image
 from training.model.text import encode_text
+
+if TYPE_CHECKING:
+    from training.data.tokens import Tokenizer
 
 __all__ = ["MAX_LOGIT_SCALE", "Companion", "Objective", "features", "l2_normalise"]
 
@@ -96,6 +99,12 @@ class Objective(nn.Module, ABC):
     def companions(self) -> Mapping[str, Companion]:
         """Modules trained with the model that are useful after training, by the folder below ``data/`` they go to."""
         return {}
+
+    def use_tokenizer(self, tokenize: Tokenizer) -> None:
+        """Called once before the first step, with what turns captions into the ``texts`` of :meth:`forward`.
+
+        For objectives that must know which tokens a word has. Raises ConfigError if it cannot tell.
+        """
 
     @abstractmethod
     def loss(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ def workflow(
     shards: list[str],  # folders or fsspec URLs of tars with images and captions
     weights: dict[str, float] | None = None,  # shares of samples by folder of shards; by default all are one set
     model: str | dict[str, Any] = "ViT-B-32",  # an open_clip name or configuration
-    objective: str | dict[str, Any] = "infonce",  # or siglip, vsepp, albef, coca, distill, data2vec, or one of your own
+    objective: str | dict[str, Any] = "infonce",  # or siglip, vsepp, albef, coca, distill, data2vec, vilt, vqa
     pretrained: str | None = None,  # folder or checkpoint of a model to start from
     teacher: str | None = None,  # folder of the model that the objective distill learns from
     samples: int = 12_800_000,  # seen in training

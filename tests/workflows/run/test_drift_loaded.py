@@ -88,10 +88,14 @@ OUTSIDE = {
 }
 
 
+# Objectives that have fields without a default.
+GIVEN = {"vqa": {"kind": "vqa", "answers": ("yes", "no")}}
+
+
 def variants() -> dict[str, tuple]:
     """Function and configuration of each stage, of training with each objective, and of the quickstart's test sets."""
     found = {name: (import_module(module).run, import_module(module).Config) for name, module in STAGES.items()}
-    configs = {f"train, {kind}": train.Config(objective=kind) for kind in ObjectiveConfig.all_members()
+    configs = {f"train, {kind}": train.Config(objective=GIVEN.get(kind, kind)) for kind in ObjectiveConfig.all_members()
                if ObjectiveConfig.named(kind).__module__.startswith("training.")}  # fmt: skip
     return {name: (run, None, config) for name, (run, config) in found.items()} | {
         **{name: (train.run, config, type(config)) for name, config in configs.items()},

@@ -12,11 +12,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from infra.errors import ConfigError
+from infra.fusion.build import build_fusion
 from infra.fusion.encoder import FOLDER
-from infra.fusion.network import Fusion, Layout
-from infra.fusion.towers import encode_images, lengths_of, token_widths
+from infra.fusion.heads import FusionModel
+from infra.fusion.network import Layout
+from infra.fusion.towers import lengths_of
 from training.model.blocks import use_fast_blocks
-from training.objectives.towers import encode_texts
 
 __all__ = ["Matcher"]
 
@@ -24,7 +25,7 @@ __all__ = ["Matcher"]
 class Matcher(nn.Module):
     """open_clip's ``model`` and its fusion encoder. Raises ConfigError if that was trained without matching."""
 
-    def __init__(self, model: nn.Module, fusion: Fusion | None) -> None:
+    def __init__(self, model: nn.Module, fusion: FusionModel | None) -> None:
         if fusion is None or fusion.match_head is None:
             raise ConfigError("this model was trained without matching", expected="objective.itm_weight > 0", found="0")
         super().__init__()
@@ -41,14 +42,12 @@ class Matcher(nn.Module):
         if not found:
             raise ConfigError(
                 "there is no fusion encoder",
-                expected=f"a folder {FOLDER} beside open_clip's files, as the objective albef writes it",
+                expected=f"a folder {FOLDER} beside open_clip's files, as the objectives albef and vilt write it",
                 found=str(folder),
             )
         model = use_fast_blocks(open_clip.create_model(f"local-dir:{found[0]}", require_pretrained=True))
         config = json.loads((found[0] / FOLDER / "config.json").read_bytes())
-        fusion = Fusion(
-            token_widths(model), config["layers"], vocabulary=config["vocabulary"], matching=config["matching"]
-        )
+        fusion = build_fusion(model, config)
         fusion.load_state_dict(load_file(found[0] / FOLDER / "model.safetensors"))
         return cls(model, fusion).eval()
 
@@ -60,8 +59,9 @@ class Matcher(nn.Module):
         mode first.
         """
         texts, lengths = texts.cpu(), lengths_of(texts)
-        _, image_tokens = encode_images(self.model, images)
-        _, words = encode_texts(self.model, texts, lengths)
+        image_tokens = self.fusion.read_images(self.model, images)
+        words = self.fusion.read_texts(self.model, texts, lengths)
         layout = Layout(lengths, words.device)
         image_of = torch.arange(len(texts), device=words.device) if image_of is None else image_of
-        return self.fusion.match(self.fusion(words, layout, image_tokens, image_of), layout.ends)
+        fused = self.fusion.fuse(self.model, words, layout, image_tokens, image_of)
+        return self.fusion.match(fused, layout.ends)

@@ -12,7 +12,6 @@ exported beside the towers, for :class:`.matcher.Matcher` to rank candidates wit
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -20,16 +19,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from infra.device import to_device
-from infra.errors import ConfigError
 from infra.fusion.encoder import FOLDER
 from infra.fusion.network import Fusion, Layout, token_places
-from infra.fusion.towers import encode_images, lengths_of, shared_width, token_widths, word_embedding
+from infra.fusion.towers import encode_images, shared_width, token_widths, word_embedding
 from training.distributed.collectives import all_gather, global_mean, rank
 from training.model.blocks import compile_blocks
 from training.objectives.albef.matcher import Matcher
 from training.objectives.albef.momentum import Momentum, Queue, contrast
-from training.objectives.albef.sampling import HARD_NEGATIVES, MASKING, gumbel, hard_negatives, mask_words, uniform
+from training.objectives.albef.sampling import HARD_NEGATIVES, check_among, gumbel, hard_negatives, uniform
 from training.objectives.base import Companion, Objective, features, l2_normalise
+from training.objectives.masked import Captions, mask_captions
 from training.objectives.towers import encode_texts
 
 if TYPE_CHECKING:
@@ -37,15 +36,6 @@ if TYPE_CHECKING:
     from training.objectives.albef.config import Config
 
 __all__ = ["ALBEF"]
-
-
-class _Captions(NamedTuple):
-    """Captions on the CPU, where their lengths are known without waiting for a GPU."""
-
-    texts: Tensor  # (b, context)
-    lengths: Tensor  # (b,)
-    masked_texts: Tensor | None  # (b, context): the texts with words masked
-    masked: Tensor | None  # (b, context): whether a word is masked
 
 
 class _Encoded(NamedTuple):
@@ -181,18 +171,13 @@ class ALBEF(Objective):
         alpha = (self.config.alpha * ramp).to(image.device, image.dtype)
         return {"image_key": image, "text_key": text, "alpha": alpha}
 
-    def _captions(self, texts: Tensor) -> _Captions:
+    def _captions(self, texts: Tensor) -> Captions:
         """Bring ``texts`` to the CPU and mask words, by position in the run."""
-        texts, lengths = texts.cpu(), lengths_of(texts)
-        if not self.config.mlm_weight:
-            return _Captions(texts, lengths, None, None)
-        count, context = texts.shape
-        draws = uniform(self.seed, MASKING, self.position, count, 3 * context).view(count, 3, context)
-        masked = mask_words(texts, lengths, draws, self.config.mask_rate, self.model.vocab_size)
-        return _Captions(texts, lengths, *masked)
+        rate = self.config.mask_rate if self.config.mlm_weight else 0.0
+        return mask_captions(texts, rate, self.model.vocab_size, seed=self.seed, position=self.position)
 
     def _fuse(
-        self, online: _Encoded, momentum: _Encoded, captions: _Captions, outputs: dict[str, Tensor]
+        self, online: _Encoded, momentum: _Encoded, captions: Captions, outputs: dict[str, Tensor]
     ) -> dict[str, Tensor]:
         """Compute ITM and MLM of each sample in one pass of the fusion encoder."""
         device, count, losses = online.words.device, len(captions.texts), {}
@@ -227,18 +212,11 @@ class ALBEF(Objective):
         return losses
 
     def _negatives(
-        self, online: _Encoded, momentum: _Encoded, captions: _Captions, scale: Tensor
+        self, online: _Encoded, momentum: _Encoded, captions: Captions, scale: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Draw wrong texts and images by ITC's similarities; see :func:`.sampling.hard_negatives`."""
         (count, width), among = online.image.shape, self.config.negatives_among
-        if count % among or self.position % among:
-            raise ConfigError(
-                "negatives_among does not divide the samples of a forward pass, so the hard negatives would "
-                "depend on how a batch is split over ranks and parts",
-                expected=f"a divisor of {math.gcd(count, self.position)}",
-                found=str(among),
-                fix="change negatives_among, or batch_size / workers / accumulate",
-            )
+        check_among(among, count, self.position)
         noise = gumbel(uniform(self.seed, HARD_NEGATIVES, self.position, count, 2 * among))
         with torch.no_grad(), torch.autocast(scale.device.type, enabled=False):
             to_texts, to_images = (
@@ -248,32 +226,23 @@ class ALBEF(Objective):
         other_text, other_image, found = hard_negatives((to_texts, to_images), captions.texts, noise)
         return other_text, other_image, found.to(scale.dtype)
 
-    def _masked_word_losses(self, fused: Tensor, momentum: _Encoded, captions: _Captions, alpha: Tensor) -> Tensor:
+    def _masked_word_losses(self, fused: Tensor, momentum: _Encoded, captions: Captions, alpha: Tensor) -> Tensor:
         """Return each sample's summed cross-entropy over masked words (b,), with hard and soft targets."""
-        masked, device = captions.masked, fused.device
-        assert masked is not None
-        real = torch.arange(masked.shape[1]) < captions.lengths[:, None]
-        masked_places = to_device(masked[real].nonzero()[:, 0], device)
-        samples, places = masked.nonzero(as_tuple=True)
-        targets = to_device(captions.texts[samples, places], device)
-        logits = self.fusion.words(fused[masked_places], word_embedding(self.model))
+        device, masked = fused.device, captions.words(fused.device)
+        logits = self.fusion.words(fused[masked.places], word_embedding(self.model))
         if self.fusion_momentum is None:
-            losses = F.cross_entropy(logits, targets, reduction="none")
-        else:
-            with torch.no_grad():
-                teacher, layout = self.fusion_momentum.average, Layout(captions.lengths, device)
-                own = torch.arange(len(masked), device=device)
-                fused_by_teacher = teacher(momentum.masked_words, layout, momentum.image_tokens, own)[masked_places]
-                soft = teacher.words(fused_by_teacher, word_embedding(self.momentum.average)).softmax(-1)
-                weight = alpha[to_device(samples, device), None].to(soft.dtype)
-                soft = (weight * soft).scatter_add_(1, targets[:, None], 1 - weight)
-            losses = F.cross_entropy(logits, soft, reduction="none")
-        where = to_device(samples * masked.shape[1] + places, device)
-        per_token: Tensor = logits.new_zeros(masked.numel()).index_copy(0, where, losses)
-        return per_token.view(masked.shape).sum(-1)
+            return masked.losses(logits)
+        with torch.no_grad():
+            teacher, layout = self.fusion_momentum.average, Layout(captions.lengths, device)
+            own = torch.arange(len(captions.texts), device=device)
+            fused_by_teacher = teacher(momentum.masked_words, layout, momentum.image_tokens, own)[masked.places]
+            soft = teacher.words(fused_by_teacher, word_embedding(self.momentum.average)).softmax(-1)
+            weight = alpha[masked.samples, None].to(soft.dtype)
+            soft = (weight * soft).scatter_add_(1, masked.targets[:, None], 1 - weight)
+        return masked.per_sample(F.cross_entropy(logits, soft, reduction="none"))
 
 
-def _encode(model: Any, fusion: Any, images: Tensor, captions: _Captions) -> _Encoded:  # noqa: ANN401 - untyped modules
+def _encode(model: Any, fusion: Any, images: Tensor, captions: Captions) -> _Encoded:  # noqa: ANN401 - untyped modules
     """Run the towers on a batch; captions with masked words are encoded along with the original ones."""
     image, image_tokens = encode_images(model, images)
     texts, lengths, mask_embedding = captions.texts, captions.lengths, None

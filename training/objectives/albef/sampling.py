@@ -6,13 +6,16 @@ over ranks and parts, and again when a part is recomputed.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from infra.device import to_device
+from infra.errors import ConfigError
 from training import draws
 
-__all__ = ["HARD_NEGATIVES", "MASKING", "gumbel", "hard_negatives", "mask_words", "uniform"]
+__all__ = ["HARD_NEGATIVES", "MASKING", "check_among", "gumbel", "hard_negatives", "mask_words", "uniform"]
 
 MASKING, HARD_NEGATIVES = 1, 2
 """Purposes of draws, the second word of their key."""
@@ -28,20 +31,41 @@ def gumbel(uniform: Tensor) -> Tensor:
     return -torch.log(-torch.log(uniform))
 
 
-def mask_words(texts: Tensor, lengths: Tensor, draws: Tensor, rate: float, vocabulary: int) -> tuple[Tensor, Tensor]:
+def mask_words(
+    texts: Tensor, lengths: Tensor, draws: Tensor, rate: float, vocabulary: int, ends: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Mask each word with probability ``rate``: the masked texts (b, n) and a boolean mask of the words (b, n).
 
     ``texts`` (b, n) are tokens of ``lengths`` (b,), ``draws`` (b, 3, n) uniform numbers. Of the masked words 80% become
     ``vocabulary`` (an id that no token has), 10% a random word, 10% stay as they are. The tokens at start and end,
     CLIP's two highest ids, are neither masked nor put in.
     BERT; Devlin et al. 2018, https://arxiv.org/abs/1810.04805, section 3.1.
+
+    ``ends`` (vocabulary,) says which tokens end a word; with it all tokens of a word are masked or none, and replaced
+    in the same way. The token at the start counts as a word.
     """
     place = torch.arange(texts.shape[1], device=texts.device)
     chance, kind, word = draws.unbind(1)
+    if ends is not None:
+        begins = torch.cat([torch.ones_like(texts[:, :2], dtype=torch.bool), ends[texts[:, 1:-1]]], dim=1)
+        first = torch.where(begins, place, 0).cummax(1).values  # of each token's word
+        chance, kind = chance.gather(1, first), kind.gather(1, first)
     masked = (place > 0) & (place < lengths[:, None] - 1) & (chance < rate)
     random_words = (word * (vocabulary - 2)).long()
     replacement = torch.where(kind < 0.8, vocabulary, torch.where(kind < 0.9, random_words, texts))
     return torch.where(masked, replacement, texts), masked
+
+
+def check_among(among: int, count: int, position: int) -> None:
+    """Raise ConfigError unless blocks of ``among`` samples, counted over the run, are whole in a forward pass."""
+    if count % among or position % among:
+        raise ConfigError(
+            "negatives_among does not divide the samples of a forward pass, so the negatives would depend on how a "
+            "batch is split over ranks and parts",
+            expected=f"a divisor of {math.gcd(count, position)}",
+            found=str(among),
+            fix="change negatives_among, or batch_size / workers / accumulate",
+        )
 
 
 def hard_negatives(similarity: tuple[Tensor, Tensor], captions: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:

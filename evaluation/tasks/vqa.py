@@ -1,0 +1,34 @@
+"""Evaluate answers to questions about images, as VQA and visual entailment ask for them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from evaluation.tasks.task import Scores, Task
+
+if TYPE_CHECKING:
+    from evaluation.embedded import Embedded
+
+__all__ = ["VisualQuestionAnswering"]
+
+
+class VisualQuestionAnswering(Task):
+    """``acc``: the share of right answers; beside it two baselines that do not see the image.
+
+    ``blind_acc``: to equal questions always the answer that is right most often in this very set, the most that any
+    model can have without the images. ``acc_other_image``: the model itself, beside another image of the set. Only
+    models trained with the objective ``vqa`` can be measured. A ``category`` in the ``json`` makes a table by category.
+    """
+
+    kind: ClassVar[str] = "visual_question_answering"
+    needs: ClassVar[tuple[str, ...]] = ("visual_question_answering",)
+    main: ClassVar[str] = "acc"
+    units: ClassVar[str] = "questions"
+
+    def inputs(self) -> tuple[str, ...]:
+        return ("model",)
+
+    def evaluate(self, data: Embedded) -> Scores:
+        from evaluation.tasks.work.vqa import measure  # loads numpy
+
+        return measure(data)

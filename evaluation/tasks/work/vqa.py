@@ -1,0 +1,99 @@
+"""Measure the answers to questions about images, and what not seeing these would give."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from itertools import chain
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.embedded import Embedded
+from evaluation.tasks.task import Scores
+from infra.errors import DataError
+from infra.measures import Mean, Metric
+
+__all__ = ["best_blind", "measure"]
+
+
+def measure(data: Embedded) -> Scores:
+    """All metrics of a set of questions. Raises DataError if an image has another number of answers than questions."""
+    asked, right = data.captions_of_images(), _answers(data)
+    owner = np.repeat(np.arange(len(asked)), [len(own) for own in asked])
+    questions, answers = list(chain(*asked)), list(chain(*right))
+    model = data.matcher()
+    given = [model.answers[number] for number in model.answer(data.pictures(), asked).argmax(axis=1)]
+    # Beside the image half the set away: neighbours may be of one group.
+    half = len(asked) // 2
+    turned = [model.answers[number] for number in model.answer(data.pictures(), _rolled(asked, half)).argmax(axis=1)]
+    of_other = list(chain(*_rolled(right, half)))
+    other_owner = np.concatenate([np.flatnonzero(owner == (one + half) % len(asked)) for one in range(len(asked))])
+    elsewhere = np.empty(len(questions), np.bool_)
+    elsewhere[other_owner] = np.array(turned) == np.array(of_other)
+    hits = {
+        "acc": np.array(given) == np.array(answers),
+        "blind_acc": best_blind(questions, answers),
+        "acc_other_image": elsewhere,
+    }
+    metrics = {name: _mean(found, owner, np.arange(len(asked))) for name, found in hits.items()}
+    table = {
+        "key": [data.keys[one] for one in owner],
+        "question": questions,
+        "answer": answers,
+        "given": given,
+    }
+    unknown = sum(answer not in model.answers for answer in answers)
+    return Scores(
+        metrics=metrics,
+        groups=_by_category(data, hits, owner),
+        tables={"answers": table},
+        facts={"images": len(asked), "questions": len(questions), "answers_the_model_has_not": unknown},
+    )
+
+
+def best_blind(questions: Sequence[str], answers: Sequence[str]) -> NDArray[np.bool_]:
+    """Which questions are right if equal ones always get the answer that is right most often."""
+    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for question, answer in zip(questions, answers, strict=True):
+        counts[question][answer] += 1
+    best = {question: found.most_common(1)[0][0] for question, found in counts.items()}
+    return np.array([best[question] == answer for question, answer in zip(questions, answers, strict=True)])
+
+
+def _answers(data: Embedded) -> list[list[str]]:
+    """The answers of each image."""
+    answers = data.column("answers")
+    for key, own, given in zip(data.keys, data.captions_of_images(), answers, strict=True):
+        if not isinstance(given, list) or len(given) != len(own):
+            raise DataError(
+                f"sample {key!r} of {data.examples.name} has not an answer for each question",
+                expected=f"{len(own)} answers in its json",
+                found=str(given)[:200],
+            )
+    return answers
+
+
+def _rolled(lists: list[list[str]], by: int) -> list[list[str]]:
+    return lists[by:] + lists[:by]
+
+
+def _mean(hits: NDArray[np.bool_], owner: NDArray[np.int64], images: NDArray[np.int64]) -> Mean:
+    """The share of right answers to the questions of these images."""
+    size = int(owner.max()) + 1
+    right, asked = np.bincount(owner, weights=hits, minlength=size), np.bincount(owner, minlength=size)
+    return Mean(right[images], asked[images].astype(np.float64))
+
+
+def _by_category(
+    data: Embedded, hits: dict[str, NDArray[np.bool_]], owner: NDArray[np.int64]
+) -> dict[str, dict[str, dict[str, Metric]]]:
+    """The table by category; empty if the set has none."""
+    names = [json.loads(text).get("category") if text else None for text in data.metadata]
+    known = sorted({name for name in names if isinstance(name, str)})
+    rows: dict[str, dict[str, Metric]] = {}
+    for name in known:
+        images = np.flatnonzero([one == name for one in names])
+        rows[name] = {metric: _mean(found, owner, images) for metric, found in hits.items()}
+    return {"categories": rows} if rows else {}

@@ -1,0 +1,36 @@
+"""A fusion encoder from the configuration that is kept beside its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from infra.errors import DataError
+from infra.fusion.heads import FusionModel
+from infra.fusion.network import Fusion
+from infra.fusion.single_stream import SingleStream
+from infra.fusion.towers import token_widths
+
+__all__ = ["build_fusion"]
+
+
+def build_fusion(model: Any, config: Mapping[str, Any]) -> FusionModel:  # noqa: ANN401 - open_clip is untyped
+    """Build the fusion encoder on open_clip's ``model`` that ``config`` describes; its weights are random.
+
+    ``kind`` is ``two_stream`` (ALBEF's, also where it is not said, with its ``layers``) or ``single_stream`` (ViLT's);
+    ``vocabulary``, ``matching`` and ``answers``, the list of them, say which heads it has. Raises DataError.
+    """
+    heads: dict[str, Any] = {
+        "vocabulary": config["vocabulary"],
+        "matching": config["matching"],
+        "answers": len(config.get("answers", ())),
+    }
+    match config.get("kind", "two_stream"):
+        case "two_stream":
+            return Fusion(token_widths(model), config["layers"], **heads)
+        case "single_stream":
+            return SingleStream(model, **heads)
+        case kind:
+            raise DataError(
+                "a fusion encoder of an unknown kind", expected="two_stream, single_stream", found=str(kind)
+            )

@@ -1,0 +1,97 @@
+"""The base of fusion encoders: how one reads an image and a text, and heads for matching, words and answers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from infra.fusion.towers import text_tower
+
+if TYPE_CHECKING:
+    from infra.fusion.network import Layout
+
+__all__ = ["FusionModel", "parameters_of"]
+
+
+class FusionModel(nn.Module, ABC):
+    """A module that reads images and texts together, on top of open_clip's ``model``, which each method is given.
+
+    ``mask_embedding`` replaces the embedding of a masked word: CLIP's vocabulary has no such token, and the tower must
+    stay loadable by open_clip. The word head shares the text tower's embedding, so it has only a bias per word. Heads
+    are made on request only, because DDP waits for the gradients of all weights.
+    """
+
+    match_head: nn.Linear | None
+    answer_head: nn.Sequential | None
+
+    def add_heads(
+        self, width: int, embedding: int, *, vocabulary: int | None, matching: bool, answers: int = 0
+    ) -> None:
+        """Make the heads on fused tokens of ``width``; ``embedding`` is the width of a word's, ``answers`` a number."""
+        self.match_head = nn.Linear(width, 1) if matching else None
+        if vocabulary is not None:
+            self.mask_embedding = nn.Parameter(0.02 * torch.randn(embedding))
+            self.word_head = nn.Sequential(nn.Linear(width, embedding), nn.GELU(), nn.LayerNorm(embedding))
+            self.word_bias = nn.Parameter(torch.zeros(vocabulary))
+        self.answer_head = None
+        if answers:
+            hidden = nn.Linear(width, 2 * width), nn.LayerNorm(2 * width), nn.GELU()
+            self.answer_head = nn.Sequential(*hidden, nn.Linear(2 * width, answers))
+
+    @abstractmethod
+    def read_images(self, model: Any, images: Tensor) -> Tensor:  # noqa: ANN401 - open_clip is untyped
+        """The tokens (b, n, d) of ``images`` (b, 3, h, w)."""
+
+    @abstractmethod
+    def read_texts(self, model: Any, texts: Tensor, lengths: Tensor, *, masked: bool = False) -> Tensor:  # noqa: ANN401
+        """The tokens (t, d) of ``texts`` (b, context), on the CPU, without padding, one text after the other.
+
+        ``masked``: where ``texts`` hold the size of the vocabulary, an id that no token has, a word is masked.
+        """
+
+    @abstractmethod
+    def fuse(self, model: Any, tokens: Tensor, layout: Layout, images: Tensor, image_of: Tensor) -> Tensor:  # noqa: ANN401
+        """Fuse the tokens of texts with those of images: (t, width). ``image_of`` (texts,) is the number of each's."""
+
+    def unused(self, model: Any) -> list[nn.Parameter]:  # noqa: ANN401
+        """The weights of ``model`` that nothing here depends on: DDP would wait for their gradients in vain."""
+        projections = [model.visual.head] if hasattr(model.visual, "head") else [model.visual.proj]
+        return parameters_of([*projections, text_tower(model).text_projection])
+
+    def match(self, fused: Tensor, ends: Tensor) -> Tensor:
+        """Return logits (t,) that text and image match, read at the texts' last tokens; at least fp32."""
+        assert self.match_head is not None, "made without matching"
+        return _logits(fused[ends], self.match_head.weight, self.match_head.bias).squeeze(-1)
+
+    def words(self, fused: Tensor, embedding: Tensor) -> Tensor:
+        """Return logits (k, vocabulary) of the words at tokens ``fused`` (k, width); at least fp32."""
+        return _logits(self.word_head(fused), embedding, self.word_bias)
+
+    def answers(self, fused: Tensor, ends: Tensor) -> Tensor:
+        """Return logits (t, answers) of the answers to the texts, read at their last tokens; at least fp32."""
+        assert self.answer_head is not None, "made without answers"
+        *hidden, last = self.answer_head
+        x = fused[ends]
+        for layer in hidden:
+            x = layer(x)
+        return _logits(x, last.weight, last.bias)  # type: ignore[arg-type]
+
+
+def parameters_of(parts: Iterable[nn.Module | nn.Parameter | None]) -> list[nn.Parameter]:
+    """All weights of modules and of weights."""
+    found: list[nn.Parameter] = []
+    for part in parts:
+        found += part.parameters() if isinstance(part, nn.Module) else [] if part is None else [part]
+    return found
+
+
+def _logits(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return a linear layer's output in at least fp32, also under autocast."""
+    with torch.autocast(x.device.type, enabled=False):
+        x, weight, bias = (part.to(torch.promote_types(part.dtype, torch.float32)) for part in (x, weight, bias))
+        return F.linear(x, weight, bias)

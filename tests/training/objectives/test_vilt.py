@@ -1,0 +1,234 @@
+"""ViLT's objective against its losses written out pair by pair and word by word, and against itself split up."""
+
+import json
+
+import open_clip
+import pytest
+import torch
+from nesting import nested
+from small_data import MODEL
+from test_albef_parts import batch, build
+from torch import nn
+
+from infra.errors import ConfigError
+from infra.run.context import Context
+from infra.store import LocalStore
+from training import loop, step, train
+from training.data.samples import Shards
+from training.data.tokens import Tokenizer
+from training.distributed.parallel import gathered, wrap
+from training.distributed.world import World
+from training.inputs import Inputs
+from training.model.blocks import use_fast_blocks
+from training.objectives import vilt
+from training.objectives.albef import sampling
+from training.objectives.vilt.objective import ViLT
+
+pytestmark = pytest.mark.long  # trains
+
+BATCH = 16
+ENDS = torch.arange(64) % 3 > 0  # which of the tokens end a word
+
+
+def config(**changes):
+    values = {
+        "objective__kind": "vilt", "batch_size": BATCH, "seed": 5, "objective__itm_weight": 0.7,
+        "objective__mlm_weight": 1.3, "objective__negatives_among": 4, "objective__mask_rate": 0.3,
+    }  # fmt: skip
+    return train.Config(**nested({**values, **changes}))
+
+
+def objective(fast=True, **changes):
+    settings = config(**changes)
+    model = build()
+    module = ViLT(use_fast_blocks(model) if fast else model, settings.objective, settings)
+    module.ends_of_words = ENDS
+    return module
+
+
+def steps(parts=1, kind="ddp", dtype=torch.float64, count=2):
+    """What ``count`` steps of this rank come to: losses; on rank 0 gradients."""
+    module, world = objective().to(dtype), World.join(torch.device("cpu"))
+    wrapped = wrap(module, config(cluster__parallel=kind), world)
+    optimizer = torch.optim.SGD([weight for weight in module.parameters() if weight.requires_grad], lr=0.3)
+    share = BATCH // world.size
+    size, losses = share // parts, []
+    for seen in range(0, count * BATCH, BATCH):
+        images, texts = (x[world.rank * share :][:share] for x in batch(BATCH, seed=seen))
+
+        def encode(part, seen=seen, images=images, texts=texts):
+            module.position = seen + world.rank * share + part * size
+            rows = slice(part * size, (part + 1) * size)
+            return wrapped(images[rows].to(dtype), texts[rows])
+
+        optimizer.zero_grad()
+        losses.append(step.backward(module, encode, parts, wrapped.no_sync))
+        wrapped.clip(None)
+        optimizer.step()
+        module.after_step(seen + BATCH)
+    gradients = {name: weight.grad for name, weight in module.named_parameters() if weight.grad is not None}
+    whole = gathered(gradients, world)
+    arrays = {name: value.numpy() for name, value in whole.items() if value is not None}
+    return [{name: loss.item() for name, loss in line.items()} for line in losses], arrays
+
+
+def alone(module, image, ids):
+    """The transformer's tokens of one text (n,) beside one image (1, 3, h, w), without padding and without masks."""
+    model, fusion = module.model, module.fusion
+    words = model.token_embedding(ids.clamp(max=63))
+    words = torch.where((ids == 64)[:, None], fusion.mask_embedding, words) + model.positional_embedding[: len(ids)]
+    words = nn.functional.layer_norm(
+        words @ fusion.word_in.weight.T + fusion.word_in.bias, (16,), fusion.word_norm.weight, fusion.word_norm.bias
+    )
+    x = torch.cat([words + fusion.kinds[0], model.visual._embeds(image)[0] + fusion.kinds[1]])[None]
+    for block in model.visual.transformer.resblocks:
+        x = x + nn.functional.multi_head_attention_forward(
+            *[block.ln_1(x).transpose(0, 1)] * 3, 16, 2, block.attn.in_proj_weight, block.attn.in_proj_bias, None, None,
+            False, 0.0, block.attn.out_proj.weight, block.attn.out_proj.bias, need_weights=False,
+        )[0].transpose(0, 1)  # fmt: skip
+        x = x + block.mlp(block.ln_2(x))
+    return model.visual.ln_post(x[0, : len(ids)])
+
+
+def by_hand(module, images, texts):
+    itm, mlm, lengths = [], [], texts.argmax(-1) + 1
+    draws = sampling.uniform(5, sampling.HARD_NEGATIVES, module.position, BATCH, 9)
+    noise = -torch.log(-torch.log(draws))
+    shown = []
+    for i, length in enumerate(lengths):
+        others = [j for j in range(i // 4 * 4, i // 4 * 4 + 4) if texts[j].tolist() != texts[i].tolist()]
+        wrong = draws[i, 8] < 0.5
+        image = max(others, key=lambda j: noise[i, 4 + j % 4].item()) if wrong else i
+        shown.append(image)
+        fused = alone(module, images[image : image + 1], texts[i, :length])
+        logit = module.fusion.match_head(fused[-1])[0]
+        itm.append(torch.log1p(torch.exp(logit if wrong else -logit)))
+    draws = sampling.uniform(5, sampling.MASKING, module.position, BATCH, 48).view(BATCH, 3, 16)
+    for i, length in enumerate(lengths.tolist()):
+        ids, hidden = texts[i, :length].clone(), []
+        first = 0
+        for place in range(1, length - 1):
+            if place == 1 or ENDS[texts[i, place - 1]]:
+                first = place
+            chance, kind = draws[i, :2, first]
+            if chance < 0.3:
+                hidden.append(place)
+                ids[place] = 64 if kind < 0.8 else int(draws[i, 2, place] * 62) if kind < 0.9 else ids[place]
+        fused = alone(module, images[i : i + 1], ids)
+        for place in hidden:
+            scores = module.fusion.word_head(fused[place]) @ module.model.token_embedding.weight.T
+            mlm.append(-(scores + module.fusion.word_bias).log_softmax(-1)[texts[i, place]])
+    assert len({*shown} & {*range(BATCH)}) > 1
+    assert shown != list(range(BATCH))
+    return {"itm": sum(itm) / len(itm), "mlm": sum(mlm) / len(mlm)}
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_losses_and_gradients_are_the_papers(fast):
+    module = objective(fast).double()
+    images, texts = batch(BATCH, seed=99)
+    texts[5] = texts[6]  # not a negative of its twin
+    module.position = BATCH + 4
+    losses = module.loss(module(images.double(), texts))
+    losses["loss"].backward()
+    found = {name: weight.grad.clone() for name, weight in module.named_parameters() if weight.requires_grad}
+    module.zero_grad()
+    expected = by_hand(module, images.double(), texts)
+    (0.7 * expected["itm"] + 1.3 * expected["mlm"]).backward()
+    for name, loss in expected.items():
+        assert losses[name].item() == pytest.approx(loss.item(), rel=1e-10), name
+    for name, gradient in found.items():
+        own = dict(module.named_parameters())[name].grad
+        assert gradient.numpy() == pytest.approx(own.numpy(), rel=1e-8, abs=1e-12), name
+        assert gradient.abs().max() > 0, name
+
+
+def test_what_one_stream_does_not_use_is_frozen():
+    frozen = {name for name, weight in objective().named_parameters() if not weight.requires_grad}
+    used = {"token_embedding.weight", "positional_embedding"}
+    towers = {name for name, _ in build().named_parameters() if not name.startswith("visual.")}
+    assert frozen == {f"model.{name}" for name in (towers | {"visual.proj"}) - used}
+
+
+def test_words_are_masked_whole():
+    _, texts = batch(400, longest=15)
+    lengths = texts.argmax(-1) + 1
+    draws = torch.rand(400, 3, 16, generator=torch.Generator().manual_seed(0))
+    hidden, masked = sampling.mask_words(texts, lengths, draws, 0.15, 64, ENDS)
+    words, chosen = 0, 0
+    for row, length, mask, new in zip(texts, lengths.tolist(), masked, hidden, strict=True):
+        assert not mask[0] and not mask[length - 1 :].any()
+        last = [1, *(place + 1 for place in range(1, length - 1) if ENDS[row[place]])]
+        for begin, end in zip(last, [*last[1:], length - 1], strict=True):
+            if begin < end:
+                assert len(set(mask[begin:end].tolist())) == 1
+                assert len({*(new[begin:end] == 64).tolist()}) == 1
+                words, chosen = words + 1, chosen + int(mask[begin])
+    assert chosen / words == pytest.approx(0.15, abs=0.03)
+
+
+def test_clips_tokenizer_says_where_words_end():
+    tokenize = Tokenizer(open_clip.get_tokenizer("ViT-B-32"))
+    ends = tokenize.word_ends()
+    tokens = tokenize("supercalifragilistic cats sit, quietly")
+    length = int((tokens != 0).sum())
+    assert ends[tokens[1 : length - 1]].sum() == 5  # the comma is one
+    module = objective()
+    module.use_tokenizer(tokenize)
+    assert torch.equal(module.ends_of_words, torch.from_numpy(ends))
+    other = Tokenizer(
+        lambda texts: torch.tensor([[1, *text.encode()[:5], *[0] * (5 - len(text[:5]))] for text in texts])
+    )
+    with pytest.raises(ConfigError, match="whole words"):
+        module.use_tokenizer(other)
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return steps()
+
+
+@pytest.mark.parametrize(("size", "parts", "kind"), [(1, 4, "ddp"), (2, 2, "ddp"), (4, 1, "ddp"), (2, 1, "fsdp")])
+def test_ranks_and_parts_change_nothing(ranks, whole, size, parts, kind):
+    dtype = torch.float32 if kind == "fsdp" else torch.float64
+    results = ranks(size, steps, parts, kind, dtype) if size > 1 else [steps(parts)]
+    rel, tiny = (1e-3, 2e-6) if kind == "fsdp" else (1e-8, 1e-12)
+    for number, line in enumerate(whole[0]):
+        for name, loss in line.items():
+            assert sum(result[0][number][name] for result in results) / size == pytest.approx(loss, rel=rel), name
+    assert set(results[0][1]) == set(whole[1])
+    for name, gradient in whole[1].items():
+        assert results[0][1][name] == pytest.approx(gradient, rel=rel, abs=tiny), name
+
+
+def go(folder, shards):
+    values = {
+        "model__architecture": MODEL, "batch_size": 8, "samples": 32, "optimizer__lr": 3e-3,
+        "objective__kind": "vilt", "objective__negatives_among": 2,
+    }  # fmt: skip
+    tars = Shards(LocalStore(shards), sorted(str(path.relative_to(shards)) for path in shards.rglob("*.tar")))
+    settings = train.Config(**nested(values))
+    trainer = loop.Trainer(settings, Inputs({"shards": tars}), Context(folder), World.join(torch.device("cpu")))
+    trainer.run()
+    trainer.finish()
+    return trainer.objective.eval().matcher().match(*candidates()).tolist()
+
+
+def candidates():
+    draw = torch.Generator().manual_seed(0)
+    texts = open_clip.get_tokenizer("ViT-B-32")(["a red disc", "a blue bar", "a green box and more words"] * 2)[:, :8]
+    texts[:, -1] = 0
+    return torch.randn(3, 3, 16, 16, generator=draw), texts, torch.tensor([0, 1, 2, 2, 0, 1])
+
+
+def test_the_loaded_model_scores_as_the_trained_one(ranks, shards, tmp_path):
+    expected, *_ = ranks(1, go, tmp_path, shards)
+    assert vilt.load(tmp_path).match(*candidates()).tolist() == pytest.approx(expected, abs=1e-6)
+    assert len({round(score, 5) for score in expected}) > 3
+    assert json.loads((tmp_path / "data/fusion/config.json").read_text())["kind"] == "single_stream"
+
+
+def test_a_resnet_has_no_transformer_to_share():
+    vision = {"layers": [1, 1, 1, 1], "width": 8, "image_size": 32, "head_width": 8}
+    with pytest.raises(ConfigError, match="image tower"):
+        ViLT(build(vision=vision), config().objective, config())

@@ -1,0 +1,207 @@
+"""Answering against its loss written out question by question, split up, and loaded again."""
+
+import json
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from nesting import nested
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from small_data import MODEL, draw
+from test_albef_parts import batch, build
+from torch import nn
+
+from infra.errors import ConfigError, Preempted
+from infra.fusion.build import build_fusion
+from infra.fusion.encoder import FusionEncoder
+from infra.fusion.network import Layout
+from infra.open_clip_encoder import load_encoder
+from infra.run.context import Context
+from infra.store import LocalStore
+from training import loop, step, train
+from training.data.samples import Shards
+from training.distributed.parallel import gathered, wrap
+from training.distributed.world import World
+from training.inputs import Inputs
+from training.model.blocks import use_fast_blocks
+from training.objectives import vqa
+from training.objectives.vqa.objective import VQA
+
+pytestmark = pytest.mark.long  # trains
+
+BATCH = 8
+KINDS = {"two_stream": {"kind": "two_stream", "layers": 1}, "single_stream": {"kind": "single_stream"}}
+ANSWERS = {"one": [7], "two words": [8, 9], "words": [9]}
+
+
+class Tokens:
+    """Answers of one token and of two."""
+
+    def ragged(self, texts):
+        return [[62, *ANSWERS[text], 63] for text in texts]
+
+
+def pretrained(folder, kind, model):
+    """A fusion encoder in ``folder`` as albef and vilt leave one."""
+    config = {**KINDS[kind], "vocabulary": int(model.vocab_size), "matching": True}
+    torch.manual_seed(4)
+    (folder / "fusion").mkdir(parents=True)
+    (folder / "fusion/config.json").write_text(json.dumps(config))
+    save_file(build_fusion(model, config).state_dict(), folder / "fusion/model.safetensors")
+    return folder
+
+
+def asked(seed):
+    """Images, and questions with an answer behind them; the last one has none."""
+    images, texts = batch(BATCH, seed)
+    rows = list(ANSWERS.values())
+    for number, text in enumerate(texts[:-1]):
+        end, answer = int(text.argmax()), rows[(number + seed) % 3]
+        text[end : end + len(answer) + 1] = torch.tensor([*answer, 63])
+    texts[-1, int(texts[-1].argmax()) - 1] = 5
+    return images, texts
+
+
+def steps(folder, parts=1):
+    settings = train.Config(batch_size=BATCH, objective=vqa.Config(answers=tuple(ANSWERS)))
+    module, world = VQA(use_fast_blocks(build()), settings.objective, settings, folder).double(), None
+    module.use_tokenizer(Tokens())
+    world = World.join(torch.device("cpu"))
+    wrapped = wrap(module, settings, world)
+    optimizer = torch.optim.SGD([weight for weight in module.parameters() if weight.requires_grad], lr=0.3)
+    share, losses = BATCH // world.size, []
+    for seed in range(2):
+        images, texts = (x[world.rank * share :][:share] for x in asked(seed))
+        size = share // parts
+
+        def encode_part(part, images=images, texts=texts, size=size):
+            return wrapped(images[part * size :][:size].double(), texts[part * size :][:size])
+
+        optimizer.zero_grad()
+        losses.append(step.backward(module, encode_part, parts, wrapped.no_sync))
+        optimizer.step()
+        module.after_step(BATCH)
+    gradients = {name: weight.grad for name, weight in module.named_parameters() if weight.grad is not None}
+    whole = gathered(gradients, world)
+    return [{n: x.item() for n, x in line.items()} for line in losses], {
+        name: value.numpy() for name, value in whole.items() if value is not None
+    }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_loss_is_that_of_each_question_alone(tmp_path, kind):
+    model = use_fast_blocks(build())
+    settings = train.Config(batch_size=BATCH, objective=vqa.Config(answers=tuple(ANSWERS)))
+    module = VQA(model, settings.objective, settings, pretrained(tmp_path, kind, model)).double()
+    module.use_tokenizer(Tokens())
+    images, texts = asked(1)
+    losses = module.loss(module(images.double(), texts))
+    losses["loss"].backward()
+    found = {name: weight.grad.clone() for name, weight in module.named_parameters() if weight.requires_grad}
+    assert all(gradient.abs().max() > 0 for gradient in found.values())
+    module.zero_grad()
+    expected, right = [], []
+    for number in range(BATCH - 1):
+        answer = list(ANSWERS.values())[(number + 1) % 3]
+        length = int(texts[number].argmax()) + 1 - len(answer)
+        question = texts[number : number + 1, :length].clone()
+        question[0, -1] = 63
+        lengths = torch.tensor([length])
+        words = module.fusion.read_texts(model, question, lengths)
+        seen = module.fusion.read_images(model, images[number : number + 1].double())
+        fused = module.fusion.fuse(model, words, Layout(lengths, words.device), seen, torch.tensor([0]))
+        logits = module.fusion.answer_head(fused[-1])
+        expected.append(-logits.log_softmax(-1)[(number + 1) % 3])
+        right.append(float(logits.argmax() == (number + 1) % 3))
+    (sum(expected) / len(expected)).backward()
+    assert losses["loss"].item() == pytest.approx(sum(expected).item() / len(expected), rel=1e-10)
+    assert losses["right"].item() == pytest.approx(np.mean(right))
+    assert losses["answered"].item() == pytest.approx(1 - 1 / BATCH)
+    for name, gradient in found.items():
+        own = dict(module.named_parameters())[name].grad
+        assert gradient.numpy() == pytest.approx(own.numpy(), rel=1e-8, abs=1e-12), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ranks_and_parts_change_nothing(ranks, tmp_path, kind):
+    folder = pretrained(tmp_path, kind, build())
+    losses, gradients = steps(folder)
+    for results in ([steps(folder, 4)], ranks(2, steps, folder, 2)):
+        for number, line in enumerate(losses):
+            for name, loss in line.items():
+                found = sum(result[0][number][name] for result in results) / len(results)
+                assert found == pytest.approx(loss, rel=1e-10), name
+        assert set(results[0][1]) == set(gradients)
+        for name, gradient in gradients.items():
+            assert results[0][1][name] == pytest.approx(gradient, rel=1e-8, abs=1e-12), name
+
+
+def go(folder, shards, start, stop_at=None, workers=1):
+    """Fine-tune to the end, or until so many samples are seen; the answers' logits at the end."""
+    values = {
+        "model__architecture": MODEL, "batch_size": 8, "samples": 64, "optimizer__lr": 3e-3, "log_every": 8,
+        "data__caption_key": "txt", "objective": {"kind": "vqa", "answers": ["disc", "box", "bar"]},
+        "cluster__workers": workers,
+    }  # fmt: skip
+    seen = [0]
+    context = Context(
+        folder,
+        emit=lambda event: seen.__setitem__(0, event.done if event.kind == "progress" else seen[0]),
+        stopping=lambda: stop_at is not None and seen[0] >= stop_at,
+    )
+    tars = Shards(LocalStore(shards), sorted(str(path.relative_to(shards)) for path in shards.rglob("*.tar")))
+    inputs = Inputs({"shards": tars}, models={"pretrained": start})
+    try:
+        loop.train(train.Config(**nested(values)), inputs, context, World.join(torch.device("cpu")))
+    except Preempted:
+        assert stop_at is not None
+
+
+def test_it_is_continued_exactly_and_answers_when_loaded(ranks, shards, tmp_path):
+    model = open_clip.CLIP(**MODEL)
+    start = pretrained(tmp_path / "start", "single_stream", model)
+    save_file(model.state_dict(), start / "open_clip_model.safetensors")
+    described = {"model_cfg": MODEL, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}
+    (start / "open_clip_config.json").write_text(json.dumps(described))
+    ranks(1, go, tmp_path / "calm", shards, start)
+    ranks(2, go, tmp_path / "other", shards, start, 32, 2)
+    ranks(1, go, tmp_path / "other", shards, start)
+    calm, other = (
+        [json.loads(line) for line in (tmp_path / name / "data/history.jsonl").read_text().splitlines()]
+        for name in ("calm", "other")
+    )
+    assert [line["samples"] for line in calm] == list(range(8, 72, 8))
+    assert [line["loss"] for line in other] == pytest.approx([line["loss"] for line in calm], rel=1e-6)
+    assert {line["answered"] for line in calm} == {1.0}
+
+    folder = tmp_path / "calm/data"
+    config = json.loads((folder / "fusion/config.json").read_text())
+    assert config["answers"] == ["disc", "box", "bar"]
+    encoder = load_encoder(folder)
+    fusion = build_fusion(encoder.model, config)
+    fusion.load_state_dict(load_file(folder / "fusion/model.safetensors"))
+    loaded = FusionEncoder(encoder, fusion, config["answers"])
+    pictures = [Image.fromarray(draw(number)[0]) for number in range(3)]
+    logits = loaded.answer(pictures, [["a red", "a blue"], ["a red"], []])
+    assert logits.shape == (3, 3)
+    alone = loaded.answer([pictures[0]], [["a blue"]])
+    assert logits[1] == pytest.approx(alone[0], abs=1e-5)
+    assert not np.allclose(logits[0], logits[2], atol=1e-4)
+
+
+def test_what_cannot_be_answered_is_refused(tmp_path):
+    settings = train.Config(batch_size=BATCH, objective=vqa.Config(answers=tuple(ANSWERS)))
+    with pytest.raises(ConfigError, match="no fusion encoder"):
+        VQA(build(), settings.objective, settings, tmp_path)
+    with pytest.raises(ConfigError, match="answers"):
+        vqa.Config(answers=("yes", "yes"))
+    module = VQA(build(), settings.objective, settings, pretrained(tmp_path, "single_stream", build()))
+    module.use_tokenizer(Tokens())
+    texts = torch.tensor([[62, 8, 9, 63, 0], [62, 1, 8, 9, 63], [62, 9, 63, 0, 0]])
+    questions, lengths, numbers = module.split(texts)
+    assert numbers.tolist() == [2, 1, -1]  # of the first the longer answer would leave no question
+    assert questions.tolist() == [[62, 8, 63, 0, 0], [62, 1, 63, 0, 0], [62, 9, 63, 0, 0]]
+    assert lengths.tolist() == [3, 3, 3]
+    assert isinstance(module.fusion.answer_head, nn.Sequential)

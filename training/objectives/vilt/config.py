@@ -1,0 +1,50 @@
+"""Configuration of the objective vilt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from infra.errors import ConfigError
+from training.objectives.config import ObjectiveConfig
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from training.config import Config as Run
+    from training.objectives.base import Objective
+
+__all__ = ["Config"]
+
+
+class Config(ObjectiveConfig):
+    """ViLT's matching and masked language modelling in one transformer (https://arxiv.org/abs/2102.03334)."""
+
+    kind = "vilt"
+
+    itm_weight: float = Field(1.0, ge=0, description="weight of image-text matching; 0: none")
+    mlm_weight: float = Field(1.0, ge=0, description="weight of masked language modelling; 0: none")
+    mask_rate: float = Field(0.15, gt=0, lt=1, description="fraction of words masked")
+    whole_words: bool = Field(True, description="mask all tokens of a word or none; needs CLIP's tokenizer")
+    wrong_images: float = Field(0.5, gt=0, lt=1, description="fraction of captions that are matched with another image")
+    negatives_among: int = Field(
+        32, ge=2, description="neighbouring samples that wrong images are drawn from; a divisor of the micro-batch"
+    )
+
+    def build(self, model: nn.Module, run: Run, inputs: Mapping[str, Path]) -> Objective:
+        from training.objectives.vilt.objective import ViLT
+
+        return ViLT(model, self, run)
+
+    def check(self, micro_batch: int) -> None:
+        if not (self.itm_weight or self.mlm_weight):
+            raise ConfigError("the objective vilt has no loss", expected="itm_weight or mlm_weight above 0")
+        if self.itm_weight and micro_batch % self.negatives_among:
+            raise ConfigError(
+                "training.objectives.vilt.config.Config.negatives_among does not divide a micro-batch",
+                expected=f"a divisor of {micro_batch}",
+                found=str(self.negatives_among),
+            )
