@@ -22,11 +22,14 @@ main(sys.argv[2:])
 """
 
 
-def run_ours(config: Mapping[str, Any], shards: Path, folder: Path, gpus: int = 0) -> tuple[float, float]:
-    """Train to ``folder/out``; seconds, and CPU seconds of all processes."""
+def run_ours(
+    config: Mapping[str, Any], shards: Path, folder: Path, gpus: int = 0, pretrained: Path | None = None
+) -> tuple[float, float]:
+    """Train to ``folder/out``, from ``pretrained``; seconds, and CPU seconds of all processes."""
     (folder / "config.json").write_text(json.dumps(config))
     command = [*_launcher(gpus), "-m", "training.cli", "--config", folder / "config.json"]
-    return measure([*command, "--shards", shards, "--output", folder / "out"], folder / "log")
+    start = [] if pretrained is None else ["--pretrained", pretrained]
+    return measure([*command, "--shards", shards, "--output", folder / "out", *start], folder / "log")
 
 
 def run_theirs(

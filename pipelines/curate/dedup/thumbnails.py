@@ -30,11 +30,15 @@ _HEAD = struct.Struct("<6H")  # the frame in shares of 65,535, then its size in 
 _UNIFORM = 24  # levels that the pixels of a border differ in at most
 _MOST = 0.45  # of a side that may be border
 _RIM = 2  # pixels
+_BLOCK = 8  # pixels that JPEG encodes together
 _SOFT = 9  # cells over which colours are averaged
 
 
 def inner_box(grey: Array) -> Box:
-    """The box within a uniform border, or within nested ones: a black frame around a white one."""
+    """The box within a uniform border, or within nested ones: a black frame around a white one.
+
+    What surrounds nothing but a colour is no border: of a flag with stripes only the middle one would be left.
+    """
     left, top, right, bottom = 0, 0, grey.shape[1], grey.shape[0]
     rim = 0  # of a border within another one, where both are mixed
     for _ in range(3):
@@ -51,7 +55,15 @@ def inner_box(grey: Array) -> Box:
             bottom - below - rim * (below > 0),
         )
         rim = _RIM
+    if _is_plain(grey[top:bottom, left:right]):
+        return 0, 0, grey.shape[1], grey.shape[0]
     return left, top, right, bottom
+
+
+def _is_plain(grey: Array) -> bool:
+    """True if there is nothing but a colour, but for what JPEG's blocks smear over the edges."""
+    down, across = (min(_BLOCK, side // 4) for side in grey.shape)
+    return bool(np.ptp(grey[down : grey.shape[0] - down, across : grey.shape[1] - across]) <= _UNIFORM)
 
 
 def _border(grey: Array, axis: int) -> tuple[int, int]:

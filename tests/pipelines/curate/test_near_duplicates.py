@@ -133,6 +133,31 @@ def test_borders_in_borders_are_taken_off():
     assert inner_box(blank) == (0, 0, 60, 50)
 
 
+def striped(colours, upright=True) -> Image.Image:
+    flag = Image.new("RGB", (300, 200))
+    for place, colour in enumerate(colours):
+        flag.paste(
+            colour, (100 * place, 0, 100 * place + 100, 200) if upright else (0, 67 * place, 300, 67 * place + 67)
+        )
+    return flag
+
+
+def test_stripes_are_no_border():
+    """Within the outer ones there would be a white picture in each."""
+    flags = [
+        striped(("#008751", "white", "#008751")),
+        striped(("#f77f00", "white", "#009e60")),
+        striped(("#ed2939", "white", "#00a1de"), upright=False),
+        striped(("#9e3039", "white", "#9e3039"), upright=False),
+    ]
+    signatures = [signed(flag) for flag in flags]
+    for number, flag in enumerate(flags):
+        for name in ("JPEG, quality 75", "JPEG, quality 30", "scaled to 1/2", "scaled to 3/2", "64 colours"):
+            copy = signed(VARIANTS[name][1](flag, np.random.default_rng(0)))
+            found = [other for other, one in enumerate(signatures) if copies(one, copy)]
+            assert found == [number], (number, name)
+
+
 def test_a_border_in_a_border_is_taken_off_after_jpeg_mixed_their_edge():
     framed = Image.new("RGB", (320, 240), "black")
     framed.paste("white", (20, 20, 300, 220))
