@@ -7,7 +7,8 @@ one host, 256 px keep_ratio, JPEG quality 95, sha256, Exif.
 
 peer     images per CPU second: the slope of the CPU time of the whole process tree between two sizes of list, which
          leaves out what starting up costs, of the best of several runs; images per second of the whole command at the
-         larger size; the likeness of the images (PSNR, dB)
+         larger size; the likeness of the images (PSNR, dB). The smaller list has a shard for each process: ours starts
+         a worker only when there is a shard for it, img2dataset starts all at once
 trouble  images per second, by the slope, with three rows to a host, a tenth of the hosts slow (5 s) and a tenth dead,
          both at their default settings
 memory   peak memory of the process tree at 10,000 and at 100,000 rows of small pictures
@@ -219,7 +220,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", help="peer, trouble, memory or scaling; by default all")
     parser.add_argument("--pictures", type=int, default=3000, help="different JPEGs served")
-    parser.add_argument("--rows", type=int, nargs=2, default=(500, 9000), help="sizes of the lists of peer")
+    parser.add_argument("--rows", type=int, nargs=2, default=(2000, 9000), help="sizes of the lists of peer")
     parser.add_argument("--repeats", type=int, default=2, help="runs of peer; the one of least CPU time counts")
     parser.add_argument("--rows-per-host", type=int, default=1_000_000, help="rows of one host that follow another")
     parser.add_argument("--troubled", type=int, nargs=2, default=(3000, 12_000), help="sizes of the lists of trouble")
