@@ -20,11 +20,10 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 
 from evaluation.calibration import CalibrationError
-from infra.figures import png
+from infra.figures import INK, QUIET, RIGHT, WRONG, png
 
 __all__ = ["Answer", "Prediction", "Query", "confusion", "image_to_text", "predictions", "reliability", "text_to_image"]
 
-_RIGHT, _WRONG, _INK, _QUIET = "#1a7f5a", "#c2410c", "#1f2933", "#6b7785"
 _MAX_CLASSES = 40  # more rows than this cannot be read
 
 
@@ -87,13 +86,13 @@ def confusion(matrix: NDArray[np.int64], classes: Sequence[str]) -> bytes:
     picture = axes.imshow(np.sqrt(shares), cmap="Blues", vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(counts):
         if count:
-            colour = "white" if shares[row, column] > 0.4 else _INK
+            colour = "white" if shares[row, column] > 0.4 else INK
             axes.text(column, row, str(count), ha="center", va="center", fontsize=6.5, color=colour)
     # Class names on both axes, and thin lines between the cells.
     axes.set_xticks(range(len(shown)), names, rotation=90, fontsize=7.5)
     axes.set_yticks(range(len(shown)), names, fontsize=7.5)
-    axes.set_xlabel("predicted", fontsize=9, color=_QUIET)
-    axes.set_ylabel("true", fontsize=9, color=_QUIET)
+    axes.set_xlabel("predicted", fontsize=9, color=QUIET)
+    axes.set_ylabel("true", fontsize=9, color=QUIET)
     axes.tick_params(length=0)
     axes.set_xticks(np.arange(len(shown)) - 0.5, minor=True)
     axes.set_yticks(np.arange(len(shown)) - 0.5, minor=True)
@@ -103,9 +102,7 @@ def confusion(matrix: NDArray[np.int64], classes: Sequence[str]) -> bytes:
         spine.set_visible(False)
     # Title and colour scale.
     subset = "" if len(shown) == len(matrix) else f"; the {len(shown)} of {len(matrix)} classes with the most errors"
-    axes.set_title(
-        f"{errors.sum()} of {matrix.sum()} images misclassified{subset}", fontsize=10, color=_INK, loc="left"
-    )
+    axes.set_title(f"{errors.sum()} of {matrix.sum()} images misclassified{subset}", fontsize=10, color=INK, loc="left")
     bar = figure.colorbar(picture, ax=axes, fraction=0.03, pad=0.02, aspect=30, ticks=np.sqrt([0, 0.04, 0.25, 0.5, 1]))
     bar.ax.set_yticklabels(["0", "4 %", "25 %", "50 %", "100 %"], fontsize=7)
     bar.outline.set_visible(False)
@@ -120,19 +117,19 @@ def reliability(error: CalibrationError) -> bytes:
     figure = _figure(3.9, 4.3)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3.2, 1], gridspec_kw={"hspace": 0.08})
     middle, width = (used + 0.5) / error.bins, 0.92 / error.bins
-    above.plot([0, 1], [0, 1], color=_QUIET, linewidth=0.8, linestyle=":")
+    above.plot([0, 1], [0, 1], color=QUIET, linewidth=0.8, linestyle=":")
     above.bar(middle, accuracy, width, color="#9ec5e8")
-    above.vlines(confidence, accuracy, confidence, color=_WRONG, linewidth=1.4)
-    above.plot(confidence, accuracy, "o", color=_INK, markersize=3)
+    above.vlines(confidence, accuracy, confidence, color=WRONG, linewidth=1.4)
+    above.plot(confidence, accuracy, "o", color=INK, markersize=3)
     above.set_ylim(0, 1)
-    above.set_ylabel("right", fontsize=8.5, color=_QUIET)
+    above.set_ylabel("right", fontsize=8.5, color=QUIET)
     above.set_title(
-        f"expected calibration error {error.value:.3f} of {error.images} images", fontsize=9.5, color=_INK, loc="left"
+        f"expected calibration error {error.value:.3f} of {error.images} images", fontsize=9.5, color=INK, loc="left"
     )
     below.bar(middle, count[used] / error.images, width, color="#c9d1d9")
     below.set_xlim(0, 1)
-    below.set_ylabel("images", fontsize=8.5, color=_QUIET)
-    below.set_xlabel("probability of the predicted class", fontsize=8.5, color=_QUIET)
+    below.set_ylabel("images", fontsize=8.5, color=QUIET)
+    below.set_xlabel("probability of the predicted class", fontsize=8.5, color=QUIET)
     for axes in (above, below):
         axes.tick_params(labelsize=7)
         for side in ("top", "right"):
@@ -150,7 +147,7 @@ def _grid(
 ) -> tuple[Figure, GridSpec]:
     """Create a figure of that size in inches, with its title above a grid that fills it."""
     figure = _figure(width, height)
-    figure.text(0, 1, title, fontsize=10, color=_INK, ha="left", va="top")
+    figure.text(0, 1, title, fontsize=10, color=INK, ha="left", va="top")
     return figure, figure.add_gridspec(rows, columns, left=0, right=1, bottom=0, top=1 - 0.42 / height, **spacing)
 
 
@@ -175,18 +172,18 @@ def predictions(items: Sequence[Prediction], title: str) -> bytes:
         cell = grid[row, column].subgridspec(2, 1, height_ratios=[1.9, 0.8], hspace=0.05)
         above = figure.add_subplot(cell[0])
         above.set_anchor("S")
-        _show(above, item.image, _RIGHT if right else _WRONG)
-        above.set_title(_wrap(item.truth, 24, 1), fontsize=8, color=_INK, pad=4)
+        _show(above, item.image, RIGHT if right else WRONG)
+        above.set_title(_wrap(item.truth, 24, 1), fontsize=8, color=INK, pad=4)
         below = figure.add_subplot(cell[1])
         below.set_axis_off()
         below.set_xlim(0, 1)
         below.set_ylim(2.6, -0.6)
         for line, (name, probability) in enumerate(item.top):
-            colour = _RIGHT if name == item.truth else _WRONG if line == 0 else "#b8c2cc"
+            colour = RIGHT if name == item.truth else WRONG if line == 0 else "#b8c2cc"
             below.barh(line, 1, height=0.82, color="#f1f4f6")
             below.barh(line, probability, height=0.82, color=colour, alpha=0.35)
-            below.text(0.02, line, _wrap(name, 18, 1), fontsize=7, va="center", color=_INK)
-            below.text(0.98, line, f"{probability:.0%}", fontsize=7, va="center", ha="right", color=_INK)
+            below.text(0.02, line, _wrap(name, 18, 1), fontsize=7, va="center", color=INK)
+            below.text(0.98, line, f"{probability:.0%}", fontsize=7, va="center", ha="right", color=INK)
     return _png(figure)
 
 
@@ -199,15 +196,15 @@ def text_to_image(queries: Sequence[Query], title: str) -> bytes:
     for row, query in enumerate(queries):
         words = figure.add_subplot(grid[row, 0])
         words.set_axis_off()
-        words.text(0, 0.5, _wrap(query.query, 26, 5), fontsize=8.5, va="center", color=_INK, transform=words.transAxes)
+        words.text(0, 0.5, _wrap(query.query, 26, 5), fontsize=8.5, va="center", color=INK, transform=words.transAxes)
         for column, answer in enumerate(query.answers):
             axes = figure.add_subplot(grid[row, column + 1])
-            _show(axes, answer.item, _RIGHT if answer.right else None)
+            _show(axes, answer.item, RIGHT if answer.right else None)
             axes.set_xlabel(
                 f"{'✓ ' if answer.right else ''}{answer.cosine:.2f}",
                 fontsize=7.5,
                 labelpad=2,
-                color=_RIGHT if answer.right else _QUIET,
+                color=RIGHT if answer.right else QUIET,
             )
     return _png(figure)
 
@@ -227,8 +224,8 @@ def image_to_text(queries: Sequence[Query], title: str) -> bytes:
         words.set_xlim(0, 1)
         words.set_ylim(len(query.answers) - 0.5, -0.5)
         for line, answer in enumerate(query.answers):
-            colour = _RIGHT if answer.right else _WRONG
+            colour = RIGHT if answer.right else WRONG
             words.text(0.0, line, "✓" if answer.right else "✗", fontsize=9, va="center", color=colour)
-            words.text(0.05, line, f"{answer.cosine:.2f}", fontsize=7, va="center", color=_QUIET)
-            words.text(0.15, line, _wrap(answer.item, 52, 1), fontsize=8, va="center", color=_INK)
+            words.text(0.05, line, f"{answer.cosine:.2f}", fontsize=7, va="center", color=QUIET)
+            words.text(0.15, line, _wrap(answer.item, 52, 1), fontsize=8, va="center", color=INK)
     return _png(figure)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from evaluation import figures
 from evaluation.embedded import Embedded
@@ -47,7 +48,7 @@ def predictions(examples: EvalSet, classified: Classified, logits: Logits) -> by
     shown = [*shown_wrong, *right[: _PREDICTIONS - len(shown_wrong)]]
 
     images = examples.images(shown)
-    probabilities = _softmax(logits[shown])
+    probabilities = softmax(logits[shown], axis=1)
     items = [
         Prediction(
             image=images[place],
@@ -105,12 +106,6 @@ def retrieval(data: Embedded) -> dict[str, bytes]:
             by_image, f"{len(by_image)} images drawn at random, and the captions they find"
         ),
     }
-
-
-def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-    result: NDArray[np.float64] = odds / odds.sum(axis=1, keepdims=True)
-    return result
 
 
 def selections(data: Embedded, groups: Sequence[Group], right: NDArray[np.float64]) -> bytes:

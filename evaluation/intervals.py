@@ -35,12 +35,12 @@ _ROUNDING = 1e-18  # a variance below is that of sums in another order
 
 @dataclass(frozen=True)
 class Interval:
-    """A metric, the bounds of its confidence interval, and how they were computed."""
+    """A metric, the bounds of its confidence interval, and how they were computed, where that is known."""
 
     value: float
     low: float
     high: float
-    method: str
+    method: str = ""
 
 
 def resampled(metrics: Sequence[Metric], *, samples: int = 1000, seed: int = 0) -> NDArray[np.float64]:

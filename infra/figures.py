@@ -9,7 +9,13 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-__all__ = ["disable_mathtext", "png"]
+__all__ = ["APART", "INK", "QUIET", "RIGHT", "WRONG", "disable_mathtext", "png"]
+
+INK, QUIET = "#1f2933", "#6b7785"
+"""Colours of what is said, and of what stands beside it."""
+
+RIGHT, WRONG, APART = "#1a7f5a", "#b4470f", "#0969da"
+"""Colours of right and wrong answers, as the report's pages have them, and of what is separated from a baseline."""
 
 
 def png(figure: Figure, **options: Any) -> bytes:  # noqa: ANN401 - of Figure.savefig: dpi, bbox_inches, ...

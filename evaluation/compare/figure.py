@@ -10,11 +10,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from evaluation.compare.comparison import Comparison, Row
-from infra.figures import png
+from infra.figures import APART, INK, QUIET, png
 
 __all__ = ["draw"]
-
-_APART, _NOT, _INK = "#0969da", "#8c959f", "#1f2933"
 
 
 def draw(comparison: Comparison) -> bytes:
@@ -39,18 +37,18 @@ def draw(comparison: Comparison) -> bytes:
             f"{rows[0].title}, less {comparison.baseline}'s {rows[0].baseline:.3f}",
             fontsize=8.5,
             loc="left",
-            color=_INK,
+            color=INK,
         )
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
-    figure.suptitle("\n".join(wrap(comparison.verdict, 52 * columns + 45)), fontsize=9.5, color=_INK)
+    figure.suptitle("\n".join(wrap(comparison.verdict, 52 * columns + 45)), fontsize=9.5, color=INK)
     return png(figure, dpi=110)
 
 
 def _panel(axis: Axes, rows: Sequence[Row]) -> None:
     """A variant a line, with its difference at the end of the line."""
     for place, row in enumerate(rows):
-        colour = _APART if row.separated else _NOT
+        colour = APART if row.separated else QUIET
         axis.plot([row.difference.low, row.difference.high], [place, place], color=colour, linewidth=2)
         axis.plot(row.difference.value, place, "o", color=colour, markersize=5)
         axis.annotate(
@@ -63,7 +61,7 @@ def _panel(axis: Axes, rows: Sequence[Row]) -> None:
             fontsize=7.5,
             color=colour,
         )
-    axis.axvline(0, color=_INK, linewidth=0.8)
+    axis.axvline(0, color=INK, linewidth=0.8)
     axis.set_yticks(range(len(rows)), [row.variant for row in rows], fontsize=8)
     axis.set_ylim(len(rows) - 0.5, -0.5)
     axis.tick_params(axis="x", labelsize=7)

@@ -12,11 +12,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from evaluation.intervals import wilson
-from infra.figures import png
+from infra.figures import APART, INK, QUIET, png
 
 __all__ = ["by_severity"]
 
-_INK, _QUIET, _LINE = "#1f2933", "#6b7785", "#2b6cb0"
 _COLUMNS = 5
 
 
@@ -38,15 +37,15 @@ def by_severity(clean: float, severities: Sequence[int], right: Mapping[str, NDA
         kind, outcomes = list(right.items())[place]
         values = outcomes.mean(axis=1)
         bounds = np.array([wilson(value, outcomes.shape[1]) for value in values.tolist()])
-        axes.axhline(clean, color=_QUIET, linewidth=0.8, linestyle=":")
+        axes.axhline(clean, color=QUIET, linewidth=0.8, linestyle=":")
         reach = np.abs(bounds - values[:, None]).T
-        axes.errorbar(severities, values, reach, fmt="o-", color=_LINE, markersize=3, linewidth=1.2, elinewidth=2.4)
-        axes.set_title(kind.replace("_", " "), fontsize=8.5, color=_INK, loc="left", pad=3)
+        axes.errorbar(severities, values, reach, fmt="o-", color=APART, markersize=3, linewidth=1.2, elinewidth=2.4)
+        axes.set_title(kind.replace("_", " "), fontsize=8.5, color=INK, loc="left", pad=3)
         axes.set_xticks(list(severities))
         axes.tick_params(labelsize=7)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
     panels[0][0].set_ylim(bottom=0)
-    figure.supxlabel("severity", fontsize=8.5, color=_QUIET)
-    figure.supylabel("accuracy; dotted: of clean images", fontsize=8.5, color=_QUIET)
+    figure.supxlabel("severity", fontsize=8.5, color=QUIET)
+    figure.supylabel("accuracy; dotted: of clean images", fontsize=8.5, color=QUIET)
     return png(figure, bbox_inches="tight", pad_inches=0.15)

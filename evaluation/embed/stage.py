@@ -37,8 +37,8 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     parts = [
         Part(examples.alone(shard), shard, change)
         for examples in sets
-        for change in changes
         for shard in examples.parts
+        for change in changes
     ]
     classes = {examples.name: Part(examples.alone(None), None) for examples in sets if examples.classes}
     specs = [(part.name.replace("/", "-"), part) for part in (*parts, *classes.values())]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache, partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,11 @@ def embed(config: Config, model: Artifact | None, batch: Sequence[tuple[Part, Sh
     """Write the vectors of each part of ``batch``."""
     limits = config.limits
     encoder = config.encoder(model, batch_size=config.batch_size, cpus=limits.cpus, gpus=limits.gpus)
+
+    @lru_cache(maxsize=1)  # a shard's are the same under every change
+    def encode(captions: tuple[str, ...]) -> tuple[Floats, NDArray[np.bool_]]:
+        return encode_captions(encoder, captions, config.long_captions)
+
     for part, output in batch:
         if part.shard is None:
             examples = part.examples
@@ -43,7 +48,7 @@ def embed(config: Config, model: Artifact | None, batch: Sequence[tuple[Part, Sh
             facts: dict[str, Any] = {"prompts": len(sentences), "beyond_context": int(encoder.is_cut(sentences).sum())}
         else:
             threads = max(1, int(limits.cpus))
-            facts = _embed_shard(encoder, part, part.shard, output, config.long_captions, threads=threads)
+            facts = _embed_shard(encoder, part, part.shard, output, encode, threads=threads)
         yield output.commit(facts={**facts, "logit_scale": encoder.logit_scale})
 
 
@@ -57,14 +62,14 @@ def _embed_shard(
     part: Part,
     shard: int,
     output: ShardOutput,
-    long_captions: LongCaptions,
+    encode: Callable[[tuple[str, ...]], tuple[Floats, NDArray[np.bool_]]],
     *,
     threads: int,
 ) -> dict[str, Any]:
     load = partial(_load, encoder, part.change)
     images, samples = encode_loaded(encoder, part.examples.packed(shard), load, threads=threads)
     captions = [list(sample.captions) for sample in samples]
-    texts, beyond = encode_captions(encoder, [text for given in captions for text in given], long_captions)
+    texts, beyond = encode(tuple(text for given in captions for text in given))
     each = iter(beyond.tolist())
     of_images = [list(islice(each, len(given))) for given in captions]
     rows = pa.table(

@@ -15,7 +15,7 @@ __all__ = ["Config"]
 
 
 class Config(EncoderConfig):
-    code_version: ClassVar[int] = 6
+    code_version: ClassVar[int] = 7
     inputs: ClassVar[Mapping[str, Input]] = {
         "embeddings": Input("embedded_testsets", description="the test sets as vectors of the model"),
         "model": Input("model", required=False, description="the model, for prompts of a task's own"),

@@ -18,7 +18,7 @@ import numpy as np
 from scipy.special import expit, logit, stdtrit
 from scipy.stats import linregress
 
-from evaluation.suite.averages import Figure
+from evaluation.intervals import Interval
 from infra.errors import DataError
 
 __all__ = ["Expectation", "effective", "fit"]
@@ -69,7 +69,7 @@ def fit(standard: Sequence[float], shifted: Sequence[float], name: str) -> Expec
     return Expectation(float(found.slope), float(found.intercept), len(x), float(x.mean()), spread, error)
 
 
-def effective(standard: Figure, shifted: Figure, line: Expectation, confidence: float) -> Figure:
+def effective(standard: Interval, shifted: Interval, line: Expectation, confidence: float) -> Interval:
     """The accuracy on the shifted set beyond ``line``, with its interval."""
     expected = line.at(standard.value)
     carried = sorted((line.at(standard.low), line.at(standard.high)))
@@ -78,7 +78,7 @@ def effective(standard: Figure, shifted: Figure, line: Expectation, confidence: 
     below = (shifted.value - shifted.low, carried[1] - expected, band[1] - expected)
     above = (shifted.high - shifted.value, expected - carried[0], expected - band[0])
     low, high = (sqrt(sum(part**2 for part in parts)) for parts in (below, above))
-    return Figure(value, value - low, value + high)
+    return Interval(value, value - low, value + high)
 
 
 def _logit(accuracy: float) -> float:

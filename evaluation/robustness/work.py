@@ -9,10 +9,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from evaluation.intervals import Interval
 from evaluation.robustness.config import Config, Shift
 from evaluation.robustness.figure import draw
 from evaluation.robustness.lines import Expectation, effective, fit
-from evaluation.suite.averages import Figure
 from infra.errors import DataError
 from infra.run.context import Context
 from infra.run.manifest import Artifact, Manifest
@@ -62,7 +62,7 @@ def measure(config: Config, inputs: Mapping[str, Artifact], context: Context) ->
 
 def _pairs(
     shift: Shift, given: Mapping[str, Sequence[Artifact]]
-) -> tuple[dict[str, tuple[Figure, Figure]], dict[str, str]]:
+) -> tuple[dict[str, tuple[Interval, Interval]], dict[str, str]]:
     """Accuracies of each model on both sets, and why those are missing that are."""
     found, absent = {}, {}
     for model, artifacts in given.items():
@@ -80,12 +80,12 @@ def _pairs(
     return found, absent
 
 
-def _figure(artifacts: Sequence[Artifact], dataset: str, metric: str) -> Figure | None:
+def _figure(artifacts: Sequence[Artifact], dataset: str, metric: str) -> Interval | None:
     plain = metric.replace("@", "_at_")
     for artifact in artifacts:
         metrics = artifact.manifest.metrics
         if artifact.manifest.config["task"]["dataset"].strip("/") == dataset.strip("/") and plain in metrics:
             value, low, high = (metrics[f"{plain}{end}"] for end in ("", "_low", "_high"))
             # A share of 0 or 1 has no logit; the middle of its interval is as good a guess.
-            return Figure((low + high) / 2 if value in (0, 1) else value, low, high)
+            return Interval((low + high) / 2 if value in (0, 1) else value, low, high)
     return None

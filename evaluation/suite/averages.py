@@ -13,19 +13,11 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Any
 
+from evaluation.intervals import Interval
 from evaluation.suite.config import Suite
 from infra.run.manifest import Artifact
 
-__all__ = ["Figure", "Group", "groups", "mean", "read_figures"]
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A value with the bounds of its interval."""
-
-    value: float
-    low: float
-    high: float
+__all__ = ["Group", "groups", "mean", "read_figures"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +27,7 @@ class Group:
     name: str
     sets: tuple[str, ...]
     missing: Mapping[str, str]
-    mean: Figure | None  # over those that are there
+    mean: Interval | None  # over those that are there
 
     @property
     def metric(self) -> str:
@@ -45,18 +37,18 @@ class Group:
         return f"{plain}_of_{there}_of_{len(self.sets)}" if self.missing else plain
 
 
-def mean(figures: Sequence[Figure]) -> Figure:
+def mean(figures: Sequence[Interval]) -> Interval:
     """The mean of independent figures with its interval."""
     count = len(figures)
     value = sum(one.value for one in figures) / count
     below = sqrt(sum((one.value - one.low) ** 2 for one in figures)) / count
     above = sqrt(sum((one.high - one.value) ** 2 for one in figures)) / count
-    return Figure(value, value - below, value + above)
+    return Interval(value, value - below, value + above, "MOVER")
 
 
-def read_figures(suite: Suite, evaluations: Sequence[Artifact]) -> tuple[dict[str, Figure], dict[str, str]]:
+def read_figures(suite: Suite, evaluations: Sequence[Artifact]) -> tuple[dict[str, Interval], dict[str, str]]:
     """The main metric of each set of ``suite``, and of each set without one the reason."""
-    found: dict[str, Figure] = {}
+    found: dict[str, Interval] = {}
     missing: dict[str, str] = {}
     by_task = {_task(one.manifest.config["task"]): one for one in evaluations}
     for name, entry in suite.sets.items():
@@ -69,11 +61,11 @@ def read_figures(suite: Suite, evaluations: Sequence[Artifact]) -> tuple[dict[st
         if plain not in metrics:
             missing[name] = f"{entry.task} gives no {entry.main}"
             continue
-        found[name] = Figure(metrics[plain], metrics[f"{plain}_low"], metrics[f"{plain}_high"])
+        found[name] = Interval(metrics[plain], metrics[f"{plain}_low"], metrics[f"{plain}_high"])
     return found, missing
 
 
-def groups(suite: Suite, found: Mapping[str, Figure], missing: Mapping[str, str]) -> list[Group]:
+def groups(suite: Suite, found: Mapping[str, Interval], missing: Mapping[str, str]) -> list[Group]:
     """The averages of ``suite``."""
     result = []
     for name, sets in suite.groups().items():

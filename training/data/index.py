@@ -16,7 +16,7 @@ import math
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -94,19 +94,13 @@ def _field(text: str, name: str) -> object:
     return fields.get(name) if isinstance(fields, dict) else None
 
 
-def _read_shard(
-    path: Path,
-    tokenizer: Tokenizer,
-    caption_key: str,
-    place: str = "",
-    balance: float | None = None,
-    concepts: str | None = None,
-) -> _Part:
-    """Index one shard. Raises DataError, which names the ``place`` of the shard, for a damaged one."""
-    place = place or str(path)
-    caption_extension = caption_key.partition(":")[0]
-    read = {caption_extension} | ({"json"} if balance is not None or concepts is not None else set())
-    # One pass over the tar's headers collects each sample's members; only captions are read.
+def _members(
+    path: Path, read: Collection[str], place: str
+) -> tuple[dict[str, dict[str, tuple[int, int]]], dict[str, dict[str, bytes]]]:
+    """Where each sample's members lie in a tar, offset and size, and what those with the extensions ``read`` say.
+
+    One pass over the tar's headers; nothing else is read.
+    """
     samples: dict[str, dict[str, tuple[int, int]]] = {}
     texts: dict[str, dict[str, bytes]] = {}
     with path.open("rb") as tar:
@@ -120,6 +114,22 @@ def _read_shard(
             if parts[1] in read:
                 tar.seek(offset)
                 texts.setdefault(parts[0], {})[parts[1]] = tar.read(size)
+    return samples, texts
+
+
+def _read_shard(
+    path: Path,
+    tokenizer: Tokenizer,
+    caption_key: str,
+    place: str = "",
+    balance: float | None = None,
+    concepts: str | None = None,
+) -> _Part:
+    """Index one shard. Raises DataError, which names the ``place`` of the shard, for a damaged one."""
+    place = place or str(path)
+    caption_extension = caption_key.partition(":")[0]
+    read = {caption_extension} | ({"json"} if balance is not None or concepts is not None else set())
+    samples, texts = _members(path, read, place)
     # A sample needs an image and a readable caption.
     places: list[tuple[int, int]] = []
     counts: list[int] = []

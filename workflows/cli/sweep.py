@@ -85,20 +85,21 @@ def _conclude(
     done = [(trial.variant, one) for trial in whole.trials for one in finished(root, trial.record)]
     evaluated = {name: [one for of, one in done if of == name and one.files(RESAMPLED)] for name in whole.variants}
     given = {variant: artifacts for variant, artifacts in evaluated.items() if artifacts}
-    comparison, why, files = None, "", {}
+    comparison, described, why, files = None, None, "", {}
     if len(given) < 2:
         why = f"{len(given)} of {len(evaluated)} variants have evaluations: nothing to compare"
     else:
         try:
             comparison, draw = compared(given, primary)
-            files = {"comparison.json": json.dumps(strict(comparison.as_dict())).encode(), "comparison.png": draw()}
+            described = strict(comparison.as_dict())
+            files = {"comparison.json": json.dumps(described).encode(), "comparison.png": draw()}
         except DataError as error:
             why = str(error)
     said = [comparison.verdict if comparison else why, *(f"{run}: {error}" for run, error in errors.items())]
     tracked = whole.track(root, files, "\n\n".join(said), code)
     err = stderr()
     if as_json:
-        print_json({**_runs(whole, errors), "comparison": comparison.as_dict() if comparison else None, "why": why})
+        print_json({**_runs(whole, errors), "comparison": described, "why": why})
     elif comparison:
         show(comparison, list(given))
         stdout().print(whole.folder(root).locate("comparison.png"), markup=False)

@@ -99,7 +99,7 @@ def with_images(found: dict[tuple[str, str], list[str]], paths: Sequence[str]) -
     """The files of each set and split ``found``, with the images below the set; what has none is left out."""
     images = [path for path in paths if is_image(path)]
     for (name, _), files in found.items():
-        files += [path for path in images if path.startswith(f"{name}/")]
+        files += [path for path in images if path.startswith(f"{name}/" if name else "")]
     return {key: files for key, files in found.items() if is_image(files[-1])}
 
 

@@ -21,6 +21,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 from infra.errors import DataError
+from infra.formats.testset.captions import with_images
 from infra.formats.testset.evalset import EvalSet, Form, Packed, SetFiles
 from infra.formats.testset.folders import chunks, is_image
 from infra.formats.testset.texts import decoded
@@ -55,9 +56,7 @@ class _Selections(Form):
         for path in paths:
             if (name := self.names(path)) is not None:
                 found.setdefault((name, _SPLIT), []).append(path)
-        for (name, _), files in found.items():
-            files += [path for path in paths if is_image(path) and path.startswith(f"{name}/" if name else "")]
-        return {key: files for key, files in found.items() if is_image(files[-1])}
+        return with_images(found, paths)
 
     def open(self, files: SetFiles) -> EvalSet:
         images: dict[str, list[str]] = {}

@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from evaluation import embed, evaluate
+from evaluation.corruptions import Corruptions
 from evaluation.embedded import open_embedded
 from evaluation.tasks import Retrieval, ZeroShot
 from infra.errors import ConfigError, DataError
 from infra.formats.testset import EvalSet
 from infra.formats.vectors import read_vectors
+from infra.open_clip_encoder import OpenClipEncoder
 from infra.run.context import Context
 from workflows.stage import Stage
 
@@ -151,3 +153,20 @@ def test_one_more_task_embeds_nothing_again():
     assert vectors.digest == before
     faster = embed.Config(sets=("x",), batch_size=512, limits={"gpus": 1}, device="cuda")
     assert Stage("embed", embed.run, faster, {"model": source, "dataset": source}).digest == before
+
+
+def test_captions_of_corrupted_images_are_encoded_once(model, holdout, tmp_path, monkeypatch):
+    plain, times = OpenClipEncoder.encode_texts, []
+
+    def counted(self, texts):
+        times.append(len(list(texts)))
+        return plain(self, texts)
+
+    monkeypatch.setattr(OpenClipEncoder, "encode_texts", counted)
+    changes = {"kinds": ["contrast", "brightness"], "severities": [1, 5], "side": 32}
+    made = samples.embed_here(tmp_path, model, holdout, "holdout", corruptions=changes)
+    assert len(times) == 1
+    splits = ["test", *(change.split("test") for change in Corruptions(**changes).changes().values())]
+    found = [read_vectors(made.store, f"holdout/{split}/00000", "clip") for split in splits]
+    assert len(found) == 5 and all(np.array_equal(one.texts, found[0].texts) for one in found)
+    assert not any(np.array_equal(one.images, found[0].images) for one in found[1:])

@@ -11,9 +11,8 @@ from PIL import Image
 from scipy.special import expit, logit
 
 from evaluation import robustness
-from evaluation.intervals import wilson
+from evaluation.intervals import Interval, wilson
 from evaluation.robustness.lines import effective, fit
-from evaluation.suite.averages import Figure
 from infra.errors import ConfigError, DataError, UsageError
 from infra.run.context import Context
 from infra.run.manifest import Artifact, Manifest
@@ -98,9 +97,9 @@ def test_its_interval_holds_the_truth_of_a_model_beside_the_baseline(models, ima
     random, held, draws = np.random.default_rng(0), 0, 600
     truth = expit(0.9 * logit(0.7) - 0.5) + 0.05
 
-    def measured(share: float) -> Figure:
+    def measured(share: float) -> Interval:
         value = random.binomial(images, share) / images
-        return Figure(value, *wilson(value, images))
+        return Interval(value, *wilson(value, images))
 
     for _ in range(draws):
         true = random.uniform(-0.5, 2, models)

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from evaluation import suite
-from evaluation.intervals import wilson
-from evaluation.suite.averages import Figure, mean
+from evaluation.intervals import Interval, wilson
+from evaluation.suite.averages import mean
 from infra.errors import ConfigError, UsageError
 from infra.run.context import Context
 from infra.run.manifest import Artifact, Manifest
@@ -82,14 +82,15 @@ def test_the_interval_of_an_average_holds_the_truth():
     draws = random.binomial(200, truth, (1000, len(truth)))
     inside = 0
     for row in draws:
-        figures = [Figure(hits / 200, *wilson(hits / 200, 200, 0.95)) for hits in row]
+        figures = [Interval(hits / 200, *wilson(hits / 200, 200, 0.95)) for hits in row]
         found = mean(figures)
         inside += found.low <= truth.mean() <= found.high
     assert 930 <= inside <= 970
 
 
 def test_one_set_keeps_its_interval():
-    assert mean([Figure(0.2, 0.1, 0.4)]) == Figure(0.2, pytest.approx(0.1), pytest.approx(0.4))
+    found = mean([Interval(0.2, 0.1, 0.4)])
+    assert (found.value, found.low, found.high) == pytest.approx((0.2, 0.1, 0.4))
 
 
 GIVEN = suite.Suite(

@@ -56,10 +56,31 @@ def values(scores) -> dict[str, float]:
     return {name: metric.value for name, metric in scores.metrics.items()}
 
 
+def converged(strength, vectors, labels):
+    """scikit-learn's model at the minimum of its loss, from which its default tolerance is far."""
+    return LogisticRegression(C=strength, max_iter=10_000, tol=1e-8).fit(vectors.astype(np.float64), labels)
+
+
+@pytest.mark.parametrize("strength", [1e-4, 1.0, 100.0])
+@pytest.mark.parametrize("images", [20, 1000])
+@pytest.mark.parametrize("kinds", [2, 10])
+def test_the_least_loss_is_scikit_learns(digits, strength, images, kinds):
+    """Also of fewer images than dimensions, and of dimensions in which no image differs."""
+    learned = digits.split("train")
+    some = np.flatnonzero(learned.labels < kinds)[:images]
+    model = converged(strength, learned.images[some], learned.labels[some])
+    expected = model.decision_function(digits.images)
+    if kinds == 2:
+        expected = np.stack([-expected, expected], axis=1) / 2
+    found = class_scores(learned.images[some], learned.labels[some], strength, digits.images, 10)[:, model.classes_]
+    found, expected = (scores - scores.mean(axis=1, keepdims=True) for scores in (found, expected))
+    assert np.abs(found - expected).max() < 0.03 * np.abs(expected).max() + 1e-4
+
+
 def test_a_linear_probe_is_scikit_learns_at_the_best_of_its_penalties(digits):
     scores = LinearProbe(dataset="digits").evaluate(digits)
     found, learned = values(scores), digits.split("train")
-    model = LogisticRegression(C=scores.facts["inverse_penalty"], max_iter=1000).fit(learned.images, learned.labels)
+    model = converged(scores.facts["inverse_penalty"], learned.images, learned.labels)
     assert found["lp_acc1"] == pytest.approx(model.score(digits.images, digits.labels), abs=0.002)
     sure = np.asarray(scores.tables["predictions"]["confidence"])
     assert np.abs(sure - model.predict_proba(digits.images).max(axis=1)).max() < 0.02
@@ -75,11 +96,11 @@ def test_two_classes_and_classes_that_were_not_learned(digits):
     learned = digits.split("train")
     few = np.isin(learned.labels, (3, 7))
     scores = class_scores(learned.images[few], learned.labels[few], 100.0, digits.images, 10)
-    model = LogisticRegression(C=100.0, max_iter=1000).fit(learned.images[few], learned.labels[few])
+    model = converged(100.0, learned.images[few], learned.labels[few])
     assert np.isin(np.arange(10), np.flatnonzero(np.isfinite(scores).any(axis=0))).tolist() == [
         number in (3, 7) for number in range(10)
     ]
-    np.testing.assert_array_equal(scores.argmax(axis=1), model.predict(digits.images))
+    assert (scores.argmax(axis=1) == model.predict(digits.images)).mean() > 0.997
     alone = class_scores(learned.images[:1], learned.labels[:1], 1.0, digits.images, 10)
     assert set(alone.argmax(axis=1).tolist()) == {int(learned.labels[0])}
 
