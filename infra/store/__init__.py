@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from infra.store.base import Publication, Store
-from infra.store.local import LocalStore
+from infra.store.local import LocalStore, sync
 from infra.store.remote import ObjectStore, unreachable
 
-__all__ = ["LocalStore", "ObjectStore", "Publication", "Store", "open_store", "unreachable"]
+__all__ = ["LocalStore", "ObjectStore", "Publication", "Store", "open_store", "sync", "unreachable"]
 
 
 def open_store(url: str | Path) -> Store:

@@ -6,14 +6,14 @@ import glob
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from infra.store.base import TEMP_PREFIX, Publication, Store, clean_path
 
-__all__ = ["LocalStore"]
+__all__ = ["LocalStore", "sync"]
 
 
 class LocalStore(Store):
@@ -39,7 +39,7 @@ class LocalStore(Store):
     @contextmanager
     def publish(self, path: str) -> Iterator[Publication]:
         target = self.path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(target.parent)
         temp = target.parent / f"{TEMP_PREFIX}{target.name}.{secrets.token_hex(4)}"
         try:
             with temp.open("xb") as sink:
@@ -51,11 +51,11 @@ class LocalStore(Store):
         except BaseException:
             temp.unlink(missing_ok=True)
             raise
-        _sync_folder(target.parent)
+        sync(target.parent)  # or the name may be lost although the bytes are safe
 
     def create(self, path: str, data: bytes) -> bool:
         target = self.path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(target.parent)
         temp = target.parent / f"{TEMP_PREFIX}{target.name}.{secrets.token_hex(4)}"
         try:
             with temp.open("xb") as sink:
@@ -68,14 +68,20 @@ class LocalStore(Store):
             return False
         finally:
             temp.unlink(missing_ok=True)
-        _sync_folder(target.parent)
+        sync(target.parent)  # or the name may be lost although the bytes are safe
         return True
 
     def append(self, path: str, data: bytes) -> None:
         target = self.path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(target.parent)
+        new = not target.exists()
         with target.open("ab") as sink:
             sink.write(data)
+            sink.flush()
+            # Who reads it notes how far; a position beyond the end would hide what is appended after a loss of power.
+            os.fsync(sink.fileno())
+        if new:
+            sync(target.parent)
 
     def read_appended(self, path: str, start: int = 0) -> tuple[bytes, int]:
         target = self.path(path)
@@ -129,6 +135,17 @@ class LocalStore(Store):
             shutil.rmtree(target)
         else:
             target.unlink(missing_ok=True)
+        # A manifest must not be back after a loss of power when the files it names, removed after it, are not.
+        if target.parent.is_dir():
+            sync(target.parent)
+
+    def delete_all(self, paths: Sequence[str]) -> None:
+        targets = [self.path(path) for path in paths]
+        for target in targets:
+            target.unlink(missing_ok=True)
+        for folder in {target.parent for target in targets}:
+            if folder.is_dir():
+                sync(folder)
 
     def sweep(self, prefix: str) -> None:
         for temp in self.path(prefix).rglob(f"{TEMP_PREFIX}*"):
@@ -140,10 +157,21 @@ class LocalStore(Store):
         return self.path(path)
 
 
-def _sync_folder(folder: Path) -> None:
-    # Without this a rename may be lost on power failure although the file's bytes are safe.
-    handle = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Wait until the bytes of a file, or the names in a folder, are where a loss of power leaves them."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make the folder and those above it: what is synced in it is lost with the name of any of them."""
+    missing = []
+    while not folder.exists():
+        missing.append(folder)
+        folder = folder.parent
+    for one in reversed(missing):
+        one.mkdir(parents=True, exist_ok=True)  # some other process may remove them again
+        sync(one.parent)

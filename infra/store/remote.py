@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 from infra.errors import StorageError, TransientError
 from infra.extras import install, missing
 from infra.store.base import TEMP_PREFIX, Publication, Store, clean_path
+from infra.store.local import sync
 
 __all__ = ["ObjectStore", "unreachable"]
 
@@ -218,6 +219,7 @@ class ObjectStore(Store):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 partial = target.with_name(f"{TEMP_PREFIX}{secrets.token_hex(4)}")
                 self._fs.get_file(self._at(path), str(partial))
+                sync(partial)  # or after a loss of power the copy may have its name and not its bytes
                 partial.replace(target)
         return target
 

@@ -30,6 +30,7 @@ from infra.config import digest
 from infra.errors import CliplineError, DataError, StorageError
 from infra.formats.shards import IMAGE_EXTENSIONS, dotted_name_hint, duplicate, index_tar, split_name
 from infra.hashing import hash64
+from infra.store import sync
 from training.data.tokens import Tokenizer, padded
 
 if TYPE_CHECKING:
@@ -421,6 +422,8 @@ class _Writer:
         if (self._target / "index.json").exists():
             return  # another run on this node was faster
         shutil.rmtree(self._target, ignore_errors=True)
+        for path in self._temporary.iterdir():  # or after a loss of power it may have its name and not its bytes
+            sync(path)
         self._temporary.rename(self._target)
         _drop_old(self._target.parent)
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from infra.errors import ConfigError, DataError, StorageError
+from infra.store import sync
 
 if TYPE_CHECKING:
     from infra.store import Store
@@ -124,6 +125,7 @@ class ShardCache:
                         found=f"{arrived} bytes {sha256} from {place}",
                         fix="run again; if it fails again, the shard is damaged in its store",
                     )
+                sync(partial)  # or after a loss of power the copy may have its name and not its bytes
                 partial.replace(target)
             finally:
                 partial.unlink(missing_ok=True)
