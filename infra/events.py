@@ -5,7 +5,7 @@ the report are projections of them. A line is ``{"event": kind, "time": ..., "st
 fields of the class::
 
     Event
-    ├── RunStarted, RunArtifact, Gate, RunFinished                     about the run
+    ├── RunStarted, StopRequested, RunArtifact, Gate, RunFinished      about the run
     ├── StageEvent
     │   ├── StageStarted, StageCached, StageFinished, StageFailed      from the runner
     │   ├── Progress, Metrics, Log, ShardRetry, StageFile, StageImage  from any stage
@@ -44,6 +44,7 @@ __all__ = [
     "StageFinished",
     "StageImage",
     "StageStarted",
+    "StopRequested",
     "TrainRetry",
     "TrainStart",
     "Unknown",
@@ -93,6 +94,13 @@ class RunStarted(Event):
     sweep: str = ""  # what it is one run of
     parameters: dict[str, Any] = field(default_factory=dict)  # by which runs are compared
     headline: list[str] = field(default_factory=list)  # stages whose main metric speaks for the run
+
+
+@dataclass(frozen=True, kw_only=True)
+class StopRequested(Event):
+    """The run has seen that ``clipline stop`` asks it to save its state and end."""
+
+    KIND: ClassVar[str] = "stop_requested"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -332,6 +340,7 @@ Listener = Callable[[list[Event]], None]
 
 _CLASSES: tuple[type[Event], ...] = (
     RunStarted,
+    StopRequested,
     RunArtifact,
     Gate,
     RunFinished,

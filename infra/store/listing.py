@@ -11,6 +11,8 @@ import os
 from collections import Counter
 from pathlib import Path
 
+from braceexpand import braceexpand
+
 from infra.errors import ConfigError
 from infra.store import open_store
 
@@ -57,8 +59,6 @@ def listed(place: str) -> tuple[str, list[str], bool]:
 
 
 def _expanded(place: str) -> list[str]:
-    from braceexpand import braceexpand
-
     places = []
     for part in place.split("::"):
         if "{" not in part or part.startswith(("http://", "https://")):

@@ -26,6 +26,7 @@ from infra.events import (
     StageFinished,
     StageImage,
     StageStarted,
+    StopRequested,
     TrainRetry,
     TrainStart,
     Unknown,
@@ -35,6 +36,7 @@ from infra.events import (
 EVERY = [
     RunStarted(run="toy-1", recipe="toy.py", settings="size=3", commit="abc+"),
     RunArtifact(path="report.html"),
+    StopRequested(),
     Gate(model="train", digest="d", name="clip", alias="best", checks=[{"metric": "acc", "passed": True}], passed=True),
     RunFinished(run="toy-1", status="done", exit_code=0, seconds=3.5, note="| a |"),
     StageStarted(stage="crawl", attempt=2, digest="d", config={"stage": "crawl"}, forced=True, why=["forced"]),

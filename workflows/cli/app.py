@@ -23,14 +23,24 @@ from workflows.cli.compare import compare
 from workflows.cli.help import ABOUT, EXIT_CODES, epilog
 from workflows.cli.ls import ls
 from workflows.cli.search import search
+from workflows.cli.stop import stop
+from workflows.cli.submit import submit
 from workflows.cli.sweep import sweep
 from workflows.cli.tasks import tasks
 from workflows.cli.terminal import stderr
 
-__all__ = ["app", "main"]
+__all__ = ["app", "main", "reporting"]
 
 _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
-    "Run": {"run": run.run, "resume": run.resume, "sweep": sweep, "sync": cluster.sync, "gc": garbage.gc},
+    "Run": {
+        "run": run.run,
+        "resume": run.resume,
+        "stop": stop,
+        "submit": submit,
+        "sweep": sweep,
+        "sync": cluster.sync,
+        "gc": garbage.gc,
+    },
     "Look (writes nothing)": {
         "plan": run.plan,
         "status": look.status,
@@ -78,9 +88,14 @@ def clipline(
 
 
 def main() -> None:
-    """Run the command line; print an expected error as one message and exit with its code."""
+    """Run the command line."""
+    reporting(app)
+
+
+def reporting(work: Callable[[], object]) -> None:
+    """Do the work of a process; print an expected error as one message and exit with its code."""
     try:
-        app()
+        work()
     except CliplineError as error:
         _fail(error)
     except OSError as error:

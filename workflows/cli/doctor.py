@@ -20,7 +20,7 @@ from infra.extras import EXTRAS, install, missing
 from infra.store import LocalStore, Store
 from infra.tracking import Address
 
-__all__ = ["Check", "checks", "ray_cluster"]
+__all__ = ["Check", "checks", "preflight", "ray_cluster"]
 
 _PACKAGES = ("ray", "mlflow", "pyarrow")
 _DISTRIBUTIONS = {"open_clip": "open_clip_torch"}
@@ -49,9 +49,23 @@ def checks(root: Store) -> Iterator[Check]:
     yield _memory()
     yield _gpus()
     yield ray_cluster()
+    yield _mlflow(root)
+
+
+def preflight(root: Store) -> Iterator[Check]:
+    """Check what a submitted run needs besides packages; the folder it works in is removed with it."""
+    yield _store(root)
+    address = Address.find(root)
+    if address.artifacts and not isinstance(root, LocalStore):
+        yield Check("mlflow", "bad", f"runs would go to {redact(address.uri)}: set MLFLOW_TRACKING_URI to a server")
+    else:
+        yield _mlflow(root)
+
+
+def _mlflow(root: Store) -> Check:
     address = Address.find(root)
     remote = address.uri if address.uri.startswith("http") else None
-    yield _reachable("mlflow server", remote, f"runs go to {redact(address.uri)}")
+    return _reachable("mlflow server", remote, f"runs go to {redact(address.uri)}")
 
 
 def _extra(name: str) -> Check:

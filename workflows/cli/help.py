@@ -24,6 +24,10 @@ _EXAMPLES = {
         "clipline run my_recipe.py --set download.image_size=224 --until filter",
         "clipline run my_recipe.py --root s3://bucket/clip --wait",
     ),
+    "submit": (
+        "clipline submit my_recipe.py --root s3://bucket/clip --address http://head:8265",
+        "clipline resume --root s3://bucket/clip --address http://head:8265",
+    ),
     "plan": ("clipline plan quickstart", "clipline plan quickstart --set download.image_size=64 --json"),
     "sweep": (
         "clipline sweep quickstart --grid train.optimizer.lr=0.003,0.001 --seeds 3",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 import webbrowser
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Annotated
 
@@ -13,7 +14,7 @@ import typer
 
 from infra.config import Config, flatten
 from infra.errors import CliplineError, UsageError
-from infra.events import Metrics, Progress
+from infra.events import Event, Metrics, Progress
 from infra.rows import FACT
 from infra.run.manifest import MANIFEST, Artifact, Manifest
 from infra.schema import Drop
@@ -24,7 +25,7 @@ from workflows.cli.options import DEFAULT_ROOT, Json, Root, RunName, Set
 from workflows.cli.terminal import stderr, stdout
 from workflows.recipe import built_in, load
 from workflows.report import summary
-from workflows.run.journal import Journal
+from workflows.run.journal import Journal, under_way
 from workflows.run.records import find_run, run_states
 
 __all__ = ["artifact_named", "diff", "fields", "logs", "recipes", "report", "show", "status"]
@@ -151,14 +152,14 @@ def logs(
     name: RunName = None,
     stage: Annotated[str | None, typer.Option(help="Print only events of this stage.")] = None,
     root: Root = DEFAULT_ROOT,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on printing until the run ends.")] = False,
     as_json: Json = False,
 ) -> None:
     """Print the events of a run with their times, log messages and traces of failures."""
     store = open_store(root)
     record = find_run(store, name)
     width = column(planned.name for planned in record.stages)
-    events, _ = Journal(store.child(f"runs/{record.run}")).read()
-    for event in events:
+    for event in _events(Journal(store.child(f"runs/{record.run}")), follow=follow):
         if stage and event.stage != stage:
             continue
         if as_json:
@@ -166,6 +167,18 @@ def logs(
         elif not isinstance(event, (Progress, Metrics)):
             when = datetime.fromtimestamp(event.time).strftime("%H:%M:%S")
             sys.stdout.write(f"{when} {event.stage:<{width}} {event.kind:<15} {detail(event)}".rstrip() + "\n")
+
+
+def _events(journal: Journal, *, follow: bool) -> Iterator[Event]:
+    """The events of a run so far; ``follow``: and all that come until it has ended."""
+    events, position = journal.read()
+    yield from events
+    while follow and under_way(events):
+        sys.stdout.flush()
+        time.sleep(1.0)
+        more, position = journal.read(position)
+        yield from more
+        events += more
 
 
 def report(

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import chdir, contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,33 +22,55 @@ from workflows.cli import result
 from workflows.cli.console import Watcher, column, print_json
 from workflows.cli.doctor import ray_cluster
 from workflows.cli.options import DEFAULT_ROOT, Execution, Json, RecipeName, Request, Requested, Root, RunName, grouped
+from workflows.cli.submit import send
 from workflows.cli.terminal import stderr, stdout
+from workflows.recipe import load
 from workflows.run.plan import Plan, make_plan
 from workflows.run.records import RunRecord, find_run
+from workflows.stage import Workflow
+from workflows.submit.submission import Submission
 
 if TYPE_CHECKING:
     from workflows.run.runner import Outcome
 
-__all__ = ["carry_out", "check_ready", "plan", "resume", "run"]
+__all__ = ["carry_out", "check_ready", "execute", "plan", "resume", "run"]
 
 
 @grouped
 def run(recipe: RecipeName, request: Requested, execution: Execution, as_json: Json = False) -> None:
     """Run a recipe. Finished stages are not repeated; interrupted ones continue."""
-    _execute(recipe, request, execution, as_json)
+    found, workflow = request.build(recipe)
+    record = RunRecord.of(found.recorded_as(recipe), request.settings, workflow, request.selection)
+    execute(record, workflow, request, execution, as_json)
 
 
 @grouped
-def resume(execution: Execution, name: RunName = None, root: Root = DEFAULT_ROOT, as_json: Json = False) -> None:
+def resume(
+    execution: Execution,
+    name: RunName = None,
+    root: Root = DEFAULT_ROOT,
+    address: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Continue it as a job of the Ray cluster with this dashboard, not here."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Continue a stopped or failed run with the recipe, settings and selection it was started with."""
-    root = open_store(root).url  # absolute, before the directory changes
-    record = find_run(open_store(root), name)
+    store = open_store(root)
+    record = find_run(store, name)
     record.check_whole()
     selection = replace(record.selection, force=())  # a forced stage that was begun is due anyway
-    request = Request(record.settings, root, selection)
-    with _directory(record.directory):
-        record.check_same(request.build(record.recipe)[1])
-        _execute(record.recipe, request, execution, as_json)
+    request = Request(record.settings, store.url, selection)  # absolute: the directory changes
+    with _directory(record.directory), TemporaryDirectory(prefix="clipline-") as folder:
+        recipe = record.recipe_file(store, Path(folder))
+        if address:
+            submission = Submission.of(recipe, load(recipe), record.settings, store.url, selection, execution)
+            send(submission, load(recipe), address, as_json=as_json)
+            return
+        workflow = request.build(recipe)[1]
+        record.check_same(workflow)
+        again = RunRecord.of(recipe, record.settings, workflow, selection).model_copy(update=record.origin)
+        execute(again, workflow, request, execution, as_json)
 
 
 @contextmanager
@@ -100,11 +123,11 @@ def _plan_rows(made: Plan) -> list[dict[str, Any]]:
     ]
 
 
-def _execute(name: str, request: Request, execution: dict[str, Any], as_json: bool) -> None:
+def execute(
+    record: RunRecord, workflow: Workflow, request: Request, execution: dict[str, Any], as_json: bool = False
+) -> None:
     """Plan and run, with progress on stderr and the result on stdout. Exits with the outcome's code."""
     root, err = open_store(request.root), stderr()
-    recipe, workflow = request.build(name)
-    record = RunRecord.of(recipe.recorded_as(name), request.settings, workflow, request.selection)
     made = make_plan(workflow, root, request.selection)
     if not made.to_run:
         err.print(f"{record.run}: nothing to do, every stage is done.", style="green")

@@ -11,7 +11,6 @@ and ledgers.
 from __future__ import annotations
 
 import re
-import signal
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -223,7 +222,7 @@ class Driver:
             return
         if self._asked_at is None:
             self._asked_at = time.monotonic()
-            self._fail(self._members, Preempted(f"stopped by {signal.Signals(self._signals.received).name}"))
+            self._fail(self._members, Preempted(f"stopped by {self._signals.cause}"))
             self._mailbox.stop.remote()
         elif time.monotonic() - self._asked_at > self._grace_s:
             self._cancel_all()

@@ -6,14 +6,14 @@ The console, MLflow and the report's timings are projections of it. It decides n
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from infra.errors import redact_values
-from infra.events import Event, from_json
+from infra.events import Event, RunFinished, RunStarted, from_json
 from infra.store import Store
 
-__all__ = ["Journal"]
+__all__ = ["Journal", "under_way"]
 
 
 class Journal:
@@ -35,6 +35,15 @@ class Journal:
         """The events since position ``start`` (0: all), and the position after them."""
         data, position = self._store.read_appended(self.PATH, start)
         return list(_parse(data)), position
+
+
+def under_way(events: Iterable[Event]) -> bool:
+    """True if a run with these events has begun and not ended since; a killed one leaves no trace of its end."""
+    began = False
+    for event in events:
+        if isinstance(event, (RunStarted, RunFinished)):
+            began = isinstance(event, RunStarted)
+    return began
 
 
 def _json_value(value: object) -> Any:  # noqa: ANN401 - JSON

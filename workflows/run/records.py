@@ -54,6 +54,8 @@ class RunRecord(BaseModel):
     run: str
     recipe: str  # absolute path of the recipe file, or the name of a built-in one
     recipe_digest: str = ""  # sha256 of that file
+    copy_path: str = ""  # below the root, of the recipe file as it was submitted; empty if the file itself is there
+    job: str = ""  # submission id of a run that was submitted
     directory: str = ""  # where the command was given: relative paths in the settings start there
     settings: list[str]
     changed: dict[str, Any] = {}  # parameters and fields that differ from the recipe's defaults
@@ -88,6 +90,17 @@ class RunRecord(BaseModel):
             selection=selection or Selection(),
             stages=stages,
         )
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """Fields that a submitted run keeps when it is continued from another place; none for a run started here."""
+        if not self.job:
+            return {}
+        return {"recipe": self.recipe, "copy_path": self.copy_path, "job": self.job, "directory": ""}
+
+    def recipe_file(self, root: Store, to: Path) -> str:
+        """The recipe to load: the run's copy, brought into the folder ``to`` from a remote root, or what was given."""
+        return str(root.fetch(self.copy_path, to)) if self.copy_path else self.recipe
 
     def check_same(self, workflow: Workflow) -> None:
         """Raise UsageError, naming stage and field, if ``workflow`` is not the one on record: resuming is going on

@@ -17,7 +17,7 @@ from typing import Any
 
 from infra import cluster
 from infra.errors import CliplineError, LeaseHeld, Preempted, redact
-from infra.events import Event, Gate, Listener, RunArtifact, RunFinished, RunStarted
+from infra.events import Event, Gate, Listener, RunArtifact, RunFinished, RunStarted, StopRequested
 from infra.store import Store
 from infra.tracking import Address, Tracker
 from workflows import user
@@ -30,6 +30,7 @@ from workflows.run.provenance import commit
 from workflows.run.reclaim import settled
 from workflows.run.records import Ended, RunRecord
 from workflows.run.signals import SignalHandler
+from workflows.run.stopping import StopRequest, heeding
 from workflows.stage import Check
 
 __all__ = ["Options", "Outcome", "run", "run_together"]
@@ -69,6 +70,7 @@ class _Run:
         self.tracker = Tracker(Address.find(root), plan.workflow.name, root, self.folder, self._journal.read)
         self.error: CliplineError | None = None
         self.concluding: Future[None] | None = None
+        self.stop = StopRequest(self.folder)  # whoever reads that the run has started may ask
         self.emit([self._started(sweep)])
 
     def _started(self, sweep: str) -> RunStarted:
@@ -127,6 +129,7 @@ def run_together(
     found = [_Run(plan, record, root, sweep) for plan, record in runs]
     with ExitStack() as stack, ThreadPoolExecutor(1) as pool:
         signals = stack.enter_context(SignalHandler.installed())
+        stack.enter_context(heeding([one.stop for one in found], partial(_stop, found, signals)))
         # The stages, with the services they need, on a cluster.
         try:
             for one in found:
@@ -147,6 +150,13 @@ def run_together(
                 one.error = one.error or caught
         # The end, for people and for MLflow.
         return [one.end(options, signals, time.monotonic() - started) for one in found]
+
+
+def _stop(runs: Sequence[_Run], signals: SignalHandler) -> None:
+    """Do what SIGTERM does, and say that the request was heard."""
+    signals.ask("clipline stop")
+    for one in runs:
+        one.emit([StopRequested()])
 
 
 def _services(runs: Sequence[_Run]) -> list[Callable[[], AbstractContextManager[Any]]]:

@@ -15,10 +15,14 @@ __all__ = ["SignalHandler"]
 
 
 class SignalHandler:
-    """Handles :func:`~infra.run.signals.stop_signals`; ``received`` is the number of the first, None before it came."""
+    """Handles :func:`~infra.run.signals.stop_signals`; ``received`` is the number of the first, None before it came.
+
+    ``cause`` says for people what it was.
+    """
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self.cause = ""
         self._terminals = [descriptor for descriptor in (0, 1, 2) if os.isatty(descriptor)]
 
     @classmethod
@@ -43,12 +47,17 @@ class SignalHandler:
             for number in stop_signals():
                 signal.signal(number, self._handle)
 
+    def ask(self, cause: str) -> None:
+        """Do what a first SIGTERM does; from any thread."""
+        if self.received is None:
+            self.cause, self.received = cause, signal.SIGTERM
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGHUP:
             self._leave_terminal()
         if self.received is not None:
             os._exit(128 + number)
-        self.received = number
+        self.cause, self.received = signal.Signals(number).name, number
 
     def _leave_terminal(self) -> None:
         """Print into nothing from now on if the terminal is gone: an error of printing must not end the run."""

@@ -23,7 +23,7 @@ from workflows.run.journal import Journal
 from workflows.run.records import Ended, RunRecord, list_runs
 
 COMMANDS = ["run", "resume", "plan", "status", "ls", "show", "diff", "compare", "search", "trace", "logs", "report"]
-COMMANDS += ["recipes", "fields", "tasks", "doctor", "sync", "gc", "sweep"]
+COMMANDS += ["recipes", "fields", "tasks", "doctor", "sync", "gc", "sweep", "submit", "stop"]
 HEAVY = {"ray", "torch", "pyarrow", "numpy", "mlflow", "cv2", "PIL", "aiohttp", "matplotlib", "open_clip", "pandas"}
 
 

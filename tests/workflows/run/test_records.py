@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from committed import carry_out
@@ -240,3 +241,15 @@ def test_replaced_data_is_told_as_such(recorded, monkeypatch):
         record.check_same(rebuilt(here, record, monkeypatch))
     assert caught.value.found.startswith("mine.content: '")
     assert caught.value.expected == "the same data and versions as then"
+
+
+def test_a_submitted_run_has_a_copy_of_its_recipe_in_the_root(root, tmp_path):
+    record = RunRecord.of("/elsewhere/mine.py", [], workflow())
+    assert (record.recipe_file(root, tmp_path), record.origin) == ("/elsewhere/mine.py", {})
+    submitted = record.model_copy(update={"copy_path": f"runs/{record.run}/mine.py", "job": "clipline-mine-1"})
+    root.write(submitted.copy_path, b"the recipe")
+    submitted.save(root)
+    found = find_run(root, None)
+    path = Path(found.recipe_file(root, tmp_path))
+    assert (path.name, path.read_bytes()) == ("mine.py", b"the recipe")
+    assert record.model_copy(update=found.origin).recipe_file(root, tmp_path) == str(path)

@@ -177,6 +177,17 @@ def test_a_signal_stops_the_run_and_resume_continues_it(driver, undisturbed, num
     assert driver.manifests() == undisturbed
 
 
+def test_a_run_is_stopped_by_way_of_its_root(driver, undisturbed):
+    process = driver.start("run", str(TOY), "--set", "pause_s=0.5")
+    driver.wait_for(process, lambda: len(driver.committed_shards()) >= 1)
+    assert "ended: preempted" in driver("stop").stderr
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 75 and "stopped by clipline stop" in err, err
+    assert "is not running" in driver("stop").stderr
+    driver("resume")  # the request of before stays, and asks nothing of this one
+    assert driver.manifests() == undisturbed
+
+
 @pytest.fixture
 def hang_up_heard():
     """SIGHUP as a terminal's processes have it, also where the tests were started with nohup."""

@@ -1,0 +1,54 @@
+"""The command ``stop``: end a run, wherever it works, so that it can be continued."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import typer
+
+from infra.errors import CliplineError
+from infra.events import RunFinished, StopRequested
+from infra.store import open_store
+from workflows.cli.options import DEFAULT_ROOT, Root, RunName
+from workflows.cli.terminal import stderr
+from workflows.run.journal import Journal, under_way
+from workflows.run.records import find_run
+from workflows.run.stopping import ask_to_stop
+
+__all__ = ["stop"]
+
+_HEARD_WITHIN_S = 30.0  # a run looks every 5 s, and its store may be slow
+
+
+def stop(
+    name: RunName = None,
+    root: Root = DEFAULT_ROOT,
+    timeout: Annotated[float, typer.Option(min=1.0, help="Seconds to wait for the run to end.")] = 180.0,
+) -> None:
+    """Ask a run to save its state and end, wherever it works, as SIGTERM does; of a sweep: all its runs."""
+    store = open_store(root)
+    record = find_run(store, name)
+    folder = store.child(f"runs/{record.run}")
+    journal = Journal(folder)
+    events, position = journal.read()
+    if not under_way(events):
+        stderr().print(f"{record.run} is not running", markup=False)
+        return
+    ask_to_stop(folder)
+    asked, heard = time.monotonic(), False
+    while time.monotonic() < asked + (timeout if heard else min(timeout, _HEARD_WITHIN_S)):
+        time.sleep(0.5)
+        events, position = journal.read(position)
+        heard = heard or any(isinstance(event, StopRequested) for event in events)
+        ended = next((event for event in events if isinstance(event, RunFinished)), None)
+        if ended is not None:
+            more = "" if ended.status == "done" else f"; clipline resume {record.run} continues"
+            stderr().print(f"{record.run} ended: {ended.status}{more}", markup=False)
+            return
+    by_force = f"ray job stop {record.job}" if record.job else "end its process"
+    raise CliplineError(
+        f"{record.run} was asked to stop and did not end" if heard else f"no process of {record.run} answers",
+        found="" if heard else "it was killed, does not reach the root, or has only begun",
+        fix=f"try again, or {by_force}; clipline resume {record.run} continues",
+    )

@@ -1,0 +1,59 @@
+"""A submitted run on the cluster: see that what it needs is there, keep its recipe below the root, run.
+
+``python -m workflows.submit.job`` in the folder that :meth:`~workflows.submit.submission.Submission.pack` packed.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import version
+
+import typer
+
+from infra.errors import CliplineError
+from infra.store import Store, open_store
+from workflows.cli.app import reporting
+from workflows.cli.doctor import preflight
+from workflows.cli.options import Request
+from workflows.cli.run import execute
+from workflows.cli.terminal import stderr
+from workflows.run.records import RunRecord
+from workflows.submit.submission import Submission
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the submission of the present folder. Exits as ``clipline run`` does."""
+    submission = Submission.read()
+    root = open_store(submission.root)
+    _preflight(root)
+    request = Request(submission.settings, submission.root, submission.selection)
+    recipe, workflow = request.build(submission.recipe)
+    record = RunRecord.of(submission.recipe, submission.settings, workflow, submission.selection)
+    copy = f"runs/{record.run}/{recipe.path.name}" if submission.is_file else ""
+    if copy:
+        root.write(copy, recipe.path.read_bytes())
+    job = os.environ.get("CLIPLINE_JOB", submission.name)
+    record = record.model_copy(update={"recipe": submission.given, "copy_path": copy, "job": job, "directory": ""})
+    execute(record, workflow, request, submission.execution)
+
+
+def _preflight(root: Store) -> None:
+    """Say in a line that the root and MLflow answer from here. Raises CliplineError before anything is written."""
+    found = list(preflight(root))
+    if bad := [check for check in found if check.verdict == "bad"]:
+        raise CliplineError(
+            "preflight: the cluster cannot run this",
+            found="; ".join(f"{check.name}: {check.detail}" for check in bad),
+            fix="the root and MLFLOW_TRACKING_URI are those of the machine that submits; secrets those of the cluster",
+        )
+    details = "; ".join(check.detail for check in found)
+    stderr().print(f"preflight: Python {platform.python_version()}, Ray {version('ray')}; {details}", markup=False)
+
+
+if __name__ == "__main__":
+    app = typer.Typer(pretty_exceptions_enable=False)
+    app.command()(main)
+    reporting(app)
