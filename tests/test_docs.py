@@ -30,8 +30,8 @@ def test_the_tree_names_every_folder(package):
 
 def test_every_command_is_documented_and_every_documented_command_exists():
     commands = set(typer.main.get_command(app).commands)
-    assert set(re.findall(r"`(?:clipline )?(\w+)[^`]*`", _table())) | {"recipes"} >= commands
-    assert set(re.findall(r"clipline (\w+)", README)) - {"turns"} <= commands
+    assert set(re.findall(r"`(?:clipline )?([\w-]+)[^`]*`", _table())) | {"recipes"} >= commands
+    assert set(re.findall(r"clipline (\w[\w-]*)", README)) - {"turns"} <= commands
 
 
 def _table() -> str:

@@ -20,6 +20,8 @@ from workflows.cli import cluster, look, run
 from workflows.cli import gc as garbage
 from workflows.cli import trace as tracing
 from workflows.cli.compare import compare
+from workflows.cli.diff import diff
+from workflows.cli.drift import accept_drift
 from workflows.cli.help import ABOUT, EXIT_CODES, epilog
 from workflows.cli.ls import ls
 from workflows.cli.search import search
@@ -28,6 +30,7 @@ from workflows.cli.submit import submit
 from workflows.cli.sweep import sweep
 from workflows.cli.tasks import tasks
 from workflows.cli.terminal import stderr
+from workflows.cli.transfer import export_to, import_from
 
 __all__ = ["app", "main", "reporting"]
 
@@ -40,13 +43,16 @@ _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "sweep": sweep,
         "sync": cluster.sync,
         "gc": garbage.gc,
+        "accept-drift": accept_drift,
+        "export": export_to,
+        "import": import_from,
     },
     "Look (writes nothing)": {
         "plan": run.plan,
         "status": look.status,
         "ls": ls,
         "show": look.show,
-        "diff": look.diff,
+        "diff": diff,
         "compare": compare,
         "search": search,
         "trace": tracing.trace,

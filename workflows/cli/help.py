@@ -33,6 +33,15 @@ _EXAMPLES = {
         "clipline sweep quickstart --grid train.optimizer.lr=0.003,0.001 --seeds 3",
         "clipline sweep my_recipe.py --grid objective=infonce,siglip --grid batch_size=256,1024 --random 3 --plan",
     ),
+    "accept-drift": (
+        "clipline accept-drift quickstart",
+        'clipline accept-drift quickstart --stage filter --why "only a docstring"',
+    ),
+    "export": (
+        "clipline export quickstart-3fa9 s3://bucket/clip --plan",
+        "clipline export train/3fa9 /mnt/disk --inputs --max-bytes 20GB",
+    ),
+    "import": ("clipline import quickstart-3fa9 s3://bucket/clip --max-bytes 50GB",),
     "gc": ("clipline gc", "clipline gc --older-than 14d --keep quickstart-3fa9c01b", "clipline gc --delete"),
     "ls": ("clipline ls", "clipline ls --name quickstart", "clipline ls download"),
     "show": ("clipline show filter", "clipline show download/3fa9 --verify"),
@@ -41,7 +50,7 @@ _EXAMPLES = {
         'clipline search run-3fa9 "a red circle" --page found.html',
         "clipline search embed/81c0 cat.jpg --most 30",
     ),
-    "diff": ("clipline diff zeroshot/3fa9 zeroshot/81c0",),
+    "diff": ("clipline diff quickstart-3fa9 quickstart-81c0", "clipline diff zeroshot/3fa9 zeroshot/81c0 --json"),
     "compare": (
         "clipline compare zeroshot/3fa9 zeroshot/81c0",
         "clipline compare plain=run-3fa9,run-77b1 filtered=run-81c0,run-c2d4 --figure differences.png",

@@ -16,7 +16,7 @@ from infra.config import Config, flatten
 from infra.errors import CliplineError, UsageError
 from infra.events import Event, Metrics, Progress
 from infra.rows import FACT
-from infra.run.manifest import MANIFEST, Artifact, Manifest
+from infra.run.manifest import MANIFEST, Artifact
 from infra.schema import Drop
 from infra.store import Store, open_store
 from workflows.cli import fields as reference
@@ -25,10 +25,11 @@ from workflows.cli.options import DEFAULT_ROOT, Json, Root, RunName, Set
 from workflows.cli.terminal import stderr, stdout
 from workflows.recipe import built_in, load
 from workflows.report import summary
+from workflows.run.accepted import acceptances
 from workflows.run.journal import Journal, under_way
 from workflows.run.records import find_run, run_states
 
-__all__ = ["artifact_named", "diff", "fields", "logs", "recipes", "report", "show", "status"]
+__all__ = ["artifact_named", "fields", "logs", "recipes", "report", "show", "status"]
 
 ArtifactName = Annotated[
     str, typer.Argument(metavar="ARTIFACT", help="`stage/digest` as `ls` prints it, or its beginning.")
@@ -65,12 +66,12 @@ def show(
     if as_json:
         print_json(artifact.manifest.to_json())
     else:
-        _print_manifest(artifact)
+        _print_manifest(open_store(root), artifact)
     if verify:
         _verify(artifact)
 
 
-def _print_manifest(artifact: Artifact) -> None:
+def _print_manifest(root: Store, artifact: Artifact) -> None:
     manifest, out = artifact.manifest, stdout()
     out.print(manifest.name, style="bold")
     out.print(f"  {artifact.store.url}")
@@ -85,6 +86,10 @@ def _print_manifest(artifact: Artifact) -> None:
             out.print(f"  {title}  {key} = {value}", markup=False)
     for kind, digest in manifest.identity.get("inputs", {}).items():
         out.print(f"  input   {kind} = {digest[:12]}")
+    for one in acceptances(root.child(f"artifacts/{manifest.stage}/{manifest.digest[:16]}")):
+        when = datetime.fromtimestamp(one.at).strftime("%Y-%m-%d %H:%M")
+        names = ", ".join((*one.source, *one.inputs))
+        out.print(f"  accepted  {when} by {one.by}: {one.why} ({names})", markup=False)
     size = manifest.size
     out.print(f"  {manifest.file_count} files, {size / 1e6:,.1f} MB")
 
@@ -100,31 +105,6 @@ def _verify(artifact: Artifact) -> None:
             f"{len(wrong)} files of {manifest.name} are not what its manifest says", fix=f"--force {manifest.stage}"
         )
     err.print("every file matches the manifest", style="green")
-
-
-def diff(one: ArtifactName, other: ArtifactName, root: Root = DEFAULT_ROOT, as_json: Json = False) -> None:
-    """Compare two artifacts: configuration, inputs, funnel and metrics."""
-    store = open_store(root)
-    before, after = (_facts(artifact_named(store, name).manifest) for name in (one, other))
-    rows = {
-        key: [before.get(key), after.get(key)]
-        for key in sorted({*before, *after})
-        if strict(before.get(key)) != strict(after.get(key))
-    }
-    if as_json:
-        print_json(rows)
-    elif rows:
-        out = stdout()
-        for key, (old, new) in rows.items():
-            out.print(f"{key}: {old} -> {new}", markup=False)
-    else:
-        stderr().print("no difference")
-
-
-def _facts(manifest: Manifest) -> dict[str, object]:
-    funnel = manifest.funnel.to_json() if manifest.funnel else {}
-    whole = {"config": manifest.config, "inputs": manifest.identity.get("inputs", {})}
-    return flatten({**whole, "funnel": funnel, "metrics": manifest.metrics})
 
 
 def artifact_named(root: Store, name: str) -> Artifact:

@@ -53,10 +53,11 @@ def ls(
     for row, metric in zip(rows, metrics, strict=True):
         when = datetime.fromtimestamp(row.started).strftime("%Y-%m-%d %H:%M")
         out.print(f"{row.run:<{name_width}}{when}  ", end="", markup=False)
-        out.print(f"{row.state:<13}", end="", style=_STYLES.get(row.state, "dim"))
         partly = f"{row.stages_done} of {row.stages} stages  " if row.state == "done" and _is_part(row) else ""
         settings = "  ".join(f"{key}={_value(value)}" for key, value in row.changed.items())
-        out.print(f"{metric:<{metric_width}}{partly}{settings}".rstrip(), markup=False)
+        rest = f"{metric:<{metric_width}}{partly}{settings}".rstrip()
+        out.print(f"{row.state:<13}" if rest else row.state, end="", style=_STYLES.get(row.state, "dim"))
+        out.print(rest, markup=False)
 
 
 def _wanted(name: str | None) -> Callable[[str], bool]:

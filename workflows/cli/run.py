@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import chdir, contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -95,15 +95,21 @@ def plan(recipe: RecipeName, request: Requested, as_json: Json = False) -> None:
     marks = {"cached": ("cached", "dim"), "run": ("will run", "bold yellow"), "left": ("left out", "dim")}
     for step in made:
         word, style = marks[step.action]
-        changed = ", ".join(step.drifted[:3]) + (" ..." if len(step.drifted) > 3 else "")
-        drift = f"source has changed since: {changed} (--rerun-drift runs it again)" if step.drifted else ""
-        why = "; ".join(filter(None, (*step.why, drift if step.action == "cached" else "")))
+        ways = "--rerun-drift runs it again, clipline accept-drift takes it as it is"
+        drift = f"source has changed since: {_some(step.drifted)} ({ways})" if step.drifted else ""
+        taken = f"accepted changes: {_some(step.accepted)}" if step.accepted else ""
+        why = "; ".join(filter(None, (*step.why, *((drift, taken) if step.action == "cached" else ()))))
         out.print(f"{step.stage.name:<{width}}", end="")
         out.print(f"{word:<10}", style=style, end="")
         out.print(why, markup=False)
     out.print(f"{len(made.to_run)} of {len(made.steps)} stages would run.")
     if extras := sorted({extra for step in made.to_run for extra in step.lacking}):
         out.print(f"They need what is not installed here: {install(extras)}", style="yellow", markup=False)
+
+
+def _some(names: Iterable[str]) -> str:
+    found = sorted(names)
+    return ", ".join(found[:3]) + (" ..." if len(found) > 3 else "")
 
 
 def _plan_rows(made: Plan) -> list[dict[str, Any]]:
@@ -114,7 +120,8 @@ def _plan_rows(made: Plan) -> list[dict[str, Any]]:
             "why": step.why,
             "digest": step.stage.digest,
             "folder": step.stage.folder,
-            "drifted": step.drifted,
+            "drifted": sorted(step.drifted),
+            "accepted": step.accepted,
             "progress": step.progress,
             "shards_done": step.shards_done,
             "lacking": step.lacking,

@@ -5,7 +5,7 @@ Planning writes nothing and imports neither Ray nor torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -15,10 +15,11 @@ from infra.extras import extras_of, missing, require
 from infra.run.ledger import Ledger
 from infra.run.manifest import Artifact, Manifest
 from infra.store import Store
+from workflows.run.accepted import Change, not_accepted
 from workflows.run.drift import changed_modules, source_digests
 from workflows.stage import Stage, Workflow
 
-__all__ = ["Plan", "Selection", "Step", "changes", "described", "make_plan"]
+__all__ = ["Plan", "Selection", "Step", "changed_fields", "changes", "described", "make_plan", "short"]
 
 
 @dataclass(frozen=True)
@@ -57,14 +58,17 @@ class Step:
 
     ``cached``: its manifest is there. ``run``: it will run, because of ``why``. ``left``: it would run, but the
     selection leaves it out. ``drifted``: modules of the stage's code that changed since the artifact was made.
-    ``progress``: how far an unfinished stage is, in words.
+    ``rebuilt``: inputs with other content than the artifact was made of. Both are changes that nobody has accepted;
+    ``accepted`` names those that somebody has. ``progress``: how far an unfinished stage is, in words.
     """
 
     stage: Stage
     action: Literal["cached", "run", "left"]
     why: tuple[str, ...] = ()
     manifest: Manifest | None = None
-    drifted: tuple[str, ...] = ()
+    drifted: Mapping[str, Change] = field(default_factory=dict)
+    rebuilt: Mapping[str, Change] = field(default_factory=dict)
+    accepted: tuple[str, ...] = ()
     shards_done: int = 0
     progress: str = ""
 
@@ -128,16 +132,16 @@ def _step(stage: Stage, root: Store, before: dict[str, Step], selection: Selecti
     folder = root.child(stage.folder)
     artifact = Artifact.find(folder)
     manifest = artifact.manifest if artifact else None
-    drifted: tuple[str, ...] = ()
+    modules, contents = _changes_since(stage, manifest, before)
+    drifted, rebuilt = not_accepted(folder, modules, contents)
+    accepted = tuple(sorted((modules.keys() - drifted.keys()) | (contents.keys() - rebuilt.keys())))
     why: list[str] = []
-    if manifest is not None:
-        drifted = changed_modules(manifest.provenance.get("source", {}), source_digests(stage.run, stage.config))
-        if manifest.location != stage.config.location():
-            why.append(f"its files are at {stage.config.location()} now")
+    if manifest is not None and manifest.location != stage.config.location():
+        why.append(f"its files are at {stage.config.location()} now")
     if stage.name in selection.force:
         why.append("forced")
     if drifted and selection.rerun_drift:
-        why.append(f"its source changed: {_listed(drifted)}")
+        why.append(f"its source changed: {_listed(sorted(drifted))}")
     if manifest is None:
         why += _differences(stage, root)
     for name, source in stage.inputs.items():
@@ -148,18 +152,31 @@ def _step(stage: Stage, root: Store, before: dict[str, Step], selection: Selecti
             continue  # an input that is left out changes nothing: somebody may have removed it to make room
         if upstream.action == "run":
             why.append(f"input {name} ({source.name}) will run")
-        elif upstream.manifest is not None and _recorded_input(manifest, name) != upstream.manifest.content_digest:
+        elif name in rebuilt:
             why.append(f"input {name} ({source.name}) was rebuilt with other content")
     done = Ledger(folder).count() if manifest is None else 0
     progress = stage.config.progress(folder) if manifest is None else ""
     if done or progress:
         why.append(f"continues: {progress or f'{done} shards are committed'}")
-    return Step(stage, "run" if why else "cached", tuple(why), manifest, drifted, done, progress)
+    action: Literal["cached", "run"] = "run" if why else "cached"
+    return Step(stage, action, tuple(why), manifest, drifted, rebuilt, accepted, done, progress)
 
 
-def _recorded_input(manifest: Manifest, name: str) -> str | None:
+def _changes_since(
+    stage: Stage, manifest: Manifest | None, before: dict[str, Step]
+) -> tuple[dict[str, Change], dict[str, Change]]:
+    """The modules, and the content of the inputs, that are not as they were when the artifact was made."""
+    if manifest is None:
+        return {}, {}
+    old, new = manifest.provenance.get("source", {}), source_digests(stage.run, stage.config)
+    source: dict[str, Change] = {name: (old.get(name), new.get(name)) for name in changed_modules(old, new)}
     recorded: dict[str, str] = manifest.provenance.get("inputs", {})
-    return recorded.get(name)
+    contents: dict[str, Change] = {
+        name: (recorded.get(name), made.content_digest)
+        for name, upstream in stage.inputs.items()
+        if (made := before[upstream.name].manifest) and recorded.get(name) != made.content_digest
+    }
+    return source, contents
 
 
 def _differences(stage: Stage, root: Store) -> list[str]:
@@ -195,13 +212,18 @@ def changes(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
     for name in sorted({*old["inputs"], *new["inputs"]}):
         if old["inputs"].get(name) != new["inputs"].get(name):
             yield f"input {name} changed"
-    before, after = flatten(_numbered(old["config"])), flatten(_numbered(new["config"]))
-    for key in sorted({*before, *after}):
-        if before.get(key, _ABSENT) != after.get(key, _ABSENT):
-            yield f"{key}: {_short(before.get(key, _ABSENT))} -> {_short(after.get(key, _ABSENT))}"
+    for key, (before, after) in changed_fields(old["config"], new["config"]).items():
+        yield f"{key}: {short(before)} -> {short(after)}"
 
 
 _ABSENT = object()
+
+
+def changed_fields(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[object, object]]:
+    """The fields in which two configurations differ, by path; :func:`short` shows a value that is not there."""
+    before, after = flatten(_numbered(old)), flatten(_numbered(new))
+    pairs = {key: (before.get(key, _ABSENT), after.get(key, _ABSENT)) for key in sorted({*before, *after})}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def _numbered(value: object) -> object:
@@ -217,6 +239,7 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + more
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
+    """A value of a field as a line has room for."""
     text = "(none)" if value is _ABSENT else repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

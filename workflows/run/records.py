@@ -20,6 +20,7 @@ from infra.run.manifest import MANIFEST, Artifact
 from infra.store import Store
 from workflows.run.journal import Journal
 from workflows.run.plan import Selection, changes, described
+from workflows.run.provenance import commit
 from workflows.stage import Workflow
 
 __all__ = ["Ended", "RunRecord", "StageState", "find_run", "finished", "list_runs", "load_runs", "run_states"]
@@ -62,6 +63,7 @@ class RunRecord(BaseModel):
     selection: Selection = Selection()
     stages: list[_Planned]
     started: float = 0.0  # seconds since the epoch; only for people, and to list the latest last
+    commit: str = ""  # of clipline's checkout when it last began
     ended: Ended | None = None  # None while it runs, and after it was killed
 
     @classmethod
@@ -136,7 +138,8 @@ class RunRecord(BaseModel):
     def save(self, root: Store) -> RunRecord:
         """Write the record of a run that starts now, without secrets in its settings; the record as written."""
         settings = [redact(setting) for setting in self.settings]
-        started = self.model_copy(update={"started": time.time(), "settings": settings, "ended": None})
+        now = {"started": time.time(), "commit": commit(), "settings": settings, "ended": None}
+        started = self.model_copy(update=now)
         started._write(root)
         return started
 

@@ -24,6 +24,7 @@ from workflows import user
 from workflows.report.summary import manifests, note, report_files
 from workflows.run.champion import Better, better_than_champion
 from workflows.run.journal import Journal
+from workflows.run.notify import notify
 from workflows.run.parameters import headline, main_metric, parameters
 from workflows.run.plan import Plan
 from workflows.run.provenance import commit
@@ -99,7 +100,23 @@ class _Run:
         if options.tracking_required and status == "done" and (tracker.refused or not tracked):
             self.error = _untracked(tracker, self.record.run, tracked)
             status, code = "failed", self.error.exit_code
-        return Outcome(self.record.run, status, code, self.error, tracker.page, tracked)
+        outcome = Outcome(self.record.run, status, code, self.error, tracker.page, tracked)
+        notify(self._told(outcome, seconds))
+        return outcome
+
+    def _told(self, outcome: Outcome, seconds: float) -> dict[str, Any]:
+        """The outcome as :func:`notify` sends it; ``text`` is what chat services show."""
+        said = "stopped" if outcome.status == "preempted" else outcome.status
+        error = str(outcome.error) if outcome.error is not None else ""
+        return {
+            "text": "\n".join(filter(None, (f"clipline: {outcome.run} {said} after {seconds:.0f} s", error))),
+            "run": outcome.run,
+            "status": said,
+            "exit_code": outcome.exit_code,
+            "seconds": seconds,
+            "error": error,
+            "page": outcome.page,
+        }
 
     def _record_end(self, status: str, seconds: float) -> None:
         if isinstance(self.error, LeaseHeld):  # another process is at it, maybe with this very run

@@ -24,6 +24,7 @@ from workflows.run.records import Ended, RunRecord, list_runs
 
 COMMANDS = ["run", "resume", "plan", "status", "ls", "show", "diff", "compare", "search", "trace", "logs", "report"]
 COMMANDS += ["recipes", "fields", "tasks", "doctor", "sync", "gc", "sweep", "submit", "stop"]
+COMMANDS += ["accept-drift", "export", "import"]
 HEAVY = {"ray", "torch", "pyarrow", "numpy", "mlflow", "cv2", "PIL", "aiohttp", "matplotlib", "open_clip", "pandas"}
 
 
@@ -343,7 +344,7 @@ def test_colour_is_for_terminals_that_want_it(clipline, toy, monkeypatch):
 def test_the_commands_are_those_that_are_tested(clipline):
     shown = clipline("--help").stdout
     assert [name for name in COMMANDS if not re.search(rf"│ {name} +\w", shown)] == []
-    assert len(re.findall(r"^│ (?!-)\w+ +[A-Z]", shown, re.MULTILINE)) == len(COMMANDS)
+    assert len(re.findall(r"^│ (?!-)[\w-]+ +[A-Z]", shown, re.MULTILINE)) == len(COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

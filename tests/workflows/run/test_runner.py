@@ -27,6 +27,8 @@ from workflows.cli import app as cli
 # MLflow's own use of SQLAlchemy, deprecated since 2.1
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 
+TELL = "import sys; open(sys.argv[1], chr(97)).write(sys.stdin.read() + chr(10))"  # appends a line
+
 TOY = Path(__file__).parents[1] / "toy_recipe.py"
 
 
@@ -43,11 +45,13 @@ class Driver:
 
     def __init__(self, root: Path, address: str) -> None:
         self.root, self.diary, self._address = root, root.parent / f"{root.name}.diary", address
+        self.told = root.parent / f"{root.name}.told"
         self._env = {
             "CLIPLINE_ROOT": str(root),
             # one database for all: making one takes MLflow three seconds
             "MLFLOW_TRACKING_URI": f"sqlite:///{root.parent.parent}/mlflow.db",
             "TOY_DIARY": str(self.diary),
+            "CLIPLINE_NOTIFY": f"{sys.executable} -c '{TELL}' {self.told}",
             "NO_COLOR": "1",
         }
 
@@ -175,6 +179,9 @@ def test_a_signal_stops_the_run_and_resume_continues_it(driver, undisturbed, num
     assert json.loads(driver("ls", "--json").stdout)["runs"][0]["state"] == "stopped"
     driver("resume")
     assert driver.manifests() == undisturbed
+    assert [json.loads(line)["status"] for line in driver.told.read_text().splitlines()] == ["stopped", "done"]
+    assert "CLIPLINE_NOTIFY" not in "".join(path.read_text() for path in driver.root.glob("runs/*/*.json*"))
+    assert str(driver.told) not in "".join(path.read_text() for path in driver.root.glob("runs/*/*.json*"))
 
 
 def test_a_run_is_stopped_by_way_of_its_root(driver, undisturbed):
