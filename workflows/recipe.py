@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from infra.config import Choice, Config
 from infra.errors import ConfigError, UsageError
@@ -31,6 +31,12 @@ from workflows.stage import Stage, Workflow
 C = TypeVar("C", bound=Config)
 
 __all__ = ["Parameter", "Recipe", "built_in", "comments_in", "load"]
+
+_OF_ANY_STAGE: dict[str, Any] = {
+    "retries": Annotated[int, Field(ge=0)],
+    "timeout_s": Annotated[float, Field(gt=0, allow_inf_nan=False)] | None,
+}
+"""What ``--set stage.field`` sets of the stage itself, where its configuration has no such field."""
 
 _FOLDER = Path(__file__).resolve().parent / "recipes"
 
@@ -218,14 +224,28 @@ def _with_fields(workflow: Workflow, fields: dict[str, dict[str, Any]]) -> Workf
     rebuilt: dict[str, Stage] = {}
     changed = dict(workflow.changed)
     for stage in workflow:
-        config = stage.config
+        config, own = stage.config, {}
         for field, value in fields.get(stage.name, {}).items():
-            before, config = config, _set(config, field.split("."), value)
-            if config != before:
+            if field in _OF_ANY_STAGE and field not in type(config).model_fields:
+                own[field] = _attempts_setting(stage, field, value)
+                differs = own[field] != getattr(stage, field)
+            else:
+                before, config = config, _set(config, field.split("."), value)
+                differs = config != before
+            if differs:
                 changed[f"{stage.name}.{field}"] = value
         inputs = {name: rebuilt[source.name] for name, source in stage.inputs.items()}
-        rebuilt[stage.name] = replace(stage, config=config, inputs=inputs)
+        rebuilt[stage.name] = replace(stage, config=config, inputs=inputs, **own)
     return replace(workflow, stages=tuple(rebuilt.values()), changed=changed)
+
+
+def _attempts_setting(stage: Stage, field: str, value: object) -> Any:  # noqa: ANN401 - of any of the types
+    """The value of ``retries`` or ``timeout_s`` of a stage. Raises UsageError."""
+    try:
+        return TypeAdapter(_OF_ANY_STAGE[field]).validate_python(value)
+    except ValidationError as error:
+        problem = error.errors()[0]["msg"]
+        raise UsageError(f"Invalid value for {stage.name}.{field}", expected=problem, found=repr(value)) from error
 
 
 def _set(config: C, path: list[str], value: object) -> C:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 
 from evaluation.embed.config import Config, Part
-from infra.cluster import TENSORS, run_batches, slots, warn_if_no_gpu
+from infra.cluster import TENSORS, run_batches, slots
 from infra.errors import DataError
 from infra.formats.testset import EvalSet
 from infra.run.context import Context, ShardOutput
@@ -31,7 +31,6 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     """
     config.check_model(inputs.get("model"))
     limits = replace(config.limits, environment={**TENSORS, **config.limits.environment})
-    warn_if_no_gpu(limits.gpus)
     sets = [EvalSet.open(inputs["dataset"], name, split) for name in config.sets for split in config.splits]
     changes = (None, *(config.corruptions.changes().values() if config.corruptions else ()))
     parts = [

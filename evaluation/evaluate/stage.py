@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from evaluation.evaluate.config import Config
-from infra.cluster import TENSORS, Limits, run_shards, warn_if_no_gpu
+from infra.cluster import TENSORS, Limits, run_shards
 from infra.run.context import Context, ShardOutput
 from infra.run.manifest import Artifact, Manifest, ShardRecord
 
@@ -18,7 +18,6 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     Writes the result as CLIP_benchmark JSON, the task's tables as ``data/{name}.parquet`` and its figures. The
     manifest's metrics have each value ``name`` with its bounds ``name_low`` and ``name_high``.
     """
-    warn_if_no_gpu(config.gpus)
     spec = (config, dict(inputs))
     limits = Limits(cpus=config.cpus, gpus=config.gpus, environment=TENSORS)
     (record,) = run_shards(context, [(config.task.dataset.replace("/", "_"), spec)], _work, limits)

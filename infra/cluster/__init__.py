@@ -8,7 +8,7 @@ What is imported here does not load Ray, which ``clipline plan`` has no time for
 """
 
 from infra.cluster.connect import ALONE, connect
-from infra.cluster.limits import TENSORS, Limits, backoff, slots, warn_if_no_gpu
+from infra.cluster.limits import TENSORS, Limits, backoff, slots
 from infra.cluster.shards import run_batches, run_shards
 
-__all__ = ["ALONE", "TENSORS", "Limits", "backoff", "connect", "run_batches", "run_shards", "slots", "warn_if_no_gpu"]
+__all__ = ["ALONE", "TENSORS", "Limits", "backoff", "connect", "run_batches", "run_shards", "slots"]

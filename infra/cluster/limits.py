@@ -12,7 +12,17 @@ from typing import Any
 from infra.run.context import ShardOutput
 from infra.run.manifest import ShardRecord
 
-__all__ = ["TENSORS", "BatchWork", "Limits", "OnDone", "ShardWork", "backoff", "slots", "warn_if_no_gpu"]
+__all__ = [
+    "TENSORS",
+    "BatchWork",
+    "Limits",
+    "OnDone",
+    "ShardWork",
+    "backoff",
+    "slots",
+    "task_options",
+    "warn_if_none_fits",
+]
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +38,9 @@ class Limits:
 
     cpus: float = 1.0  # of one task
     gpus: float = 0.0
+    memory_gb: float = 0.0  # that Ray sets aside for a task, so that a node gets only as many as it has room for
+    resources: Mapping[str, float] = field(default_factory=dict)  # of your own, as nodes are started with
+    labels: Mapping[str, str] = field(default_factory=dict)  # that a node must have: its zone, its kind of GPU
     in_flight: int | None = None  # tasks at once; None: as many as the cluster's CPUs take
     attempts: int = 3  # per shard
     max_unforeseen: float = 0.01  # share of rows that may end with an error nobody foresaw
@@ -46,23 +59,52 @@ def slots(limits: Limits) -> int:
     """Number of tasks of a shard loop that run at once, on the cluster as it is now."""
     import ray
 
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    most = resources.get("CPU", 1.0) / max(limits.cpus, 0.01)
-    if limits.gpus:
-        most = min(most, resources.get("GPU", 0.0) / limits.gpus)
+    there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    most = there.get("CPU", 1.0) / max(limits.cpus, 0.01)
+    most = min([most, *(there.get(kind, 0.0) / each for kind, each in _needed(limits).items())])
     return limits.in_flight or max(1, int(most))
 
 
-def warn_if_no_gpu(gpus: float) -> None:
-    """Log why a task of so many GPUs waits, if no node has them; one that joins later will run it."""
-    if not gpus:
+def task_options(limits: Limits) -> dict[str, Any]:
+    """Ray's options of a task under these limits."""
+    options: dict[str, Any] = {"num_cpus": limits.cpus, "num_gpus": limits.gpus}
+    if limits.memory_gb:
+        options["memory"] = int(limits.memory_gb * 1e9)
+    if limits.resources:
+        options["resources"] = dict(limits.resources)
+    if limits.labels:
+        options["label_selector"] = dict(limits.labels)
+    if limits.environment:
+        options["runtime_env"] = {"env_vars": dict(limits.environment)}
+    return options
+
+
+def warn_if_none_fits(limits: Limits) -> None:
+    """Log why tasks wait, if no node has what one needs; a node that joins later will run them."""
+    needed = _needed(limits)
+    if not needed and not limits.labels:
         return
     import ray
 
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    most = max((node["Resources"].get("GPU", 0.0) for node in nodes if node["Alive"]), default=0.0)
-    if most < gpus:
-        log.warning("waiting for a node with %g GPU; the nodes there are have %g (gpus=0 runs on CPUs)", gpus, most)
+    nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    plain = {name: value for name, value in limits.labels.items() if not value.startswith(("!", "in("))}
+    if any(_has(node["Resources"], needed) and plain.items() <= node["Labels"].items() for node in nodes):
+        return
+    wanted = [*(f"{each:g} {kind}" for kind, each in needed.items()), *map("=".join, plain.items())]
+    most = {kind: max((node["Resources"].get(kind, 0.0) for node in nodes), default=0.0) for kind in needed}
+    found = f"; the most of one is {', '.join(f'{each:g} {kind}' for kind, each in most.items())}" if most else ""
+    hint = " (gpus=0 runs on CPUs)" if limits.gpus else ""
+    log.warning("no node has %s: tasks wait for one that has%s%s", " and ".join(wanted), found, hint)
+
+
+def _needed(limits: Limits) -> dict[str, float]:
+    """What a task takes beside CPUs, by Ray's names."""
+    needed = {"GPU": limits.gpus, "memory": limits.memory_gb * 1e9, **limits.resources}
+    return {kind: each for kind, each in needed.items() if each}
+
+
+def _has(there: Mapping[str, float], needed: Mapping[str, float]) -> bool:
+    return all(there.get(kind, 0.0) >= each for kind, each in needed.items())
 
 
 def backoff(attempt: int) -> float:

@@ -19,7 +19,7 @@ import ray
 from ray.exceptions import WorkerCrashedError
 
 from infra.cluster.failures import is_transient, original
-from infra.cluster.limits import BatchWork, Limits, OnDone, backoff, slots
+from infra.cluster.limits import BatchWork, Limits, OnDone, backoff, slots, task_options, warn_if_none_fits
 from infra.errors import CliplineError, DataError, DeadlineError, StageFailed
 from infra.events import ShardRetry
 from infra.rows import RowErrors
@@ -75,17 +75,13 @@ class ShardLoop:
         self._reported, self._reported_at = -1, 0.0
         self._work = ray.put(work)  # once, not with each task
         self._task = ray.remote(_batch_task).options(
-            num_cpus=limits.cpus,
-            num_gpus=limits.gpus,
-            num_returns="streaming",
-            max_retries=0,
-            scheduling_strategy="SPREAD",
-            **({"runtime_env": {"env_vars": dict(limits.environment)}} if limits.environment else {}),
+            num_returns="streaming", max_retries=0, scheduling_strategy="SPREAD", **task_options(limits)
         )
 
     def run(self) -> Records:
         """Every shard's record, in the order of the shards."""
         self._report()
+        warn_if_none_fits(self._limits)
         try:
             while self._unsent or self._again or self._running:
                 self._context.check()

@@ -213,6 +213,19 @@ def test_runtime_fields_can_be_set_too_and_change_no_fingerprint(recipe):
     assert [stage.digest for stage in fast] == [stage.digest for stage in plain]
 
 
+def test_attempts_of_any_stage_can_be_set_and_change_no_fingerprint(recipe):
+    plain, built = recipe.build(), recipe.build(["first.retries=5", "second.timeout_s=60", "third.timeout_s=null"])
+    assert [(stage.retries, stage.timeout_s) for stage in built] == [(5, None), (2, 60.0), (2, None)]
+    assert built.changed == {"first.retries": 5, "second.timeout_s": 60}
+    assert [stage.digest for stage in built] == [stage.digest for stage in plain]
+
+
+@pytest.mark.parametrize("setting", ["first.retries=-1", "first.retries=often", "first.timeout_s=0"])
+def test_attempts_that_cannot_be_are_refused(recipe, setting):
+    with pytest.raises(UsageError, match=r"Invalid value for first\.(retries|timeout_s)"):
+        recipe.build([setting])
+
+
 def test_the_last_of_two_settings_counts(recipe):
     assert recipe.build(["first.size=1", "first.size=2"])["first"].config.size == 2
 

@@ -139,7 +139,8 @@ class _Walk:
     def _dataclass(self, part: type, prefix: str, runtime: bool) -> Iterator[Row]:
         hints, comments = typing.get_type_hints(part), comments_in(part)
         for field in dataclass_fields(part):
-            default = _REQUIRED if field.default is MISSING else field.default
+            made = _REQUIRED if field.default_factory is MISSING else field.default_factory()
+            default = made if field.default is MISSING else field.default
             yield from self._field(
                 f"{prefix}{field.name}", hints[field.name], default, runtime, comments.get(field.name, "")
             )

@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from infra.cluster import TENSORS, run_batches, slots, warn_if_no_gpu
+from infra.cluster import TENSORS, run_batches, slots
 from infra.formats.shards import shard_name
 from infra.run.context import Context, ShardOutput
 from infra.run.manifest import Artifact, Manifest, ShardRecord
@@ -31,7 +31,6 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     selection = inputs.get("selection")
     config.check_model(inputs.get("model"))
     limits = replace(config.limits, environment={**TENSORS, **config.limits.environment})
-    warn_if_no_gpu(limits.gpus)
     work = partial(_work, config, Images.of(inputs), selection, inputs.get("model"))
     specs = [(shard_name(shard), (shard, path)) for shard, path in input_shards(inputs)]
     size = min(_MOST, -(-len(specs) // (4 * slots(limits)))) or 1

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from infra.cluster import Limits, run_batches, run_shards
+from infra.cluster.limits import warn_if_none_fits
 from infra.cluster.loop import ShardLoop
 from infra.errors import CliplineError, DataError, DeadlineError, Preempted, StageFailed, TransientError
 from infra.events import Progress, ShardRetry
@@ -302,6 +303,38 @@ def test_no_more_are_in_flight_than_allowed(context, diary, limits, bound):
     seen = [int(path.name.rpartition("-")[2]) for path in diary.glob("saw-*")]
     assert len(seen) == 6
     assert max(seen) <= bound
+
+
+def test_tasks_go_where_the_resources_are_and_no_more_than_there_is_room_for(context, diary):
+    import ray
+
+    (node,) = ray.nodes()
+    labels = {"ray.io/node-id": node["NodeID"]}
+    for name, limits in {
+        "memory": Limits(cpus=0.1, memory_gb=node["Resources"]["memory"] / 1e9 * 0.6, labels=labels),
+        "mine": Limits(cpus=0.1, resources={"node:__internal_head__": 0.6}),
+    }.items():
+        (folder := diary / name).mkdir()
+        context = Context(context.store.child(name), stage="toy")
+        run_shards(context, named(*"abc"), partial(take_a_while, folder), limits)
+        assert {path.name.rpartition("-")[2] for path in folder.glob("saw-*")} == {"1"}
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        (Limits(gpus=1), ["no node has 1 GPU:", "the most of one is 0 GPU (gpus=0"]),
+        (Limits(resources={"licence": 2}, labels={"zone": "a"}), ["2 licence and zone=a", "0 licence"]),
+        (Limits(memory_gb=1e6), ["1e+15 memory"]),
+        (Limits(labels={"zone": "a"}), ["no node has zone=a: tasks wait for one that has"]),
+        (Limits(cpus=1, memory_gb=0.001), []),
+        (Limits(labels={"zone": "!a"}), []),
+    ],
+)
+def test_a_wait_for_what_no_node_has_is_told(caplog, limits, words):
+    warn_if_none_fits(limits)
+    assert bool(caplog.messages) == bool(words)
+    assert all(word in caplog.text for word in words)
 
 
 def test_a_run_asked_to_stop_abandons_what_is_in_flight(tmp_path):
