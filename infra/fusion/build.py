@@ -1,4 +1,4 @@
-"""A fusion encoder from the configuration that is kept beside its weights."""
+"""Build a fusion encoder from the configuration that is kept beside its weights."""
 
 from __future__ import annotations
 

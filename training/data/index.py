@@ -98,7 +98,7 @@ def _field(text: str, name: str) -> object:
 def _members(
     path: Path, read: Collection[str], place: str
 ) -> tuple[dict[str, dict[str, tuple[int, int]]], dict[str, dict[str, bytes]]]:
-    """Where each sample's members lie in a tar, offset and size, and what those with the extensions ``read`` say.
+    """Return the offset and size of each sample's members in a tar, and the text of those with the extensions ``read``.
 
     One pass over the tar's headers; nothing else is read.
     """

@@ -90,7 +90,7 @@ class Tokenizer:
         return [row[:length].tolist() for row, length in zip(rows, lengths, strict=True)]
 
     def word_ends(self) -> NDArray[np.bool_] | None:
-        """Whether each token is the last of a word, (vocabulary,); None of a tokenizer other than CLIP's."""
+        """Return a mask of the tokens that end a word, (vocabulary,); None for a tokenizer other than CLIP's."""
         if self._fast is None:
             return None
         decoder = self._function.decoder  # type: ignore[attr-defined]

@@ -16,7 +16,7 @@ __all__ = ["Captions", "Masked", "mask_captions"]
 
 
 class Masked(NamedTuple):
-    """Where words are masked in the captions of a batch, and what they were."""
+    """The masked words of a batch of captions: their places, and the words as targets."""
 
     mask: Tensor  # (b, context), on the CPU
     places: Tensor  # (k,): of each masked word among the tokens of all captions, one after the other
@@ -49,7 +49,7 @@ class Captions(NamedTuple):
     masked: Tensor | None  # (b, context): whether a word is masked
 
     def words(self, device: torch.device) -> Masked:
-        """Where and what the masked words are, on ``device`` but for the mask."""
+        """Return the masked words with their places, on ``device`` but for the mask."""
         assert self.masked is not None, "nothing is masked"
         real = torch.arange(self.masked.shape[1]) < self.lengths[:, None]
         places = to_device(self.masked[real].nonzero()[:, 0], device)

@@ -42,7 +42,10 @@ def notify(message: Mapping[str, Any]) -> None:
 
 
 def _post(url: str, body: bytes) -> str:
-    """What went wrong, without the address. In a thread, since a timeout of urllib is one of each read only."""
+    """Post the event; return the failure, if any, without the address.
+
+    In a thread, since a timeout of urllib is one of each read only.
+    """
     failures = [f"no answer within {TIMEOUT_S:g} s"]
 
     def post() -> None:
@@ -62,7 +65,7 @@ def _post(url: str, body: bytes) -> str:
 
 
 def _call(command: str, body: bytes) -> str:
-    """What went wrong, without the command's words."""
+    """Run the command with the event on stdin; return the failure, if any, without the command's words."""
     try:
         process = subprocess.Popen(
             shlex.split(command),

@@ -1,4 +1,4 @@
-"""What belongs to an artifact or a run when it goes to another root."""
+"""Copying an artifact or a run to another root, with all that belongs to it."""
 
 from __future__ import annotations
 

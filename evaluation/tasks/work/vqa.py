@@ -54,7 +54,7 @@ def measure(data: Embedded) -> Scores:
 
 
 def best_blind(questions: Sequence[str], answers: Sequence[str]) -> NDArray[np.bool_]:
-    """Which questions are right if equal ones always get the answer that is right most often."""
+    """Return a mask of the questions that are right if equal ones always get the most frequent answer: (q,)."""
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for question, answer in zip(questions, answers, strict=True):
         counts[question][answer] += 1
