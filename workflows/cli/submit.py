@@ -69,7 +69,8 @@ def send(
     package, variables = submission.pack(recipe), _variables(submission)
     err.print(f"code: {package.files} files, {size(len(package.data))} packed")
     if package.left:
-        err.print(f"not sent, as git does not know them: {', '.join(package.left[:5])}", style="yellow", markup=False)
+        few = ", ".join(package.left[:5])
+        err.print(f"not sent, being unknown to git or named as secrets are: {few}", style="yellow", markup=False)
     check = "" if other_versions else "python -m workflows.submit.versions && "
     command = f"{check}exec python -m workflows.submit.job"
     while True:

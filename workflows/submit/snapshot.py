@@ -27,7 +27,10 @@ _PRIVATE = (".env*", ".netrc", "*.pem", "*.key", "*.p12", "id_rsa*", "id_ed25519
 
 @dataclass(frozen=True)
 class Snapshot:
-    """``data``: the zip, whose bytes depend only on names and contents. ``left``: new files that git does not know."""
+    """``data``: the zip, whose bytes depend only on names and contents.
+
+    ``left``: files that do not go along, new ones that git does not know and those named as secrets are.
+    """
 
     data: bytes
     files: int
@@ -41,7 +44,11 @@ def snapshot(packages: Sequence[Path], extra: Mapping[str, bytes], limit: int = 
         tracked = _git(package, "ls-files", "-z")
         for path in tracked or sorted(path.relative_to(package) for path in package.rglob("*")):
             whole = package / path
-            if whole.is_file() and not whole.is_symlink() and _is_code(path):
+            if not whole.is_file() or whole.is_symlink() or "__pycache__" in path.parts:
+                continue
+            if any(fnmatch(path.name.lower(), private) for private in _PRIVATE):
+                left.append(f"{package.name}/{path.as_posix()}")
+            else:
                 files[f"{package.name}/{path.as_posix()}"] = whole.read_bytes()
         if tracked:
             left += [f"{package.name}/{path}" for path in _git(package, "ls-files", "-z", "-o", "--exclude-standard")]
@@ -53,10 +60,6 @@ def snapshot(packages: Sequence[Path], extra: Mapping[str, bytes], limit: int = 
             found=", ".join(f"{path} {len(files[path]) / 1e6:,.1f} MB" for path in largest),
         )
     return Snapshot(_zip(files), len(files), tuple(left))
-
-
-def _is_code(path: Path) -> bool:
-    return "__pycache__" not in path.parts and not any(fnmatch(path.name.lower(), private) for private in _PRIVATE)
 
 
 def _git(folder: Path, *words: str) -> list[Path]:
