@@ -31,6 +31,7 @@ def test_gpus_are_asked_of_ray_and_used_only_where_granted(model, seen, embedded
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
+    assert report["said"], "it says that it waits"
     for facts in report["with"]:
         assert facts["node"] == report["gpu_node"]
         assert facts["gpus"] == ["0"]
