@@ -19,6 +19,7 @@ CHOSEN = [
     ("replace {stage}/ledger/*.json", "after", 3),
     ("link {stage}/manifest.json", "before", 2),
     ("mlflow log_batch", "after", 3),
+    ("mlflow create_registered_model", "after", 1),  # every stage is done, the run is not
 ]
 
 

@@ -136,7 +136,7 @@ def execute(
     """Plan and run, with progress on stderr and the result on stdout. Exits with the outcome's code."""
     root, err = open_store(request.root), stderr()
     made = make_plan(workflow, root, request.selection)
-    if not made.to_run:
+    if not made.to_run and not record.left_open(root):
         err.print(f"{record.run}: nothing to do, every stage is done.", style="green")
         result.show(record, root, stdout(), as_json=as_json)
         return

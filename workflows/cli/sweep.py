@@ -65,7 +65,7 @@ def sweep(
     )
     whole.save(store)
     errors, code = {}, 0
-    if due:
+    if due or any(trial.record.left_open(store) for trial in whole.trials):
         check_ready(plans)
         runs = [(plan, trial.record) for plan, trial in zip(plans, whole.trials, strict=True)]
         outcomes = carry_out(runs, store, execution, whole.name)

@@ -143,6 +143,10 @@ class RunRecord(BaseModel):
         started._write(root)
         return started
 
+    def left_open(self, root: Store) -> bool:
+        """True if this run was begun and never ended: its stages may be done, but not gate, report and MLflow."""
+        return root.exists(f"runs/{self.run}/run.json") and RunRecord.load(root, self.run).ended is None
+
     def end(self, root: Store, ended: Ended) -> None:
         """Write the record of a run that was saved and has ended."""
         self.model_copy(update={"ended": ended})._write(root)

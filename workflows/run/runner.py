@@ -95,8 +95,8 @@ class _Run:
             self.concluding.result()
         text = note(self.record, self.root)
         self.emit([RunFinished(run=self.record.run, status=status, exit_code=code, seconds=seconds, note=text)])
-        self._record_end(status, seconds)
         tracker, tracked = self.tracker, self.tracker.close(timeout_s=60.0)
+        self._record_end(status, seconds)  # last: a run that is killed before it is concluded by the next command
         if options.tracking_required and status == "done" and (tracker.refused or not tracked):
             self.error = _untracked(tracker, self.record.run, tracked)
             status, code = "failed", self.error.exit_code

@@ -27,6 +27,8 @@ COMMANDS += ["recipes", "fields", "tasks", "doctor", "sync", "gc", "sweep", "sub
 COMMANDS += ["accept-drift", "export", "import"]
 HEAVY = {"ray", "torch", "pyarrow", "numpy", "mlflow", "cv2", "PIL", "aiohttp", "matplotlib", "open_clip", "pandas"}
 
+DONE = Ended(status="done", at=1e9, seconds=65.0, stages_done=3)
+
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
@@ -60,7 +62,7 @@ def toy(root):
     workflow = recipe.build()
     carry_out(workflow, root, funnel=True, metrics={"acc": 0.5, "worst": float("nan")})
     record = RunRecord.of(str(recipe.path), [], workflow)
-    record.save(root)
+    record.save(root).end(root, DONE)
     Journal(root.child(f"runs/{record.run}")).append(
         [
             RunStarted(time=1e9, run=record.run, recipe="toy.py"),
@@ -260,7 +262,7 @@ def test_resume_works_from_another_folder_and_keeps_the_selection(clipline, root
     recipe = load("toy.py")
     workflow = recipe.build()
     carry_out(workflow, root, "first")
-    RunRecord.of(str(recipe.path), [], workflow, Selection(until="first", force=("first",))).save(root)
+    RunRecord.of(str(recipe.path), [], workflow, Selection(until="first", force=("first",))).save(root).end(root, DONE)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert "nothing to do" in clipline("resume").stderr
