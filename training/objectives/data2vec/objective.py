@@ -20,13 +20,14 @@ from torch import Tensor, nn
 from infra.device import to_device
 from infra.errors import ConfigError
 from infra.fusion import towers
-from infra.fusion.towers import image_width, lengths_of, text_tower, text_width
+from infra.fusion.towers import image_width, text_tower, text_width
 from training.distributed.collectives import global_mean
 from training.model.blocks import compile_blocks
 from training.objectives.albef.momentum import Momentum
-from training.objectives.albef.sampling import MASKING, mask_words, uniform
+from training.objectives.albef.sampling import MASKING, uniform
 from training.objectives.base import Objective, l2_normalise
 from training.objectives.data2vec.masking import draws_for, masked_patches
+from training.objectives.masked import mask_captions
 from training.objectives.towers import encode_texts
 
 if TYPE_CHECKING:
@@ -119,10 +120,9 @@ class Data2Vec(Objective):
 
     def _of_texts(self, texts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The same of captions, padded to the longest: (k, width), (b, n, width), (b, n)."""
-        texts, lengths = texts.cpu(), lengths_of(texts)
-        count, context = texts.shape
-        draws = uniform(self.seed, MASKING, self.position, count, 3 * context).view(count, 3, context)
-        hidden, masked = mask_words(texts, lengths, draws, self.config.mask_rate, self.model.vocab_size)
+        rate, vocabulary = self.config.mask_rate, self.model.vocab_size
+        texts, lengths, hidden, masked = mask_captions(texts, rate, vocabulary, seed=self.seed, position=self.position)
+        assert hidden is not None and masked is not None
         with torch.no_grad(), _outputs_of(_blocks(text_tower(self.average.average))[-self.config.layers :]) as layers:
             towers.encode_texts(self.average.average, texts, lengths)
         longest = layers[0].shape[1]
