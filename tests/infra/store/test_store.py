@@ -359,6 +359,7 @@ with open_store(sys.argv[1]).publish("data/file") as out:
 
     def test_reading_and_writing_sync_the_file_before_its_name(self, store, monkeypatch):
         """The order that makes a rename safe: bytes to disk, then the name, then the folder."""
+        store.write("before", b"0")  # a new root's own name is synced, too
         done = []
         fsync, replace = os.fsync, type(store.root).replace
         monkeypatch.setattr(os, "fsync", lambda handle: (done.append("fsync"), fsync(handle))[1])

@@ -67,11 +67,13 @@ DEEP = {
 OUTSIDE = {
     "evaluation.checks": "looks through test sets for the command line",
     "infra.cluster.head": "asks whether a Ray head answers",
+    "infra.cluster.jobs": "sends runs to a cluster",
     "infra.cluster.mailbox": "carries events from stages to the driver",
     "infra.formats.testset.holdings": "counts what a test set holds for the command line",
     "infra.run.lease": "keeps two runs from one folder",
     "infra.run.lineage": "finds the model of an evaluation that is done",
     "infra.run.signals": "tells which signals stop a run",
+    "infra.run.transfer": "copies artifacts to another root, byte by byte",
     "infra.tracking": "shows results in MLflow",
     "pipelines.adopt.hub": "finds a model's files by its name, which then count by content",
     "pipelines.adopt.registry": "finds a model's files by its name, which then count by content",
@@ -84,6 +86,7 @@ OUTSIDE = {
     "workflows.report": "shows results",
     "workflows.run": "starts stages",
     "workflows.stage": "names stages and their inputs",
+    "workflows.submit": "sends runs to a cluster",
     "workflows.user": "imports recipes, which count themselves",
 }
 
