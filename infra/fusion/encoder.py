@@ -90,7 +90,7 @@ class FusionEncoder:
         texts: list[str],
         image_of: NDArray[np.int64],
     ) -> Iterator[NDArray[np.float32]]:
-        """What ``head`` says of the pairs of a batch; equal texts go through the text tower once."""
+        """Yield the outputs of ``head`` for the pairs of a batch; equal texts go through the text tower once."""
         place = {text: number for number, text in enumerate(dict.fromkeys(texts))}
         if not place:
             return

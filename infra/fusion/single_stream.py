@@ -25,7 +25,7 @@ __all__ = ["SingleStream"]
 
 
 class SingleStream(FusionModel):
-    """What ViLT has beside the image tower's transformer: how words enter it, the two kinds of tokens, the heads.
+    """ViLT's modules beside the image tower's transformer: the way in for words, the two kinds of tokens, the heads.
 
     Raises ConfigError unless ``model``'s image tower is a ViT of open_clip.
     """
