@@ -70,12 +70,17 @@ def write(folder: Path) -> tuple[int, int]:
 
 def accuracy(model: Path, tests: Path) -> float:
     """Zero-shot acc1 of a folder in open_clip's layout."""
+    return classified(model, tests).metrics()["acc1"].value
+
+
+def classified(model: Path, tests: Path) -> metrics.Classified:
+    """The held-out scans as a model in open_clip's layout classifies them."""
     digits = EvalSet.at(LocalStore(tests), "digits", "test")
     encoder = load_encoder(model)
     samples = list(digits)
     classifier = metrics.ensemble(encoder.encode_texts(prompts(digits.classes, digits.templates)), len(digits.classes))
     images = encoder.encode_images([sample.image for sample in samples])
-    return metrics.classify(images, classifier, [sample.label for sample in samples]).metrics()["acc1"].value
+    return metrics.classify(images, classifier, [sample.label for sample in samples])
 
 
 def main(arguments: list[str] | None = None) -> float:

@@ -17,23 +17,10 @@ from typing import Any
 import numpy as np
 
 from evaluation.compare.differences import Estimate, difference
-from infra import metrics
-from infra.formats.testset import EvalSet, prompts
-from infra.open_clip_encoder import load_encoder
-from infra.store import LocalStore
-from tests.benchmarks.digits import MODEL, write
+from tests.benchmarks.digits import MODEL, classified, write
 from tests.benchmarks.trainers import run_ours
 
 RESAMPLES = 2000
-
-
-def right(model: Path, tests: Path) -> np.ndarray:
-    """1 for each held-out scan that the model in open_clip's layout names, else 0."""
-    digits = EvalSet.at(LocalStore(tests), "digits", "test")
-    encoder, samples = load_encoder(model), list(digits)
-    classes = metrics.ensemble(encoder.encode_texts(prompts(digits.classes, digits.templates)), len(digits.classes))
-    scores = encoder.encode_images([sample.image for sample in samples]) @ classes.T
-    return (scores.argmax(axis=1) == [sample.label for sample in samples]).astype(np.float64)
 
 
 def train(work: Path, name: str, samples: int, seed: int, pretrained: Path | None, **changes: Any) -> Path:
@@ -76,7 +63,8 @@ def main(arguments: list[str] | None = None) -> float:
                 "data2vec, then CLIP": train(work, "after", args.samples - first, seed, started),
             }
             for name, model in models.items():
-                found[name].append(right(model, work / "tests"))
+                answers = classified(model, work / "tests")
+                found[name].append((answers.predicted == answers.labels).astype(np.float64))
                 print(f"{name:20} seed {seed}: acc1 {found[name][-1].mean():.3f}", flush=True)
     alone, after = (estimate(answers) for answers in found.values())
     gap = difference(alone, after, confidence=0.95, seed=0)
