@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
+import sys
 import threading
 import uuid
 
@@ -11,6 +13,7 @@ import hypothesis
 import pytest
 
 from infra import cluster
+from workflows.cli import app
 
 # Time limits per example say more about the machine than about the code.
 hypothesis.settings.register_profile("fixed", deadline=None, derandomize=True, database=None)
@@ -90,3 +93,18 @@ def s3_server():
 def s3_url(s3_server):
     """A fresh folder on that server."""
     return f"s3://clipline/{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def clipline(monkeypatch, capsys):
+    """Call the command line as its entry point does; returns what it printed, after checking the exit code."""
+
+    def call(*words, code=0):
+        monkeypatch.setattr(sys, "argv", ["clipline", *words])
+        with pytest.raises(SystemExit) as caught:
+            app.main()
+        out, err = capsys.readouterr()
+        assert (caught.value.code or 0) == code, out + err
+        return subprocess.CompletedProcess(words, code, out, err)
+
+    return call

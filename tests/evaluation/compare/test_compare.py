@@ -1,7 +1,6 @@
 """Evaluations of real (random) models compared by the stage and by the command."""
 
 import json
-import sys
 from dataclasses import replace
 
 import evaluation_samples as samples
@@ -20,7 +19,6 @@ from infra.config import digest
 from infra.errors import ConfigError, DataError, UsageError
 from infra.run.context import Context, ShardOutput
 from infra.run.manifest import Artifact
-from workflows.cli import app as cli
 
 pytestmark = pytest.mark.long  # resamples
 
@@ -208,14 +206,10 @@ def test_variants_name_each_input_once():
 
 
 @pytest.fixture
-def clipline(root, monkeypatch, capsys):
+def clipline(root, clipline):
     def call(*words, code=0):
-        monkeypatch.setattr(sys, "argv", ["clipline", *words, "--root", str(root)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        out, err = capsys.readouterr()
-        assert (caught.value.code or 0) == code, out + err
-        return out or err
+        done = clipline(*words, "--root", str(root), code=code)
+        return done.stdout or done.stderr
 
     return call
 

@@ -41,18 +41,8 @@ def root(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def clipline(root, monkeypatch, capsys):
-    """Call the command line as its entry point does; returns what it printed, after checking the exit code."""
-
-    def call(*words, code=0):
-        monkeypatch.setattr(sys, "argv", ["clipline", *words])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        out, err = capsys.readouterr()
-        assert (caught.value.code or 0) == code, out + err
-        return subprocess.CompletedProcess(words, code, out, err)
-
-    return call
+def clipline(root, clipline):
+    return clipline
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 
 import pytest
@@ -13,7 +11,6 @@ from test_recipe import RECIPE
 
 from infra.run.manifest import MANIFEST
 from infra.store import LocalStore, open_store
-from workflows.cli import app as cli
 from workflows.recipe import load
 from workflows.run.accepted import PATH, accept, acceptances
 from workflows.run.plan import Selection, make_plan
@@ -30,16 +27,8 @@ def root(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def clipline(root, monkeypatch, capsys):
-    def call(*words, code=0):
-        monkeypatch.setattr(sys, "argv", ["clipline", *words])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        out, err = capsys.readouterr()
-        assert (caught.value.code or 0) == code, out + err
-        return subprocess.CompletedProcess(words, code, out, err)
-
-    return call
+def clipline(root, clipline):
+    return clipline
 
 
 def edit(tmp_path, remark):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import replace
@@ -18,7 +16,6 @@ from infra.events import Log
 from infra.run.lease import Claim, Lease, Owner
 from infra.run.manifest import Artifact
 from infra.store import LocalStore, open_store
-from workflows.cli import app as cli
 from workflows.cli.console import size
 from workflows.recipe import load
 from workflows.run.journal import Journal
@@ -290,18 +287,9 @@ def test_a_registered_model_keeps_all_it_was_made_from(local):
 
 
 @pytest.fixture
-def clipline(local, monkeypatch, capsys):
+def clipline(local, clipline, monkeypatch):
     monkeypatch.setenv("CLIPLINE_ROOT", local.url)
-
-    def call(*words, code=0):
-        monkeypatch.setattr(sys, "argv", ["clipline", *words])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        out, err = capsys.readouterr()
-        assert (caught.value.code or 0) == code, out + err
-        return subprocess.CompletedProcess(words, code, out, err)
-
-    return call
+    return clipline
 
 
 def test_the_command_previews_removes_and_tells_in_json(clipline, local):

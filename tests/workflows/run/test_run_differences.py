@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -13,7 +11,6 @@ from test_recipe import RECIPE
 
 from infra.run.manifest import MANIFEST
 from infra.store import LocalStore
-from workflows.cli import app as cli
 from workflows.recipe import load
 from workflows.run.differences import Score, differences
 from workflows.run.records import RunRecord
@@ -35,16 +32,8 @@ def finished(root, *settings, metrics=None, **facts):
 
 
 @pytest.fixture
-def clipline(root, monkeypatch, capsys):
-    def call(*words, code=0):
-        monkeypatch.setattr(sys, "argv", ["clipline", *words])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        out, err = capsys.readouterr()
-        assert (caught.value.code or 0) == code, out + err
-        return subprocess.CompletedProcess(words, code, out, err)
-
-    return call
+def clipline(root, clipline):
+    return clipline
 
 
 def edit(root, stage, change):

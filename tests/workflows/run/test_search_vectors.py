@@ -21,7 +21,6 @@ from infra.formats.testset import EvalSet, decode_image
 from infra.run.context import Context, ShardOutput
 from infra.run.manifest import Artifact
 from infra.store import LocalStore
-from workflows.cli import app as cli
 from workflows.report.search import render
 from workflows.run.errors import errors_of
 from workflows.run.search import embeddings_of, search
@@ -200,14 +199,9 @@ def test_the_vectors_that_are_searched_are_the_last_or_named(root, holdout):
     assert caught.value.expected == "embed"
 
 
-def test_the_command_prints_lists_json_and_a_page(root, monkeypatch, capsys, tmp_path):
+def test_the_command_prints_lists_json_and_a_page(root, clipline, tmp_path):
     def call(*words):
-        monkeypatch.setattr(sys, "argv", ["clipline", "search", "embed/holdout", *words, "--root", str(root)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        out, err = capsys.readouterr()
-        assert not caught.value.code, out + err
-        return out
+        return clipline("search", "embed/holdout", *words, "--root", str(root)).stdout
 
     lines = call("a red circle", "--most", "3", "--page", str(tmp_path / "found.html")).splitlines()
     assert len(lines) == 2 + 3 + 3 and lines[0].startswith("nearest of 20 images in embed/")

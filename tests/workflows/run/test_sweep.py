@@ -15,7 +15,6 @@ import pytest
 
 from infra.errors import UsageError
 from infra.store import LocalStore
-from workflows.cli import app as cli
 from workflows.recipe import built_in, load
 from workflows.run.records import list_runs
 from workflows.run.sweep import parse_grid, plan_sweep
@@ -102,7 +101,7 @@ def test_every_built_in_recipe_has_a_seed(name):
 
 
 @pytest.fixture
-def sweep(tmp_path, monkeypatch, capsys, request):
+def sweep(tmp_path, monkeypatch, clipline):
     """``clipline sweep`` of the recipe below a root of its own, to the end, in this process."""
     monkeypatch.setenv("CLIPLINE_ROOT", str(tmp_path / "root"))
     monkeypatch.setenv("SWEEP_DIARY", str(tmp_path / "diary"))
@@ -111,12 +110,7 @@ def sweep(tmp_path, monkeypatch, capsys, request):
 
     def call(*words, code=0, command="sweep"):
         given = [str(RECIPE)] if command == "sweep" else []
-        monkeypatch.setattr(sys, "argv", ["clipline", command, *given, *words])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        out, err = capsys.readouterr()
-        assert (caught.value.code or 0) == code, out + err
-        return subprocess.CompletedProcess(words, code, out, err)
+        return clipline(command, *given, *words, code=code)
 
     return call
 

@@ -20,7 +20,6 @@ from infra.run.pieces import write_piece
 from infra.run.records import File, ShardRecord
 from infra.run.transfer import copy_artifact, plan_copy
 from infra.store import LocalStore, open_store
-from workflows.cli import app as cli
 from workflows.cli.console import size
 from workflows.recipe import load
 from workflows.run.journal import Journal
@@ -44,19 +43,6 @@ def here(tmp_path, monkeypatch):
 @pytest.fixture(params=["local", "s3"])
 def there(request, tmp_path):
     return open_store(str(tmp_path / "there") if request.param == "local" else request.getfixturevalue("s3_url"))
-
-
-@pytest.fixture
-def clipline(monkeypatch, capsys):
-    def call(*words, code=0):
-        monkeypatch.setattr(sys, "argv", ["clipline", *words])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        out, err = capsys.readouterr()
-        assert (caught.value.code or 0) == code, out + err
-        return subprocess.CompletedProcess(words, code, out, err)
-
-    return call
 
 
 def many(root, folder=FOLDER):
