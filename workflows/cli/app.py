@@ -16,15 +16,18 @@ from typing import Annotated
 import typer
 
 from infra.errors import CliplineError, StorageError
-from workflows.cli import cluster, look, run
+from workflows.cli import cluster, run
 from workflows.cli import gc as garbage
-from workflows.cli import trace as tracing
-from workflows.cli.compare import compare
-from workflows.cli.diff import diff
 from workflows.cli.drift import accept_drift
 from workflows.cli.help import ABOUT, EXIT_CODES, epilog
-from workflows.cli.ls import ls
-from workflows.cli.search import search
+from workflows.cli.look.compare import compare
+from workflows.cli.look.diff import diff
+from workflows.cli.look.ls import ls
+from workflows.cli.look.recipes import fields, recipes
+from workflows.cli.look.search import search
+from workflows.cli.look.show import show
+from workflows.cli.look.status import logs, report, status
+from workflows.cli.look.trace import trace
 from workflows.cli.stop import stop
 from workflows.cli.submit import submit
 from workflows.cli.sweep import sweep
@@ -49,17 +52,17 @@ _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
     },
     "Look (writes nothing)": {
         "plan": run.plan,
-        "status": look.status,
+        "status": status,
         "ls": ls,
-        "show": look.show,
+        "show": show,
         "diff": diff,
         "compare": compare,
         "search": search,
-        "trace": tracing.trace,
-        "logs": look.logs,
-        "report": look.report,
+        "trace": trace,
+        "logs": logs,
+        "report": report,
     },
-    "Help": {"recipes": look.recipes, "fields": look.fields, "tasks": tasks, "doctor": cluster.doctor},
+    "Help": {"recipes": recipes, "fields": fields, "tasks": tasks, "doctor": cluster.doctor},
 }
 
 # What the operating system answers where results cannot be stored. Any other OSError is a bug and keeps its trace.

@@ -22,6 +22,7 @@ from workflows.stage import Workflow
 __all__ = [
     "DEFAULT_ROOT",
     "Execution",
+    "Group",
     "Json",
     "RecipeName",
     "Request",
@@ -100,12 +101,14 @@ def _execution(
 
 
 @dataclass(frozen=True)
-class _Group:
+class Group:
+    """Options of which ``make`` makes one value."""
+
     make: Callable[..., Any]
 
 
-Requested = Annotated[Request, _Group(_request)]
-Execution = Annotated[dict[str, Any], _Group(_execution)]
+Requested = Annotated[Request, Group(_request)]
+Execution = Annotated[dict[str, Any], Group(_execution)]
 """Fields of the runner's Options; the runner itself is imported only where something has to run."""
 
 
@@ -114,7 +117,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     shown: list[inspect.Parameter] = []
     groups: dict[str, tuple[Callable[..., Any], list[str]]] = {}
     for parameter in inspect.signature(command, eval_str=True).parameters.values():
-        group = next((m for m in getattr(parameter.annotation, "__metadata__", ()) if isinstance(m, _Group)), None)
+        group = next((m for m in getattr(parameter.annotation, "__metadata__", ()) if isinstance(m, Group)), None)
         if group is None:
             shown.append(parameter)
         else:

@@ -12,8 +12,8 @@ from infra.errors import DataError, redact
 from infra.store import Store, open_store
 from infra.tracking import Address
 from workflows.cli import result
-from workflows.cli.compare import Primary, compared, show
 from workflows.cli.console import column, print_json, strict
+from workflows.cli.look.compare import Primary, compared, show
 from workflows.cli.options import DEFAULT_ROOT, Execution, Json, RecipeName, Root, Set, grouped
 from workflows.cli.run import carry_out, check_ready
 from workflows.cli.terminal import stderr, stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
@@ -11,8 +12,8 @@ from infra.errors import UsageError, redact
 from infra.run.transfer import Shipment
 from infra.store import Store, open_store
 from workflows.cli.console import column, print_json, size
-from workflows.cli.look import artifact_named
-from workflows.cli.options import DEFAULT_ROOT, Json, Root
+from workflows.cli.look.show import artifact_named
+from workflows.cli.options import DEFAULT_ROOT, Group, Json, Root, grouped
 from workflows.cli.terminal import stderr, stdout
 from workflows.run.records import find_run, finished
 from workflows.run.transfer import shipments, transfer, within
@@ -21,50 +22,62 @@ __all__ = ["export_to", "import_from"]
 
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
-Name = Annotated[
-    str, typer.Argument(metavar="RUN|ARTIFACT", help="A run, or an artifact as `stage/digest`, or its beginning.")
-]
-Inputs = Annotated[bool, typer.Option("--inputs", help="With an artifact also all that it was made from.")]
-MaxBytes = Annotated[
-    str | None, typer.Option("--max-bytes", metavar="SIZE", help="Copy nothing if it were more: 500MB, 2TB, a number.")
-]
-PlanOnly = Annotated[bool, typer.Option("--plan", help="Only show what would be copied, with its bytes.")]
+
+@dataclass(frozen=True)
+class Freight:
+    """A run or an artifact to copy, and within what bounds."""
+
+    name: str
+    inputs: bool
+    max_bytes: int | None
+    plan_only: bool
 
 
+def _freight(
+    name: Annotated[
+        str, typer.Argument(metavar="RUN|ARTIFACT", help="A run, or an artifact as `stage/digest`, or its beginning.")
+    ],
+    inputs: Annotated[bool, typer.Option("--inputs", help="With an artifact also all that it was made from.")] = False,
+    max_bytes: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Copy nothing if it were more: 500MB, 2TB, a number.")
+    ] = None,
+    plan_only: Annotated[bool, typer.Option("--plan", help="Only show what would be copied, with its bytes.")] = False,
+) -> Freight:
+    return Freight(name, inputs, _bytes(max_bytes), plan_only)
+
+
+Freighted = Annotated[Freight, Group(_freight)]
+
+
+@grouped
 def export_to(
-    name: Name,
+    freight: Freighted,
     target: Annotated[str, typer.Argument(metavar="DEST", help="The root to copy to: a folder or s3://...")],
-    inputs: Inputs = False,
-    max_bytes: MaxBytes = None,
-    plan_only: PlanOnly = False,
     root: Root = DEFAULT_ROOT,
     as_json: Json = False,
 ) -> None:
     """Copy a run's artifacts, or one artifact, to another root. The same command again continues."""
-    _carry(open_store(root), open_store(target), name, inputs, _bytes(max_bytes), plan_only, as_json)
+    _carry(open_store(root), open_store(target), freight, as_json)
 
 
+@grouped
 def import_from(
-    name: Name,
+    freight: Freighted,
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="The root to copy from: a folder or s3://...")],
-    inputs: Inputs = False,
-    max_bytes: MaxBytes = None,
-    plan_only: PlanOnly = False,
     root: Root = DEFAULT_ROOT,
     as_json: Json = False,
 ) -> None:
     """Copy a run's artifacts, or one artifact, from another root. The same command again continues."""
-    _carry(open_store(source), open_store(root), name, inputs, _bytes(max_bytes), plan_only, as_json)
+    _carry(open_store(source), open_store(root), freight, as_json)
 
 
-def _carry(
-    source: Store, target: Store, name: str, inputs: bool, max_bytes: int | None, plan_only: bool, as_json: bool
-) -> None:
+def _carry(source: Store, target: Store, freight: Freight, as_json: bool) -> None:
+    name, plan_only = freight.name, freight.plan_only
     record = None if "/" in name or name in source.folders("artifacts") else find_run(source, name)
     artifacts = finished(source, record) if record else [artifact_named(source, name)]
-    planned = shipments(source, target, artifacts, inputs=inputs)
+    planned = shipments(source, target, artifacts, inputs=freight.inputs)
     gone = [0]
-    within(planned, max_bytes)
+    within(planned, freight.max_bytes)
     if not plan_only:
         err, seen = stderr(), set()
 

@@ -11,8 +11,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from infra.errors import DataError
 from infra.formats.testset import decode_image
-from workflows.run.errors import Errors
-from workflows.run.search import Searched
+from workflows.run.look.errors import Errors
+from workflows.run.look.search import Searched
 
 __all__ = ["render"]
 

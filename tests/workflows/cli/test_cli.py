@@ -431,5 +431,5 @@ def test_planning_fifteen_stages_takes_half_a_second(toy):
 
 
 def test_a_signal_ends_looking_with_its_code(toy, monkeypatch, clipline):
-    monkeypatch.setattr("workflows.cli.look.run_states", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("workflows.cli.look.status.run_states", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
     clipline("status", code=130)

@@ -12,7 +12,7 @@ from test_recipe import RECIPE
 from infra.run.manifest import MANIFEST
 from infra.store import LocalStore
 from workflows.recipe import load
-from workflows.run.differences import Score, differences
+from workflows.run.look.differences import Score, differences
 from workflows.run.records import RunRecord
 
 

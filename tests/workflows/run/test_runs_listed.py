@@ -15,8 +15,8 @@ from infra.run.lease import Lease
 from infra.run.manifest import MANIFEST
 from infra.store import open_store
 from workflows.recipe import load
-from workflows.run import listing
 from workflows.run.journal import Journal
+from workflows.run.look import listing
 from workflows.run.records import Ended, RunRecord
 
 

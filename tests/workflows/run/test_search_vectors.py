@@ -23,7 +23,7 @@ from infra.run.manifest import Artifact
 from infra.store import LocalStore
 from workflows.report.search import render
 from workflows.run.errors import errors_of
-from workflows.run.search import embeddings_of, search
+from workflows.run.look.search import embeddings_of, search
 
 
 @pytest.fixture(scope="module")

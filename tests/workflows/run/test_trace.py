@@ -13,7 +13,7 @@ from infra.run.context import Context
 from infra.run.manifest import MANIFEST, Artifact
 from infra.store import LocalStore
 from pipelines.tables import uid
-from workflows.run.trace import in_order, pages, trace
+from workflows.run.look.trace import in_order, pages, trace
 
 URL, PAGE = "http://a.example/cat.jpg", "http://a.example/"
 UID = uid(URL, "a red cat")

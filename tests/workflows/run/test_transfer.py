@@ -23,7 +23,7 @@ from infra.store import LocalStore, open_store
 from workflows.cli.console import size
 from workflows.recipe import load
 from workflows.run.journal import Journal
-from workflows.run.listing import runs
+from workflows.run.look.listing import runs
 from workflows.run.plan import make_plan
 from workflows.run.records import RunRecord
 

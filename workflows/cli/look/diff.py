@@ -14,10 +14,10 @@ from infra.errors import UsageError, printable
 from infra.run.manifest import Manifest
 from infra.store import Store, open_store
 from workflows.cli.console import print_json, strict
-from workflows.cli.look import artifact_named
+from workflows.cli.look.show import artifact_named
 from workflows.cli.options import DEFAULT_ROOT, Json, Root
 from workflows.cli.terminal import stderr, stdout
-from workflows.run.differences import Differences, Pair, Score, differences
+from workflows.run.look.differences import Differences, Pair, Score, differences
 from workflows.run.plan import short
 from workflows.run.records import find_run
 

@@ -13,7 +13,7 @@ from infra.errors import UsageError
 from infra.run.manifest import Artifact
 from infra.store import Store, open_store
 from workflows.cli.console import column, print_json
-from workflows.cli.look import artifact_named
+from workflows.cli.look.show import artifact_named
 from workflows.cli.options import DEFAULT_ROOT, Json, Root
 from workflows.cli.terminal import stdout
 from workflows.run.records import find_run, finished

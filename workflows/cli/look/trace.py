@@ -15,7 +15,7 @@ from workflows.cli.terminal import stdout
 from workflows.run.records import find_run, finished
 
 if TYPE_CHECKING:
-    from workflows.run.trace import Hit, Row
+    from workflows.run.look.trace import Hit, Row
 
 __all__ = ["trace"]
 
@@ -29,7 +29,7 @@ def trace(
     as_json: Json = False,
 ) -> None:
     """Show what every stage of a run made of a row: found, fetched, dropped and why, where it lies, who learned it."""
-    from workflows.run import trace as tracing  # imports pyarrow
+    from workflows.run.look import trace as tracing  # imports pyarrow
 
     artifacts = tracing.in_order(_artifacts(open_store(root), name, everywhere))
     pages = [] if tracing.is_uid(what) else tracing.pages(artifacts, what)

@@ -9,7 +9,7 @@ import typer
 
 from infra.store import open_store
 from workflows.cli.console import print_json
-from workflows.cli.look import artifact_named
+from workflows.cli.look.show import artifact_named
 from workflows.cli.options import DEFAULT_ROOT, Json, Root
 from workflows.cli.terminal import stdout
 from workflows.run.records import find_run, finished
@@ -40,7 +40,7 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Search the vectors of a run for the images and captions nearest to a text or an image."""
-    from workflows.run import errors, search  # loads numpy, and torch to encode the query
+    from workflows.run.look import errors, search  # loads numpy, and torch to encode the query
 
     store = open_store(root)
     artifacts = [artifact_named(store, where)] if "/" in where else finished(store, find_run(store, where))

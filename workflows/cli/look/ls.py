@@ -16,7 +16,7 @@ from infra.store import Store, open_store
 from workflows.cli.console import print_json
 from workflows.cli.options import DEFAULT_ROOT, Json, Root
 from workflows.cli.terminal import stderr, stdout
-from workflows.run import listing
+from workflows.run.look import listing
 
 __all__ = ["ls"]
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from infra.formats.vectors import vector_shards
 from infra.run.manifest import Artifact
 from infra.store import Store
-from workflows.run.search import artifact_of, test_images
+from workflows.run.look.search import artifact_of, test_images
 
 __all__ = ["Errors", "Mistake", "errors_of"]
 

@@ -1,0 +1,1 @@
+"""What runs have left in a root: listed, compared, traced and searched."""
