@@ -22,7 +22,7 @@ from infra.run.context import Context, ShardOutput
 from infra.run.manifest import Artifact
 from infra.store import LocalStore
 from workflows.report.search import render
-from workflows.run.errors import errors_of
+from workflows.run.look.errors import errors_of
 from workflows.run.look.search import embeddings_of, search
 
 
