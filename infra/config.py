@@ -205,11 +205,13 @@ class Choice(Config):
     snake case. ``home``: a package with members in packages of their own, imported when one is asked for by kind. Where
     a field's type is the family, it accepts an instance, ``{"kind": "image_side", "min": 64}`` or
     just ``"image_side"``; members of modules not imported yet are found as ``"package.module:Class"`` or through the
-    entry point group ``clipline.extensions``.
+    entry point group ``clipline.extensions``. ``implementation``: ``module:Class`` of what does a member's work
+    where the family imports that by name.
     """
 
     kind: ClassVar[str] = ""
     home: ClassVar[str] = ""
+    implementation: ClassVar[str] = ""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:  # noqa: ANN401 - pydantic's signature

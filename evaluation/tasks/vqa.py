@@ -16,8 +16,10 @@ class VisualQuestionAnswering(Task):
     """Visual question answering: ``acc`` is the share of right answers, beside two baselines that do not see the image.
 
     ``blind_acc``: to equal questions always the answer that is right most often in this very set, the most that any
-    model can have without the images. ``acc_other_image``: the model itself, beside another image of the set. Only
-    models trained with the objective ``vqa`` can be measured. A ``category`` in the ``json`` makes a table by category.
+    model can have without the images. ``acc_other_image``: the model itself, beside another image of the set. Where
+    every image has several questions, ``unread_acc`` is that most without the words: to all questions of an image the
+    answer that is right most often. Only models trained with the objective ``vqa`` can be measured. A ``category`` in
+    the ``json`` makes a table by category.
     """
 
     kind: ClassVar[str] = "visual_question_answering"

@@ -18,12 +18,14 @@ def build_fusion(model: Any, config: Mapping[str, Any]) -> FusionModel:  # noqa:
     """Build the fusion encoder on open_clip's ``model`` that ``config`` describes; its weights are random.
 
     ``kind`` is ``two_stream`` (ALBEF's, also where it is not said, with its ``layers``) or ``single_stream`` (ViLT's);
-    ``vocabulary``, ``matching`` and ``answers``, the list of them, say which heads it has. Raises DataError.
+    ``vocabulary``, ``matching`` and ``answers``, the list of them, say which heads it has, ``images``
+    how many pictures an answer is about. Raises DataError.
     """
     heads: dict[str, Any] = {
         "vocabulary": config["vocabulary"],
         "matching": config["matching"],
         "answers": len(config.get("answers", ())),
+        "images": config.get("images", 1),
     }
     match config.get("kind", "two_stream"):
         case "two_stream":

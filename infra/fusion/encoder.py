@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from infra.errors import DataError
+from infra.fusion.answering import answer
 from infra.fusion.build import build_fusion
 from infra.fusion.heads import FusionModel
 from infra.fusion.network import Layout, token_places
@@ -41,7 +43,7 @@ class FusionEncoder:
     def match(self, images: Iterable[Image], texts: Iterable[Sequence[str]]) -> NDArray[np.float32]:
         if self.fusion.match_head is None:
             raise DataError(f"{self.encoder.name} was trained without matching", expected="objective.itm_weight > 0")
-        found = [logits for batch in self._batches(images, texts) for logits in self._fused(self.fusion.match, *batch)]
+        found = [logits for batch in self._batches(images, texts) for logits in self._fused(self._matched, *batch)]
         return np.concatenate([np.empty(0, np.float32), *found])
 
     def guess_words(
@@ -58,9 +60,7 @@ class FusionEncoder:
     def answer(self, images: Iterable[Image], texts: Iterable[Sequence[str]]) -> NDArray[np.float32]:
         if self.fusion.answer_head is None:
             raise DataError(f"{self.encoder.name} was trained without answers", expected="the objective vqa")
-        found = [
-            logits for batch in self._batches(images, texts) for logits in self._fused(self.fusion.answers, *batch)
-        ]
+        found = [logits for batch in self._batches(images, texts) for logits in self._fused(self._answered, *batch)]
         return np.concatenate([np.empty((0, len(self.answers)), np.float32), *found])
 
     def _batches(
@@ -69,9 +69,9 @@ class FusionEncoder:
         """Tokens of some images, texts that are read with them, and which of these images each is read with."""
         size, pixels, asked = self.encoder.batch_size, [], []
         for image, own in zip(images, texts, strict=True):
-            pixels.append(self.encoder.prepare(image))
+            pixels += [self.encoder.prepare(part) for part in _parts(image, self.fusion.images)]
             asked.append(own)
-            if len(pixels) == size:
+            if len(asked) == size:
                 yield self._read(pixels, asked)
                 pixels, asked = [], []
         if pixels:
@@ -85,12 +85,12 @@ class FusionEncoder:
 
     def _fused(
         self,
-        head: Callable[[Tensor, Tensor], Tensor],
+        read: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
         images: Tensor,
         texts: list[str],
         image_of: NDArray[np.int64],
     ) -> Iterator[NDArray[np.float32]]:
-        """Yield the outputs of ``head`` for the pairs of a batch; equal texts go through the text tower once."""
+        """Yield what ``read`` says of the pairs of a batch; equal texts go through the text tower once."""
         place = {text: number for number, text in enumerate(dict.fromkeys(texts))}
         if not place:
             return
@@ -102,11 +102,16 @@ class FusionEncoder:
             step = _PAIRS * self.encoder.batch_size
             for start in range(0, len(texts), step):
                 part = chosen[start : start + step]
-                layout = Layout(lengths[part], words.device)
                 own = torch.from_numpy(image_of[start : start + step]).to(words.device)
                 words_of = words[token_places(lengths, part).to(words.device)]
-                fused = self.fusion.fuse(self.encoder.model, words_of, layout, images, own)
-                yield head(fused, layout.ends).cpu().numpy()
+                yield read(words_of, lengths[part], images, own).cpu().numpy()
+
+    def _matched(self, words: Tensor, lengths: Tensor, images: Tensor, image_of: Tensor) -> Tensor:
+        layout = Layout(lengths, words.device)
+        return self.fusion.match(self.fusion.fuse(self.encoder.model, words, layout, images, image_of), layout.ends)
+
+    def _answered(self, words: Tensor, lengths: Tensor, images: Tensor, image_of: Tensor) -> Tensor:
+        return answer(self.fusion, self.encoder.model, words, lengths, images, image_of)
 
     def _guessed(
         self, images: Tensor, texts: list[str], image_of: NDArray[np.int64], rate: float
@@ -130,6 +135,12 @@ class FusionEncoder:
             right = torch.zeros_like(masked)
             right[masked] = guessed == tokens[masked]
             yield from zip(right.sum(1).tolist(), masked.sum(1).tolist(), strict=True)
+
+
+def _parts(image: Image, count: int) -> list[Image]:
+    """The pictures that lie side by side in ``image``, of equal width."""
+    edges = [round(image.width * number / count) for number in range(count + 1)]
+    return [image.crop((left, 0, right, image.height)) for left, right in pairwise(edges)] if count > 1 else [image]
 
 
 def _masks(texts: Sequence[str], tokens: Tensor, lengths: Tensor, rate: float) -> Tensor:

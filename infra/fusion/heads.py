@@ -28,11 +28,16 @@ class FusionModel(nn.Module, ABC):
 
     match_head: nn.Linear | None
     answer_head: nn.Sequential | None
+    images: int
 
     def add_heads(
-        self, width: int, embedding: int, *, vocabulary: int | None, matching: bool, answers: int = 0
+        self, width: int, embedding: int, *, vocabulary: int | None, matching: bool, answers: int = 0, images: int = 1
     ) -> None:
-        """Make the heads on fused tokens of ``width``; ``embedding`` is the width of a word's, ``answers`` a number."""
+        """Make the heads on fused tokens of ``width``; ``embedding`` is the width of a word's, ``answers`` a number.
+
+        Answers are about ``images`` pictures at once.
+        """
+        self.images = images
         self.match_head = nn.Linear(width, 1) if matching else None
         if vocabulary is not None:
             self.mask_embedding = nn.Parameter(0.02 * torch.randn(embedding))
@@ -40,7 +45,7 @@ class FusionModel(nn.Module, ABC):
             self.word_bias = nn.Parameter(torch.zeros(vocabulary))
         self.answer_head = None
         if answers:
-            hidden = nn.Linear(width, 2 * width), nn.LayerNorm(2 * width), nn.GELU()
+            hidden = nn.Linear(images * width, 2 * width), nn.LayerNorm(2 * width), nn.GELU()
             self.answer_head = nn.Sequential(*hidden, nn.Linear(2 * width, answers))
 
     @abstractmethod
@@ -73,10 +78,13 @@ class FusionModel(nn.Module, ABC):
         return _logits(self.word_head(fused), embedding, self.word_bias)
 
     def answers(self, fused: Tensor, ends: Tensor) -> Tensor:
-        """Return logits (t, answers) of the answers to the texts, read at their last tokens; at least fp32."""
+        """Return logits (t, answers) of the answers to the texts, read at their last tokens; at least fp32.
+
+        ``ends`` (images * t,): those of all texts beside their first image, then beside their second, and so on.
+        """
         assert self.answer_head is not None, "made without answers"
         *hidden, last = self.answer_head
-        x = fused[ends]
+        x = fused[ends.view(self.images, -1).T].flatten(1)
         for layer in hidden:
             x = layer(x)
         return _logits(x, last.weight, last.bias)  # type: ignore[arg-type]

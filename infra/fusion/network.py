@@ -56,12 +56,20 @@ class Fusion(FusionModel):
     """A transformer over text tokens with cross-attention to image tokens, on the tokens of open_clip's two towers."""
 
     def __init__(
-        self, widths: Widths, layers: int, *, vocabulary: int | None, matching: bool, answers: int = 0
+        self,
+        widths: Widths,
+        layers: int,
+        *,
+        vocabulary: int | None,
+        matching: bool,
+        answers: int = 0,
+        images: int = 1,
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(_Block(widths, (3 * layers) ** -0.5) for _ in range(layers))
         self.norm = nn.LayerNorm(widths.text)
-        self.add_heads(widths.text, widths.text, vocabulary=vocabulary, matching=matching, answers=answers)
+        heads: dict[str, Any] = {"vocabulary": vocabulary, "matching": matching, "answers": answers, "images": images}
+        self.add_heads(widths.text, widths.text, **heads)
         self.grad_checkpointing = False
 
     def forward(self, tokens: Tensor, layout: Layout, images: Tensor, image_of: Tensor) -> Tensor:

@@ -30,7 +30,15 @@ class SingleStream(FusionModel):
     Raises ConfigError unless ``model``'s image tower is a ViT of open_clip.
     """
 
-    def __init__(self, model: Any, *, vocabulary: int | None, matching: bool, answers: int = 0) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        model: Any,  # noqa: ANN401
+        *,
+        vocabulary: int | None,
+        matching: bool,
+        answers: int = 0,
+        images: int = 1,
+    ) -> None:
         super().__init__()
         width, (embedding, _) = image_width(model), text_width(model)
         visual = model.visual
@@ -44,7 +52,8 @@ class SingleStream(FusionModel):
         self.word_in = nn.Linear(embedding, width)
         self.word_norm = nn.LayerNorm(width)
         self.kinds = nn.Parameter(0.02 * torch.randn(2, width))  # of words and of patches
-        self.add_heads(width, embedding, vocabulary=vocabulary, matching=matching, answers=answers)
+        heads: dict[str, Any] = {"vocabulary": vocabulary, "matching": matching, "answers": answers, "images": images}
+        self.add_heads(width, embedding, **heads)
 
     def unused(self, model: Any) -> list[nn.Parameter]:  # noqa: ANN401
         tower = text_tower(model)

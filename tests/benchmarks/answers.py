@@ -1,11 +1,16 @@
-"""Learning: questions about scenes with combinations never seen, by a fusion model and by what cannot compose.
+"""Learning: questions about combinations never seen, by a fusion model and by what cannot compose.
 
-    python -m tests.benchmarks.answers [--seeds 1] [--objective vilt]
+    python -m tests.benchmarks.answers [vqa | entailment | pairs] [--objective vilt] [--seeds 0 1 2]
 
-The demo's questions, written as shards and as a test set. A fusion model is pretrained on them and then learns answers;
-a dual encoder sees as many samples of the same shards by contrast, and a linear probe answers from its vectors of image
-and question and their product. Both answer the split ``unseen``. Beside them stands the most that any model gets
-without the images. The bar is 15 points above the blind one, and a paired interval above the probe that is clear of 0.
+The demo's questions, statements, or statements about two images, written as shards. A fusion model is pretrained on
+them (on the questions, where images are pairs) and then learns answers. A dual encoder sees as many samples of the same
+shards by contrast, and a linear probe answers from its frozen vectors of image and question and their product. Both
+answer the split ``unseen``: two shapes in two colours that training never shows together.
+
+Beside them, exactly, stands the most that any model gets that reads the words alone (``blind``), sees the images alone
+(``unread``), or has the words and knows which shapes and colours the image shows, but not which belongs to which
+(``bag``). Differences are paired, with 95% intervals over groups of images that are asked the same; over several seeds
+those of the mean. The bar of ``vqa``: 15 points above ``blind``, and above the probe.
 """
 
 from __future__ import annotations
@@ -15,7 +20,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Sequence
-from itertools import chain
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +29,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file
 
-from evaluation.tasks.work.vqa import best_blind
+from evaluation.tasks.work.vqa import best_constant
 from infra.formats.shards import TarWriter
 from infra.fusion.build import build_fusion
 from infra.fusion.encoder import FOLDER, FusionEncoder
 from infra.open_clip_encoder import load_encoder
 from tests.benchmarks.trainers import measure
 from workflows.demo import drawing, images
-from workflows.demo.questions import QUESTIONS, Asked, ask
+from workflows.demo.pairs import KINDS, compare
+from workflows.demo.questions import QUESTIONS, STATEMENTS, ask
 
 SIDE = 32
 MODEL = {
@@ -40,13 +46,62 @@ MODEL = {
     "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 96, "heads": 4, "layers": 2},
 }
 LEARN, TEST = 7_000_000, 6_000_000  # first seeds: no group is in two splits
+SETS = {"vqa": tuple(QUESTIONS), "entailment": tuple(STATEMENTS), "pairs": tuple(KINDS)}
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "vilt": {"kind": "vilt"},
+    "albef": {"kind": "albef", "fusion_layers": 2, "queue_size": 1024, "alpha_warmup": 20_000},
+}
 
 
-def asked(split: str, groups: int, kinds: Sequence[str]) -> list[Asked]:
-    """The images of a split, the kinds of question in turn."""
+@dataclass(frozen=True)
+class Asked:
+    """An image, (side, side, 3) or two of them side by side, what is asked of it and the right answer."""
+
+    pixels: NDArray[np.uint8]
+    question: str
+    answer: str
+    kind: str
+    group: str  # of images that are asked the same
+    shows: str  # its shapes and colours, without which belongs to which
+
+
+def asked(kinds: Sequence[str], split: str, groups: int) -> list[Asked]:
+    """The questions of a split, the kinds in turn, those of a group together."""
     first = LEARN if split == "train" else TEST
-    rows = (ask(kind, first + number, unseen=split == "unseen") for number in range(groups) for kind in kinds)
-    return list(chain.from_iterable(rows))
+    return [
+        one
+        for number in range(first, first + groups)
+        for kind in kinds
+        for one in (_of_pairs if kind in KINDS else _of_images)(kind, number, split == "unseen")
+    ]
+
+
+def _of_images(kind: str, seed: int, unseen: bool) -> list[Asked]:
+    return [
+        Asked(
+            drawing.render_composition(one.image, SIDE),
+            one.image.caption,
+            one.answer,
+            kind,
+            f"{kind} {seed}",
+            _shown(one.image.items),
+        )
+        for one in ask(kind, seed, unseen=unseen)
+    ]
+
+
+def _of_pairs(kind: str, seed: int, unseen: bool) -> list[Asked]:
+    found = []
+    for one in compare(kind, seed, unseen=unseen):
+        pixels = drawing.render_side_by_side((one.left, one.right), SIDE)
+        shows = _shown(one.left.items + one.right.items)
+        for statement, answer in zip(one.statements, one.answers, strict=True):
+            found.append(Asked(pixels, statement, answer, kind, f"{kind} {seed}", shows))
+    return found
+
+
+def _shown(items: Sequence[Any]) -> str:
+    return " ".join(sorted({item.shape for item in items} | {item.colour for item in items}))
 
 
 def write(folder: Path, learnt: Sequence[Asked]) -> None:
@@ -55,9 +110,8 @@ def write(folder: Path, learnt: Sequence[Asked]) -> None:
     for shard, rows in enumerate(np.array_split(np.arange(len(learnt)), 4)):
         with (folder / f"{shard:05d}.tar").open("wb") as sink, TarWriter(sink) as tar:
             for number in rows.tolist():
-                one = learnt[number]
-                tar.add(f"{number:06d}.jpg", images.encode(drawing.render_composition(one.image, SIDE), "jpeg"))
-                tar.add(f"{number:06d}.txt", f"{one.image.caption} {one.answer}".encode())
+                tar.add(f"{number:06d}.png", images.encode(learnt[number].pixels, "png"))
+                tar.add(f"{number:06d}.txt", f"{learnt[number].question} {learnt[number].answer}".encode())
 
 
 def train(folder: Path, shards: Path, settings: dict[str, Any], pretrained: Path | None = None) -> Path:
@@ -80,7 +134,8 @@ def fused(model: Path, told: Sequence[Asked]) -> NDArray[np.bool_]:
     fusion = build_fusion(encoder.model, described)
     fusion.load_state_dict(load_file(model / FOLDER / "model.safetensors"))
     reader = FusionEncoder(encoder, fusion, described["answers"])
-    given = reader.answer(pictures(told), [[one.image.caption] for one in told]).argmax(axis=1)
+    pictures = [Image.fromarray(one.pixels) for one in told]
+    given = reader.answer(pictures, [[one.question] for one in told]).argmax(axis=1)
     return np.array([reader.answers[number] == one.answer for number, one in zip(given, told, strict=True)])
 
 
@@ -91,64 +146,99 @@ def probed(model: Path, learnt: Sequence[Asked], told: Sequence[Asked]) -> NDArr
     encoder = load_encoder(model)
 
     def seen(rows: Sequence[Asked]) -> NDArray[np.float32]:
-        image, text = encoder.encode_images(pictures(rows)), encoder.encode_texts([one.image.caption for one in rows])
-        scaled = image * text * np.sqrt(image.shape[1])
-        return np.concatenate([image, text, scaled], axis=1)
+        text = encoder.encode_texts([one.question for one in rows])
+        vectors = [text]
+        for side in range(rows[0].pixels.shape[1] // SIDE):
+            part = [Image.fromarray(one.pixels[:, side * SIDE : (side + 1) * SIDE]) for one in rows]
+            image = encoder.encode_images(part)
+            vectors += [image, image * text * np.sqrt(image.shape[1])]
+        return np.concatenate(vectors, axis=1)
 
     probe = LogisticRegression(C=100, max_iter=1000).fit(seen(learnt), [one.answer for one in learnt])
     return np.array(probe.predict(seen(told)) == [one.answer for one in told])
 
 
-def pictures(rows: Sequence[Asked]) -> list[Image.Image]:
-    return [Image.fromarray(drawing.render_composition(one.image, SIDE)) for one in rows]
+def baselines(told: Sequence[Asked]) -> dict[str, NDArray[np.bool_]]:
+    """What is right of the most that any model without the images, the words or the bindings has."""
+    answers = [one.answer for one in told]
+    found = {
+        "blind": best_constant([one.question for one in told], answers),
+        "bag": best_constant([f"{one.question} {one.shows}" for one in told], answers),
+    }
+    images_asked = [one.pixels.tobytes().hex() for one in told]
+    if len(set(images_asked)) < len(told):
+        found["unread"] = best_constant(images_asked, answers)
+    return found
 
 
-def above(better: NDArray[np.bool_], worse: NDArray[np.bool_], group: int = 2) -> tuple[float, float, float]:
+def above(better: NDArray[np.float64], worse: NDArray[np.float64], told: Sequence[Asked]) -> tuple[float, float, float]:
     """The mean of a paired difference and its 95% interval; images of one group are drawn together."""
-    differences = (better.astype(float) - worse).reshape(-1, group).mean(axis=1)
-    draws = np.random.default_rng(0).integers(len(differences), size=(2000, len(differences)))
-    low, high = np.quantile(differences[draws].mean(axis=1), [0.025, 0.975])
-    return float(differences.mean()), float(low), float(high)
+    _, group = np.unique([one.group for one in told], return_inverse=True)
+    sums, sizes = np.bincount(group, weights=better - worse), np.bincount(group)
+    draws = np.random.default_rng(0).integers(len(sums), size=(2000, len(sums)))
+    low, high = np.quantile(sums[draws].sum(axis=1) / sizes[draws].sum(axis=1), [0.025, 0.975])
+    return float((better - worse).mean()), float(low), float(high)
+
+
+def compare_all(name: str, found: dict[str, list[NDArray[np.bool_]]], told: Sequence[Asked]) -> None:
+    """Print each model's share of right answers, by kind, and what the fusion model is above."""
+    means = {model: np.mean(right, axis=0) for model, right in found.items()}
+    kinds = np.array([one.kind for one in told])
+    for model, right in means.items():
+        by_kind = ", ".join(f"{kind} {right[kinds == kind].mean():.2f}" for kind in dict.fromkeys(kinds.tolist()))
+        print(f"{name}: {model} {right.mean():.3f} ({by_kind})")
+    for model, right in means.items():
+        if model != "fusion":
+            mean, low, high = above(means["fusion"], right, told)
+            print(f"{name}: above {model} {100 * mean:.1f} points [{100 * low:.1f}, {100 * high:.1f}]", flush=True)
+
+
+def settings(seed: int, objective: dict[str, Any], samples: int) -> dict[str, Any]:
+    """A run's configuration, without augmentation: where things are and which colour they have is asked."""
+    return {
+        "seed": seed, "batch_size": 64, "log_every": 3200, "augment": {"crop_scale": [1.0, 1.0]},
+        "optimizer": {"lr": 1e-3}, "schedule": {"warmup": samples // 20}, "objective": objective, "samples": samples,
+    }  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--objective", choices=("vilt", "albef"), default="vilt")
-    parser.add_argument("--kinds", nargs="+", choices=tuple(QUESTIONS), default=list(QUESTIONS))
-    parser.add_argument("--groups", type=int, default=6000, help="of each kind, to learn from")
+    parser.add_argument("set", nargs="?", choices=tuple(SETS), default="vqa")
+    parser.add_argument("--objective", choices=tuple(OBJECTIVES), default="vilt")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--kinds", nargs="+", choices=tuple(kind for kinds in SETS.values() for kind in kinds))
+    parser.add_argument("--groups", type=int, default=5000, help="of each kind, to learn from")
     parser.add_argument("--tested", type=int, default=150, help="groups of each kind")
-    parser.add_argument("--pretrain", type=int, default=32_000, help="samples of the fusion model, before the answers")
-    parser.add_argument("--samples", type=int, default=160_000, help="samples of learning the answers")
+    parser.add_argument("--pretrain", type=int, default=6_400, help="samples of the fusion model, before the answers")
+    parser.add_argument("--samples", type=int, default=96_000, help="samples of learning the answers")
+    parser.add_argument("--without-probe", action="store_true")
     args = parser.parse_args(arguments)
-    learnt, told = asked("train", args.groups, args.kinds), asked("unseen", args.tested, args.kinds)
-    answers = sorted({one.answer for one in learnt})
-    blind = best_blind([one.image.caption for one in told], [one.answer for one in told])
+    kinds = args.kinds or SETS[args.set]
+    learnt, told = asked(kinds, "train", args.groups), asked(kinds, "unseen", args.tested)
+    vqa = {"kind": "vqa", "answers": sorted({one.answer for one in learnt}), "images": 1 + (args.set == "pairs")}
+    found: dict[str, list[NDArray[np.bool_]]] = {"fusion": []}
+    found |= {name: [right] for name, right in baselines(told).items()}
     with tempfile.TemporaryDirectory(prefix="clipline-bench-") as scratch:
         work = Path(scratch)
         write(work / "shards", learnt)
+        first = work / "shards"
+        if args.set == "pairs":
+            first = work / "questions"
+            write(first, asked(SETS["vqa"], "train", args.groups // 2))
         print(f"{len(learnt)} questions to learn from, {len(told)} of unseen combinations", flush=True)
-        for seed in range(args.seeds):
-            run = {"seed": seed, "batch_size": 32, "log_every": 3200, "augment": {"crop_scale": [1.0, 1.0]}}
-
-            def settings(objective: dict[str, Any], samples: int, run: dict[str, Any] = run) -> dict[str, Any]:
-                schedule = {"optimizer": {"lr": 1e-3}, "schedule": {"warmup": samples // 20}}
-                return {**run, **schedule, "objective": objective, "samples": samples}
-
-            start = train(
-                work / f"{args.objective}{seed}", work / "shards", settings({"kind": args.objective}, args.pretrain)
-            )
-            model = train(
-                work / f"vqa{seed}", work / "shards", settings({"kind": "vqa", "answers": answers}, args.samples), start
-            )
-            dual = train(
-                work / f"dual{seed}", work / "shards", settings({"kind": "infonce"}, args.pretrain + args.samples)
-            )
-            right, probe = fused(model, told), probed(dual, learnt[: 20 * args.tested], told)
-            print(f"seed {seed}: fusion {right.mean():.3f}, probe {probe.mean():.3f}, blind {blind.mean():.3f}")
-            for name, other in (("blind", blind), ("probe", probe)):
-                mean, low, high = above(right, other)
-                print(f"above {name}: {100 * mean:.1f} points [{100 * low:.1f}, {100 * high:.1f}]")
+        for seed in args.seeds:
+            start = settings(seed, OBJECTIVES[args.objective], args.pretrain)
+            model = train(work / f"{args.objective}{seed}", first, start)
+            model = train(work / f"vqa{seed}", work / "shards", settings(seed, vqa, args.samples), model)
+            found["fusion"].append(fused(model, told))
+            if not args.without_probe:
+                contrast = settings(seed, {"kind": "infonce"}, args.pretrain + args.samples)
+                dual = train(work / f"dual{seed}", first, contrast)
+                right = probed(dual, learnt[: 20 * args.tested], told)
+                found.setdefault("probe", []).append(right)
+            now = {name: right[-1:] for name, right in found.items()}
+            compare_all(f"seed {seed}", now, told)
+    compare_all(f"seeds {args.seeds}", found, told)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -15,9 +16,10 @@ from infra.run.context import Context
 from infra.run.manifest import MANIFEST, Artifact
 from training.data.index import captions_of
 from workflows.demo import testset
+from workflows.demo.compositions import Item, kept_apart
 from workflows.demo.drawing import render_composition
 from workflows.demo.questions import LABELS, QUESTIONS, STATEMENTS, ask
-from workflows.demo.scenes import COLOURS, SEEN, UNSEEN
+from workflows.demo.scenes import COLOURS, SEEN
 
 KINDS = [*QUESTIONS, *STATEMENTS]
 SIDES = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
@@ -80,12 +82,26 @@ def test_neither_words_nor_a_bag_of_what_is_seen_tells_the_answer(kind, unseen):
             ]
             assert bags[0] == bags[1]
         for one in group:
-            pairs = {(item.shape, item.colour) for item in one.image.items}
-            assert one.fresh == bool(pairs & set(UNSEEN))
-            assert unseen or pairs <= set(SEEN)
-            shown.update(pairs)
-        assert any(one.fresh for one in group) == unseen
-    assert not unseen or set(UNSEEN) <= set(shown)
+            assert {(item.shape, item.colour) for item in one.image.items} <= set(SEEN)
+            assert one.fresh == any(kept_apart(*two) for two in combinations(one.image.items, 2))
+            assert one.fresh == unseen or one.answer == "neutral"
+            shown.update(frozenset(item.shape for item in one.image.items) for _ in range(one.fresh))
+    assert not unseen or len(shown) > 10
+
+
+def test_what_is_kept_apart_tells_no_answer():
+    """Each pair of shapes lacks one pair of colours, both ways round, and every thing is shown beside most others."""
+    things = [Item(shape, colour, (0, 0), 1) for shape, colour in SEEN]
+    apart = Counter()
+    for one, other in combinations(things, 2):
+        if one.shape != other.shape and one.colour != other.colour:
+            swapped = Item(one.shape, other.colour, (0, 0), 1), Item(other.shape, one.colour, (0, 0), 1)
+            assert kept_apart(one, other) == kept_apart(other, one) == kept_apart(*swapped)
+            apart[frozenset((one.shape, other.shape))] += kept_apart(one, other)
+            if kept_apart(one, other):
+                apart.update([one, other])
+    assert {number for key, number in apart.items() if isinstance(key, frozenset)} == {2}
+    assert max(number for key, number in apart.items() if isinstance(key, Item)) <= 4  # of 21
 
 
 def test_shapes_are_apart_and_inside():

@@ -16,6 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,12 +86,14 @@ class Loader:
     ) -> None:
         """
         Args:
-            image_size: height and width of the images that the model takes, in pixels.
+            image_size: height and width of the pictures that the model takes, in pixels; the objective says how many of
+                them an image has side by side.
             sampler: the sample at each position; None: all sources as one, shuffled globally.
         """
         self.samples, self.config, self.image_size = samples, config, image_size
         self.sampler = sampler or Sampler(samples.counts, config.seed)
         self.augment = Augmentation(config.augment)
+        self.side_by_side = config.objective.side_by_side()
         self.local_batch = config.batch_size // world.size
         self.offset = world.rank * self.local_batch
         self.corrupt: set[int] = set()
@@ -138,8 +141,9 @@ class Loader:
         return batch, [pool.submit(self._fill, batch[row : row + size], start + row) for row in chunks]
 
     def _empty(self, count: int) -> Batch:
+        height, width = self.image_size
         return Batch(
-            images=self._buffers.tensor((count, *self.image_size, 3), torch.uint8),
+            images=self._buffers.tensor((count, height, self.side_by_side * width, 3), torch.uint8),
             texts=self._buffers.tensor((count, self.samples.index.context), torch.int64),
             numbers=torch.empty(count, dtype=torch.int64),
         )
@@ -152,9 +156,21 @@ class Loader:
         for row, (number, draw) in enumerate(zip(numbers.tolist(), random.tolist(), strict=True)):
             numbers[row], image = self._decode_or_replace(number)
             if image is not None:
-                self.augment(image, draw, images[row])
+                self._augment(image, draw, images[row])
         batch.numbers.numpy()[:] = numbers
         batch.texts.numpy()[:] = self.samples.index.texts(numbers, random[:, -1])
+
+    def _augment(self, image: NDArray[np.uint8], draw: list[float], out: NDArray[np.uint8]) -> None:
+        """Augment each picture of ``image`` in the same way."""
+        if (count := self.side_by_side) == 1:
+            self.augment(image, draw, out)
+            return
+        edges = [round(image.shape[1] * number / count) for number in range(count + 1)]
+        for number, (left, right) in enumerate(pairwise(edges)):
+            width = self.image_size[1]
+            alone = np.empty((*self.image_size, 3), np.uint8)
+            self.augment(image[:, left:right], draw, alone)
+            out[:, number * width : (number + 1) * width] = alone
 
     def _finished(self, batch: Batch, chunks: list[Future[None]]) -> Batch:
         """Wait until all chunks of ``batch`` are loaded; raises what loading them raised."""

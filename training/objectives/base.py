@@ -47,6 +47,9 @@ class Companion(NamedTuple):
 class Objective(nn.Module, ABC):
     """Base of all; what it does is what objectives of two towers and a temperature have in common.
 
+    Made of the model, the objective's configuration, the run and its inputs, as
+    :meth:`training.objectives.config.ObjectiveConfig.build` has them; this base needs the model only.
+
     The law: a rank's loss, averaged over ranks as DDP averages gradients, is the loss of the global batch on one rank,
     and so are its gradients. Neither the number of ranks nor of micro-batches changes anything.
     """
@@ -60,7 +63,7 @@ class Objective(nn.Module, ABC):
     contrastive: ClassVar[str | None] = None
     """The loss that is ln(batch) where the features tell nothing, if one is: the run says so if it stays there."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *_: object) -> None:
         super().__init__()
         self.model: Any = model  # open_clip's models share methods, no type
         for name in {"logit_scale", "logit_bias"} - {*self.learnt}:

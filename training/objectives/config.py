@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from infra.config import Choice
+from infra.errors import ConfigError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,7 +21,8 @@ __all__ = ["ObjectiveConfig"]
 
 
 class ObjectiveConfig(Choice):
-    """Configuration of a training objective. Members import torch inside :meth:`build` only.
+    """Configuration of a training objective. Members import no torch: ``implementation`` names their objective,
+    unless they define :meth:`build`.
 
     ``model_settings``: defaults for open_clip's model configuration that the objective wants, such as the initial
     temperature; what the configuration says itself goes first. ``needs``: inputs of the training stage that it
@@ -31,12 +33,20 @@ class ObjectiveConfig(Choice):
     model_settings: ClassVar[Mapping[str, Any]] = {}
     needs: ClassVar[tuple[str, ...]] = ()
 
-    @abstractmethod
     def build(self, model: nn.Module, run: Config, inputs: Mapping[str, Path]) -> Objective:
         """The objective around open_clip's ``model`` for the training run ``run``.
 
         ``inputs``: local folders of the models in the stage's inputs, by name (``teacher``). Raises ConfigError.
         """
+        module, _, name = self.implementation.partition(":")
+        if not name:
+            raise ConfigError(f"the objective {self.kind} has neither an implementation nor a method build")
+        made: Objective = getattr(importlib.import_module(module), name)(model, self, run, inputs)
+        return made
+
+    def side_by_side(self) -> int:
+        """Return how many pictures of equal width lie side by side in an image; each is augmented and read alone."""
+        return 1
 
     def check(self, micro_batch: int) -> None:
         """Raise ConfigError if the objective cannot work on so many samples at a time."""

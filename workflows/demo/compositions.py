@@ -7,10 +7,12 @@ for one image of the pair and wrong for the other, so who does not look at image
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import combinations
 
-from workflows.demo.scenes import BACKGROUNDS, COLOURS, SEEN, SHAPES, UNSEEN, name
+from workflows.demo.scenes import BACKGROUNDS, COLOURS, SEEN, SHAPES, name
 
 __all__ = [
     "CATEGORIES",
@@ -19,6 +21,7 @@ __all__ = [
     "Composition",
     "Item",
     "counted",
+    "kept_apart",
     "pair",
     "placed",
     "two_things",
@@ -118,16 +121,17 @@ CATEGORIES: dict[str, Callable[[random.Random], tuple[Said, Said]]] = {
 }
 
 
-def two_things(draw: random.Random, *, unseen: bool = False) -> tuple[Item, Item]:
+def two_things(draw: random.Random, *, together: bool | None = None) -> tuple[Item, Item]:
     """Two items apart from each other that differ in shape and colour; training shows either shape in either colour.
 
-    ``unseen``: it shows neither item's shape in the item's colour, but each in that of the other.
+    ``together``: two that are not :func:`kept_apart`, or (False) that are.
     """
     while True:
         shapes, colours = draw.sample(SHAPES, 2), draw.sample(COLOURS, 2)
-        if unseen:
-            colours = [dict(UNSEEN)[shape] for shape in shapes]
-        if unseen or all((shape, colour) in SEEN for shape in shapes for colour in colours):
+        if all((shape, colour) in SEEN for shape in shapes for colour in colours) and together in (
+            None,
+            (frozenset(shapes), frozenset(colours)) not in _APART,
+        ):
             break
     far, aside = draw.choice((-1, 1)) * draw.uniform(0.22, 0.26), draw.uniform(-0.12, 0.12)
     near, away = (0.5 + far, 0.5 + aside), (0.5 - far, 0.5 - aside)
@@ -135,6 +139,35 @@ def two_things(draw: random.Random, *, unseen: bool = False) -> tuple[Item, Item
         near, away = near[::-1], away[::-1]
     radius = draw.uniform(0.17, 0.2)
     return Item(shapes[0], colours[0], near, radius), Item(shapes[1], colours[1], away, radius)
+
+
+def kept_apart(one: Item, other: Item) -> bool:
+    """True for two shapes in two colours, whichever has which, that no image shows together which questions train on.
+
+    Every pair of shapes lacks one pair of colours. Either shape is shown in either colour beside others, and either is
+    as often the answer: only who sees which shape has which colour can tell what is kept apart. To keep a colour from a
+    shape altogether would teach that it is never the answer.
+    """
+    return (frozenset((one.shape, other.shape)), frozenset((one.colour, other.colour))) in _APART
+
+
+def _chosen_apart() -> frozenset[tuple[frozenset[str], frozenset[str]]]:
+    """One pair of colours for each pair of shapes, of those that training shows, the one chosen least often so far."""
+    times: Counter[tuple[str, str]] = Counter()
+    found = set()
+    for shapes in combinations(SHAPES, 2):
+        shown = [
+            colours
+            for colours in combinations(COLOURS, 2)
+            if all((shape, colour) in SEEN for shape in shapes for colour in colours)
+        ]
+        colours = min(shown, key=times.__getitem__)
+        times[colours] += 1
+        found.add((frozenset(shapes), frozenset(colours)))
+    return frozenset(found)
+
+
+_APART = _chosen_apart()
 
 
 def placed(draw: random.Random, relation: str, one: Item, other: Item) -> tuple[Item, Item]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal, cast
 
@@ -61,6 +62,11 @@ def render_composition(composition: Composition, side: int) -> NDArray[np.uint8]
         place = item.place[0] * side - 0.5, item.place[1] * side - 0.5
         _paint(image, item.shape, item.colour, "plain", place, item.radius * side, tilt, shade)
     return image
+
+
+def render_side_by_side(compositions: Sequence[Composition], side: int) -> NDArray[np.uint8]:
+    """Several such images as one, from left to right: (side, side * compositions, 3)."""
+    return np.concatenate([render_composition(one, side) for one in compositions], axis=1)
 
 
 def _paint(

@@ -13,9 +13,10 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import combinations
 
-from workflows.demo.compositions import NUMBERS, RELATIONS, Composition, Item, counted, placed, two_things
-from workflows.demo.scenes import BACKGROUNDS, COLOURS, SEEN, SHAPES, name
+from workflows.demo.compositions import NUMBERS, RELATIONS, Composition, Item, counted, kept_apart, placed, two_things
+from workflows.demo.scenes import BACKGROUNDS, SEEN, SHAPES, name
 
 __all__ = ["LABELS", "QUESTIONS", "STATEMENTS", "Asked", "ask"]
 
@@ -24,8 +25,8 @@ LABELS = ("entailment", "neutral", "contradiction")
 
 @dataclass(frozen=True)
 class Asked:
-    """An image whose caption is the question or statement, and the right answer. ``fresh``: it shows a pair of colour
-    and shape that no training image does."""
+    """An image whose caption is the question or statement, and the right answer. ``fresh``: it shows two things that
+    are :func:`.compositions.kept_apart`."""
 
     image: Composition
     answer: str
@@ -35,7 +36,7 @@ class Asked:
 def ask(kind: str, seed: int, *, unseen: bool = False) -> tuple[Asked, ...]:
     """The group number ``seed`` of one of :data:`QUESTIONS` or :data:`STATEMENTS`.
 
-    ``unseen``: one of its images shows two shapes in colours that no training image gives them.
+    ``unseen``: it is about two shapes in two colours that no image to learn from shows together.
     """
     draw = random.Random(f"{kind} {seed} {unseen}")
     text, shown = (QUESTIONS | STATEMENTS)[kind](draw, unseen)
@@ -44,7 +45,7 @@ def ask(kind: str, seed: int, *, unseen: bool = False) -> tuple[Asked, ...]:
         Asked(
             Composition(items, background, seed, text),
             answer,
-            any((item.shape, item.colour) not in SEEN for item in items),
+            any(kept_apart(one, other) for one, other in combinations(items, 2)),
         )
         for answer, items in shown
     )
@@ -63,7 +64,7 @@ def _swapped(one: Item, other: Item) -> _Items:
 
 
 def _colour(draw: random.Random, unseen: bool) -> _Group:
-    one, other = two_things(draw, unseen=unseen)
+    one, other = two_things(draw, together=not unseen)
     return f"what colour is the {one.shape}?", [
         (one.colour, (one, other)),
         (other.colour, _swapped(one, other)),
@@ -71,34 +72,36 @@ def _colour(draw: random.Random, unseen: bool) -> _Group:
 
 
 def _shape(draw: random.Random, unseen: bool) -> _Group:
-    one, other = two_things(draw, unseen=unseen)
+    one, other = two_things(draw, together=not unseen)
     return f"what shape is {one.colour}?", [(one.shape, (one, other)), (other.shape, _swapped(one, other))]
 
 
 def _exists(draw: random.Random, unseen: bool) -> _Group:
-    one, other = two_things(draw, unseen=unseen)
+    one, other = two_things(draw, together=not unseen)
     return f"is there a {name(one.shape, one.colour)}?", [("yes", (one, other)), ("no", _swapped(one, other))]
 
 
 def _relation(draw: random.Random, unseen: bool) -> _Group:
     """A shape between two others, of which one is left of it, or above."""
-    one, other = two_things(draw, unseen=unseen)
+    one, other = two_things(draw, together=not unseen)
     relation = draw.choice(list(RELATIONS))
     near, away = placed(draw, relation, one, other)
-    shape = draw.choice([shape for shape in SHAPES if shape not in (one.shape, other.shape)])
-    colour = draw.choice(
-        [colour for colour in COLOURS if colour not in (one.colour, other.colour) and (shape, colour) in SEEN]
-    )
-    between = Item(shape, colour, (0.5, 0.5), 0.1)
+    shown = one, other, *_swapped(one, other)
+    thirds = [
+        Item(shape, colour, (0.5, 0.5), 0.1)
+        for shape, colour in SEEN
+        if shape not in (one.shape, other.shape) and colour not in (one.colour, other.colour)
+    ]
+    between = draw.choice([third for third in thirds if not any(kept_apart(third, item) for item in shown)])
     near, away = replace(near, radius=0.1), replace(away, radius=0.1)
-    return f"what colour is the shape {relation} the {shape}?", [
+    return f"what colour is the shape {relation} the {between.shape}?", [
         (near.colour, (near, away, between)),
         (away.colour, (*_swapped(near, away), between)),
     ]
 
 
 def _count(draw: random.Random, unseen: bool) -> _Group:
-    one, other = two_things(draw, unseen=unseen)
+    one, other = two_things(draw, together=not unseen)
     numbers = draw.sample(list(NUMBERS), 2)
     places = counted(draw, sum(numbers))
 
@@ -111,7 +114,7 @@ def _count(draw: random.Random, unseen: bool) -> _Group:
 
 def _binding(draw: random.Random, unseen: bool) -> _Group:
     """A statement of one shape's colour. Neutral: that shape is not in the image, its colour is."""
-    one, other = two_things(draw, unseen=unseen)
+    one, other = two_things(draw, together=not unseen)
     elsewhere = replace(one, shape=_another(draw, one, other))
     shown = (one, other), (elsewhere, other), _swapped(one, other)
     return f"the {one.shape} is {one.colour}", list(zip(LABELS, shown, strict=True))
@@ -119,7 +122,7 @@ def _binding(draw: random.Random, unseen: bool) -> _Group:
 
 def _place(draw: random.Random, unseen: bool) -> _Group:
     """A statement of where a shape is from another one. Neutral: the other one is not in the image."""
-    one, other = two_things(draw, unseen=unseen)
+    one, other = two_things(draw, together=not unseen)
     relation = draw.choice(list(RELATIONS))
     near, away = placed(draw, relation, one, other)
     elsewhere = replace(away, shape=_another(draw, other, one))
@@ -129,10 +132,9 @@ def _place(draw: random.Random, unseen: bool) -> _Group:
 
 
 def _another(draw: random.Random, own: Item, other: Item) -> str:
-    """A shape that neither item has, which training shows in the colour of ``own``."""
-    return draw.choice(
-        [shape for shape in SHAPES if shape not in (own.shape, other.shape) and (shape, own.colour) in SEEN]
-    )
+    """A shape that neither item has, which training shows in the colour of ``own``, beside ``other``."""
+    shapes = [shape for shape in SHAPES if shape not in (own.shape, other.shape) and (shape, own.colour) in SEEN]
+    return draw.choice([shape for shape in shapes if not kept_apart(replace(own, shape=shape), other)])
 
 
 QUESTIONS: dict[str, Callable[[random.Random, bool], _Group]] = {

@@ -8,14 +8,15 @@
 - ``choices``: the same images, each with its own caption and the other one (SugarCrepe's form)
 - ``vqa`` and ``entailment``, on request: questions and statements about images, see ``questions.py``. Their split
   ``unseen`` shows pairs of colour and shape that training never does; ``train`` is to learn from, as shards, too
+- ``pairs``, on request: statements about two images, which lie side by side in one, see ``pairs.py``; the same splits
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count, islice
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from pydantic import Field
 
@@ -24,12 +25,15 @@ from infra.formats.shards import TarWriter
 from infra.run.context import Context
 from infra.run.manifest import Artifact, Manifest
 from workflows.demo.compositions import CATEGORIES, Composition, pair
-from workflows.demo.questions import QUESTIONS, STATEMENTS, Asked, ask
+from workflows.demo.pairs import KINDS, Compared, compare
+from workflows.demo.questions import QUESTIONS, STATEMENTS, ask
 from workflows.demo.scenes import COMBINATIONS, SEEN, UNSEEN, Scene, compose, full_captions, label, name
 from workflows.demo.website import TEST_SEEDS
 
 if TYPE_CHECKING:
     from infra.run.context import Output
+
+T = TypeVar("T")
 
 __all__ = ["TEMPLATES", "Config", "distinct", "examples", "run"]
 
@@ -45,7 +49,7 @@ TEMPLATES = (
 
 
 class Config(StageConfig):
-    code_version: ClassVar[int] = 2
+    code_version: ClassVar[int] = 3
     produces: ClassVar[tuple[str, ...]] = ("testsets",)
 
     seen_per_class: int = Field(20, gt=0, description="test images of each class that training shows")
@@ -93,10 +97,18 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     for set_name, kinds in (("vqa", QUESTIONS), ("entailment", STATEMENTS)) if config.questions else ():
         context.output.write(f"data/{set_name}/dataset_type.txt", b"visual_question_answering\n")
         for split in ("test", "unseen", "train"):
-            asked = _asked(tuple(kinds), split, config)
+            asked = _in_groups(ask, tuple(kinds), split, config)
             counts[f"{set_name}/{split}"] = len(asked)
-            told = ((one.image, _told(kind, one)) for kind, one in asked)
+            told = ((one.image, _told(kind, (one.image.caption,), (one.answer,), one.fresh)) for kind, one in asked)
             _write(context.output, set_name, told, len(asked), config.image_size, split)
+            context.check()
+    if config.questions:
+        context.output.write("data/pairs/dataset_type.txt", b"visual_question_answering\n")
+        for split in ("test", "unseen", "train"):
+            compared = _in_groups(compare, tuple(KINDS), split, config)
+            counts[f"pairs/{split}"] = len(compared)
+            stated = ((one, _told(kind, one.statements, one.answers, one.fresh)) for kind, one in compared)
+            _write(context.output, "pairs", stated, len(compared), config.image_size, split)
             context.check()
     return context.finish(facts={"images": counts})
 
@@ -141,29 +153,31 @@ def _one_by_one(config: Config) -> Iterator[tuple[Composition, dict[str, str]]]:
             yield one, {"txt": f"{one.caption}\n{other.caption}", "json": json.dumps({"category": category})}
 
 
-def _asked(kinds: Sequence[str], split: str, config: Config) -> list[tuple[str, Asked]]:
-    """Every image of a split with its kind of question, the kinds in turn."""
+def _in_groups(
+    make: Callable[..., tuple[T, ...]], kinds: Sequence[str], split: str, config: Config
+) -> list[tuple[str, T]]:
+    """Every image of a split with its kind of question or statement, the kinds in turn."""
     groups = config.questions_to_learn if split == "train" else config.questions
     first = {"test": 6, "unseen": 6, "train": 7}[split] * TEST_SEEDS
     return [
         (kind, one)
         for number in range(groups)
         for kind in kinds
-        for one in ask(kind, first + number, unseen=split == "unseen")
+        for one in make(kind, first + number, unseen=split == "unseen")
     ]
 
 
-def _told(kind: str, one: Asked) -> dict[str, str]:
+def _told(kind: str, questions: Sequence[str], answers: Sequence[str], fresh: bool) -> dict[str, str]:
     """The form of questions: a line of txt and an answer each; ``text`` has both, as the objective vqa learns them."""
-    question = one.image.caption
-    fields = {"answers": [one.answer], "category": kind, "fresh": one.fresh, "text": f"{question} {one.answer}"}
-    return {"txt": question, "json": json.dumps(fields)}
+    texts = [f"{question} {answer}" for question, answer in zip(questions, answers, strict=True)]
+    fields = {"answers": answers, "category": kind, "fresh": fresh, "text": texts}
+    return {"txt": "\n".join(questions), "json": json.dumps(fields)}
 
 
 def _write(
     output: Output,
     set_name: str,
-    samples: Iterable[tuple[Scene | Composition, Mapping[str, str]]],
+    samples: Iterable[tuple[Scene | Composition | Compared, Mapping[str, str]]],
     total: int,
     side: int,
     split: str = "test",
@@ -178,6 +192,8 @@ def _write(
                 tar.add(f"{number:06d}.{extension}", text.encode())
             if isinstance(scene, Scene):
                 pixels = drawing.render(scene, side)
+            elif isinstance(scene, Compared):
+                pixels = drawing.render_side_by_side((scene.left, scene.right), side)
             else:
                 pixels = drawing.render_composition(scene, side)
             tar.add(f"{number:06d}.jpg", images.encode(pixels, "jpeg"))

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from infra.config import Config
+from infra.config import Choice, Config
 from workflows.user import is_user_module
 
 __all__ = ["PACKAGES", "changed_modules", "source_digests"]
@@ -31,7 +31,7 @@ def source_digests(function: Callable[..., Any], config: Config | None = None) -
     These are the modules of the function and of the classes in the configuration (rules, objectives, ...), all that
     they import, directly or not, and the packages around them. Imports for type checkers only do not count.
     """
-    start = _files_of(function, config)
+    start = _files_of(function, config) | _implementations(config)
     tops = {*PACKAGES, *(name.partition(".")[0] for name in start if not is_user_module(name))}
     files, todo = dict(start), list(start.items())
     while todo:
@@ -61,6 +61,15 @@ def _files_of(function: Callable[..., Any], config: Config | None) -> dict[str, 
         # The module that was run as a script is called __main__, whatever its file.
         files[path.stem if module == "__main__" else module] = path
     return files
+
+
+def _implementations(config: Config | None) -> dict[str, Path]:
+    """Files of the modules that parts of the configuration import by name."""
+    parts = config.parts() if config is not None else ()
+    named = {
+        part.implementation.partition(":")[0] for part in parts if isinstance(part, Choice) and part.implementation
+    }
+    return {name: path for name in named if (path := _locate(name)) is not None}
 
 
 def _label(name: str) -> str:

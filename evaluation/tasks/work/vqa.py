@@ -15,7 +15,7 @@ from evaluation.tasks.task import Scores
 from infra.errors import DataError
 from infra.measures import Mean, Metric
 
-__all__ = ["best_blind", "measure"]
+__all__ = ["best_constant", "measure"]
 
 
 def measure(data: Embedded) -> Scores:
@@ -34,9 +34,11 @@ def measure(data: Embedded) -> Scores:
     elsewhere[other_owner] = np.array(turned) == np.array(of_other)
     hits = {
         "acc": np.array(given) == np.array(answers),
-        "blind_acc": best_blind(questions, answers),
+        "blind_acc": best_constant(questions, answers),
         "acc_other_image": elsewhere,
     }
+    if min(map(len, asked)) > 1:
+        hits["unread_acc"] = best_constant([data.keys[one] for one in owner], answers)
     metrics = {name: _mean(found, owner, np.arange(len(asked))) for name, found in hits.items()}
     table = {
         "key": [data.keys[one] for one in owner],
@@ -53,13 +55,13 @@ def measure(data: Embedded) -> Scores:
     )
 
 
-def best_blind(questions: Sequence[str], answers: Sequence[str]) -> NDArray[np.bool_]:
-    """Return a mask of the questions that are right if equal ones always get the most frequent answer: (q,)."""
+def best_constant(known: Sequence[str], answers: Sequence[str]) -> NDArray[np.bool_]:
+    """Return a mask of what is right (q,) if where equal things are known the most frequent answer is always given."""
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for question, answer in zip(questions, answers, strict=True):
-        counts[question][answer] += 1
-    best = {question: found.most_common(1)[0][0] for question, found in counts.items()}
-    return np.array([best[question] == answer for question, answer in zip(questions, answers, strict=True)])
+    for one, answer in zip(known, answers, strict=True):
+        counts[one][answer] += 1
+    best = {one: found.most_common(1)[0][0] for one, found in counts.items()}
+    return np.array([best[one] == answer for one, answer in zip(known, answers, strict=True)])
 
 
 def _answers(data: Embedded) -> list[list[str]]:

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import evaluation_samples as samples
+import numpy as np
 import open_clip
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
 
 from evaluation.embedded import open_embedded
 from evaluation.tasks import VisualQuestionAnswering
 from infra.encoder_config import EncoderConfig
 from infra.errors import DataError
 from infra.formats.testset import EvalSet
+from infra.fusion.encoder import FusionEncoder
+from infra.fusion.network import Layout
 from infra.fusion.single_stream import SingleStream
+from infra.fusion.towers import lengths_of
 
 pytestmark = pytest.mark.long  # models
 
@@ -75,6 +81,7 @@ def test_answers_and_baselines(data):
     assert found.metrics["acc_other_image"].value == pytest.approx(other)
     counts = Counter((question, answer) for _, question, answer in pairs)
     best = max(counts["what colour?", "red"], counts["what colour?", "blue"])
+    assert "unread_acc" not in found.metrics  # most images have one question, whose answer would be it
     assert found.metrics["blind_acc"].value == pytest.approx((best + 1) / 6)
     assert found.groups["categories"]["two"]["acc"].images == 1
     assert found.facts["answers_the_model_has_not"] == 1
@@ -85,3 +92,46 @@ def test_an_answer_for_each_question(data):
     data.metadata[1] = json.dumps({"answers": ["blue"]})
     with pytest.raises(DataError, match="not an answer for each question"):
         VisualQuestionAnswering(dataset="asked").evaluate(data)
+
+
+def test_without_the_words_all_questions_of_an_image_get_one_answer(data):
+    """Of three images, each with two questions, the most that one answer an image can be right."""
+    answers = [["red", "blue"], ["yes", "yes"], ["red", "red"]]
+    rows = [0, 2, 4]
+    asked = replace(
+        data,
+        keys=[data.keys[row] for row in rows],
+        image_of=np.repeat(np.arange(3), 2),
+        text_of=np.array([0, 1] * 3),
+        metadata=[json.dumps({"answers": own}) for own in answers],
+        examples=[sample for number, sample in enumerate(data.examples) if number in rows],
+    )
+    found = VisualQuestionAnswering(dataset="asked").evaluate(asked)
+    assert found.metrics["unread_acc"].value == pytest.approx(5 / 6)
+
+
+def test_pictures_side_by_side_are_read_one_by_one(data):
+    """Each is prepared alone, and the states are concatenated in their order."""
+    encoder = data.matcher().encoder
+    torch.manual_seed(2)
+    fusion = SingleStream(encoder.model, vocabulary=None, matching=False, answers=3, images=2).eval()
+    left, right = (sample.image.resize((20, 24)) for sample in list(data.examples)[:2])
+    both = Image.new("RGB", (40, 24))
+    both.paste(left, (0, 0))
+    both.paste(right, (20, 0))
+    reader = FusionEncoder(encoder, fusion, NAMES)
+    found = reader.answer([both, both, both], [["what colour?"], [], ["is it round?", "what colour?"]])
+
+    tokens = encoder.tokenize(["what colour?"])
+    lengths = lengths_of(tokens)
+    with torch.no_grad():
+        words, layout = fusion.read_texts(encoder.model, tokens, lengths), Layout(lengths, torch.device("cpu"))
+        states = []
+        for picture in (left, right):
+            seen = fusion.read_images(encoder.model, encoder.pixels([encoder.prepare(picture)]))
+            states.append(fusion.fuse(encoder.model, words, layout, seen, torch.tensor([0]))[-1])
+        expected = fusion.answer_head(torch.cat(states)).numpy()
+    assert found.shape == (3, 3)
+    assert found[0] == pytest.approx(expected, abs=1e-5)
+    assert found[2] == pytest.approx(expected, abs=1e-5)
+    assert not np.allclose(found[1], expected, atol=1e-3)

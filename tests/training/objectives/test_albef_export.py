@@ -2,11 +2,11 @@
 
 import json
 
-import open_clip
 import pytest
 import torch
 from nesting import nested
 from small_data import MODEL
+from test_albef_parts import candidates
 
 from infra.errors import ConfigError
 from infra.run.context import Context
@@ -19,14 +19,6 @@ from training.inputs import Inputs
 from training.objectives import albef
 
 pytestmark = pytest.mark.long  # trains
-
-
-def candidates():
-    """Six captions and the images that they are to be scored with."""
-    draw = torch.Generator().manual_seed(0)
-    texts = open_clip.get_tokenizer("ViT-B-32")(["a red disc", "a blue bar", "a green box and more words"] * 2)[:, :8]
-    texts[:, -1] = 0
-    return torch.randn(3, 3, 16, 16, generator=draw), texts, torch.tensor([0, 1, 2, 2, 0, 1])
 
 
 def go(folder, shards, changes):

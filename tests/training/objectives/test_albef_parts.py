@@ -37,6 +37,14 @@ def batch(count=8, seed=0, longest=9):
     return torch.randn(count, 3, 16, 16, generator=generator), texts
 
 
+def candidates():
+    """Six captions and the images that they are to be scored with."""
+    draw = torch.Generator().manual_seed(0)
+    texts = open_clip.get_tokenizer("ViT-B-32")(["a red disc", "a blue bar", "a green box and more words"] * 2)[:, :8]
+    texts[:, -1] = 0
+    return torch.randn(3, 3, 16, 16, generator=draw), texts, torch.tensor([0, 1, 2, 2, 0, 1])
+
+
 # --- the towers -------------------------------------------------------------------------------------------------------
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from nesting import nested
 from small_data import MODEL
-from test_albef_parts import batch, build
+from test_albef_parts import batch, build, candidates
 from torch import nn
 
 from infra.errors import ConfigError
@@ -212,13 +212,6 @@ def go(folder, shards):
     trainer.run()
     trainer.finish()
     return trainer.objective.eval().matcher().match(*candidates()).tolist()
-
-
-def candidates():
-    draw = torch.Generator().manual_seed(0)
-    texts = open_clip.get_tokenizer("ViT-B-32")(["a red disc", "a blue bar", "a green box and more words"] * 2)[:, :8]
-    texts[:, -1] = 0
-    return torch.randn(3, 3, 16, 16, generator=draw), texts, torch.tensor([0, 1, 2, 2, 0, 1])
 
 
 def test_the_loaded_model_scores_as_the_trained_one(ranks, shards, tmp_path):

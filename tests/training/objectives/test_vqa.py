@@ -66,7 +66,7 @@ def asked(seed):
 
 def steps(folder, parts=1):
     settings = train.Config(batch_size=BATCH, objective=vqa.Config(answers=tuple(ANSWERS)))
-    module, world = VQA(use_fast_blocks(build()), settings.objective, settings, folder).double(), None
+    module, world = VQA(use_fast_blocks(build()), settings.objective, settings, {"pretrained": folder}).double(), None
     module.use_tokenizer(Tokens())
     world = World.join(torch.device("cpu"))
     wrapped = wrap(module, settings, world)
@@ -90,13 +90,16 @@ def steps(folder, parts=1):
     }
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_loss_is_that_of_each_question_alone(tmp_path, kind):
+@pytest.mark.parametrize(
+    ("kind", "pictures"), [("two_stream", 1), ("single_stream", 1), ("two_stream", 2), ("single_stream", 3)]
+)
+def test_the_loss_is_that_of_each_question_alone(tmp_path, kind, pictures):
     model = use_fast_blocks(build())
-    settings = train.Config(batch_size=BATCH, objective=vqa.Config(answers=tuple(ANSWERS)))
-    module = VQA(model, settings.objective, settings, pretrained(tmp_path, kind, model)).double()
+    settings = train.Config(batch_size=BATCH, objective=vqa.Config(answers=tuple(ANSWERS), images=pictures))
+    module = VQA(model, settings.objective, settings, {"pretrained": pretrained(tmp_path, kind, model)}).double()
     module.use_tokenizer(Tokens())
     images, texts = asked(1)
+    images = torch.cat([images, *(asked(seed)[0] for seed in range(2, pictures + 1))], dim=3)
     losses = module.loss(module(images.double(), texts))
     losses["loss"].backward()
     found = {name: weight.grad.clone() for name, weight in module.named_parameters() if weight.requires_grad}
@@ -110,9 +113,11 @@ def test_the_loss_is_that_of_each_question_alone(tmp_path, kind):
         question[0, -1] = 63
         lengths = torch.tensor([length])
         words = module.fusion.read_texts(model, question, lengths)
-        seen = module.fusion.read_images(model, images[number : number + 1].double())
-        fused = module.fusion.fuse(model, words, Layout(lengths, words.device), seen, torch.tensor([0]))
-        logits = module.fusion.answer_head(fused[-1])
+        states = []
+        for picture in images[number : number + 1].double().split(16, dim=3):
+            seen = module.fusion.read_images(model, picture)
+            states.append(module.fusion.fuse(model, words, Layout(lengths, words.device), seen, torch.tensor([0]))[-1])
+        logits = module.fusion.answer_head(torch.cat(states))
         expected.append(-logits.log_softmax(-1)[(number + 1) % 3])
         right.append(float(logits.argmax() == (number + 1) % 3))
     (sum(expected) / len(expected)).backward()
@@ -194,10 +199,10 @@ def test_it_is_continued_exactly_and_answers_when_loaded(ranks, shards, tmp_path
 def test_what_cannot_be_answered_is_refused(tmp_path):
     settings = train.Config(batch_size=BATCH, objective=vqa.Config(answers=tuple(ANSWERS)))
     with pytest.raises(ConfigError, match="no fusion encoder"):
-        VQA(build(), settings.objective, settings, tmp_path)
+        VQA(build(), settings.objective, settings, {"pretrained": tmp_path})
     with pytest.raises(ConfigError, match="answers"):
         vqa.Config(answers=("yes", "yes"))
-    module = VQA(build(), settings.objective, settings, pretrained(tmp_path, "single_stream", build()))
+    module = VQA(build(), settings.objective, settings, {"pretrained": pretrained(tmp_path, "single_stream", build())})
     module.use_tokenizer(Tokens())
     texts = torch.tensor([[62, 8, 9, 63, 0], [62, 1, 8, 9, 63], [62, 9, 63, 0, 0]])
     questions, lengths, numbers = module.split(texts)

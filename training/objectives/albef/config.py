@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,11 +11,7 @@ from infra.errors import ConfigError
 from training.objectives.config import ObjectiveConfig
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from training.config import Config as Run
     from training.objectives.albef.matcher import Matcher
-    from training.objectives.base import Objective
 
 __all__ = ["Config", "load"]
 
@@ -25,6 +20,7 @@ class Config(ObjectiveConfig):
     """ALBEF's momentum contrast, matching and masked language modelling (https://arxiv.org/abs/2107.07651)."""
 
     kind = "albef"
+    implementation = "training.objectives.albef.objective:ALBEF"
 
     queue_size: int = Field(65_536, ge=0, description="features kept as further negatives")
     momentum: float = Field(0.995, gt=0, lt=1, description="decay of the momentum encoders at each step")
@@ -39,11 +35,6 @@ class Config(ObjectiveConfig):
         description="neighbouring samples that hard negatives are drawn from; a divisor of the micro-batch",
     )
     fusion_layers: int = Field(6, ge=1, description="layers of the fusion encoder")
-
-    def build(self, model: nn.Module, run: Run, inputs: Mapping[str, Path]) -> Objective:
-        from training.objectives.albef.objective import ALBEF
-
-        return ALBEF(model, self, run)
 
     def check(self, micro_batch: int) -> None:
         if self.itm_weight and micro_batch % self.negatives_among:

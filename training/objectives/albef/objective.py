@@ -51,7 +51,7 @@ class _Encoded(NamedTuple):
 class ALBEF(Objective):
     """The objective. ITM and MLM need open_clip's CLIP or CustomTextCLIP with a ViT; others raise ConfigError."""
 
-    def __init__(self, model: nn.Module, config: Config, run: Run) -> None:
+    def __init__(self, model: nn.Module, config: Config, run: Run, *_: object) -> None:
         super().__init__(model)
         self.config, self.seed = config, run.seed
         self.momentum = Momentum(model)

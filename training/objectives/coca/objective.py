@@ -35,7 +35,7 @@ class CoCa(Objective):
     writes = True
     contrastive = "contrastive"
 
-    def __init__(self, model: nn.Module, config: Config) -> None:
+    def __init__(self, model: nn.Module, config: Config, *_: object) -> None:
         if not isinstance(model, open_clip.CoCa):
             raise ConfigError(
                 "the objective coca needs a model that writes captions",

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from training.objectives.config import ObjectiveConfig
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from torch import nn
-
-    from training.config import Config as Run
-    from training.objectives.base import Objective
 
 __all__ = ["Config"]
 
@@ -27,6 +18,7 @@ class Config(ObjectiveConfig):
     """
 
     kind = "data2vec"
+    implementation = "training.objectives.data2vec.objective:Data2Vec"
 
     modality: Literal["image", "text"] = Field("image", description="the tower that is trained")
     layers: int = Field(6, ge=1, description="last layers of the averaged tower whose mean is predicted, at most all")
@@ -35,8 +27,3 @@ class Config(ObjectiveConfig):
     momentum: float = Field(0.999, gt=0, lt=1, description="decay of the averaged tower at each step, at the start")
     final_momentum: float = Field(0.9999, gt=0, lt=1, description="the same after momentum_warmup samples")
     momentum_warmup: int = Field(1_000_000, ge=0, description="samples over which the decay goes from one to the other")
-
-    def build(self, model: nn.Module, run: Run, inputs: Mapping[str, Path]) -> Objective:
-        from training.objectives.data2vec.objective import Data2Vec
-
-        return Data2Vec(model, self, run)

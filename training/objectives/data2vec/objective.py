@@ -45,7 +45,7 @@ class Data2Vec(Objective):
 
     learnt = ()
 
-    def __init__(self, model: nn.Module, config: Config, run: Run) -> None:
+    def __init__(self, model: nn.Module, config: Config, run: Run, *_: object) -> None:
         super().__init__(model)
         self.config, self.seed, self._is_image = config, run.seed, config.modality == "image"
         width = image_width(model) if self._is_image else text_width(model)[0]

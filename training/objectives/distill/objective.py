@@ -8,7 +8,7 @@ differ in everything but the tokens they read.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -24,24 +24,25 @@ from training.objectives.base import Objective, features
 from training.objectives.pairs import Pairs, Softmaxes, eager_fp32, with_precomputed_gradient
 
 if TYPE_CHECKING:
+    from training.config import Config as Run
     from training.objectives.distill.config import Config
 
 __all__ = ["Distillation", "Teacher", "distillation"]
 
 
 class Distillation(Objective):
-    """The objective: InfoNCE plus ``weight`` times the cross-entropy with the teacher in a folder.
+    """The objective: InfoNCE plus ``weight`` times the cross-entropy with the teacher, a folder of ``inputs``.
 
     Raises ConfigError as :class:`Teacher` does.
     """
 
     contrastive = "contrastive"
 
-    def __init__(self, model: nn.Module, config: Config, teacher: str | Path, *, compiled: bool = False) -> None:
+    def __init__(self, model: nn.Module, config: Config, run: Run, inputs: Mapping[str, Path]) -> None:
         super().__init__(model)
         self.weight = config.weight
-        trained = Teacher(teacher, model)
-        if compiled:
+        trained = Teacher(inputs["teacher"], model)
+        if run.cluster.compile:
             compile_blocks(trained.model)
         # In a tuple it is no submodule: it is not trained, so checkpoints, DDP and FSDP must not see it.
         self._teacher = (trained,)

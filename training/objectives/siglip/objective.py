@@ -24,7 +24,7 @@ class SigLIP(Objective):
 
     learnt = ("logit_scale", "logit_bias")
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *_: object) -> None:
         if getattr(model, "logit_bias", None) is None:
             raise ConfigError(
                 "SigLIP needs a model whose logits have a bias",

@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING
-
 from pydantic import Field
 
 from infra.errors import ConfigError
 from training.objectives.config import ObjectiveConfig
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from training.config import Config as Run
-    from training.objectives.base import Objective
 
 __all__ = ["Config"]
 
@@ -24,6 +14,7 @@ class Config(ObjectiveConfig):
     """ViLT's matching and masked language modelling in one transformer (https://arxiv.org/abs/2102.03334)."""
 
     kind = "vilt"
+    implementation = "training.objectives.vilt.objective:ViLT"
 
     itm_weight: float = Field(1.0, ge=0, description="weight of image-text matching; 0: none")
     mlm_weight: float = Field(1.0, ge=0, description="weight of masked language modelling; 0: none")
@@ -33,11 +24,6 @@ class Config(ObjectiveConfig):
     negatives_among: int = Field(
         32, ge=2, description="neighbouring samples that wrong images are drawn from; a divisor of the micro-batch"
     )
-
-    def build(self, model: nn.Module, run: Run, inputs: Mapping[str, Path]) -> Objective:
-        from training.objectives.vilt.objective import ViLT
-
-        return ViLT(model, self, run)
 
     def check(self, micro_batch: int) -> None:
         if not (self.itm_weight or self.mlm_weight):

@@ -38,7 +38,7 @@ class ViLT(Objective):
 
     learnt = ()
 
-    def __init__(self, model: nn.Module, config: Config, run: Run) -> None:
+    def __init__(self, model: nn.Module, config: Config, run: Run, *_: object) -> None:
         super().__init__(model)
         self.config, self.seed = config, run.seed
         with torch.random.fork_rng(devices=[]):

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from pydantic import Field, field_validator
 
 from infra.errors import ConfigError
 from training.objectives.config import ObjectiveConfig
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from training.config import Config as Run
-    from training.objectives.base import Objective
 
 __all__ = ["Config"]
 
@@ -23,13 +15,17 @@ __all__ = ["Config"]
 class Config(ObjectiveConfig):
     """Answers as classes, learnt by a fusion model that albef or vilt has trained: the input ``pretrained``.
 
-    A caption is a question with its answer behind it: ``what colour is the star? red``.
+    A caption is a question with its answer behind it: ``what colour is the star? red``. Statements are questions, too:
+    of entailment, or of two images, as NLVR2's.
     """
 
     kind = "vqa"
+    implementation = "training.objectives.vqa.objective:VQA"
     needs: ClassVar[tuple[str, ...]] = ("pretrained",)
 
     answers: tuple[str, ...] = Field(description="every answer there is; a caption that ends with none is not learnt")
+
+    images: int = Field(1, ge=1, description="pictures of equal width side by side in each image; NLVR2: 2")
 
     @field_validator("answers")
     @classmethod
@@ -38,7 +34,5 @@ class Config(ObjectiveConfig):
             raise ConfigError("training.objectives.vqa.config.Config.answers must be two at least, all different")
         return value
 
-    def build(self, model: nn.Module, run: Run, inputs: Mapping[str, Path]) -> Objective:
-        from training.objectives.vqa.objective import VQA
-
-        return VQA(model, self, run, inputs["pretrained"])
+    def side_by_side(self) -> int:
+        return self.images

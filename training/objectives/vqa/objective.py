@@ -7,6 +7,7 @@ has one answer here, so the loss is the cross-entropy of a softmax. Entailment i
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,9 +18,9 @@ from torch import Tensor, nn
 
 from infra.device import to_device
 from infra.errors import ConfigError
+from infra.fusion.answering import answer, apart
 from infra.fusion.build import build_fusion
 from infra.fusion.encoder import FOLDER
-from infra.fusion.network import Layout
 from infra.fusion.towers import lengths_of
 from training.distributed.collectives import global_mean
 from training.objectives.base import Companion, Objective
@@ -33,12 +34,13 @@ __all__ = ["VQA"]
 
 
 class VQA(Objective):
-    """The objective. Raises ConfigError if ``pretrained``, an artifact or its data, has no fusion encoder."""
+    """The objective. Raises ConfigError if the input ``pretrained``, an artifact or its data, has no fusion encoder."""
 
     learnt = ()
 
-    def __init__(self, model: nn.Module, config: Config, run: Run, pretrained: Path) -> None:
+    def __init__(self, model: nn.Module, config: Config, run: Run, inputs: Mapping[str, Path]) -> None:
         super().__init__(model)
+        pretrained = inputs["pretrained"]
         self.config = config
         folder = next(
             (place / FOLDER for place in (pretrained / "data", pretrained) if (place / FOLDER).is_dir()), None
@@ -51,12 +53,12 @@ class VQA(Objective):
             )
         before = json.loads((folder / "config.json").read_bytes())
         answers = list(config.answers)
-        self.described = {**before, "vocabulary": None, "matching": False, "answers": answers}
+        self.described = {**before, "vocabulary": None, "matching": False, "answers": answers, "images": config.images}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(run.seed)
             self.fusion = build_fusion(model, self.described)
         own = self.fusion.state_dict()
-        same = before.get("answers") == answers
+        same = (before.get("answers"), before.get("images", 1)) == (answers, config.images)
         weights = {name: weight for name, weight in load_file(folder / "model.safetensors").items() if name in own}
         self.fusion.load_state_dict(
             own | {name: weight for name, weight in weights.items() if same or not name.startswith("answer_head")}
@@ -73,18 +75,16 @@ class VQA(Objective):
             raise ConfigError("two of objective.answers are the same words, or one has none")
 
     def forward(self, images: Tensor, texts: Tensor) -> dict[str, Tensor]:
-        """Answer the questions of ``texts`` (b, context) about ``images`` (b, 3, h, w).
+        """Answer the questions of ``texts`` (b, context) about ``images`` (b, 3, h, config.images * w).
 
         ``answer`` is each sample's loss, ``right`` whether the likeliest answer is its own, ``answered`` whether it has
         one: if not, the others are 0.
         """
         questions, lengths, numbers = self.split(texts.cpu())
         device = images.device
-        seen = self.fusion.read_images(self.model, images)
+        seen = self.fusion.read_images(self.model, apart(images, self.config.images))
         words = self.fusion.read_texts(self.model, questions, lengths)
-        layout = Layout(lengths, device)
-        fused = self.fusion.fuse(self.model, words, layout, seen, torch.arange(len(texts), device=device))
-        logits = self.fusion.answers(fused, layout.ends)
+        logits = answer(self.fusion, self.model, words, lengths, seen, torch.arange(len(texts), device=device))
         targets = to_device(numbers.clamp(min=0), device)
         answered = to_device(numbers >= 0, device).to(logits.dtype)
         losses = F.cross_entropy(logits, targets, reduction="none") * answered

@@ -19,6 +19,7 @@ from training.objectives.base import Objective
 from training.objectives.pairs import eager_fp32, logits_per_tile, slices
 
 if TYPE_CHECKING:
+    from training.config import Config as Run
     from training.objectives.vsepp.config import Config
 
 __all__ = ["VSEPP", "hinge"]
@@ -33,9 +34,9 @@ class VSEPP(Objective):
 
     learnt = ()
 
-    def __init__(self, model: nn.Module, config: Config, batch_size: int) -> None:
+    def __init__(self, model: nn.Module, config: Config, run: Run, *_: object) -> None:
         super().__init__(model)
-        self.margin, self.warmup, self.batch_size = config.margin, config.warmup, batch_size
+        self.margin, self.warmup, self.batch_size = config.margin, config.warmup, run.batch_size
 
     @property
     def hardness(self) -> float:
