@@ -18,7 +18,7 @@ from infra.store import LocalStore
 from training.config import Config
 from training.data import shard_cache
 from training.data.decode import CROP_DRAWS, decode, draw_crop, resize
-from training.data.loader import Loader, _Prefetcher, on_device
+from training.data.loader import Loader, _Prefetcher, draws, on_device
 from training.data.sampler import Sampler, epoch_order
 from training.data.samples import Samples, Shards
 from training.data.shard_cache import Shard
@@ -132,6 +132,23 @@ def test_any_plan_is_the_same_for_one_two_and_three_ranks(shards, options):
         found, _ = load(source, 60, 120, size=size, sampler=sampler, **changes)
         for a, b in zip(expected[5:], found, strict=True):
             assert all((one == two).all() for one, two in zip(a, b, strict=True))
+
+
+def test_pictures_side_by_side_are_augmented_alike(shards):
+    """Each half as it would be alone: same crop, same size."""
+    source = samples(shards)
+    jitter = {"augment__color_jitter": (0.3, 0.3, 0.3, 0.1), "augment__color_jitter_prob": 1.0}
+    vqa = {"objective": {"kind": "vqa", "answers": ("yes", "no"), "images": 2}}
+    loader = Loader(source, config(**vqa, **jitter), World(), SIDE)
+    batch, random = loader.load(32, 6), draws(loader.config.seed, 32, 6)
+    assert batch.images.shape == (6, SIDE[0], 2 * SIDE[1], 3)
+    for number, draw, found in zip(batch.numbers.tolist(), random.tolist(), batch.images.numpy(), strict=True):
+        image = source.image(number)
+        middle = round(image.shape[1] / 2)
+        for half, part in zip((image[:, :middle], image[:, middle:]), np.split(found, 2, axis=1), strict=True):
+            alone = np.empty((*SIDE, 3), np.uint8)
+            loader.augment(half, draw, alone)
+            assert (part == alone).all()
 
 
 def test_batches_that_are_kept_stay_as_they_were(shards):
