@@ -62,6 +62,12 @@ class Matcher(Protocol):
         """Logits (pairs, answers) of the answers to questions."""
         ...
 
+    def rank_answers(
+        self, images: Iterable[Image], texts: Iterable[Sequence[str]], answers: Sequence[str]
+    ) -> NDArray[np.float32]:
+        """Log-likelihoods (pairs, answers) of given ``answers`` as the words behind a question."""
+        ...
+
     def guess_words(
         self, images: Iterable[Image], texts: Iterable[Sequence[str]], rate: float
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

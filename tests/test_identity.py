@@ -105,6 +105,7 @@ TEXTS = {
         for part in ("templates", "classnames")
     },
     "evaluate.task[zeroshot_classification].groups": "names, and fields of the samples' json",
+    "evaluate.task[visual_question_answering].candidates": "words",
     "evaluate.task[zeroshot_retrieval].dataset": "a name in the input",
     "evaluate.task[zeroshot_retrieval].split": "a name in the input",
     "evaluate.task[zeroshot_retrieval].language": "a language code",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from pydantic import Field
+
 from evaluation.tasks.task import Scores, Task
 
 if TYPE_CHECKING:
@@ -18,9 +20,13 @@ class VisualQuestionAnswering(Task):
     ``blind_acc``: to equal questions always the answer that is right most often in this very set, the most that any
     model can have without the images. ``acc_other_image``: the model itself, beside another image of the set. Where
     every image has several questions, ``unread_acc`` is that most without the words: to all questions of an image the
-    answer that is right most often. Only models trained with the objective ``vqa`` can be measured. A ``category`` in
-    the ``json`` makes a table by category.
+    answer that is right most often. Models trained with the objective ``vqa`` give answers; with ``candidates`` those
+    trained to guess masked words can be measured, too. A ``category`` in the ``json`` makes a table by category.
     """
+
+    candidates: tuple[str, ...] = Field(
+        (), description="answers that the language head ranks, of any fusion model; none: those the model has learnt"
+    )
 
     kind: ClassVar[str] = "visual_question_answering"
     needs: ClassVar[tuple[str, ...]] = ("visual_question_answering",)
@@ -33,4 +39,4 @@ class VisualQuestionAnswering(Task):
     def evaluate(self, data: Embedded) -> Scores:
         from evaluation.tasks.work.vqa import measure  # loads numpy
 
-        return measure(data)
+        return measure(self, data)

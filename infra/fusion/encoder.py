@@ -49,10 +49,7 @@ class FusionEncoder:
     def guess_words(
         self, images: Iterable[Image], texts: Iterable[Sequence[str]], rate: float
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        if not hasattr(self.fusion, "word_head"):
-            raise DataError(
-                f"{self.encoder.name} was trained without masked words", expected="objective.mlm_weight > 0"
-            )
+        self._check_words()
         counts = [count for batch in self._batches(images, texts) for count in self._guessed(*batch, rate)]
         right, masked = np.array(counts, np.int64).reshape(-1, 2).T
         return right, masked
@@ -62,6 +59,21 @@ class FusionEncoder:
             raise DataError(f"{self.encoder.name} was trained without answers", expected="the objective vqa")
         found = [logits for batch in self._batches(images, texts) for logits in self._fused(self._answered, *batch)]
         return np.concatenate([np.empty((0, len(self.answers)), np.float32), *found])
+
+    def rank_answers(
+        self, images: Iterable[Image], texts: Iterable[Sequence[str]], answers: Sequence[str]
+    ) -> NDArray[np.float32]:
+        self._check_words()
+        tokens = self.encoder.tokenize(list(answers))
+        rows = [row[1 : length - 1] for row, length in zip(tokens, lengths_of(tokens).tolist(), strict=True)]
+        found = [part for batch in self._batches(images, texts) for part in self._ranked(*batch, rows)]
+        return np.concatenate([np.empty((0, len(rows)), np.float32), *found])
+
+    def _check_words(self) -> None:
+        if not hasattr(self.fusion, "word_head"):
+            raise DataError(
+                f"{self.encoder.name} was trained without masked words", expected="objective.mlm_weight > 0"
+            )
 
     def _batches(
         self, images: Iterable[Image], texts: Iterable[Sequence[str]]
@@ -112,6 +124,42 @@ class FusionEncoder:
 
     def _answered(self, words: Tensor, lengths: Tensor, images: Tensor, image_of: Tensor) -> Tensor:
         return answer(self.fusion, self.encoder.model, words, lengths, images, image_of)
+
+    def _ranked(
+        self, images: Tensor, texts: list[str], image_of: NDArray[np.int64], answers: Sequence[Tensor]
+    ) -> Iterator[NDArray[np.float32]]:
+        """Yield each answer's log-likelihood behind the questions of a batch: (part, answers).
+
+        All tokens of an answer are masked at once, so answers of equally many tokens share a pass.
+        """
+        step = _PAIRS * self.encoder.batch_size
+        for start in range(0, len(texts), step):
+            own = image_of[start : start + step]
+            scores = np.empty((len(own), len(answers)), np.float32)
+            for size in sorted({len(row) for row in answers}):
+                same = [number for number, row in enumerate(answers) if len(row) == size]
+                guessed = self._behind(images, texts[start : start + step], own, size)
+                chosen = torch.stack([answers[number] for number in same]).to(guessed.device)  # (same, size)
+                picked = guessed[:, torch.arange(size), chosen]  # (part, same, size)
+                scores[:, same] = picked.sum(-1).cpu().numpy()
+            yield scores
+
+    def _behind(self, images: Tensor, texts: list[str], image_of: NDArray[np.int64], size: int) -> Tensor:
+        """Log-likelihoods (texts, size, vocabulary) of ``size`` words behind each text, which is cut if it must be."""
+        model = self.encoder.model
+        with self.encoder.inference():
+            tokens = self.encoder.tokenize(texts)
+            begins = (lengths_of(tokens) - 1).clamp(max=tokens.shape[1] - size - 1)
+            masked, end = begins[:, None] + torch.arange(size), tokens.max()
+            tokens = tokens.scatter(1, masked, model.vocab_size)
+            tokens[torch.arange(len(texts)), begins + size] = end
+            lengths = begins + size + 1
+            words = self.fusion.read_texts(model, tokens, lengths, masked=True)
+            layout, own = Layout(lengths, words.device), torch.from_numpy(image_of).to(words.device)
+            fused = self.fusion.fuse(model, words, layout, images, own)
+            places = (lengths.cumsum(0) - lengths)[:, None] + masked
+            logits = self.fusion.words(fused[places.flatten().to(fused.device)], word_embedding(model))
+            return logits.log_softmax(-1).view(len(texts), size, -1)
 
     def _guessed(
         self, images: Tensor, texts: list[str], image_of: NDArray[np.int64], rate: float

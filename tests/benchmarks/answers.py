@@ -9,8 +9,8 @@ answer the split ``unseen``: two shapes in two colours that training never shows
 
 Beside them, exactly, stands the most that any model gets that reads the words alone (``blind``), sees the images alone
 (``unread``), or has the words and knows which shapes and colours the image shows, but not which belongs to which
-(``bag``). Differences are paired, with 95% intervals over groups of images that are asked the same; over several seeds
-those of the mean. The bar of ``vqa``: 15 points above ``blind``, and above the probe.
+(``bag``). Differences are paired, with 95% intervals that have the noise of groups of images that are asked the same,
+and of the seeds. The bar of ``vqa``: 15 points above ``blind``, and above the probe.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file
 
+from evaluation.compare.differences import Estimate, difference
 from evaluation.tasks.work.vqa import best_constant
 from infra.formats.shards import TarWriter
 from infra.fusion.build import build_fusion
@@ -40,7 +41,7 @@ from workflows.demo.pairs import KINDS, compare
 from workflows.demo.questions import QUESTIONS, STATEMENTS, ask
 
 SIDE = 32
-MODEL = {
+MODEL: dict[str, Any] = {
     "embed_dim": 64,
     "vision_cfg": {"image_size": SIDE, "patch_size": 8, "width": 96, "layers": 3, "head_width": 24},
     "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 96, "heads": 4, "layers": 2},
@@ -114,10 +115,13 @@ def write(folder: Path, learnt: Sequence[Asked]) -> None:
                 tar.add(f"{number:06d}.txt", f"{learnt[number].question} {learnt[number].answer}".encode())
 
 
-def train(folder: Path, shards: Path, settings: dict[str, Any], pretrained: Path | None = None) -> Path:
-    """The model that the training command leaves."""
+def train(
+    folder: Path, shards: Path, settings: dict[str, Any], pretrained: Path | None = None, context: int = 16
+) -> Path:
+    """The model that the training command leaves; it reads ``context`` tokens of a text."""
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({"model": MODEL, "checkpoint": {"every": 10**9}, **settings}))
+    model = MODEL | {"text_cfg": {**MODEL["text_cfg"], "context_length": context}}
+    (folder / "config.json").write_text(json.dumps({"model": model, "checkpoint": {"every": 10**9}, **settings}))
     command: list[object] = [sys.executable, "-m", "training.cli", "--config", folder / "config.json"]
     command += ["--shards", shards, "--output", folder / "out"]
     if pretrained:
@@ -127,13 +131,18 @@ def train(folder: Path, shards: Path, settings: dict[str, Any], pretrained: Path
     return folder / "out/data"
 
 
-def fused(model: Path, told: Sequence[Asked]) -> NDArray[np.bool_]:
-    """Which questions the fusion model of a folder answers right."""
+def load_fused(model: Path) -> FusionEncoder:
+    """The fusion model of a folder."""
     encoder = load_encoder(model)
     described = json.loads((model / FOLDER / "config.json").read_bytes())
     fusion = build_fusion(encoder.model, described)
     fusion.load_state_dict(load_file(model / FOLDER / "model.safetensors"))
-    reader = FusionEncoder(encoder, fusion, described["answers"])
+    return FusionEncoder(encoder, fusion, described.get("answers", ()))
+
+
+def fused(model: Path, told: Sequence[Asked]) -> NDArray[np.bool_]:
+    """Which questions the fusion model of a folder answers right."""
+    reader = load_fused(model)
     pictures = [Image.fromarray(one.pixels) for one in told]
     given = reader.answer(pictures, [[one.question] for one in told]).argmax(axis=1)
     return np.array([reader.answers[number] == one.answer for number, one in zip(given, told, strict=True)])
@@ -171,26 +180,27 @@ def baselines(told: Sequence[Asked]) -> dict[str, NDArray[np.bool_]]:
     return found
 
 
-def above(better: NDArray[np.float64], worse: NDArray[np.float64], told: Sequence[Asked]) -> tuple[float, float, float]:
-    """The mean of a paired difference and its 95% interval; images of one group are drawn together."""
+def estimate(right: Sequence[NDArray[np.bool_]], told: Sequence[Asked]) -> Estimate:
+    """The share of right answers by seed, on resamples of the groups of images that are asked the same."""
     _, group = np.unique([one.group for one in told], return_inverse=True)
-    sums, sizes = np.bincount(group, weights=better - worse), np.bincount(group)
-    draws = np.random.default_rng(0).integers(len(sums), size=(2000, len(sums)))
-    low, high = np.quantile(sums[draws].sum(axis=1) / sizes[draws].sum(axis=1), [0.025, 0.975])
-    return float((better - worse).mean()), float(low), float(high)
+    sums, sizes = np.stack([np.bincount(group, weights=one) for one in right]), np.bincount(group)
+    chosen = np.random.default_rng(0).integers(len(sizes), size=(2000, len(sizes)))
+    resampled = sums[:, chosen].sum(axis=2) / sizes[chosen].sum(axis=1)
+    return Estimate(np.mean(right, axis=1), resampled, len(told))
 
 
-def compare_all(name: str, found: dict[str, list[NDArray[np.bool_]]], told: Sequence[Asked]) -> None:
+def report(name: str, found: dict[str, list[NDArray[np.bool_]]], told: Sequence[Asked]) -> None:
     """Print each model's share of right answers, by kind, and what the fusion model is above."""
-    means = {model: np.mean(right, axis=0) for model, right in found.items()}
     kinds = np.array([one.kind for one in told])
-    for model, right in means.items():
-        by_kind = ", ".join(f"{kind} {right[kinds == kind].mean():.2f}" for kind in dict.fromkeys(kinds.tolist()))
-        print(f"{name}: {model} {right.mean():.3f} ({by_kind})")
-    for model, right in means.items():
-        if model != "fusion":
-            mean, low, high = above(means["fusion"], right, told)
-            print(f"{name}: above {model} {100 * mean:.1f} points [{100 * low:.1f}, {100 * high:.1f}]", flush=True)
+    for model, right in found.items():
+        mean = np.mean(right, axis=0)
+        by_kind = ", ".join(f"{kind} {mean[kinds == kind].mean():.2f}" for kind in dict.fromkeys(kinds.tolist()))
+        print(f"{name}: {model} {mean.mean():.3f} ({by_kind})")
+    fusion = estimate(found["fusion"], told)
+    for model in found.keys() - {"fusion"}:
+        above = difference(estimate(found[model], told), fusion, confidence=0.95, seed=0)
+        print(f"{name}: above {model} {100 * above.value:.1f} points [{100 * above.low:.1f}, {100 * above.high:.1f}]")
+    sys.stdout.flush()
 
 
 def settings(seed: int, objective: dict[str, Any], samples: int) -> dict[str, Any]:
@@ -237,8 +247,9 @@ def main(arguments: list[str] | None = None) -> None:
                 right = probed(dual, learnt[: 20 * args.tested], told)
                 found.setdefault("probe", []).append(right)
             now = {name: right[-1:] for name, right in found.items()}
-            compare_all(f"seed {seed}", now, told)
-    compare_all(f"seeds {args.seeds}", found, told)
+            report(f"seed {seed}", now, told)
+    if len(args.seeds) > 1:
+        report("all seeds", found, told)
 
 
 if __name__ == "__main__":

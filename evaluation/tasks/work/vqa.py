@@ -6,6 +6,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from itertools import chain
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,19 +16,30 @@ from evaluation.tasks.task import Scores
 from infra.errors import DataError
 from infra.measures import Mean, Metric
 
+if TYPE_CHECKING:
+    from evaluation.tasks.vqa import VisualQuestionAnswering
+
 __all__ = ["best_constant", "measure"]
 
 
-def measure(data: Embedded) -> Scores:
+def measure(task: VisualQuestionAnswering, data: Embedded) -> Scores:
     """All metrics of a set of questions. Raises DataError if an image has another number of answers than questions."""
     asked, right = data.captions_of_images(), _answers(data)
     owner = np.repeat(np.arange(len(asked)), [len(own) for own in asked])
     questions, answers = list(chain(*asked)), list(chain(*right))
     model = data.matcher()
-    given = [model.answers[number] for number in model.answer(data.pictures(), asked).argmax(axis=1)]
+    known = task.candidates or tuple(model.answers)
+
+    def answered(questions: list[list[str]]) -> list[str]:
+        pictures = data.pictures()
+        if task.candidates:
+            return [known[number] for number in model.rank_answers(pictures, questions, known).argmax(axis=1)]
+        return [known[number] for number in model.answer(pictures, questions).argmax(axis=1)]
+
+    given = answered(asked)
     # Beside the image half the set away: neighbours may be of one group.
     half = len(asked) // 2
-    turned = [model.answers[number] for number in model.answer(data.pictures(), _rolled(asked, half)).argmax(axis=1)]
+    turned = answered(_rolled(asked, half))
     of_other = list(chain(*_rolled(right, half)))
     other_owner = np.concatenate([np.flatnonzero(owner == (one + half) % len(asked)) for one in range(len(asked))])
     elsewhere = np.empty(len(questions), np.bool_)
@@ -46,7 +58,7 @@ def measure(data: Embedded) -> Scores:
         "answer": answers,
         "given": given,
     }
-    unknown = sum(answer not in model.answers for answer in answers)
+    unknown = sum(answer not in known for answer in answers)
     return Scores(
         metrics=metrics,
         groups=_by_category(data, hits, owner),

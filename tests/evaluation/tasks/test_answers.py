@@ -22,7 +22,7 @@ from infra.formats.testset import EvalSet
 from infra.fusion.encoder import FusionEncoder
 from infra.fusion.network import Layout
 from infra.fusion.single_stream import SingleStream
-from infra.fusion.towers import lengths_of
+from infra.fusion.towers import lengths_of, word_embedding
 
 pytestmark = pytest.mark.long  # models
 
@@ -135,3 +135,46 @@ def test_pictures_side_by_side_are_read_one_by_one(data):
     assert found[0] == pytest.approx(expected, abs=1e-5)
     assert found[2] == pytest.approx(expected, abs=1e-5)
     assert not np.allclose(found[1], expected, atol=1e-3)
+
+
+def test_candidates_are_ranked_by_the_words_that_masks_stand_for(data):
+    """One question and one candidate at a time, its tokens masked; a context too short cuts the question."""
+    encoder = data.matcher().encoder
+    model = encoder.model
+    torch.manual_seed(3)
+    fusion = SingleStream(model, vocabulary=model.vocab_size, matching=False).eval()
+    torch.nn.init.normal_(fusion.word_bias)
+    candidates, pictures = ["red", "light blue", "blue"], list(data.pictures())[:2]
+    questions = [["what colour?"], ["what colour is it, and why do you think so, and since when?", "is it?"]]
+    found = FusionEncoder(encoder, fusion).rank_answers(pictures, questions, candidates)
+    expected = []
+    for picture, own in zip(pictures, questions, strict=True):
+        seen = fusion.read_images(model, encoder.pixels([encoder.prepare(picture)]))
+        for question in own:
+            asked, context = encoder.tokenize([question])[0].tolist(), encoder.tokenize(["a"]).shape[1]
+            scores = []
+            for candidate in candidates:
+                words = [token for token in encoder.tokenize([candidate])[0].tolist() if token][1:-1]
+                begins = min(asked.index(max(asked)), context - len(words) - 1)
+                row = [*asked[:begins], *[model.vocab_size] * len(words), max(asked)]
+                lengths = torch.tensor([len(row)])
+                with torch.no_grad():
+                    read = fusion.read_texts(model, torch.tensor([row]), lengths, masked=True)
+                    fused = fusion.fuse(model, read, Layout(lengths, torch.device("cpu")), seen, torch.tensor([0]))
+                    guessed = fusion.words(fused[begins:-1], word_embedding(model)).log_softmax(-1)
+                scores.append(sum(float(guessed[place, word]) for place, word in enumerate(words)))
+            expected.append(scores)
+    assert found == pytest.approx(np.array(expected), abs=1e-3)
+    assert len({len([t for t in encoder.tokenize([one])[0].tolist() if t]) for one in candidates}) == 2
+
+
+def test_the_task_ranks_candidates(data):
+    model = data.matcher().encoder.model
+    reader = FusionEncoder(data.matcher().encoder, SingleStream(model, vocabulary=model.vocab_size, matching=False))
+    told = replace(data, matcher=lambda: reader)
+    found = VisualQuestionAnswering(dataset="asked", candidates=("red", "blue")).evaluate(told)
+    scores = reader.rank_answers(data.pictures(), data.captions_of_images(), ("red", "blue"))
+    assert found.tables["answers"]["given"] == [("red", "blue")[number] for number in scores.argmax(axis=1)]
+    assert found.facts["answers_the_model_has_not"] == 2
+    with pytest.raises(DataError, match="without masked words"):
+        VisualQuestionAnswering(dataset="asked", candidates=("red", "blue")).evaluate(data)
