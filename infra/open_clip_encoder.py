@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from infra.encoder import Precision
 from infra.errors import DataError
 from infra.formats.architecture import CONFIG, check_fits, read_model_config
+from infra.formats.text_tower import with_own_tower
 from infra.formats.weights import ENDINGS, in_order, read_shapes
 from infra.hub import unreachable
 from infra.run.manifest import Artifact
@@ -91,6 +92,8 @@ class OpenClipEncoder:
             raise _needs_hub(self.name, "text tower" if model.startswith("local-dir:") else "weights", error) from error
         # RuntimeError, AssertionError: unknown names, weights that do not fit. The others: no checkpoint at all.
         except (RuntimeError, AssertionError, LookupError, EOFError, UnpicklingError, SafetensorError) as error:
+            if "transformers" in str(error):  # is not installed
+                raise _needs_hub(self.name, "text tower", error) from error
             tags = open_clip.list_pretrained_tags_by_model(model)
             raise DataError(
                 f"the weights of {self.name} cannot be used",
@@ -163,8 +166,8 @@ def _needs_hub(name: str, part: str, error: Exception) -> DataError:
     """The error of a model of which a part is on a hub, and not here."""
     fixes = {
         "weights": "fetch them where there is a network, and give their file or folder as the model",
-        "text tower": "pip install transformers; the tower's config.json goes into the hub's cache, under its name",
-        "tokenizer": "pip install transformers; tokenizer.json and its like go into the model's folder",
+        "text tower": f"pip install transformers; put the tower's config.json and tokenizer.json beside {CONFIG}",
+        "tokenizer": f"pip install transformers; put tokenizer.json and its like beside {CONFIG}",
     }
     return DataError(
         f"the {part} of {name} cannot be loaded",
@@ -256,7 +259,8 @@ def _from_path(path: Path, model: str | None, name: str, options: dict[str, Any]
             fix="this looks like transformers' layout: take open_clip's files" if "config.json" in there else "",
         )
     _check(path / weights[0], read_model_config((path / CONFIG).read_bytes(), str(path / CONFIG))["model_cfg"])
-    return OpenClipEncoder(f"local-dir:{path}", name=name, **options)
+    with with_own_tower(path) as folder:
+        return OpenClipEncoder(f"local-dir:{folder}", name=name, **options)
 
 
 def _check_reachable(name: str, model: str, tag: str) -> None:

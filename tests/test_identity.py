@@ -83,6 +83,7 @@ TEXTS = {
     "embed_tests.model": "a name of open_clip's",
     "embed_tests.pretrained": "a tag of open_clip's",
     "embed_tests.sets": "names in the input",
+    "embed_tests.corrupted": "names in the input",
     "embed_tests.splits": "names in the input",
     "evaluate.task[few_shot].dataset": "a name in the input",
     "evaluate.task[few_shot].split": "a name in the input",

@@ -123,14 +123,8 @@ class LockedTower:
 
         Images of samples in the cache are not looked at: the loader leaves them out.
         """
-        numbers, known = batch.numbers, self.cache.known(batch.numbers)
-        outputs = torch.empty(len(numbers), *self.cache.shape, dtype=self.cache.dtype)
-        outputs[known] = self.cache[numbers[known]]
-        missing = (~known).nonzero()[:, 0]
-        for first in range(0, len(missing), self._step):
-            rows = missing[first : first + self._step]
-            outputs[rows] = self._run(batch.images[rows.to(batch.images.device)])
-            self.cache.add(numbers[rows], outputs[rows])
+        images = batch.images
+        outputs = self.cache.filled(batch.numbers, self._step, lambda rows: self._run(images[rows.to(images.device)]))
         return outputs.to(self._device, non_blocking=True)
 
     def _run(self, images: Tensor) -> Tensor:

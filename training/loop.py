@@ -38,6 +38,7 @@ from training.data.samples import Samples
 from training.distributed.parallel import gathered, wrap
 from training.distributed.world import World
 from training.inputs import Inputs
+from training.kept_teacher import KeptTeacher
 from training.locked_tower import LockedTower
 from training.model.blocks import compile_blocks
 from training.model.build import Towers, build
@@ -109,6 +110,7 @@ class Trainer:
         self.objective, self.validation = parts.objective, parts.validation
         self.model = wrap(self.objective, config, world)
         self.locked = LockedTower.of(config, self.towers, self.objective, len(self.samples), self.total, world)
+        self.teacher = KeptTeacher.of(config, self.towers, self.objective, self.samples, self.total, world)
         flops = parts.flops if self.locked is None else None  # those of the locked tower are not computed
         most = peak(world.device, config.precision, config.tf32) if flops else None
         self.meter = Meter(context, world, self.total, flops, most.flops if most else None)
@@ -253,12 +255,14 @@ class Trainer:
             locked = self.locked.outputs(batch)
         else:
             images = batch.images.to(self.world.device, non_blocking=True)
+        taught = self.teacher.outputs(batch) if self.teacher is not None else {}
         texts = batch.texts  # on the CPU, where their lengths are known without waiting for a GPU
 
         def encode(part: int) -> dict[str, torch.Tensor]:
             rows = slice(part * size, (part + 1) * size)
             position = self.state.samples + self.world.rank * share + part * size
             self.objective.position = self.towers.position.samples = position
+            self.objective.taught = {name: kept[rows] for name, kept in taught.items()}
             with self.precision.autocast(self.world.device):
                 inputs = self.towers.normalise(images[rows]) if self.locked is None else locked[rows]
                 return self.model(inputs, texts[rows])

@@ -1,8 +1,9 @@
 """Corruptions of test images, by which a model's accuracy is measured under noise, blur, weather and compression.
 
-The kinds and their five severities are ImageNet-C's (Hendrycks and Dietterich, 2019), with its extra ones. Two are
-missing: frost, which is photographs of ice, and spatter. A kind of your own is a subclass of :class:`Corruption`, in a
-recipe too. Here are their fields; how they compute is in :mod:`.pixels`, which planning does not load.
+The kinds and their five severities are ImageNet-C's (Hendrycks and Dietterich, 2019), with its extra ones. One is
+missing: frost, which is laid over images from photographs of ice. A kind of your own is a subclass of
+:class:`Corruption`, in a recipe too. Here are their fields; how they compute is in :mod:`.pixels`, which planning does
+not load.
 """
 
 from evaluation.corruptions.config import Corruptions
@@ -24,6 +25,7 @@ from evaluation.corruptions.kinds import (
     Saturate,
     ShotNoise,
     Snow,
+    Spatter,
     SpeckleNoise,
     ZoomBlur,
 )
@@ -48,6 +50,7 @@ __all__ = [
     "Saturate",
     "ShotNoise",
     "Snow",
+    "Spatter",
     "SpeckleNoise",
     "ZoomBlur",
 ]

@@ -31,6 +31,7 @@ __all__ = [
     "Saturate",
     "ShotNoise",
     "Snow",
+    "Spatter",
     "SpeckleNoise",
     "ZoomBlur",
 ]
@@ -131,6 +132,18 @@ class Saturate(_Known):
     """Less or more colour; an extra kind of ImageNet-C."""
 
     levels = ((0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (20, 0.2))
+
+
+class Spatter(_Known):
+    """Drops of water, or of mud from severity 4 on; an extra kind of ImageNet-C."""
+
+    levels = (
+        (0.65, 0.3, 4, 0.69, 0.6, 0),
+        (0.65, 0.3, 3, 0.68, 0.6, 0),
+        (0.65, 0.3, 2, 0.68, 0.5, 0),
+        (0.65, 0.3, 1, 0.65, 1.5, 1),
+        (0.67, 0.4, 1, 0.65, 1.5, 1),
+    )
 
 
 class Contrast(_Known):

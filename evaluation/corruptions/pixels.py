@@ -203,6 +203,39 @@ def brightness(image: Pixels, random: Random, more: float) -> Pixels:
     return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB), np.float32)
 
 
+@_known
+def spatter(
+    image: Pixels,
+    random: Random,
+    mean: float,
+    deviation: float,
+    size: float,
+    threshold: float,
+    strength: float,
+    mud: int,
+) -> Pixels:
+    """Drops where smoothed noise is above ``threshold``: of water, which shines, or of ``mud``, which covers."""
+    liquid = gaussian_filter(random.normal(mean, deviation, image.shape[:2]), size, mode="nearest")
+    liquid[liquid < threshold] = 0
+    if mud:
+        cover = gaussian_filter((liquid > threshold).astype(np.float32), strength, mode="nearest")[..., None]
+        cover[cover < 0.8] = 0
+        return np.asarray(image * (1 - cover) + cover * np.array(_MUD, np.float32), np.float32)
+    light = _shine(_bytes(liquid)) * liquid[..., None]
+    return np.asarray(image + strength / max(light.max(), 1e-6) * light * np.array(_WATER, np.float32), np.float32)
+
+
+_WATER, _MUD = (175 / 255, 238 / 255, 238 / 255), (63 / 255, 42 / 255, 20 / 255)
+_RELIEF = np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]])  # light from above on the left
+
+
+def _shine(drops: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Light on a relief whose height is the distance to the drops' edges, up to 20 pixels: (h, w, 1)."""
+    away = cv2.distanceTransform(255 - cv2.Canny(drops, 50, 150), cv2.DIST_L2, 5)
+    height = cv2.equalizeHist(cv2.blur(np.minimum(away, 20), (3, 3)).astype(np.uint8))
+    return np.asarray(cv2.blur(cv2.filter2D(height, cv2.CV_8U, _RELIEF), (3, 3))[..., None], np.float32)
+
+
 # --- digital ----------------------------------------------------------------------------------------------------------
 
 

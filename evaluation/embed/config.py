@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from evaluation.corruptions import Change, Corruptions
 from evaluation.embed.long_captions import Cut, LongCaptions
@@ -37,10 +37,25 @@ class Config(EncoderConfig):
         Cut(), description="what becomes of captions that are longer than the model's context"
     )
     corruptions: Corruptions | None = Field(None, description="encode each split under these, too")
+    corrupted: tuple[str, ...] = Field((), description="test sets that are encoded under corruptions; none: all")
     batch_size: Runtime[int] = Field(64, ge=1, description="images or texts encoded at once")
     limits: Runtime[Limits] = Field(
         Limits(), description="how to use the cluster; a task decodes in as many threads as it has CPUs"
     )
+
+    @model_validator(mode="after")
+    def _embeds_what_it_corrupts(self) -> Self:
+        if self.corrupted and self.corruptions is None:
+            raise ValueError("corrupted names test sets, corruptions say nothing of what is done to them")
+        if unknown := sorted({*self.corrupted} - {*self.sets}):
+            raise ValueError(f"corrupted names test sets that are not among sets: {', '.join(unknown)}")
+        return self
+
+    def changes(self, name: str) -> tuple[Change | None, ...]:
+        """How the set ``name`` is encoded: as it is (None), and under each corruption."""
+        if self.corruptions is None or (self.corrupted and name not in self.corrupted):
+            return (None,)
+        return None, *self.corruptions.changes().values()
 
 
 @dataclass(frozen=True)

@@ -32,12 +32,11 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     config.check_model(inputs.get("model"))
     limits = replace(config.limits, environment={**TENSORS, **config.limits.environment})
     sets = [EvalSet.open(inputs["dataset"], name, split) for name in config.sets for split in config.splits]
-    changes = (None, *(config.corruptions.changes().values() if config.corruptions else ()))
     parts = [
         Part(examples.alone(shard), shard, change)
         for examples in sets
         for shard in examples.parts
-        for change in changes
+        for change in config.changes(examples.name)
     ]
     classes = {examples.name: Part(examples.alone(None), None) for examples in sets if examples.classes}
     specs = [(part.name.replace("/", "-"), part) for part in (*parts, *classes.values())]

@@ -15,10 +15,13 @@ __all__ = ["FewShot", "LinearProbe"]
 
 
 class LinearProbe(Task):
-    """Logistic regression by L-BFGS, its L2 penalty the best on a part of the training split, then fitted on all."""
+    """Logistic regression by L-BFGS, its L2 penalty the best on a part of the training split, then fitted on all.
+
+    Of several classes an image there is a regression for each class, and ``lp_mean_average_precision``.
+    """
 
     kind: ClassVar[str] = "linear_probe"
-    needs: ClassVar[tuple[str, ...]] = ("classification",)
+    needs: ClassVar[tuple[str, ...]] = ("classification", "multilabel")
     main: ClassVar[str] = "lp_acc1"
 
     train: str = Field("train", description="split it learns from, which must be embedded, too")

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from scipy.ndimage import uniform_filter
+from scipy.ndimage import gaussian_filter, uniform_filter
 
 from evaluation.corruptions import IMAGENET_C, Corruption, Corruptions, pixels
 from evaluation.corruptions.corruption import Change
@@ -31,7 +31,7 @@ def changed(kind: str, severity: int, image: np.ndarray, seed: int = 0) -> np.nd
 
 
 def test_the_kinds_are_imagenet_cs_but_those_said_to_be_missing():
-    assert len(IMAGENET_C) == 14 and len(KINDS) == 17 and set(KINDS) == set(pixels.KNOWN)
+    assert len(IMAGENET_C) == 14 and len(KINDS) == 18 and set(KINDS) == set(pixels.KNOWN)
     assert all(len(Corruption.named(kind).levels) == 5 for kind in KINDS)
 
 
@@ -43,7 +43,16 @@ def test_any_size_keeps_its_size_and_the_key_decides(kind, severity):
         one, same, other = (np.asarray(pixels.corrupted(image, key, change)) for key in ("a", "a", "b"))
         assert min(one.shape[:2]) == 48 and one.shape[2] == 3 and one.dtype == np.uint8
         assert np.array_equal(one, same)
-        noisy = {"gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise", "glass_blur", "snow", "fog"}
+        noisy = {
+            "gaussian_noise",
+            "shot_noise",
+            "impulse_noise",
+            "speckle_noise",
+            "glass_blur",
+            "snow",
+            "fog",
+            "spatter",
+        }
         assert kind not in noisy or not np.array_equal(one, other)
 
 
@@ -168,6 +177,27 @@ def test_fog_is_a_cloud_that_covers_and_snow_whitens():
     ground = 0.8 * 0.2 + 0.2 * (0.2 * 1.5 + 0.5)  # what is paler, by the definition
     assert white.min() == pytest.approx(ground) and np.ptp(white, axis=2).max() < 1e-6
     assert 0.05 < (white > ground + 0.1).mean() < 0.6
+
+
+def test_water_only_lightens_and_mud_covers():
+    """The places are those where the noise, drawn again and smoothed, is above its threshold."""
+    image = photo(224, 224)
+    drawn = np.random.default_rng(3).normal(0.65, 0.3, image.shape[:2])
+    water = changed("spatter", 2, image, seed=3) - image
+    wet = gaussian_filter(drawn, 3, mode="nearest") >= 0.68
+    assert water.min() > -1e-6 and np.abs(water[~wet]).max() < 1e-6 and 0.1 < wet.mean() < 0.5
+    assert (water[wet] > 0.01).any(axis=1).mean() > 0.3
+    lit = water.max(axis=2) > 1e-3  # of one colour, pale turquoise
+    np.testing.assert_allclose(
+        water[lit] / water[lit].max(axis=1, keepdims=True), [[175 / 238, 1, 1]] * lit.sum(), atol=0.01
+    )
+    assert water.max() == pytest.approx(0.6 * 238 / 255, rel=1e-3)
+    mud = changed("spatter", 4, image, seed=3)
+    cover = gaussian_filter((gaussian_filter(drawn, 1, mode="nearest") > 0.65).astype(float), 1.5, mode="nearest")
+    cover = np.where(cover < 0.8, 0, cover)[..., None]
+    brown = np.array([63, 42, 20]) / 255
+    np.testing.assert_allclose(mud, image + cover * (brown - image), atol=1e-5)
+    assert 0.05 < (cover > 0).mean() < 0.6
 
 
 def test_an_elastic_transform_moves_what_is_there():

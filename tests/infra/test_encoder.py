@@ -203,7 +203,7 @@ def test_parts_of_hugging_face_that_are_not_here_are_one_error(folder, tmp_path,
     (place / "open_clip_model.safetensors").write_bytes((folder / "open_clip_model.safetensors").read_bytes())
     with pytest.raises(DataError, match=words) as caught:
         load_encoder(place)
-    assert "transformers" in str(caught.value)
+    assert "transformers" in str(caught.value) and "beside open_clip_config.json" in caught.value.fix
 
 
 def test_published_weights_out_of_reach_are_told_within_seconds(tmp_path):

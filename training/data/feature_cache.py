@@ -12,6 +12,7 @@ import math
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,7 +69,7 @@ class FeatureCache:
                     os.posix_fallocate(file.fileno(), 0, size)
         except OSError as error:
             shutil.rmtree(folder)
-            log.warning("no room at %s to keep the locked tower's features: %s", below, error)
+            log.warning("no room at %s to keep features: %s", below, error)
             return None
         return folder
 
@@ -84,6 +85,21 @@ class FeatureCache:
     def __getitem__(self, numbers: Tensor) -> Tensor:
         """The rows of samples that are here."""
         return self._rows[numbers]
+
+    def filled(self, numbers: Tensor, step: int, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        """The rows of samples ``numbers`` (n,), of which those that are not here are computed and kept.
+
+        ``compute`` gives the rows (m, ...) of at most ``step`` samples by their places in ``numbers`` (m,).
+        """
+        known = self.known(numbers)
+        rows = torch.empty(len(numbers), *self.shape, dtype=self.dtype)
+        rows[known] = self[numbers[known]]
+        missing = (~known).nonzero()[:, 0]
+        for first in range(0, len(missing), step):
+            places = missing[first : first + step]
+            rows[places] = compute(places)
+            self.add(numbers[places], rows[places])
+        return rows
 
     def add(self, numbers: Tensor, rows: Tensor) -> None:
         """Keep the ``rows`` (n, ...) of samples ``numbers`` (n,), as far as there is room."""

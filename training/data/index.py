@@ -264,6 +264,11 @@ class Index:
             )
         return index
 
+    @property
+    def one_caption(self) -> bool:
+        """True if every sample has one caption, so that its tokens are the same in every epoch."""
+        return self._first is None
+
     def shard(self, number: int) -> int:
         """Return the number of the shard that holds sample ``number``."""
         return int(np.searchsorted(self._starts, number, side="right")) - 1

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from infra.errors import ConfigError
 from infra.formats.architecture import CONFIG
+from infra.formats.text_tower import TOWER, own_tower
 from training.config import Model
 from training.data.tokens import Tokenizer
 from training.distributed.sync_batch_norm import synchronise_batch_norms
@@ -133,11 +134,14 @@ def _create(
     """Let open_clip build the model with weights drawn from ``seed``, its tokenizer, and the tokenizer's files."""
     # open_clip builds from a folder all that it can build from a name, and this is how users will load the result.
     with tempfile.TemporaryDirectory() as folder:
-        config = {"model_cfg": cfg, "preprocess_cfg": preprocess}
+        beside = own_tower(cfg, start.weights.parent) if start is not None else cfg
+        config = {"model_cfg": beside, "preprocess_cfg": preprocess}
         Path(folder, CONFIG).write_text(json.dumps(config))
         torch.manual_seed(seed)
         try:
             model = open_clip.create_model(f"local-dir:{folder}", load_weights=False, pretrained_text=False)
+            if cfg["text_cfg"].get("hf_model_name"):
+                model.text.config.to_json_file(Path(folder, TOWER))
             if name := cfg["text_cfg"].get("hf_tokenizer_name"):
                 _write_tokenizer(folder, name, start)
             tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
@@ -145,8 +149,9 @@ def _create(
             raise ConfigError(
                 "open_clip cannot build this model",
                 found=repr(error)[:500],
-                fix="towers and tokenizers of Hugging Face need transformers and their files in the local cache"
-                if isinstance(error, (OSError, ImportError))
+                fix="pip install transformers; put the tower's config.json and tokenizer.json beside the weights that "
+                "training starts from, or into the hub's cache"
+                if isinstance(error, (OSError, ImportError)) or "transformers" in str(error)
                 else "",
             ) from error
         return model, tokenizer, tokenizer_files(Path(folder))

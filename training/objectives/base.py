@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +31,7 @@ from training.model.text import encode_text
 if TYPE_CHECKING:
     from training.data.tokens import Tokenizer
 
-__all__ = ["MAX_LOGIT_SCALE", "Companion", "Objective", "features", "l2_normalise"]
+__all__ = ["MAX_LOGIT_SCALE", "Companion", "Objective", "Teacher", "features", "l2_normalise"]
 
 MAX_LOGIT_SCALE = math.log(100)
 """CLIP's bound on the learnt temperature: hotter logits let one batch's noise overturn the towers."""
@@ -42,6 +42,16 @@ class Companion(NamedTuple):
 
     module: nn.Module
     config: Mapping[str, Any]
+
+
+class Teacher(Protocol):
+    """A network that never learns: of the model's inputs (b, ...) it gives features (b, d) of unit length."""
+
+    def image(self, images: Tensor, /) -> Tensor:
+        """Features of normalised pixels (b, 3, h, w)."""
+
+    def text(self, texts: Tensor, /) -> Tensor:
+        """Features of tokens (b, context)."""
 
 
 class Objective(nn.Module, ABC):
@@ -76,6 +86,8 @@ class Objective(nn.Module, ABC):
         self.position = 0
         """Samples seen before the first of the next forward's, counted over the global batch; set by the loop. Random
         draws are keyed by it and the seed, never by the rank."""
+        self.taught: Mapping[str, Tensor] = {}
+        """Set by the loop: those features of :attr:`teacher` for the next forward's samples that it has kept."""
         self.finish_image: Callable[[Tensor], Tensor] | None = None
         """Set by the loop where a locked image tower runs outside of :meth:`forward`, whose ``images`` are then the
         outputs of the tower's locked part: what gives the tower's features of them."""
@@ -89,6 +101,11 @@ class Objective(nn.Module, ABC):
         image = self.finish_image(images) if self.finish_image else encode_image(self.model, images)
         text = encode_text(self.model, texts)
         return {"image": l2_normalise(image), "text": l2_normalise(text), **self.scalars()}
+
+    @property
+    def teacher(self) -> Teacher | None:
+        """The network that never learns whose features of a sample the loss uses, if there is one."""
+        return None
 
     def scalars(self) -> dict[str, Tensor]:
         """Return the learnt scalars (logit scale and bias) by the names :meth:`forward` gives them."""

@@ -26,7 +26,7 @@ from workflows.report.view import Report, StageView
 __all__ = ["funnel_png", "render"]
 
 # The metric that stands for a result: the first of these it has.
-_HEADLINES = ("acc1", "mean_recall@1", "image_retrieval_recall@1", "lp_acc1", "knn_acc1", "acc")
+_HEADLINES = ("acc1_corrupted", "acc1", "mean_recall@1", "image_retrieval_recall@1", "lp_acc1", "knn_acc1", "acc")
 _CARDS = 4  # for one metric of one test set
 
 

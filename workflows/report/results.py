@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import pyarrow.parquet as pq
+
+from infra.run.manifest import Artifact
 from workflows.report.view import StageView
 
 __all__ = ["Metric", "Result", "results"]
 
 _TASKS = {
     "zeroshot_classification": "zero-shot classification",
+    "zeroshot_corrupted": "zero-shot classification under corruptions",
     "zeroshot_retrieval": "retrieval",
     "linear_probe": "linear probe",
     "image_caption_selection": "image-caption selection",
     "captioning": "captioning",
+}
+
+_ROBUSTNESS = "data/robustness.parquet"
+_METHOD = "squares of the parts' intervals added up (Zou and Donner, 2008)"
+_ACCURACIES = {
+    "standard": "accuracy on the standard set",
+    "shifted": "accuracy on the shifted set",
+    "expected": "accuracy that the line expects",
+    "effective_robustness": "effective robustness",
 }
 
 
@@ -49,8 +63,11 @@ class Result:
 
 
 def results(view: StageView) -> Iterator[Result]:
+    """The results in a stage's artifact: CLIP_benchmark's JSON of an evaluation, rows of effective robustness."""
     if view.artifact is None:
         return
+    if view.artifact.files(_ROBUSTNESS):
+        yield from _robustness(view, view.artifact)
     # CLIP_benchmark ends a result's file name with its task: one of its own, or the kind of a task from a recipe.
     task = view.artifact.manifest.config.get("task")
     kinds = (*_TASKS, *([task["kind"]] if isinstance(task, dict) and "kind" in task else []))
@@ -73,6 +90,18 @@ def results(view: StageView) -> Iterator[Result]:
             method=", ".join(dict.fromkeys(intervals.get("method", {}).values())),
             metrics=metrics,
         )
+
+
+def _robustness(view: StageView, artifact: Artifact) -> Iterator[Result]:
+    """A result for each model and shift: its two accuracies, and what it has beyond the line."""
+    for row in pq.read_table(io.BytesIO(artifact.read(_ROBUSTNESS))).to_pylist():
+        metrics = []
+        for name, title in _ACCURACIES.items():
+            low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
+            least = -1.0 if name == "effective_robustness" else 0.0
+            metrics.append(Metric(title, row[name], low, high, (least, 1.0)))
+        confidence = artifact.manifest.config["confidence"]
+        yield Result(view.name, row["shift"], "effective robustness", row["model"], confidence, _METHOD, metrics)
 
 
 def _axis(ends: Sequence[float | None], shown: Sequence[float | None]) -> tuple[float, float]:

@@ -12,6 +12,8 @@ _NAMES = {
     "acc1": "top-1 accuracy",
     "acc5": "top-5 accuracy",
     "mean_per_class_recall": "mean per-class recall",
+    "acc1_corrupted": "top-1 accuracy under corruptions",
+    "acc1_lost": "top-1 accuracy lost by corruptions",
     "lp_acc1": "linear probe accuracy",
     "knn_acc1": "nearest neighbours' accuracy",
     "lr": "learning rate",

@@ -1,4 +1,4 @@
-"""Measure zero-shot classification where an image has any number of classes: which images come first for each."""
+"""Measure classification where an image has any number of classes: which images come first for each."""
 
 from __future__ import annotations
 
@@ -16,21 +16,26 @@ from infra.measures import Mean
 if TYPE_CHECKING:
     from evaluation.tasks.zeroshot import ZeroShot
 
-__all__ = ["measure"]
+__all__ = ["measure", "scored"]
 
 
 def measure(task: ZeroShot, data: Embedded, classifier: NDArray[np.float32]) -> Scores:
-    """Mean average precision, CLIP_benchmark's metric of such sets, and that of each class with its share of images.
+    """Score every image for every class by its vector. Raises DataError if groups are asked for, too."""
+    if task.groups:
+        raise DataError(
+            f"images of {data.examples.name!r} have any number of classes", expected="a task without groups"
+        )
+    return scored(data, data.images @ classifier.T)
 
-    Raises DataError if no image shows any class, or groups are asked for.
+
+def scored(data: Embedded, scores: NDArray[np.float32]) -> Scores:
+    """Mean average precision of ``scores`` (n, classes), and that of each class with its share of images.
+
+    Raises DataError if no image shows any class.
     """
     shows = data.shows
-    if task.groups or not shows.any():
-        raise DataError(
-            f"images of {data.examples.name!r} have any number of classes",
-            expected="a task without groups" if task.groups else "at least one class of one image",
-        )
-    scores = data.images @ classifier.T
+    if not shows.any():
+        raise DataError(f"no image of {data.examples.name!r} has a class", expected="at least one class of one image")
     named = {name: label for label, name in enumerate(data.distinct_classes) if shows[:, label].any()}
     by_class = {
         name: {

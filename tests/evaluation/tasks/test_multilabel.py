@@ -10,12 +10,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
+from sklearn.multiclass import OneVsRestClassifier
 
 from evaluation import evaluate, suite
 from evaluation.embedded import open_embedded
 from evaluation.evaluate import work
-from evaluation.tasks import LinearProbe, NearestNeighbours, ZeroShot
+from evaluation.tasks import FewShot, LinearProbe, NearestNeighbours, ZeroShot
+from evaluation.tasks.work.logistic import OneVsRest
 from infra.errors import DataError
 from infra.formats.testset import EvalSet
 from infra.formats.testset.holdings import read_holdings
@@ -138,7 +141,7 @@ def test_scores_are_scikit_learns(given, tmp_path):
 @pytest.mark.long
 @pytest.mark.parametrize(
     "task",
-    [LinearProbe(dataset="voc"), NearestNeighbours(dataset="voc"), ZeroShot(dataset="voc", groups=("a",))],
+    [FewShot(dataset="voc"), NearestNeighbours(dataset="voc"), ZeroShot(dataset="voc", groups=("a",))],
     ids=lambda task: task.kind,
 )
 def test_what_needs_one_class_an_image_is_refused(given, tmp_path, task):
@@ -149,3 +152,49 @@ def test_what_needs_one_class_an_image_is_refused(given, tmp_path, task):
 def test_vtab_plus_takes_its_metric():
     entry = suite.load_suite("vtab_plus").sets["voc2007_multilabel"]
     assert (entry.task, entry.main) == ("zeroshot_classification", "mean_average_precision")
+
+
+def drawn(random, images=600, width=24):
+    """Unit vectors in a narrow cone, and four classes that they show by chance: often, sometimes, never, always."""
+    vectors = random.standard_normal((images, width)) @ random.standard_normal((width, width)) / 4 + 2
+    odds = vectors @ random.standard_normal((width, 2)) / 2
+    odds -= np.quantile(odds, (0.4, 0.9), axis=0).diagonal()
+    drawn = random.random(odds.shape) < 1 / (1 + np.exp(-odds))
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    return vectors, np.column_stack([drawn, np.zeros(images, bool), np.ones(images, bool)])
+
+
+@pytest.mark.parametrize("strength", [1e-2, 1.0, 100.0, 10_000.0])
+def test_the_least_loss_is_scikit_learns_one_against_the_rest(strength):
+    vectors, shows = drawn(np.random.default_rng(0))
+    peer = OneVsRestClassifier(LogisticRegression(C=strength, tol=1e-10, max_iter=100_000))
+    peer.fit(vectors.astype(np.float64), shows[:, :2])
+
+    def loss(weights, intercepts):
+        odds = vectors @ weights + intercepts
+        entropy = (np.logaddexp(0, odds) - shows[:, :2] * odds).mean(axis=0)
+        return (entropy + (weights**2).sum(axis=0) / (2 * strength * len(vectors))).sum()
+
+    expected = loss(*(np.column_stack([getattr(one, name).T for one in peer.estimators_]) for name in PARTS))
+    found = OneVsRest(vectors, shows)
+    assert loss(*found.fit(strength)) == pytest.approx(expected, rel=1e-4)
+    scores = found.scores(strength, vectors)
+    assert np.abs(scores[:, :2] - peer.decision_function(vectors)).max() < 0.03 * np.abs(scores[:, :2]).max()
+    assert np.ptp(scores[:, 2:], axis=0).tolist() == [0, 0] and (scores[:, 3] > scores.min(axis=1)).all()
+
+
+PARTS = ("coef_", "intercept_")
+
+
+@pytest.mark.long
+def test_a_linear_probe_is_scikit_learns_at_the_best_of_its_penalties(given, tmp_path):
+    config = evaluate.Config(task=LinearProbe(dataset="voc", train="test"), bootstrap=100)
+    facts = work.evaluate(config, given, output(tmp_path / "out")).facts
+    data = open_embedded(given["embeddings"], EvalSet.open(given["dataset"], "voc", "test"), lambda: None)
+    peer = OneVsRestClassifier(LogisticRegression(C=facts["inverse_penalty"], tol=1e-10, max_iter=100_000))
+    scores = peer.fit(data.images.astype(np.float64), SHOWN[:, :3]).decision_function(data.images)
+    expected = average_precision_score(SHOWN[:, :3], scores)
+    found = facts["metrics"]["lp_mean_average_precision"]
+    assert list(facts["metrics"]) == ["lp_mean_average_precision"]
+    assert found["value"] == pytest.approx(expected, abs=0.02)
+    assert found["low"] <= found["value"] <= found["high"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import open_clip
 import pytest
 import torch
@@ -11,6 +12,7 @@ from safetensors.torch import save_file
 from small_data import MODEL
 
 from infra.errors import ConfigError, DataError
+from infra.open_clip_encoder import load_encoder
 from infra.run.context import ShardOutput
 from infra.run.manifest import Artifact, File, Manifest
 from infra.store import LocalStore
@@ -156,6 +158,68 @@ def test_a_hugging_face_tokenizer_goes_from_the_checkpoint_to_the_export(checkpo
         torch.testing.assert_close(encode_text(towers.model.eval(), expected), original.encode_text(expected))
     with pytest.raises(ConfigError, match="cannot build"):  # there are no files of that name
         build(config, 0, WORLD)
+
+
+@pytest.fixture
+def with_bert(tmp_path, monkeypatch):
+    """A model with a small BERT, whose folder has its config.json and tokenizer; no hub knows its name."""
+    transformers = pytest.importorskip("transformers")
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    words = ["[PAD]", "[UNK]", "[SEP]", "red", "blue", "circle", "a"]
+    made = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=made, pad_token="[PAD]", unk_token="[UNK]", eos_token="[SEP]"
+    )
+    folder = tmp_path / "bert"
+    fast.save_pretrained(folder)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    bert = transformers.BertConfig(vocab_size=len(words), max_position_embeddings=12, **sizes)
+    bert.to_json_file(folder / "config.json")
+    names = {"hf_model_name": "nobody/bert", "hf_tokenizer_name": "nobody/bert"}
+    text = {**names, "hf_pooler_type": "mean_pooler", "hf_proj_type": "linear", "context_length": 12}
+    config = {**MODEL, "text_cfg": text}
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
+    # open_clip itself builds it where the tower's name is a folder's.
+    here = {"model_cfg": {**config, "text_cfg": {**text, "hf_model_name": str(folder)}}, "preprocess_cfg": {}}
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here/open_clip_config.json").write_text(json.dumps(here))
+    model = open_clip.create_model(f"local-dir:{tmp_path}/here", load_weights=False, pretrained_text=False).eval()
+    save_file(
+        {name: value.contiguous() for name, value in model.state_dict().items()}, folder / "open_clip_model.safetensors"
+    )
+    return folder, config, model
+
+
+SENTENCES = ["a red circle", "a blue circle", "red"]
+
+
+def test_a_hugging_face_tower_is_built_from_the_folder_without_a_hub(with_bert, tmp_path):
+    folder, config, model = with_bert
+    tokens = open_clip.get_tokenizer(f"local-dir:{folder}")(SENTENCES)
+    with torch.no_grad():
+        expected = model.encode_text(tokens, normalize=True).numpy()
+    np.testing.assert_allclose(load_encoder(folder).encode_texts(SENTENCES), expected, atol=1e-6)
+    # What is trained from it has the file beside it, too, and still the tower's name.
+    towers = build(config, 0, WORLD, pretrained=folder)
+    assert towers.description["model_cfg"]["text_cfg"]["hf_model_name"] == "nobody/bert"
+    output = ShardOutput(LocalStore(tmp_path), "model")
+    write_model(
+        output, towers.description, towers.model.state_dict(), {"state": {}, "param_groups": []}, 0, towers.files
+    )
+    np.testing.assert_allclose(load_encoder(tmp_path / "data").encode_texts(SENTENCES), expected, atol=1e-6)
+
+
+def test_without_its_file_it_is_said_what_goes_where(with_bert):
+    folder, config, _ = with_bert
+    (folder / "config.json").unlink()
+    with pytest.raises(DataError, match="text tower") as caught:
+        load_encoder(folder)
+    assert caught.value.fix.endswith("put the tower's config.json and tokenizer.json beside open_clip_config.json")
+    with pytest.raises(ConfigError, match=r"config.json and tokenizer.json beside the weights"):
+        build(config, 0, WORLD, pretrained=folder)
 
 
 def test_it_is_said_before_a_worker_starts(checkpoint, tmp_path):

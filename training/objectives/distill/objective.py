@@ -18,9 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from infra.errors import CliplineError, ConfigError
-from training.model.blocks import compile_blocks, use_fast_blocks
+from infra.formats.text_tower import with_own_tower
+from training.model.blocks import compile_blocks, encode_image, use_fast_blocks
 from training.model.pretrained import Pretrained
-from training.objectives.base import Objective, features
+from training.model.text import encode_text
+from training.objectives.base import Objective, l2_normalise
 from training.objectives.pairs import Pairs, Softmaxes, eager_fp32, with_precomputed_gradient
 
 if TYPE_CHECKING:
@@ -56,8 +58,12 @@ class Distillation(Objective):
         outputs = super().forward(images, texts)
         if self.again:
             return outputs
-        taught = self._teacher[0](images, texts)
+        taught = self._teacher[0](images, texts, self.taught)
         return outputs | {f"teacher_{name}": value for name, value in taught.items()}
+
+    @property
+    def teacher(self) -> Teacher:
+        return self._teacher[0]
 
     def loss(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
         teacher = outputs["teacher_image"], outputs["teacher_text"], outputs["teacher_scale"]
@@ -68,7 +74,8 @@ class Teacher(nn.Module):
     """The trained model in ``folder``: a training artifact, or a folder that open_clip loads with ``local-dir:``.
 
     Its forward pass takes the ``student``'s inputs and returns "image", "text" (b, d) and "scale" (0-D) without
-    gradient. Raises ConfigError if there is no model or it reads other tokens.
+    gradient; features that are ``kept`` from an earlier one are not computed again. Raises ConfigError if there is no
+    model or it reads other tokens.
     """
 
     shift: Tensor
@@ -79,7 +86,8 @@ class Teacher(nn.Module):
         try:
             source = Pretrained.at(str(folder))
             source.check()
-            model = open_clip.create_model(f"local-dir:{source.weights.parent}", require_pretrained=True)
+            with with_own_tower(source.weights.parent) as place:
+                model = open_clip.create_model(f"local-dir:{place}", require_pretrained=True)
         except (CliplineError, TypeError, KeyError, ValueError, RuntimeError) as error:
             raise ConfigError(
                 "the teacher cannot be loaded",
@@ -102,11 +110,22 @@ class Teacher(nn.Module):
         self.register_buffer("shift", ((mean - its_mean) / its_std).view(3, 1, 1))
 
     @torch.no_grad()
-    def forward(self, images: Tensor, texts: Tensor) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, texts: Tensor, kept: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        known = dict(kept or {})
+        image = known["image"] if "image" in known else self.image(images)
+        text = known["text"] if "text" in known else self.text(texts)
+        return {"image": image, "text": text, "scale": self.model.logit_scale.exp().reshape(())}
+
+    def image(self, images: Tensor) -> Tensor:
+        """Features (b, d) of the student's images."""
         images = images.to(self.factor.dtype) * self.factor + self.shift
         if images.shape[2:] != self.size:
             images = F.interpolate(images, self.size, mode="bicubic", antialias=True)
-        return {**features(self.model, images, texts), "scale": self.model.logit_scale.exp().reshape(())}
+        return l2_normalise(encode_image(self.model, images))
+
+    def text(self, texts: Tensor) -> Tensor:
+        """Features (b, d) of the student's tokens."""
+        return l2_normalise(encode_text(self.model, texts))
 
 
 @eager_fp32
