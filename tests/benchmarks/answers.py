@@ -197,7 +197,7 @@ def report(name: str, found: dict[str, list[NDArray[np.bool_]]], told: Sequence[
         by_kind = ", ".join(f"{kind} {mean[kinds == kind].mean():.2f}" for kind in dict.fromkeys(kinds.tolist()))
         print(f"{name}: {model} {mean.mean():.3f} ({by_kind})")
     fusion = estimate(found["fusion"], told)
-    for model in found.keys() - {"fusion"}:
+    for model in [model for model in found if model != "fusion"]:
         above = difference(estimate(found[model], told), fusion, confidence=0.95, seed=0)
         print(f"{name}: above {model} {100 * above.value:.1f} points [{100 * above.low:.1f}, {100 * above.high:.1f}]")
     sys.stdout.flush()
