@@ -18,6 +18,16 @@ def test_it_ends_with_the_funnel_the_metrics_and_the_address(demo):
     assert demo.output.strip().splitlines()[-1].startswith("http://127.0.0.1:5000/#/experiments/")
 
 
+def test_the_report_has_every_kind_of_result_with_intervals(demo):
+    (page,) = demo.root.glob("runs/*/report.html")
+    shown = page.read_text()
+    kinds = ("zero-shot classification", "zero-shot classification under corruptions", "retrieval")
+    for kind in (*kinds, "image-caption selection", "analogies", "effective robustness"):
+        assert f"· {kind} ·" in shown, kind
+    for figure in ("corrupted: corruptions", "robustness: robustness"):
+        assert f'alt="{figure}"' in shown, figure
+
+
 def test_every_file_is_as_its_manifest_says(demo):
     for stage in demo.manifests():
         assert list(demo.artifact(stage).verify()) == []

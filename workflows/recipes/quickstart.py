@@ -10,8 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from evaluation import embed, evaluate
-from evaluation.tasks import Analogies, ImageCaptionSelection, Retrieval, ZeroShot
+from evaluation import embed, evaluate, robustness
+from evaluation.corruptions import Corruptions
+from evaluation.tasks import Analogies, Corrupted, ImageCaptionSelection, Retrieval, ZeroShot
 from pipelines import crawl, download, extract
 from pipelines.curate import balance, dedup, filter, shard
 from pipelines.curate.filter import rules
@@ -61,18 +62,27 @@ def workflow(
     # Train, and evaluate on test sets the site never shows.
     tests = Stage("testset", testset.run, testset.Config(image_size=size))
     trained = Stage("train", train.run, training(model, samples, workers, seed), {"shards": shards, "tests": tests})
-    sets = embed.Config(sets=("seen", "unseen", "captions", "compositions", "analogies"))
-    embedded = Stage("embed", embed.run, sets, {"model": trained, "dataset": tests})
+    changes = Corruptions(kinds=("gaussian_noise", "defocus_blur", "jpeg_compression"), severities=(1, 3, 5), side=96)
+    sets = ("seen", "unseen", "captions", "compositions", "analogies")
+    embed_config = embed.Config(sets=sets, corruptions=changes, corrupted=("seen",))
+    embedded = Stage("embed", embed.run, embed_config, {"model": trained, "dataset": tests})
+    tasks = {
+        "zeroshot": ZeroShot(dataset="seen"),
+        "unseen": ZeroShot(dataset="unseen"),
+        "retrieval": Retrieval(dataset="captions"),
+        "compositions": ImageCaptionSelection(dataset="compositions"),
+        "analogies": Analogies(dataset="analogies"),
+        "corrupted": Corrupted(dataset="seen", corruptions=changes),
+    }
     both = {"dataset": tests, "embeddings": embedded}
-    seen = Stage("zeroshot", evaluate.run, evaluate.Config(task=ZeroShot(dataset="seen")), both)
-    unseen = Stage("unseen", evaluate.run, evaluate.Config(task=ZeroShot(dataset="unseen")), both)
-    captions = Stage("retrieval", evaluate.run, evaluate.Config(task=Retrieval(dataset="captions")), both)
-    select = ImageCaptionSelection(dataset="compositions")
-    compositions = Stage("compositions", evaluate.run, evaluate.Config(task=select), both)
-    arithmetic = Stage("analogies", evaluate.run, evaluate.Config(task=Analogies(dataset="analogies")), both)
+    scores = [Stage(name, evaluate.run, evaluate.Config(task=task), both) for name, task in tasks.items()]
+    usual = robustness.Line(slope=1, intercept=0)  # as good as without corruptions
+    shift = robustness.Shift(standard="seen", shifted="seen", shifted_metric="acc1_corrupted", line=usual)
+    robustness_config = robustness.Config(models={"quickstart": ("scores",)}, shifts={"corrupted": shift})
+    robust = Stage("robustness", robustness.run, robustness_config, {"scores": scores[-1]})
 
     data = (pages, pairs, downloaded, filtered, deduplicated, balanced, shards)
-    stages = (*data, tests, trained, embedded, seen, unseen, captions, compositions, arithmetic)
+    stages = (*data, tests, trained, embedded, *scores, robust)
     accuracy = Gate("train", "quickstart", {"zeroshot.acc1": gate})
     return Workflow("quickstart", stages, services=(partial(site.serve, images, port, host),), gate=accuracy)
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from evaluation import evaluate
+from evaluation import embed, evaluate
 from evaluation.corruptions import Corruption, Corruptions
 from evaluation.corruptions.pixels import corrupted
 from evaluation.evaluate import work
@@ -108,3 +108,13 @@ def test_the_recipe_embeds_a_set_once_more_for_it(seen, model):
     assert len(every.changes()) == 70
     with pytest.raises(UsageError, match="for sets with classes"):
         load("evaluate").build([*sets[:2], "captions=holdout", "corruptions=fog"])
+
+
+def test_only_the_sets_named_are_corrupted():
+    config = embed.Config(sets=("seen", "pets"), corruptions=CHANGES, corrupted=("seen",))
+    assert [change and change.name for change in config.changes("seen")] == [None, *CHANGES.changes()]
+    assert config.changes("pets") == (None,)
+    assert len(config.replace(corrupted=()).changes("pets")) == 5
+    for wrong in ({"corruptions": None}, {"corrupted": ("cats",)}):
+        with pytest.raises(ConfigError, match="corrupted names test sets"):
+            config.replace(**wrong)

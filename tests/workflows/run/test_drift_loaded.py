@@ -16,7 +16,7 @@ from pathlib import Path
 import grimp
 import pytest
 
-from evaluation import compare, robustness, suite
+from evaluation import compare, suite
 from infra.config import Config
 from pipelines import adopt, urls
 from pipelines.curate import decontaminate, embed, entries, reshard, score, semdedup, subset, textdedup
@@ -56,6 +56,7 @@ DEEP = {
     "retrieval": "evaluation.tasks.retrieval",
     "compositions": "evaluation.groups",
     "analogies": "evaluation.questions",
+    "corrupted": "evaluation.corruptions.figure",
     "compare": "evaluation.compare.differences",
     "suite": "evaluation.suite.averages",
     "robustness": "evaluation.robustness.lines",
@@ -152,9 +153,6 @@ def small_run(root: Path, port: int) -> Workflow:
     variants = {"one": ["scores_one"], "other": ["scores_other"]}
     sets = {"sets": {"seen": {"split": "test"}}, "name": "one"}
     stages["suite"] = Stage("suite", suite.run, suite.Config(suite=sets), {"scores": stages["zeroshot"]})
-    shift = {"standard": "seen", "shifted": "seen", "line": {"slope": 1, "intercept": 0}}
-    beyond = robustness.Config(models={"one": ["scores"]}, shifts={"none": shift})
-    stages["robustness"] = Stage("robustness", robustness.run, beyond, {"scores": stages["zeroshot"]})
     stages["compare"] = Stage("compare", compare.run, compare.Config(variants=variants), twice)
     (root / "list.csv").write_text("url,caption\nhttp://a.example/1.jpg,one\n")
     stages["list"] = Stage("list", adopt.run, adopt.Config(path=str(root / "list.csv"), contents="url_list"))
