@@ -210,3 +210,48 @@ def test_what_cannot_be_answered_is_refused(tmp_path):
     assert questions.tolist() == [[62, 8, 63, 0, 0], [62, 1, 63, 0, 0], [62, 9, 63, 0, 0]]
     assert lengths.tolist() == [3, 3, 3]
     assert isinstance(module.fusion.answer_head, nn.Sequential)
+
+
+def compared(count, seed):
+    """Two pictures, each of two textures in two colours: of every other pair the colours are exchanged.
+
+    The question names a texture. "one": it has one colour in both; "words": it has not. The words alone, either picture
+    alone, and the bag of textures and colours say nothing.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    textures, colours = torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(1)), torch.eye(3) * 2 - 0.5
+    images, texts = torch.zeros(count, 3, 16, 32), torch.zeros(count, 16, dtype=torch.int64)
+    for row in range(count):
+        (kinds, shades), same = (torch.randperm(3, generator=generator)[:2] for _ in range(2)), row % 2 == 0
+        for side in range(2):
+            for place, kind, shade in zip(
+                torch.randperm(4, generator=generator)[:2].tolist(),
+                kinds.tolist(),
+                (shades if same or not side else shades.flip(0)).tolist(),
+                strict=True,
+            ):
+                y, x = 8 * (place // 2), 16 * side + 8 * (place % 2)
+                images[row, :, y : y + 8, x : x + 8] = colours[shade][:, None, None] * textures[kind]
+        texts[row, :4] = torch.tensor([62, 20 + kinds[0], 7 if same else 9, 63])
+    return images, texts
+
+
+def test_two_pictures_are_compared(tmp_path):
+    """What takes both pictures and which colour belongs to which texture is learnt, and holds for others."""
+    torch.manual_seed(0)
+    model = use_fast_blocks(build(vision={"width": 48, "head_width": 12}, text={"layers": 1}))
+    settings = train.Config(objective=vqa.Config(answers=tuple(ANSWERS), images=2))
+    start = {"pretrained": pretrained(tmp_path, "single_stream", model)}
+    module = VQA(model, settings.objective, settings, start)
+    module.use_tokenizer(Tokens())
+    images, texts = compared(1000, 1)
+    weights = [weight for weight in module.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=3e-3, betas=(0.9, 0.98), fused=True)
+    for number in range(120):
+        rows = torch.randint(0, len(images), (64,))
+        optimizer.param_groups[0]["lr"] = 3e-3 * min((number + 1) / 20, 1 - number / 120)
+        optimizer.zero_grad()
+        module.loss(module(images[rows], texts[rows]))["loss"].backward()
+        optimizer.step()
+    with torch.no_grad():
+        assert module.loss(module(*compared(200, 2)))["right"] > 0.9  # chance is a half
