@@ -22,7 +22,8 @@ from infra.run.manifest import Artifact
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from infra.encoder import Encoder, Matcher
+    from infra.captioning.config import Decoding
+    from infra.encoder import Captioner, Encoder, Matcher
 
 __all__ = ["Embedded", "open_embedded"]
 
@@ -33,6 +34,11 @@ Ints = NDArray[np.int64]
 def _no_matcher() -> Matcher:
     """Raise ConfigError: nothing was given to load a fusion encoder from."""
     raise ConfigError("the model is needed to read images and texts together", expected="the input 'model'")
+
+
+def _no_captioner() -> Captioner:
+    """Raise ConfigError: nothing was given to load a writer of captions from."""
+    raise ConfigError("the model is needed to write captions", expected="the input 'model'")
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,7 @@ class Embedded:
     encoder: Callable[[], Encoder] = field(repr=False)  # loads the model
     labels_of_images: list[list[int]] = field(default_factory=list)  # the classes of each, in a multilabel set
     matcher: Callable[[], Matcher] = field(default=_no_matcher, repr=False)  # loads its fusion encoder
+    captioner: Callable[[], Captioner] = field(default=_no_captioner, repr=False)  # loads what writes captions
     beyond_context: NDArray[np.bool_] | None = None  # (m,), captions that the model's context is too short for
     long_captions: str = "cut"  # what became of them
     prompts: Artifact | None = field(default=None, repr=False)  # files with prompts, instead of the set's own
@@ -125,6 +132,10 @@ class Embedded:
     def pictures(self) -> Iterator[Image]:
         """Decode the images, in order."""
         return (sample.image for sample in self.examples)
+
+    def write_captions(self, decoding: Decoding) -> list[str]:
+        """Let the model write a caption of each image."""
+        return self.captioner().write(self.pictures(), decoding)
 
     def captions_of_images(self) -> list[list[str]]:
         """The captions of each image."""

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,9 +18,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-__all__ = ["Encoder", "Matcher", "Precision", "check_architecture"]
+    from infra.captioning.config import Decoding
+
+__all__ = ["Captioner", "Encoder", "Matcher", "PatchEncoder", "Precision", "Way", "check_architecture"]
 
 Precision = Literal["fp32", "bf16", "fp16"]
+
+Way = Literal["value", "attention"]
+"""How patches pass the last block: each by its own value, or by attention, as in the model's own forward pass."""
 
 
 class Encoder(Protocol):
@@ -40,6 +45,14 @@ class Encoder(Protocol):
 
     def encode_texts(self, texts: Iterable[str]) -> NDArray[np.float32]:
         """Encode texts: (len(texts), d), rows of unit length."""
+        ...
+
+
+class PatchEncoder(Encoder, Protocol):
+    """An encoder whose image tower has patches in the space of texts."""
+
+    def encode_patches(self, images: Iterable[Image], way: Way) -> Iterator[NDArray[np.float32]]:
+        """Encode the patches of whole images, one image after the other: (rows, columns, d), of unit length."""
         ...
 
 
@@ -72,6 +85,14 @@ class Matcher(Protocol):
         self, images: Iterable[Image], texts: Iterable[Sequence[str]], rate: float
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Count the masked words that are guessed right, and all masked (a share ``rate`` of a text): (pairs,) each."""
+        ...
+
+
+class Captioner(Protocol):
+    """A model that writes about images."""
+
+    def write(self, images: Iterable[Image], decoding: Decoding) -> list[str]:
+        """Write a caption of each image."""
         ...
 
 

@@ -15,6 +15,7 @@ from infra.formats.architecture import check_fits
 from infra.formats.weights import read_shapes
 
 if TYPE_CHECKING:
+    from infra.captioning.captioner import ModelCaptioner
     from infra.fusion.encoder import FusionEncoder
     from infra.open_clip_encoder import OpenClipEncoder
     from infra.run.manifest import Artifact
@@ -102,3 +103,9 @@ class EncoderConfig(StageConfig):
         from infra.fusion.encoder import load_fusion
 
         return load_fusion(self.encoder(model, batch_size=batch_size, cpus=cpus, gpus=gpus), model)
+
+    def captioner(self, model: Artifact, *, batch_size: int, cpus: float, gpus: float) -> ModelCaptioner:
+        """Load what writes captions in a trained model, and its towers. Raises DataError if nothing does."""
+        from infra.captioning.captioner import load_captioner
+
+        return load_captioner(self.encoder(model, batch_size=batch_size, cpus=cpus, gpus=gpus), model)

@@ -18,14 +18,16 @@ import numpy as np
 import open_clip
 import torch
 from numpy.typing import NDArray
+from PIL.Image import Resampling
 from safetensors import SafetensorError
 
-from infra.encoder import Precision
+from infra.encoder import Precision, Way
 from infra.errors import DataError
 from infra.formats.architecture import CONFIG, check_fits, read_model_config
 from infra.formats.text_tower import with_own_tower
 from infra.formats.weights import ENDINGS, in_order, read_shapes
 from infra.hub import unreachable
+from infra.patches import patch_features
 from infra.run.manifest import Artifact
 from infra.store import open_store
 
@@ -132,6 +134,20 @@ class OpenClipEncoder:
                 parts.append(torch.nn.functional.normalize(encode(batch).float(), dim=-1).cpu().numpy())
         return np.concatenate(parts) if parts else self.encode_texts([""])[:0]  # (0, d)
 
+    def encode_patches(self, images: Iterable[Image], way: Way) -> Iterator[NDArray[np.float32]]:
+        """Encode the patches of images, one image after the other: (rows, columns, d), of unit length.
+
+        The whole image is scaled to the model's size, whatever its own shape, so that patch (row, column) of (rows,
+        columns) covers that part of it. Raises DataError for a model without such patches.
+        """
+        for part in _batched(images, self.batch_size):
+            side = self.model.visual.image_size
+            size = (side, side) if isinstance(side, int) else (side[1], side[0])
+            pixels = [np.asarray(image.convert("RGB").resize(size, Resampling.BICUBIC)) for image in part]
+            with self.inference():
+                patches = patch_features(self.model, self.pixels(pixels), way, self.name)
+            yield from patches.cpu().numpy()
+
     @contextmanager
     def inference(self) -> Iterator[None]:
         """Without gradients, in the encoder's precision."""
@@ -142,6 +158,16 @@ class OpenClipEncoder:
         """The tokens of texts as the model takes them, on the CPU: (len(texts), context)."""
         tokens: torch.Tensor = self._tokenizer(list(texts))
         return tokens
+
+    def detokenize(self, tokens: Sequence[Sequence[int]]) -> list[str]:
+        """Tokens as texts, without blanks around. Raises DataError for a tokenizer that does not go both ways."""
+        if not hasattr(self._tokenizer, "decode"):
+            raise DataError(
+                f"the tokenizer of {self.name} makes no texts of tokens",
+                expected="CLIP's tokenizer",
+                found=type(self._tokenizer).__name__,
+            )
+        return [str(self._tokenizer.decode(row)).strip() for row in tokens]
 
     def is_cut(self, texts: Sequence[str]) -> NDArray[np.bool_]:
         """Mask of the texts longer than the model's context, which sees their beginning only: (len(texts),)."""
@@ -154,6 +180,11 @@ class OpenClipEncoder:
         rest = torch.cat([longer[:, :place], longer[:, longer.shape[1] + place + 1 :]], dim=1)
         cut: NDArray[np.bool_] = ((rest != seen).any(1) | (longer[:, place] != filler)).numpy()
         return cut[:-1]
+
+    def batches(self, images: Iterable[Image]) -> Iterator[torch.Tensor]:
+        """Images of any size as the model takes them, some at a time: (b, 3, h, w)."""
+        for part in _batched(map(self.prepare, images), self.batch_size):
+            yield self.pixels(part)
 
     def pixels(self, part: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
         """A batch as the model takes it. It goes to the device as bytes, a quarter of what floats would be."""

@@ -116,7 +116,9 @@ TEXTS = {
         f"evaluate.task[{task}].{part}": "a name in the input, or a language code"
         for task in (
             "analogies",
+            "captioning",
             "image_caption_selection",
+            "localisation",
             "matching",
             "visual_question_answering",
             "zeroshot_corrupted",

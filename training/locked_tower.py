@@ -103,7 +103,7 @@ class LockedTower:
         """
         part = LockedPart.of(towers.model)
         loading, sharded = config.loading, config.cluster.parallel == "fsdp" and world.size > 1
-        own_forward = type(objective).forward is not Objective.forward
+        own_forward = type(objective).forward is not Objective.forward and not objective.features_only
         if part is None or own_forward or sharded or total <= samples or not config.augment.deterministic:
             return None
         below = Path(loading.cache_folder) if loading.cache_folder else cache_folder()

@@ -16,7 +16,7 @@ from evaluation.compare.config import RESAMPLED
 from evaluation.embedded import open_embedded
 from evaluation.evaluate.config import Config
 from evaluation.intervals import Interval, interval, resampled
-from infra.encoder import Encoder, Matcher
+from infra.encoder import Captioner, Encoder, Matcher
 from infra.errors import ConfigError, DataError
 from infra.formats.testset import EvalSet
 from infra.measures import Metric
@@ -35,7 +35,7 @@ def evaluate(config: Config, inputs: Mapping[str, Artifact], output: ShardOutput
     examples = EvalSet.open(inputs["dataset"], task.dataset, task.split)
     model = inputs.get("model")
     data = open_embedded(embeddings, examples, partial(_encoder, config, model), partial(_matcher, config, model))
-    data = replace(data, prompts=inputs.get("prompts"))
+    data = replace(data, prompts=inputs.get("prompts"), captioner=partial(_captioner, config, model))
     scores = task.evaluate(data)
     intervals, values = _measured(config, scores.metrics)
     images = next(iter(scores.metrics.values())).images
@@ -96,6 +96,13 @@ def _matcher(config: Config, model: Artifact | None) -> Matcher:
             f"task {config.task.kind} reads images and texts together, and has no model", expected="the input 'model'"
         )
     return config.matcher(model, batch_size=config.batch_size, cpus=config.cpus, gpus=config.gpus)
+
+
+def _captioner(config: Config, model: Artifact | None) -> Captioner:
+    """Load what writes captions. Raises ConfigError if the model is not given."""
+    if model is None:
+        raise ConfigError(f"task {config.task.kind} writes captions, and has no model", expected="the input 'model'")
+    return config.captioner(model, batch_size=config.batch_size, cpus=config.cpus, gpus=config.gpus)
 
 
 def _result(

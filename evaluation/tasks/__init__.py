@@ -1,7 +1,9 @@
 """Evaluation tasks: an open family, one small file each; docs/evaluation.md shows how to add one from a recipe."""
 
 from evaluation.tasks.analogies import Analogies
+from evaluation.tasks.captioning import Captioning
 from evaluation.tasks.corrupted import Corrupted
+from evaluation.tasks.localisation import Localisation
 from evaluation.tasks.matching import Matching
 from evaluation.tasks.neighbours import NearestNeighbours
 from evaluation.tasks.probe import FewShot, LinearProbe
@@ -13,10 +15,12 @@ from evaluation.tasks.zeroshot import ZeroShot
 
 __all__ = [
     "Analogies",
+    "Captioning",
     "Corrupted",
     "FewShot",
     "ImageCaptionSelection",
     "LinearProbe",
+    "Localisation",
     "Matching",
     "NearestNeighbours",
     "Retrieval",

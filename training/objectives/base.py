@@ -70,6 +70,10 @@ class Objective(nn.Module, ABC):
     writes: ClassVar[bool] = False
     """Whether the loss uses the model's decoder of captions, if it has one. If not, that is frozen, too."""
 
+    features_only: ClassVar[bool] = False
+    """Whether a forward pass of the objective's own reads no more of an image than the tower's features, by
+    :attr:`finish_image` where that is set."""
+
     contrastive: ClassVar[str | None] = None
     """The loss that is ln(batch) where the features tell nothing, if one is: the run says so if it stays there."""
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from workflows.demo.compositions import Composition
 from workflows.demo.scenes import POSITIONS, Scene
 
-__all__ = ["render", "render_composition"]
+__all__ = ["boxes", "render", "render_composition"]
 
 _PAINT = {  # the colour itself, and the tone its stripes, dots and checks alternate with
     "red": ((208, 32, 36), (255, 200, 192)),
@@ -69,6 +69,19 @@ def render_side_by_side(compositions: Sequence[Composition], side: int) -> NDArr
     return np.concatenate([render_composition(one, side) for one in compositions], axis=1)
 
 
+def boxes(composition: Composition, side: int) -> list[tuple[float, float, float, float]]:
+    """The box of each item of the image that :func:`render_composition` makes: left, top, width, height in pixels."""
+    draw = np.random.default_rng(composition.seed)
+    _backdrop(composition.background, draw, side)  # for what it draws
+    found = []
+    for item in composition.items:
+        tilt, _ = draw.uniform(-1, 1, 2)
+        corners = (_outline(item.shape) @ _turn(tilt) * item.radius + item.place) * side
+        (left, top), (right, bottom) = corners.min(axis=0).tolist(), corners.max(axis=0).tolist()
+        found.append((left, top, right - left, bottom - top))
+    return found
+
+
 def _paint(
     image: NDArray[np.uint8],
     shape: str,
@@ -81,8 +94,7 @@ def _paint(
 ) -> None:
     """Draw a shape into ``image``; its centre and radius in pixels, tilt and shade from -1 to 1."""
     side, (x, y) = len(image), place
-    angle = np.float32(np.radians(14.0 * tilt))
-    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]], np.float32)
+    turn = _turn(tilt)
     corners = _outline(shape) @ turn * radius + (x, y)
     x0, y0 = np.maximum(np.floor(corners.min(axis=0)).astype(int) - 1, 0)
     x1, y1 = np.minimum(np.ceil(corners.max(axis=0)).astype(int) + 2, side)
@@ -101,6 +113,12 @@ def _paint(
     alpha = (mask.astype(np.float32) / 255)[..., None]
     patch = image[y0:y1, x0:x1]
     patch[:] = np.round(patch + (paint - patch) * alpha).astype(np.uint8)
+
+
+def _turn(tilt: float) -> NDArray[np.float32]:
+    """The matrix (2, 2) that turns points by a tilt from -1 to 1."""
+    angle = np.float32(np.radians(14.0 * tilt))
+    return np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]], np.float32)
 
 
 def _backdrop(background: str, draw: np.random.Generator, side: int) -> NDArray[np.uint8]:

@@ -8,6 +8,7 @@ pairs of colour and shape are :data:`SEEN` on the embedded site, six are kept fo
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 __all__ = [
@@ -20,6 +21,8 @@ __all__ = [
     "SIZES",
     "TEXTURES",
     "UNSEEN",
+    "WORDINGS",
+    "WORDS",
     "Scene",
     "captions",
     "compose",
@@ -129,6 +132,15 @@ _FULL_WORDINGS = (
     "{P} of this {b} card there is a {a} {t} {c} {s}",
     "a drawing of a {a} {c} {s} {n}, {p}, on {b} paper",
 )
+WORDINGS = (*_WORDINGS, *_FULL_WORDINGS)
+"""Every form of a caption."""
+WORDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "a": _SIZE_WORDS,
+    "t": _TEXTURE_WORDS,
+    "n": {texture: (note,) for texture, note in _TEXTURE_NOTES.items()},
+    "p": _POSITION_WORDS,
+}
+"""By the places of a form, the words of each value where these are not the value itself."""
 
 
 def captions(scene: Scene) -> list[str]:

@@ -45,6 +45,7 @@ KINDS = {
     "multilabel": "an image has any number of the set's classes",
     "retrieval": "all captions of an image are right",
     "analogies": "the captions of an image are the values of its attributes",
+    "localisation": "the captions of an image are phrases, its json has a box for each",
     "visual_question_answering": "the captions of an image are questions, its json has the answers",
     "image_caption_selection": "the first caption of an image is right, the others are wrong",
 }

@@ -16,7 +16,8 @@ from pathlib import Path
 import grimp
 import pytest
 
-from evaluation import compare, suite
+from evaluation import compare, evaluate, suite
+from evaluation.tasks import Captioning
 from infra.config import Config
 from pipelines import adopt, urls
 from pipelines.curate import decontaminate, embed, entries, reshard, score, semdedup, subset, textdedup
@@ -101,7 +102,9 @@ def variants() -> dict[str, tuple]:
     found = {name: (import_module(module).run, import_module(module).Config) for name, module in STAGES.items()}
     configs = {f"train, {kind}": train.Config(objective=GIVEN.get(kind, kind)) for kind in ObjectiveConfig.all_members()
                if ObjectiveConfig.named(kind).__module__.startswith("training.")}  # fmt: skip
+    writing = evaluate.Config(task=Captioning(dataset="captions"))
     return {name: (run, None, config) for name, (run, config) in found.items()} | {
+        "evaluate, captioning": (evaluate.run, writing, type(writing)),
         **{name: (train.run, config, type(config)) for name, config in configs.items()},
         "testset": (testset.run, None, testset.Config),
     }
@@ -240,7 +243,8 @@ def test_an_edit_shows_in_exactly_the_stages_that_import_the_module(changed, gra
     run, config, kind = variants()[name]
     parts = {type(part) for part in config.parts()} if config is not None else {kind}
     classes = [base for part in parts for base in part.__mro__ if issubclass(base, Config)]
-    assert changed[name] == imported_by(graph, {run.__module__, *(base.__module__ for base in classes)})
+    by_name = {part.implementation.partition(":")[0] for part in parts if getattr(part, "implementation", "")}
+    assert changed[name] == imported_by(graph, {run.__module__, *(base.__module__ for base in classes), *by_name})
 
 
 def test_a_module_that_no_stage_loads_has_a_reason(changed, graph):

@@ -9,8 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import open_clip
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from infra.device import to_device
@@ -18,6 +16,7 @@ from infra.errors import ConfigError
 from training.distributed.collectives import all_reduce, size
 from training.model.blocks import run_block
 from training.objectives.base import Objective, l2_normalise
+from training.objectives.captions import caption_nll
 from training.objectives.infonce.objective import info_nce
 
 if TYPE_CHECKING:
@@ -67,26 +66,18 @@ class CoCa(Objective):
     def _caption_nll(self, labels: Tensor, text_tokens: Tensor, image_tokens: Tensor) -> Tensor:
         """Return the negative log-likelihood (b,), in nats, of the tokens ``labels`` (b, n) on the CPU.
 
-        ``text_tokens`` and ``image_tokens`` are the towers' outputs. Most of a row is padding: the causal decoder stops
-        at the batch's longest caption, and the vocabulary projection, which costs more than the decoder, is computed
-        for real tokens only.
+        ``text_tokens`` and ``image_tokens`` are the towers' outputs. The causal decoder stops at the batch's longest
+        caption.
         """
         # Run the decoder over the longest caption's width, with each block's cross-attention to the image.
         real, decoder = labels != self.model.pad_id, self.model.text_decoder
-        captions, places = real.nonzero(as_tuple=True)
-        width = int(places.max()) + 1
+        width = int(real.nonzero()[:, 1].max()) + 1
         words, mask = text_tokens[:, :width], decoder.attn_mask[:width, :width]
         for block, cross in zip(decoder.resblocks, decoder.cross_attn, strict=True):
             words = run_block(decoder, block, words, attn_mask=mask)
             words = run_block(decoder, cross, words, k_x=image_tokens, v_x=image_tokens)
-        # Logits and losses of real tokens only.
-        where = to_device(captions * width + places, words.device)
-        logits = decoder.ln_final(words).flatten(0, 1)[where] @ decoder.text_projection
-        with torch.autocast(logits.device.type, enabled=False):
-            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-            nats = F.cross_entropy(logits, to_device(labels[real], logits.device), reduction="none")
-        # Scattered to rows before the sum, so that the order of addition is always the same.
-        return nats.new_zeros(len(labels) * width).index_copy(0, where, nats).view(-1, width).sum(1)
+        words = decoder.ln_final(words)
+        return caption_nll(words, labels, real, lambda some: some @ decoder.text_projection)
 
     def loss(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
         contrastive = info_nce(outputs["image"], outputs["text"], outputs["scale"])

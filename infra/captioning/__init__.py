@@ -1,0 +1,1 @@
+"""Texts that a model writes about images, a token at a time."""
