@@ -1,9 +1,10 @@
 """One writer per artifact, on any store that can create a file exclusively.
 
 A lease is a numbered file ``lease/{n}.json``; whoever creates the next number holds it, so a number is also a fencing
-token: an owner that finds a higher one has lost. The owner rewrites its file with a growing generation. A reader calls
-a lease stale when the generation stood still for the TTL on the reader's own monotonic clock (no two machines' clocks
-are ever compared), or when its process has provably ended on this machine.
+token: an owner that finds a higher one has lost. Its workers ask by a :class:`Fence` before each file they write, so of
+an owner that was taken for dead and was not, nothing comes after the next has begun. The owner rewrites its file with a
+growing generation. A reader calls a lease stale when the generation stood still for the TTL on the reader's own
+monotonic clock (no two machines' clocks are ever compared), or when its process has provably ended on this machine.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pathlib import Path
 from infra.errors import LeaseHeld, LeaseLost, TransientError
 from infra.store import LocalStore, Store
 
-__all__ = ["Claim", "Lease", "Owner", "current_claim", "holder"]
+__all__ = ["Claim", "Fence", "Lease", "Owner", "current_claim", "holder"]
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +68,29 @@ class Claim:
         return cls(**{**values, "owner": Owner(**values["owner"])})
 
 
+@dataclass(frozen=True)
+class Fence:
+    """The claim of a lease's owner as its workers know it: a call raises LeaseLost if another has taken over."""
+
+    store: Store
+    number: int
+    owner: Owner
+
+    def __call__(self) -> None:
+        if not self.holds():
+            raise LeaseLost(
+                f"the lease on {self.store.url} was lost",
+                found="another process has taken it; this one commits nothing",
+                fix="let the other finish; clipline status shows it",
+            )
+
+    def holds(self) -> bool:
+        # Not only the next number: an artifact that was removed meanwhile starts again at 1.
+        mine, following = _path(self.number), _path(self.number + 1)
+        found = self.store.read_there([mine, following])
+        return following not in found and mine in found and Claim.from_bytes(found[mine]).owner == self.owner
+
+
 def current_claim(store: Store) -> Claim | None:
     """The newest claim on the artifact at ``store``, unless it was released or its owner certainly ended."""
     _, claim = _newest(store)
@@ -95,6 +119,7 @@ class Lease:
 
     def __init__(self, store: Store, number: int, claim: Claim, beat_s: float) -> None:
         self._store, self._number, self._claim, self._beat_s = store, number, claim, beat_s
+        self.fence = Fence(store, number, claim.owner)
         self._lost = False
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="clipline-lease", daemon=True)
@@ -102,19 +127,20 @@ class Lease:
 
     @classmethod
     def acquire(
-        cls, store: Store, *, ttl_s: float = TTL_S, beat_s: float | None = None, reclaims: bool = False
+        cls, store: Store, *, ttl_s: float | None = None, beat_s: float | None = None, reclaims: bool = False
     ) -> Lease:
         """Take the lease of the artifact at ``store``. ``reclaims``: to remove it.
 
         Raises LeaseHeld when another owner is seen alive. Finding out takes up to one heartbeat of the owner
-        (``beat_s``: 2 s on local disk, 5 s on object stores), and up to ``ttl_s`` if it seems to have died elsewhere.
+        (``beat_s``: 2 s on local disk, 5 s on object stores), and up to ``ttl_s`` (:attr:`TTL_S`) if it seems to have
+        died elsewhere.
         """
         beat_s = beat_s or (2.0 if isinstance(store, LocalStore) else 5.0)
         mine = Claim(Owner.current(), reclaims=reclaims)
         while True:
             number, claim = _newest(store)
             if claim is not None and not claim.released and not claim.owner.ended:
-                _wait_until_stale(store, number, claim, ttl_s)
+                _wait_until_stale(store, number, claim, cls.TTL_S if ttl_s is None else ttl_s)
             if store.create(_path(number + 1), mine.to_bytes()):
                 return cls(store, number + 1, mine, beat_s)
 
@@ -125,16 +151,11 @@ class Lease:
 
     def check(self) -> None:
         """Raises LeaseLost if another owner has taken over."""
-        if not self._lost:
-            # Not only a higher number: an artifact that was removed meanwhile starts again at 1.
-            number, claim = _newest(self._store)
-            self._lost = number != self._number or claim is None or claim.owner != self._claim.owner
-        if self._lost:
-            raise LeaseLost(
-                f"the lease on {self._store.url} was lost",
-                found="another process has taken it; this one commits nothing",
-                fix="let the other finish; clipline status shows it",
-            )
+        try:
+            self.fence()
+        except LeaseLost:
+            self._lost = True
+            raise
 
     def release(self) -> None:
         """Stop the heartbeat and give the lease back, unless it was lost."""

@@ -6,15 +6,16 @@ or not at all. A store that does not answer is a TransientError, never a missing
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import re
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any, BinaryIO, Self
 
 from infra.errors import StorageError
 
@@ -55,10 +56,24 @@ class Store(ABC):
     """A folder. Paths are relative, with forward slashes, and never leave it: StorageError for one with ``..``."""
 
     url: str
+    _fence: Callable[[], None] | None = None
+
+    def fenced(self, fence: Callable[[], None] | None) -> Self:
+        """The same folder, in which nothing is written or removed before ``fence()``, which raises if it must not be.
+
+        It is asked when a file is about to appear, not when its writing begins.
+        """
+        other = copy.copy(self)
+        other._fence = fence
+        return other
+
+    def _ask(self) -> None:
+        if self._fence is not None:
+            self._fence()
 
     @abstractmethod
     def child(self, path: str) -> Store:
-        """The store of the folder ``path`` below this one; it need not exist."""
+        """The store of the folder ``path`` below this one, with the same fence; it need not exist."""
 
     @abstractmethod
     def read(self, path: str) -> bytes:

@@ -28,7 +28,9 @@ class LocalStore(Store):
         return self.path(path)
 
     def child(self, path: str) -> LocalStore:
-        return LocalStore(self.path(path))
+        below = LocalStore(self.path(path))
+        below._fence = self._fence
+        return below
 
     def read(self, path: str) -> bytes:
         return self.path(path).read_bytes()
@@ -47,6 +49,7 @@ class LocalStore(Store):
                     yield out
                 sink.flush()
                 os.fsync(sink.fileno())
+            self._ask()
             temp.replace(target)
         except BaseException:
             temp.unlink(missing_ok=True)
@@ -62,6 +65,7 @@ class LocalStore(Store):
                 sink.write(data)
                 sink.flush()
                 os.fsync(sink.fileno())
+            self._ask()
             # link() fails if the name exists, so content and name appear in one step.
             os.link(temp, target)
         except FileExistsError:
@@ -72,6 +76,7 @@ class LocalStore(Store):
         return True
 
     def append(self, path: str, data: bytes) -> None:
+        self._ask()
         target = self.path(path)
         _make_folder(target.parent)
         new = not target.exists()
@@ -130,6 +135,7 @@ class LocalStore(Store):
         return f"{facts.st_size} {facts.st_mtime_ns}"
 
     def delete(self, path: str) -> None:
+        self._ask()
         target = self.path(path)
         if target.is_dir():
             shutil.rmtree(target)
@@ -140,6 +146,7 @@ class LocalStore(Store):
             sync(target.parent)
 
     def delete_all(self, paths: Sequence[str]) -> None:
+        self._ask()
         targets = [self.path(path) for path in paths]
         for target in targets:
             target.unlink(missing_ok=True)
@@ -148,6 +155,7 @@ class LocalStore(Store):
                 sync(folder)
 
     def sweep(self, prefix: str) -> None:
+        self._ask()
         for temp in self.path(prefix).rglob(f"{TEMP_PREFIX}*"):
             temp.unlink(missing_ok=True)
 

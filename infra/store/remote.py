@@ -47,14 +47,16 @@ class ObjectStore(Store):
         return self._filesystem
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (ObjectStore, (self.url,))
+        return (ObjectStore, (self.url,), {"_fence": self._fence})
 
     def _at(self, path: str) -> str:
         clean = clean_path(path)
         return f"{self._base}/{clean}" if clean else self._base
 
     def child(self, path: str) -> ObjectStore:
-        return ObjectStore(f"{self.url}/{clean_path(path)}")
+        below = ObjectStore(f"{self.url}/{clean_path(path)}")
+        below._fence = self._fence
+        return below
 
     def read(self, path: str) -> bytes:
         with _translated_errors(self.url):
@@ -102,10 +104,12 @@ class ObjectStore(Store):
             with Publication(sink) as out:
                 yield out
             sink.flush()
+            self._ask()
             with _translated_errors(self.url):
                 self._fs.put_file(sink.name, self._at(path))
 
     def create(self, path: str, data: bytes) -> bool:
+        self._ask()
         try:
             with _translated_errors(self.url):
                 self._fs.pipe_file(self._at(path), data, mode="create")
@@ -199,12 +203,14 @@ class ObjectStore(Store):
             return hashlib.file_digest(copy, "sha256").hexdigest()
 
     def delete(self, path: str) -> None:
+        self._ask()
         self._appended.clear()
         if self.exists(path):
             with _translated_errors(self.url):
                 self._fs.rm(self._at(path), recursive=True)
 
     def delete_all(self, paths: Sequence[str]) -> None:
+        self._ask()
         try:
             with _translated_errors(self.url):
                 self._fs.rm([self._at(path) for path in paths])  # S3: a thousand with one request

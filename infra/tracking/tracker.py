@@ -46,6 +46,7 @@ class Tracker:
         self._state = self._saved()
         self._projection: Projection | None = None
         self._closing = threading.Event()
+        self._yielding = False
         self._drained = threading.Event()
         self.degraded = ""
         self._thread = threading.Thread(target=self._run, name="clipline-tracking", daemon=True)
@@ -53,16 +54,19 @@ class Tracker:
     def start(self) -> None:
         self._thread.start()
 
-    def close(self, timeout_s: float = 60.0) -> bool:
-        """Send what is left, for at most ``timeout_s``; True if all of the journal was sent.
+    def close(self, timeout_s: float = 60.0, *, drain: bool = True) -> bool:
+        """Send what is left, for at most ``timeout_s``; True if all of the journal was sent, or is another's to send.
+
+        ``drain=False``: another driver is at this run, and its tracker sends the rest.
 
         A tracker that was never started sends nothing, so that a run that fails at once need not wait until MLflow is
         imported. The next run sends it.
         """
+        self._yielding = not drain
         self._closing.set()
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
-        return self._drained.is_set()
+        return self._drained.is_set() or self._yielding
 
     @property
     def refused(self) -> int:
@@ -82,6 +86,8 @@ class Tracker:
         pause = self.INTERVAL_S
         while True:
             closing = self._closing.is_set()  # before reading: what was written by then must still be sent
+            if self._yielding:
+                return
             try:
                 with _TURN:
                     more = self._send()
@@ -112,10 +118,14 @@ class Tracker:
             if not self._projection.restore():
                 log.warning("MLflow has lost runs of %s: they are made anew from its journal", self._folder.url)
                 self._state = State(self._state.uri)
+                self._state.save(self._folder)
                 self._projection = self._connect()
         events, position = self._read(self._state.position)
         if not events:
             return False
+        if self._saved().position > self._state.position:  # another driver of this run has sent some meanwhile
+            self._projection = None
+            return True
         self._projection.apply(events)
         self._state.position = position
         self._state.save(self._folder)

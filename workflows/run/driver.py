@@ -166,7 +166,7 @@ class Driver:
             folder.delete(MANIFEST)
             for part in ("ledger", "data", "figures", "checkpoints"):
                 folder.delete(part)
-        task = self._submit(stage, folder)
+        task = self._submit(stage, folder.fenced(lease.fence))
         one.state, one.tries = "running", one.tries + 1
         one.attempt = _Attempt(task, lease, time.monotonic())
         self._emit(
@@ -293,6 +293,10 @@ class Driver:
     def _failed(self, one: _StageRun, attempt: _Attempt, error: Exception) -> None:
         """Record a failed attempt; schedule the next, or make its error that of the plans with this stage."""
         stage, cause = one.stage, original(error)
+        if isinstance(cause, LeaseLost):  # no failure of the stage: another run, maybe this one's other driver, has it
+            self._emit(one, Log(stage=stage.name, level="WARNING", message=str(cause)))
+            self._fail(one.members, cause)
+            return
         again = is_transient(error) and one.tries <= stage.retries and one.wanted
         self._emit(
             one,

@@ -6,14 +6,14 @@ The console, MLflow and the report's timings are projections of it. It decides n
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from infra.errors import redact_values
 from infra.events import Event, RunFinished, RunStarted, from_json
 from infra.store import Store
 
-__all__ = ["Journal", "under_way"]
+__all__ = ["Journal", "shared", "under_way"]
 
 
 class Journal:
@@ -44,6 +44,13 @@ def under_way(events: Iterable[Event]) -> bool:
         if isinstance(event, (RunStarted, RunFinished)):
             began = isinstance(event, RunStarted)
     return began
+
+
+def shared(events: Sequence[Event], started: RunStarted) -> bool:
+    """True if the driver that ``started`` is not the run's only one: another was at it then, or began since."""
+    begun = [index for index, event in enumerate(events) if isinstance(event, RunStarted)]
+    ours = [index for index in begun if events[index].time == started.time]
+    return not ours or ours != begun[-1:] or under_way(events[: ours[0]])
 
 
 def _json_value(value: object) -> Any:  # noqa: ANN401 - JSON

@@ -23,7 +23,7 @@ from infra.tracking import Address, Tracker
 from workflows import user
 from workflows.report.summary import manifests, note, report_files
 from workflows.run.champion import Better, better_than_champion
-from workflows.run.journal import Journal
+from workflows.run.journal import Journal, shared
 from workflows.run.notify import notify
 from workflows.run.parameters import headline, main_metric, parameters
 from workflows.run.plan import Plan
@@ -72,7 +72,8 @@ class _Run:
         self.error: CliplineError | None = None
         self.concluding: Future[None] | None = None
         self.stop = StopRequest(self.folder)  # whoever reads that the run has started may ask
-        self.emit([self._started(sweep)])
+        self._begun = self._started(sweep)
+        self.emit([self._begun])
 
     def _started(self, sweep: str) -> RunStarted:
         return RunStarted(
@@ -93,9 +94,10 @@ class _Run:
         status, code = _status(self.error, signals)
         if self.concluding is not None:
             self.concluding.result()
-        text = note(self.record, self.root)
-        self.emit([RunFinished(run=self.record.run, status=status, exit_code=code, seconds=seconds, note=text)])
-        tracker, tracked = self.tracker, self.tracker.close(timeout_s=60.0)
+        if ours := not isinstance(self.error, LeaseHeld) or not shared(self._journal.read()[0], self._begun):
+            text = note(self.record, self.root)
+            self.emit([RunFinished(run=self.record.run, status=status, exit_code=code, seconds=seconds, note=text)])
+        tracker, tracked = self.tracker, self.tracker.close(timeout_s=60.0, drain=ours)
         self._record_end(status, seconds)  # last: a run that is killed before it is concluded by the next command
         if options.tracking_required and status == "done" and (tracker.refused or not tracked):
             self.error = _untracked(tracker, self.record.run, tracked)

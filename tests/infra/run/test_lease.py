@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
 import signal
 import socket
@@ -176,6 +177,23 @@ def test_an_owner_that_lost_gives_nothing_back(tmp_path):
         old.check()
 
 
+def test_workers_of_an_owner_that_lost_write_nothing_more(store):
+    lease = Lease.acquire(store, beat_s=60)
+    output = pickle.loads(pickle.dumps(store.fenced(lease.fence)))
+    output.write("data/first", b"1")
+    lease.release()
+    output.write("data/second", b"2")  # given back is not taken
+    following = Lease.acquire(store, beat_s=60)
+    for change in (lambda: output.write("data/third", b"3"), lambda: output.delete("data"), lease.check):
+        with pytest.raises(LeaseLost, match="another process has taken it"):
+            change()
+    assert store.paths("data") == ["data/first", "data/second"]
+    following.end()  # the artifact is removed, and another begins where the first did
+    Lease.acquire(store, beat_s=60).release()
+    with pytest.raises(LeaseLost):
+        output.write("data/third", b"3")
+
+
 def test_the_heartbeat_notices_a_take_over_by_itself(tmp_path):
     store = LocalStore(tmp_path)
     lease = Lease.acquire(store, beat_s=0.01)
@@ -193,11 +211,11 @@ class Outage(LocalStore):
         super().__init__(root)
         self.down, self.refused, self.written = False, threading.Event(), threading.Event()
 
-    def paths(self, prefix=""):
+    def read(self, path):
         if self.down:
             self.refused.set()
             raise TransientError("the store does not answer")
-        return super().paths(prefix)
+        return super().read(path)
 
     def write(self, path, data):
         super().write(path, data)

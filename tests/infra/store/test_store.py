@@ -6,6 +6,7 @@ import gc
 import gzip
 import hashlib
 import io
+import itertools
 import os
 import pickle
 import socket
@@ -27,12 +28,57 @@ from infra.errors import StorageError, TransientError
 from infra.store import LocalStore, ObjectStore, open_store, unreachable
 
 
+class Fence:
+    """Refuses whoever asks from when the file ``shut`` is there."""
+
+    def __init__(self, shut) -> None:
+        self.shut = shut
+
+    def __call__(self) -> None:
+        if self.shut.exists():
+            raise StorageError("shut")
+
+
+def written_slowly(store, shut) -> None:
+    with store.publish("sub/new") as out:
+        out.write(b"1")
+        shut.touch()  # between the first byte and the file
+
+
+CHANGES = {
+    "write": lambda store, shut: store.write("old", b"other"),
+    "a publication that had begun": written_slowly,
+    "create": lambda store, shut: store.create("new", b""),
+    "append": lambda store, shut: store.append("lines", b"2\n"),
+    "delete": lambda store, shut: store.delete("old"),
+    "delete all": lambda store, shut: store.delete_all(["old"]),
+}
+
+
 class Contract:
     """What every store promises; the subclasses say which store."""
 
     @pytest.fixture
     def store(self):
         raise NotImplementedError
+
+    # --- fences
+
+    @pytest.mark.parametrize("change", CHANGES)
+    def test_a_fence_is_asked_before_each_change_here_and_in_every_copy(self, store, tmp_path_factory, change):
+        shut = tmp_path_factory.mktemp("fence") / "shut"
+        store.write("below/old", b"old")
+        store.append("below/lines", b"1\n")
+        before = {path: store.read(path) for path in store.paths()}
+        fenced = pickle.loads(pickle.dumps(store.fenced(Fence(shut)))).child("below")
+        fenced.write("old", b"old")
+        if change != "a publication that had begun":
+            shut.touch()
+        with pytest.raises(StorageError, match="shut"):
+            CHANGES[change](fenced, shut)
+        assert {path: store.read(path) for path in store.paths()} == before
+        assert fenced.read("old") == b"old"
+        store.child("below").delete("old")  # the store that was copied has none
 
     # --- reading and writing
 
@@ -403,6 +449,51 @@ class TestObjectStore(Contract):
                     attempt()
         finally:
             s3fs.S3FileSystem.clear_instance_cache()
+
+    @pytest.mark.long
+    @pytest.mark.parametrize(("share", "tries"), [(2, "3"), (1, "1")], ids=["every second request", "every request"])
+    def test_a_bucket_that_asks_for_fewer_requests_is_asked_again_or_taken_for_away(
+        self, s3_url, monkeypatch, tmp_path, request, share, tries
+    ):
+        """S3 says so with 503 and SlowDown, for which a HEAD has no room."""
+        import s3fs
+        from moto.moto_server.werkzeug_app import DomainDispatcherApplication as Server
+
+        serve, numbers = Server.__call__, itertools.count()
+
+        def busy(self, environ, start_response):
+            if next(numbers) % share:
+                return serve(self, environ, start_response)
+            environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+            start_response("503 Slow Down", [("Content-Type", "application/xml")])
+            message = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+            return [] if environ["REQUEST_METHOD"] == "HEAD" else [message]
+
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", tries)  # by default, botocore's 5
+        s3fs.S3FileSystem.clear_instance_cache()
+        request.addfinalizer(s3fs.S3FileSystem.clear_instance_cache)
+        store = ObjectStore(s3_url)
+        store.write("there", b"1")
+        monkeypatch.setattr(Server, "__call__", busy)
+        monkeypatch.setattr(s3fs.S3FileSystem, "retries", 2)
+        for attempt, answer in {
+            lambda: store.read("there"): b"1",
+            lambda: store.read_all(["there"]): [b"1"],
+            lambda: store.exists("there"): True,
+            lambda: store.exists("nothing"): False,
+            lambda: store.size("there"): 1,
+            lambda: store.folders(): [],
+            lambda: store.paths(): ["there"],
+            lambda: store.write("new", b"2"): None,
+            lambda: store.create("there", b"2"): False,
+            lambda: store.fetch("there", tmp_path).read_bytes(): b"1",
+            lambda: store.delete("nothing"): None,
+        }.items():
+            if share == 1:
+                with pytest.raises(TransientError, match="does not answer"):
+                    attempt()
+            else:
+                assert attempt() == answer
 
     def test_an_outage_in_the_middle_of_a_file_is_known_as_one(self, store, monkeypatch):
         store.write("file", b"1")

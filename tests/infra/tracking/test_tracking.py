@@ -103,6 +103,21 @@ def test_sending_everything_twice_changes_nothing(run, address, client, pages):
     assert len(client.search_model_versions(f"name = '{run.name}'")) == 1
 
 
+def test_of_two_trackers_of_one_run_the_one_that_slept_repeats_nothing(run, address, client, pages):
+    run.begin()
+    run.start("train")
+    slept = run.tracker(address)
+    run.add(Metrics, stage="train", values={"loss": 9.0}, step=0)
+    assert slept._send()  # and knows the curve
+    for step in range(1, 5):
+        run.add(Metrics, stage="train", values={"loss": float(step)}, step=step)
+    run.send(address)
+    run.add(Metrics, stage="train", values={"loss": 5.0}, step=5)
+    while slept._send():
+        pass
+    assert curve(client, pages()["train"], "loss") == [(0, 9.0), *((step, float(step)) for step in range(1, 6))]
+
+
 def test_inputs_are_datasets(run, address, pages):
     run.begin()
     crawl = run.finish("crawl", write={"data/a.tar": b"123", "data/b.tar": b"45"})

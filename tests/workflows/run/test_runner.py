@@ -7,6 +7,7 @@ All others work in this process, on the same cluster, and find both there alread
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import select
@@ -288,6 +289,40 @@ def test_what_mlflow_refuses_fails_only_a_run_that_requires_tracking(driver):
     driver(*trouble)
     failed = driver(*trouble, "--force", "right", "--tracking-required", expect=1)
     assert "1 events refused for good" in failed.stderr
+
+
+def test_a_run_whose_mlflow_is_away_for_good_ends_as_any_other_and_can_be_sent_elsewhere(driver, undisturbed, caplog):
+    there = driver._env["MLFLOW_TRACKING_URI"]
+    driver._env["MLFLOW_TRACKING_URI"] = "http://127.0.0.1:9"  # a port where nobody listens
+    said = driver("run", str(TOY)).stderr
+    assert sum("MLflow cannot be reached" in message for message in caplog.messages) == 1
+    assert "clipline sync" in said
+    assert driver.manifests() == undisturbed
+    driver._env["MLFLOW_TRACKING_URI"] = there
+    driver("sync")
+    assert {run.info.status for run in tracked(there, driver.root)} == {"FINISHED"}
+
+
+def tracked(uri, root):
+    """The MLflow runs of what ran below ``root``: one of the run, and one of each stage."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("toy").experiment_id
+    found = client.search_runs([experiment], f"tags.`clipline.root` = '{(root / 'root.id').read_text()}'")
+    assert len(found) == len({run.data.tags["clipline.stage"] for run in found}) == 4
+    return found
+
+
+def test_a_clock_that_jumps_changes_nothing(driver, undisturbed, monkeypatch):
+    now, jumps = time.time, itertools.cycle([0, 86400, -86400, 3e8])
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: now() + next(jumps))
+        driver("run", str(TOY))
+    assert driver.manifests() == undisturbed
+    assert json.loads(driver("ls", "--json").stdout)["runs"][0]["state"] == "done"
+    assert {run.info.status for run in tracked(driver._env["MLFLOW_TRACKING_URI"], driver.root)} == {"FINISHED"}
+    assert max(driver.worked().values()) == 1
 
 
 def test_a_stage_that_hangs_is_cancelled_at_its_timeout_and_tried_again(driver, undisturbed):
