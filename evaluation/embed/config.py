@@ -52,7 +52,7 @@ class Config(EncoderConfig):
         return self
 
     def changes(self, name: str) -> tuple[Change | None, ...]:
-        """How the set ``name`` is encoded: as it is (None), and under each corruption."""
+        """The changes that the set ``name`` is encoded under: none of them (None), and each corruption."""
         if self.corruptions is None or (self.corrupted and name not in self.corrupted):
             return (None,)
         return None, *self.corruptions.changes().values()
