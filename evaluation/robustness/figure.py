@@ -51,7 +51,7 @@ def _panel(axes: Axes, rows: Sequence[Mapping[str, Any]], line: Expectation) -> 
     for axis, (start, end) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
         ticks = [tick for tick in _TICKS if expit(start) <= tick <= expit(end)]
         if len(ticks) < 2:  # models that are close to one another
-            ticks = sorted({round(float(tick), 3) for tick in expit(np.linspace(start, end, 7)[1:-1])})
+            ticks = sorted({round(float(tick), 3) for tick in expit(np.linspace(start, end, 7)[1:-1])} - {0.0, 1.0})
         axis.set_ticks(logit(ticks), [f"{tick:.3g}" for tick in ticks], fontsize=7)
         axis.minorticks_off()
     for side in ("top", "right"):
