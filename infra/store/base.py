@@ -121,7 +121,7 @@ class Store(ABC):
 
     @abstractmethod
     def append(self, path: str, data: bytes) -> None:
-        """Add whole lines to the end of ``path`` (object stores: as a numbered part)."""
+        """Add whole lines to the end of ``path`` (object stores: as a numbered part, see :mod:`infra.store.parts`)."""
 
     @abstractmethod
     def read_appended(self, path: str, start: int = 0) -> tuple[bytes, int]:

@@ -17,6 +17,7 @@ from infra.errors import StorageError, TransientError
 from infra.extras import install, missing
 from infra.store.base import TEMP_PREFIX, Publication, Store, clean_path
 from infra.store.local import sync
+from infra.store.parts import Parts
 
 __all__ = ["ObjectStore", "unreachable"]
 
@@ -26,7 +27,7 @@ class ObjectStore(Store):
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        self._appended: dict[str, int] = {}  # parts known to be there, by path
+        self._appended: dict[str, Parts] = {}  # by path
         self._connect()
 
     def _connect(self) -> None:
@@ -123,16 +124,13 @@ class ObjectStore(Store):
         return True
 
     def append(self, path: str, data: bytes) -> None:
-        number = self._appended.get(path)
-        if number is None:
-            number = len(self.paths(path))
-        while not self.create(f"{path}/{number:08d}", data):
-            number += 1
-        self._appended[path] = number + 1
+        self._parts(path).append(data)
 
     def read_appended(self, path: str, start: int = 0) -> tuple[bytes, int]:
-        parts = self.paths(path)
-        return b"".join(self.read_all(parts[start:])), max(start, len(parts))
+        return self._parts(path).read(start)
+
+    def _parts(self, path: str) -> Parts:
+        return self._appended.setdefault(path, Parts(self, path))
 
     def paths(self, prefix: str = "") -> list[str]:
         start, folder = len(self._base) + 1, f"{self._at(prefix)}/"

@@ -34,8 +34,9 @@ ReadJournal = Callable[[int], tuple[list[Event], int]]
 class Tracker:
     """Follows one run's journal. ``folder`` is the run's folder, ``root`` where the artifacts are.
 
-    ``read`` is ``Journal.read``. Errors never leave the thread; ``degraded`` says why the last
-    attempt failed (empty: it did not), and :meth:`close` returns whether everything was sent.
+    ``read`` is ``Journal.read``, or ``Journal.follow`` where the journal is written. Errors never leave the thread;
+    ``degraded`` says why the last attempt failed (empty: it did not), and :meth:`close` returns whether everything was
+    sent.
     """
 
     PATH = state.PATH

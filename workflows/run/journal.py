@@ -6,6 +6,7 @@ The console, MLflow and the report's timings are projections of it. It decides n
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from infra.store import Store
 
 __all__ = ["Journal", "shared", "under_way"]
 
+_OTHERS_S = 10.0
+
 
 class Journal:
     """Appends and reads the events of one run; ``store`` is the run's folder."""
@@ -23,6 +26,7 @@ class Journal:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._appended, self._followed, self._looked_s = 0, (-1, 0), 0.0
 
     def append(self, events: list[Event]) -> None:
         """Add events; values that look like secrets are masked."""
@@ -30,11 +34,21 @@ class Journal:
             # A newline first: a line cut short by a crash must not swallow the next one.
             lines = "".join(f"\n{json.dumps(redact_values(event.to_json()), default=_json_value)}" for event in events)
             self._store.append(self.PATH, lines.encode() + b"\n")
+            self._appended += 1
 
     def read(self, start: int = 0) -> tuple[list[Event], int]:
         """The events since position ``start`` (0: all), and the position after them."""
         data, position = self._store.read_appended(self.PATH, start)
         return list(_parse(data)), position
+
+    def follow(self, start: int) -> tuple[list[Event], int]:
+        """As :meth:`read`, but what only others append may come ten seconds late: a bucket is asked less often."""
+        appended = self._appended
+        if (appended, start) == self._followed and time.monotonic() < self._looked_s + _OTHERS_S:
+            return [], start
+        events, position = self.read(start)
+        self._followed, self._looked_s = (appended, position), time.monotonic()
+        return events, position
 
 
 def under_way(events: Iterable[Event]) -> bool:

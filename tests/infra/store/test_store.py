@@ -529,11 +529,6 @@ assert store.paths() == ["file", "of-child"]
 """
         subprocess.run([sys.executable, "-c", code, store.url], check=True, timeout=60)
 
-    def test_appending_does_not_list_what_is_there_again_and_again(self, store, monkeypatch):
-        store.append("log", b"0\n")
-        monkeypatch.setattr(type(store), "paths", lambda self, prefix="": pytest.fail("listed"))
-        store.append("log", b"1\n")
-
     def test_folders_does_not_list_what_is_in_them(self, store, monkeypatch):
         store.write("runs/a/deep/file", b"")
         monkeypatch.setattr(store._fs, "find", lambda *args, **kwargs: pytest.fail("listed everything"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -54,6 +55,24 @@ def test_a_reader_goes_on_where_it_was(store):
         events, position = Journal(store).read(position)
         seen += [event.fields["n"] for event in events]
     assert seen == list(range(20))
+
+
+def test_who_follows_sees_at_once_what_this_process_appends_and_soon_what_others_do(store, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("workflows.run.journal.time", SimpleNamespace(monotonic=lambda: now[0]))
+    journal, other = Journal(store), Journal(store)
+    journal.append([note("a")])
+    events, position = journal.follow(0)
+    assert events == [note("a")]
+    other.append([note("b")])
+    assert journal.follow(position) == ([], position)
+    assert journal.follow(0)[0] == [note("a"), note("b")]  # not where it was: what it got was not used
+    journal.append([note("c")])
+    assert journal.follow(position)[0] == [note("b"), note("c")]
+    _, position = journal.follow(position)
+    other.append([note("d")])
+    now[0] += 11
+    assert journal.follow(position)[0] == [note("d")]
 
 
 def test_a_journal_that_does_not_exist_is_empty(store):
