@@ -10,11 +10,13 @@ import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from pipelines.adopt.published import set_root
+from workflows.profile import read_profile
 from workflows.recipe import Recipe, load
 from workflows.run.plan import Selection
 from workflows.stage import Workflow
@@ -24,12 +26,14 @@ __all__ = [
     "Execution",
     "Group",
     "Json",
+    "Profile",
     "RecipeName",
     "Request",
     "Requested",
     "Root",
     "RunName",
     "Set",
+    "all_settings",
     "grouped",
 ]
 
@@ -52,6 +56,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="`parameter=value` or `stage.field=value`. Repeatable."),
+]
+Profile = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="YAML of KEY: VALUE, as if each were given by --set; --set itself wins."),
 ]
 Only = Annotated[list[str] | None, typer.Option(metavar="STAGE", help="Run only this stage. Repeatable.")]
 From = Annotated[str | None, typer.Option("--from", metavar="STAGE", help="Run this stage and all that depend on it.")]
@@ -82,8 +90,14 @@ class Request:
         return recipe, recipe.build(self.settings)
 
 
+def all_settings(settings: list[str] | None, profile: Path | None) -> list[str]:
+    """The settings of the profile, and those given, which win by coming last. Raises UsageError."""
+    return [*(read_profile(profile) if profile else ()), *(settings or ())]
+
+
 def _request(
     settings: Set = None,
+    profile: Profile = None,
     root: Root = DEFAULT_ROOT,
     only: Only = None,
     start: From = None,
@@ -91,7 +105,7 @@ def _request(
     force: Force = None,
     rerun_drift: Drift = False,
 ) -> Request:
-    return Request(settings or [], root, Selection(only or (), start, until, force or (), rerun_drift))
+    return Request(all_settings(settings, profile), root, Selection(only or (), start, until, force or (), rerun_drift))
 
 
 def _execution(

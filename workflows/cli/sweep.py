@@ -14,7 +14,7 @@ from infra.tracking import Address
 from workflows.cli import result
 from workflows.cli.console import column, print_json, strict
 from workflows.cli.look.compare import Primary, compared, show
-from workflows.cli.options import DEFAULT_ROOT, Execution, Json, RecipeName, Root, Set, grouped
+from workflows.cli.options import DEFAULT_ROOT, Execution, Json, Profile, RecipeName, Root, Set, all_settings, grouped
 from workflows.cli.run import carry_out, check_ready
 from workflows.cli.terminal import stderr, stdout
 from workflows.recipe import load
@@ -45,6 +45,7 @@ def sweep(
     seeds: Seeds = 1,
     draw: Random = None,
     settings: Set = None,
+    profile: Profile = None,
     primary: Primary = None,
     root: Root = DEFAULT_ROOT,
     plan_only: PlanOnly = False,
@@ -52,7 +53,8 @@ def sweep(
 ) -> None:
     """Run a recipe under every combination of settings and compare them. The same command again continues."""
     store, found = open_store(root), load(recipe)
-    whole = plan_sweep(found, found.recorded_as(recipe), settings or [], parse_grid(grid or []), seeds, draw)
+    given = all_settings(settings, profile)
+    whole = plan_sweep(found, found.recorded_as(recipe), given, parse_grid(grid or []), seeds, draw)
     plans = whole.plans(store)
     if plan_only:
         _show_plan(whole, plans, as_json)

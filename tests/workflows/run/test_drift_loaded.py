@@ -83,6 +83,7 @@ OUTSIDE = {
     "training.command": "the command line of training without a run",
     "workflows.cli": "the command line",
     "workflows.demo": "the web site of the quickstart, which is the web to its stages",
+    "workflows.profile": "reads settings, which count as those of --set",
     "workflows.recipe": "builds stages, whose configurations count",
     "workflows.recipes": "build stages, whose configurations count",
     "workflows.report": "shows results",
