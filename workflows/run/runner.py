@@ -68,7 +68,7 @@ class _Run:
         self.record = record.save(root)
         self.folder = root.child(f"runs/{record.run}")
         self._journal = Journal(self.folder)
-        self.tracker = Tracker(Address.find(root), plan.workflow.name, root, self.folder, self._journal.read)
+        self.tracker = Tracker(Address.find(root), plan.workflow.name, root, self.folder, self._journal.follow)
         self.error: CliplineError | None = None
         self.concluding: Future[None] | None = None
         self.stop = StopRequest(self.folder)  # whoever reads that the run has started may ask
