@@ -168,7 +168,8 @@ class Records(Sequence[ShardRecord]):
         """The same with every full thousand of those that are in no piece in one, which is written for that."""
         full = len(self.rest) // PIECE * PIECE
         starts = range(0, full, PIECE)
-        paths = [f"{_FOLDER}/{start // PIECE:06d}.jsonl" for start in starts]
+        before = sum(piece.path.startswith(f"{_FOLDER}/") for piece in self.pieces)
+        paths = [f"{_FOLDER}/{before + number:06d}.jsonl" for number in range(len(starts))]
         new = [
             write_piece(self._store, path, self.rest[start : start + PIECE])
             for path, start in zip(paths, starts, strict=True)

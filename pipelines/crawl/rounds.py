@@ -1,15 +1,16 @@
 """The driver of a crawl: runs the steps of each round on shards and partitions, and keeps the counts.
 
-No URL passes through the driver. Steps on small tables run in this process, with the same functions, since handing them
-to Ray workers would take longer.
+No URL passes through the driver, and of the records of shards it holds some thousands. Steps on small tables run in
+this process, with the same functions, since handing them to Ray workers would take longer.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from functools import cached_property, partial
+from itertools import islice
 from typing import Any
 
 from msgspec import structs
@@ -17,8 +18,9 @@ from msgspec import structs
 from infra.cluster import Limits, run_shards
 from infra.run.context import Context, ShardOutput
 from infra.run.manifest import Manifest, ShardRecord
+from infra.run.pieces import PIECE, Records
 from infra.schema import Drop
-from pipelines.crawl.config import Config
+from pipelines.crawl.config import UNIT, Config
 from pipelines.crawl.frontier import Generate, Unvisited, Update, generate, unvisited, update
 from pipelines.crawl.frontier_tables import found_files, read_due
 from pipelines.crawl.shard import DueShard, fetch
@@ -72,10 +74,10 @@ class Rounds:
         self._ready: list[dict[int, int]] = []
         self._rows = 0  # URLs in the frontier
         self._shard_sizes: list[list[int]] = [[] for _ in self._partitions]  # URLs in each shard of each partition
-        self._fetched: list[ShardRecord] = []  # in this round
+        self._fetched = Records(context.store)  # in this round
         self._floor = SuccessFloor(config.min_success_share, _FLOOR_URLS)
-        self._records: list[ShardRecord] = []
-        self._committed = context.ledger.read()
+        self._records = Records(context.store)  # that lasts
+        self._resumed = context.ledger.count() > 0  # and still among the steps of an earlier attempt
 
     @cached_property
     def limiter(self) -> LimiterClient:
@@ -85,8 +87,8 @@ class Rounds:
     def inject(self) -> None:
         """Put the starting URLs into the frontier."""
         given, remote = sources(self.config, self.page_lists)
-        self._fetched = self._run(given, inject, small=True) + self._run(remote, inject, fetches=True)
-        self._records += self._fetched
+        self._fetched = self._run(given, inject, small=True).plus(self._run(remote, inject, fetches=True))
+        self._keep(self._fetched)
 
     def generate(self) -> bool:
         """Select the URLs of the next round and deal them to shards; False if there are none."""
@@ -110,11 +112,11 @@ class Rounds:
             self._name(f"{part:05d}"): DueShard(self.generation, *place, self.config)
             for part, place in enumerate(places)
         }
-        if self.generation == 1 and not self._committed.keys() >= specs.keys():
+        if self.generation == 1 and not self._is_done(specs):
             self._check_dns(specs)
         self._fetched = self._run(specs, fetch, fetches=True, on_done=self._check_success)
-        self._records += self._fetched
-        self.kept += sum(record.funnel.kept for record in self._fetched if record.funnel)
+        self._keep(self._fetched)
+        self.kept += self._fetched.funnel(UNIT).kept
 
     def _check_dns(self, specs: dict[str, DueShard]) -> None:
         """Raise StageFailed if the DNS resolver fails on the hosts of some shards."""
@@ -132,16 +134,17 @@ class Rounds:
     def update(self) -> None:
         """Write the next generation of the frontier from this one and the links found."""
         self._floor.seal()
-        names = iter([record.shard for record in self._fetched])
+        fetched = [(record.shard, found_files(record), record.facts["found"]) for record in self._fetched]
+        names = iter([name for name, *_ in fetched])
         shards_of = [tuple(next(names) for _ in shards) for shards in self._shard_sizes]
-        found = tuple(path for record in self._fetched for path in found_files(record))
+        found = tuple(path for _, paths, _ in fetched for path in paths)
+        rows = self._rows + sum(count for *_, count in fetched)
         specs = {
             self._name(f"update-{partition:03d}"): Update(
                 self.generation, partition, found, shards_of[partition], self.config
             )
             for partition in self._partitions
         }
-        rows = self._rows + sum(record.facts["found"] for record in self._fetched)
         records = self._run(specs, update, small=rows <= _SMALL)
         self.context.store.delete(f"frontier/{self.generation:04d}")
         self.generation += 1
@@ -152,7 +155,7 @@ class Rounds:
             self.kept, min(self.config.max_pages, self.kept + waiting), rounds=self.generation - 1, known=self._rows
         )
 
-    def _check_kept(self, records: list[ShardRecord]) -> None:
+    def _check_kept(self, records: Records) -> None:
         """Raise StageFailed with the reasons if no page was kept; the next run then starts from the seeds."""
         if self.kept:
             return
@@ -163,9 +166,9 @@ class Rounds:
             dropped.update(record.facts.get("failed", {}))
         if not dropped:
             return  # an empty list
-        paths = [file.path for record in records for file in record.files]
-        outcomes = [path for path in paths if path.endswith(".urls.parquet") or path.startswith("data/sitemaps-")]
-        for path in outcomes[:_LOOK_AT]:
+        paths = (path for some in records.paths() for path in some)
+        outcomes = (path for path in paths if path.endswith(".urls.parquet") or path.startswith("data/sitemaps-"))
+        for path in islice(outcomes, _LOOK_AT):
             table = read_table(self.context.store, path, ["reason", "detail"])
             details.update(zip(table["reason"].to_pylist(), table["detail"].to_pylist(), strict=True))
         self.context.ledger.forget(*self.context.ledger.read())
@@ -180,21 +183,27 @@ class Rounds:
             f"unvisited-{partition:03d}": Unvisited(self.generation, partition, self.config)
             for partition in self._partitions
         }
-        records = self._records + self._run(specs, unvisited, small=self._rows <= _SMALL)
+        self._keep(self._run(specs, unvisited, small=self._rows <= _SMALL))
         self.context.store.delete("frontier")
-        self._check_kept(records)
+        self._check_kept(self._records)
         outside: Counter[str] = Counter()
-        for record in records:
+        for record in self._records:
             outside.update(record.facts.get("links_outside", {}))
-        lasting = [
-            structs.replace(record, files=[file for file in record.files if file.path.startswith("data/")])
-            for record in records
-        ]
         return self.context.finish(
-            lasting,
+            self._records,
             metrics={"pages": float(self.kept), "rounds": float(self.generation - 1)},
             facts={"links_outside": dict(sorted(outside.items()))},
         )
+
+    def _keep(self, records: Records) -> None:
+        """Add ``records`` to those of the artifact, without their files of the frontier; thousands of them are packed
+        as the manifest will have them."""
+        lasting = (
+            structs.replace(record, files=[file for file in record.files if file.path.startswith("data/")])
+            for record in records
+        )
+        while some := list(islice(lasting, PIECE)):
+            self._records = self._records.plus(some).packed()
 
     def _name(self, step: str) -> str:
         return f"{self.generation:04d}-{step}"
@@ -207,18 +216,24 @@ class Rounds:
         small: bool = False,
         fetches: bool = False,
         on_done: Callable[[ShardRecord], None] | None = None,
-    ) -> list[ShardRecord]:
+    ) -> Records:
         """Run ``work`` on each of ``specs``, by name, unless committed; returns their records in order.
 
         ``small``: run in this process. ``fetches``: pass the rate limiter.
         """
-        due = [(name, spec) for name, spec in specs.items() if name not in self._committed]
-        if small:
-            for name, spec in due:
-                self.context.check()
-                self._committed[name] = work(spec, ShardOutput(self.context.store, name))
-        elif due:
+        if self._is_done(specs):
+            return self.context.ledger.tally(list(specs)).records()
+        resumed, self._resumed = self._resumed, False  # nobody has come further
+        if not small:
             work = partial(work, limiter=self.limiter) if fetches else work
-            done = run_shards(self.context, due, work, Limits(attempts=self.config.attempts), on_done)
-            self._committed |= {record.shard: record for record in done}
-        return [self._committed.pop(name) for name in specs]
+            return run_shards(self.context, specs.items(), work, Limits(attempts=self.config.attempts), on_done)
+        known = self.context.ledger.read(specs) if resumed else {}
+        for name, spec in specs.items():
+            if name not in known:
+                self.context.check()
+                known[name] = work(spec, ShardOutput(self.context.store, name))
+        return Records(self.context.store, rest=[known[name] for name in specs])
+
+    def _is_done(self, specs: Collection[str]) -> bool:
+        """True if an earlier attempt has committed these; of no steps there is nothing to do."""
+        return not specs or (self._resumed and self.context.ledger.tally(list(specs)).done == len(specs))

@@ -180,6 +180,17 @@ def test_what_is_no_loop_is_packed_for_the_manifest(store):
     assert caught.value.found == "data/00001.tar"
 
 
+@pytest.mark.parametrize("step", [1, 3, 10])
+def test_records_may_be_packed_as_they_come(store, step):
+    """So no stage of many loops holds all its records; the manifest is that of records packed at the end."""
+    records, packed = [work(store, name) for name in NAMES], Records(store)
+    at_once = Context(store, stage="toy").finish(records).to_bytes()
+    for start in range(0, 10, step):
+        packed = packed.plus(records[start : start + step]).packed()
+        assert len(packed.rest) < 4 and list(packed) == records[: start + step]
+    assert Context(store, stage="toy").finish(packed).to_bytes() == at_once
+
+
 def test_verify_looks_into_pieces_and_at_them(store):
     store.write(MANIFEST, finished(store))
     artifact = Artifact.load(store)

@@ -14,9 +14,12 @@ from warcio.archiveiterator import ArchiveIterator as WarcioIterator
 from warcio.cli import main as warcio_command
 
 from infra.errors import ConfigError, StageFailed, UsageError
+from infra.run import ledger, pieces
 from infra.run.context import Context, ShardOutput
+from infra.run.manifest import Artifact
 from infra.store.spool import Spool
 from pipelines import crawl
+from pipelines.crawl import rounds
 from pipelines.crawl.config import Config
 from pipelines.crawl.frontier_tables import Due
 from pipelines.crawl.scope import Scope, registered_domain
@@ -299,7 +302,12 @@ class Stopped(Exception):
     pass
 
 
-def test_a_crawl_accounts_for_every_url_and_continues_wherever_it_was_stopped(ray_cluster, tmp_path, monkeypatch):
+@pytest.mark.parametrize("piece", [pieces.PIECE, 2])
+def test_a_crawl_accounts_for_every_url_and_continues_wherever_it_was_stopped(
+    ray_cluster, tmp_path, monkeypatch, piece
+):
+    for module in (pieces, ledger, rounds):
+        monkeypatch.setattr(module, "PIECE", piece)
     with serving(SITE) as site:
         settings = config(site, max_depth=3, shard_urls=4)
         first = crawl.run(settings, {}, Context(tmp_path / "one"))
@@ -330,7 +338,8 @@ def test_a_crawl_accounts_for_every_url_and_continues_wherever_it_was_stopped(ra
     assert first.funnel.kept == sum(fate is None for fate in fates.values())
     assert first.funnel.dropped == Counter(fate for fate in fates.values() if fate)
     assert first.facts == {"links_outside": {"image": 1, "off_site": 1}}
-    assert all(file.path.startswith("data/") for file in first.files)
+    assert bool(first.pieces) == (piece == 2)
+    assert all(file.path.startswith("data/") for file in Artifact(Context(tmp_path / "one").store, first).files())
 
 
 def test_the_page_budget_is_exact(ray_cluster, tmp_path):

@@ -6,6 +6,7 @@ from loopback import answer, serving
 
 from infra.run.context import Context, ShardOutput
 from infra.run.manifest import Artifact
+from infra.run.pieces import Records
 from pipelines import crawl, extract
 from pipelines.web import Web
 
@@ -21,7 +22,7 @@ SITE = {
 
 def test_in_a_bucket_it_is_what_it_is_on_disk(s3_url, tmp_path, monkeypatch):
     def run_shards(context, shards, work, limits, on_done=None):
-        return [work(spec, ShardOutput(context.store, name)) for name, spec in shards]
+        return Records(context.store, rest=[work(spec, ShardOutput(context.store, name)) for name, spec in shards])
 
     monkeypatch.setattr("pipelines.crawl.rounds.run_shards", run_shards)
     monkeypatch.setattr("pipelines.extract.stage.run_shards", run_shards)
