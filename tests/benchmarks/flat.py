@@ -1,10 +1,11 @@
-"""Stages that must stay flat: entries, subset and reshard at two sizes.
+"""Stages that must stay flat: entries, subset, reshard and a filter by a list of ids, at two sizes.
 
-    python -m tests.benchmarks.flat entries|subset|reshard [--rows 100000 1000000] [--folder FOLDER]
+    python -m tests.benchmarks.flat entries|subset|reshard|filter [--rows 100000 1000000] [--folder FOLDER]
 
 Time is the CPU time of all processes; memory is private memory, of the largest process and of all together, as
 tests/benchmarks/dedup.py tells them. Captions are those of tests/benchmarks/textdedup.py. Tars have tiny images; of a
-subset half of the ids are samples', a tenth of these twice, as many others are no sample's.
+subset half of the ids are samples', a tenth of these twice, as many others are no sample's. The filter's list has ten
+ids for each row, in no order; half of the rows are on it.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from infra.formats.shards import TarWriter, shard_name
 from infra.run.context import Context
 from infra.run.manifest import Artifact
 from pipelines.curate import entries, reshard, subset
+from pipelines.curate import filter as filtering
+from pipelines.curate.filter.rules import Subset
 from pipelines.curate.subset.ids import DTYPE
 from tests.benchmarks.dedup import PER_SHARD, at_two_sizes, mixed, timed
 from tests.benchmarks.textdedup import captions
@@ -45,7 +48,29 @@ def selection(folder: Path, rows: int) -> Inputs:
         uid = [f"{one:016x}{other:016x}" for one, other in zip(high, low, strict=True)]
         table = pa.table({"uid": uid, "caption": captions(shard)})
         context.output.write_table(f"data/kept-{shard_name(shard)}.parquet", table)
-    return {"selection": Artifact(context.store, context.finish())}
+    return {"selection": finished(context)}
+
+
+def pairs(folder: Path, rows: int) -> Inputs:
+    """Pairs, and a list of ids."""
+    chosen = Context(folder / "list")
+    write_ids(chosen, ids_of(np.arange(0, 20 * rows, 2)))
+    return {"pairs": selection(folder, rows)["selection"], "list_ids": finished(chosen)}
+
+
+def ids_of(rows: np.ndarray) -> np.ndarray:
+    ids = np.zeros(len(rows), DTYPE)
+    ids["f0"], ids["f1"] = mixed(rows), mixed(rows + (1 << 40))
+    return ids
+
+
+def write_ids(context: Context, ids: np.ndarray) -> None:
+    with context.output.open("data/subset.npy") as sink:
+        np.lib.format.write_array(sink, ids)
+
+
+def finished(context: Context) -> Artifact:
+    return Artifact(context.store, context.finish())
 
 
 def shards(folder: Path, rows: int) -> Inputs:
@@ -63,17 +88,15 @@ def shards(folder: Path, rows: int) -> Inputs:
                 tar.add(f"{number:09d}.jpg", out.getvalue())
                 tar.add(f"{number:09d}.json", json.dumps({"uid": f"{one:016x}{other:016x}"}).encode())
     listed = np.concatenate([np.arange(0, 2 * rows, 2), np.arange(0, rows, 20)])
-    ids = np.zeros(len(listed), DTYPE)
-    ids["f0"], ids["f1"] = mixed(listed), mixed(listed + (1 << 40))
-    with chosen.output.open("data/subset.npy") as sink:
-        np.lib.format.write_array(sink, np.sort(ids))
+    write_ids(chosen, np.sort(ids_of(listed)))
     made = {"shards": tars, "subset": chosen}
-    return {name: Artifact(context.store, context.finish()) for name, context in made.items()}
+    return {name: finished(context) for name, context in made.items()}
 
 
 STAGES: dict[str, tuple[Callable[[Path, int], Inputs], Any, Any]] = {
     "entries": (selection, entries.run, entries.Config()),
     "subset": (selection, subset.run, subset.Config()),
+    "filter": (pairs, filtering.run, filtering.Config(rules=(Subset(source="list_ids"),))),
     "reshard": (shards, reshard.run, reshard.Config()),
 }
 

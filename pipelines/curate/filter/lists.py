@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import io
-import re
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from infra.errors import DataError
 from infra.run.manifest import Artifact
 from pipelines.curate.balance.entries import read_entries
 from pipelines.curate.balance.matching import Matcher
-from pipelines.curate.subset.ids import UID, packed, with_halves
+from pipelines.curate.filter.ids import Ids, pack_texts
+from pipelines.curate.subset.ids import UID
 from pipelines.web.urls import BadUrlError, canonical
 
 __all__ = ["holds_entry", "is_in_subset", "is_listed", "repeats", "times_in_subset"]
@@ -73,7 +71,7 @@ def times_in_subset(uids: pa.ChunkedArray, entries: tuple[str, ...], file: Artif
     """Return the number of times that each id is listed: (n,)."""
     listed = _list(_ids, entries, file).ids
     proper = pc.match_substring_regex(uids, _UID).fill_null(False).to_numpy()
-    wanted = _packed(uids.filter(pa.array(proper)).to_pylist())
+    wanted = pack_texts(uids.filter(pa.array(proper)).to_pylist())
     times = np.zeros(len(uids), np.int64)
     times[proper] = np.searchsorted(listed, wanted, side="right") - np.searchsorted(listed, wanted)
     return times
@@ -92,60 +90,30 @@ def repeats(uids: pa.ChunkedArray, entries: tuple[str, ...], file: Artifact | No
 _made: dict[tuple[str, object], Any] = {}  # lists of this process, by their content
 
 
-def _list(make: Callable[[Iterable[str]], T], entries: tuple[str, ...], file: Artifact | None) -> T:
+def _list(make: Callable[[tuple[str, ...], Artifact | None], T], entries: tuple[str, ...], file: Artifact | None) -> T:
     """``make`` applied to a list, once for each list."""
     key = (make.__name__, entries if file is None else file.manifest.content_digest)
     if key not in _made:
         if len(_made) == _MOST:
             _made.clear()
-        _made[key] = make(entries if file is None else _read(file))
+        _made[key] = make(entries, file)
     found: T = _made[key]
     return found
 
 
-def _read(file: Artifact) -> Iterable[str] | NDArray[Any]:
-    """The lines of a list, or the ids of a subset."""
-    paths = [one.path for one in file.files("data/", ".npy")]
-    if len(paths) != 1:
-        return read_entries(file)
-    found: NDArray[Any] = np.load(io.BytesIO(file.read(paths[0])), allow_pickle=False)
-    return with_halves(found, paths[0])
+def _ids(entries: tuple[str, ...], file: Artifact | None) -> Ids:
+    return Ids.of_file(file) if file else Ids.of(entries)
 
 
-class _Ids(NamedTuple):
-    """Ids in order, 16 bytes each, the most significant first; whether any is there several times."""
-
-    ids: NDArray[Any]
-    repeated: bool
+def _matcher(entries: tuple[str, ...], file: Artifact | None) -> Matcher:
+    words = read_entries(file) if file else entries
+    return Matcher(sorted({" ".join(entry.casefold().split()) for entry in words} - {""}))
 
 
-def _ids(entries: Iterable[str] | NDArray[Any]) -> _Ids:
-    """The ids of a list. Raises DataError for what is no id."""
-    ids = np.sort(_packed_list(entries))
-    return _Ids(ids, bool((ids[1:] == ids[:-1]).any()))
-
-
-def _packed_list(entries: Iterable[str] | NDArray[Any]) -> NDArray[Any]:
-    if isinstance(entries, np.ndarray):  # of DataComp: the two halves of each as numbers
-        return packed(np.stack([entries[name] for name in entries.dtype.names or ()], axis=1))
-    lines = [line.strip().lower() for line in entries]
-    if wrong := [line for line in lines if line and not re.fullmatch(_UID, line)]:
-        raise DataError("a list of ids holds something else", expected="32 hex digits a line", found=repr(wrong[0]))
-    return _packed(lines)
-
-
-def _packed(uids: Iterable[str]) -> NDArray[Any]:
-    return np.frombuffer(bytes.fromhex("".join(uids)), "S16")
-
-
-def _matcher(entries: Iterable[str]) -> Matcher:
-    return Matcher(sorted({" ".join(entry.casefold().split()) for entry in entries} - {""}))
-
-
-def _addresses(entries: Iterable[str]) -> frozenset[str]:
+def _addresses(entries: tuple[str, ...], file: Artifact | None) -> frozenset[str]:
     """Hosts and paths as they stand in canonical URLs; hosts files and filter lists put something around them."""
     found = set()
-    for line in entries:
+    for line in read_entries(file) if file else entries:
         entry = line.partition("#")[0].strip().removeprefix("0.0.0.0 ").removeprefix("127.0.0.1 ").strip()
         entry = entry.removeprefix("||").rstrip("^").removeprefix("*.").removeprefix(".")
         try:

@@ -10,21 +10,14 @@ from numpy.typing import NDArray
 from infra.errors import DataError
 from infra.store import Store
 
-__all__ = ["DTYPE", "UID", "packed", "read_header", "read_some", "with_halves"]
+__all__ = ["DTYPE", "UID", "packed", "read_header", "read_some"]
 
 DTYPE = np.dtype("<u8,<u8")
 UID = "[0-9a-f]{32}"
 
 
-def with_halves(ids: NDArray[Any], path: str) -> NDArray[Any]:
-    """``ids`` of the file ``path``, if they are of a subset: (n,) of two 64-bit numbers. Raises DataError."""
-    if ids.ndim != 1 or [field[1] for field in ids.dtype.descr] != ["<u8", "<u8"]:
-        raise DataError(f"{path} is no subset", expected="numpy.uint64 pairs, dtype u8,u8", found=str(ids.dtype))
-    return ids
-
-
 def read_header(store: Store, path: str) -> tuple[int, int]:
-    """Offset of the ids in a file of numpy's, in bytes, and their number. Raises DataError."""
+    """Offset of the ids in a file of numpy's, in bytes, and their number. Raises DataError if it holds none."""
     with store.open(path) as source:
         try:
             major, _ = np.lib.format.read_magic(source)
@@ -32,7 +25,9 @@ def read_header(store: Store, path: str) -> tuple[int, int]:
             shape, _, dtype = read(source)
         except ValueError as error:
             raise DataError(f"{store.locate(path)} is no subset", expected="a .npy file", found=str(error)) from error
-        with_halves(np.zeros((1,) * len(shape), dtype), store.locate(path))
+        if len(shape) != 1 or [field[1] for field in dtype.descr] != ["<u8", "<u8"]:
+            expected = "numpy.uint64 pairs, dtype u8,u8"
+            raise DataError(f"{store.locate(path)} is no subset", expected=expected, found=str(dtype))
         return source.tell(), shape[0]
 
 

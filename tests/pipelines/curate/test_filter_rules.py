@@ -2,6 +2,7 @@
 
 import io
 import re
+import tempfile
 import unicodedata
 from collections import Counter
 from pathlib import Path
@@ -15,9 +16,11 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
 from infra.errors import ConfigError, DataError
+from infra.hashing import hash64
 from infra.run.context import Context
 from infra.run.manifest import Artifact
-from pipelines.curate.filter import Config
+from pipelines.curate.filter import Config, lists
+from pipelines.curate.filter import ids as long_lists
 from pipelines.curate.filter.judge import failures, judge
 from pipelines.curate.filter.measures import pixel_measures
 from pipelines.curate.filter.pii import mask
@@ -148,6 +151,32 @@ def test_ids_of_a_subset(tmp_path_factory, listed, keep):
         np.save(out, np.array(halves, np.dtype("u8,u8")))
     artifact = Artifact(context.store, context.finish())
     assert kept(Subset(source="list", keep=keep).reading(artifact), rows) == expected
+
+
+@given(st.lists(st.integers(0, 9), max_size=30), st.booleans())
+def test_a_long_list_is_read_once_by_all_workers_of_a_node(tmp_path_factory, listed, as_numbers):
+    folder = tmp_path_factory.mktemp("node")
+    uids = [f"{hash64(f'a{number}'):016x}{hash64(f'b{number}'):016x}" for number in range(12)]
+    context = Context(folder / "list")
+    ids = [uids[number] for number in listed]
+    if as_numbers:
+        with context.output.open("data/ids.npy") as out:
+            np.save(out, np.array([(int(uid[:16], 16), int(uid[16:], 16)) for uid in ids], np.dtype("u8,u8")))
+    else:
+        context.output.write("data/ids.txt", "\n".join(["", *ids, ""]).encode())
+    artifact = Artifact(context.store, context.finish())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(folder))
+        patch.setattr(long_lists, "_BLOCK", 4)
+        patch.setattr(lists, "_made", {})
+        assert lists.times_in_subset(pa.chunked_array([uids]), (), artifact).tolist() == [
+            listed.count(number) for number in range(12)
+        ]
+        patch.setattr(lists, "_made", {})  # another worker
+        for path in artifact.files():
+            artifact.store.delete(path.path)
+        rule = Subset(source="list").reading(artifact)
+        assert kept(rule, pa.table({"uid": uids})) == [number in listed for number in range(12)]
 
 
 @given(st.lists(st.integers(0, 3), max_size=9), st.booleans())
