@@ -15,6 +15,7 @@ __all__ = ["Config"]
 
 
 class Config(Staying):
+    code_version: ClassVar[int] = 2
     inputs: ClassVar[Mapping[str, Input]] = {
         "images": Input("images", repeated=True, description="a download, and retries of it"),
         "selection": Input("selection", description="the rows to deduplicate"),

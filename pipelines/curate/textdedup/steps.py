@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 _SMALL = 5_000  # rows that need no cluster
 _ROWS = 250_000  # of a home, and of a part of the texts
-_ENTRIES = 2_000_000  # of a part of the search: 24 bytes each
+_ENTRIES = 2_000_000  # of a part of the search: 36 bytes each
 
 
 def write_selection(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Manifest:
@@ -48,7 +48,7 @@ def write_selection(config: Config, inputs: Mapping[str, Artifact], context: Con
     exchange.step("texts", lots, step, sends={"texts": parts})
     sends = {"same-text": homes.count, "edges-of-texts": homes.count, "entries": buckets}
     exchange.step("bands", range(parts), partial(work.send_bands, homes, buckets), receives=["texts"], sends=sends)
-    step = partial(work.find_pairs, config, homes)
+    step = partial(work.find_pairs, config, homes, bands)
     found = exchange.step("pairs", range(buckets), step, receives=["entries"], sends={"candidates": homes.count})
     step = partial(work.attach_first, homes)
     exchange.step("first", lots, step, receives=["candidates"], sends={"half": homes.count})

@@ -36,7 +36,13 @@ Array = NDArray[Any]
 SCRATCH = "scratch"
 """Folder of the shingles of each shard's rows, until all is done."""
 
-ENTRIES = pa.schema([("key", pa.uint64()), ("preference", pa.int64()), ("row", pa.int64())])
+
+ENTRIES = pa.schema(
+    [
+        *(("key", pa.uint64()), ("preference", pa.int64()), ("row", pa.int64())),
+        *(("size", pa.int32()), ("sketch", pa.uint64())),
+    ]
+)
 """A text in the search, once for each of its bands."""
 
 _PAIRS = 2_000_000  # that are made before equal ones become one
@@ -58,11 +64,13 @@ def send_texts(config: Config, selection: Store, bands: Bands, parts: int, task:
         Output(task.output.store).write_table(_path(shard), pa.table({"shingles": lists}))
         some = np.flatnonzero(np.diff(bounds))
         own = np.r_[bounds[some], len(hashes)]
-        keys = bands.keys(hashes, own)
+        keys, sketches = bands.keys(hashes, own)
         columns_of = {
             **_sums(hashes, own[:-1]),
             "preference": preference(rows, config)[some],
             "row": row_numbers(shard, rows.num_rows)[some],
+            "size": np.diff(own).astype(np.int32),
+            "sketch": sketches,
             "bands": pa.FixedSizeListArray.from_arrays(pa.array(keys.ravel()), bands.count),
         }
         tables.append(pa.table(columns_of))
@@ -93,26 +101,36 @@ def send_bands(homes: Homes, parts: int, task: Task) -> None:
     left = rows.filter(pa.array(originals == np.arange(rows.num_rows)))
     lists = left["bands"].combine_chunks()
     keys, owners = pc.list_flatten(lists), pc.list_parent_indices(lists)
-    entries = pa.table([keys, *(left[name].take(owners) for name in ("preference", "row"))], schema=ENTRIES)
+    entries = pa.table([keys, *(left[name].take(owners) for name in ENTRIES.names[1:])], schema=ENTRIES)
     task.send("entries", entries, part_of(entries["key"], parts))
 
 
-def find_pairs(config: Config, homes: Homes, task: Task) -> None:
-    """Stream ``candidates``: the pairs of texts that share a band, to the first's home.
+def find_pairs(config: Config, homes: Homes, bands: Bands, task: Task) -> None:
+    """Stream ``candidates``: the pairs of texts that share a band and may be alike, to the first's home.
 
     A text is paired with the first ``max_bucket`` of its bucket, by preference.
     """
     entries = task.receive("entries", [("key", UP), ("preference", DOWN), ("row", UP)])
-    key, preferences, rows = (column.to_numpy() for column in entries.columns)
+    key, preferences, rows, *looks = (column.to_numpy() for column in entries.columns)
     starts = np.flatnonzero(begins_run(key))
     sizes = np.diff(np.r_[starts, len(key)])
     task.facts |= {"oversized": int((sizes > config.max_bucket).sum()), "largest": int(sizes.max(initial=0))}
     found = EDGES.empty_table()
     for first, second in _within(np.repeat(starts, sizes), config.max_bucket):
+        likely = _may_be_alike(config.threshold, bands, *((look[first], look[second]) for look in looks))
+        first, second = first[likely], second[likely]
         some = pa.table([rows[first], rows[second], preferences[first], preferences[second]], schema=EDGES)
         found = distinct(pa.concat_tables([found, some]))
     task.facts["candidates"] = found.num_rows
     task.send("candidates", found, homes.of(found["first"]))
+
+
+def _may_be_alike(threshold: float, bands: Bands, sizes: tuple[Array, Array], sketches: tuple[Array, Array]) -> Array:
+    """False for pairs whose sizes differ too much for this similarity, or their sketches: (n,) bool."""
+    fits = np.minimum(*sizes) >= threshold * np.maximum(*sizes) - 1e-6
+    common = bands.bits - np.bitwise_count(sketches[0] ^ sketches[1])
+    alike: Array = fits & (common >= bands.fewest_bits(threshold))
+    return alike
 
 
 def _within(starts: Array, most: int) -> Iterator[tuple[Array, Array]]:

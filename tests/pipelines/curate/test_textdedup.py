@@ -144,15 +144,19 @@ def test_misses_no_more_than_it_says_and_merges_nothing_falsely(pool, finished):
 
 
 def test_sets_meet_as_often_as_their_similarity_says():
-    """The share of equal bands of sets of known similarity, against MinHash's own formula."""
+    """The share of equal bands, and bits of sketches, of sets of known similarity, against MinHash's own formula."""
     rng = np.random.default_rng(0)
     bands = Bands(rows=1, count=100)
     for common, other in ((30, 10), (20, 20), (5, 35)):
         values = rng.integers(0, 2**64, (400, common + 2 * other), dtype=np.uint64)
         one, two = values[:, : common + other], np.delete(values, slice(common, common + other), axis=1)
         bounds = np.arange(401) * (common + other)
-        agree = bands.keys(one.ravel(), bounds) == bands.keys(two.ravel(), bounds)
+        (keys, sketches), (other_keys, other_sketches) = (bands.keys(sets.ravel(), bounds) for sets in (one, two))
+        agree = keys == other_keys
         true = common / (common + 2 * other)
+        bits, half = bands.bits - np.bitwise_count(sketches ^ other_sketches).astype(int), (1 + true) / 2
+        assert (bits >= bands.fewest_bits(true)).all()
+        assert bits.mean() / bands.bits == pytest.approx(half, abs=4 * (half * (1 - half) / 400 / bands.bits) ** 0.5)
         assert agree.mean() == pytest.approx(true, abs=4 * (true * (1 - true) / agree.size) ** 0.5)
 
 
