@@ -15,6 +15,7 @@ Paint's stamps and of openclipart (tests/benchmarks/near_duplicates.py), and mea
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import cv2
@@ -81,7 +82,7 @@ def _equal(one: View, other: View) -> bool:
 def _agree(one: View, other: View, template: Array, image: Array, mapping: Array) -> bool:
     """True if the pictures are the same where ``mapping`` lays one over the other."""
     laid, covered = lay(image, mapping)
-    if not keeps_aspect(one, other, mapping) or correlation(template, laid, covered) < _AGREES:
+    if not keeps_aspect(one, other, mapping) or _resemblance(template, laid, covered) < _AGREES:
         return False
     if min(_seen(template, covered), _seen(image, lay(template, _inverse(mapping))[1])) < _SEEN:
         return False
@@ -93,6 +94,22 @@ def _agree(one: View, other: View, template: Array, image: Array, mapping: Array
         return False
     differs = (_differs(template, laid, covered, where) | _differs_in_colour(one, other, mapping)) & where
     return bool(differs.sum() <= _SHARE * where.sum()) or _is_mark(differs)
+
+
+def _resemblance(one: Array, other: Array, where: Array) -> float:
+    """:func:`correlation`, but for one corner if that is what makes it small: on a night's sky a logo outweighs the
+    stars."""
+    found = correlation(one, other, where)
+    if found >= _AGREES:
+        return found
+    return max(found, *(correlation(one, other, where & ~corner) for corner in _corners()))
+
+
+@cache
+def _corners() -> tuple[Array, ...]:
+    """Masks of the places in which a logo may be."""
+    near = np.arange(SIDE) < _CORNER * SIDE
+    return tuple(np.outer(rows, columns) for rows in (near, near[::-1]) for columns in (near, near[::-1]))
 
 
 def _shrunk(where: Array, cells: int) -> Array:

@@ -20,6 +20,7 @@ _BLUR = 0.8  # cells
 _RESEMBLES = 0.75  # correlation from which a place is worth a closer look
 _CLOSE = 0.97  # and at which it needs no comparison with others
 _STRETCH = 0.1  # by which the logarithm of the aspect ratio may differ
+_NEAR, _EXACT = 8, 0.99  # cells that a corner may be off, or the correlation from which it may be off by more
 _LEAST = 0.12  # share of a picture that lies on the other: a logo far out makes its frame larger
 
 
@@ -114,14 +115,26 @@ def _overlap(scale: float, shift: float, side: int) -> slice:
 
 
 def refine(template: Array, image: Array, mapping: Array) -> Array | None:
-    """A place that fits better; None if there is none."""
+    """A place that fits better; None if there is none.
+
+    One that is not near must fit nearly exactly: any two spots of light are alike if one may be made as large as the
+    other.
+    """
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 40, 1e-4)
     everywhere = np.ones(template.shape, np.uint8)
     try:
         _, refined = cv2.findTransformECC(template, image, mapping.copy(), cv2.MOTION_AFFINE, criteria, everywhere, 1)
     except cv2.error:  # it does not converge
         return None
-    return np.asarray(refined)
+    near = _strays(mapping, refined) <= _NEAR or correlation(template, *lay(image, refined)) >= _EXACT
+    return np.asarray(refined) if near else None
+
+
+def _strays(one: Array, other: Array) -> float:
+    """Cells, of either picture, that a corner lies elsewhere by the other map."""
+    corners = np.array([(0, 0, 1), (SIDE, 0, 1), (0, SIDE, 1), (SIDE, SIDE, 1)], np.float32).T
+    scale = float(np.sqrt(max(abs(np.linalg.det(one[:, :2])), 1e-3)))
+    return float(np.linalg.norm((one - other) @ corners, axis=0).max()) / max(1, scale)
 
 
 def keeps_aspect(one: View, other: View, mapping: Array) -> bool:

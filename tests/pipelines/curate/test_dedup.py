@@ -4,6 +4,7 @@ import io
 import tarfile
 from dataclasses import replace
 
+import cv2
 import imagehash
 import numpy as np
 import pyarrow.parquet as pq
@@ -15,6 +16,7 @@ from infra.errors import DataError
 from pipelines.curate import filter as filtering
 from pipelines.curate import shard
 from pipelines.curate.dedup import Config, run
+from pipelines.curate.dedup.alike import same
 from pipelines.curate.dedup.rows import _host
 from pipelines.curate.dedup.signatures import signature
 from pipelines.download.hosts import host
@@ -92,6 +94,32 @@ def test_copies_in_another_colour_are_all_kept(number, grouped):
 
 def test_different_images_are_all_kept(grouped):
     assert grouped(*(file(rendered(number)) for number in range(200))) == list(range(200))
+
+
+def galaxy(seed, long, wide):
+    """A spot of light on black, and eighty stars."""
+    rng, (y, x) = np.random.default_rng(seed), np.mgrid[:256, :256]
+    u, v = 0.8 * x + 0.6 * y - 179, 0.8 * y - 0.6 * x - 26
+    light = 10 + 200 * np.exp(-((u / long) ** 2) - (v / wide) ** 2)
+    for across, down in rng.uniform(20, 236, (80, 2)):
+        light += 100 * np.exp(-((x - across) ** 2 + (y - down) ** 2) / 4)
+    return Image.fromarray(np.clip(light, 0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_spots_of_light_are_not_made_as_large_as_each_other(seed):
+    one, other = (signature(file(galaxy(*which))) for which in ((seed, 50, 36), (seed + 10, 75, 54)))
+    assert same(one.thumbnail, [one.thumbnail, other.thumbnail]).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_logo_that_outweighs_a_dark_picture(seed, grouped):
+    clouds = np.random.default_rng(seed).normal(40, 24, (16, 16)).astype(np.float32)
+    dark = np.clip(cv2.resize(clouds, (256, 256), interpolation=cv2.INTER_CUBIC), 0, 255).astype(np.uint8)
+    marked, elsewhere = dark.copy(), dark.copy()
+    marked[8:22, 204:244] = 200
+    elsewhere[120:134, 108:148] = 200
+    assert grouped(*(file(Image.fromarray(image)) for image in (dark, marked, elsewhere))) == [0, 0, 2]
 
 
 def test_flat_images_differ_by_colour(grouped):
