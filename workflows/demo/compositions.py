@@ -7,7 +7,6 @@ for one image of the pair and wrong for the other, so who does not look at image
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -144,30 +143,41 @@ def two_things(draw: random.Random, *, together: bool | None = None) -> tuple[It
 def kept_apart(one: Item, other: Item) -> bool:
     """True for two shapes in two colours, whichever has which, that no image shows together which questions train on.
 
-    Every pair of shapes lacks one pair of colours. Either shape is shown in either colour beside others, and either is
-    as often the answer: only who sees which shape has which colour can tell what is kept apart. To keep a colour from a
-    shape altogether would teach that it is never the answer.
+    Of the four shapes that training shows in either of two colours, each misses one of the three others beside these
+    colours; and of the four colours of two shapes likewise. So whatever of the four things is known, no other one is
+    the likelier: only who sees which shape has which colour can tell. To keep a colour from a shape altogether, or
+    unequally many pairs, would teach what is seldom the answer.
     """
     return (frozenset((one.shape, other.shape)), frozenset((one.colour, other.colour))) in _APART
 
 
-def _chosen_apart() -> frozenset[tuple[frozenset[str], frozenset[str]]]:
-    """One pair of colours for each pair of shapes, of those that training shows, the one chosen least often so far."""
-    times: Counter[tuple[str, str]] = Counter()
-    found = set()
-    for shapes in combinations(SHAPES, 2):
-        shown = [
-            colours
-            for colours in combinations(COLOURS, 2)
-            if all((shape, colour) in SEEN for shape in shapes for colour in colours)
-        ]
-        colours = min(shown, key=times.__getitem__)
-        times[colours] += 1
-        found.add((frozenset(shapes), frozenset(colours)))
-    return frozenset(found)
+_Apart = tuple[tuple[frozenset[str], frozenset[str]], ...]
+"""Two shapes and two colours each."""
 
 
-_APART = _chosen_apart()
+def _chosen_apart() -> _Apart:
+    """For each two colours two pairs of their four shapes, and for each two shapes two pairs of their four colours."""
+    rows = []
+    for colours in combinations(COLOURS, 2):
+        first, *others = (shape for shape in SHAPES if all((shape, colour) in SEEN for colour in colours))
+        halves = [(frozenset((first, one)), frozenset(others) - {one}) for one in others]
+        rows.append((frozenset(colours), halves))
+
+    def extended(chosen: _Apart, number: int) -> _Apart | None:
+        if number == len(rows):
+            return chosen
+        colours, halves = rows[number]
+        for half in halves:
+            if not any(shapes in half and colours & taken for shapes, taken in chosen):
+                more = (*chosen, *((shapes, colours) for shapes in half))
+                if (found := extended(more, number + 1)) is not None:
+                    return found
+        return None
+
+    return extended((), 0) or ()
+
+
+_APART = frozenset(_chosen_apart())
 
 
 def placed(draw: random.Random, relation: str, one: Item, other: Item) -> tuple[Item, Item]:
