@@ -48,6 +48,7 @@ VISION = {"image_size": SIDE, "patch_size": 8, "width": 96, "layers": 3, "head_w
 TEXT = {"context_length": CONTEXT, "vocab_size": 49408, "width": 96, "heads": 4, "layers": 2}
 CLIP = {"embed_dim": 96, "vision_cfg": VISION, "text_cfg": TEXT}
 COCA = {
+    "custom_text": True,
     "embed_dim": 96,
     "vision_cfg": {
         **VISION, "attentional_pool": True, "attn_pooler_queries": 36, "attn_pooler_heads": 4, "output_tokens": True,
