@@ -129,18 +129,9 @@ def tracked(run: Run) -> dict[str, tuple[str, list[tuple[int, float]]]]:
 TRACKED = {"": ("FINISHED", []), "sorted": ("FINISHED", []), "drawn": ("FINISHED", [(n, 1 / n) for n in range(1, 6)])}
 
 
-@pytest.mark.parametrize(
-    ("stage", "wakes", "where"),
-    [
-        ("drawn", "meanwhile", "local"),
-        ("sorted", "afterwards", "local"),
-        pytest.param("drawn", "afterwards", "s3", marks=pytest.mark.slow),
-        pytest.param("sorted", "meanwhile", "s3", marks=pytest.mark.slow),
-    ],
-)
-def test_a_driver_that_was_frozen_wakes_up_beside_its_successor(runs, tmp_path, request, stage, wakes, where):
-    root = str(tmp_path / "root") if where == "local" else request.getfixturevalue("s3_url")
-    run = runs(root, "overlapping")
+@pytest.mark.parametrize(("stage", "wakes"), [("drawn", "meanwhile"), ("sorted", "afterwards")])
+def test_a_driver_that_was_frozen_wakes_up_beside_its_successor(runs, tmp_path, stage, wakes):
+    run = runs(str(tmp_path / "root"), "overlapping")
     first = run.start(held=stage)
     run.wait_for(lambda: len(run.paths(stage, "ledger")) == FREE and run.diary.read_text().count(f"{stage}/") > FREE)
     first.send_signal(signal.SIGSTOP)  # its workers, which nobody froze, are in the middle of the next shards
