@@ -86,6 +86,22 @@ class JobServer:
             info = self._client.get_job_info(job)
             return info.status.is_terminal(), info.message or "", self._client.get_job_logs(job)
 
+    def stop(self, name: str) -> str:
+        """Ask the job ``name``, ``name-2`` or the last attempt at ``name``, to end as SIGTERM does; its id.
+
+        Raises UsageError if there is none, or it is over.
+        """
+        with self._translated():
+            known = {job.submission_id: job.status for job in self._client.list_jobs() if job.submission_id}
+            last = f"{name}-{max(self._attempts(name), default=0)}"
+            job = name if name in known else last
+            if job not in known:
+                raise UsageError(f"there is no job {name!r} at {self.address}")
+            if known[job].is_terminal():
+                raise UsageError(f"job {job} is over: {known[job].value.lower()}")
+            self._client.stop_job(job)
+        return job
+
     def _attempts(self, name: str) -> dict[int, JobStatus]:
         """The status of each attempt, by its number."""
         known = {(job.submission_id or "").rpartition("-")[::2]: job.status for job in self._client.list_jobs()}

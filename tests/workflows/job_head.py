@@ -1,7 +1,8 @@
 """A Ray head with its job server on loopback, for as long as its standard input is open. ``python job_head.py FOLDER``
 
-Prints the address of the job server. It is a process of its own, as a cluster is: with its own environment, and its
-files in a folder that a test can search.
+Prints the address of the job server. A line on its standard input is a PYTHONPATH for one more node; the next, empty
+one takes that node away; each is answered by a line. It is a process of its own, as a cluster is: with its own
+environment, and its files in a folder that a test can search.
 """
 
 import os
@@ -30,7 +31,15 @@ def main(folder):
     cluster = Cluster(initialize_head=True, head_node_args=head)
     write_ray_address(cluster.head_node.gcs_address, folder)  # or jobs would take any other Ray of this machine
     print(f"http://127.0.0.1:{dashboard}", flush=True)  # noqa: T201
-    sys.stdin.read()
+    node = None
+    for line in sys.stdin:
+        if node is None:
+            node = cluster.add_node(num_cpus=1, env_vars={"PYTHONPATH": line.strip()})
+            cluster.wait_for_nodes()
+        else:
+            cluster.remove_node(node)
+            node = None
+        print("done", flush=True)  # noqa: T201
     cluster.shutdown()
 
 

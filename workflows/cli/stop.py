@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from infra.errors import CliplineError
+from infra.errors import CliplineError, UsageError
 from infra.events import RunFinished, StopRequested
 from infra.store import open_store
 from workflows.cli.options import DEFAULT_ROOT, Root, RunName
+from workflows.cli.submit import job_server
 from workflows.cli.terminal import stderr
 from workflows.run.journal import Journal, under_way
 from workflows.run.records import find_run
@@ -25,8 +26,15 @@ def stop(
     name: RunName = None,
     root: Root = DEFAULT_ROOT,
     timeout: Annotated[float, typer.Option(min=1.0, help="Seconds to wait for the run to end.")] = 180.0,
+    address: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="RUN is a job of this Ray dashboard, whose run may not have begun."),
+    ] = None,
 ) -> None:
     """Ask a run to save its state and end, wherever it works, as SIGTERM does; of a sweep: all its runs."""
+    if address:
+        _stop_job(name, address)
+        return
     store = open_store(root)
     record = find_run(store, name)
     folder = store.child(f"runs/{record.run}")
@@ -52,3 +60,10 @@ def stop(
         found="" if heard else "it was killed, does not reach the root, or has only begun",
         fix=f"try again, or {by_force}; clipline resume {record.run} continues",
     )
+
+
+def _stop_job(name: str | None, address: str) -> None:
+    if name is None:
+        raise UsageError("--address needs the name of a job", expected="the one that submit printed: clipline-...")
+    job = job_server(address).stop(name)
+    stderr().print(f"{job} was asked to stop; the same submit continues what has begun", markup=False)

@@ -21,7 +21,7 @@ from workflows.submit.submission import Submission
 if TYPE_CHECKING:
     from infra.cluster.jobs import Job, JobServer
 
-__all__ = ["Address", "send", "submit"]
+__all__ = ["Address", "job_server", "send", "submit"]
 
 Address = Annotated[
     str,
@@ -50,28 +50,19 @@ def submit(
     """Run a recipe on a Ray cluster, and return when it has begun. The same again joins it, or continues it."""
     found, root = load(recipe), open_store(request.root).url
     submission = Submission.of(recipe, found, request.settings, root, request.selection, execution)
-    send(submission, found, address, other_versions=other_versions, as_json=as_json)
+    submission = submission.model_copy(update={"other_versions": other_versions})
+    send(submission, found, address, as_json=as_json)
 
 
-def send(
-    submission: Submission, recipe: Recipe, address: str, *, other_versions: bool = False, as_json: bool = False
-) -> None:
+def send(submission: Submission, recipe: Recipe, address: str, *, as_json: bool = False) -> None:
     """Submit, show what the job says until its run has begun, and print the run's name."""
-    from infra.cluster.jobs import JobServer, is_exposed  # loads Ray
-
-    server, err = JobServer(address), stderr()
-    if is_exposed(server.address):
-        err.print(
-            f"{redact(server.address)} asks for no token: whoever reaches it runs code there as its user. "
-            "docs/operations.md (Security) says how to give it one.",
-            style="yellow",
-        )
+    server, err = job_server(address), stderr()
     package, variables = submission.pack(recipe), _variables(submission)
     err.print(f"code: {package.files} files, {size(len(package.data))} packed")
     if package.left:
         few = ", ".join(package.left[:5])
         err.print(f"not sent, being unknown to git or named as secrets are: {few}", style="yellow", markup=False)
-    check = "" if other_versions else "python -m workflows.submit.versions && "
+    check = "" if submission.other_versions else "python -m workflows.submit.versions && "
     command = f"{check}exec python -m workflows.submit.job"
     while True:
         job = server.submit(submission.name, command, package.data, variables, submission.shown)
@@ -84,6 +75,20 @@ def send(
         print_json({"run": run, "job": job.id, "joined": job.joined, "bytes": len(package.data)})
     else:
         stdout().print(run, markup=False)
+
+
+def job_server(address: str) -> JobServer:
+    """The job server at ``address``, with a warning if anybody could use it. Raises CliplineError."""
+    from infra.cluster.jobs import JobServer, is_exposed  # loads Ray
+
+    server = JobServer(address)
+    if is_exposed(server.address):
+        stderr().print(
+            f"{redact(server.address)} asks for no token: whoever reaches it runs code there as its user. "
+            "docs/operations.md (Security) says how to give it one.",
+            style="yellow",
+        )
+    return server
 
 
 def _variables(submission: Submission) -> dict[str, str]:

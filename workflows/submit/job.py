@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 from importlib.metadata import version
+from pathlib import Path
 
 import typer
 
+from infra.cluster import connect
 from infra.errors import CliplineError
 from infra.store import Store, open_store
 from workflows.cli.app import reporting
@@ -19,6 +22,8 @@ from workflows.cli.options import Request
 from workflows.cli.run import execute
 from workflows.cli.terminal import stderr
 from workflows.run.records import RunRecord
+from workflows.submit import versions
+from workflows.submit.nodes import differing_nodes
 from workflows.submit.submission import Submission
 
 __all__ = ["main"]
@@ -29,6 +34,8 @@ def main() -> None:
     submission = Submission.read()
     root = open_store(submission.root)
     _preflight(root)
+    if not submission.other_versions:
+        _check_nodes()
     request = Request(submission.settings, submission.root, submission.selection)
     recipe, workflow = request.build(submission.recipe)
     record = RunRecord.of(submission.recipe, submission.settings, workflow, submission.selection)
@@ -51,6 +58,18 @@ def _preflight(root: Store) -> None:
         )
     details = "; ".join(check.detail for check in found)
     stderr().print(f"preflight: Python {platform.python_version()}, Ray {version('ray')}; {details}", markup=False)
+
+
+def _check_nodes() -> None:
+    """Raise CliplineError if a node of the cluster has other packages than the machine that submitted."""
+    with connect():
+        found = differing_nodes(json.loads(Path(versions.FILE).read_text()))
+    if found:
+        raise CliplineError(
+            "preflight: nodes of the cluster have other versions",
+            found="; ".join(f"{node}: {', '.join(differ)}" for node, differ in found.items()),
+            fix="install what constraints.txt says there, or submit with --other-versions",
+        )
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ class Submission(BaseModel):
     selection: Selection
     execution: dict[str, Any]
     given: str = ""  # the recipe as it was called on the machine that submitted it
+    other_versions: bool = False  # of packages may be on the cluster
 
     @classmethod
     def of(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
 import urllib.request
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -65,6 +68,19 @@ class Cluster:
         assert process.returncode == code, out + err
         return out + err
 
+    @contextmanager
+    def another_node(self, pythonpath: Path) -> Iterator[None]:
+        self._tell(pythonpath)
+        try:
+            yield
+        finally:
+            self._tell("")
+
+    def _tell(self, line: object) -> None:
+        self._head.stdin.write(f"{line}\n")
+        self._head.stdin.flush()
+        assert self._head.stdout.readline() == "done\n"
+
     def jobs(self) -> list[dict]:
         request = urllib.request.Request(f"{self.address}/api/jobs/", headers={"Authorization": f"Bearer {TOKEN}"})
         with urllib.request.urlopen(request) as answered:
@@ -72,7 +88,7 @@ class Cluster:
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
+def cluster(tmp_path_factory, s3_server):  # the head knows the bucket from its environment
     ray = f"/tmp/clh-{os.getpid()}"  # sockets have short paths
     found = Cluster(tmp_path_factory.mktemp("laptop"), ray)
     yield found
@@ -123,6 +139,18 @@ def test_a_run_is_submitted_once_and_stopped_and_continued_from_elsewhere(cluste
 
 
 @pytest.mark.ray
+def test_a_run_below_a_bucket_is_stopped_and_continued_as_one_on_a_disk(cluster, s3_url):
+    work = ["--root", s3_url, "--address", cluster.address]
+    cluster("submit", HERE / "toy_recipe.py", "--set", "pause_s=1", "--set", "shards=8", *work)
+    assert "preempted" in cluster("stop", "--root", s3_url)
+    cluster("resume", *work)
+    followed = cluster("logs", "-f", "--root", s3_url).splitlines()
+    assert followed[-1].split()[1:] == ["run_finished", "done"]
+    assert sum("run_started" in line for line in followed) == 2
+    assert "nothing to do" in cluster("resume", "--root", s3_url)
+
+
+@pytest.mark.ray
 def test_other_versions_and_an_unreachable_root_are_told_before_anything_is_written(cluster, tmp_path):
     (tmp_path / "planted/ftfy-0.0.1.dist-info").mkdir(parents=True)
     (tmp_path / "planted/ftfy-0.0.1.dist-info/METADATA").write_text(
@@ -138,6 +166,34 @@ def test_other_versions_and_an_unreachable_root_are_told_before_anything_is_writ
     assert "preflight: the cluster cannot run this" in told and "store: /proc/none" in told
     assert "Traceback" not in told
     assert "nothing to do" not in cluster(*submit, tmp_path / "root", "--other-versions", "--until", "left", **other)
+
+
+@pytest.mark.ray
+def test_a_node_with_other_versions_is_named(cluster, tmp_path):
+    (tmp_path / "planted/ftfy-0.0.1.dist-info").mkdir(parents=True)
+    (tmp_path / "planted/ftfy-0.0.1.dist-info/METADATA").write_text(
+        "Metadata-Version: 2.1\nName: ftfy\nVersion: 0.0.1\n"
+    )
+    submit = ["submit", HERE / "toy_recipe.py", "--address", cluster.address, "--root", tmp_path / "root"]
+    with cluster.another_node(tmp_path / "planted"):
+        told = cluster(*submit, code=1)
+        assert "nodes of the cluster have other versions" in told and told.count("ftfy 0.0.1 instead of") == 1
+        assert "Traceback" not in told and not (tmp_path / "root").exists()
+        cluster(*submit, "--until", "left", "--other-versions")
+
+
+@pytest.mark.ray
+def test_a_job_is_stopped_before_its_run_has_begun(cluster, tmp_path):
+    submit = ["submit", HERE / "toy_recipe.py", "--set", "pause_s=60", "--address", cluster.address]
+    submitting = cluster.start(*submit, "--root", tmp_path / "root")
+    job, deadline = "", time.monotonic() + 60
+    while not job and time.monotonic() < deadline:
+        if found := re.search(r"submitted job (\S+)", submitting.stderr.readline()):
+            job = found[1]
+    assert f"{job} was asked to stop" in cluster("stop", job, "--address", cluster.address)
+    cluster.end(submitting, code=1)
+    assert "is over" in cluster("stop", job.rpartition("-")[0], "--address", cluster.address, code=2)
+    assert "there is no job" in cluster("stop", "clipline-none", "--address", cluster.address, code=2)
 
 
 @pytest.mark.ray
