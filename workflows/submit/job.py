@@ -33,9 +33,9 @@ def main() -> None:
     """Run the submission of the present folder. Exits as ``clipline run`` does."""
     submission = Submission.read()
     root = open_store(submission.root)
-    _preflight(root)
     if not submission.other_versions:
         _check_nodes()
+    _preflight(root)
     request = Request(submission.settings, submission.root, submission.selection)
     recipe, workflow = request.build(submission.recipe)
     record = RunRecord.of(submission.recipe, submission.settings, workflow, submission.selection)
