@@ -31,6 +31,7 @@ from infra.run.lease import Lease, current_claim
 from infra.run.manifest import MANIFEST, Artifact, Manifest
 from infra.store import Store
 from workflows.run.attempt import run_attempt
+from workflows.run.meters import Meters
 from workflows.run.plan import Plan, Step, make_plan
 from workflows.run.provenance import provenance
 from workflows.run.signals import SignalHandler
@@ -47,6 +48,7 @@ class Member:
 
     plan: Plan
     emit: Listener
+    run: str  # its name
     failure: CliplineError | None = None
 
 
@@ -112,6 +114,7 @@ class Driver:
         grace_s: float,
     ) -> None:
         self._members, self._root, self._show, self._signals = members, root, show, signals
+        self._meters = Meters()
         self._wait, self._grace_s = wait, grace_s
         # An attempt's task takes no CPU but a process and its memory, half a gigabyte and more: twenty trainings that
         # are due at once would fill a small machine before any had its turn.
@@ -339,6 +342,7 @@ class Driver:
     def _emit(self, one: _StageRun, *events: Event) -> None:
         for member in one.members:
             member.emit(list(events))
+            self._meters.record(member.run, events)
         self._show([replace(event, stage=one.label) for event in events])
 
     def _emit_cached(self, one: _StageRun) -> None:

@@ -201,7 +201,7 @@ def _settled(plan: Plan, root: Store, *, wait: bool) -> Plan:
 def _run_stages(runs: Sequence[_Run], root: Store, listen: Listener, signals: SignalHandler, options: Options) -> None:
     from workflows.run.driver import Driver, Member  # imports ray, which cluster.connect has to prepare
 
-    members = [Member(one.plan, one.emit) for one in runs]
+    members = [Member(one.plan, one.emit, one.record.run) for one in runs]
     driver = Driver(members, root, listen, signals, stages=options.stages, wait=options.wait, grace_s=options.grace_s)
     try:
         driver.drive()
