@@ -52,6 +52,12 @@ lock: $(READY) ## write constraints.txt anew from pyproject.toml, keeping what i
 		--constraint constraints.txt --no-emit-index-url pyproject.toml --output-file $(VENV)/constraints.txt
 	(echo "# The versions clipline is tested with. Made by: make lock"; cat $(VENV)/constraints.txt) > constraints.txt
 
+sbom: $(READY) ## write sbom.json, constraints.txt as CycloneDX
+	$(BIN)/uv tool run --from cyclonedx-bom==7.5.0 cyclonedx-py requirements --output-reproducible constraints.txt -o sbom.json
+
+audit: $(READY) ## ask OSV for known vulnerabilities of what constraints.txt pins; needs the internet
+	$(BIN)/uv tool run --from pip-audit==2.10.1 pip-audit -r constraints.txt --no-deps --disable-pip -s osv
+
 clean: ## remove the environment (results stay)
 	rm -rf $(VENV)
 
