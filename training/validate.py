@@ -19,9 +19,9 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from torch import Tensor
 
 from infra import metrics, ranking
+from infra.encoder.open_clip import Preparation
 from infra.errors import DataError
 from infra.formats.testset import EvalSet, prompts
-from infra.open_clip_encoder import Preparation
 from training.model.blocks import encode_image
 from training.model.text import encode_text
 from training.objectives.base import l2_normalise

@@ -12,7 +12,7 @@ from evaluation.corruptions import Change, Corruptions
 from evaluation.embed.long_captions import Cut, LongCaptions
 from infra.cluster import Limits
 from infra.config import Input, Runtime
-from infra.encoder_config import EncoderConfig
+from infra.encoder.config import EncoderConfig
 from infra.formats.testset import EvalSet
 
 __all__ = ["NAME", "Config", "Part", "folder"]

@@ -16,14 +16,14 @@ from evaluation.corruptions.pixels import corrupted
 from evaluation.embed.config import NAME, Config, Part, folder
 from evaluation.embed.long_captions import LongCaptions
 from infra import metrics
-from infra.encoding import encode_distinct, encode_loaded
+from infra.encoder.bulk import encode_distinct, encode_loaded
 from infra.formats.testset import Packed, decode_image, prompts
 from infra.formats.vectors import write_arrays, write_vectors
 from infra.run.context import ShardOutput
 from infra.run.manifest import Artifact, ShardRecord
 
 if TYPE_CHECKING:
-    from infra.open_clip_encoder import OpenClipEncoder
+    from infra.encoder.open_clip import OpenClipEncoder
 
 __all__ = ["class_vectors", "embed"]
 

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from evaluation.tasks import Task
 from infra.config import Input, Runtime
-from infra.encoder_config import EncoderConfig
+from infra.encoder.config import EncoderConfig
 
 __all__ = ["Config"]
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from infra.captioning.config import Decoding
-    from infra.open_clip_encoder import OpenClipEncoder
+    from infra.encoder.open_clip import OpenClipEncoder
     from infra.run.manifest import Artifact
 
 __all__ = ["ModelCaptioner", "load_captioner"]

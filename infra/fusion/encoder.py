@@ -23,7 +23,7 @@ from infra.fusion.towers import lengths_of, word_embedding
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from infra.open_clip_encoder import OpenClipEncoder
+    from infra.encoder.open_clip import OpenClipEncoder
     from infra.run.manifest import Artifact
 
 __all__ = ["FOLDER", "FusionEncoder", "load_fusion"]

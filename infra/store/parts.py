@@ -60,7 +60,7 @@ class _Span(NamedTuple):
 
 
 class Parts:
-    """What is appended to ``path`` of ``store``; a position is a number of parts."""
+    """A file at ``path`` of ``store`` that grows by appended parts; a position in it is a number of parts."""
 
     def __init__(self, store: Store, path: str) -> None:
         self._store, self._path = store, path

@@ -31,10 +31,10 @@ from safetensors.torch import load_file
 
 from evaluation.compare.differences import Estimate, difference
 from evaluation.tasks.work.vqa import best_constant
+from infra.encoder.open_clip import load_encoder
 from infra.formats.shards import TarWriter
 from infra.fusion.build import build_fusion
 from infra.fusion.encoder import FOLDER, FusionEncoder
-from infra.open_clip_encoder import load_encoder
 from tests.benchmarks.trainers import measure
 from workflows.demo import drawing, images
 from workflows.demo.pairs import KINDS, compare

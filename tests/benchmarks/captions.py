@@ -34,8 +34,8 @@ from infra.captioning.captioner import ModelCaptioner
 from infra.captioning.coca import CoCaDecoder
 from infra.captioning.config import Beam, Decoding, Greedy
 from infra.captioning.prefix import FOLDER, PrefixCaptioner
+from infra.encoder.open_clip import load_encoder
 from infra.formats.shards import TarWriter
-from infra.open_clip_encoder import load_encoder
 from tests.benchmarks.trainers import measure
 from workflows.demo import drawing, images
 from workflows.demo.reading import read

@@ -21,9 +21,9 @@ import cv2
 import numpy as np
 
 from infra import metrics
+from infra.encoder.open_clip import load_encoder
 from infra.formats.shards import TarWriter
 from infra.formats.testset import EvalSet, prompts
-from infra.open_clip_encoder import load_encoder
 from infra.store import LocalStore
 from tests.benchmarks.trainers import run_ours, run_theirs
 

@@ -53,8 +53,8 @@ def ours(folder: Path) -> dict[str, float]:
     from evaluation.embed import Config
     from evaluation.embed.config import Part
     from evaluation.embed.work import embed
+    from infra.encoder.open_clip import OpenClipEncoder
     from infra.formats.testset import EvalSet
-    from infra.open_clip_encoder import OpenClipEncoder
     from infra.run.context import Context, ShardOutput
 
     torch.set_num_threads(1)

@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from evaluation.embedded import Embedded
 from evaluation.tasks import Localisation
 from infra.encoder import Way
+from infra.encoder.open_clip import OpenClipEncoder, load_encoder
 from infra.formats.shards import TarWriter
 from infra.formats.testset import EvalSet
 from infra.measures import Mean
-from infra.open_clip_encoder import OpenClipEncoder, load_encoder
 from infra.store import LocalStore
 from tests.benchmarks import captions
 from workflows.demo import drawing, images

@@ -65,7 +65,7 @@ def test_open_clip_loads_the_checkpoint_with_the_same_embeddings(demo):
     import open_clip
     import torch
 
-    from infra.open_clip_encoder import load_encoder
+    from infra.encoder.open_clip import load_encoder
 
     artifact = demo.artifact("train")
     state = torch.load(artifact.url("data/checkpoint.pt"), map_location="cpu", weights_only=True)

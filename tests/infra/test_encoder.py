@@ -16,8 +16,8 @@ import safetensors.torch
 import torch
 from PIL import Image
 
+from infra.encoder.open_clip import OpenClipEncoder, _check_activation, load_encoder
 from infra.errors import DataError
-from infra.open_clip_encoder import OpenClipEncoder, _check_activation, load_encoder
 from infra.run.manifest import Artifact, File, Manifest
 from infra.store import open_store
 
@@ -207,7 +207,7 @@ def test_parts_of_hugging_face_that_are_not_here_are_one_error(folder, tmp_path,
 
 
 def test_published_weights_out_of_reach_are_told_within_seconds(tmp_path):
-    code = "from infra.open_clip_encoder import load_encoder\nload_encoder('ViT-B-32', 'laion2b_s34b_b79k')"
+    code = "from infra.encoder.open_clip import load_encoder\nload_encoder('ViT-B-32', 'laion2b_s34b_b79k')"
     env = {**os.environ, "HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9"}
     started = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)

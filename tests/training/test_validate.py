@@ -13,10 +13,10 @@ from PIL import Image
 from small_data import MODEL, draw, encode
 
 from infra import metrics, ranking
+from infra.encoder.open_clip import load_encoder
 from infra.errors import ConfigError, Preempted
 from infra.formats.shards import TarWriter
 from infra.formats.testset import EvalSet, prompts
-from infra.open_clip_encoder import load_encoder
 from infra.run.context import Context
 from infra.store import LocalStore
 from training import train, validate

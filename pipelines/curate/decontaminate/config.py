@@ -9,7 +9,7 @@ from pydantic import Field
 
 from infra.cluster import Limits
 from infra.config import Input, Runtime
-from infra.encoder_config import EncoderConfig
+from infra.encoder.config import EncoderConfig
 from infra.errors import UsageError
 
 __all__ = ["Config"]

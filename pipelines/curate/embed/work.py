@@ -10,12 +10,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from infra.encoding import encode_distinct, encode_loaded
+from infra.encoder.bulk import encode_distinct, encode_loaded
+from infra.encoder.open_clip import OpenClipEncoder
 from infra.errors import DataError
 from infra.formats.shards import shard_name
 from infra.formats.testset import decode_image
 from infra.formats.vectors import texts_of, write_vectors
-from infra.open_clip_encoder import OpenClipEncoder
 from infra.rows import counted, row_error
 from infra.run.context import ShardOutput
 from infra.run.manifest import Artifact, ShardRecord

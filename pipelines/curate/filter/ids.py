@@ -82,7 +82,7 @@ def _find(folder: Path, digest: str) -> Path | None:
 
 
 def _delete_old(folder: Path) -> None:
-    """Who has a file mapped keeps it, though its name is gone."""
+    """Delete lists of which a day is gone by; a process that has one mapped keeps it, though its name is gone."""
     for path in folder.iterdir():
         if path.name != "lock" and path.stat().st_mtime < time.time() - _DAY:
             path.unlink()

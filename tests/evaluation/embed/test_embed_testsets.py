@@ -13,10 +13,10 @@ from evaluation import embed, evaluate
 from evaluation.corruptions import Corruptions
 from evaluation.embedded import open_embedded
 from evaluation.tasks import Retrieval, ZeroShot
+from infra.encoder.open_clip import OpenClipEncoder
 from infra.errors import ConfigError, DataError
 from infra.formats.testset import EvalSet
 from infra.formats.vectors import read_vectors
-from infra.open_clip_encoder import OpenClipEncoder
 from infra.run.context import Context
 from workflows.stage import Stage
 

@@ -16,7 +16,7 @@ from evaluation.embed.long_captions import AverageSentences, AverageWindows, Lon
 from evaluation.embed.work import encode_captions
 from evaluation.evaluate import work
 from evaluation.tasks import Retrieval
-from infra.open_clip_encoder import load_encoder
+from infra.encoder.open_clip import load_encoder
 from infra.run.context import Context, ShardOutput
 
 CONTEXT = samples.MODEL["text_cfg"]["context_length"]  # 16: 14 tokens between the first and the last

@@ -16,7 +16,7 @@ from PIL import Image
 
 from evaluation.embedded import open_embedded
 from evaluation.tasks import VisualQuestionAnswering
-from infra.encoder_config import EncoderConfig
+from infra.encoder.config import EncoderConfig
 from infra.errors import DataError
 from infra.formats.testset import EvalSet
 from infra.fusion.encoder import FusionEncoder

@@ -13,9 +13,9 @@ import torch
 from embedded_by import embedded, unit
 
 from evaluation.tasks import Localisation
+from infra.encoder.patches import patch_features
 from infra.errors import DataError
 from infra.formats.testset import EvalSet
-from infra.patches import patch_features
 from workflows.demo import drawing
 from workflows.demo.compositions import pair
 

@@ -17,9 +17,9 @@ from evaluation.classifiers import classifiers
 from evaluation.embedded import open_embedded
 from evaluation.evaluate import work
 from evaluation.tasks import ZeroShot
+from infra.encoder.open_clip import load_encoder
 from infra.errors import ConfigError, DataError
 from infra.formats.testset import EvalSet
-from infra.open_clip_encoder import load_encoder
 from infra.run.context import Context, ShardOutput
 
 pytestmark = pytest.mark.long  # a model

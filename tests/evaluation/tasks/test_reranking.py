@@ -17,7 +17,7 @@ from evaluation.evaluate import work
 from evaluation.reranking import reranked
 from evaluation.tasks import Matching, Retrieval
 from infra import ranking
-from infra.encoder_config import EncoderConfig
+from infra.encoder.config import EncoderConfig
 from infra.errors import ConfigError, DataError
 from infra.formats.testset import EvalSet
 from infra.fusion.network import Fusion, Layout

@@ -16,8 +16,8 @@ from infra.captioning.captioner import ModelCaptioner
 from infra.captioning.coca import CoCaDecoder
 from infra.captioning.config import Beam, Decoding, Greedy, Nucleus
 from infra.captioning.prefix import PrefixCaptioner, PrefixDecoder
+from infra.encoder.open_clip import load_encoder
 from infra.errors import DataError
-from infra.open_clip_encoder import load_encoder
 
 pytestmark = pytest.mark.long  # models
 

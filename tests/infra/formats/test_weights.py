@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
+from infra.encoder.open_clip import load_encoder
 from infra.errors import ConfigError, DataError
 from infra.formats.architecture import check_fits
 from infra.formats.weights import in_order, read_shapes
-from infra.open_clip_encoder import load_encoder
 from infra.run.context import Context
 from infra.store import open_store
 from pipelines import adopt

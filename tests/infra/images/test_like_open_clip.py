@@ -15,11 +15,11 @@ import safetensors.torch
 import torch
 from PIL import Image
 
+from infra.encoder.open_clip import load_encoder
 from infra.errors import DataError
 from infra.formats.testset import decode_image
 from infra.images.errors import ImageError
 from infra.images.like_open_clip import check_size, decode_like_open_clip
-from infra.open_clip_encoder import load_encoder
 from training.data.decode import decode
 
 RANDOM = np.random.default_rng(0)

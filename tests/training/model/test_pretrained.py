@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 from small_data import MODEL
 
+from infra.encoder.open_clip import load_encoder
 from infra.errors import ConfigError, DataError
-from infra.open_clip_encoder import load_encoder
 from infra.run.context import ShardOutput
 from infra.run.manifest import Artifact, File, Manifest
 from infra.store import LocalStore

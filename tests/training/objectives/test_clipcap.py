@@ -14,8 +14,8 @@ from torch import nn
 
 from infra.captioning.captioner import load_captioner
 from infra.captioning.config import Greedy
+from infra.encoder.open_clip import load_encoder
 from infra.errors import ConfigError
-from infra.open_clip_encoder import load_encoder
 from infra.run.context import Context
 from infra.run.manifest import Artifact, File, Manifest
 from infra.store import LocalStore

@@ -13,11 +13,11 @@ from small_data import MODEL, draw
 from test_albef_parts import batch, build
 from torch import nn
 
+from infra.encoder.open_clip import load_encoder
 from infra.errors import ConfigError, Preempted
 from infra.fusion.build import build_fusion
 from infra.fusion.encoder import FusionEncoder
 from infra.fusion.network import Layout
-from infra.open_clip_encoder import load_encoder
 from infra.run.context import Context
 from infra.store import LocalStore
 from training import loop, step, train

@@ -1,1 +1,1 @@
-"""What runs have left in a root: listed, compared, traced and searched."""
+"""Look at the runs in a root: list, compare, trace and search them."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from evaluation.embed.config import NAME
 from infra import ranking
-from infra.encoder_config import EncoderConfig
+from infra.encoder.config import EncoderConfig
 from infra.errors import UsageError
 from infra.formats.testset import EvalSet, decode_image
 from infra.formats.vectors import read_vectors, texts_of, vector_shards

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from infra.threads import mapped
 
 if TYPE_CHECKING:
-    from infra.open_clip_encoder import OpenClipEncoder
+    from infra.encoder.open_clip import OpenClipEncoder
 
 __all__ = ["encode_distinct", "encode_loaded"]
 

@@ -22,12 +22,12 @@ from PIL.Image import Resampling
 from safetensors import SafetensorError
 
 from infra.encoder import Precision, Way
+from infra.encoder.patches import patch_features
 from infra.errors import DataError
 from infra.formats.architecture import CONFIG, check_fits, read_model_config
 from infra.formats.text_tower import with_own_tower
 from infra.formats.weights import ENDINGS, in_order, read_shapes
 from infra.hub import unreachable
-from infra.patches import patch_features
 from infra.run.manifest import Artifact
 from infra.store import open_store
 

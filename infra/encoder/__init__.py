@@ -1,6 +1,6 @@
 """Encode images and texts as unit vectors with any open_clip model.
 
-:class:`Encoder` is what filters and evaluation tasks are written against; :mod:`infra.open_clip_encoder` loads one.
+:class:`Encoder` is what filters and evaluation tasks are written against; :mod:`infra.encoder.open_clip` loads one.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ from infra.formats.weights import read_shapes
 
 if TYPE_CHECKING:
     from infra.captioning.captioner import ModelCaptioner
+    from infra.encoder.open_clip import OpenClipEncoder
     from infra.fusion.encoder import FusionEncoder
-    from infra.open_clip_encoder import OpenClipEncoder
     from infra.run.manifest import Artifact
 
 __all__ = ["EncoderConfig"]
@@ -82,7 +82,7 @@ class EncoderConfig(StageConfig):
         require(["train"], "a model that encodes")
         import torch
 
-        from infra.open_clip_encoder import load_encoder
+        from infra.encoder.open_clip import load_encoder
 
         torch.set_num_threads(max(1, int(cpus)))
         device = self.device
