@@ -12,8 +12,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import yaml
-
 from infra.errors import UsageError
 
 __all__ = ["read_profile"]
@@ -21,6 +19,8 @@ __all__ = ["read_profile"]
 
 def read_profile(path: Path) -> list[str]:
     """The settings in a profile, as ``--set`` takes them. Raises UsageError."""
+    import yaml  # most runs have no profile
+
     expected = "lines such as `train.workers: 8`"
     try:
         content = yaml.safe_load(path.read_text())

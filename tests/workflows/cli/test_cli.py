@@ -414,8 +414,8 @@ print(json.dumps(loaded))
 
 
 @pytest.mark.long
-def test_planning_fifteen_stages_takes_half_a_second(toy):
-    """Of CPU, user and system, the best of three: 0.43 s on a core of its own, half as much again on a shared one."""
+def test_planning_seventeen_stages_takes_half_a_second(toy):
+    """Of CPU, user and system, the best of three: half a second on a core of its own, up to .8 on a busy machine."""
     command = [sys.executable, "-m", "workflows.cli", "plan", "quickstart", "--root", "nowhere"]
     taken = []
     for _ in range(3):
@@ -425,9 +425,9 @@ def test_planning_fifteen_stages_takes_half_a_second(toy):
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         assert process.returncode == 0
-        assert "15 of 15 stages would run" in out
+        assert "17 of 17 stages would run" in out
         taken.append(usage.ru_utime + usage.ru_stime)
-    assert min(taken) < 0.7
+    assert min(taken) < 0.9
 
 
 def test_a_signal_ends_looking_with_its_code(toy, monkeypatch, clipline):
