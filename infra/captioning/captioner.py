@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from infra.captioning.config import Decoding
     from infra.encoder.open_clip import OpenClipEncoder
     from infra.run.manifest import Artifact
+    from infra.store import Store
 
-__all__ = ["ModelCaptioner", "load_captioner"]
+__all__ = ["ModelCaptioner", "load_captioner", "read_captioner"]
 
 Opener = Callable[[Any, Tensor, tuple[int, int], range], Decoder]
 """The decoder of a model that has seen images (b, 3, h, w); its tokens at start and end; which images these are."""
@@ -64,10 +65,16 @@ class ModelCaptioner:
 
 def load_captioner(encoder: OpenClipEncoder, model: Artifact) -> ModelCaptioner:
     """Load what writes captions in ``model``, whose towers ``encoder`` has loaded. Raises DataError if nothing does."""
-    path = f"data/{FOLDER}/config.json"
-    if not model.files(path):
+    return read_captioner(encoder, model.store, f"data/{FOLDER}")
+
+
+def read_captioner(encoder: OpenClipEncoder, store: Store, folder: str) -> ModelCaptioner:
+    """Read the writer in ``folder`` of ``store``, or ``encoder``'s own. Raises DataError if there is neither."""
+    try:
+        config = json.loads(store.read(f"{folder}/config.json"))
+    except FileNotFoundError:
         return ModelCaptioner(encoder)
     with torch.random.fork_rng(devices=[]):
-        writer = PrefixCaptioner(**json.loads(model.store.read(path)))
-    writer.load_state_dict(load(model.store.read(f"data/{FOLDER}/model.safetensors")))
+        writer = PrefixCaptioner(**config)
+    writer.load_state_dict(load(store.read(f"{folder}/model.safetensors")))
     return ModelCaptioner(encoder, writer)

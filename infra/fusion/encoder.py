@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
     from infra.encoder.open_clip import OpenClipEncoder
     from infra.run.manifest import Artifact
+    from infra.store import Store
 
-__all__ = ["FOLDER", "FusionEncoder", "load_fusion"]
+__all__ = ["FOLDER", "FusionEncoder", "load_fusion", "read_fusion"]
 
 FOLDER = "fusion"
 """Folder of the fusion encoder beside open_clip's files: ``config.json`` and ``model.safetensors``."""
@@ -212,7 +213,12 @@ def load_fusion(encoder: OpenClipEncoder, model: Artifact) -> FusionEncoder:
             expected=f"{missing[0]}, as the objectives albef, vilt and vqa leave it",
             fix="train with an objective that fuses images and texts",
         )
-    config = json.loads(model.store.read(paths[0]))
-    fusion = build_fusion(encoder.model, config)
-    fusion.load_state_dict(load(model.store.read(paths[1])))
-    return FusionEncoder(encoder, fusion, config.get("answers", ()))
+    return FusionEncoder(encoder, *read_fusion(encoder.model, model.store, f"data/{FOLDER}"))
+
+
+def read_fusion(model: Any, store: Store, folder: str) -> tuple[FusionModel, Sequence[str]]:  # noqa: ANN401
+    """Read the fusion encoder in ``folder`` of ``store``, on open_clip's ``model``, and the answers it chooses from."""
+    config = json.loads(store.read(f"{folder}/config.json"))
+    fusion = build_fusion(model, config)
+    fusion.load_state_dict(load(store.read(f"{folder}/model.safetensors")))
+    return fusion, config.get("answers", ())

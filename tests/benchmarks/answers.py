@@ -16,7 +16,6 @@ and of the seeds. The bar of ``vqa``: 15 points above ``blind``, and above the p
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -27,16 +26,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors.torch import load_file
 
 from evaluation.compare.differences import Estimate, difference
 from evaluation.tasks.work.vqa import best_constant
 from infra.encoder.open_clip import load_encoder
-from infra.formats.shards import TarWriter
-from infra.fusion.build import build_fusion
-from infra.fusion.encoder import FOLDER, FusionEncoder
-from tests.benchmarks.trainers import measure
-from workflows.demo import drawing, images
+from infra.fusion.encoder import FOLDER, FusionEncoder, read_fusion
+from infra.store import LocalStore
+from tests.benchmarks.trainers import trained, write_shards
+from workflows.demo import drawing
 from workflows.demo.pairs import KINDS, compare
 from workflows.demo.questions import QUESTIONS, STATEMENTS, ask
 
@@ -107,37 +104,21 @@ def _shown(items: Sequence[Any]) -> str:
 
 def write(folder: Path, learnt: Sequence[Asked]) -> None:
     """Shards of images, each with its question and the answer behind it."""
-    folder.mkdir()
-    for shard, rows in enumerate(np.array_split(np.arange(len(learnt)), 4)):
-        with (folder / f"{shard:05d}.tar").open("wb") as sink, TarWriter(sink) as tar:
-            for number in rows.tolist():
-                tar.add(f"{number:06d}.png", images.encode(learnt[number].pixels, "png"))
-                tar.add(f"{number:06d}.txt", f"{learnt[number].question} {learnt[number].answer}".encode())
+    write_shards(folder, len(learnt), lambda n: (learnt[n].pixels, f"{learnt[n].question} {learnt[n].answer}"))
 
 
 def train(
     folder: Path, shards: Path, settings: dict[str, Any], pretrained: Path | None = None, context: int = 16
 ) -> Path:
-    """The model that the training command leaves; it reads ``context`` tokens of a text."""
-    folder.mkdir()
+    """The model that a training leaves; it reads ``context`` tokens of a text."""
     model = MODEL | {"text_cfg": {**MODEL["text_cfg"], "context_length": context}}
-    (folder / "config.json").write_text(json.dumps({"model": model, "checkpoint": {"every": 10**9}, **settings}))
-    command: list[object] = [sys.executable, "-m", "training.cli", "--config", folder / "config.json"]
-    command += ["--shards", shards, "--output", folder / "out"]
-    if pretrained:
-        command += ["--pretrained", pretrained]
-    seconds, cpu = measure(command, folder / "log")
-    print(f"{folder.name:8} {settings['samples']} samples in {seconds:.0f} s, {cpu:.0f} s of CPU", flush=True)
-    return folder / "out/data"
+    return trained({"model": model, **settings}, shards, folder, pretrained)
 
 
 def load_fused(model: Path) -> FusionEncoder:
     """The fusion model of a folder."""
     encoder = load_encoder(model)
-    described = json.loads((model / FOLDER / "config.json").read_bytes())
-    fusion = build_fusion(encoder.model, described)
-    fusion.load_state_dict(load_file(model / FOLDER / "model.safetensors"))
-    return FusionEncoder(encoder, fusion, described.get("answers", ()))
+    return FusionEncoder(encoder, *read_fusion(encoder.model, LocalStore(model), FOLDER))
 
 
 def fused(model: Path, told: Sequence[Asked]) -> NDArray[np.bool_]:

@@ -14,8 +14,6 @@ are the tokens equal, and how many times as fast is ours?
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -27,17 +25,16 @@ import open_clip
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors.torch import load_file
 
 from evaluation.intervals import wilson
-from infra.captioning.captioner import ModelCaptioner
+from infra.captioning.captioner import ModelCaptioner, read_captioner
 from infra.captioning.coca import CoCaDecoder
 from infra.captioning.config import Beam, Decoding, Greedy
-from infra.captioning.prefix import FOLDER, PrefixCaptioner
+from infra.captioning.prefix import FOLDER
 from infra.encoder.open_clip import load_encoder
-from infra.formats.shards import TarWriter
-from tests.benchmarks.trainers import measure
-from workflows.demo import drawing, images
+from infra.store import LocalStore
+from tests.benchmarks.trainers import trained, write_shards
+from workflows.demo import drawing
 from workflows.demo.reading import read
 from workflows.demo.scenes import Scene, compose, full_captions
 from workflows.demo.website import TEST_SEEDS
@@ -60,52 +57,33 @@ ASKED = ("colour", "shape", "position")
 
 
 def write(folder: Path, scenes: Sequence[Scene]) -> None:
-    """Shards of scenes with one of their full captions each."""
-    folder.mkdir()
-    for shard, rows in enumerate(np.array_split(np.arange(len(scenes)), 4)):
-        with (folder / f"{shard:05d}.tar").open("wb") as sink, TarWriter(sink) as tar:
-            for number in rows.tolist():
-                scene = scenes[number]
-                tar.add(f"{number:06d}.jpg", images.encode(drawing.render(scene, SIDE), "jpeg"))
-                tar.add(f"{number:06d}.txt", "\n".join(full_captions(scene)).encode())
-
-
-def train(
-    folder: Path, shards: Path, model: dict[str, Any], settings: dict[str, Any], pretrained: Path | None = None
-) -> Path:
-    """The model that the training command leaves."""
-    folder.mkdir()
-    run = {"model": model, "checkpoint": {"every": 10**9}, "data": {"caption_key": "txt:lines"}, **settings}
-    (folder / "config.json").write_text(json.dumps(run))
-    command: list[object] = [sys.executable, "-m", "training.cli", "--config", folder / "config.json"]
-    command += ["--shards", shards, "--output", folder / "out"]
-    if pretrained:
-        command += ["--pretrained", pretrained]
-    seconds, cpu = measure(command, folder / "log")
-    print(f"{folder.name:8} {settings['samples']} samples in {seconds:.0f} s, {cpu:.0f} s of CPU", flush=True)
-    return folder / "out/data"
+    """Shards of scenes with all their full captions, a line each."""
+    write_shards(
+        folder, len(scenes), lambda n: (drawing.render(scenes[n], SIDE), "\n".join(full_captions(scenes[n]))), "jpeg"
+    )
 
 
 def coca(work: Path, shards: Path, seed: int, samples: int) -> Path:
     """A CoCa trained on the shards."""
-    return train(work / f"coca{seed}", shards, COCA, _settings(seed, samples, {"kind": "coca"}))
+    return trained(_settings(COCA, seed, samples, {"kind": "coca"}), shards, work / f"coca{seed}")
 
 
 def clip(work: Path, shards: Path, seed: int, samples: int) -> Path:
     """A dual encoder trained on the shards."""
-    return train(work / f"clip{seed}", shards, CLIP, _settings(seed, samples, {"kind": "infonce"}))
+    return trained(_settings(CLIP, seed, samples, {"kind": "infonce"}), shards, work / f"clip{seed}")
 
 
 def clipcap(work: Path, shards: Path, seed: int, samples: int) -> Path:
     """A dual encoder trained on the shards, and behind its features a language model."""
     start = clip(work, shards, seed, samples)
     writer = {"kind": "clipcap", "prefix": 4, "width": 96, "layers": 2, "heads": 4}
-    return train(work / f"clipcap{seed}", shards, CLIP, _settings(seed, samples, writer), start)
+    return trained(_settings(CLIP, seed, samples, writer), shards, work / f"clipcap{seed}", start)
 
 
-def _settings(seed: int, samples: int, objective: dict[str, Any]) -> dict[str, Any]:
+def _settings(model: dict[str, Any], seed: int, samples: int, objective: dict[str, Any]) -> dict[str, Any]:
     return {
-        "seed": seed, "batch_size": 32, "samples": samples, "log_every": 3200, "augment": {"crop_scale": [1.0, 1.0]},
+        "model": model, "data": {"caption_key": "txt:lines"}, "seed": seed, "batch_size": 32,
+        "samples": samples, "log_every": 3200, "augment": {"crop_scale": [1.0, 1.0]},
         "optimizer": {"lr": 1e-3}, "schedule": {"warmup": samples // 20}, "objective": objective,
     }  # fmt: skip
 
@@ -126,12 +104,7 @@ def right(captions: Sequence[str], scenes: Sequence[Scene]) -> dict[str, NDArray
 
 def opened(model: Path) -> ModelCaptioner:
     """The writer of a folder."""
-    encoder, folder = load_encoder(model), model / FOLDER
-    if not folder.is_dir():
-        return ModelCaptioner(encoder)
-    writer = PrefixCaptioner(**json.loads((folder / "config.json").read_bytes()))
-    writer.load_state_dict(load_file(folder / "model.safetensors"))
-    return ModelCaptioner(encoder, writer)
+    return read_captioner(load_encoder(model), LocalStore(model), FOLDER)
 
 
 def compare_speed(images_at_once: int = 8, context: int = 32) -> None:

@@ -18,22 +18,19 @@ import numpy as np
 
 from evaluation.compare.differences import Estimate, difference
 from tests.benchmarks.digits import MODEL, classified, write
-from tests.benchmarks.trainers import run_ours
+from tests.benchmarks.trainers import trained
 
 RESAMPLES = 2000
 
 
 def train(work: Path, name: str, samples: int, seed: int, pretrained: Path | None, **changes: Any) -> Path:
     """The exported model of a training; it starts from ``pretrained``."""
-    folder = work / f"{name}-{seed}"
-    folder.mkdir()
     config = {
         "model": MODEL, "batch_size": 128, "samples": samples, "seed": seed, "log_every": 1280,
         "optimizer": {"lr": 2e-3, "weight_decay": 0.2}, "schedule": {"warmup": samples // 10},
-        "augment": {"crop_scale": [0.7, 1.0]}, "checkpoint": {"every": 10**9}, **changes,
+        "augment": {"crop_scale": [0.7, 1.0]}, **changes,
     }  # fmt: skip
-    run_ours(config, work / "shards", folder, pretrained=pretrained)
-    return folder / "out/data"
+    return trained(config, work / "shards", work / f"{name}-{seed}", pretrained)
 
 
 def estimate(answers: list[np.ndarray]) -> Estimate:

@@ -24,10 +24,10 @@ from evaluation.compare.differences import Estimate, difference
 from evaluation.embedded import Embedded
 from evaluation.reranking import reranked
 from infra import ranking
-from infra.formats.shards import TarWriter
 from infra.measures import Metric
 from tests.benchmarks.answers import SIDE, load_fused, settings, train
-from workflows.demo import drawing, images
+from tests.benchmarks.trainers import write_shards
+from workflows.demo import drawing
 from workflows.demo.scenes import Scene, compose, full_captions
 from workflows.demo.testset import distinct
 
@@ -38,12 +38,7 @@ MEASURES = ("image_retrieval_recall@1", "text_retrieval_recall@1", "mean_recall@
 
 def write(folder: Path, scenes: Sequence[Scene]) -> None:
     """Shards of scenes, each with one of its captions."""
-    folder.mkdir()
-    for shard, rows in enumerate(np.array_split(np.arange(len(scenes)), 4)):
-        with (folder / f"{shard:05d}.tar").open("wb") as sink, TarWriter(sink) as tar:
-            for number in rows.tolist():
-                tar.add(f"{number:06d}.png", images.encode(drawing.render(scenes[number], SIDE), "png"))
-                tar.add(f"{number:06d}.txt", full_captions(scenes[number])[number % 5].encode())
+    write_shards(folder, len(scenes), lambda n: (drawing.render(scenes[n], SIDE), full_captions(scenes[n])[n % 5]))
 
 
 def measured(model: Path, scenes: Sequence[Scene], most: int) -> tuple[dict[str, Metric], dict[str, Metric]]:

@@ -8,9 +8,15 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from infra.formats.shards import TarWriter
+from workflows.demo import images
 
 _PEER = """
 import sys, torch, open_clip
@@ -20,6 +26,27 @@ open_clip.add_model_config(sys.argv[1])
 from open_clip_train.main import main
 main(sys.argv[2:])
 """
+
+
+def write_shards(
+    folder: Path, count: int, pair: Callable[[int], tuple[NDArray[np.uint8], str]], kind: str = "png"
+) -> None:
+    """Write ``count`` pairs of pixels (h, w, 3) and caption, by their numbers, to four shards in a new ``folder``."""
+    folder.mkdir()
+    for shard, numbers in enumerate(np.array_split(np.arange(count), 4)):
+        with (folder / f"{shard:05d}.tar").open("wb") as sink, TarWriter(sink) as tar:
+            for number in numbers.tolist():
+                pixels, caption = pair(number)
+                tar.add(f"{number:06d}.{kind}", images.encode(pixels, kind))
+                tar.add(f"{number:06d}.txt", caption.encode())
+
+
+def trained(config: Mapping[str, Any], shards: Path, folder: Path, pretrained: Path | None = None) -> Path:
+    """Train in a new ``folder`` without checkpoints, say what it took, and return the folder of the model."""
+    folder.mkdir()
+    seconds, cpu = run_ours({"checkpoint": {"every": 10**9}, **config}, shards, folder, pretrained=pretrained)
+    print(f"{folder.name:8} {config['samples']} samples in {seconds:.0f} s, {cpu:.0f} s of CPU", flush=True)
+    return folder / "out/data"
 
 
 def run_ours(

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Self
 
 import open_clip
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from infra.errors import ConfigError
-from infra.fusion.build import build_fusion
-from infra.fusion.encoder import FOLDER
+from infra.fusion.encoder import FOLDER, read_fusion
 from infra.fusion.heads import FusionModel
 from infra.fusion.network import Layout
 from infra.fusion.towers import lengths_of
+from infra.store import LocalStore
 from training.model.blocks import use_fast_blocks
 
 __all__ = ["Matcher"]
@@ -46,9 +44,7 @@ class Matcher(nn.Module):
                 found=str(folder),
             )
         model = use_fast_blocks(open_clip.create_model(f"local-dir:{found[0]}", require_pretrained=True))
-        config = json.loads((found[0] / FOLDER / "config.json").read_bytes())
-        fusion = build_fusion(model, config)
-        fusion.load_state_dict(load_file(found[0] / FOLDER / "model.safetensors"))
+        fusion, _ = read_fusion(model, LocalStore(found[0]), FOLDER)
         return cls(model, fusion).eval()
 
     @torch.no_grad()
