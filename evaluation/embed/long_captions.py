@@ -9,22 +9,16 @@ long caption apart into. A kind of your own is a subclass of :class:`LongCaption
 from __future__ import annotations
 
 from abc import abstractmethod
-from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from types import ModuleType
 from typing import ClassVar
-
-import regex
-from icu4py.breakers import SentenceBreaker
 
 from infra.config import Choice
 
-__all__ = ["AverageSentences", "AverageWindows", "Cut", "Fits", "LongCaptions", "windows"]
+__all__ = ["AverageSentences", "AverageWindows", "Cut", "Fits", "LongCaptions"]
 
 Fits = Callable[[str], bool]
 """Whether a text fits into the model's context."""
-
-_WORDS = regex.compile(r"\s*\S+")
-_CHARACTERS = regex.compile(r"\X")  # with their marks
 
 
 class LongCaptions(Choice):
@@ -50,7 +44,7 @@ class AverageWindows(LongCaptions):
     kind: ClassVar[str] = "average_windows"
 
     def texts(self, caption: str, fits: Fits) -> list[tuple[str, float]]:
-        return [(window, float(len(window))) for window in windows(caption, fits)]
+        return [(window, float(len(window))) for window in _parts().windows(caption, fits)]
 
 
 class AverageSentences(LongCaptions):
@@ -60,32 +54,14 @@ class AverageSentences(LongCaptions):
 
     def texts(self, caption: str, fits: Fits) -> list[tuple[str, float]]:
         found: list[tuple[str, float]] = []
-        for sentence in filter(None, (part.strip() for part in SentenceBreaker(caption, "root"))):
-            within = windows(sentence, fits)
+        for sentence in _parts().sentences(caption):
+            within = _parts().windows(sentence, fits)
             whole = sum(map(len, within))
             found += [(window, len(window) / whole) for window in within]
         return found
 
 
-def windows(text: str, fits: Fits) -> list[str]:
-    """``text`` in parts, each of as many words as fit; a word that does not fit is taken apart between characters."""
-    found: list[str] = []
-    words: Sequence[str] = _WORDS.findall(text)
-    while words:
-        count = _most(words, fits)
-        if count == 0 and len(characters := _CHARACTERS.findall(words[0].strip())) > 1:
-            # A word, or a sentence in a script without spaces.
-            count = max(1, _most(characters, fits))
-            found.append("".join(characters[:count]))
-            rest = "".join(characters[count:])
-            words = [rest, *words[1:]] if rest else words[1:]
-        else:
-            count = max(1, count)
-            found.append("".join(words[:count]).strip())
-            words = words[count:]
-    return found
+def _parts() -> ModuleType:
+    from evaluation.embed import parts  # loads regex and ICU, which a recipe is planned without
 
-
-def _most(parts: Sequence[str], fits: Fits) -> int:
-    """The number of ``parts``, from the first on, that fit together; more parts are taken to be more tokens."""
-    return bisect_left(range(1, len(parts) + 1), True, key=lambda count: not fits("".join(parts[:count]).strip()))
+    return parts

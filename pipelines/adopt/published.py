@@ -9,12 +9,9 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Callable, Sequence
-from contextvars import ContextVar
 from pathlib import Path
 
-__all__ = ["PUBLISHED", "Pick", "fetched", "is_published", "models_folder", "root", "set_root"]
-
-_root: ContextVar[str] = ContextVar("root", default="")
+__all__ = ["PUBLISHED", "Pick", "fetched", "is_published", "models_folder"]
 
 PUBLISHED = {"models:/": "pipelines.adopt.registry", "hf-hub:": "pipelines.adopt.hub"}
 
@@ -32,16 +29,6 @@ def fetched(name: str, pick: Pick) -> str:
     module = next(module for start, module in PUBLISHED.items() if name.startswith(start))
     folder: str = importlib.import_module(module).fetch(name, pick)
     return folder
-
-
-def set_root(root: str) -> None:
-    """Say below which root models that runs have registered are looked for."""
-    _root.set(root)
-
-
-def root() -> str:
-    """The root that was set, else that of the environment."""
-    return _root.get() or os.environ.get("CLIPLINE_ROOT") or ".clipline"
 
 
 def models_folder() -> Path:

@@ -21,10 +21,11 @@ from mlflow.artifacts import download_artifacts
 from mlflow.exceptions import MlflowException
 
 from infra.errors import ConfigError, redact
+from infra.run.root import root
 from infra.store import open_store
 from infra.tracking.address import Address
 from infra.tracking.client import environment, is_missing, open_client
-from pipelines.adopt.published import Pick, models_folder, root
+from pipelines.adopt.published import Pick, models_folder
 
 __all__ = ["fetch"]
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines.adopt.published import set_root
+from infra.run.root import set_root
 from workflows.profile import read_profile
 from workflows.recipe import Recipe, load
 from workflows.run.plan import Selection

@@ -12,7 +12,6 @@ from evaluation import evaluate
 from evaluation.checks import SetReport, check_folder, reason_against, sets_at
 from evaluation.tasks import Task
 from infra.formats.testset import KINDS
-from pipelines import adopt
 from workflows.cli.console import print_json
 from workflows.cli.fields import tables
 from workflows.cli.options import Json, Set
@@ -147,6 +146,8 @@ def _print_task(kind: str, one: dict[str, Any]) -> None:
 
 def _evaluations(workflow: Workflow) -> dict[str, tuple[str, str]]:
     """For each evaluation its task, and why that cannot measure its set; "" if it can, or the set is yet to be made."""
+    from pipelines import adopt  # every command loads this module
+
     found: dict[str, tuple[str, str]] = {}
     for stage in workflow:
         if isinstance(stage.config, evaluate.Config):

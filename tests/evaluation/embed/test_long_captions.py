@@ -12,7 +12,8 @@ import pytest
 
 from evaluation import evaluate
 from evaluation.embed import Config
-from evaluation.embed.long_captions import AverageSentences, AverageWindows, LongCaptions, windows
+from evaluation.embed.long_captions import AverageSentences, AverageWindows, LongCaptions
+from evaluation.embed.parts import windows
 from evaluation.embed.work import encode_captions
 from evaluation.evaluate import work
 from evaluation.tasks import Retrieval

@@ -19,10 +19,10 @@ from infra.errors import ConfigError
 from infra.events import Gate
 from infra.run.context import Context
 from infra.run.manifest import Artifact
+from infra.run.root import set_root
 from infra.store import LocalStore
 from infra.tracking.address import Address
 from pipelines import adopt
-from pipelines.adopt.published import set_root
 
 pytestmark = [  # MLflow's own
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),

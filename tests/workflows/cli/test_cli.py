@@ -415,19 +415,27 @@ print(json.dumps(loaded))
 
 @pytest.mark.long
 def test_planning_seventeen_stages_takes_half_a_second(toy):
-    """Of CPU, user and system, the best of three: half a second on a core of its own, up to .8 on a busy machine."""
-    command = [sys.executable, "-m", "workflows.cli", "plan", "quickstart", "--root", "nowhere"]
-    taken = []
-    for _ in range(3):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        out = process.stdout.read()
-        process.stdout.close()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        assert process.returncode == 0
-        assert "17 of 17 stages would run" in out
-        taken.append(usage.ru_utime + usage.ru_stime)
-    assert min(taken) < 0.9
+    """Of CPU, user and system, the best of three: 0.43 s on a core of its own, half as much again on a shared one.
+
+    That is where importing others' packages takes 0.22 s; a machine that needs longer for it may need longer for this.
+    """
+    others = ["-c", "import pydantic, typer.main, rich.console, numpy, PIL.Image"]
+    planning = ["-m", "workflows.cli", "plan", "quickstart", "--root", "nowhere"]
+    imported, planned = zip(*[(cpu_of(others), cpu_of(planning)) for _ in range(3)], strict=True)
+    assert all("17 of 17 stages would run" in out for out, _ in planned)
+    slower = max(1.0, min(seconds for _, seconds in imported) / 0.22)
+    assert min(seconds for _, seconds in planned) < 0.7 * slower
+
+
+def cpu_of(words):
+    """The output of Python with these arguments, and its seconds of CPU, user and system."""
+    process = subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, text=True)
+    out = process.stdout.read()
+    process.stdout.close()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    return out, usage.ru_utime + usage.ru_stime
 
 
 def test_a_signal_ends_looking_with_its_code(toy, monkeypatch, clipline):

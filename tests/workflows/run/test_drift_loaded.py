@@ -74,6 +74,7 @@ OUTSIDE = {
     "infra.formats.testset.holdings": "counts what a test set holds for the command line",
     "infra.run.lease": "keeps two runs from one folder",
     "infra.run.lineage": "finds the model of an evaluation that is done",
+    "infra.run.root": "tells below which root models are looked for by name, which then count by content",
     "infra.run.signals": "tells which signals stop a run",
     "infra.run.transfer": "copies artifacts to another root, byte by byte",
     "infra.tracking": "shows results in MLflow",
