@@ -9,81 +9,96 @@ from __future__ import annotations
 import errno
 import gc
 import sys
-from collections.abc import Callable
-from importlib.metadata import version
-from typing import Annotated
+from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
+from itertools import chain
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from infra.errors import CliplineError, StorageError
-from workflows.cli import cluster, run
-from workflows.cli import gc as garbage
-from workflows.cli.drift import accept_drift
 from workflows.cli.help import ABOUT, EXIT_CODES, epilog
-from workflows.cli.look.compare import compare
-from workflows.cli.look.diff import diff
-from workflows.cli.look.ls import ls
-from workflows.cli.look.recipes import fields, recipes
-from workflows.cli.look.search import search
-from workflows.cli.look.show import show
-from workflows.cli.look.status import logs, report, status
-from workflows.cli.look.trace import trace
-from workflows.cli.stop import stop
-from workflows.cli.submit import submit
-from workflows.cli.sweep import sweep
-from workflows.cli.tasks import tasks
 from workflows.cli.terminal import stderr
-from workflows.cli.transfer import export_to, import_from
 
 __all__ = ["app", "main", "reporting"]
 
-_COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
+# Each is a function of its name, or of the name behind a colon, in a module of this package.
+_COMMANDS: dict[str, dict[str, str]] = {
     "Run": {
-        "run": run.run,
-        "resume": run.resume,
-        "stop": stop,
-        "submit": submit,
-        "sweep": sweep,
-        "sync": cluster.sync,
-        "gc": garbage.gc,
-        "accept-drift": accept_drift,
-        "export": export_to,
-        "import": import_from,
+        "run": "run",
+        "resume": "run:resume",
+        "stop": "stop",
+        "submit": "submit",
+        "sweep": "sweep",
+        "sync": "cluster:sync",
+        "gc": "gc",
+        "accept-drift": "drift:accept_drift",
+        "export": "transfer:export_to",
+        "import": "transfer:import_from",
     },
     "Look (writes nothing)": {
-        "plan": run.plan,
-        "status": status,
-        "ls": ls,
-        "show": show,
-        "diff": diff,
-        "compare": compare,
-        "search": search,
-        "trace": trace,
-        "logs": logs,
-        "report": report,
+        "plan": "run:plan",
+        "status": "look.status",
+        "ls": "look.ls",
+        "show": "look.show",
+        "diff": "look.diff",
+        "compare": "look.compare",
+        "search": "look.search",
+        "trace": "look.trace",
+        "logs": "look.status:logs",
+        "report": "look.status:report",
     },
-    "Help": {"recipes": recipes, "fields": fields, "tasks": tasks, "doctor": cluster.doctor},
+    "Help": {"recipes": "look.recipes", "fields": "look.recipes:fields", "tasks": "tasks", "doctor": "cluster:doctor"},
 }
 
 # What the operating system answers where results cannot be stored. Any other OSError is a bug and keeps its trace.
 _CANNOT_STORE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOSPC, errno.EDQUOT)
 
+
+class _Commands(Mapping[str, Any]):
+    """Commands by name. A module is imported when its command is asked for: all take as long as a whole cached run."""
+
+    def __getitem__(self, name: str) -> Any:  # noqa: ANN401 - typer does not export click's Command
+        panel, where = {name: (panel, found[name]) for panel, found in _COMMANDS.items() for name in found}[name]
+        module, _, function = where.partition(":")
+        work = getattr(import_module(f"workflows.cli.{module}"), function or name)
+        alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
+        alone.command(name, rich_help_panel=panel, epilog=epilog(name))(work)
+        return typer.main.get_command(alone)
+
+    def __contains__(self, name: object) -> bool:
+        return name in list(self)
+
+    def __iter__(self) -> Iterator[str]:
+        return chain.from_iterable(_COMMANDS.values())
+
+    def __len__(self) -> int:
+        return sum(map(len, _COMMANDS.values()))
+
+
+class _Group(TyperGroup):
+    def __init__(self, **attributes: Any) -> None:  # noqa: ANN401 - typer's own
+        super().__init__(**{**attributes, "commands": _Commands()})
+
+    def list_commands(self, ctx: object) -> list[str]:
+        return list(self.commands)
+
+
 app = typer.Typer(
     name="clipline",
+    cls=_Group,
     help=ABOUT,
     epilog=f"{epilog('clipline')}\n\n{EXIT_CODES}",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for _panel, _commands in _COMMANDS.items():
-    for _name, _command in _commands.items():
-        app.command(_name, rich_help_panel=_panel, epilog=epilog(_name))(_command)
 
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"clipline {version('clipline')}")
+        typer.echo(f"clipline {import_module('importlib.metadata').version('clipline')}")
         raise typer.Exit
 
 

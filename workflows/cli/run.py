@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.text import Text
 
 from infra.errors import CliplineError, redact
 from infra.extras import install
@@ -93,15 +94,15 @@ def plan(recipe: RecipeName, request: Requested, as_json: Json = False) -> None:
         return
     out, width = stdout(), column(step.stage.name for step in made)
     marks = {"cached": ("cached", "dim"), "run": ("will run", "bold yellow"), "left": ("left out", "dim")}
+    lines = Text()
     for step in made:
         word, style = marks[step.action]
         ways = "--rerun-drift runs it again, clipline accept-drift takes it as it is"
         drift = f"source has changed since: {_some(step.drifted)} ({ways})" if step.drifted else ""
         taken = f"accepted changes: {_some(step.accepted)}" if step.accepted else ""
         why = "; ".join(filter(None, (*step.why, *((drift, taken) if step.action == "cached" else ()))))
-        out.print(f"{step.stage.name:<{width}}", end="")
-        out.print(f"{word:<10}", style=style, end="")
-        out.print(why, markup=False)
+        lines.append(f"{step.stage.name:<{width}}").append(f"{word:<10}", style).append(f"{why}\n")
+    out.print(lines, end="")
     out.print(f"{len(made.to_run)} of {len(made.steps)} stages would run.")
     if extras := sorted({extra for step in made.to_run for extra in step.lacking}):
         out.print(f"They need what is not installed here: {install(extras)}", style="yellow", markup=False)
