@@ -260,6 +260,16 @@ class Cluster(Part):
     )
     gpu: bool = Field(False, description="whether each worker has a GPU")
     cpus_per_worker: int = Field(1, ge=1, description="cores of a worker, and its threads for tensors on the CPU")
+    memory_gb: float = Field(0.0, ge=0, description="memory that Ray sets aside for a worker, GB")
+    resources: Mapping[str, float] = Field({}, description="resources of your own that a worker takes")
+    labels: Mapping[str, str] = Field(
+        {}, description="labels that a worker's node must have: its zone, its kind of GPU"
+    )
+    placement: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = Field(
+        "PACK",
+        description="workers on few nodes, near each other, or on many, with more memory and network each; STRICT: one "
+        "node, or a node each, or not at all",
+    )
     parallel: Literal["ddp", "fsdp"] = Field("ddp", description="whole model on each worker, or sharded (FSDP2)")
     accumulate: int = Field(
         1, ge=1, description="micro-batches that a worker's share of a batch is split into, to save memory"
@@ -280,9 +290,10 @@ class Cluster(Part):
         return self.workers if isinstance(self.workers, tuple) else (self.workers, self.workers)
 
     @property
-    def resources(self) -> dict[str, float]:
+    def each(self) -> dict[str, float]:
         """Ray's resources of one worker."""
-        return {"CPU": self.cpus_per_worker, **({"GPU": 1} if self.gpu else {})}
+        wanted = {"GPU": float(self.gpu), "memory": self.memory_gb * 1e9, **self.resources}
+        return {"CPU": self.cpus_per_worker, **{kind: amount for kind, amount in wanted.items() if amount}}
 
     @property
     def shares(self) -> int:

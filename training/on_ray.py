@@ -22,7 +22,7 @@ from infra.events import TrainRetry
 from infra.run.context import Context
 from infra.run.manifest import Artifact
 from training.checkpoint.manifests import newest
-from training.config import Config
+from training.config import Cluster, Config
 from training.model.pretrained import check_artifact
 
 __all__ = ["train"]
@@ -55,7 +55,7 @@ def train(config: Config, inputs: Mapping[str, Artifact], context: Context) -> N
 def _check_room(config: Config) -> None:
     least, _ = config.cluster.range
     there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    for kind, each in config.cluster.resources.items():
+    for kind, each in config.cluster.each.items():
         if there.get(kind, 0) < (count := least * each):
             raise ConfigError(
                 f"{least} training workers do not fit the cluster",
@@ -63,6 +63,19 @@ def _check_room(config: Config) -> None:
                 found=f"{there.get(kind, 0):g} {kind}",
                 fix="set fewer cluster.workers or cluster.cpus_per_worker, or join a larger cluster with RAY_ADDRESS",
             )
+
+
+def _scaling(cluster: Cluster) -> ScalingConfig:
+    """Number of workers, what each takes and where: a placement group, which an autoscaler sees as a whole."""
+    least, most = cluster.range
+    options: dict[str, Any] = {"num_workers": most}
+    if least < most:
+        options = {"num_workers": (least, most), "elastic_resize_monitor_interval_s": cluster.grow_after_s}
+    if cluster.labels:
+        options["label_selector"] = dict(cluster.labels)
+    return ScalingConfig(
+        use_gpu=cluster.gpu, resources_per_worker=cluster.each, placement_strategy=cluster.placement, **options
+    )
 
 
 def _launch(config: Config, inputs: Mapping[str, Artifact], context: Context) -> CliplineError | None:
@@ -73,9 +86,7 @@ def _launch(config: Config, inputs: Mapping[str, Artifact], context: Context) ->
     # How often Ray looks whether all workers live: its own 2 s are a part of every recovery.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     least, most = config.cluster.range
-    number: dict[str, Any] = {"num_workers": most}
     if least < most:
-        number = {"num_workers": (least, most), "elastic_resize_monitor_interval_s": config.cluster.grow_after_s}
         # Ray learns every 20 s what a lost node took with it; until then it waits, 60 s by itself, for what is gone.
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "5")
     environment = None if config.cluster.gpu else {"env_vars": dict(TENSORS)}
@@ -85,11 +96,7 @@ def _launch(config: Config, inputs: Mapping[str, Artifact], context: Context) ->
         _work,  # type: ignore[arg-type] # the return value of rank 0 is handed back
         train_loop_config={"config": config, "inputs": dict(inputs), "context": context},
         torch_config=TorchConfig(timeout_s=int(config.cluster.collective_timeout_s)),
-        scaling_config=ScalingConfig(
-            use_gpu=config.cluster.gpu,
-            resources_per_worker=config.cluster.resources,
-            **number,
-        ),
+        scaling_config=_scaling(config.cluster),
         run_config=RunConfig(  # type: ignore[call-arg] # typed as that of Ray Train's first version
             name="ray",
             storage_path=scratch.url,

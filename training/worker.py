@@ -77,7 +77,7 @@ class _Growing:
     LATE_S = 20.0
 
     def __init__(self, config: Config, workers: int) -> None:
-        self._each = config.cluster.resources
+        self._each = config.cluster.each
         self._may = workers < config.cluster.range[1]
         self._patience = 2 * (config.cluster.grow_after_s + self.LATE_S)
         self._until: float | None = None

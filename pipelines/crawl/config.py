@@ -8,6 +8,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from infra.cluster import Limits
 from infra.config import Config as BaseConfig
 from infra.config import Input, Runtime, StageConfig
 from infra.errors import ConfigError, UsageError
@@ -100,7 +101,7 @@ class Config(StageConfig):
         le=1,
         description="minimum share of URLs that get a response; the crawl stops below it, after the first 1000",
     )
-    attempts: Runtime[int] = Field(3, gt=0, description="attempts per shard when a worker is lost")
+    limits: Runtime[Limits] = Field(Limits(), description="how to use the cluster")
 
     @field_validator("seeds", "sitemaps")
     @classmethod

@@ -15,7 +15,7 @@ from typing import Any
 
 from msgspec import structs
 
-from infra.cluster import Limits, run_shards
+from infra.cluster import run_shards
 from infra.run.context import Context, ShardOutput
 from infra.run.manifest import Manifest, ShardRecord
 from infra.run.pieces import PIECE, Records
@@ -226,7 +226,7 @@ class Rounds:
         resumed, self._resumed = self._resumed, False  # nobody has come further
         if not small:
             work = partial(work, limiter=self.limiter) if fetches else work
-            return run_shards(self.context, specs.items(), work, Limits(attempts=self.config.attempts), on_done)
+            return run_shards(self.context, specs.items(), work, self.config.limits, on_done)
         known = self.context.ledger.read(specs) if resumed else {}
         for name, spec in specs.items():
             if name not in known:

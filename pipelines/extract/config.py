@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 
+from infra.cluster import Limits
 from infra.config import Input, Runtime, StageConfig
 from infra.errors import UsageError
 
@@ -45,7 +46,7 @@ class Config(StageConfig):
         True, description="drop images of pages whose headers or meta tags withhold them from AI use"
     )
     agent: str = Field("clipline", description="our user agent name, which opt-outs may address")
-    attempts: Runtime[int] = Field(3, gt=0, description="attempts per shard when a worker or the network fails")
+    limits: Runtime[Limits] = Field(Limits(), description="how to use the cluster")
 
     @field_validator("prefix")
     @classmethod

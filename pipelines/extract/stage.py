@@ -15,7 +15,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping
 
-from infra.cluster import Limits, run_shards
+from infra.cluster import run_shards
 from infra.errors import DataError
 from infra.rows import FACT, total
 from infra.run.context import Context
@@ -51,17 +51,18 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
 
     files = _files(config, inputs)
     _check_unchanged(context, files, f"{SCRATCH}/files.txt")
-    limits = Limits(attempts=config.attempts)
     names = [f"{number:05d}" for number in range(len(files))]
     partitions = min(_MAX_PARTITIONS, -(-len(files) // _FILES_PER_PARTITION))
 
     pages = [Pages(name, path, partitions, config) for name, path in zip(names, files, strict=True)]
-    found = run_shards(context, [(f"candidates-{shard.name}", shard) for shard in pages], find_candidates, limits)
+    found = run_shards(
+        context, [(f"candidates-{shard.name}", shard) for shard in pages], find_candidates, config.limits
+    )
     pairs = [(f"pairs-{name}", Pairs(number, name, partitions)) for number, name in enumerate(names)]
     if context.ledger.tally([name for name, _ in pairs]).done < len(pairs):
         ids = [(f"duplicates-{number:04d}", Ids(number, names)) for number in range(partitions)]
-        run_shards(context, ids, find_duplicates, limits)
-    records = run_shards(context, pairs, write_pairs, limits)
+        run_shards(context, ids, find_duplicates, config.limits)
+    records = run_shards(context, pairs, write_pairs, config.limits)
     context.store.delete(SCRATCH)
     counts = sum((Counter(record.facts["records"]) for record in found), Counter[str]())
     _warn(counts, damaged=counts[DAMAGED], pages=counts[PAGE])

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from infra.cluster import Limits, run_batches, run_shards
-from infra.cluster.limits import warn_if_none_fits
+from infra.cluster.limits import task_options, warn_if_none_fits
 from infra.cluster.loop import ShardLoop
 from infra.errors import CliplineError, DataError, DeadlineError, Preempted, StageFailed, TransientError
 from infra.events import Progress, ShardRetry
@@ -344,3 +344,20 @@ def test_a_run_asked_to_stop_abandons_what_is_in_flight(tmp_path):
         run_shards(context, named("a", "b"), hang)
     records = run_shards(Context(tmp_path), named("c"), partial(double, tmp_path))  # the CPUs are free again
     assert records[0].facts == {"spec": "c"}
+
+
+def test_an_autoscaler_sees_what_waiting_tasks_need():
+    """Demand is what Ray's autoscaler reads from the head, a bundle of resources for each task that waits."""
+    import ray
+    from ray.autoscaler.v2.sdk import get_cluster_status
+
+    limits = Limits(cpus=1, memory_gb=2, resources={"crawler_ip": 1}, labels={"zone": "north"})
+    waiting = ray.remote(max_retries=0)(lambda: None).options(**task_options(limits)).remote()
+    wanted = {"CPU": 1.0, "memory": 2e9, "crawler_ip": 1.0}
+    deadline, seen = time.monotonic() + 20, []
+    while wanted not in seen and time.monotonic() < deadline:
+        demands = get_cluster_status(ray.get_runtime_context().gcs_address).resource_demands.ray_task_actor_demand
+        seen = [bundle.bundle for demand in demands for bundle in demand.bundles_by_count]
+        time.sleep(0.2)
+    ray.cancel(waiting, force=True)
+    assert wanted in seen
