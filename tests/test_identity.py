@@ -116,6 +116,7 @@ TEXTS = {
         f"evaluate.task[{task}].{part}": "a name in the input, or a language code"
         for task in (
             "analogies",
+            "associations",
             "captioning",
             "image_caption_selection",
             "localisation",

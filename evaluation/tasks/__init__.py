@@ -1,6 +1,7 @@
 """Evaluation tasks: an open family, one small file each; docs/evaluation.md shows how to add one from a recipe."""
 
 from evaluation.tasks.analogies import Analogies
+from evaluation.tasks.associations import Associations
 from evaluation.tasks.captioning import Captioning
 from evaluation.tasks.corrupted import Corrupted
 from evaluation.tasks.localisation import Localisation
@@ -15,6 +16,7 @@ from evaluation.tasks.zeroshot import ZeroShot
 
 __all__ = [
     "Analogies",
+    "Associations",
     "Captioning",
     "Corrupted",
     "FewShot",

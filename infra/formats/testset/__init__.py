@@ -6,7 +6,7 @@
 :mod:`.captions`             captions as JSON beside a folder of images: COCO's, Karpathy's splits, ALBEF's lists
 :mod:`.caption_lines`        captions as lines beside a folder of images: Flickr8k's and Flickr30k's files
 :mod:`.metadata_folder`      images beside metadata.csv, .jsonl or .parquet, as the imagefolder of ``datasets``
-:mod:`.selections`           SugarCrepe's JSON files and Winoground's lines beside a folder of images
+:mod:`.selections`           SugarCrepe's, Winoground's and WinoGAViL's own files beside a folder of images
 :mod:`.folders`              a folder of images for each class, as torchvision's ImageFolder
 ===========================  ===========================================================================
 
@@ -21,8 +21,16 @@ from infra.formats.testset.folders import ImageFolder
 from infra.formats.testset.hugging_face import HubParquet, SavedDataset
 from infra.formats.testset.images import decode_image
 from infra.formats.testset.metadata_folder import MetadataFolder
-from infra.formats.testset.selections import SugarCrepe, Winoground
-from infra.formats.testset.texts import KINDS, prompts, read_classes, read_languages, read_lines, read_templates
+from infra.formats.testset.selections import SugarCrepe, WinoGAViL, Winoground
+from infra.formats.testset.texts import (
+    KINDS,
+    prompts,
+    read_classes,
+    read_cues,
+    read_languages,
+    read_lines,
+    read_templates,
+)
 from infra.formats.testset.webdataset import WebDataset
 
 __all__ = [
@@ -41,12 +49,14 @@ __all__ = [
     "SetFiles",
     "SugarCrepe",
     "WebDataset",
+    "WinoGAViL",
     "Winoground",
     "decode_image",
     "find_sets",
     "known_forms",
     "prompts",
     "read_classes",
+    "read_cues",
     "read_languages",
     "read_lines",
     "read_templates",

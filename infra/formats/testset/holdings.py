@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from infra.errors import DataError
 from infra.formats.testset.evalset import Broken, EvalSet, Packed
 from infra.formats.testset.images import decode_image
-from infra.formats.testset.texts import read_languages
+from infra.formats.testset.texts import read_cues, read_languages
 from infra.threads import mapped
 
 __all__ = ["Holdings", "read_holdings"]
@@ -54,7 +54,7 @@ def read_holdings(examples: EvalSet, *, decode: bool = True, threads: int = 1) -
     found = Holdings()
 
     def see(one: Packed | Broken) -> _Seen:
-        return _see(one, examples.name, decode=decode)
+        return _see(one, examples, decode=decode)
 
     for seen in mapped(see, _samples(examples), threads=threads, ahead=_AHEAD):
         found.add(seen)
@@ -66,13 +66,17 @@ def _samples(examples: EvalSet) -> Iterator[Packed | Broken]:
         yield from examples.checked(shard)
 
 
-def _see(one: Packed | Broken, name: str, *, decode: bool) -> _Seen:
+def _see(one: Packed | Broken, examples: EvalSet, *, decode: bool) -> _Seen:
     if isinstance(one, Broken):
         return None, (), one
+    what, problem = f"sample {one.key!r} of {examples.name}", "languages"
     try:
-        languages = read_languages(one.metadata, len(one.captions), f"sample {one.key!r} of {name}")
+        languages = read_languages(one.metadata, len(one.captions), what)
+        problem = "cues"
+        if examples.kind == "associations":
+            read_cues(one.metadata, len(one.captions), what)
     except DataError as error:
-        return None, (), Broken("languages", error)
+        return None, (), Broken(problem, error)
     if decode:
         try:
             decode_image(one.image, one.key)

@@ -1,4 +1,4 @@
-"""Read SugarCrepe's and Winoground's own files and their folder of images: right captions, and near wrong ones.
+"""Read SugarCrepe's, Winoground's and WinoGAViL's own files and their folder of images: what fits, and what does not.
 
 ::
 
@@ -6,13 +6,18 @@
                                              {"0": {"filename", "caption", "negative_caption"}}
     {name}/examples.jsonl                    Winoground's, a pair a line:
                                              {"id", "image_0", "image_1", "caption_0", "caption_1", "collapsed_tag"}
+    {name}/winogavil_dataset.csv             WinoGAViL's, a cue a row:
+                                             ID, cue, candidates and associations (both JSON lists of images)
     {name}/**/*.jpg                          the images, wherever below the set's folder
 
-Winoground names its images without the ending; ``data/examples.jsonl``, as on the hub, will do. Both have one split.
+Winoground and WinoGAViL name their images without the ending; ``data/examples.jsonl``, as on the hub, will do. All have
+one split.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 from abc import abstractmethod
@@ -27,12 +32,12 @@ from infra.formats.testset.folders import chunks, is_image
 from infra.formats.testset.texts import decoded
 from infra.store import Store
 
-__all__ = ["SugarCrepe", "Winoground"]
+__all__ = ["SugarCrepe", "WinoGAViL", "Winoground"]
 
-_KIND = "image_caption_selection"
 _SPLIT = "test"
 _SUGAR_CREPE = re.compile(r"(?:.*/)?((?:add|replace|swap)_(?:att|obj|rel))\.json")
 _WINOGROUND = re.compile(r"(?:.*/)?examples\.jsonl")
+_WINOGAVIL = re.compile(r"(?:.*/)?winogavil_dataset\.csv")
 
 _Entry = tuple[str, str, tuple[str, ...], str]
 """Key, name of the image, captions, metadata."""
@@ -41,6 +46,7 @@ _Entry = tuple[str, str, tuple[str, ...], str]
 class _Selections(Form):
     """Folder of images with files of their right and wrong captions."""
 
+    holds: ClassVar[str] = "image_caption_selection"
     precedence: ClassVar[int] = 4
 
     @abstractmethod
@@ -63,7 +69,7 @@ class _Selections(Form):
         for path in files.paths:
             if is_image(path):
                 file = path.rpartition("/")[2]
-                for name in {file, file.rpartition(".")[0]}:  # Winoground leaves the ending out
+                for name in {file, file.rpartition(".")[0]}:  # some leave the ending out
                     images.setdefault(name, []).append(path)
         located: list[_Entry] = []
         for path in files.paths:
@@ -75,7 +81,7 @@ class _Selections(Form):
             name=files.name,
             split=files.split,
             store=files.store,
-            kind=_KIND,
+            kind=self.holds,
             classes=(),
             templates=(),
             parts=chunks(located),
@@ -135,6 +141,51 @@ class Winoground(_Selections):
         metadata = json.dumps({"group": str(one["id"]), "category": one.get("collapsed_tag", "")})
         for side in (0, 1):
             yield f"{one['id']}/{side}", one[f"image_{side}"], (one[f"caption_{side}"].strip(),), metadata
+
+
+class WinoGAViL(_Selections):
+    """A row of a table for each cue, with its candidate images and the right ones among them (Bitton et al., 2022).
+
+    An image has all cues whose candidate it is. The model reads them as DataComp asks: ``A pogonophile``.
+    """
+
+    kind: ClassVar[str] = "winogavil"
+    holds: ClassVar[str] = "associations"
+    layout: ClassVar[str] = "winogavil_dataset.csv with ID, cue, candidates and associations, and images"
+
+    def names(self, path: str) -> str | None:
+        return path.rpartition("/")[0] if _WINOGAVIL.fullmatch(path) else None
+
+    def entries(self, path: str, text: str) -> Iterator[_Entry]:
+        asked: dict[str, list[tuple[str, str, bool]]] = {}
+        for row in csv.DictReader(io.StringIO(text, newline="")):
+            candidates, right = json.loads(row["candidates"]), json.loads(row["associations"])
+            self._check(row["ID"], row["cue"], candidates, right)
+            for image in candidates:
+                asked.setdefault(image, []).append((row["ID"], _cue(row["cue"]), image in right))
+        for image, cues in asked.items():
+            names, texts, rights = zip(*cues, strict=True)
+            yield image, image, texts, json.dumps({"cues": names, "right": rights})
+
+    def _check(self, name: str, cue: str, candidates: Sequence[str], right: Sequence[str]) -> None:
+        """Raise DataError for a cue that cannot be asked."""
+        faults = {
+            "has no text": not cue.strip(),
+            "has no candidate": not candidates,
+            "has a candidate twice": len(set(candidates)) < len(candidates),
+            "has a right image that is no candidate": not set(right) <= set(candidates),
+        }
+        if fault := next((fault for fault, there in faults.items() if there), ""):
+            found = f"{cue!r}, candidates {', '.join(candidates)}; right {', '.join(right)}"[:300]
+            raise DataError(
+                f"cue {name!r} {fault}", expected="a text, candidates, and those that are right", found=found
+            )
+
+
+def _cue(word: str) -> str:
+    """A cue with its article, in small letters, as DataComp asks."""
+    word = word.strip().lower()
+    return f"An {word}" if word[0] in "aeiou" else f"A {word}"
 
 
 def _samples(store: Store, located: Sequence[_Entry]) -> Iterator[Packed]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Any, TypeGuard
 
 from infra.errors import DataError
 from infra.formats.testset.named_texts import named_texts
@@ -25,6 +26,7 @@ __all__ = [
     "decoded",
     "prompts",
     "read_classes",
+    "read_cues",
     "read_kind",
     "read_languages",
     "read_lines",
@@ -45,6 +47,7 @@ KINDS = {
     "multilabel": "an image has any number of the set's classes",
     "retrieval": "all captions of an image are right",
     "analogies": "the captions of an image are the values of its attributes",
+    "associations": "the captions of an image are cues, its json tells for which it is right",
     "localisation": "the captions of an image are phrases, its json has a box for each",
     "visual_question_answering": "the captions of an image are questions, its json has the answers",
     "image_caption_selection": "the first caption of an image is right, the others are wrong",
@@ -119,6 +122,26 @@ def read_languages(metadata: str, captions: int, what: str) -> list[str]:
             found=json.dumps(named, ensure_ascii=False)[:80],
         )
     return named
+
+
+def read_cues(metadata: str, captions: int, what: str) -> list[tuple[str, bool]]:
+    """Name of the cue that each of a sample's captions is, by its ``metadata``, and if the sample is right for it.
+
+    Raises DataError, with ``what`` it is of, unless there is one of each for every caption.
+    """
+    fields = json.loads(metadata) if metadata else {}
+    cues, right = fields.get("cues"), fields.get("right")
+    if not (_are(cues, (str, int), captions) and _are(right, (bool,), captions)):
+        raise DataError(
+            f"{what} does not say which cues it is asked for",
+            expected=f"cues, a list of {captions} names, and right, {captions} of true or false, in its json",
+            found=json.dumps({"cues": cues, "right": right}, ensure_ascii=False)[:120],
+        )
+    return list(zip(map(str, cues), right, strict=True))
+
+
+def _are(values: object, types: tuple[type, ...], count: int) -> TypeGuard[list[Any]]:
+    return isinstance(values, list) and len(values) == count and all(type(one) in types for one in values)
 
 
 def decoded(text: bytes, place: str) -> str:

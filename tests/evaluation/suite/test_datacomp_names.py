@@ -81,7 +81,7 @@ def test_the_suites_metrics_are_given_by_their_names(tests, model, tmp_path, mon
     found = {row["set"]: row["value"] for row in pq.read_table(tmp_path / "suite/data/sets.parquet").to_pylist()}
     assert {metric: found[name] for name, (_, metric, _) in FOLDERS.items()} == pytest.approx(right)
     assert manifest.metrics["average_of_4_of_38"] == pytest.approx(np.mean(list(right.values())))
-    assert manifest.facts["missing"]["misc/winogavil"] == "no winogavil of it"
+    assert manifest.facts["missing"]["misc/winogavil"] == "no associations of it"
 
 
 def test_every_task_of_the_suites_takes_its_options():

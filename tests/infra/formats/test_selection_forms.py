@@ -1,4 +1,4 @@
-"""SugarCrepe's and Winoground's own files: what is found, what is read, and what is refused."""
+"""SugarCrepe's, Winoground's and WinoGAViL's own files: what is found, what is read, and what is refused."""
 
 from __future__ import annotations
 
@@ -68,6 +68,28 @@ def test_a_line_of_winoground_is_a_group_of_two_images(tmp_path, folder):
     ]
 
 
+GAVIL_HEAD = "ID,cue,candidates,associations,num_candidates"
+
+
+def gavil(*rows: str) -> bytes:
+    return "\n".join([GAVIL_HEAD, *rows]).encode()
+
+
+def test_an_image_of_winogavil_has_the_cues_it_is_a_candidate_of(tmp_path):
+    table = gavil(
+        '7,Pogonophile,"[""bison"", ""st. ives""]","[""bison""]",2', '9,old,"[""bison"",""flea""]","[""flea""]",2'
+    )
+    shades = {"bison": 10, "st. ives": 20, "flea": 30, "unasked": 40}
+    files = {f"g/winogavil_images/{name}.png": image(shade) for name, shade in shades.items()}
+    examples = opened(tmp_path, {"g/winogavil_dataset.csv": table} | files, "g")
+    assert examples.kind == "associations"
+    assert read(examples) == [
+        ("bison", 10, ("A pogonophile", "An old"), {"cues": ["7", "9"], "right": [True, False]}),
+        ("st. ives", 20, ("A pogonophile",), {"cues": ["7"], "right": [False]}),
+        ("flea", 30, ("An old",), {"cues": ["9"], "right": [True]}),
+    ]
+
+
 def test_other_files_are_not_taken_for_theirs():
     for paths in (["a/labels.json", "a/1.png"], ["a/examples.json", "a/1.png"], ["a/swap_att.json"]):
         assert not [key for key, (form, _) in find_sets(paths).items() if form.kind in ("sugar_crepe", "winoground")]
@@ -82,6 +104,13 @@ def test_other_files_are_not_taken_for_theirs():
     ({"s/swap_att.json": {"0": crepe("1.png", "a", "b")}, "s/x/1.png": image(1), "s/y/1.png": image(2)},
      "is not there once"),
     ({"s/examples.jsonl": b'{"id": 1}\n', "s/1.png": image(1)}, "is not in winoground's form"),
+    ({"s/winogavil_dataset.csv": gavil('7, ,"[""1""]","[""1""]",1'), "s/1.png": image(1)}, "cue '7' has no text"),
+    ({"s/winogavil_dataset.csv": gavil("7,a,[],[],0"), "s/1.png": image(1)}, "cue '7' has no candidate"),
+    ({"s/winogavil_dataset.csv": gavil('7,a,"[""1"", ""1""]",[],2'), "s/1.png": image(1)}, "has a candidate twice"),
+    ({"s/winogavil_dataset.csv": gavil('7,a,"[""1""]","[""1"",""2""]",1'), "s/1.png": image(1)}, "is no candidate"),
+    ({"s/winogavil_dataset.csv": gavil('7,a,"[""2""]","[""2""]",1'), "s/1.png": image(1)}, "is not there once"),
+    ({"s/winogavil_dataset.csv": gavil("7,a,1,2,0"), "s/1.png": image(1)}, "is not in winogavil's form"),
+    ({"s/winogavil_dataset.csv": b"ID,cue\n7,a\n", "s/1.png": image(1)}, "is not in winogavil's form"),
     ({"s/examples.jsonl": b'\xff\n', "s/1.png": image(1)}, "is not UTF-8"),
 ])  # fmt: skip
 def test_what_does_not_fit_is_named(tmp_path, files, message):
