@@ -119,6 +119,7 @@ TEXTS = {
             "associations",
             "captioning",
             "image_caption_selection",
+            "multiple_choice",
             "localisation",
             "matching",
             "visual_question_answering",

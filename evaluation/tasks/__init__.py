@@ -6,6 +6,7 @@ from evaluation.tasks.captioning import Captioning
 from evaluation.tasks.corrupted import Corrupted
 from evaluation.tasks.localisation import Localisation
 from evaluation.tasks.matching import Matching
+from evaluation.tasks.multiple_choice import MultipleChoice
 from evaluation.tasks.neighbours import NearestNeighbours
 from evaluation.tasks.probe import FewShot, LinearProbe
 from evaluation.tasks.retrieval import Retrieval
@@ -24,6 +25,7 @@ __all__ = [
     "LinearProbe",
     "Localisation",
     "Matching",
+    "MultipleChoice",
     "NearestNeighbours",
     "Retrieval",
     "Scores",

@@ -37,10 +37,10 @@ from workflows.demo import drawing
 from workflows.demo.pairs import KINDS, compare
 from workflows.demo.questions import QUESTIONS, STATEMENTS, ask
 
-SIDE = 32
+SIDE = 48
 MODEL: dict[str, Any] = {
     "embed_dim": 64,
-    "vision_cfg": {"image_size": SIDE, "patch_size": 8, "width": 96, "layers": 3, "head_width": 24},
+    "vision_cfg": {"image_size": SIDE, "patch_size": 16, "width": 96, "layers": 3, "head_width": 24},
     "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 96, "heads": 4, "layers": 2},
 }
 LEARN, TEST = 7_000_000, 6_000_000  # first seeds: no group is in two splits

@@ -18,7 +18,7 @@ from itertools import combinations
 from workflows.demo.compositions import NUMBERS, RELATIONS, Composition, Item, counted, kept_apart, placed, two_things
 from workflows.demo.scenes import BACKGROUNDS, SEEN, SHAPES, name
 
-__all__ = ["LABELS", "QUESTIONS", "STATEMENTS", "Asked", "ask"]
+__all__ = ["LABELS", "QUESTIONS", "STATEMENTS", "Asked", "ask", "between_two"]
 
 LABELS = ("entailment", "neutral", "contradiction")
 
@@ -58,7 +58,7 @@ _Group = tuple[str, list[tuple[str, _Items]]]
 """The words, and each answer with the image that has it."""
 
 
-def _swapped(one: Item, other: Item) -> _Items:
+def _swapped(one: Item, other: Item) -> tuple[Item, Item]:
     """The two items, each in the other's colour."""
     return replace(one, colour=other.colour), replace(other, colour=one.colour)
 
@@ -82,22 +82,9 @@ def _exists(draw: random.Random, unseen: bool) -> _Group:
 
 
 def _relation(draw: random.Random, unseen: bool) -> _Group:
-    """A shape between two others, of which one is left of it, or above."""
-    one, other = two_things(draw, together=not unseen)
-    relation = draw.choice(list(RELATIONS))
-    near, away = placed(draw, relation, one, other)
-    shown = one, other, *_swapped(one, other)
-    thirds = [
-        Item(shape, colour, (0.5, 0.5), 0.1)
-        for shape, colour in SEEN
-        if shape not in (one.shape, other.shape) and colour not in (one.colour, other.colour)
-    ]
-    between = draw.choice([third for third in thirds if not any(kept_apart(third, item) for item in shown)])
-    near, away = replace(near, radius=0.1), replace(away, radius=0.1)
-    return f"what colour is the shape {relation} the {between.shape}?", [
-        (near.colour, (near, away, between)),
-        (away.colour, (*_swapped(near, away), between)),
-    ]
+    relation, images = between_two(draw, unseen)
+    between = images[0][2]
+    return f"what colour is the shape {relation} the {between.shape}?", [(items[0].colour, items) for items in images]
 
 
 def _count(draw: random.Random, unseen: bool) -> _Group:
@@ -135,6 +122,22 @@ def _another(draw: random.Random, own: Item, other: Item) -> str:
     """A shape that neither item has, which training shows in the colour of ``own``, beside ``other``."""
     shapes = [shape for shape in SHAPES if shape not in (own.shape, other.shape) and (shape, own.colour) in SEEN]
     return draw.choice([shape for shape in shapes if not kept_apart(replace(own, shape=shape), other)])
+
+
+def between_two(draw: random.Random, unseen: bool) -> tuple[str, tuple[tuple[Item, Item, Item], ...]]:
+    """A relation, and two images of a shape that has it to a third one, and another beyond that; in swapped colours."""
+    one, other = two_things(draw, together=not unseen)
+    relation = draw.choice(list(RELATIONS))
+    near, away = placed(draw, relation, one, other)
+    shown = one, other, *_swapped(one, other)
+    thirds = [
+        Item(shape, colour, (0.5, 0.5), 0.1)
+        for shape, colour in SEEN
+        if shape not in (one.shape, other.shape) and colour not in (one.colour, other.colour)
+    ]
+    between = draw.choice([third for third in thirds if not any(kept_apart(third, item) for item in shown)])
+    near, away = replace(near, radius=0.1), replace(away, radius=0.1)
+    return relation, ((near, away, between), (*_swapped(near, away), between))
 
 
 QUESTIONS: dict[str, Callable[[random.Random, bool], _Group]] = {

@@ -8,6 +8,7 @@
 - ``choices``: the same images, each with its own caption and the other one (SugarCrepe's form)
 - ``vqa`` and ``entailment``, on request: questions and statements about images, see ``questions.py``. Their split
   ``unseen`` shows pairs of colour and shape that training never does; ``train`` is to learn from, as shards, too
+- ``reasons``, on request: questions with four answers and four reasons each (VCR's form), see ``reasons.py``
 - ``pairs``, on request: statements about two images, which lie side by side in one, see ``pairs.py``; the same splits
 """
 
@@ -27,6 +28,7 @@ from infra.run.manifest import Artifact, Manifest
 from workflows.demo.compositions import CATEGORIES, Composition, pair
 from workflows.demo.pairs import KINDS, Compared, compare
 from workflows.demo.questions import QUESTIONS, STATEMENTS, ask
+from workflows.demo.reasons import Reasoned, reason
 from workflows.demo.scenes import COMBINATIONS, SEEN, UNSEEN, Scene, compose, full_captions, label, name
 from workflows.demo.website import TEST_SEEDS
 
@@ -103,6 +105,12 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
             _write(context.output, set_name, told, len(asked), config.image_size, split)
             context.check()
     if config.questions:
+        context.output.write("data/reasons/dataset_type.txt", b"multiple_choice\n")
+        for split in ("test", "unseen"):
+            reasoned = [one for _, one in _in_groups(_reasons, ("reason",), split, config)]
+            counts[f"reasons/{split}"] = len(reasoned)
+            _write(context.output, "reasons", map(_choices, reasoned), len(reasoned), config.image_size, split)
+            context.check()
         context.output.write("data/pairs/dataset_type.txt", b"visual_question_answering\n")
         for split in ("test", "unseen", "train"):
             compared = _in_groups(compare, tuple(KINDS), split, config)
@@ -165,6 +173,17 @@ def _in_groups(
         for kind in kinds
         for one in make(kind, first + number, unseen=split == "unseen")
     ]
+
+
+def _reasons(kind: str, number: int, *, unseen: bool) -> tuple[Reasoned, ...]:
+    return reason(number, unseen=unseen)
+
+
+def _choices(one: Reasoned) -> tuple[Composition, dict[str, str]]:
+    """The form of multiple choice in steps: a line for each choice."""
+    steps = {"answer": len(one.answers), "rationale": len(one.reasons)}
+    fields = {"steps": steps, "fresh": one.fresh}
+    return one.image, {"txt": "\n".join((*one.answers, *one.reasons)), "json": json.dumps(fields)}
 
 
 def _told(kind: str, questions: Sequence[str], answers: Sequence[str], fresh: bool) -> dict[str, str]:

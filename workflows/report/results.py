@@ -21,6 +21,7 @@ _TASKS = {
     "zeroshot_retrieval": "retrieval",
     "linear_probe": "linear probe",
     "image_caption_selection": "image-caption selection",
+    "multiple_choice": "multiple choice",
     "captioning": "captioning",
 }
 

@@ -50,6 +50,7 @@ KINDS = {
     "associations": "the captions of an image are cues, its json tells for which it is right",
     "localisation": "the captions of an image are phrases, its json has a box for each",
     "visual_question_answering": "the captions of an image are questions, its json has the answers",
+    "multiple_choice": "the captions of an image are choices, its json says of which steps",
     "image_caption_selection": "the first caption of an image is right, the others are wrong",
 }
 """Kinds of test sets, as ``dataset_type.txt`` names them; the last is CLIP_benchmark's name of the task."""
