@@ -5,16 +5,14 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import running
 from PIL import Image
 
 from infra.formats.shards import TarWriter, read_samples
@@ -64,28 +62,21 @@ def downloaded(tmp_path) -> Path:
 
 def run(downloaded: Path, **sets: object) -> dict[str, dict]:
     """The manifests of a run from the command line, by stage."""
-    root = downloaded.parent / "root"
-    command = [sys.executable, "-m", "workflows.cli", "run", "curate", "--cpus", "2", "--set", f"images={downloaded}"]
-    command += [part for name, value in sets.items() for part in ("--set", f"{name}={value}")]
-    env = {**os.environ, "CLIPLINE_ROOT": str(root), "XDG_CACHE_HOME": str(downloaded.parent / "cache")}
-    env.pop("MLFLOW_TRACKING_URI", None)
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=280, check=False)
-    assert done.returncode == 0, done.stderr
-    return {path.parent.parent.name: json.loads(path.read_text()) for path in root.glob("artifacts/*/*/manifest.json")}
+    made = running.run("curate", downloaded.parent / "root", images=downloaded, **sets)
+    return {stage: running.manifest(folder) for stage, folder in made.items()}
 
 
-@pytest.mark.ray
-def test_a_run_that_keeps_nothing_ends_and_says_so(downloaded):
+@running.QUIET
+def test_a_run_that_keeps_nothing_ends_and_says_so(ray_cluster, downloaded):
     manifests = run(downloaded, min_side=5000)
     assert manifests["filter"]["funnel"]["dropped"] == {"image_side": 43}
     for stage in ("dedup", "balance", "shard"):
         assert manifests[stage]["funnel"] == {"unit": "images", "entered": 0, "kept": 0, "dropped": {}}
-    report = [sys.executable, "-m", "workflows.cli", "report", "--root", str(downloaded.parent / "root")]
-    assert subprocess.run(report, capture_output=True, timeout=120, check=True).stdout
+    assert running.clipline(downloaded.parent / "root", "report").stdout
 
 
-@pytest.mark.ray
-def test_from_img2datasets_folder_to_shards(downloaded):
+@running.QUIET
+def test_from_img2datasets_folder_to_shards(ray_cluster, downloaded):
     manifests = run(downloaded, min_side=128, holdout_fraction=0.25, max_per_entry=5)
     assert manifests["filter"]["funnel"]["dropped"] == {"image_side": 1, "text_junk": 1}
     assert manifests["dedup"]["funnel"]["dropped"] == {"duplicate_bytes": 1}
@@ -111,9 +102,7 @@ def check_traces(downloaded: Path, tar: Path, uid: str) -> None:
     """``clipline trace`` tells the whole way of rows that ended here and there."""
 
     def trace(what: str) -> list[tuple[str, str, str]]:
-        command = [sys.executable, "-m", "workflows.cli", "trace", what, "--json"]
-        env = {**os.environ, "CLIPLINE_ROOT": str(downloaded.parent / "root")}
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=True)
+        done = running.clipline(downloaded.parent / "root", "trace", what, "--json")
         (row,) = json.loads(done.stdout)["rows"]
         hits.extend(row["hits"])
         return [(hit["stage"], hit["outcome"], hit.get("reason", "")) for hit in row["hits"]]

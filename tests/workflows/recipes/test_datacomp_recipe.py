@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from loopback import answer, serving
-from running import manifest, run
+from running import QUIET, manifest, run
 from small_clip import MODEL, encoded, scene
 
 from infra.formats.shards import TarWriter
@@ -84,9 +84,8 @@ def captions_set(folder):
     return folder
 
 
-@pytest.mark.ray
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_the_whole_track_at_toy_size(site, tmp_path):
+@QUIET
+def test_the_whole_track_at_toy_size(ray_cluster, site, tmp_path):
     port, asked = site
     folder, rows, vectors = metadata(tmp_path / "metadata")
     folders = run(

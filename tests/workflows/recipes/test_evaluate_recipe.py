@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import evaluation_samples as samples
 import pytest
 import safetensors.torch
 import torch
+from running import QUIET, clipline, settings
 
 from infra.errors import ConfigError, UsageError
 from workflows.recipe import load
@@ -37,15 +35,10 @@ def build(given: Path, *sets: str):
     return load("evaluate").build([f"tests={given / 'tests'}", *sets])
 
 
-@pytest.mark.ray
-def test_one_command_scores_a_model_on_both_kinds_of_sets(given):
+@QUIET
+def test_one_command_scores_a_model_on_both_kinds_of_sets(ray_cluster, given):
     sets = {"model": given / "model", "tests": given / "tests", "classification": "seen", "captions": "holdout"}
-    command = [sys.executable, "-m", "workflows.cli", "run", "evaluate", "--cpus", "2"]
-    command += [part for name, value in sets.items() for part in ("--set", f"{name}={value}")]
-    env = {**os.environ, "CLIPLINE_ROOT": str(given / "root")}
-    env.pop("MLFLOW_TRACKING_URI", None)
-    done = subprocess.run(command, env=env, cwd=given, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr
+    done = clipline(given / "root", "run", "evaluate", *settings(**sets))
     (zeroshot,) = given.glob("root/artifacts/zeroshot_seen/*/data/seen_*_zeroshot_classification.json")
     (retrieval,) = given.glob("root/artifacts/retrieval_holdout/*/data/holdout_*_zeroshot_retrieval.json")
     assert 0 < json.loads(zeroshot.read_text())["metrics"]["acc5"] <= 1

@@ -6,7 +6,7 @@ import json
 import cv2
 import numpy as np
 import pytest
-from running import manifest, run
+from running import QUIET, manifest, run
 
 from infra.errors import UsageError
 from infra.formats.shards import TarWriter
@@ -72,8 +72,8 @@ def test_a_papers_numbers_reach_the_training(tmp_path, shards):
         config("vsepp", "captions=coco")
 
 
-@pytest.mark.ray
-def test_one_runs_at_toy_size(shards, tmp_path):
+@QUIET
+def test_one_runs_at_toy_size(ray_cluster, shards, tmp_path):
     sets = {"shards": shards, "model": json.dumps(MODEL), "samples": 64, "batch_size": 16}
     stages = run("workflows.recipes.papers.vsepp", tmp_path / "root", **sets)
     assert manifest(stages["train"])["facts"]["samples"] == 64

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
-from running import manifest, run
+from running import QUIET, clipline_alone, manifest, run
 from small_clip import MODEL, encoded, scene, write_model
 
 from infra.formats.shards import TarWriter
@@ -42,19 +41,17 @@ def test_the_example_of_the_docs_is_this_recipe():
     assert example == Path(surprising.__file__).read_text()
 
 
-@pytest.mark.ray
-def test_a_users_score_in_a_recipe_file(tmp_path):
+def test_a_users_score_in_a_recipe_file(ray_cluster, tmp_path):
     images = download(tmp_path / "images", range(40))
     model = write_model(tmp_path / "model")
-    folders = run(surprising.__file__, tmp_path / "root", images=images, model=model, keep=0.5)
+    folders = run(surprising.__file__, tmp_path / "root", clipline_alone, images=images, model=model, keep=0.5)
     table = pq.read_table(next((folders["score"] / "data").glob("kept-*.parquet")))
     assert {"clip_score", "surprise", "similarity"} <= set(table.column_names)
     assert manifest(folders["filter"])["funnel"]["dropped"]["score_clip_score"] == 20
 
 
-@pytest.mark.ray
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_a_filtering_network_keeps_the_best_of_the_pool(tmp_path):
+@QUIET
+def test_a_filtering_network_keeps_the_best_of_the_pool(ray_cluster, tmp_path):
     trusted = download(tmp_path / "trusted", range(64))
     pool = download(tmp_path / "pool", range(100, 160))
     small = json.dumps(MODEL)

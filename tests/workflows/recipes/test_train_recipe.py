@@ -10,6 +10,7 @@ import time
 import cv2
 import numpy as np
 import pytest
+from running import QUIET, clipline, environment, settings
 
 from infra.errors import ConfigError, UsageError
 from infra.formats.shards import TarWriter
@@ -45,18 +46,13 @@ def given(tmp_path):
     return tmp_path
 
 
-@pytest.mark.ray
-def test_from_shards_to_a_score(given):
+@QUIET
+def test_from_shards_to_a_score(ray_cluster, given):
     sets = {
         "shards": json.dumps([str(given / "shards")]), "model": json.dumps(MODEL), "samples": 96, "batch_size": 16,
         "tests": given / "tests", "classification": '["colours"]', "train.optimizer.lr": 0.01, "train.log_every": 16,
     }  # fmt: skip
-    command = [sys.executable, "-m", "workflows.cli", "run", "train", "--cpus", "2"]
-    command += [part for name, value in sets.items() for part in ("--set", f"{name}={value}")]
-    env = {**os.environ, "CLIPLINE_ROOT": str(given / "root")}
-    env.pop("MLFLOW_TRACKING_URI", None)
-    done = subprocess.run(command, env=env, cwd=given, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
+    clipline(given / "root", "run", "train", *settings(**sets))
     (result,) = (given / "root/artifacts/zeroshot_colours").glob("*/data/colours_*.json")
     assert 0 <= json.loads(result.read_text())["metrics"]["acc1"] <= 1
     (journal,) = given.glob("root/runs/*/journal.jsonl")
@@ -74,18 +70,15 @@ def events(folder):
     ]
 
 
-@pytest.mark.ray
-def test_sigterm_gives_a_checkpoint_and_75_and_resume_goes_on_from_it(given):
+@QUIET
+def test_sigterm_gives_a_checkpoint_and_75_and_resume_goes_on_from_it(ray_cluster, given):
     total = 8_000  # takes several times what a signal takes to get there
     sets = {
         "shards": json.dumps([str(given / "shards")]), "model": json.dumps(MODEL), "samples": total, "batch_size": 16,
         "train.log_every": 160, "train.checkpoint.every": 10**9,
     }  # fmt: skip
-    command = [sys.executable, "-m", "workflows.cli"]
-    run = [*command, "run", "train", "--cpus", "2"]
-    run += [part for name, value in sets.items() for part in ("--set", f"{name}={value}")]
-    env = {**os.environ, "CLIPLINE_ROOT": str(given / "root")}
-    env.pop("MLFLOW_TRACKING_URI", None)
+    run = [sys.executable, "-m", "workflows.cli", "run", "train", "--cpus", "2", *settings(**sets)]
+    env = {**os.environ, **environment(given / "root")}  # without RAY_ADDRESS: its cluster ends with it
     with subprocess.Popen(run, env=env, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         while not any(event["event"] == "train_start" for event in events(given)):
             assert process.poll() is None, process.stderr.read()
@@ -96,8 +89,7 @@ def test_sigterm_gives_a_checkpoint_and_75_and_resume_goes_on_from_it(given):
     assert "clipline resume" in said
     (checkpoint,) = given.glob("root/artifacts/train/*/checkpoints/*")
     assert 0 < int(checkpoint.name) < total
-    done = subprocess.run([*command, "resume"], env=env, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
+    clipline(given / "root", "resume")
     starts = [event["samples"] for event in events(given) if event["event"] == "train_start"]
     assert starts == [0, int(checkpoint.name)]
     (manifest,) = given.glob("root/artifacts/train/*/manifest.json")
