@@ -29,11 +29,23 @@ class Shift(Base):
     metric: str = Field("acc1", description="metric of the standard set, a share of right answers")
     shifted_metric: str | None = Field(None, description="metric of the shifted set; none: the same")
     line: Line | None = Field(None, description="the expectation, from models measured elsewhere; none: fitted")
+    points: tuple[tuple[float, float], ...] = Field(
+        (), description="accuracies of models measured elsewhere on both sets, which the line is fitted to, too"
+    )
+
+    @model_validator(mode="after")
+    def _has_one_line(self) -> Self:
+        if self.line and self.points:
+            raise ValueError("a shift has a line and points to fit one to")
+        if wrong := [one for point in self.points for one in point if not 0 < one < 1]:
+            raise ValueError(f"points are accuracies, shares between 0 and 1, not {wrong[0]}")
+        return self
 
 
 class Config(StageConfig):
     """Configuration of effective robustness."""
 
+    code_version: ClassVar[int] = 2
     inputs: ClassVar[Mapping[str, Input]] = {
         "scores": Input("scores", repeated=True, description="evaluations, with any ending: scores_large_imagenetv2"),
     }
@@ -41,7 +53,9 @@ class Config(StageConfig):
 
     models: dict[str, tuple[str, ...]] = Field(description="inputs of each model by its name", min_length=1)
     shifts: dict[str, Shift] = Field(description="shifts by name", min_length=1)
-    baseline: tuple[str, ...] = Field((), description="models that lines are fitted to; none: all")
+    baseline: tuple[str, ...] = Field(
+        (), description="models that lines are fitted to; none: all, if a shift has no points"
+    )
     confidence: float = Field(0.95, gt=0, lt=1, description="coverage of the intervals")
 
     @model_validator(mode="after")

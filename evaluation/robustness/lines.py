@@ -5,7 +5,8 @@ robustness is a model's accuracy on the shifted set less what the line says for 
 
 Its interval adds up three sources of noise, each by the squared distance to its own bound (Zou and Donner, 2008): the
 accuracy on the shifted set, that on the standard set, carried along the line, and the line itself, if it is fitted,
-whose band is that of a regression's mean. Models of the baseline pull the line towards themselves.
+whose band is that of a regression's mean. Models of the baseline pull the line towards themselves. Where both
+accuracies are of the same images, as with corruptions, the first two are one: the difference on their resamples.
 """
 
 from __future__ import annotations
@@ -13,15 +14,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import expit, logit, stdtrit
 from scipy.stats import linregress
 
-from evaluation.intervals import Interval
+from evaluation.intervals import Interval, percentile_interval
 from infra.errors import DataError
 
-__all__ = ["Expectation", "effective", "fit"]
+__all__ = ["Expectation", "Resampled", "effective", "fit"]
+
+Resampled = tuple[NDArray[Any], NDArray[Any]]
+"""Accuracies on the standard and on the shifted set, on the same resamples of the images: (b,) each."""
 
 _EDGE = 1e-9  # where a logit would be infinite
 
@@ -39,7 +45,12 @@ class Expectation:
 
     def at(self, accuracy: float) -> float:
         """The accuracy on the shifted set that is expected of that on the standard one."""
-        return float(expit(self.slope * _logit(accuracy) + self.intercept))
+        return float(self.at_each(np.array(accuracy)))
+
+    def at_each(self, accuracies: NDArray[Any]) -> NDArray[Any]:
+        """The same for any number of accuracies."""
+        expected: NDArray[Any] = expit(self.slope * logit(np.clip(accuracies, _EDGE, 1 - _EDGE)) + self.intercept)
+        return expected
 
     def band(self, accuracy: float, confidence: float) -> tuple[float, float]:
         """Bounds of that expectation, if the line was fitted."""
@@ -69,14 +80,21 @@ def fit(standard: Sequence[float], shifted: Sequence[float], name: str) -> Expec
     return Expectation(float(found.slope), float(found.intercept), len(x), float(x.mean()), spread, error)
 
 
-def effective(standard: Interval, shifted: Interval, line: Expectation, confidence: float) -> Interval:
-    """The accuracy on the shifted set beyond ``line``, with its interval."""
+def effective(
+    standard: Interval, shifted: Interval, line: Expectation, confidence: float, paired: Resampled | None = None
+) -> Interval:
+    """The accuracy on the shifted set beyond ``line``, with its interval; ``paired`` if both are of the same images."""
     expected = line.at(standard.value)
-    carried = sorted((line.at(standard.low), line.at(standard.high)))
     band = line.band(standard.value, confidence)
     value = shifted.value - expected
-    below = (shifted.value - shifted.low, carried[1] - expected, band[1] - expected)
-    above = (shifted.high - shifted.value, expected - carried[0], expected - band[0])
+    if paired is not None and np.ptp(draws := paired[1] - line.at_each(paired[0])) > 0:
+        lowest, highest = percentile_interval(draws, confidence)
+        below: tuple[float, ...] = (max(0.0, value - float(lowest)), band[1] - expected)
+        above: tuple[float, ...] = (max(0.0, float(highest) - value), expected - band[0])
+    else:
+        carried = sorted((line.at(standard.low), line.at(standard.high)))
+        below = (shifted.value - shifted.low, carried[1] - expected, band[1] - expected)
+        above = (shifted.high - shifted.value, expected - carried[0], expected - band[0])
     low, high = (sqrt(sum(part**2 for part in parts)) for parts in (below, above))
     return Interval(value, value - low, value + high)
 

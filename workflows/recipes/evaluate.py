@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evaluation import evaluate
+from evaluation import evaluate, robustness
 from evaluation import suite as suites
 from evaluation.corruptions import Corruptions
 from evaluation.tasks import Corrupted, Retrieval, Task, ZeroShot
@@ -33,6 +33,8 @@ def workflow(
     classification: list[str] | None = None,  # the sets with classes, by name
     captions: list[str] | None = None,  # the sets with captions
     corruptions: list[str] | None = None,  # kinds, as fog, or imagenet_c: those with classes are scored under them, too
+    shifts: list[str] | None = None,  # of sets, imagenet1k:imagenetv2, or pets:corrupted: effective robustness
+    points: str | None = None,  # CSV or JSON of other models' accuracies, a column for each set: the line of shifts
     architecture: str | None = None,  # open_clip's name of a checkpoint file's model
     pretrained: str | None = None,  # tag of weights that open_clip downloads
     split: str = "test",  # of the sets that are named; a suite has its own
@@ -87,6 +89,7 @@ def workflow(
     if suite is not None:
         inputs = {f"scores_{stage.name}": stage for stage in scores}
         scores.append(Stage("suite", suites.run, suites.Config(suite=chosen), inputs))
+    scores += _robust(scores, shifts or (), points, chosen if suite is not None else None)
     return Workflow("evaluate", with_inputs(*given.values(), *scores))
 
 
@@ -119,6 +122,40 @@ def _corrupted(sets: Sequence[str], kinds: Sequence[str], split: str) -> dict[st
         return {}
     changes = Corruptions() if list(kinds) == ["imagenet_c"] else Corruptions(kinds=kinds)
     return {f"corrupted_{name}": Corrupted(dataset=name, split=split, corruptions=changes) for name in sets}
+
+
+def _robust(
+    stages: Sequence[Stage], shifts: Sequence[str], points: str | None, suite: suites.Suite | None
+) -> list[Stage]:
+    """The stage of effective robustness under ``shifts``; none if there are none. Raises UsageError for other sets."""
+    scores = [(stage, stage.config.task) for stage in stages if isinstance(stage.config, evaluate.Config)]
+    # A set of a suite may lie in a folder of another name.
+    named = {folder: name for name in suite.sets for folder in suite.folders(name)} if suite else {}
+    known = {named.get(task.dataset, task.dataset): task.dataset for _, task in scores if isinstance(task, ZeroShot)}
+    known_corrupted = {task.dataset for _, task in scores if isinstance(task, Corrupted)}
+    found, wanted = {}, set()
+    for shift in shifts:
+        standard, _, shifted = shift.partition(":")
+        corrupted = shifted == "corrupted"
+        if standard not in known or (standard not in known_corrupted if corrupted else shifted not in known):
+            fix = f"--set corruptions=imagenet_c --set classification={standard}" if corrupted else ""
+            raise UsageError(f"shift {shift!r} is not of sets that are scored", found=", ".join(sorted(known)), fix=fix)
+        found[re.sub(r"[:/]", "_", shift)] = robustness.Shift(
+            standard=known[standard],
+            shifted=known[standard if corrupted else shifted],
+            shifted_metric="acc1_corrupted" if corrupted else None,
+            points=robustness.read_points(points, standard, shifted) if points else (),
+        )
+        wanted |= {known[standard], known[standard if corrupted else shifted]}
+    if points and not shifts:
+        raise UsageError("points of other models are given, and no shift", fix="--set shifts=STANDARD:SHIFTED")
+    inputs = {
+        f"scores_{stage.name}": stage
+        for stage, task in scores
+        if task.dataset in wanted and isinstance(task, ZeroShot | Corrupted)
+    }
+    config = robustness.Config(models={"model": tuple(inputs)}, shifts=found) if found else None
+    return [Stage("robustness", robustness.run, config, inputs)] if config else []
 
 
 def _tasks(suite: suites.Suite, tests: str) -> dict[str, Task]:

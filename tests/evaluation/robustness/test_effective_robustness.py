@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -12,7 +14,7 @@ from scipy.special import expit, logit
 
 from evaluation import robustness
 from evaluation.intervals import Interval, wilson
-from evaluation.robustness.lines import effective, fit
+from evaluation.robustness.lines import Expectation, effective, fit
 from infra.errors import ConfigError, DataError, UsageError
 from infra.run.context import Context
 from infra.run.manifest import Artifact, Manifest
@@ -70,6 +72,82 @@ def test_a_line_can_be_given(tmp_path):
     assert not rows["only", "v2"]["fitted"]
 
 
+def test_points_of_other_models_give_the_line(tmp_path):
+    """Of a CSV or a JSON file; models of the baseline are points, too."""
+    x, y = zip(*(ACCURACIES[name] for name in ("small", "base", "large", "huge")), strict=True)
+    rows = [{"model": name, "imagenet1k": a, "sketch": b} for name, a, b in zip("abcd", x, y, strict=True)]
+    (tmp_path / "all.json").write_text(json.dumps([*rows, {"model": "e", "imagenet1k": 0.5}]))
+    lines = [f"{row['model']},{row['imagenet1k']},{row['sketch']}" for row in rows]
+    (tmp_path / "all.csv").write_text("\n".join(["model,imagenet1k,sketch", *lines, "e,.5,"]))
+    for file in ("all.csv", "all.json"):
+        points = robustness.read_points(str(tmp_path / file), "imagenet1k", "sketch")
+        assert points == tuple(zip(x, y, strict=True))
+    slope, intercept = np.polyfit(logit(x), logit(y), 1)
+    shifts = {"v2": {**SHIFT["v2"], "points": points}}
+    manifest, rows = carry_out(tmp_path, {"robust": ACCURACIES["robust"]}, shifts)
+    expected = 0.70 - expit(slope * logit(0.68) + intercept)
+    assert manifest.metrics["robust.v2"] == pytest.approx(expected)
+    assert manifest.metrics["robust.v2_low"] < expected < manifest.metrics["robust.v2_high"]
+    assert manifest.facts["lines"]["v2"]["source"] == "fitted to 4 points and 0 models"
+    assert not rows["robust", "v2"]["fitted"]
+
+    both = {"robust": ACCURACIES["robust"], "other": (0.4, 0.3)}
+    manifest, _ = carry_out(tmp_path, both, shifts, baseline=("other",))
+    assert manifest.facts["lines"]["v2"]["slope"] == pytest.approx(np.polyfit(logit([*x, 0.4]), logit([*y, 0.3]), 1)[0])
+
+
+@pytest.mark.parametrize(("name", "text", "message"), [
+    ("a.csv", "imagenet1k,v2\n55,43\n", "row 1 of .* has no accuracy"),
+    ("a.csv", "model,top1\na,.5\n", "no model with both accuracies"),
+    ("a.csv", "", "no model with both accuracies"),
+    ("a.json", "{}", "no row for each model"),
+    ("a.json", "[1", "cannot be read"),
+    ("a.json", '[{"imagenet1k": true, "v2": [1]}]', "row 1 of .* has no accuracy"),
+])  # fmt: skip
+def test_files_without_points_are_refused(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=message):
+        robustness.read_points(str(tmp_path / name), "imagenet1k", "v2")
+    with pytest.raises(UsageError, match="there is no file"):
+        robustness.read_points(str(tmp_path / "none"), "imagenet1k", "v2")
+
+
+def test_without_a_line_as_much_is_expected_and_it_says_so(tmp_path, caplog):
+    manifest, _ = carry_out(tmp_path, {"only": (0.7, 0.6)})
+    assert manifest.metrics["only.v2"] == pytest.approx(-0.1)
+    assert manifest.facts["lines"]["v2"]["source"] == "y = x" and "(y = x)" in caplog.text
+
+
+def test_accuracies_of_the_same_images_are_paired(tmp_path):
+    """The interval is the quantiles of the difference on the evaluation's own resamples, not of two test sets."""
+    random = np.random.default_rng(0)
+    clean = random.random(400) < 0.7
+    broken = clean & (random.random(400) < 0.9)
+    drawn = random.integers(0, 400, (300, 400))
+    context = Context(tmp_path / "scores", stage="evaluate", digest="e" * 64)
+    columns = {"acc1": clean[drawn].mean(axis=1), "acc1_corrupted": broken[drawn].mean(axis=1)}
+    context.output.write_table("data/resampled.parquet", pa.table(columns))
+    metrics = {}
+    for name, right in {"acc1": clean, "acc1_corrupted": broken}.items():
+        low, high = wilson(right.mean(), 400)
+        metrics |= {name: right.mean(), f"{name}_low": low, f"{name}_high": high}
+    config = {"task": {"kind": "zeroshot_corrupted", "dataset": "pets", "split": "test"}}
+    manifest = Manifest(
+        stage="e", digest="e" * 64, identity={}, files=context.output.files, config=config, metrics=metrics
+    )
+    shift = {"standard": "pets", "shifted": "pets", "shifted_metric": "acc1_corrupted"}
+    line = {"slope": 0.9, "intercept": -0.1}
+    config = robustness.Config(models={"mine": ("scores",)}, shifts={"noise": {**shift, "line": line}})
+    output = Context(tmp_path / "out", stage="robustness", digest="a" * 64, config=config.resolved())
+    found = robustness.run(config, {"scores": Artifact(context.store, manifest)}, output).metrics
+    draws = columns["acc1_corrupted"] - expit(0.9 * logit(columns["acc1"]) - 0.1)
+    bounds = found["mine.noise_low"], found["mine.noise_high"]
+    assert bounds == pytest.approx(np.quantile(draws, [0.025, 0.975]))
+    apart = effective(*(Interval(*(metrics[f"{name}{end}"] for end in ("", "_low", "_high"))) for name in columns),
+                      Expectation(0.9, -0.1), 0.95)  # fmt: skip
+    assert bounds[1] - bounds[0] < 0.6 * (apart.high - apart.low)
+
+
 def test_what_is_missing_is_told_and_what_is_level_has_a_logit(tmp_path):
     shifts = {**SHIFT, "r": {"standard": "imagenet1k", "shifted": "imagenet1k", "shifted_metric": "acc5"}}
     with pytest.raises(DataError, match="no model has both sets of shift 'r'") as caught:
@@ -81,7 +159,13 @@ def test_what_is_missing_is_told_and_what_is_level_has_a_logit(tmp_path):
 
 def test_what_cannot_be_fitted_is_an_error(tmp_path):
     with pytest.raises(DataError, match="no line can be fitted to shift 'v2'"):
-        carry_out(tmp_path, {name: ACCURACIES[name] for name in ("small", "base")})
+        carry_out(tmp_path, {name: ACCURACIES[name] for name in ("small", "base")}, baseline=("small", "base"))
+    with pytest.raises(DataError, match="no line can be fitted to shift 'v2'"):
+        carry_out(tmp_path, shifts={"v2": {**SHIFT["v2"], "points": [(0.5, 0.4), (0.6, 0.5)]}})
+    with pytest.raises(ConfigError, match="shares between 0 and 1, not 55"):
+        robustness.Shift(**SHIFT["v2"], points=[(55, 43)])
+    with pytest.raises(ConfigError, match="a line and points"):
+        robustness.Shift(**SHIFT["v2"], points=[(0.5, 0.4)], line={"slope": 1, "intercept": 0})
     with pytest.raises(DataError, match="no line"):
         carry_out(tmp_path, dict.fromkeys("abc", (0.5, 0.4)))
     with pytest.raises(ConfigError, match="not among models: b"):

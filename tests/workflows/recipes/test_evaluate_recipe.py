@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import evaluation_samples as samples
@@ -61,6 +62,34 @@ def test_a_suite_takes_the_sets_there_are_and_knows_the_others(given):
         build(given, "suite=datacomp", f"model={given / 'model'}")
     with pytest.raises(UsageError, match="beside a suite"):
         build(given, "suite=datacomp", "classification=seen", f"model={given / 'model'}")
+
+
+def test_shifts_are_of_sets_that_are_scored(given):
+    """By the suite's name of a set, wherever it lies; the points of other models come from the file."""
+    (given / "tests/seen").rename(given / "tests/wds_v-2_test")
+    shutil.copytree(given / "tests/wds_v-2_test", given / "tests/usual")
+    (given / "mine.yaml").write_text("sets:\n  usual:\n  v/2:\n")
+    (given / "others.csv").write_text("model,usual,v/2\na,.5,.4\nb,.6,.5\nc,.7,.6\n")
+    suite = (f"suite={given / 'mine.yaml'}", f"model={given / 'model'}")
+    robust = build(given, *suite, 'shifts=["usual:v/2"]', f"points={given / 'others.csv'}")["robustness"]
+    (shift,) = robust.config.shifts.values()
+    assert (shift.standard, shift.shifted, shift.points) == (
+        "usual",
+        "wds_v-2_test",
+        ((0.5, 0.4), (0.6, 0.5), (0.7, 0.6)),
+    )
+    robust.config.check_inputs(robust.inputs)
+    assert len(robust.inputs) == 2
+
+    one = ("classification=usual", f"model={given / 'model'}")
+    robust = build(given, *one, "corruptions=imagenet_c", 'shifts=["usual:corrupted"]')["robustness"]
+    (shift,) = robust.config.shifts.values()
+    assert (shift.shifted, shift.shifted_metric, shift.points) == ("usual", "acc1_corrupted", ())
+    for wrong in (["shifts=usual:gone"], ["shifts=usual:corrupted"], ["shifts=usual"]):
+        with pytest.raises(UsageError, match="is not of sets that are scored"):
+            build(given, *one, *wrong)
+    with pytest.raises(UsageError, match="and no shift"):
+        build(given, *one, f"points={given / 'others.csv'}")
 
 
 def test_models_and_sets_count_by_content(given):
