@@ -1,15 +1,19 @@
-"""Run one pickled stage in this process, its workers' functions too, and print the first-party modules it loaded.
+"""Run pickled stages, each in a process of its own, and note the first-party modules that they loaded.
 
-``python one_stage.py FILE``: the pickle of the stage's function, configuration, inputs (folders by name) and folder.
-What Ray would do elsewhere is done here: shards one after the other, one training process, a rate limiter of our own.
+``python one_stage.py FILE...``: each the pickle of a stage's function, configuration, inputs (folders by name) and
+folder; the list of its modules becomes FILE.json. The processes are forks of one that has imported the libraries, which
+would be most of each one's time, and nothing of ours. What Ray would do elsewhere is done here: shards one after the
+other, one training process, a rate limiter of our own.
 """
 
 import json
+import multiprocessing
 import pickle
 import sys
 from contextlib import nullcontext
 from importlib import import_module
 
+LIBRARIES = ("cv2", "matplotlib.figure", "open_clip", "pyarrow.parquet", "ray.train.torch", "scipy.stats", "torch")
 PACKAGES = ("infra", "pipelines", "training", "evaluation", "workflows")
 
 
@@ -46,7 +50,11 @@ def without_ray(run) -> None:
         actor.shared_limiter = lambda web: nullcontext(import_module(client).LocalLimiter(web))
 
 
-def main(file: str) -> None:
+def first_party() -> list[str]:
+    return sorted(name for name in sys.modules if name.partition(".")[0] in PACKAGES)
+
+
+def carry_out(file: str) -> None:
     from infra.run.context import Context
     from infra.run.manifest import MANIFEST, Artifact
 
@@ -61,8 +69,22 @@ def main(file: str) -> None:
     context = Context(package["folder"], location=config.location(), config=config.resolved())
     manifest = run(config, {name: Artifact.load(folder) for name, folder in inputs.items()}, context)
     context.store.write(MANIFEST, manifest.to_bytes())
-    print(json.dumps(sorted(name for name in sys.modules if name.partition(".")[0] in PACKAGES)))  # noqa: T201
+    with open(f"{file}.json", "w") as sink:
+        json.dump(first_party(), sink)
+
+
+def main(files: list[str]) -> None:
+    for library in LIBRARIES:
+        import_module(library)
+    assert first_party() == []
+    fork = multiprocessing.get_context("fork")
+    for file in files:
+        process = fork.Process(target=carry_out, args=(file,))
+        process.start()
+        process.join()
+        if process.exitcode:
+            sys.exit(f"{file}: exit code {process.exitcode}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1:])

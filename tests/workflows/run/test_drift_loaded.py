@@ -115,20 +115,23 @@ def variants() -> dict[str, tuple]:
 # --- what a stage loads when it runs ----------------------------------------------------------------------------------
 
 
-def carry_out(stage: Stage, root: Path) -> set[str]:
-    """Run the stage in a process of its own; the first-party modules that it loaded."""
-    folders = {name: str(root / source.name) for name, source in stage.inputs.items()}
-    package = {
-        "shards": "infra.cluster" in source_digests(stage.run, stage.config),
-        "stage": pickle.dumps((stage.run, stage.config, folders)),
-        "folder": str(root / stage.name),
-    }
-    (root / f"{stage.name}.pickle").write_bytes(pickle.dumps(package))
+def carry_out(workflow: Workflow, root: Path) -> dict[str, tuple[Stage, set[str]]]:
+    """Run each stage in a process of its own; the stages and the first-party modules that they loaded, by name."""
+    files = {}
+    for stage in workflow:
+        folders = {name: str(root / source.name) for name, source in stage.inputs.items()}
+        package = {
+            "shards": "infra.cluster" in source_digests(stage.run, stage.config),
+            "stage": pickle.dumps((stage.run, stage.config, folders)),
+            "folder": str(root / stage.name),
+        }
+        files[stage.name] = root / f"{stage.name}.pickle"
+        files[stage.name].write_bytes(pickle.dumps(package))
+    command = [sys.executable, str(CHILD), *map(str, files.values())]
     env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    command = [sys.executable, str(CHILD), str(root / f"{stage.name}.pickle")]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=500, check=False)
-    assert done.returncode == 0, f"{stage.name}: {done.stderr[-3000:]}"
-    return set(json.loads(done.stdout.splitlines()[-1]))
+    assert done.returncode == 0, done.stderr[-3000:]
+    return {stage.name: (stage, set(json.loads(Path(f"{files[stage.name]}.json").read_text()))) for stage in workflow}
 
 
 def small_run(root: Path, port: int) -> Workflow:
@@ -173,7 +176,7 @@ def loaded(tmp_path_factory) -> dict[str, tuple[Stage, set[str]]]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     with site.serve(60, port):
-        return {stage.name: (stage, carry_out(stage, root)) for stage in small_run(root, port)}
+        return carry_out(small_run(root, port), root)
 
 
 @pytest.mark.ray  # for its length: what Ray would start is done here
