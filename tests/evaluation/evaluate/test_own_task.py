@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,38 +11,31 @@ import open_clip
 import pyarrow.parquet as pq
 import pytest
 import torch
+from running import clipline_alone, settings
 
 from infra.formats.testset import EvalSet
-
-pytestmark = pytest.mark.ray
 
 DOCS = Path(__file__).parents[3] / "docs/evaluation.md"
 
 
 @pytest.fixture
-def clipline(model, seen, tmp_path):
+def clipline(ray_cluster, model, seen, tmp_path):
     """Run a command on the recipe of the docs, with its parameters set; returns what it printed."""
     (recipe,) = re.findall(r'^```python\n(""".*?)^```$', DOCS.read_text(), re.MULTILINE | re.DOTALL)
     assert len(recipe.splitlines()) < 40
     (tmp_path / "neighbours.py").write_text(recipe)
-    env = {**os.environ, "CLIPLINE_ROOT": str(tmp_path / "root"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    env.pop("MLFLOW_TRACKING_URI", None)
     sets = {"model": f"{model.store.url}/data", "tests": f"{seen.store.url}/data", "dataset": "seen"}
 
     def call(command: str, *words: str, **more: object) -> str:
         recipe = [str(tmp_path / "neighbours.py")] if command in ("run", "plan") else []
         given = {**sets, **more} if recipe else {}
-        settings = [word for name, value in given.items() for word in ("--set", f"{name}={value}")]
-        full = [sys.executable, "-m", "workflows.cli", command, *recipe, *settings, *words]
-        done = subprocess.run(full, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        return clipline_alone(tmp_path / "root", command, *recipe, *settings(**given), *words, folder=tmp_path).stdout
 
     return call
 
 
 def test_it_is_planned_run_and_reported_like_ours(clipline, model, seen, tmp_path):
-    clipline("run", "--cpus", "2")
+    clipline("run")
     (folder,) = tmp_path.glob("root/artifacts/neighbours/*")
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["identity"]["config"]["task"] == {"kind": "neighbours", "dataset": "seen"}

@@ -2,13 +2,11 @@
 
 import io
 import json
-import os
-import subprocess
-import sys
 
 import cv2
 import numpy as np
 import pytest
+from running import clipline_alone, settings
 
 from infra.formats.shards import TarWriter
 
@@ -80,17 +78,9 @@ def folder(tmp_path):
     return tmp_path
 
 
-def clipline(folder, *arguments):
-    command = [sys.executable, "-m", "workflows.cli", *arguments, "--set", f"shards={folder / 'tars'}"]
-    env = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
-    env["CLIPLINE_ROOT"] = str(folder / "root")
-    return subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
-
-
-@pytest.mark.ray
-def test_two_workers_train_with_the_objective_of_a_recipe_file(folder):
-    done = clipline(folder, "run", "smoothed.py", "--cpus", "2", "--set", "smoothing=0.25")
-    assert done.returncode == 0, done.stderr
+def test_two_workers_train_with_the_objective_of_a_recipe_file(ray_cluster, folder):
+    sets = settings(shards=folder / "tars", smoothing=0.25)
+    clipline_alone(folder / "root", "run", "smoothed.py", *sets, folder=folder)
     (artifact,) = (folder / "root/artifacts/train").iterdir()
     lines = [json.loads(line) for line in (artifact / "data/history.jsonl").read_text().splitlines()]
     assert [line["samples"] for line in lines] == [16, 32, 48, 64]
