@@ -7,12 +7,15 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from nesting import nested
 
 from infra.errors import ConfigError, DataError
 from infra.run.context import Context
 from infra.run.manifest import Artifact, File, Manifest
-from training import train, worker
+from training import loop, train, worker
+from training.distributed.world import World
+from training.inputs import Inputs
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # raised inside Ray
 
@@ -37,7 +40,12 @@ def config(**changes) -> train.Config:
     return train.Config(**nested({**values, **changes}))
 
 
-def test_a_killed_worker_changes_nothing(ray_cluster, shards, tmp_path):
+def without_ray(settings: train.Config, shards: Path, folder: Path) -> None:
+    world = World.join(torch.device("cpu"), shares=settings.batch_size)
+    loop.train(settings, Inputs.of({"shards": artifact(shards)}, folder), Context(folder, stage="train"), world)
+
+
+def test_a_killed_worker_changes_nothing(ray_cluster, ranks, shards, tmp_path):
     died = tmp_path / "died"
 
     def dies_once(event):  # local, so that it travels to the workers by value
@@ -45,11 +53,12 @@ def test_a_killed_worker_changes_nothing(ray_cluster, shards, tmp_path):
             died.touch()
             os.kill(os.getpid(), signal.SIGKILL)
 
+    # No failure is forgiven but one after which there is a new checkpoint.
+    settings = config(cluster__workers=2, cluster__max_failures=0)
+    ranks(2, without_ray, settings, shards, tmp_path / "calm")
     manifests = []
     for name, emit in [("calm", None), ("killed", dies_once)]:
         context = Context(tmp_path / name, stage="train", emit=emit)
-        # No failure is forgiven but one after which there is a new checkpoint.
-        settings = config(cluster__workers=2, cluster__max_failures=0)
         manifests.append(train.run(settings, {"shards": artifact(shards)}, context).to_bytes())
     assert died.exists()
     assert manifests[0] == manifests[1]
