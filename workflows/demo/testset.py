@@ -96,7 +96,15 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
         context.output.write(f"data/{set_name}/dataset_type.txt", b"image_caption_selection\n")
         _write(context.output, set_name, composed, counts[set_name], config.image_size)
         context.check()
-    for set_name, kinds in (("vqa", QUESTIONS), ("entailment", STATEMENTS)) if config.questions else ():
+    if config.questions:
+        counts |= _write_questions(config, context)
+    return context.finish(facts={"images": counts})
+
+
+def _write_questions(config: Config, context: Context) -> dict[str, int]:
+    """Write the sets of questions and statements, and return how many images each split has."""
+    counts = {}
+    for set_name, kinds in (("vqa", QUESTIONS), ("entailment", STATEMENTS)):
         context.output.write(f"data/{set_name}/dataset_type.txt", b"visual_question_answering\n")
         for split in ("test", "unseen", "train"):
             asked = _in_groups(ask, tuple(kinds), split, config)
@@ -104,21 +112,20 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
             told = ((one.image, _told(kind, (one.image.caption,), (one.answer,), one.fresh)) for kind, one in asked)
             _write(context.output, set_name, told, len(asked), config.image_size, split)
             context.check()
-    if config.questions:
-        context.output.write("data/reasons/dataset_type.txt", b"multiple_choice\n")
-        for split in ("test", "unseen"):
-            reasoned = [one for _, one in _in_groups(_reasons, ("reason",), split, config)]
-            counts[f"reasons/{split}"] = len(reasoned)
-            _write(context.output, "reasons", map(_choices, reasoned), len(reasoned), config.image_size, split)
-            context.check()
-        context.output.write("data/pairs/dataset_type.txt", b"visual_question_answering\n")
-        for split in ("test", "unseen", "train"):
-            compared = _in_groups(compare, tuple(KINDS), split, config)
-            counts[f"pairs/{split}"] = len(compared)
-            stated = ((one, _told(kind, one.statements, one.answers, one.fresh)) for kind, one in compared)
-            _write(context.output, "pairs", stated, len(compared), config.image_size, split)
-            context.check()
-    return context.finish(facts={"images": counts})
+    context.output.write("data/reasons/dataset_type.txt", b"multiple_choice\n")
+    for split in ("test", "unseen"):
+        reasoned = [one for _, one in _in_groups(_reasons, ("reason",), split, config)]
+        counts[f"reasons/{split}"] = len(reasoned)
+        _write(context.output, "reasons", map(_choices, reasoned), len(reasoned), config.image_size, split)
+        context.check()
+    context.output.write("data/pairs/dataset_type.txt", b"visual_question_answering\n")
+    for split in ("test", "unseen", "train"):
+        compared = _in_groups(compare, tuple(KINDS), split, config)
+        counts[f"pairs/{split}"] = len(compared)
+        stated = ((one, _told(kind, one.statements, one.answers, one.fresh)) for kind, one in compared)
+        _write(context.output, "pairs", stated, len(compared), config.image_size, split)
+        context.check()
+    return counts
 
 
 def examples(classes: tuple[tuple[str, str], ...], per_class: int, first_seed: int) -> list[Scene]:
