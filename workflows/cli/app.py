@@ -27,7 +27,7 @@ __all__ = ["app", "main", "reporting"]
 _COMMANDS: dict[str, dict[str, str]] = {
     "Run": {
         "run": "run",
-        "resume": "run:resume",
+        "resume": "resume",
         "stop": "stop",
         "submit": "submit",
         "sweep": "sweep",

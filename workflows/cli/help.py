@@ -32,6 +32,7 @@ _EXAMPLES = {
     "sweep": (
         "clipline sweep quickstart --grid train.optimizer.lr=0.003,0.001 --seeds 3",
         "clipline sweep my_recipe.py --grid objective=infonce,siglip --grid batch_size=256,1024 --random 3 --plan",
+        "clipline sweep my_recipe.py --grid seed=0,1,2 --root s3://bucket/clip --address http://head:8265",
     ),
     "accept-drift": (
         "clipline accept-drift quickstart",

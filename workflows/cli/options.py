@@ -32,6 +32,7 @@ __all__ = [
     "Requested",
     "Root",
     "RunName",
+    "RunOrSweep",
     "Set",
     "all_settings",
     "grouped",
@@ -44,6 +45,10 @@ RecipeName = Annotated[
 ]
 RunName = Annotated[
     str | None, typer.Argument(metavar="RUN", help="A run's name or its beginning. Default: the latest run.")
+]
+RunOrSweep = Annotated[
+    str | None,
+    typer.Argument(metavar="RUN", help="A run's name or its beginning, or a sweep's name. Default: the latest run."),
 ]
 Root = Annotated[
     str,

@@ -1,16 +1,13 @@
-"""Commands that run a recipe, or say what would run: ``run``, ``resume``, ``plan``."""
+"""The commands ``run``, which runs a recipe, and ``plan``, which says what would run."""
 
 from __future__ import annotations
 
 import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import chdir, contextmanager, redirect_stdout
-from dataclasses import replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Iterable, Sequence
+from contextlib import redirect_stdout
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.text import Text
@@ -22,19 +19,16 @@ from infra.tracking import Address
 from workflows.cli import result
 from workflows.cli.console import Watcher, column, print_json
 from workflows.cli.doctor import ray_cluster
-from workflows.cli.options import DEFAULT_ROOT, Execution, Json, RecipeName, Request, Requested, Root, RunName, grouped
-from workflows.cli.submit import send
+from workflows.cli.options import Execution, Json, RecipeName, Request, Requested, grouped
 from workflows.cli.terminal import stderr, stdout
-from workflows.recipe import load
 from workflows.run.plan import Plan, make_plan
-from workflows.run.records import RunRecord, find_run
+from workflows.run.records import RunRecord
 from workflows.stage import Workflow
-from workflows.submit.submission import Submission
 
 if TYPE_CHECKING:
     from workflows.run.runner import Outcome
 
-__all__ = ["carry_out", "check_ready", "execute", "plan", "resume", "run"]
+__all__ = ["carry_out", "check_ready", "execute", "plan", "run"]
 
 
 @grouped
@@ -43,45 +37,6 @@ def run(recipe: RecipeName, request: Requested, execution: Execution, as_json: J
     found, workflow = request.build(recipe)
     record = RunRecord.of(found.recorded_as(recipe), request.settings, workflow, request.selection)
     execute(record, workflow, request, execution, as_json)
-
-
-@grouped
-def resume(
-    execution: Execution,
-    name: RunName = None,
-    root: Root = DEFAULT_ROOT,
-    address: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="Continue it as a job of the Ray cluster with this dashboard, not here."),
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Continue a stopped or failed run with the recipe, settings and selection it was started with."""
-    store = open_store(root)
-    record = find_run(store, name)
-    record.check_whole()
-    selection = replace(record.selection, force=())  # a forced stage that was begun is due anyway
-    request = Request(record.settings, store.url, selection)  # absolute: the directory changes
-    with _directory(record.directory), TemporaryDirectory(prefix="clipline-") as folder:
-        recipe = record.recipe_file(store, Path(folder))
-        if address:
-            submission = Submission.of(recipe, load(recipe), record.settings, store.url, selection, execution)
-            send(submission, load(recipe), address, as_json=as_json)
-            return
-        workflow = request.build(recipe)[1]
-        record.check_same(workflow)
-        again = RunRecord.of(recipe, record.settings, workflow, selection).model_copy(update=record.origin)
-        execute(again, workflow, request, execution, as_json)
-
-
-@contextmanager
-def _directory(path: str) -> Iterator[None]:
-    """Work in the directory that a run was started from: its settings may hold relative paths."""
-    if not path or not Path(path).is_dir():
-        yield
-        return
-    with chdir(path):
-        yield
 
 
 @grouped

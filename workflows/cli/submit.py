@@ -1,4 +1,4 @@
-"""The command ``submit``: a run as a job of a Ray cluster, which goes on when this machine is away."""
+"""The command ``submit``: a run as a job of a Ray cluster, which goes on when this machine is away; also for sweeps."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from workflows.cli.options import Execution, Json, RecipeName, Requested, groupe
 from workflows.cli.terminal import stderr, stdout
 from workflows.recipe import Recipe, load
 from workflows.run.journal import Journal, under_way
+from workflows.run.sweep import find_sweep
 from workflows.submit.submission import Submission
 
 if TYPE_CHECKING:
     from infra.cluster.jobs import Job, JobServer
 
-__all__ = ["Address", "job_server", "send", "submit"]
+__all__ = ["Address", "OtherVersions", "job_server", "send", "submit"]
 
 Address = Annotated[
     str,
@@ -34,7 +35,7 @@ Address = Annotated[
 OtherVersions = Annotated[
     bool, typer.Option("--other-versions", help="Run although the cluster has other versions of packages.")
 ]
-_BEGUN = re.compile(r"\S+: (?:nothing to do|\d+ of \d+ stages to run)")
+_BEGUN = re.compile(r"\S+: (?:nothing to do|(?:\d+ runs, )?\d+ of \d+ stages to run)")
 _OF_RAY = re.compile(r"^Running entrypoint for job |job_manager\.py:\d+ -- ")
 
 
@@ -49,13 +50,20 @@ def submit(
 ) -> None:
     """Run a recipe on a Ray cluster, and return when it has begun. The same again joins it, or continues it."""
     found, root = load(recipe), open_store(request.root).url
-    submission = Submission.of(recipe, found, request.settings, root, request.selection, execution)
-    submission = submission.model_copy(update={"other_versions": other_versions})
+    submission = Submission.of(
+        recipe,
+        found,
+        request.settings,
+        root,
+        execution,
+        selection=request.selection,
+        other_versions=other_versions,
+    )
     send(submission, found, address, as_json=as_json)
 
 
 def send(submission: Submission, recipe: Recipe, address: str, *, as_json: bool = False) -> None:
-    """Submit, show what the job says until its run has begun, and print the run's name."""
+    """Submit, show what the job says until its run or sweep has begun, and print the name of that."""
     server, err = job_server(address), stderr()
     package, variables = submission.pack(recipe), _variables(submission)
     err.print(f"code: {package.files} files, {size(len(package.data))} packed")
@@ -68,11 +76,18 @@ def send(submission: Submission, recipe: Recipe, address: str, *, as_json: bool 
         job = server.submit(submission.name, command, package.data, variables, submission.shown)
         err.print(f"{'joined' if job.joined else 'submitted'} job {job.id} at {redact(server.address)}", markup=False)
         run = _follow(server, job)
-        if _under_way(server, job, submission.root, run):  # or its job was at its end: its work goes on as another
+        if _under_way(server, job, submission, run):  # or its job was at its end: its work goes on as another
             break
     err.print(f"It goes on without this machine. See it: clipline status {run}, logs {run} -f; end it: stop {run}")
     if as_json:
-        print_json({"run": run, "job": job.id, "joined": job.joined, "bytes": len(package.data)})
+        print_json(
+            {
+                "sweep" if submission.sweep else "run": run,
+                "job": job.id,
+                "joined": job.joined,
+                "bytes": len(package.data),
+            }
+        )
     else:
         stdout().print(run, markup=False)
 
@@ -94,7 +109,7 @@ def job_server(address: str) -> JobServer:
 def _variables(submission: Submission) -> dict[str, str]:
     """The environment that goes along: where MLflow is, unless that tells a password."""
     err = stderr()
-    for setting in submission.settings:
+    for setting in [*submission.settings, *(submission.sweep.settings if submission.sweep else ())]:
         if (value := setting.partition("=")[2]) and os.path.exists(value):
             err.print(f"{setting} is a path on this machine: the cluster needs it, too", style="yellow", markup=False)
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
@@ -107,7 +122,7 @@ def _variables(submission: Submission) -> dict[str, str]:
 
 
 def _follow(server: JobServer, job: Job) -> str:
-    """Print what the job prints until its run has begun, and return the run's name. Raises CliplineError."""
+    """Print what the job prints until its run or sweep has begun, and return its name. Raises CliplineError."""
     printed = 0
     while True:
         over, message, text = server.look(job.id)
@@ -124,12 +139,17 @@ def _follow(server: JobServer, job: Job) -> str:
         time.sleep(0.5)
 
 
-def _under_way(server: JobServer, job: Job, root: str, run: str) -> bool:
-    """Wait until the journal says that the run is under way. False if a job that was joined ended instead."""
-    folder = open_store(root).child(f"runs/{run}")
+def _under_way(server: JobServer, job: Job, submission: Submission, run: str) -> bool:
+    """Wait until the journal says that the run is under way. False if a job that was joined ended instead.
+
+    Of a sweep that is the run which begins last.
+    """
+    root = open_store(submission.root)
     while True:
         try:
-            events, _ = Journal(folder).read()
+            sweep = find_sweep(root, run)
+            last = sweep.runs[-1].run if sweep else run
+            events, _ = Journal(root.child(f"runs/{last}")).read()
         except (OSError, CliplineError):  # the root is for the cluster only
             return True
         if under_way(events):

@@ -9,20 +9,23 @@ import typer
 
 from evaluation.compare.config import RESAMPLED
 from infra.errors import DataError, redact
+from infra.run.root import set_root
 from infra.store import Store, open_store
-from infra.tracking import Address
+from infra.tracking import Address as MlflowAddress
 from workflows.cli import result
 from workflows.cli.console import column, print_json, strict
 from workflows.cli.look.compare import Primary, compared, show
 from workflows.cli.options import DEFAULT_ROOT, Execution, Json, Profile, RecipeName, Root, Set, all_settings, grouped
 from workflows.cli.run import carry_out, check_ready
+from workflows.cli.submit import OtherVersions, send
 from workflows.cli.terminal import stderr, stdout
 from workflows.recipe import load
 from workflows.run.plan import Plan
 from workflows.run.records import finished
-from workflows.run.sweep import Sweep, parse_grid, plan_sweep
+from workflows.run.sweep import Design, Sweep, parse_grid, plan_sweep
+from workflows.submit.submission import Submission
 
-__all__ = ["sweep"]
+__all__ = ["execute", "sweep"]
 
 Grid = Annotated[
     list[str] | None,
@@ -35,6 +38,10 @@ Random = Annotated[
     int | None, typer.Option("--random", min=1, metavar="N", help="Only so many of the combinations, drawn at random.")
 ]
 PlanOnly = Annotated[bool, typer.Option("--plan", help="Only show what would run.")]
+Address = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="Run it as one job of the Ray cluster with this dashboard, without this machine."),
+]
 
 
 @grouped
@@ -49,23 +56,38 @@ def sweep(
     primary: Primary = None,
     root: Root = DEFAULT_ROOT,
     plan_only: PlanOnly = False,
+    address: Address = None,
+    other_versions: OtherVersions = False,
     as_json: Json = False,
 ) -> None:
     """Run a recipe under every combination of settings and compare them. The same command again continues."""
+    set_root(root)
     store, found = open_store(root), load(recipe)
     given = all_settings(settings, profile)
-    whole = plan_sweep(found, found.recorded_as(recipe), given, parse_grid(grid or []), seeds, draw)
-    plans = whole.plans(store)
-    if plan_only:
-        _show_plan(whole, plans, as_json)
+    design = Design(grid=parse_grid(grid or []), seeds=seeds, draw=draw, primary=primary)
+    if address and not plan_only:
+        submission = Submission.of(
+            recipe, found, given, store.url, execution, sweep=design, other_versions=other_versions
+        )
+        send(submission, found, address, as_json=as_json)
         return
+    whole = plan_sweep(found, found.recorded_as(recipe), given, design)
+    if plan_only:
+        _show_plan(whole, whole.plans(store), as_json)
+        return
+    execute(whole, store, execution, as_json)
+
+
+def execute(whole: Sweep, store: Store, execution: dict[str, Any], as_json: bool = False) -> None:
+    """Run a sweep, and compare its runs in the end. Exits with the code of what did not end."""
+    plans = whole.plans(store)
+    whole.save(store)
     due = {step.stage.digest for plan in plans for step in plan.to_run}
     stages = {step.stage.digest for plan in plans for step in plan}
     stderr().print(
         f"{whole.name}: {len(plans)} runs, {len(due)} of {len(stages)} stages to run, below {redact(store.url)}",
         markup=False,
     )
-    whole.save(store)
     errors, code = {}, 0
     if due or any(trial.record.left_open(store) for trial in whole.trials):
         check_ready(plans)
@@ -75,14 +97,12 @@ def sweep(
         # A run that was stopped can go on; else the first failure says what to do.
         code = next((one.exit_code for one in outcomes if one.status == "preempted"), 0)
         code = code or next((one.exit_code for one in outcomes if one.error is not None), 0)
-    _conclude(whole, store, errors, code, primary, as_json)
+    _conclude(whole, store, errors, code, as_json)
     if code:
         raise typer.Exit(code)
 
 
-def _conclude(
-    whole: Sweep, root: Store, errors: dict[str, str], code: int, primary: list[str] | None, as_json: bool
-) -> None:
+def _conclude(whole: Sweep, root: Store, errors: dict[str, str], code: int, as_json: bool) -> None:
     """Compare what is done, keep it with the sweep, and print it; name the runs that failed."""
     done = [(trial.variant, one) for trial in whole.trials for one in finished(root, trial.record)]
     evaluated = {name: [one for of, one in done if of == name and one.files(RESAMPLED)] for name in whole.variants}
@@ -92,7 +112,7 @@ def _conclude(
         why = f"{len(given)} of {len(evaluated)} variants have evaluations: nothing to compare"
     else:
         try:
-            comparison, draw = compared(given, primary)
+            comparison, draw = compared(given, whole.design.primary)
             described = strict(comparison.as_dict())
             files = {"comparison.json": json.dumps(described).encode(), "comparison.png": draw()}
         except DataError as error:
@@ -117,7 +137,7 @@ def _conclude(
     if not tracked:
         err.print("MLflow is missing some events; the same command again sends them.", style="yellow")
     if not as_json:
-        result.show_address(Address.find(root), None, stdout())
+        result.show_address(MlflowAddress.find(root), None, stdout())
 
 
 def _runs(whole: Sweep, errors: dict[str, str]) -> dict[str, Any]:

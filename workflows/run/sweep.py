@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
+
+from pydantic import BaseModel, ConfigDict
 
 from infra.config import digest
 from infra.errors import UsageError, redact
@@ -23,12 +25,54 @@ from workflows.recipe import Recipe
 from workflows.run.journal import Journal
 from workflows.run.plan import Plan, make_plan
 from workflows.run.provenance import commit
-from workflows.run.records import RunRecord
+from workflows.run.records import RunRecord, find_run, load_runs
 from workflows.stage import Workflow
 
-__all__ = ["Sweep", "Trial", "parse_grid", "plan_sweep"]
+__all__ = ["Design", "Sweep", "SweepRecord", "Trial", "find_runs", "find_sweep", "parse_grid", "plan_sweep"]
 
 _SEED = "seed"
+_RECORD = "sweep.json"
+
+
+class Design(BaseModel):
+    """What a sweep varies: all combinations of ``grid``, or ``draw`` of them, with ``seeds`` runs of each.
+
+    ``primary``: the metrics that its verdict is about; they change no run.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    grid: dict[str, list[str]] = {}
+    seeds: int = 1
+    draw: int | None = None
+    primary: list[str] | None = None
+
+    @property
+    def settings(self) -> list[str]:
+        """The values of the grid, each as a setting."""
+        return [f"{key}={value}" for key, values in self.grid.items() for value in values]
+
+
+class Member(BaseModel):
+    """A run of a sweep on record."""
+
+    model_config = ConfigDict(frozen=True)
+
+    run: str
+    variant: str
+    settings: list[str]
+
+
+class SweepRecord(BaseModel):
+    """``sweeps/{sweep}/sweep.json``: what was asked for, without secrets, and which runs that makes."""
+
+    model_config = ConfigDict(frozen=True)
+
+    sweep: str
+    recipe: str
+    settings: list[str] = []  # of all runs
+    design: Design = Design()
+    runs: list[Member]
 
 
 @dataclass(frozen=True)
@@ -47,6 +91,8 @@ class Sweep:
 
     name: str
     recipe: str
+    settings: tuple[str, ...]  # of all trials
+    design: Design
     trials: tuple[Trial, ...]
 
     @property
@@ -62,12 +108,21 @@ class Sweep:
     def folder(self, root: Store) -> Store:
         return root.child(f"sweeps/{self.name}")
 
+    def with_records(self, change: Callable[[RunRecord], RunRecord]) -> Sweep:
+        """The same sweep with ``change`` applied to the record of each run."""
+        return replace(self, trials=tuple(replace(one, record=change(one.record)) for one in self.trials))
+
     def save(self, root: Store) -> None:
-        runs = [
-            {"run": one.record.run, "variant": one.variant, "settings": _shown(one.settings)} for one in self.trials
-        ]
-        content = {"sweep": self.name, "recipe": self.recipe, "runs": runs}
-        self.folder(root).write("sweep.json", json.dumps(content, indent=1).encode())
+        runs = [Member(run=one.record.run, variant=one.variant, settings=_shown(one.settings)) for one in self.trials]
+        grid = {key: [redact(f"{key}={one}").partition("=")[2] for one in of] for key, of in self.design.grid.items()}
+        record = SweepRecord(
+            sweep=self.name,
+            recipe=self.recipe,
+            settings=_shown(self.settings),
+            design=self.design.model_copy(update={"grid": grid}),
+            runs=runs,
+        )
+        self.folder(root).write(_RECORD, record.model_dump_json(indent=1).encode())
 
     def track(self, root: Store, files: Mapping[str, bytes], note: str, code: int) -> bool:
         """Keep the sweep's own ``files``, and show them and the ``note`` in MLflow above its runs.
@@ -88,14 +143,12 @@ class Sweep:
         return tracker.close(timeout_s=60.0)
 
 
-def plan_sweep(
-    recipe: Recipe, name: str, settings: Sequence[str], grid: Mapping[str, Sequence[str]], seeds: int, draw: int | None
-) -> Sweep:
-    """The sweep over all combinations of ``grid``, or over ``draw`` of them, with ``seeds`` runs of each.
+def plan_sweep(recipe: Recipe, name: str, settings: Sequence[str], design: Design) -> Sweep:
+    """The sweep of ``design`` over a recipe. ``name``: of the recipe as runs record it.
 
-    ``name``: of the recipe as runs record it. Raises UsageError for a recipe without a seed, and for values that make
-    no difference.
+    Raises UsageError for a recipe without a seed, and for values that make no difference.
     """
+    grid, seeds = design.grid, design.seeds
     if seeds > 1 and _SEED not in [parameter.name for parameter in recipe.parameters]:
         raise UsageError(
             f"recipe {recipe.name} has no parameter {_SEED!r}",
@@ -103,7 +156,7 @@ def plan_sweep(
             fix="or name the field: --grid train.seed=0,1,2",
         )
     trials = []
-    for values in _drawn(list(product(*grid.values())), draw):
+    for values in _drawn(list(product(*grid.values())), design.draw):
         chosen = dict(zip(grid, values, strict=True))
         for seed in range(seeds):
             given = [*settings, *(f"{key}={value}" for key, value in chosen.items())]
@@ -114,7 +167,30 @@ def plan_sweep(
             trials.append(Trial(_named(chosen) or recipe.name, tuple(given), workflow, record))
     _check_different(trials)
     workflow_name = trials[0].workflow.name
-    return Sweep(f"{workflow_name}-sweep-{digest([one.record.run for one in trials])[:8]}", name, tuple(trials))
+    sweep = f"{workflow_name}-sweep-{digest([one.record.run for one in trials])[:8]}"
+    return Sweep(sweep, name, tuple(settings), design, tuple(trials))
+
+
+def find_sweep(root: Store, name: str | None) -> SweepRecord | None:
+    """The record of the sweep called ``name``; None if there is none."""
+    if name is None or name not in root.folders("sweeps"):
+        return None
+    return SweepRecord.model_validate_json(root.read(f"sweeps/{name}/{_RECORD}"))
+
+
+def find_runs(root: Store, name: str | None) -> list[RunRecord]:
+    """The runs of the sweep called ``name`` that have begun, in the order they do, or the run of that name.
+
+    A run is found as by :func:`~workflows.run.records.find_run`. Raises UsageError if there is none.
+    """
+    sweep = find_sweep(root, name)
+    if sweep is None:
+        return [find_run(root, name)]
+    members = [one.run for one in sweep.runs]
+    found = load_runs(root, set(members).__contains__)
+    if not found:
+        raise UsageError(f"no run of {name} has begun")
+    return sorted(found, key=lambda record: members.index(record.run))
 
 
 def parse_grid(given: Sequence[str]) -> dict[str, list[str]]:

@@ -1,4 +1,4 @@
-"""A submitted run on the cluster: see that what it needs is there, keep its recipe below the root, run.
+"""A submitted run or sweep on the cluster: see that what it needs is there, keep its recipe below the root, run.
 
 ``python -m workflows.submit.job`` in the folder that :meth:`~workflows.submit.submission.Submission.pack` packed.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 import platform
+from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,13 +17,17 @@ import typer
 
 from infra.cluster import connect
 from infra.errors import CliplineError
+from infra.run.root import set_root
 from infra.store import Store, open_store
+from workflows.cli import sweep
 from workflows.cli.app import reporting
 from workflows.cli.doctor import preflight
 from workflows.cli.options import Request
 from workflows.cli.run import execute
 from workflows.cli.terminal import stderr
+from workflows.recipe import Recipe, load
 from workflows.run.records import RunRecord
+from workflows.run.sweep import plan_sweep
 from workflows.submit import versions
 from workflows.submit.nodes import differing_nodes
 from workflows.submit.submission import Submission
@@ -30,21 +36,32 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the submission of the present folder. Exits as ``clipline run`` does."""
+    """Run the submission of the present folder. Exits as ``clipline run`` or ``clipline sweep`` does."""
     submission = Submission.read()
     root = open_store(submission.root)
     if not submission.other_versions:
         _check_nodes()
     _preflight(root)
+    if submission.sweep:
+        set_root(submission.root)
+        recipe = load(submission.recipe)
+        whole = plan_sweep(recipe, submission.recipe, submission.settings, submission.sweep)
+        sent = replace(whole, recipe=submission.given).with_records(partial(_sent, submission, recipe, root))
+        sweep.execute(sent, root, submission.execution)
+        return
     request = Request(submission.settings, submission.root, submission.selection)
     recipe, workflow = request.build(submission.recipe)
     record = RunRecord.of(submission.recipe, submission.settings, workflow, submission.selection)
+    execute(_sent(submission, recipe, root, record), workflow, request, submission.execution)
+
+
+def _sent(submission: Submission, recipe: Recipe, root: Store, record: RunRecord) -> RunRecord:
+    """The record of a run that was sent here; a recipe's file is kept in the run's folder."""
     copy = f"runs/{record.run}/{recipe.path.name}" if submission.is_file else ""
     if copy:
         root.write(copy, recipe.path.read_bytes())
     job = os.environ.get("CLIPLINE_JOB", submission.name)
-    record = record.model_copy(update={"recipe": submission.given, "copy_path": copy, "job": job, "directory": ""})
-    execute(record, workflow, request, submission.execution)
+    return record.model_copy(update={"recipe": submission.given, "copy_path": copy, "job": job, "directory": ""})
 
 
 def _preflight(root: Store) -> None:

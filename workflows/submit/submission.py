@@ -1,4 +1,4 @@
-"""A run as it is sent to a cluster: a recipe with its settings, below a root, and the package that takes it there."""
+"""A run or sweep as it is sent to a cluster: a recipe with its settings, a root, and the package that goes there."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from infra.errors import UsageError, redact
 from workflows.recipe import Recipe
 from workflows.run.plan import Selection
+from workflows.run.sweep import Design
 from workflows.submit import versions
 from workflows.submit.snapshot import Snapshot, snapshot
 
@@ -36,15 +37,25 @@ class Submission(BaseModel):
     root: str
     selection: Selection
     execution: dict[str, Any]
+    sweep: Design | None = None  # None: one run
     given: str = ""  # the recipe as it was called on the machine that submitted it
     other_versions: bool = False  # of packages may be on the cluster
 
     @classmethod
     def of(
-        cls, given: str, recipe: Recipe, settings: list[str], root: str, selection: Selection, execution: dict[str, Any]
+        cls,
+        given: str,
+        recipe: Recipe,
+        settings: list[str],
+        root: str,
+        execution: dict[str, Any],
+        *,
+        selection: Selection | None = None,
+        sweep: Design | None = None,
+        other_versions: bool = False,
     ) -> Submission:
         """The submission of a recipe. Raises UsageError if a setting or the root holds a secret."""
-        _refuse_secrets([*settings, root])
+        _refuse_secrets([*settings, *(sweep.settings if sweep else ()), root])
         recorded = recipe.recorded_as(given)
         name = f"recipe/{recipe.path.name}" if recorded == str(recipe.path) else given
         return cls(
@@ -52,23 +63,28 @@ class Submission(BaseModel):
             source=hashlib.sha256(recipe.path.read_bytes()).hexdigest(),
             settings=settings,
             root=root,
-            selection=selection,
+            selection=selection or Selection(),
             execution=execution,
+            sweep=sweep,
             given=recorded,
+            other_versions=other_versions,
         )
 
     @property
     def name(self) -> str:
-        """The name of the job: the same for the same recipe, settings and selection below the same root."""
+        """The name of the job: the same for the same recipe, settings, selection and grid below the same root."""
         work = self.model_dump(mode="json", include={"recipe", "source", "settings", "root", "selection"})
         work["selection"]["force"] = ()  # what is forced once is not when it goes on
+        if self.sweep:
+            work["sweep"] = self.sweep.model_dump(exclude={"primary"})
         called = re.sub(r"[^A-Za-z0-9_]", "-", self.recipe.removeprefix("recipe/").removesuffix(".py"))
         return f"clipline-{called}-{hashlib.sha256(json.dumps(work).encode()).hexdigest()[:10]}"
 
     @property
     def shown(self) -> dict[str, str]:
         """The metadata of the job, for people who look at Ray's dashboard."""
-        return {"recipe": self.given, "root": self.root, "settings": shlex.join(self.settings)}
+        shown = {"recipe": self.given, "root": self.root, "settings": shlex.join(self.settings)}
+        return {**shown, "sweep": self.sweep.model_dump_json(exclude_defaults=True)} if self.sweep else shown
 
     @property
     def is_file(self) -> bool:

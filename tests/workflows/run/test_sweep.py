@@ -17,7 +17,7 @@ from infra.errors import UsageError
 from infra.store import LocalStore
 from workflows.recipe import built_in, load
 from workflows.run.records import list_runs
-from workflows.run.sweep import parse_grid, plan_sweep
+from workflows.run.sweep import Design, parse_grid, plan_sweep
 
 RECIPE = Path(__file__).parents[1] / "sweep_recipe.py"
 OLD_SQLALCHEMY = "ignore:The ``noload`` loader strategy:DeprecationWarning"  # MLflow's own use of it
@@ -49,7 +49,7 @@ def test_a_grid_that_says_nothing_or_the_same_twice_is_refused(given):
 
 
 def planned(*grid, seeds=1, draw=None, settings=()):
-    return plan_sweep(load(str(RECIPE)), str(RECIPE), settings, parse_grid(grid), seeds, draw)
+    return plan_sweep(load(str(RECIPE)), str(RECIPE), settings, Design(grid=parse_grid(grid), seeds=seeds, draw=draw))
 
 
 def test_every_combination_is_run_with_every_seed():
@@ -87,7 +87,7 @@ def test_a_recipe_without_a_seed_is_told_how_to_get_one(tmp_path):
     recipe = tmp_path / "seedless.py"
     recipe.write_text(RECIPE.read_text().replace("seed: int = 0, pause_s", "pause_s").replace("seed=seed, ", ""))
     with pytest.raises(UsageError, match="no parameter 'seed'") as caught:
-        plan_sweep(load(str(recipe)), str(recipe), [], {}, 3, None)
+        plan_sweep(load(str(recipe)), str(recipe), [], Design(seeds=3))
     assert "seed: int" in caught.value.expected
 
 
@@ -216,7 +216,8 @@ def test_a_sweep_that_is_killed_continues_and_repeats_nothing(sweep, tmp_path, r
     assert process.returncode == (75 if number == signal.SIGTERM else -number)
     kept = {f"{path.parent.parent.name}/{path.parent.name[:6]}" for path in manifests.glob("*/*/manifest.json")}
     before = begun(tmp_path)
-    sweep(*GRID)
+    (name,) = (path.name for path in (tmp_path / "root/sweeps").iterdir())
+    sweep(name, command="resume")
     assert len(list(manifests.glob("*/*/manifest.json"))) == 9
     assert all(begun(tmp_path)[name] == before[name] == 1 for name in kept)
 

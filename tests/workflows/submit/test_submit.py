@@ -37,9 +37,10 @@ class Cluster:
             "NO_COLOR": "1",
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         }
+        diaries = {"TOY_DIARY": str(self.diary), "SWEEP_DIARY": str(self.diary)}
         self._head = subprocess.Popen(
             [sys.executable, HERE / "job_head.py", ray],
-            env={**env, "TOY_DIARY": str(self.diary)}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env={**env, **diaries}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         self.address = self._head.stdout.readline().strip()
         # What only the machine that submits has.
@@ -80,6 +81,10 @@ class Cluster:
         self._head.stdin.write(f"{line}\n")
         self._head.stdin.flush()
         assert self._head.stdout.readline() == "done\n"
+
+    def written(self) -> str:
+        """The diary of all runs."""
+        return self.diary.read_text() if self.diary.exists() else ""
 
     def jobs(self) -> list[dict]:
         request = urllib.request.Request(f"{self.address}/api/jobs/", headers={"Authorization": f"Bearer {TOKEN}"})
@@ -136,6 +141,38 @@ def test_a_run_is_submitted_once_and_stopped_and_continued_from_elsewhere(cluste
     assert cluster("ls", "--root", root).split()[3] == "done"
     shutil.copy(HERE / "toy_recipe.py", recipe)
     assert "nothing to do" in cluster(*submit)
+
+
+@pytest.mark.ray
+def test_a_sweep_is_one_job_that_is_stopped_and_continued_by_its_name(cluster, tmp_path):
+    root, recipe, before = tmp_path / "root", tmp_path / "sweep_recipe.py", len(cluster.written())
+    shutil.copy(HERE / "sweep_recipe.py", recipe)
+    sweep = ["sweep", recipe, "--grid", "lr=0.1,1.0", "--set", "pause_s=3"]
+    sweep += ["--root", root, "--address", cluster.address]
+    both = [cluster.end(process) for process in [cluster.start(*sweep), cluster.start(*sweep, "--primary", "acc1")]]
+    assert sorted("joined job" in text for text in both) == [False, True]
+    (name,) = {text.split()[0] for text in both}
+    status = json.loads(cluster("status", name, "--root", root, "--json"))
+    assert [[stage["name"] for stage in run["stages"]] for run in status["runs"]] == [["data", "train", "zeroshot"]] * 2
+    deadline = time.monotonic() + 60
+    while not list(root.glob("artifacts/data/*/manifest.json")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    # One name stops all runs, and continues them, of the recipe's copy.
+    assert f"{name} ended: preempted" in cluster("stop", name, "--root", root)
+    assert not list(root.glob("artifacts/zeroshot/*/manifest.json"))
+    recipe.unlink()
+    assert "submitted job" in cluster("resume", name, "--root", root, "--address", cluster.address)
+    followed = [line.split()[1:] for line in cluster("logs", "-f", name, "--root", root).splitlines()]
+    runs = {run["run"] for run in status["runs"]}
+    assert {line[0] for line in followed if line[1:] == ["run_finished", "done"]} == runs
+    ours = [job for job in cluster.jobs() if str(root) in job["metadata"]["root"]]
+    assert {job["submission_id"].rpartition("-")[2] for job in ours} == {"1", "2"}
+    # The same command starts nothing; each stage has begun once.
+    shutil.copy(HERE / "sweep_recipe.py", recipe)
+    assert "2 runs, 0 of 5 stages to run" in cluster(*sweep)
+    begun = Counter(line.split()[1] for line in cluster.written()[before:].splitlines() if "begin" in line)
+    assert len(begun) == 5 and set(begun.values()) == {1}
+    assert (root / "sweeps" / name / "comparison.json").is_file()
 
 
 @pytest.mark.ray

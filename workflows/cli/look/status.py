@@ -1,4 +1,4 @@
-"""Commands about one run: ``status``, ``logs``, ``report``."""
+"""Commands about one run, or the runs of a sweep: ``status``, ``logs``, ``report``."""
 
 from __future__ import annotations
 
@@ -15,23 +15,29 @@ import typer
 from infra.events import Event, Metrics, Progress
 from infra.store import open_store
 from workflows.cli.console import column, detail, print_json, seconds, strict
-from workflows.cli.options import DEFAULT_ROOT, Json, Root, RunName
+from workflows.cli.options import DEFAULT_ROOT, Json, Root, RunName, RunOrSweep
 from workflows.cli.terminal import stdout
 from workflows.report import summary
 from workflows.run.journal import Journal, under_way
-from workflows.run.records import find_run, run_states
+from workflows.run.records import RunRecord, StageState, find_run, run_states
+from workflows.run.sweep import find_runs, find_sweep
 
 __all__ = ["logs", "report", "status"]
 
 
-def status(name: RunName = None, root: Root = DEFAULT_ROOT, as_json: Json = False) -> None:
-    """Show the state of each stage of a run."""
+def status(name: RunOrSweep = None, root: Root = DEFAULT_ROOT, as_json: Json = False) -> None:
+    """Show the state of each stage of a run, or of each run of a sweep."""
     store = open_store(root)
-    record = find_run(store, name)
-    states = run_states(store, record)
+    found = [(record, run_states(store, record)) for record in find_runs(store, name)]
     if as_json:
-        print_json({"run": record.run, "stages": [state.as_dict() for state in states]})
+        runs = [{"run": record.run, "stages": [state.as_dict() for state in states]} for record, states in found]
+        print_json({"sweep": name, "runs": runs} if find_sweep(store, name) else runs[0])
         return
+    for record, states in found:
+        _show(record, states)
+
+
+def _show(record: RunRecord, states: list[StageState]) -> None:
     out, width = stdout(), column(state.name for state in states)
     out.print(record.run, style="bold")
     styles = {"done": "green", "running": "bold", "failed": "red", "interrupted": "yellow", "waiting": "dim"}
@@ -44,36 +50,46 @@ def status(name: RunName = None, root: Root = DEFAULT_ROOT, as_json: Json = Fals
 
 
 def logs(
-    name: RunName = None,
+    name: RunOrSweep = None,
     stage: Annotated[str | None, typer.Option(help="Print only events of this stage.")] = None,
     root: Root = DEFAULT_ROOT,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on printing until the run ends.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Print the events of a run with their times, log messages and traces of failures."""
+    """Print the events of a run, or of all runs of a sweep, with their times, log messages and traces of failures."""
     store = open_store(root)
-    record = find_run(store, name)
-    width = column(planned.name for planned in record.stages)
-    for event in _events(Journal(store.child(f"runs/{record.run}")), follow=follow):
+    records = find_runs(store, name)
+    width = column(planned.name for record in records for planned in record.stages)
+    journals = {record.run: Journal(store.child(f"runs/{record.run}")) for record in records}
+    several = find_sweep(store, name) is not None
+    for run, event in _events(journals, follow=follow):
         if stage and event.stage != stage:
             continue
         if as_json:
-            sys.stdout.write(json.dumps(strict(event.to_json())) + "\n")
+            sys.stdout.write(json.dumps(strict(({"run": run} if several else {}) | event.to_json())) + "\n")
         elif not isinstance(event, (Progress, Metrics)):
             when = datetime.fromtimestamp(event.time).strftime("%H:%M:%S")
-            sys.stdout.write(f"{when} {event.stage:<{width}} {event.kind:<15} {detail(event)}".rstrip() + "\n")
+            sys.stdout.write(
+                f"{when} {f'{run} ' if several else ''}{event.stage:<{width}} {event.kind:<15} {detail(event)}".rstrip()
+                + "\n"
+            )
 
 
-def _events(journal: Journal, *, follow: bool) -> Iterator[Event]:
-    """The events of a run so far; ``follow``: and all that come until it has ended."""
-    events, position = journal.read()
-    yield from events
-    while follow and under_way(events):
+def _events(journals: dict[str, Journal], *, follow: bool) -> Iterator[tuple[str, Event]]:
+    """The events of runs so far, each with its run; ``follow``: and all that come until every run has ended."""
+    past: dict[str, list[Event]] = {run: [] for run in journals}
+    positions = dict.fromkeys(journals, 0)
+    while True:
+        new = []
+        for run, journal in journals.items():
+            events, positions[run] = journal.read(positions[run])
+            past[run] += events
+            new += [(run, event) for event in events]
+        yield from sorted(new, key=lambda one: one[1].time) if len(journals) > 1 else new
+        if not (follow and any(under_way(events) for events in past.values())):
+            return
         sys.stdout.flush()
         time.sleep(1.0)
-        more, position = journal.read(position)
-        yield from more
-        events += more
 
 
 def report(
