@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from infra.errors import redact
+from infra.errors import StorageError, TransientError, redact
 from infra.events import Event
 from infra.store import Store
 from infra.tracking import state
@@ -98,10 +98,12 @@ class Tracker:
                 continue
             except Exception as error:  # noqa: BLE001 - tracking must not stop a stage; close() returns False
                 self._projection = None  # what was sent in part is looked up again
+                # An outage of the root's store shows here first, and MLflow is not to blame for it.
+                away = "The root" if isinstance(error, (TransientError, StorageError)) else "MLflow"
                 message = redact(str(error)) or type(error).__name__
-                if not self.degraded:
-                    log.warning("MLflow cannot be reached; the run goes on, its journal is sent later: %s", message)
-                self.degraded = message
+                if not self.degraded.startswith(away):
+                    log.warning("%s cannot be reached; the run's journal is sent to MLflow later: %s", away, message)
+                self.degraded = f"{away} cannot be reached: {message}"
                 pause, more = min(30.0, pause * 2), True
                 if closing:
                     return

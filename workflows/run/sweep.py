@@ -35,7 +35,7 @@ _RECORD = "sweep.json"
 
 
 class Design(BaseModel):
-    """What a sweep varies: all combinations of ``grid``, or ``draw`` of them, with ``seeds`` runs of each.
+    """The design of an experiment: all combinations of ``grid``, or ``draw`` of them, with ``seeds`` runs of each.
 
     ``primary``: the metrics that its verdict is about; they change no run.
     """

@@ -20,6 +20,7 @@ from infra.events import (
     Unknown,
 )
 from infra.run.manifest import Artifact, Funnel
+from infra.store import open_store
 from infra.tracking import Address, Tracker
 from tests.infra.tracking.followed import MODEL, curve, until
 
@@ -380,6 +381,17 @@ def test_a_tracker_recovers_by_itself_when_the_server_is_back(run, mlflow_server
     assert tracker.close(60)
     assert pages()["train"].data.metrics == {"loss": 9.0}
     assert sum("cannot be reached" in message for message in caplog.messages) == 1
+
+
+def test_an_outage_of_the_store_is_not_told_as_one_of_mlflow(run, address, caplog):
+    store = open_store("http://127.0.0.1:9")  # a port where nobody listens
+    tracker = Tracker(address, run.name, run.root, run.folder, lambda start: store.read("journal.jsonl"))
+    tracker.start()
+    until(lambda: tracker.degraded)
+    assert not tracker.close(30)
+    (message,) = [message for message in caplog.messages if "cannot be reached" in message]
+    assert message.startswith("The root cannot be reached") and "http://127.0.0.1:9 does not answer" in message
+    assert tracker.degraded.startswith("The root cannot be reached")
 
 
 def test_points_whose_sending_failed_halfway_are_not_taken_for_sent(run, address, client, pages, monkeypatch):
