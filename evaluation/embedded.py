@@ -100,6 +100,22 @@ class Embedded:
             row[labels] = True
         return shows
 
+    @property
+    def categories(self) -> dict[str, NDArray[np.bool_]]:
+        """Masks of the images (n,) by the ``category`` in their json, sorted; empty if none has one."""
+        of = [json.loads(text).get("category") if text else None for text in self.metadata]
+        names = sorted({name for name in of if isinstance(name, str)})
+        return {name: np.array([one == name for one in of]) for name in names}
+
+    def check_kind(self, kind: str, without: str) -> None:
+        """Raise DataError for a set of another kind, which is ``without`` what such a set has."""
+        if self.examples.kind != kind:
+            raise DataError(
+                f"test set {self.examples.name!r} has no {without}",
+                expected=f"{kind} in dataset_type.txt",
+                found=self.examples.kind,
+            )
+
     def check_one_label(self) -> None:
         """Raise DataError unless every image has one class."""
         if self.examples.kind != "classification":

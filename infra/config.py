@@ -205,8 +205,8 @@ class Choice(Config):
     snake case. ``home``: a package with members in packages of their own, imported when one is asked for by kind. Where
     a field's type is the family, it accepts an instance, ``{"kind": "image_side", "min": 64}`` or
     just ``"image_side"``; members of modules not imported yet are found as ``"package.module:Class"`` or through the
-    entry point group ``clipline.extensions``. ``implementation``: ``module:Class`` of what does a member's work
-    where the family imports that by name.
+    entry point group ``clipline.extensions``. ``implementation``: ``module:name`` of what does a member's work,
+    which :meth:`implemented` imports when it is due, so that a configuration loads no libraries.
     """
 
     kind: ClassVar[str] = ""
@@ -274,6 +274,15 @@ class Choice(Config):
             expected=f"{', '.join(sorted(known))}, or one of your own as module:Class",
             fix=f"did you mean {close[0]!r}?" if close else "",
         )
+
+    def implemented(self) -> Any:  # noqa: ANN401 - a class or a function of the family's own
+        """Import what ``implementation`` names. Raises ConfigError if there is none."""
+        module, _, name = self.implementation.partition(":")
+        if not name:
+            raise ConfigError(
+                f"the {self.family().__name__} {self.kind!r} has no implementation", expected="module:name"
+            )
+        return getattr(importlib.import_module(module), name)
 
     @model_validator(mode="wrap")
     @classmethod

@@ -10,14 +10,11 @@ A set for analogies has an attribute's value in each line of a sample's ``txt`` 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
 
-from evaluation.tasks.task import Scores, Task
-
-if TYPE_CHECKING:
-    from evaluation.embedded import Embedded
+from evaluation.tasks.task import Task
 
 __all__ = ["Analogies"]
 
@@ -26,14 +23,10 @@ class Analogies(Task):
     """Recall of the images that another word for one attribute asks for; a row per attribute, and one per question."""
 
     kind: ClassVar[str] = "analogies"
+    implementation: ClassVar[str] = "evaluation.tasks.work.analogies:measure"
     needs: ClassVar[tuple[str, ...]] = ("analogies",)
     main: ClassVar[str] = "analogy_recall@1"
     units: ClassVar[str] = "questions"
 
     recall_at: tuple[int, ...] = Field((1, 5), min_length=1, description="the k of recall@k")
     weight: float = Field(1.0, gt=0, description="how much the words count beside the image; all are unit vectors")
-
-    def evaluate(self, data: Embedded) -> Scores:
-        from evaluation.tasks.work.analogies import measure  # loads numpy and matplotlib
-
-        return measure(self, data)

@@ -10,12 +10,9 @@ its candidates; so an image is encoded once, however many cues it is asked for.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from evaluation.tasks.task import Scores, Task
-
-if TYPE_CHECKING:
-    from evaluation.embedded import Embedded
+from evaluation.tasks.task import Task
 
 __all__ = ["Associations"]
 
@@ -29,11 +26,7 @@ class Associations(Task):
     """
 
     kind: ClassVar[str] = "associations"
+    implementation: ClassVar[str] = "evaluation.tasks.work.associations:measure"
     needs: ClassVar[tuple[str, ...]] = ("associations",)
     main: ClassVar[str] = "avg_jaccard_score"
     units: ClassVar[str] = "cues"
-
-    def evaluate(self, data: Embedded) -> Scores:
-        from evaluation.tasks.work.associations import measure  # loads numpy
-
-        return measure(self, data)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
 
-from evaluation.tasks.task import Scores, Task
+from evaluation.tasks.task import Task
 from infra.captioning.config import Decoding, Greedy
-
-if TYPE_CHECKING:
-    from evaluation.embedded import Embedded
 
 __all__ = ["Captioning"]
 
@@ -23,6 +20,7 @@ class Captioning(Task):
     """
 
     kind: ClassVar[str] = "captioning"
+    implementation: ClassVar[str] = "evaluation.tasks.work.captioning:measure"
     needs: ClassVar[tuple[str, ...]] = ("retrieval",)
     main: ClassVar[str] = "CIDEr"
 
@@ -30,8 +28,3 @@ class Captioning(Task):
 
     def inputs(self) -> tuple[str, ...]:
         return ("model",)
-
-    def evaluate(self, data: Embedded) -> Scores:
-        from evaluation.tasks.work.captioning import measure  # loads numpy
-
-        return measure(self, data)

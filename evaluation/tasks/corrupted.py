@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
 
 from evaluation.corruptions import Corruptions
 from evaluation.tasks.by_texts import ByTexts
-from evaluation.tasks.task import Scores
-
-if TYPE_CHECKING:
-    from evaluation.embedded import Embedded
 
 __all__ = ["Corrupted"]
 
@@ -20,6 +16,7 @@ class Corrupted(ByTexts):
     """Zero-shot accuracy on the images under each corruption and severity, their mean, and what is lost by them."""
 
     kind: ClassVar[str] = "zeroshot_corrupted"
+    implementation: ClassVar[str] = "evaluation.tasks.work.corrupted:measure"
     needs: ClassVar[tuple[str, ...]] = ("classification",)
     main: ClassVar[str] = "acc1_corrupted"
 
@@ -27,8 +24,3 @@ class Corrupted(ByTexts):
 
     def changes(self) -> Corruptions:
         return self.corruptions
-
-    def evaluate(self, data: Embedded) -> Scores:
-        from evaluation.tasks.work.corrupted import measure  # loads numpy and matplotlib
-
-        return measure(self, data)

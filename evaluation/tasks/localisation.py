@@ -6,15 +6,12 @@ A set has a phrase a line in a sample's ``txt``, and a box for each in its ``jso
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
 
-from evaluation.tasks.task import Scores, Task
+from evaluation.tasks.task import Task
 from infra.encoder import Way
-
-if TYPE_CHECKING:
-    from evaluation.embedded import Embedded
 
 __all__ = ["Localisation"]
 
@@ -27,6 +24,7 @@ class Localisation(Task):
     """
 
     kind: ClassVar[str] = "localisation"
+    implementation: ClassVar[str] = "evaluation.tasks.work.localisation:measure"
     needs: ClassVar[tuple[str, ...]] = ("localisation",)
     main: ClassVar[str] = "pointing_acc"
     units: ClassVar[str] = "phrases"
@@ -37,8 +35,3 @@ class Localisation(Task):
 
     def inputs(self) -> tuple[str, ...]:
         return ("model",)
-
-    def evaluate(self, data: Embedded) -> Scores:
-        from evaluation.tasks.work.localisation import measure  # loads numpy
-
-        return measure(self, data)

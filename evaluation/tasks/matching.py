@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
 
-from evaluation.tasks.task import Scores, Task
-
-if TYPE_CHECKING:
-    from evaluation.embedded import Embedded
+from evaluation.tasks.task import Task
 
 __all__ = ["Matching"]
 
@@ -23,6 +20,7 @@ class Matching(Task):
     """
 
     kind: ClassVar[str] = "matching"
+    implementation: ClassVar[str] = "evaluation.tasks.work.matching:measure"
     needs: ClassVar[tuple[str, ...]] = ("retrieval",)
     main: ClassVar[str] = "itm_acc"
     units: ClassVar[str] = "captions, right and wrong"
@@ -32,8 +30,3 @@ class Matching(Task):
 
     def inputs(self) -> tuple[str, ...]:
         return ("model",)
-
-    def evaluate(self, data: Embedded) -> Scores:
-        from evaluation.tasks.work.matching import measure  # loads numpy
-
-        return measure(self, data)

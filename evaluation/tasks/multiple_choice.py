@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from evaluation.tasks.task import Scores, Task
-
-if TYPE_CHECKING:
-    from evaluation.embedded import Embedded
+from evaluation.tasks.task import Task
 
 __all__ = ["MultipleChoice"]
 
@@ -25,6 +22,7 @@ class MultipleChoice(Task):
     """
 
     kind: ClassVar[str] = "multiple_choice"
+    implementation: ClassVar[str] = "evaluation.tasks.work.multiple_choice:measure"
     needs: ClassVar[tuple[str, ...]] = ("multiple_choice",)
     main: ClassVar[str] = "acc"
     units: ClassVar[str] = "images"
@@ -35,8 +33,3 @@ class MultipleChoice(Task):
 
     def inputs(self) -> tuple[str, ...]:
         return ("model",) if self.score == "matching" else ()
-
-    def evaluate(self, data: Embedded) -> Scores:
-        from evaluation.tasks.work.multiple_choice import measure  # loads numpy
-
-        return measure(self, data)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
 
-from evaluation.tasks.task import Scores, Task
-
-if TYPE_CHECKING:
-    from evaluation.embedded import Embedded
+from evaluation.tasks.task import Task
 
 __all__ = ["NearestNeighbours"]
 
@@ -18,6 +15,7 @@ class NearestNeighbours(Task):
     """Each neighbour votes for its class with weight exp(cosine / temperature) (Wu et al., 2018; DINO)."""
 
     kind: ClassVar[str] = "knn"
+    implementation: ClassVar[str] = "evaluation.tasks.work.neighbours:measure"
     needs: ClassVar[tuple[str, ...]] = ("classification",)
     main: ClassVar[str] = "knn_acc1"
 
@@ -27,8 +25,3 @@ class NearestNeighbours(Task):
 
     def splits(self) -> tuple[str, ...]:
         return self.split, self.train
-
-    def evaluate(self, data: Embedded) -> Scores:
-        from evaluation.tasks.work.neighbours import measure  # loads numpy
-
-        return measure(self, data)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
 
-from evaluation.tasks.task import Scores, Task
-
-if TYPE_CHECKING:
-    from evaluation.embedded import Embedded
+from evaluation.tasks.task import Task
 
 __all__ = ["FewShot", "LinearProbe"]
 
@@ -21,6 +18,7 @@ class LinearProbe(Task):
     """
 
     kind: ClassVar[str] = "linear_probe"
+    implementation: ClassVar[str] = "evaluation.tasks.work.probes:probe"
     needs: ClassVar[tuple[str, ...]] = ("classification", "multilabel")
     main: ClassVar[str] = "lp_acc1"
 
@@ -31,16 +29,12 @@ class LinearProbe(Task):
     def splits(self) -> tuple[str, ...]:
         return self.split, self.train
 
-    def evaluate(self, data: Embedded) -> Scores:
-        from evaluation.tasks.work.probes import probe  # loads numpy and scikit-learn
-
-        return probe(self, data)
-
 
 class FewShot(Task):
     """The same from ``shots`` images of each class, the mean over several draws of them."""
 
     kind: ClassVar[str] = "few_shot"
+    implementation: ClassVar[str] = "evaluation.tasks.work.probes:few_shot"
     needs: ClassVar[tuple[str, ...]] = ("classification",)
     main: ClassVar[str] = "few_shot_acc1@16"
 
@@ -51,8 +45,3 @@ class FewShot(Task):
 
     def splits(self) -> tuple[str, ...]:
         return self.split, self.train
-
-    def evaluate(self, data: Embedded) -> Scores:
-        from evaluation.tasks.work.probes import few_shot  # loads numpy and scikit-learn
-
-        return few_shot(self, data)

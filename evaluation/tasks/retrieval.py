@@ -10,14 +10,11 @@ captions search all images, and images search its captions.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
 
-from evaluation.tasks.task import Scores, Task
-
-if TYPE_CHECKING:
-    from evaluation.embedded import Embedded
+from evaluation.tasks.task import Task
 
 __all__ = ["Retrieval"]
 
@@ -26,6 +23,7 @@ class Retrieval(Task):
     """Recall and median rank in both directions; a row per query, and one per language with intervals."""
 
     kind: ClassVar[str] = "zeroshot_retrieval"
+    implementation: ClassVar[str] = "evaluation.tasks.work.retrieval:measure"
     needs: ClassVar[tuple[str, ...]] = ("retrieval",)
     main: ClassVar[str] = "mean_recall@1"
     units: ClassVar[str] = "images and captions, half each"
@@ -38,8 +36,3 @@ class Retrieval(Task):
 
     def inputs(self) -> tuple[str, ...]:
         return () if self.rerank is None else ("model",)
-
-    def evaluate(self, data: Embedded) -> Scores:
-        from evaluation.tasks.work.retrieval import measure  # loads numpy and matplotlib
-
-        return measure(self, data)

@@ -12,12 +12,9 @@ the captions apart gets what guessing gets.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from evaluation.tasks.task import Scores, Task
-
-if TYPE_CHECKING:
-    from evaluation.embedded import Embedded
+from evaluation.tasks.task import Task
 
 __all__ = ["ImageCaptionSelection"]
 
@@ -26,11 +23,7 @@ class ImageCaptionSelection(Task):
     """Winoground's text, image and group score and the group match; ``acc`` alone where every image is alone."""
 
     kind: ClassVar[str] = "image_caption_selection"
+    implementation: ClassVar[str] = "evaluation.tasks.work.selection:measure"
     needs: ClassVar[tuple[str, ...]] = ("image_caption_selection",)
     main: ClassVar[str] = "acc"
     units: ClassVar[str] = "images, or groups of them"
-
-    def evaluate(self, data: Embedded) -> Scores:
-        from evaluation.tasks.work.selection import measure  # loads numpy and matplotlib
-
-        return measure(self, data)

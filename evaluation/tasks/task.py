@@ -7,14 +7,14 @@ are the same for all and done by :mod:`evaluation.evaluate`.
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from infra.config import Choice
+from infra.errors import ConfigError
 from infra.formats.testset import KINDS
 
 if TYPE_CHECKING:
@@ -59,7 +59,8 @@ class Scores:
 class Task(Choice):
     """One measurement of a model on one test set.
 
-    A subclass adds its own fields and :meth:`evaluate`, in a recipe file or an installed package as well as here. Its
+    A subclass adds its own fields and :meth:`evaluate`, in a recipe file or an installed package as well as here; ours
+    name a function instead, ``implementation``, which loads numpy and more. Its
     ``kind`` names it in results; ours use CLIP_benchmark's names. The others say what ``clipline tasks`` and suites
     should know of it, and may be left out. ``needs``: kinds of test sets it can measure, of
     :data:`infra.formats.testset.KINDS`; none: any. ``main``: the metric that counts. ``units``: what it is a mean over.
@@ -74,6 +75,12 @@ class Task(Choice):
     dataset: str = Field(description="test set: a folder in CLIP_benchmark's layout below the artifact's data/")
     split: str = Field("test", description="split of the test set")
     language: str = Field("en", description="language of the set's texts, as recorded in the result")
+
+    @model_validator(mode="after")
+    def _can_evaluate(self) -> Self:
+        if type(self).evaluate is Task.evaluate and not self.implementation:
+            raise ConfigError(f"the task {self.kind!r} has neither a method evaluate nor an implementation")
+        return self
 
     def splits(self) -> tuple[str, ...]:
         """The splits of the set that must be embedded."""
@@ -95,9 +102,10 @@ class Task(Choice):
             return f"it needs the split {' and '.join(missing)}"
         return ""
 
-    @abstractmethod
     def evaluate(self, data: Embedded) -> Scores:
         """Measure the model by its vectors. Runs once, in a Ray worker; must be deterministic.
 
         Raises DataError if the test set is of a kind the task cannot use.
         """
+        found: Scores = self.implemented()(self, data)
+        return found

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
 
-from evaluation.tasks.task import Scores, Task
-
-if TYPE_CHECKING:
-    from evaluation.embedded import Embedded
+from evaluation.tasks.task import Task
 
 __all__ = ["VisualQuestionAnswering"]
 
@@ -29,14 +26,10 @@ class VisualQuestionAnswering(Task):
     )
 
     kind: ClassVar[str] = "visual_question_answering"
+    implementation: ClassVar[str] = "evaluation.tasks.work.vqa:measure"
     needs: ClassVar[tuple[str, ...]] = ("visual_question_answering",)
     main: ClassVar[str] = "acc"
     units: ClassVar[str] = "questions"
 
     def inputs(self) -> tuple[str, ...]:
         return ("model",)
-
-    def evaluate(self, data: Embedded) -> Scores:
-        from evaluation.tasks.work.vqa import measure  # loads numpy
-
-        return measure(self, data)

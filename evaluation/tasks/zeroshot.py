@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field, field_validator
 
 from evaluation.tasks.by_texts import ByTexts
-from evaluation.tasks.task import Scores
-
-if TYPE_CHECKING:
-    from evaluation.embedded import Embedded
 
 __all__ = ["ZeroShot"]
 
@@ -30,6 +26,7 @@ class ZeroShot(ByTexts):
     """
 
     kind: ClassVar[str] = "zeroshot_classification"
+    implementation: ClassVar[str] = "evaluation.tasks.work.zeroshot:measure"
     needs: ClassVar[tuple[str, ...]] = ("classification", "multilabel")
     main: ClassVar[str] = "acc1"
 
@@ -48,8 +45,3 @@ class ZeroShot(ByTexts):
             if not fields or not name.replace("_", "").replace("-", "").isalnum():
                 raise ValueError(f"groups {name!r}: a name of letters, digits, _ and -, with a field at least")
         return groups
-
-    def evaluate(self, data: Embedded) -> Scores:
-        from evaluation.tasks.work.zeroshot import measure  # loads numpy and matplotlib
-
-        return measure(self, data)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
@@ -30,8 +29,7 @@ class Decoding(Choice):
 
     def search(self, decoder: Decoder) -> Tensor:
         """Write a caption for each of the decoder's images: tokens (images, t), filled up with ``decoder.pad``."""
-        module, _, name = self.implementation.partition(":")
-        found: Tensor = getattr(import_module(module), name)(decoder, self)
+        found: Tensor = self.implemented()(decoder, self)
         return found
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from infra.config import Choice
-from infra.errors import ConfigError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,10 +36,7 @@ class ObjectiveConfig(Choice):
 
         ``inputs``: local folders of the models in the stage's inputs, by name (``teacher``). Raises ConfigError.
         """
-        module, _, name = self.implementation.partition(":")
-        if not name:
-            raise ConfigError(f"the objective {self.kind} has neither an implementation nor a method build")
-        made: Objective = getattr(importlib.import_module(module), name)(model, self, run, inputs)
+        made: Objective = self.implemented()(model, self, run, inputs)
         return made
 
     def side_by_side(self) -> int:

@@ -11,7 +11,7 @@ import gc
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
-from itertools import chain
+from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
@@ -51,6 +51,7 @@ _COMMANDS: dict[str, dict[str, str]] = {
     },
     "Help": {"recipes": "look.recipes", "fields": "look.recipes:fields", "tasks": "tasks", "doctor": "cluster:doctor"},
 }
+_PLACES = {name: (panel, found[name]) for panel, found in _COMMANDS.items() for name in found}
 
 # What the operating system answers where results cannot be stored. Any other OSError is a bug and keeps its trace.
 _CANNOT_STORE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOSPC, errno.EDQUOT)
@@ -60,21 +61,21 @@ class _Commands(Mapping[str, Any]):
     """Commands by name. A module is imported when its command is asked for: all take as long as a whole cached run."""
 
     def __getitem__(self, name: str) -> Any:  # noqa: ANN401 - typer does not export click's Command
-        panel, where = {name: (panel, found[name]) for panel, found in _COMMANDS.items() for name in found}[name]
-        module, _, function = where.partition(":")
+        panel, place = _PLACES[name]
+        module, _, function = place.partition(":")
         work = getattr(import_module(f"workflows.cli.{module}"), function or name)
         alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
         alone.command(name, rich_help_panel=panel, epilog=epilog(name))(work)
         return typer.main.get_command(alone)
 
     def __contains__(self, name: object) -> bool:
-        return name in list(self)
+        return name in _PLACES  # without an import, which Mapping's own would make
 
     def __iter__(self) -> Iterator[str]:
-        return chain.from_iterable(_COMMANDS.values())
+        return iter(_PLACES)
 
     def __len__(self) -> int:
-        return sum(map(len, _COMMANDS.values()))
+        return len(_PLACES)
 
 
 class _Group(TyperGroup):
@@ -98,7 +99,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"clipline {import_module('importlib.metadata').version('clipline')}")
+        typer.echo(f"clipline {version('clipline')}")
         raise typer.Exit
 
 

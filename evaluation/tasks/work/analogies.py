@@ -54,12 +54,7 @@ def measure(task: Analogies, data: Embedded) -> Scores:
 
 def _attributes(data: Embedded, kind: str) -> tuple[list[str], NDArray[np.int64]]:
     """Names of the a attributes, and each image's values as numbers of captions: (n, a)."""
-    if data.examples.kind != kind:
-        raise DataError(
-            f"test set {data.examples.name!r} has no attributes",
-            expected=f"{kind} in dataset_type.txt",
-            found=data.examples.kind,
-        )
+    data.check_kind(kind, "attributes")
     names = json.loads(data.metadata[0] or "{}").get("attributes")
     counts = np.bincount(data.image_of, minlength=len(data.keys))
     for key, text, count in zip(data.keys, data.metadata, counts.tolist(), strict=True):

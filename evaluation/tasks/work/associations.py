@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from evaluation.cues import Cue, cues_of, expected_jaccard, scores_of
 from evaluation.embedded import Embedded
 from evaluation.tasks.task import Columns, Scores
-from infra.errors import DataError
 from infra.measures import Counts, Mean, Metric
 
 if TYPE_CHECKING:
@@ -46,12 +45,7 @@ class _PartMean(Mean):
 
 def measure(task: Associations, data: Embedded) -> Scores:
     """The scores of all cues, and by their number of candidates. Raises DataError for another kind of set."""
-    if data.examples.kind != task.kind:
-        raise DataError(
-            f"test set {data.examples.name!r} has no cues",
-            expected=f"{task.kind} in dataset_type.txt",
-            found=data.examples.kind,
-        )
+    data.check_kind(task.kind, "cues")
     cues = cues_of(data)
     scores = [scores_of(data, cue) for cue in cues]
     found = np.array([expected_jaccard(one, cue.right) for one, cue in zip(scores, cues, strict=True)])

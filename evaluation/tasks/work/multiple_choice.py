@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -45,12 +44,7 @@ def measure(task: MultipleChoice, data: Embedded) -> Scores:
 
 def _steps(task: MultipleChoice, data: Embedded) -> dict[str, NDArray[np.int64]]:
     """The number of choices of each image (n,) by step, in the order of the steps."""
-    if data.examples.kind != task.kind:
-        raise DataError(
-            f"test set {data.examples.name!r} has no choices",
-            expected=f"{task.kind} in dataset_type.txt",
-            found=data.examples.kind,
-        )
+    data.check_kind(task.kind, "choices")
     given = data.column("steps")
     counts = np.bincount(data.image_of, minlength=len(data.keys)).tolist()
     for key, count, steps in zip(data.keys, counts, given, strict=True):
@@ -89,10 +83,7 @@ def _right(steps: dict[str, NDArray[np.int64]], starts: NDArray[np.int64], score
 
 def _by_category(data: Embedded, found: dict[str, Floats]) -> dict[str, dict[str, dict[str, Metric]]]:
     """The table by category; empty if the set has none."""
-    names = np.array([str(json.loads(text).get("category", "")) if text else "" for text in data.metadata])
     rows: dict[str, dict[str, Metric]] = {
-        name: {metric: Mean(values[names == name]) for metric, values in found.items()}
-        for name in np.unique(names).tolist()
-        if name
+        name: {metric: Mean(values[own]) for metric, values in found.items()} for name, own in data.categories.items()
     }
     return {"categories": rows} if rows else {}

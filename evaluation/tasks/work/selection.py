@@ -12,7 +12,6 @@ from evaluation import galleries
 from evaluation.embedded import Embedded
 from evaluation.groups import Group, chance, groups_of, outcomes
 from evaluation.tasks.task import Columns, Scores
-from infra.errors import DataError
 from infra.measures import ClassMean, Mean, Metric
 
 if TYPE_CHECKING:
@@ -23,12 +22,7 @@ __all__ = ["measure"]
 
 def measure(task: ImageCaptionSelection, data: Embedded) -> Scores:
     """Outcomes of all groups, and by category. Raises DataError for a set without wrong captions."""
-    if data.examples.kind != task.kind:
-        raise DataError(
-            f"test set {data.examples.name!r} has no wrong captions",
-            expected=f"{task.kind} in dataset_type.txt",
-            found=data.examples.kind,
-        )
+    data.check_kind(task.kind, "wrong captions")
     groups = groups_of(data)
     found = outcomes(data, groups)
     categories = [group.category for group in groups]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from itertools import chain
@@ -104,10 +103,8 @@ def _by_category(
     data: Embedded, hits: dict[str, NDArray[np.bool_]], owner: NDArray[np.int64]
 ) -> dict[str, dict[str, dict[str, Metric]]]:
     """The table by category; empty if the set has none."""
-    names = [json.loads(text).get("category") if text else None for text in data.metadata]
-    known = sorted({name for name in names if isinstance(name, str)})
-    rows: dict[str, dict[str, Metric]] = {}
-    for name in known:
-        images = np.flatnonzero([one == name for one in names])
-        rows[name] = {metric: _mean(found, owner, images) for metric, found in hits.items()}
+    rows: dict[str, dict[str, Metric]] = {
+        name: {metric: _mean(values, owner, np.flatnonzero(own)) for metric, values in hits.items()}
+        for name, own in data.categories.items()
+    }
     return {"categories": rows} if rows else {}

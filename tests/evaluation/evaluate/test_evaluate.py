@@ -88,3 +88,11 @@ def test_where_it_runs_is_not_part_of_the_identity():
     task = ZeroShot(dataset="x")
     here = evaluate.Config(task=task, gpus=1, cpus=4, device="cuda", batch_size=512)
     assert here.identity() == {"task": {"kind": "zeroshot_classification", "dataset": "x"}}
+
+
+def test_a_task_without_work_is_told_so_at_once():
+    class Idle(Task):
+        kind = ""  # none that other tests would see
+
+    with pytest.raises(ConfigError, match="neither a method evaluate nor an implementation"):
+        Idle(dataset="seen")

@@ -17,7 +17,7 @@ import grimp
 import pytest
 
 from evaluation import compare, evaluate, suite
-from evaluation.tasks import Captioning
+from evaluation.tasks import Task
 from infra.config import Config
 from pipelines import adopt, urls
 from pipelines.curate import decontaminate, embed, entries, reshard, score, semdedup, subset, textdedup
@@ -100,13 +100,14 @@ GIVEN = {"vqa": {"kind": "vqa", "answers": ("yes", "no")}}
 
 
 def variants() -> dict[str, tuple]:
-    """Function and configuration of each stage, of training with each objective, and of the quickstart's test sets."""
+    """Function and configuration of each stage, by objective and by task, and of the quickstart's test sets."""
     found = {name: (import_module(module).run, import_module(module).Config) for name, module in STAGES.items()}
     configs = {f"train, {kind}": train.Config(objective=GIVEN.get(kind, kind)) for kind in ObjectiveConfig.all_members()
                if ObjectiveConfig.named(kind).__module__.startswith("training.")}  # fmt: skip
-    writing = evaluate.Config(task=Captioning(dataset="captions"))
+    tasks = {f"evaluate, {kind}": evaluate.Config(task={"kind": kind, "dataset": "seen"}) for kind in Task.members()
+             if Task.named(kind).__module__.startswith("evaluation.")}  # fmt: skip
     return {name: (run, None, config) for name, (run, config) in found.items()} | {
-        "evaluate, captioning": (evaluate.run, writing, type(writing)),
+        **{name: (evaluate.run, config, type(config)) for name, config in tasks.items()},
         **{name: (train.run, config, type(config)) for name, config in configs.items()},
         "testset": (testset.run, None, testset.Config),
     }
