@@ -20,6 +20,7 @@ demo: $(READY) ## from a web site to an evaluated model, about three minutes
 # Files go out in their own order: by default those of few tests, which take minutes, would come last, one process alone.
 test: $(READY) ## run the tests, in WORKERS (2) processes
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	PYTHONPATH=$(CURDIR)/$(VENV)/huggingface HF_HUB_OFFLINE=1 $(BIN)/pytest -m huggingface tests/infra tests/training/model
 
 quick: $(READY) ## run the tests that take no Ray, no bucket and no seconds
 	RAY_ADDRESS=127.0.0.1:1 CLIPLINE_EXAMPLES=few \
@@ -63,8 +64,9 @@ clean: ## remove the environment (results stay)
 
 # uv installs the 7 GB of wheels in well under a minute where pip takes several. The stamp is written last, so an
 # interrupted installation is repeated.
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt tests/huggingface.txt
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.6'
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --group dev --editable '.[all]'
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --target $(VENV)/huggingface --no-deps -r tests/huggingface.txt
 	touch $@

@@ -7,6 +7,7 @@ Each says what was expected, what was found and what to do, and carries the exit
     │   └── ConfigError          2   a configuration value is wrong
     ├── DataError                1   input or stored data is invalid; retrying cannot help
     ├── StorageError             1   a store cannot be opened or refuses an operation
+    │   └── CredentialsError     1   a store wants credentials, and none are at hand
     ├── TransientError           1   may succeed if tried again: the runner retries it
     │   └── DeadlineError        1   a stage or shard ran past its time limit
     ├── StageFailed              1   a stage used up its attempts
@@ -24,6 +25,7 @@ __all__ = [
     "USER_INFO",
     "CliplineError",
     "ConfigError",
+    "CredentialsError",
     "DataError",
     "DeadlineError",
     "LeaseHeld",
@@ -78,6 +80,10 @@ class DataError(CliplineError):
 
 
 class StorageError(CliplineError):
+    pass
+
+
+class CredentialsError(StorageError):
     pass
 
 

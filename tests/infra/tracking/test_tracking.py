@@ -9,6 +9,7 @@ import sys
 import threading
 
 import pytest
+from s3fs import S3FileSystem
 
 from infra.events import (
     Collapsed,
@@ -16,6 +17,7 @@ from infra.events import (
     Metrics,
     RunArtifact,
     StageFailed,
+    StageFile,
     StageFinished,
     Unknown,
 )
@@ -392,6 +394,29 @@ def test_an_outage_of_the_store_is_not_told_as_one_of_mlflow(run, address, caplo
     (message,) = [message for message in caplog.messages if "cannot be reached" in message]
     assert message.startswith("The root cannot be reached") and "http://127.0.0.1:9 does not answer" in message
     assert tracker.degraded.startswith("The root cannot be reached")
+
+
+def test_a_file_whose_store_has_lost_its_credentials_is_sent_once_they_are_back(
+    run, address, client, pages, s3_url, monkeypatch, caplog, tmp_path
+):
+    open_store(s3_url).create("profile.txt", b"what took how long")
+    run.begin()
+    run.start("train")
+    run.add(StageFile, stage="train", folder=s3_url, path="profile.txt")
+    with monkeypatch.context() as without:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            without.delenv(name)
+        without.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        without.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+        S3FileSystem.clear_instance_cache()
+        tracker = run.tracker(address)
+        tracker.start()
+        until(lambda: tracker.degraded)
+        assert not tracker.close(30)
+    assert "no credentials for" in tracker.degraded and not any("does not get" in line for line in caplog.messages)
+    S3FileSystem.clear_instance_cache()
+    assert run.send(address).refused == 0
+    assert [file.path for file in client.list_artifacts(pages()["train"].info.run_id)] == ["profile.txt"]
 
 
 def test_points_whose_sending_failed_halfway_are_not_taken_for_sent(run, address, client, pages, monkeypatch):

@@ -116,6 +116,7 @@ def test_what_only_training_asks_may_differ(checkpoint):
     assert towers.image_size == (32, 32)
 
 
+@pytest.mark.huggingface
 def test_a_hugging_face_tokenizer_goes_from_the_checkpoint_to_the_export(checkpoint, tmp_path):
     transformers = pytest.importorskip("transformers")
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -196,6 +197,7 @@ def with_bert(tmp_path, monkeypatch):
 SENTENCES = ["a red circle", "a blue circle", "red"]
 
 
+@pytest.mark.huggingface
 def test_a_hugging_face_tower_is_built_from_the_folder_without_a_hub(with_bert, tmp_path):
     folder, config, model = with_bert
     tokens = open_clip.get_tokenizer(f"local-dir:{folder}")(SENTENCES)
@@ -212,6 +214,7 @@ def test_a_hugging_face_tower_is_built_from_the_folder_without_a_hub(with_bert, 
     np.testing.assert_allclose(load_encoder(tmp_path / "data").encode_texts(SENTENCES), expected, atol=1e-6)
 
 
+@pytest.mark.huggingface
 def test_without_its_file_it_is_said_what_goes_where(with_bert):
     folder, config, _ = with_bert
     (folder / "config.json").unlink()
