@@ -77,6 +77,15 @@ class SingleStream(FusionModel):
         return entered + self.kinds[0]
 
     def fuse(self, model: Any, tokens: Tensor, layout: Layout, images: Tensor, image_of: Tensor) -> Tensor:  # noqa: ANN401
+        rows = self.fuse_rows(model, tokens, layout, images, image_of)
+        fused: Tensor = model.visual.ln_post(layout.tokens(rows[:, : layout.width]))
+        return fused
+
+    def fuse_rows(self, model: Any, tokens: Tensor, layout: Layout, images: Tensor, image_of: Tensor) -> Tensor:  # noqa: ANN401
+        """The rows of texts, padded, with the tokens of their images behind: (t, layout.width + n, width).
+
+        They are before the last norm, which :meth:`fuse` spares the patches.
+        """
         transformer = model.visual.transformer
         rows, patches = layout.rows(tokens), images[image_of]
         x = torch.cat([rows, patches.to(rows.dtype)], dim=1)
@@ -93,5 +102,4 @@ class SingleStream(FusionModel):
                 x = checkpoint(block, x, None, None, mask, use_reentrant=False)
             else:
                 x = block(x, attn_mask=mask)
-        fused: Tensor = model.visual.ln_post(layout.tokens(x[:, : layout.width]))
-        return fused
+        return x

@@ -34,7 +34,7 @@ RUNS = {
     "vsepp": {"objective__kind": "vsepp", "objective__warmup": 40},
     "coca": {"objective__kind": "coca", "model__architecture": COCA},
     "distill": {"objective__kind": "distill"},
-    "vilt": {"objective__kind": "vilt", "objective__negatives_among": 2},
+    "vilt": {"objective__kind": "vilt", "objective__negatives_among": 2, "objective__word_patch_alignment": 0.1},
     "data2vec": {"objective__kind": "data2vec", "objective__layers": 1},
 }
 

@@ -2,10 +2,12 @@
 
 import json
 
+import numpy as np
 import open_clip
 import pytest
 import torch
 from nesting import nested
+from scipy.optimize import linprog
 from small_data import MODEL
 from test_albef_parts import batch, build, candidates
 from torch import nn
@@ -22,6 +24,7 @@ from training.inputs import Inputs
 from training.model.blocks import use_fast_blocks
 from training.objectives import vilt
 from training.objectives.albef import sampling
+from training.objectives.vilt.alignment import transport
 from training.objectives.vilt.objective import ViLT
 
 pytestmark = pytest.mark.long  # trains
@@ -34,6 +37,7 @@ def config(**changes):
     values = {
         "objective__kind": "vilt", "batch_size": BATCH, "seed": 5, "objective__itm_weight": 0.7,
         "objective__mlm_weight": 1.3, "objective__negatives_among": 4, "objective__mask_rate": 0.3,
+        "objective__word_patch_alignment": 0.4,
     }  # fmt: skip
     return train.Config(**nested({**values, **changes}))
 
@@ -73,7 +77,7 @@ def steps(parts=1, kind="ddp", dtype=torch.float64, count=2):
 
 
 def alone(module, image, ids):
-    """The transformer's tokens of one text (n,) beside one image (1, 3, h, w), without padding and without masks."""
+    """One text (n,) beside one image (1, 3, h, w), without padding and without masks: tokens of both."""
     model, fusion = module.model, module.fusion
     words = model.token_embedding(ids.clamp(max=63))
     words = torch.where((ids == 64)[:, None], fusion.mask_embedding, words) + model.positional_embedding[: len(ids)]
@@ -87,11 +91,25 @@ def alone(module, image, ids):
             False, 0.0, block.attn.out_proj.weight, block.attn.out_proj.bias, need_weights=False,
         )[0].transpose(0, 1)  # fmt: skip
         x = x + block.mlp(block.ln_2(x))
-    return model.visual.ln_post(x[0, : len(ids)])
+    return model.visual.ln_post(x[0, : len(ids)]), model.visual.ln_post(x[0, len(ids) :])
+
+
+def carried(words, patches):
+    """Xie et al.'s algorithm 1, one entry after the other, without the ends of the text and the image's class."""
+    words, patches = words[1:-1], patches[1:]
+    m, n = len(words), len(patches)
+    cost = torch.stack([torch.stack([1 - nn.functional.cosine_similarity(w, p, 0) for p in patches]) for w in words])
+    kernel, plan, sigma = np.exp(-cost.detach().numpy() / 0.5), np.ones((m, n)), [1 / m] * m
+    for _ in range(50):
+        q = kernel * plan
+        delta = [1 / (n * sum(q[i, j] * sigma[i] for i in range(m))) for j in range(n)]
+        sigma = [1 / (m * sum(q[i, j] * delta[j] for j in range(n))) for i in range(m)]
+        plan = np.array([[sigma[i] * q[i, j] * delta[j] for j in range(n)] for i in range(m)])
+    return (cost * torch.from_numpy(plan)).sum()
 
 
 def by_hand(module, images, texts):
-    itm, mlm, lengths = [], [], texts.argmax(-1) + 1
+    itm, mlm, alignment, lengths = [], [], [], texts.argmax(-1) + 1
     draws = sampling.uniform(5, sampling.HARD_NEGATIVES, module.position, BATCH, 9)
     noise = -torch.log(-torch.log(draws))
     shown = []
@@ -100,9 +118,10 @@ def by_hand(module, images, texts):
         wrong = draws[i, 8] < 0.5
         image = max(others, key=lambda j: noise[i, 4 + j % 4].item()) if wrong else i
         shown.append(image)
-        fused = alone(module, images[image : image + 1], texts[i, :length])
+        fused, patches = alone(module, images[image : image + 1], texts[i, :length])
         logit = module.fusion.match_head(fused[-1])[0]
         itm.append(torch.log1p(torch.exp(logit if wrong else -logit)))
+        alignment.append(carried(fused, patches) * (-1 if wrong else 1))
     draws = sampling.uniform(5, sampling.MASKING, module.position, BATCH, 48).view(BATCH, 3, 16)
     for i, length in enumerate(lengths.tolist()):
         ids, hidden = texts[i, :length].clone(), []
@@ -114,13 +133,13 @@ def by_hand(module, images, texts):
             if chance < 0.3:
                 hidden.append(place)
                 ids[place] = 64 if kind < 0.8 else int(draws[i, 2, place] * 62) if kind < 0.9 else ids[place]
-        fused = alone(module, images[i : i + 1], ids)
+        fused, _ = alone(module, images[i : i + 1], ids)
         for place in hidden:
             scores = module.fusion.word_head(fused[place]) @ module.model.token_embedding.weight.T
             mlm.append(-(scores + module.fusion.word_bias).log_softmax(-1)[texts[i, place]])
     assert len({*shown} & {*range(BATCH)}) > 1
     assert shown != list(range(BATCH))
-    return {"itm": sum(itm) / len(itm), "mlm": sum(mlm) / len(mlm)}
+    return {name: sum(own) / len(own) for name, own in (("itm", itm), ("mlm", mlm), ("alignment", alignment))}
 
 
 @pytest.mark.parametrize("fast", [True, False])
@@ -134,13 +153,36 @@ def test_losses_and_gradients_are_the_papers(fast):
     found = {name: weight.grad.clone() for name, weight in module.named_parameters() if weight.requires_grad}
     module.zero_grad()
     expected = by_hand(module, images.double(), texts)
-    (0.7 * expected["itm"] + 1.3 * expected["mlm"]).backward()
+    (0.7 * expected["itm"] + 1.3 * expected["mlm"] + 0.4 * expected["alignment"]).backward()
     for name, loss in expected.items():
         assert losses[name].item() == pytest.approx(loss.item(), rel=1e-10), name
     for name, gradient in found.items():
         own = dict(module.named_parameters())[name].grad
         assert gradient.numpy() == pytest.approx(own.numpy(), rel=1e-8, abs=1e-12), name
         assert gradient.abs().max() > 0, name
+
+
+def test_the_transport_is_the_cheapest_there_is():
+    """Against linear programming, on pairs of several lengths; the costs of padding must not matter."""
+    cost = torch.rand(4, 6, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    lengths = torch.tensor([6, 1, 4, 0])
+    real = torch.arange(6) < lengths[:, None]
+    for steps, off in ((50, 0.05), (2000, 1e-3)):
+        plan = transport(cost, real, steps=steps)
+        assert (plan >= 0).all()
+        assert not plan[~real].any()
+        for one, own, m in zip(cost.numpy(), plan.numpy(), lengths.tolist(), strict=True):
+            assert own[:m].sum(1) == pytest.approx([1 / m] * m, rel=1e-12) if m else not own.any()
+            assert own.sum(0) == pytest.approx([1 / 9] * 9, abs=off) if m else True
+            if m:
+                rows, columns = np.kron(np.eye(m), np.ones(9)), np.kron(np.ones(m), np.eye(9))
+                least = linprog(one[:m].flatten(), A_eq=np.vstack([rows, columns]), b_eq=[1 / m] * m + [1 / 9] * 9).fun
+                assert (own * one).sum() == pytest.approx(least, abs=off)
+
+
+def test_alignment_is_of_pairs_that_are_matched():
+    with pytest.raises(ConfigError, match="word_patch_alignment"):
+        config(objective__itm_weight=0).objective.check(4)
 
 
 def test_what_one_stream_does_not_use_is_frozen():

@@ -18,6 +18,9 @@ class Config(ObjectiveConfig):
 
     itm_weight: float = Field(1.0, ge=0, description="weight of image-text matching; 0: none")
     mlm_weight: float = Field(1.0, ge=0, description="weight of masked language modelling; 0: none")
+    word_patch_alignment: float = Field(
+        0.0, ge=0, description="weight of the optimal transport of words to patches, ViLT: 0.1; 0: none"
+    )
     mask_rate: float = Field(0.15, gt=0, lt=1, description="fraction of words masked")
     whole_words: bool = Field(True, description="mask all tokens of a word or none; needs CLIP's tokenizer")
     wrong_images: float = Field(0.5, gt=0, lt=1, description="fraction of captions that are matched with another image")
@@ -28,6 +31,10 @@ class Config(ObjectiveConfig):
     def check(self, micro_batch: int) -> None:
         if not (self.itm_weight or self.mlm_weight):
             raise ConfigError("the objective vilt has no loss", expected="itm_weight or mlm_weight above 0")
+        if self.word_patch_alignment and not self.itm_weight:
+            raise ConfigError(
+                "word_patch_alignment is of the pairs that are matched, and none are", expected="itm_weight above 0"
+            )
         if self.itm_weight and micro_batch % self.negatives_among:
             raise ConfigError(
                 "training.objectives.vilt.config.Config.negatives_among does not divide a micro-batch",

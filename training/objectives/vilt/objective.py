@@ -2,7 +2,8 @@
 
 Kim et al. 2021, https://arxiv.org/abs/2102.03334. The model stays open_clip's: see :mod:`infra.fusion.single_stream`
 for what of it is used. A caption's image is replaced by another one half the time, and the transformer says whether it
-was; words are masked whole, beside their own image. Word-patch alignment by optimal transport is left out.
+was; words are masked whole, beside their own image. On request words and patches of matched pairs are brought near each
+other by optimal transport, those of others apart: :mod:`training.objectives.vilt.alignment`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from training.objectives.albef.matcher import Matcher
 from training.objectives.albef.sampling import HARD_NEGATIVES, check_among, gumbel, hard_negatives, uniform
 from training.objectives.base import Companion, Objective
 from training.objectives.masked import Captions, mask_captions
+from training.objectives.vilt.alignment import alignment_cost
 
 if TYPE_CHECKING:
     from training.config import Config as Run
@@ -67,7 +69,7 @@ class ViLT(Objective):
     def forward(self, images: Tensor, texts: Tensor) -> dict[str, Tensor]:
         """Read images (b, 3, h, w) and texts (b, context) together.
 
-        ``itm`` is each sample's loss, ``mlm`` its sum of losses and ``mlm_words`` the number of these.
+        ``itm`` and ``alignment`` are each sample's losses, ``mlm`` is its sum of losses and ``mlm_words`` their number.
         """
         rate = self.config.mask_rate if self.config.mlm_weight else 0.0
         captions = mask_captions(
@@ -83,11 +85,15 @@ class ViLT(Objective):
             words.append(self._words(captions.masked_texts, lengths, masked=True))
             of_texts, of_images = [*of_texts, lengths], [*of_images, own]
         layout = Layout(torch.cat(of_texts), device)
-        fused = self.fusion.fuse(self.model, torch.cat(words), layout, patches, torch.cat(of_images))
+        rows = self.fusion.fuse_rows(self.model, torch.cat(words), layout, patches, torch.cat(of_images))
+        fused = self.model.visual.ln_post(layout.tokens(rows[:, : layout.width]))
         outputs: dict[str, Tensor] = {}
         if replaced is not None:
             logits = self.fusion.match(fused, layout.ends[:count])
             outputs["itm"] = F.softplus(torch.where(replaced, logits, -logits))
+            if self.config.word_patch_alignment:
+                cost = self._alignment(rows[:count], layout.width, lengths)
+                outputs["alignment"] = torch.where(replaced, -cost, cost)
         if captions.masked is not None:
             masked = captions.words(device)
             guessed = self.fusion.words(fused[-int(lengths.sum()) :][masked.places], word_embedding(self.model))
@@ -96,11 +102,14 @@ class ViLT(Objective):
         return outputs
 
     def loss(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return ``itm``, ``mlm`` and their weighted sum; the mean over ranks is that of the whole batch."""
+        """Return all losses and their weighted sum; the mean over ranks is that of the whole batch."""
         losses, total = {}, torch.zeros((), device=next(iter(outputs.values())).device)
         if "itm" in outputs:
             losses["itm"] = outputs["itm"].mean()
             total = total + self.config.itm_weight * losses["itm"]
+        if "alignment" in outputs:
+            losses["alignment"] = outputs["alignment"].mean()
+            total = total + self.config.word_patch_alignment * losses["alignment"]
         if "mlm" in outputs:
             losses["mlm"] = global_mean(outputs["mlm"], outputs["mlm_words"])
             total = total + self.config.mlm_weight * losses["mlm"]
@@ -120,6 +129,13 @@ class ViLT(Objective):
 
     def _words(self, texts: Tensor, lengths: Tensor, *, masked: bool = False) -> Tensor:
         return self.fusion.read_texts(self.model, texts, lengths, masked=masked)
+
+    def _alignment(self, rows: Tensor, width: int, lengths: Tensor) -> Tensor:
+        """The cost (b,) of carrying words to patches; without the tokens at start and end, and the image's class."""
+        place = torch.arange(width)
+        real = to_device((place > 0) & (place < lengths[:, None] - 1), rows.device)
+        states = self.model.visual.ln_post(rows)
+        return alignment_cost(states[:, :width], real, states[:, width + 1 :])
 
     def _paired(self, captions: Captions, device: torch.device) -> tuple[Tensor, Tensor]:
         """The image that each caption is matched with (b,), and whether it is another one than its own (b,)."""
