@@ -34,7 +34,7 @@ class SetReport:
     @property
     def sound(self) -> bool:
         """True if an evaluation would read it to its end."""
-        return not (self.refused or self.holds.broken) and self.holds.images > 0
+        return not (self.refused or _stops(self.examples, self.holds)) and self.holds.images > 0
 
     @property
     def empty_classes(self) -> list[str]:
@@ -51,6 +51,7 @@ class SetReport:
             "form": self.form,
             "kind": examples.kind if examples else None,
             "refused": self.refused,
+            "pictured": examples.pictured if examples else None,
             "images": self.holds.images,
             "captions": self.holds.captions,
             "languages": dict(self.holds.languages.most_common()),
@@ -110,10 +111,15 @@ def reason_against(task: Task, store: Store, found: _Found) -> str:
     return task.lacking(kind, splits)
 
 
+def _stops(examples: EvalSet | None, holds: Holdings) -> bool:
+    """True if an evaluation stops at a broken sample, as it does unless the set leaves them out."""
+    return bool(holds.broken) and (examples is None or examples.strict)
+
+
 def _against(member: type[Task], examples: EvalSet, splits: Collection[str], holds: Holdings) -> str:
     """Why a task cannot measure the set; "" if it can."""
-    if holds.broken or not holds.images:
-        return "the set has broken samples" if holds.broken else "the set has no image"
+    if _stops(examples, holds) or not holds.images:
+        return "the set has broken samples" if _stops(examples, holds) else "the set has no sample"
     try:
         task = member(dataset=examples.name, split=examples.split)
     except ConfigError as error:  # it has fields without defaults, which a recipe sets

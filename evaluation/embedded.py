@@ -52,7 +52,7 @@ class Embedded:
     examples: EvalSet
     keys: list[str]
     labels: Ints  # (n,), -1 in a set with captions, or with any number of classes an image
-    images: Floats  # (n, d), unit rows
+    images: Floats  # (n, d), unit rows; zeros in a set of texts alone
     captions: list[str]  # distinct
     texts: Floats  # (len(captions), d), unit rows
     text_of: Ints  # (m,)

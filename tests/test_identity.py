@@ -105,6 +105,7 @@ TEXTS = {
         for task in ("zeroshot_classification", "zeroshot_corrupted")
         for part in ("templates", "classnames")
     },
+    "evaluate.task[word_similarity].templates": "prompts",
     "evaluate.task[zeroshot_classification].groups": "names, and fields of the samples' json",
     "evaluate.task[visual_question_answering].candidates": "words",
     "evaluate.task[zeroshot_retrieval].dataset": "a name in the input",
@@ -123,6 +124,7 @@ TEXTS = {
             "localisation",
             "matching",
             "visual_question_answering",
+            "word_similarity",
             "zeroshot_corrupted",
         )
         for part in ("dataset", "split", "language")
@@ -144,6 +146,11 @@ TEXTS = {
     "adopt.contents[testsets].splits": "names in the data",
     "adopt.contents[testsets].forms[captions_json].file": "a file's name in the data",
     "adopt.contents[testsets].forms[caption_lines].file": "a file's name in the data",
+    "adopt.contents[testsets].forms[word_pairs].file": "a file's name in the data",
+    **{
+        f"adopt.contents[testsets].forms[word_pairs].{part}": "a column of the data"
+        for part in ("words", "rating", "category")
+    },
     "adopt.contents[testsets].forms[metadata_folder].label": "a column of the data",
     "adopt.contents[testsets].forms[metadata_folder].captions": "a column of the data",
     **{

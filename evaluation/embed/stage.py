@@ -36,7 +36,7 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
         Part(examples.alone(shard), shard, change)
         for examples in sets
         for shard in examples.parts
-        for change in config.changes(examples.name)
+        for change in (config.changes(examples.name) if examples.pictured else (None,))
     ]
     classes = {examples.name: Part(examples.alone(None), None) for examples in sets if examples.classes}
     specs = [(part.name.replace("/", "-"), part) for part in (*parts, *classes.values())]
@@ -51,7 +51,7 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
             texts = f"prompts of {part.examples.name}" if part.shard is None else f"{part.examples.name}/{part.split}"
             beyond[texts] += record.facts["beyond_context"]
     if empty := [name for name, images in counts.items() if not images]:
-        raise DataError(f"test set {empty[0]!r} is empty", expected="at least one image")
+        raise DataError(f"test set {empty[0]!r} is empty", expected="at least one sample")
     _warn(config, beyond)
     facts = {"images": counts, "beyond_context": dict(beyond), **_named(config, inputs.get("model"))}
     scales = {record.facts["logit_scale"] for record in records}

@@ -66,10 +66,12 @@ def _embed_shard(
     *,
     threads: int,
 ) -> dict[str, Any]:
-    load = partial(_load, encoder, part.change)
+    load = partial(_load, encoder, part.change) if part.examples.pictured else _without_image
     images, samples = encode_loaded(encoder, part.examples.packed(shard), load, threads=threads)
     captions = [list(sample.captions) for sample in samples]
     texts, beyond = encode(tuple(text for given in captions for text in given))
+    if not part.examples.pictured:
+        images = np.zeros((len(samples), texts.shape[1]), np.float32)
     each = iter(beyond.tolist())
     of_images = [list(islice(each, len(given))) for given in captions]
     rows = pa.table(
@@ -114,6 +116,10 @@ def _mean(weighted: Sequence[tuple[Floats, float]]) -> Floats:
         return weighted[0][0]
     total = np.sum([weight * vector.astype(np.float64) for vector, weight in weighted], axis=0)
     return np.asarray(total / np.linalg.norm(total), np.float32)
+
+
+def _without_image(sample: Packed) -> tuple[None, Packed]:
+    return None, sample
 
 
 def _load(encoder: OpenClipEncoder, change: Change | None, sample: Packed) -> tuple[NDArray[np.uint8], Packed]:

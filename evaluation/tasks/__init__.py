@@ -13,6 +13,7 @@ from evaluation.tasks.retrieval import Retrieval
 from evaluation.tasks.selection import ImageCaptionSelection
 from evaluation.tasks.task import Scores, Task
 from evaluation.tasks.vqa import VisualQuestionAnswering
+from evaluation.tasks.word_similarity import WordSimilarity
 from evaluation.tasks.zeroshot import ZeroShot
 
 __all__ = [
@@ -31,5 +32,6 @@ __all__ = [
     "Scores",
     "Task",
     "VisualQuestionAnswering",
+    "WordSimilarity",
     "ZeroShot",
 ]

@@ -72,7 +72,8 @@ def _print_set(report: SetReport) -> None:
         out.print(f"  spoken   {spoken}", markup=False)
     for problem, count in holds.broken.most_common():
         first = " | ".join(line.strip() for line in holds.examples[problem].splitlines())
-        out.print(f"  broken   {count:,} {problem}; the first: {first}", markup=False, style="red")
+        word = "broken  " if report.examples.strict else "left out"
+        out.print(f"  {word} {count:,} {problem}; the first: {first}", markup=False, style="red")
     out.print(f"  tasks    {', '.join(kind for kind, reason in report.against.items() if not reason) or 'none'}")
     kinds: dict[str, list[str]] = {}
     for kind, reason in report.against.items():
@@ -85,9 +86,9 @@ def _print_set(report: SetReport) -> None:
 def _held(report: SetReport) -> str:
     examples, holds = report.examples, report.holds
     assert examples is not None
-    parts = [f"{holds.images:,} images"]
+    parts = [f"{holds.images:,} {'images' if examples.pictured else 'samples without an image'}"]
     if examples.captioned:
-        parts.append(f"{holds.captions:,} captions")
+        parts.append(f"{holds.captions:,} {'captions' if examples.pictured else 'texts'}")
     else:
         without = report.empty_classes
         named = f" ({len(without):,} without an image: {', '.join(without[:3])})" if without else ""

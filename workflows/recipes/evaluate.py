@@ -18,7 +18,7 @@ from typing import Any
 from evaluation import evaluate, robustness
 from evaluation import suite as suites
 from evaluation.corruptions import Corruptions
-from evaluation.tasks import Corrupted, Retrieval, Task, ZeroShot
+from evaluation.tasks import Corrupted, Retrieval, Task, WordSimilarity, ZeroShot
 from infra.errors import UsageError
 from pipelines import adopt
 from pipelines.adopt.published import PUBLISHED
@@ -32,13 +32,16 @@ def workflow(
     suite: str | None = None,  # datacomp, vtab_plus, or a YAML file: sets, their tasks, main metrics and averages
     classification: list[str] | None = None,  # the sets with classes, by name
     captions: list[str] | None = None,  # the sets with captions
+    word_similarity: list[str] | None = None,  # the sets of rated pairs of words
     corruptions: list[str] | None = None,  # kinds, as fog, or imagenet_c: those with classes are scored under them, too
     shifts: list[str] | None = None,  # of sets, imagenet1k:imagenetv2, or pets:corrupted: effective robustness
     points: str | None = None,  # CSV or JSON of other models' accuracies, a column for each set: the line of shifts
     architecture: str | None = None,  # open_clip's name of a checkpoint file's model
     pretrained: str | None = None,  # tag of weights that open_clip downloads
     split: str = "test",  # of the sets that are named; a suite has its own
-    templates: str | list[str] | None = None,  # prompts with {c} for the class, or open_clip:imagenet; none: the sets'
+    templates: str
+    | list[str]
+    | None = None,  # prompts with {c} for class or word, or open_clip:imagenet; none: the sets'
     classnames: str | list[str] | None = None,  # a name for each class, or open_clip:imagenet; none: the sets'
     prompts: str | None = None,  # file of prompts, also of each class's own; a folder of such files by language
     language: str = "en",  # of the texts
@@ -47,7 +50,7 @@ def workflow(
     seed: int = 0,  # of the resampling that gives the intervals
     gpus: float = 0,  # for each test set; 0.5: two share one
 ) -> Workflow:
-    named = (*(classification or ()), *(captions or ()))
+    named = (*(classification or ()), *(captions or ()), *(word_similarity or ()))
     if corruptions and not classification:
         raise UsageError("corruptions are for sets with classes, by name", fix="--set classification=NAME")
     if bool(named) == bool(suite):
@@ -60,6 +63,7 @@ def workflow(
     tasks: dict[str, Task] = {f"zeroshot_{name}": ZeroShot(dataset=name, split=split) for name in classification or ()}
     tasks |= _corrupted(classification or (), corruptions or (), split)
     tasks |= {f"retrieval_{name}": Retrieval(dataset=name, split=split) for name in captions or ()}
+    tasks |= {f"similarity_{name}": WordSimilarity(dataset=name, split=split) for name in word_similarity or ()}
     if suite is not None:
         chosen = suites.load_suite(suite)
         tasks = _tasks(chosen, tests)

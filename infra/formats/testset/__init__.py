@@ -8,10 +8,12 @@
 :mod:`.metadata_folder`      images beside metadata.csv, .jsonl or .parquet, as the imagefolder of ``datasets``
 :mod:`.selections`           SugarCrepe's, Winoground's and WinoGAViL's own files beside a folder of images
 :mod:`.folders`              a folder of images for each class, as torchvision's ImageFolder
+:mod:`.word_pairs`           WordSim-353's, SimLex-999's, MEN's and other files of rated pairs of words; no images
 ===========================  ===========================================================================
 
 A form of your own is a subclass of :class:`Form`, in a recipe too: it says which files make a set, and yields samples.
-A sample that cannot be read is an error, never a skip: leaving out the hard ones would flatter the model.
+A sample that cannot be read is an error, never a skip: leaving out the hard ones would flatter the model. Lines
+of files of words are the exception: they are left out, counted and told with the score.
 """
 
 from infra.formats.testset.caption_lines import CaptionLines
@@ -32,6 +34,7 @@ from infra.formats.testset.texts import (
     read_templates,
 )
 from infra.formats.testset.webdataset import WebDataset
+from infra.formats.testset.word_pairs import WordPairs
 
 __all__ = [
     "KINDS",
@@ -51,6 +54,7 @@ __all__ = [
     "WebDataset",
     "WinoGAViL",
     "Winoground",
+    "WordPairs",
     "decode_image",
     "find_sets",
     "known_forms",

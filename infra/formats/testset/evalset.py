@@ -46,7 +46,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Packed:
-    """A sample whose image is still encoded."""
+    """A sample whose image is still encoded; no bytes in a set without images."""
 
     key: str
     image: bytes
@@ -121,6 +121,8 @@ class EvalSet:
     templates: tuple[str, ...]  # empty if the set brings none
     parts: Mapping[int, Any] = field(repr=False)  # what each shard is read from, by number
     read: Callable[[Any], Iterator[Packed | Broken]] = field(repr=False)  # the samples of a part; pickles
+    pictured: bool = True  # False: samples are texts alone
+    strict: bool = True  # False: what is not as it must be is left out of the samples, and told by left_out
 
     @classmethod
     def open(cls, artifact: Artifact, name: str, split: str) -> EvalSet:
@@ -192,11 +194,17 @@ class EvalSet:
             yield packed.key, packed.image
 
     def packed(self, shard: int) -> Iterator[Packed]:
-        """Yield every sample of a shard. Raises DataError naming one that is not as it must be."""
+        """Yield every sample of a shard. Raises DataError naming one that is not as it must be, of a strict set."""
         for one in self.read(self.parts[shard]):
-            if isinstance(one, Broken):
+            if isinstance(one, Packed):
+                yield one
+            elif self.strict:
                 raise one.error
-            yield one
+
+    def left_out(self) -> list[Broken]:
+        """Return what stands for the samples that are left out, in order; none of a strict set."""
+        parts = () if self.strict else self.parts.values()
+        return [one for part in parts for one in self.read(part) if isinstance(one, Broken)]
 
     def checked(self, shard: int) -> Iterator[Packed | Broken]:
         """Yield every sample of a shard, and what stands for the bad ones; the last, if the rest cannot be read."""

@@ -77,7 +77,7 @@ def _see(one: Packed | Broken, examples: EvalSet, *, decode: bool) -> _Seen:
             read_cues(one.metadata, len(one.captions), what)
     except DataError as error:
         return None, (), Broken(problem, error)
-    if decode:
+    if decode and examples.pictured:
         try:
             decode_image(one.image, one.key)
         except DataError as error:

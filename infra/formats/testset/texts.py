@@ -51,6 +51,7 @@ KINDS = {
     "localisation": "the captions of an image are phrases, its json has a box for each",
     "visual_question_answering": "the captions of an image are questions, its json has the answers",
     "multiple_choice": "the captions of an image are choices, its json says of which steps",
+    "word_similarity": "the captions of a sample are two words, its json has their rating; no images",
     "image_caption_selection": "the first caption of an image is right, the others are wrong",
 }
 """Kinds of test sets, as ``dataset_type.txt`` names them; the last is CLIP_benchmark's name of the task."""

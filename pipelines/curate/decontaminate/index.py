@@ -42,12 +42,13 @@ class TestShard:
 
 
 def test_shards(inputs: Mapping[str, Artifact]) -> list[TestShard]:
-    """The tars of all test sets among the inputs, in order of input, set, split and shard."""
+    """The tars of all test sets with images among the inputs, in order of input, set, split and shard."""
     found = []
     for name in sorted(inputs):
         if name == "testsets" or name.startswith("testsets_"):
             for examples in EvalSet.every(inputs[name]):
-                found += [TestShard(examples.alone(shard), shard) for shard in examples.parts]
+                if examples.pictured:
+                    found += [TestShard(examples.alone(shard), shard) for shard in examples.parts]
     return found
 
 
