@@ -35,5 +35,6 @@ def sync(name: RunName = None, root: Root = DEFAULT_ROOT) -> None:
     tracker = Tracker(Address.find(store), experiment, store, folder, Journal(folder).read)
     tracker.start()
     if not tracker.close(timeout_s=600):
-        raise CliplineError("MLflow did not take everything", found=tracker.degraded, fix="check MLFLOW_TRACKING_URI")
+        fix = "" if tracker.degraded.startswith("The root") else "check MLFLOW_TRACKING_URI"
+        raise CliplineError("MLflow did not take everything", found=tracker.degraded, fix=fix)
     stdout().print(tracker.page or "")
