@@ -74,4 +74,6 @@ def transfer(
         there.append(_LOG, log)
     for path, data in here.read_there(_PAGES).items():
         there.create(path, data)
+    if record.copy_path:  # the recipe of a run that was submitted
+        target.create(record.copy_path, source.read(record.copy_path))
     there.create(_RECORD, here.read(_RECORD))

@@ -74,10 +74,13 @@ def data_of(root, below="artifacts"):
 def test_a_run_that_went_and_came_back_is_cached_and_on_record(here, there, tmp_path, clipline):
     workflow = load("toy.py").build()
     carry_out(workflow, here, funnel=True)
-    record = RunRecord.of("toy.py", [], workflow).save(here)
+    record = RunRecord.of("toy.py", [], workflow)
+    record = record.model_copy(update={"copy_path": f"runs/{record.run}/toy.py"}).save(here)  # as of one submitted
+    here.write(record.copy_path, RECIPE.encode())
     Journal(here.child(f"runs/{record.run}")).append([])
     clipline("export", "toy", there.url)
     assert data_of(there) == data_of(here)
+    assert there.read(record.copy_path) == RECIPE.encode()
     back = LocalStore(tmp_path / "back")
     shown = json.loads(clipline("import", record.run, there.url, "--root", back.url, "--json").stdout)
     assert shown["bytes_copied"] == sum(one["bytes"] for one in shown["artifacts"]) == len("firstsecondthird")
