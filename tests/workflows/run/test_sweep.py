@@ -159,6 +159,9 @@ def test_a_sweep_runs_each_shared_stage_once_and_ends_in_a_verdict(sweep, root, 
     (difference,) = shown["comparison"]["differences"]
     assert difference["separated"] and difference["difference"] == pytest.approx(0.2)
     assert shown["comparison"]["seeds"] == {"lr=0.1": 2, "lr=1.0": 2}
+    told = [line.split() for line in sweep(shown["sweep"], command="logs").stdout.splitlines()]
+    finished = Counter(words[2] for words in told if words[3:4] == ["stage_finished"])
+    assert finished == {"data": 1, "train": 4, "zeroshot": 4}  # what runs share is told once
     _check_mlflow(tmp_path, shown)
 
 

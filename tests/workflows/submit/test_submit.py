@@ -147,14 +147,8 @@ def test_a_run_is_submitted_once_and_stopped_and_continued_from_elsewhere(cluste
 def test_a_sweep_is_one_job_that_is_stopped_and_continued_by_its_name(cluster, tmp_path):
     root, recipe, before = tmp_path / "root", tmp_path / "sweep_recipe.py", len(cluster.written())
     shutil.copy(HERE / "sweep_recipe.py", recipe)
-    sweep = [
-        "sweep",
-        recipe,
-        "--grid",
-        "lr=0.1,1.0",
-        "--set",
-        "pause_s=6",
-    ]  # as long as data and training take, a stop has to arrive
+    # The pause is as long as data and training take, during which a stop has to arrive.
+    sweep = ["sweep", recipe, "--grid", "lr=0.1,1.0", "--set", "pause_s=6"]
     sweep += ["--root", root, "--address", cluster.address]
     both = [cluster.end(process) for process in [cluster.start(*sweep), cluster.start(*sweep, "--primary", "acc1")]]
     assert sorted("joined job" in text for text in both) == [False, True]

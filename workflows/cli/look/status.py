@@ -62,9 +62,15 @@ def logs(
     width = column(planned.name for record in records for planned in record.stages)
     journals = {record.run: Journal(store.child(f"runs/{record.run}")) for record in records}
     several = find_sweep(store, name) is not None
+    told: list[Event] = []  # what is printed with the latest time
     for run, event in _events(journals, follow=follow):
         if stage and event.stage != stage:
             continue
+        if not as_json:  # a stage that runs share is in the journal of each
+            told = [one for one in told if one.time == event.time]
+            if event in told:
+                continue
+            told.append(event)
         if as_json:
             sys.stdout.write(json.dumps(strict(({"run": run} if several else {}) | event.to_json())) + "\n")
         elif not isinstance(event, (Progress, Metrics)):
