@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import signal
-import sys
 import time
 
 import pytest
@@ -81,26 +78,3 @@ def test_slurm_gives_more_time_than_the_stages_take():
     assert "#SBATCH --signal=B:TERM@180\n" in text
     assert "#SBATCH --requeue\n" in text
     assert "#SBATCH --open-mode=append\n" in text
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-def test_a_real_run_is_stopped_queued_again_and_finished(tmp_path):
-    programs = {"clipline": f'#!/bin/sh\nexec {sys.executable} -m workflows.cli "$@"\n'}
-    diary = tmp_path / "diary"
-    given = {"TOY_DIARY": str(diary), "CLIPLINE_ROOT": str(tmp_path / "root"), "SLURM_JOB_ID": str(os.getpid() % 10000)}
-    shutil.copy(SCRIPT.parents[3] / "tests/workflows/toy_recipe.py", tmp_path / "toy.py")
-    wanted = ("toy.py", "--set", "shards=6", "--set", "pause_s=1")
-    for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI"):
-        assert name not in os.environ
-
-    job = start(tmp_path, programs, *wanted, **given)
-    until(lambda: diary.exists() or job.poll() is not None, 90)
-    job.send_signal(signal.SIGTERM)
-    assert job.wait(90) == 75, said(tmp_path).read_text()
-    assert calls(tmp_path)[-1] == f"scontrol requeue {given['SLURM_JOB_ID']}"
-
-    again = start(tmp_path, programs, *wanted, **given)
-    assert again.wait(120) == 0, said(tmp_path).read_text()
-    assert list((tmp_path / "root").glob("artifacts/both/*/manifest.json"))
-    assert not os.path.exists(f"/tmp/ray-{given['SLURM_JOB_ID']}")
