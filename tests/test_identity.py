@@ -105,6 +105,7 @@ TEXTS = {
         for task in ("zeroshot_classification", "zeroshot_corrupted")
         for part in ("templates", "classnames")
     },
+    "evaluate.task[word_analogies].templates": "prompts",
     "evaluate.task[word_similarity].templates": "prompts",
     "evaluate.task[zeroshot_classification].groups": "names, and fields of the samples' json",
     "evaluate.task[visual_question_answering].candidates": "words",
@@ -124,6 +125,7 @@ TEXTS = {
             "localisation",
             "matching",
             "visual_question_answering",
+            "word_analogies",
             "word_similarity",
             "zeroshot_corrupted",
         )
@@ -146,6 +148,7 @@ TEXTS = {
     "adopt.contents[testsets].splits": "names in the data",
     "adopt.contents[testsets].forms[captions_json].file": "a file's name in the data",
     "adopt.contents[testsets].forms[caption_lines].file": "a file's name in the data",
+    "adopt.contents[testsets].forms[word_analogies].file": "a file's name in the data",
     "adopt.contents[testsets].forms[word_pairs].file": "a file's name in the data",
     **{
         f"adopt.contents[testsets].forms[word_pairs].{part}": "a column of the data"

@@ -13,6 +13,7 @@ from evaluation.tasks.retrieval import Retrieval
 from evaluation.tasks.selection import ImageCaptionSelection
 from evaluation.tasks.task import Scores, Task
 from evaluation.tasks.vqa import VisualQuestionAnswering
+from evaluation.tasks.word_analogies import WordAnalogies
 from evaluation.tasks.word_similarity import WordSimilarity
 from evaluation.tasks.zeroshot import ZeroShot
 
@@ -32,6 +33,7 @@ __all__ = [
     "Scores",
     "Task",
     "VisualQuestionAnswering",
+    "WordAnalogies",
     "WordSimilarity",
     "ZeroShot",
 ]

@@ -10,13 +10,14 @@
   ``unseen`` shows pairs of colour and shape that training never does; ``train`` is to learn from, as shards, too
 - ``reasons``, on request: questions with four answers and four reasons each (VCR's form), see ``reasons.py``
 - ``pairs``, on request: statements about two images, which lie side by side in one, see ``pairs.py``; the same splits
+- ``word_pairs`` and ``word_analogies``, on request: words of captions alone, no images, see ``words.py``
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import count, islice
+from itertools import chain, count, islice
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from pydantic import Field
@@ -31,6 +32,7 @@ from workflows.demo.questions import QUESTIONS, STATEMENTS, ask
 from workflows.demo.reasons import Reasoned, reason
 from workflows.demo.scenes import COMBINATIONS, SEEN, UNSEEN, Scene, compose, full_captions, label, name
 from workflows.demo.website import TEST_SEEDS
+from workflows.demo.words import analogies, rated_pairs
 
 if TYPE_CHECKING:
     from infra.run.context import Output
@@ -63,6 +65,7 @@ class Config(StageConfig):
         0, ge=0, description="groups of images of each kind of question in the splits test and unseen; 0: no such sets"
     )
     questions_to_learn: int = Field(0, ge=0, description="groups of images of each kind of question to learn from")
+    words: bool = Field(False, description="sets of words without images, rated pairs and analogies, too")
     image_size: int = Field(128, ge=32, description="side of an image, pixels")
 
 
@@ -98,6 +101,8 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
         context.check()
     if config.questions:
         counts |= _write_questions(config, context)
+    if config.words:
+        _write_words(context.output)
     return context.finish(facts={"images": counts})
 
 
@@ -126,6 +131,15 @@ def _write_questions(config: Config, context: Context) -> dict[str, int]:
         _write(context.output, "pairs", stated, len(compared), config.image_size, split)
         context.check()
     return counts
+
+
+def _write_words(output: Output) -> None:
+    """Write the sets of words, in the forms in which such sets are published."""
+    rated = (f"{one},{other},{attribute},{rating:g}" for one, other, attribute, rating in rated_pairs())
+    output.write("data/word_pairs/word_similarity.csv", _lines(("word1,word2,category,rating", *rated)))
+    asked = (("\t".join(question) for question in questions) for questions in analogies().values())
+    sections = ((f": {section}", *lines) for section, lines in zip(analogies(), asked, strict=True))
+    output.write("data/word_analogies/word_analogies.txt", _lines(chain(*sections)))
 
 
 def examples(classes: tuple[tuple[str, str], ...], per_class: int, first_seed: int) -> list[Scene]:

@@ -18,7 +18,7 @@ from typing import Any
 from evaluation import evaluate, robustness
 from evaluation import suite as suites
 from evaluation.corruptions import Corruptions
-from evaluation.tasks import Corrupted, Retrieval, Task, WordSimilarity, ZeroShot
+from evaluation.tasks import Corrupted, Retrieval, Task, WordAnalogies, WordSimilarity, ZeroShot
 from infra.errors import UsageError
 from pipelines import adopt
 from pipelines.adopt.published import PUBLISHED
@@ -33,6 +33,7 @@ def workflow(
     classification: list[str] | None = None,  # the sets with classes, by name
     captions: list[str] | None = None,  # the sets with captions
     word_similarity: list[str] | None = None,  # the sets of rated pairs of words
+    word_analogies: list[str] | None = None,  # the sets of questions of four words
     corruptions: list[str] | None = None,  # kinds, as fog, or imagenet_c: those with classes are scored under them, too
     shifts: list[str] | None = None,  # of sets, imagenet1k:imagenetv2, or pets:corrupted: effective robustness
     points: str | None = None,  # CSV or JSON of other models' accuracies, a column for each set: the line of shifts
@@ -50,7 +51,7 @@ def workflow(
     seed: int = 0,  # of the resampling that gives the intervals
     gpus: float = 0,  # for each test set; 0.5: two share one
 ) -> Workflow:
-    named = (*(classification or ()), *(captions or ()), *(word_similarity or ()))
+    named = [name for names in (classification, captions, word_similarity, word_analogies) for name in names or ()]
     if corruptions and not classification:
         raise UsageError("corruptions are for sets with classes, by name", fix="--set classification=NAME")
     if bool(named) == bool(suite):
@@ -64,6 +65,7 @@ def workflow(
     tasks |= _corrupted(classification or (), corruptions or (), split)
     tasks |= {f"retrieval_{name}": Retrieval(dataset=name, split=split) for name in captions or ()}
     tasks |= {f"similarity_{name}": WordSimilarity(dataset=name, split=split) for name in word_similarity or ()}
+    tasks |= {f"words_{name}": WordAnalogies(dataset=name, split=split) for name in word_analogies or ()}
     if suite is not None:
         chosen = suites.load_suite(suite)
         tasks = _tasks(chosen, tests)

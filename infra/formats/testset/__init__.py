@@ -9,6 +9,7 @@
 :mod:`.selections`           SugarCrepe's, Winoground's and WinoGAViL's own files beside a folder of images
 :mod:`.folders`              a folder of images for each class, as torchvision's ImageFolder
 :mod:`.word_pairs`           WordSim-353's, SimLex-999's, MEN's and other files of rated pairs of words; no images
+:mod:`.word_analogies`       Google's file of analogies, or BATS's folders; no images
 ===========================  ===========================================================================
 
 A form of your own is a subclass of :class:`Form`, in a recipe too: it says which files make a set, and yields samples.
@@ -34,6 +35,7 @@ from infra.formats.testset.texts import (
     read_templates,
 )
 from infra.formats.testset.webdataset import WebDataset
+from infra.formats.testset.word_analogies import WordAnalogies
 from infra.formats.testset.word_pairs import WordPairs
 
 __all__ = [
@@ -54,6 +56,7 @@ __all__ = [
     "WebDataset",
     "WinoGAViL",
     "Winoground",
+    "WordAnalogies",
     "WordPairs",
     "decode_image",
     "find_sets",

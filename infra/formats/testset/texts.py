@@ -52,6 +52,7 @@ KINDS = {
     "visual_question_answering": "the captions of an image are questions, its json has the answers",
     "multiple_choice": "the captions of an image are choices, its json says of which steps",
     "word_similarity": "the captions of a sample are two words, its json has their rating; no images",
+    "word_analogies": "the captions of a sample are words, its json has questions by their numbers; no images",
     "image_caption_selection": "the first caption of an image is right, the others are wrong",
 }
 """Kinds of test sets, as ``dataset_type.txt`` names them; the last is CLIP_benchmark's name of the task."""
