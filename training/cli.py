@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from infra.device import keep_freed_memory
 from infra.errors import CliplineError, ConfigError
 from infra.run.context import Context
 from infra.run.lease import Lease
@@ -56,6 +57,8 @@ def main() -> int:
             world = World.join(
                 shares=config.batch_size // config.cluster.accumulate, timeout_s=config.cluster.collective_timeout_s
             )
+            if world.device.type == "cpu":
+                keep_freed_memory()
             _hold(context, world, stack)
             inputs = _read_inputs(arguments, world)
             config.check_inputs(_names(inputs))
