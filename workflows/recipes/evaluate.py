@@ -18,7 +18,7 @@ from typing import Any
 from evaluation import evaluate, robustness
 from evaluation import suite as suites
 from evaluation.corruptions import Corruptions
-from evaluation.tasks import Corrupted, Retrieval, Task, WordAnalogies, WordSimilarity, ZeroShot
+from evaluation.tasks import Corrupted, Retrieval, Task, ZeroShot
 from infra.errors import UsageError
 from pipelines import adopt
 from pipelines.adopt.published import PUBLISHED
@@ -32,17 +32,14 @@ def workflow(
     suite: str | None = None,  # datacomp, vtab_plus, or a YAML file: sets, their tasks, main metrics and averages
     classification: list[str] | None = None,  # the sets with classes, by name
     captions: list[str] | None = None,  # the sets with captions
-    word_similarity: list[str] | None = None,  # the sets of rated pairs of words
-    word_analogies: list[str] | None = None,  # the sets of questions of four words
+    others: list[str] | None = None,  # any other task with its set, word_similarity:simlex; clipline tasks lists kinds
     corruptions: list[str] | None = None,  # kinds, as fog, or imagenet_c: those with classes are scored under them, too
     shifts: list[str] | None = None,  # of sets, imagenet1k:imagenetv2, or pets:corrupted: effective robustness
     points: str | None = None,  # CSV or JSON of other models' accuracies, a column for each set: the line of shifts
     architecture: str | None = None,  # open_clip's name of a checkpoint file's model
     pretrained: str | None = None,  # tag of weights that open_clip downloads
     split: str = "test",  # of the sets that are named; a suite has its own
-    templates: str
-    | list[str]
-    | None = None,  # prompts with {c} for class or word, or open_clip:imagenet; none: the sets'
+    templates: str | list[str] | None = None,  # prompts with {c} for the class, or open_clip:imagenet; none: the sets'
     classnames: str | list[str] | None = None,  # a name for each class, or open_clip:imagenet; none: the sets'
     prompts: str | None = None,  # file of prompts, also of each class's own; a folder of such files by language
     language: str = "en",  # of the texts
@@ -51,26 +48,24 @@ def workflow(
     seed: int = 0,  # of the resampling that gives the intervals
     gpus: float = 0,  # for each test set; 0.5: two share one
 ) -> Workflow:
-    named = [name for names in (classification, captions, word_similarity, word_analogies) for name in names or ()]
     if corruptions and not classification:
         raise UsageError("corruptions are for sets with classes, by name", fix="--set classification=NAME")
-    if bool(named) == bool(suite):
+    tasks: dict[str, Task] = {f"zeroshot_{name}": ZeroShot(dataset=name, split=split) for name in classification or ()}
+    tasks |= _corrupted(classification or (), corruptions or (), split)
+    tasks |= {f"retrieval_{name}": Retrieval(dataset=name, split=split) for name in captions or ()}
+    tasks |= _by_kind(others or (), split)
+    if bool(tasks) == bool(suite):
         raise UsageError(
             "no test set is named" if suite is None else "test sets are named beside a suite",
             fix="--set suite=NAME, or --set classification=NAME, --set captions=NAME",
         )
-
-    # Model and test sets stay where they are; both are identified by their content.
-    tasks: dict[str, Task] = {f"zeroshot_{name}": ZeroShot(dataset=name, split=split) for name in classification or ()}
-    tasks |= _corrupted(classification or (), corruptions or (), split)
-    tasks |= {f"retrieval_{name}": Retrieval(dataset=name, split=split) for name in captions or ()}
-    tasks |= {f"similarity_{name}": WordSimilarity(dataset=name, split=split) for name in word_similarity or ()}
-    tasks |= {f"words_{name}": WordAnalogies(dataset=name, split=split) for name in word_analogies or ()}
-    if suite is not None:
-        chosen = suites.load_suite(suite)
-        tasks = _tasks(chosen, tests)
+    chosen = None if suite is None else suites.load_suite(suite)
+    if chosen is not None:
+        tasks = _of_suite(chosen, tests)
     texts = {"templates": templates, "classnames": classnames}
     tasks = {name: _with_texts(task, language, texts) for name, task in tasks.items()}
+
+    # Model and test sets stay where they are; both are identified by their content.
     wanted = tuple(dict.fromkeys(task.dataset for task in tasks.values()))
     splits = tuple(dict.fromkeys(split for task in tasks.values() for split in task.splits()))
     testsets = Stage("tests", adopt.run, adopt.Config(path=tests, contents=adopt.TestSets(sets=wanted, splits=splits)))
@@ -92,10 +87,10 @@ def workflow(
         "seed": seed,
     }
     scores = scored(tasks, given, **options)
-    if suite is not None:
+    if chosen is not None:
         inputs = {f"scores_{stage.name}": stage for stage in scores}
         scores.append(Stage("suite", suites.run, suites.Config(suite=chosen), inputs))
-    scores += _robust(scores, shifts or (), points, chosen if suite is not None else None)
+    scores += _robust(scores, shifts or (), points, chosen)
     return Workflow("evaluate", with_inputs(*given.values(), *scores))
 
 
@@ -120,6 +115,21 @@ def _with_texts(task: Task, language: str, texts: Mapping[str, str | list[str] |
     """``task`` in that language, and with these texts of its own if it asks for classes by texts."""
     fields = {name: value for name, value in texts.items() if value is not None and name in type(task).model_fields}
     return task.replace(language=language, **fields)
+
+
+def _by_kind(given: Sequence[str], split: str) -> dict[str, Task]:
+    """The tasks that are named ``KIND:SET``, a user's own among them. Raises UsageError for what names none."""
+    tasks, known = {}, Task.all_members()
+    for one in given:
+        kind, _, name = one.partition(":")
+        if not name or kind not in known:
+            raise UsageError(
+                f"{one!r} names no task with its set",
+                expected=f"KIND:SET, where KIND is one of {', '.join(sorted(known))}" if name else "KIND:SET",
+                fix="--set others=word_similarity:simlex, for example",
+            )
+        tasks[f"{kind}_{name}"] = evaluate.Config(task={"kind": kind, "dataset": name, "split": split}).task
+    return tasks
 
 
 def _corrupted(sets: Sequence[str], kinds: Sequence[str], split: str) -> dict[str, Task]:
@@ -164,7 +174,7 @@ def _robust(
     return [Stage("robustness", robustness.run, config, inputs)] if config else []
 
 
-def _tasks(suite: suites.Suite, tests: str) -> dict[str, Task]:
+def _of_suite(suite: suites.Suite, tests: str) -> dict[str, Task]:
     """A task for each set of the suite that is in ``tests`` and has one. Raises UsageError if none is."""
     there = adopt.test_sets(tests, {entry.split for entry in suite.sets.values()})
     located, known = suite.located(there), Task.all_members()

@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 from running import QUIET, clipline, settings
 
+from evaluation.tasks import LinearProbe, ZeroShot
 from infra.errors import ConfigError, UsageError
 from workflows.recipe import load
 
@@ -147,6 +148,18 @@ def test_prompts_count_by_content_and_bring_the_model_along(given):
     named = build(given, *dials, "templates=open_clip:imagenet", "language=de")
     assert len(named["zeroshot_seen"].config.task.templates) == 80
     assert named["retrieval_holdout"].config.task.language == "de"
+
+
+def test_any_task_is_named_with_its_set(given):
+    others = '["linear_probe:seen", "zeroshot_classification:unseen"]'
+    made = build(given, f"others={others}", f"model={given / 'model'}", "split=val")
+    assert made["zeroshot_classification_unseen"].config.task == ZeroShot(dataset="unseen", split="val")
+    assert made["linear_probe_seen"].config.task == LinearProbe(dataset="seen", split="val")
+    assert made["tests"].config.contents.splits == ("val", "train")
+    for wrong, words in (("no_such:seen", "linear_probe"), ("linear_probe", "KIND:SET")):
+        with pytest.raises(UsageError, match="names no task with its set") as caught:
+            build(given, f"others={wrong}", f"model={given / 'model'}")
+        assert words in str(caught.value)
 
 
 def test_a_suite_with_probes_embeds_their_training_split(given):
