@@ -198,10 +198,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--objective", choices=tuple(OBJECTIVES), default="vilt")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--kinds", nargs="+", choices=tuple(kind for kinds in SETS.values() for kind in kinds))
-    parser.add_argument("--groups", type=int, default=5000, help="of each kind, to learn from")
+    parser.add_argument("--groups", type=int, default=3000, help="of each kind, to learn from")
     parser.add_argument("--tested", type=int, default=150, help="groups of each kind")
-    parser.add_argument("--pretrain", type=int, default=6_400, help="samples of the fusion model, before the answers")
-    parser.add_argument("--samples", type=int, default=96_000, help="samples of learning the answers")
+    parser.add_argument("--pretrain", type=int, default=3_200, help="samples of the fusion model, before the answers")
+    parser.add_argument("--samples", type=int, default=448_000, help="samples of learning the answers")
     parser.add_argument("--without-probe", action="store_true")
     args = parser.parse_args(arguments)
     kinds = args.kinds or SETS[args.set]
