@@ -11,9 +11,7 @@ model asked for all phrases together. The bar is above both, with intervals of t
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,30 +21,15 @@ from evaluation.embedded import Embedded
 from evaluation.tasks import Localisation
 from infra.encoder import Way
 from infra.encoder.open_clip import OpenClipEncoder, load_encoder
-from infra.formats.shards import TarWriter
 from infra.formats.testset import EvalSet
 from infra.measures import Mean
+from infra.run.context import Context
 from infra.store import LocalStore
 from tests.benchmarks import captions
-from workflows.demo import drawing, images
-from workflows.demo.compositions import Composition, pair
-from workflows.demo.scenes import compose, name
-from workflows.demo.website import TEST_SEEDS
+from workflows.demo import testset as demo
+from workflows.demo.scenes import compose
 
 WAYS: tuple[Way, ...] = ("value", "attention")
-
-
-def write(folder: Path, shown: Sequence[Composition], side: int) -> None:
-    """The test set ``boxes``: two phrases an image, each with its box."""
-    (folder / "boxes/test").mkdir(parents=True)
-    (folder / "boxes/dataset_type.txt").write_text("localisation")
-    (folder / "boxes/test/nshards.txt").write_text("1")
-    with (folder / "boxes/test/0.tar").open("wb") as sink, TarWriter(sink) as tar:
-        for number, one in enumerate(shown):
-            phrases = "\n".join(f"a {name(item.shape, item.colour)}" for item in one.items)
-            tar.add(f"{number:06d}.txt", phrases.encode())
-            tar.add(f"{number:06d}.json", json.dumps({"boxes": drawing.boxes(one, side)}).encode())
-            tar.add(f"{number:06d}.jpg", images.encode(drawing.render_composition(one, side), "jpeg"))
 
 
 def seen(folder: Path, encoder: OpenClipEncoder) -> Embedded:
@@ -85,14 +68,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--samples", type=int, default=60_000, help="seen in training")
     parser.add_argument("--tested", type=int, default=300, help="images of two shapes")
     args = parser.parse_args(arguments)
-    shown = [pair("attribute", 9 * TEST_SEEDS + number)[0] for number in range(args.tested)]
     with tempfile.TemporaryDirectory(prefix="clipline-bench-") as scratch:
         work = Path(scratch)
-        write(work / "tests", shown, 96)
+        demo.run(demo.Config(boxes=args.tested, image_size=96), {}, Context(str(work / "tests")))
         captions.write(work / "shards", [compose(number) for number in range(args.scenes)])
         for seed in args.seeds:
             model = captions.clip(work, work / "shards", seed, args.samples)
-            data = seen(work / "tests", load_encoder(model))
+            data = seen(work / "tests/data", load_encoder(model))
             for way in WAYS:
                 report(seed, way, data)
 

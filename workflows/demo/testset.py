@@ -10,6 +10,7 @@
   ``unseen`` shows pairs of colour and shape that training never does; ``train`` is to learn from, as shards, too
 - ``reasons``, on request: questions with four answers and four reasons each (VCR's form), see ``reasons.py``
 - ``pairs``, on request: statements about two images, which lie side by side in one, see ``pairs.py``; the same splits
+- ``boxes``, on request: images of two shapes, a phrase and a box for each: where is the red circle?
 - ``word_pairs`` and ``word_analogies``, on request: words of captions alone, no images, see ``words.py``
 """
 
@@ -65,6 +66,7 @@ class Config(StageConfig):
         0, ge=0, description="groups of images of each kind of question in the splits test and unseen; 0: no such sets"
     )
     questions_to_learn: int = Field(0, ge=0, description="groups of images of each kind of question to learn from")
+    boxes: int = Field(0, ge=0, description="images of two shapes with the box of each; 0: no such set")
     words: bool = Field(False, description="sets of words without images, rated pairs and analogies, too")
     image_size: int = Field(128, ge=32, description="side of an image, pixels")
 
@@ -101,6 +103,10 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
         context.check()
     if config.questions:
         counts |= _write_questions(config, context)
+    if config.boxes:
+        counts["boxes"] = config.boxes
+        context.output.write("data/boxes/dataset_type.txt", b"localisation\n")
+        _write(context.output, "boxes", _boxed(config), config.boxes, config.image_size)
     if config.words:
         _write_words(context.output)
     return context.finish(facts={"images": counts})
@@ -180,6 +186,16 @@ def _one_by_one(config: Config) -> Iterator[tuple[Composition, dict[str, str]]]:
     for _, category, both in _pairs(config):
         for one, other in (both, both[::-1]):
             yield one, {"txt": f"{one.caption}\n{other.caption}", "json": json.dumps({"category": category})}
+
+
+def _boxed(config: Config) -> Iterator[tuple[Composition, dict[str, str]]]:
+    """The form of localisation: a phrase a line, and the box of what it names."""
+    from workflows.demo import drawing
+
+    for number in range(config.boxes):
+        shown, _ = pair("attribute", 9 * TEST_SEEDS + number)
+        phrases = [f"a {name(item.shape, item.colour)}" for item in shown.items]
+        yield shown, {"txt": "\n".join(phrases), "json": json.dumps({"boxes": drawing.boxes(shown, config.image_size)})}
 
 
 def _in_groups(

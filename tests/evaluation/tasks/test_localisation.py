@@ -16,7 +16,9 @@ from evaluation.tasks import Localisation
 from infra.encoder.patches import patch_features
 from infra.errors import DataError
 from infra.formats.testset import EvalSet
-from workflows.demo import drawing
+from infra.run.context import Context
+from infra.run.manifest import Artifact
+from workflows.demo import drawing, testset
 from workflows.demo.compositions import pair
 
 PHRASES = [["one"], ["one", "two"], ["two", "three"], ["three"]]
@@ -121,3 +123,17 @@ def test_patches_by_value_attend_to_themselves_alone():
     assert mixed.flatten(1, 2).numpy() == pytest.approx(torch.nn.functional.normalize(both, dim=-1).numpy(), abs=1e-6)
     with pytest.raises(DataError, match="no place among its texts"):
         patch_features(torch.nn.Linear(2, 2), images, "value", "it")
+
+
+def test_the_demos_boxes_are_of_what_their_phrases_name(tmp_path):
+    few = dict.fromkeys(("seen_per_class", "unseen_per_class", "captioned", "compositions", "analogies"), 1)
+    context = Context(tmp_path)
+    manifest = testset.run(testset.Config(**few, boxes=3, image_size=64), {}, context)
+    examples = EvalSet.open(Artifact(context.store, manifest), "boxes", "test")
+    assert (examples.kind, len(list(examples))) == ("localisation", 3)
+    for number, sample in enumerate(examples):
+        shown, _ = pair("attribute", 9 * testset.TEST_SEEDS + number)
+        assert sample.image.size == (64, 64)
+        assert sample.captions == tuple(f"a {item.colour} {item.shape}" for item in shown.items)
+        middles = [(left + wide / 2, top + high / 2) for left, top, wide, high in json.loads(sample.metadata)["boxes"]]
+        np.testing.assert_allclose(middles, [np.multiply(item.place, 64) for item in shown.items], atol=4)
