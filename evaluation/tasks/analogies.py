@@ -20,7 +20,7 @@ __all__ = ["Analogies"]
 
 
 class Analogies(Task):
-    """Recall of the images that another word for one attribute asks for; a row per attribute, and one per question."""
+    """Image analogies (blue car - blue + red): recall of what another word asks for; rows by attribute and question."""
 
     kind: ClassVar[str] = "analogies"
     implementation: ClassVar[str] = "evaluation.tasks.work.analogies:measure"

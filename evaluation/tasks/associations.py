@@ -18,7 +18,7 @@ __all__ = ["Associations"]
 
 
 class Associations(Task):
-    """``avg_jaccard_score`` over all cues, and ``jaccard_score_10`` of those of ten candidates, as DataComp has them.
+    """WinoGAViL: ``avg_jaccard_score`` of all cues, and DataComp's ``jaccard_score_10`` of those of ten candidates.
 
     Those of 5 to 6 and of 10 to 12 candidates are together, too: ``jaccard_score_5-6``, ``jaccard_score_10-12``. Images
     that score level are taken at random, and a cue's score is the expectation. ``chance`` in the facts is what guessing

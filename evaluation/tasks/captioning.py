@@ -13,7 +13,7 @@ __all__ = ["Captioning"]
 
 
 class Captioning(Task):
-    """``CIDEr`` (CIDEr-D) and ``Bleu_4`` of a written caption, with the image's captions as references.
+    """Captioning: ``CIDEr`` (CIDEr-D) and ``Bleu_4`` of a written caption, with the image's captions as references.
 
     ``CIDEr_other_image`` is the baseline: the same captions with the references of other images. Only CoCa models and
     those trained with the objective ``clipcap`` can be measured.

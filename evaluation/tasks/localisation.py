@@ -17,7 +17,7 @@ __all__ = ["Localisation"]
 
 
 class Localisation(Task):
-    """``pointing_acc``: is the centre of the patch most like the phrase inside its box? Beside it two baselines.
+    """Localisation: ``pointing_acc``, the share of phrases whose likest patch has its centre inside their box.
 
     ``centre_acc`` points at the middle of every image, ``blind_acc`` at the patch that is most like all phrases of the
     set together. Models whose image tower is a ViT of open_clip can be measured.

@@ -12,7 +12,7 @@ __all__ = ["Matching"]
 
 
 class Matching(Task):
-    """``itm_acc``: over an image's captions and the likeliest wrong one, half each; ``mlm_acc1``: over masked words.
+    """Fusion: ``itm_acc`` over an image's captions and the likeliest wrong one, half each; ``mlm_acc1`` of words.
 
     The wrong caption is the nearest by the two encoders. ``mlm_acc1_other_image`` is the baseline: the words are
     guessed beside another image of the set. Only models trained with the objectives ``albef`` or ``vilt``

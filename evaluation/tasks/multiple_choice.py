@@ -12,7 +12,7 @@ __all__ = ["MultipleChoice"]
 
 
 class MultipleChoice(Task):
-    """``acc``: the share of images of which the right choice of every step has the highest score.
+    """Multiple choice (VCR): ``acc``, the share of images whose right choice has the highest score in every step.
 
     The captions of an image are all choices, each a whole text: the question with an answer; the question, its answer
     and a reason. Its ``json`` names the steps in their order, with the number of choices, of which the first is right:

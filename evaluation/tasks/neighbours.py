@@ -12,7 +12,7 @@ __all__ = ["NearestNeighbours"]
 
 
 class NearestNeighbours(Task):
-    """Each neighbour votes for its class with weight exp(cosine / temperature) (Wu et al., 2018; DINO)."""
+    """k nearest neighbours, whose votes weigh exp(cosine / temperature) (Wu et al., 2018; DINO)."""
 
     kind: ClassVar[str] = "knn"
     implementation: ClassVar[str] = "evaluation.tasks.work.neighbours:measure"

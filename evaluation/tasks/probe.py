@@ -12,7 +12,7 @@ __all__ = ["FewShot", "LinearProbe"]
 
 
 class LinearProbe(Task):
-    """Logistic regression by L-BFGS, its L2 penalty the best on a part of the training split, then fitted on all.
+    """Linear probe: logistic regression by L-BFGS, its L2 penalty chosen on a part of the training split.
 
     Of several classes an image there is a regression for each class, and ``lp_mean_average_precision``.
     """
@@ -31,7 +31,7 @@ class LinearProbe(Task):
 
 
 class FewShot(Task):
-    """The same from ``shots`` images of each class, the mean over several draws of them."""
+    """Few-shot linear probe, from ``shots`` images of each class: mean accuracy over several draws of them."""
 
     kind: ClassVar[str] = "few_shot"
     implementation: ClassVar[str] = "evaluation.tasks.work.probes:few_shot"

@@ -20,7 +20,7 @@ __all__ = ["Retrieval"]
 
 
 class Retrieval(Task):
-    """Recall and median rank in both directions; a row per query, and one per language with intervals."""
+    """Retrieval in both directions, recall and median rank; a row per query, and one per language with intervals."""
 
     kind: ClassVar[str] = "zeroshot_retrieval"
     implementation: ClassVar[str] = "evaluation.tasks.work.retrieval:measure"

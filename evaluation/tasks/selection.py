@@ -20,7 +20,7 @@ __all__ = ["ImageCaptionSelection"]
 
 
 class ImageCaptionSelection(Task):
-    """Winoground's text, image and group score and the group match; ``acc`` alone where every image is alone."""
+    """Winoground's text, image and group score and the group match; ``acc`` where there are no groups (SugarCrepe)."""
 
     kind: ClassVar[str] = "image_caption_selection"
     implementation: ClassVar[str] = "evaluation.tasks.work.selection:measure"

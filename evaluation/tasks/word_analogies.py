@@ -10,7 +10,7 @@ __all__ = ["WordAnalogies"]
 
 
 class WordAnalogies(Templated):
-    """Share of questions whose fourth word is found from three: ``acc_3cosadd``, ``acc_3cosmul``; a row by section.
+    """Word analogies: questions whose fourth word is found, ``acc_3cosadd``, ``acc_3cosmul``; rows by section.
 
     Only the text tower is asked. The three words given are no answers. ``acc_only_c`` is the baseline that takes the
     word nearest to the third and knows nothing of the first two. Words that score level count as guessing among them.

@@ -10,7 +10,7 @@ __all__ = ["WordSimilarity"]
 
 
 class WordSimilarity(Templated):
-    """``spearman``: rank correlation of the cosines of pairs of words with people's ratings of them.
+    """Word similarity: ``spearman``, the rank correlation of the cosines of pairs of words with people's ratings.
 
     Only the text tower is asked. Equal values share the mean of their ranks; where all are equal, the correlation is 0.
     The interval is of other pairs. A ``category`` of the pairs, as their part of speech, makes a table by category.

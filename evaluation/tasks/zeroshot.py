@@ -19,7 +19,7 @@ def _named(groups: Any) -> Any:  # noqa: ANN401 - what pydantic is given
 
 
 class ZeroShot(ByTexts):
-    """Accuracy, mean per-class recall and calibration; a row per image (to compare two runs pairwise), one per class.
+    """Zero-shot accuracy, mean per-class recall and calibration; a row per image (to compare two runs) and class.
 
     With ``groups`` also the accuracy of the worst group of images, and a row per group. Where images have any number of
     classes, mean average precision.

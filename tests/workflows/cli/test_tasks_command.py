@@ -62,7 +62,7 @@ def given(tmp_path) -> Path:
 
 def test_tasks_are_listed_with_their_fields():
     text = call()
-    assert "zeroshot_retrieval  Recall and median rank" in text
+    assert "zeroshot_retrieval  Retrieval in both directions, recall and median rank" in text
     assert "measures mean_recall@1, over images and captions" in text
     listed = json.loads(call("--json"))["tasks"]
     assert {"zeroshot_classification", "linear_probe", "analogies", "matching"} <= set(listed)
