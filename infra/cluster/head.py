@@ -10,7 +10,15 @@ import socket
 import subprocess
 import sys
 
-__all__ = ["why_unreachable"]
+__all__ = ["TOKEN", "WANTS_TOKEN", "why_unreachable"]
+
+WANTS_TOKEN = "wants a token"
+TOKEN = "RAY_AUTH_MODE=token, and the cluster's token in RAY_AUTH_TOKEN or ~/.ray/auth_token"
+"""The environment in which a cluster that wants a token is joined.
+
+Where ``ray start`` finds a token, and Ray writes one wherever it once ran alone, its cluster wants it; a client that is
+given an address sends none unless it is told to.
+"""
 
 _TIMEOUT_S = 15.0  # most of it for the import of Ray on a busy machine
 _ASK = """
@@ -47,4 +55,5 @@ def why_unreachable(address: str, timeout_s: float = _TIMEOUT_S) -> str:
         return f"{address} did not answer as a Ray head within {timeout_s:g} s"
     if asked.returncode == 0:
         return ""
-    return f"{address}: {(asked.stderr.strip().splitlines() or ['no answer'])[-1]}"
+    said = (asked.stderr.strip().splitlines() or ["no answer"])[-1]
+    return f"{address} {WANTS_TOKEN}" if said.startswith("AuthenticationError") else f"{address}: {said}"

@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
+from infra.cluster.head import TOKEN
 from infra.errors import CliplineError, UsageError, redact
 
 __all__ = ["Job", "JobServer", "is_exposed"]
@@ -116,7 +117,7 @@ class JobServer:
             raise CliplineError(
                 f"the job server at {self.address} wants a token",
                 found=str(error).partition("\n")[0],
-                fix="RAY_AUTH_MODE=token, and the cluster's token in RAY_AUTH_TOKEN or ~/.ray/auth_token",
+                fix=TOKEN,
             ) from error
         except (OSError, RuntimeError) as error:  # of requests, and of Ray for an answer it did not expect
             raise CliplineError(f"the job server at {self.address} failed", found=str(error)) from error

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.text import Text
 
+from infra.cluster.head import TOKEN, WANTS_TOKEN
 from infra.errors import CliplineError, redact
 from infra.extras import install
 from infra.store import Store, open_store
@@ -114,9 +115,9 @@ def check_ready(plans: Sequence[Plan]) -> None:
     ray = ray_cluster()
     if ray.verdict == "bad":
         raise CliplineError(
-            "no Ray cluster answers at RAY_ADDRESS",
+            "no Ray cluster can be joined at RAY_ADDRESS",
             found=ray.detail,
-            fix="start it, or unset RAY_ADDRESS to start one here",
+            fix=TOKEN if WANTS_TOKEN in ray.detail else "start it, or unset RAY_ADDRESS to start one here",
         )
 
 

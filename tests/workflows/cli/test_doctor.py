@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -79,6 +80,17 @@ def test_a_ray_head_that_answers_is_fine(tmp_path, monkeypatch, ray_cluster):
 
 
 @pytest.mark.long
+def test_a_head_that_wants_a_token_is_told_from_one_that_is_none(clipline, tmp_path, monkeypatch, ray_cluster):
+    """As ``ray start`` does where Ray once wrote one; whoever names its address has to say so."""
+    import ray
+
+    recipe = Path(__file__).parents[1] / "toy_recipe.py"
+    monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    told = clipline("run", str(recipe), "--root", str(tmp_path), code=1).stderr
+    assert "wants a token" in told and "fix: RAY_AUTH_MODE=token" in told and "unset RAY_ADDRESS" not in told
+
+
 @pytest.mark.parametrize(
     ("address", "reason"),
     [
