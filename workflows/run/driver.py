@@ -22,7 +22,7 @@ import ray
 from ray.exceptions import RayError
 
 from infra.cluster import backoff
-from infra.cluster.failures import is_transient, original
+from infra.cluster.failures import is_transient, original, trace
 from infra.cluster.mailbox import mailbox
 from infra.errors import CliplineError, DeadlineError, LeaseHeld, LeaseLost, Preempted, StageFailed
 from infra.events import Event, Listener, Log, StageCached, StageFinished, StageStarted
@@ -307,7 +307,7 @@ class Driver:
                 stage=stage.name,
                 attempt=one.tries,
                 error=f"{type(cause).__name__}: {cause}",
-                trace=_COLOUR.sub("", str(error)),
+                trace=_COLOUR.sub("", trace(error)),
                 preempted=isinstance(cause, Preempted),
                 will_retry=again,
                 seconds=time.monotonic() - attempt.started,
