@@ -25,7 +25,7 @@ Ints = NDArray[np.int64]
 
 def measure(task: WordAnalogies, data: Embedded) -> Scores:
     """The accuracies of all questions, by section and by category. Raises DataError for a set of another kind."""
-    data.check_kind(task.kind, "word analogies")
+    data.check_kind(task.needs[0], "word analogies")
     questions, section = _questions(data)
     found = answered(word_vectors(data, task.templates), questions)
     # A pair is asked of by many others: what is drawn anew for an interval are the pairs.

@@ -22,7 +22,7 @@ __all__ = ["measure"]
 
 def measure(task: WordSimilarity, data: Embedded) -> Scores:
     """The correlation of all pairs, and by category. Raises DataError for a set of another kind."""
-    data.check_kind(task.kind, "rated pairs of words")
+    data.check_kind(task.needs[0], "rated pairs of words")
     pairs, ratings = _pairs(data)
     vectors = word_vectors(data, task.templates)
     # Pair by pair, so that equal pairs have equal cosines to the last bit.

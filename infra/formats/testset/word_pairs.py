@@ -69,6 +69,10 @@ class Columns:
     category: int | None
     tagged: bool  # words end in -n, -v, -j: their parts of speech, which are the category
 
+    def __str__(self) -> str:
+        ratings = " and ".join(str(at + 1) for at in self.ratings)
+        return f"columns {self.words[0] + 1} and {self.words[1] + 1} as words and {ratings} as rating"
+
 
 class WordPairs(Form):
     """A file of pairs of words with ratings; it has no images."""
@@ -100,12 +104,12 @@ class WordPairs(Form):
         path = min(files.paths, key=self._rank)
         lines, place = _lines(files.store, path), files.store.locate(path)
         columns = self._columns([line for _, line in lines], place)
-        good = sum(isinstance(one, Packed) for one in _samples(files.store, columns, path))
-        if 2 * good <= len(lines):
+        good = [isinstance(one, Packed) for one in _samples(files.store, columns, path)]
+        if 2 * sum(good) <= len(good):
             raise DataError(
                 f"{place} is no file of rated pairs of words",
                 expected=self.layout,
-                found=f"{good} of {len(lines)} lines that are, as {columns}",
+                found=f"{sum(good)} of {len(good)} lines that are, by {columns}",
                 fix="name its columns by forms, kind word_pairs, with words and rating",
             )
         return EvalSet(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import evaluation_samples as samples
 import numpy as np
 import pyarrow.parquet as pq
@@ -64,6 +66,20 @@ def test_cosines_are_ranked_as_scipy_ranks_them_by_category_too(tmp_path):
     )
     assert scores.facts["left_out"] == {"too few fields": 1}
     assert scores.tables["left_out"]["found"] == ["half"]
+
+
+class Verbs(WordSimilarity):
+    def evaluate(self, data):
+        scores = super().evaluate(data)
+        return replace(scores, metrics=scores.groups["categories"]["V"])
+
+
+def test_a_task_of_ones_own_may_be_one_of_these(tmp_path):
+    text = "a,b,V,1\nc,b,V,2\na,c,V,3\na,b,N,9\n"
+    vectors = {"a": [1, 0], "b": [0, 1], "c": [1, 1]}
+    examples = EvalSet.open(written(tmp_path, text), "words", "test")
+    scores = Verbs(dataset="words").evaluate(embedded(examples, lambda *_: [1, 0], vectors.get))
+    assert scores.metrics["spearman"].value == pytest.approx(spearmanr([0, 0.5**0.5, 0.5**0.5], [1, 2, 3]).statistic)
 
 
 def test_a_model_is_asked_from_file_to_score_in_prompts_too(model, tmp_path):

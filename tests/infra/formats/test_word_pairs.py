@@ -84,12 +84,22 @@ def test_columns_and_files_of_other_names_are_told(tmp_path):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "word1,word2,freq,length\na,b,1,2\nc,d,3,4\n", "a,b\nc,d\n", "a,b,1\nc,,2\nd,,3\ne,,4\n", "1,2,3\n4,5,6\n"],
+    [
+        "",
+        "word1,word2,freq,length\na,b,1,2\nc,d,3,4\n",
+        "a,b\nc,d\n",
+        "a,mostly,1\nc,,2\nd,,3\ne,,4\n",
+        "1,2,3\n4,5,6\n",
+    ],
     ids=["empty", "several-numbers", "no-number", "mostly-bad", "no-words"],
 )
 def test_files_of_something_else_are_refused(tmp_path, text):
-    with pytest.raises(DataError, match=r"rated pairs|words with ratings"):
+    with pytest.raises(DataError, match=r"rated pairs|words with ratings") as caught:
         pairs(tmp_path, "combined.csv", text)
+    assert (
+        "mostly" not in text
+        or "1 of 4 lines that are, by columns 1 and 2 as words and 3 as rating" in caught.value.found
+    )
 
 
 def test_of_several_files_the_whole_set_is_read(tmp_path):
