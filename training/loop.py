@@ -264,10 +264,14 @@ class Trainer:
             self.objective.position = self.towers.position.samples = position
             self.objective.taught = {name: kept[rows] for name, kept in taught.items()}
             with self.precision.autocast(self.world.device):
-                inputs = self.towers.normalise(images[rows]) if self.locked is None else locked[rows]
+                inputs = self._inputs(images[rows]) if self.locked is None else locked[rows]
                 return self.model(inputs, texts[rows])
 
         return encode
+
+    def _inputs(self, images: torch.Tensor) -> torch.Tensor:
+        """Return what the objective reads of a batch's images: pixels normalised, or regions as they are."""
+        return self.towers.normalise(images) if self.loader.regions is None else images
 
     def _log(self, rate: float, norm: torch.Tensor) -> None:
         meters, cosines = self._collect()
@@ -447,7 +451,7 @@ def _prepare(config: Config, inputs: Inputs, world: World) -> Parts:
         pretrained=inputs.models.get("pretrained"),
         grad_checkpointing=config.cluster.grad_checkpointing,
     )
-    loading = config.loading
+    loading, regions = config.loading, config.objective.regions()
     samples = Samples(
         list(inputs.sources.values()),
         world,
@@ -458,13 +462,14 @@ def _prepare(config: Config, inputs: Inputs, world: World) -> Parts:
         caption_key=config.data.caption_key,
         balance=config.data.balance,
         concepts=config.data.batches.column if config.data.batches else None,
+        regions=regions,
         folder=Path(loading.cache_folder) if loading.cache_folder else None,
         disk_bytes=int(loading.disk_cache_gb * 1e9) if loading.disk_cache_gb else None,
     )
     if len(samples) < config.batch_size:
-        raise DataError(
-            "the shards hold less than one batch", expected=f">= {config.batch_size}", found=f"{len(samples)} samples"
-        )
+        of = f" with a caption and {', '.join(regions.members)}" if regions else ""
+        expected, found = f">= {config.batch_size}", f"{len(samples)} samples{of}"
+        raise DataError("the shards hold less than one batch", expected=expected, found=found)
     weights = config.data.weights
     plain = Sampler(
         samples.counts,

@@ -39,6 +39,12 @@ class FusionEncoder:
     """A :class:`infra.encoder.Matcher` of open_clip's ``encoder`` and the fusion encoder trained with it."""
 
     def __init__(self, encoder: OpenClipEncoder, fusion: FusionModel, answers: Sequence[str] = ()) -> None:
+        if fusion.reads != "pixels":
+            raise DataError(
+                f"the fusion encoder of {encoder.name} reads {fusion.reads}, and test sets have pixels",
+                expected="a model trained with the objective albef, vilt or vqa",
+                fix="score pairs with training.objectives.vilbert.load",
+            )
         self.encoder, self.fusion, self.answers = encoder, fusion.to(encoder.device).eval(), tuple(answers)
 
     def match(self, images: Iterable[Image], texts: Iterable[Sequence[str]]) -> NDArray[np.float32]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from infra.fusion.towers import text_tower
 if TYPE_CHECKING:
     from infra.fusion.network import Layout
 
-__all__ = ["FusionModel", "parameters_of"]
+__all__ = ["FusionModel", "linear_in_fp32", "parameters_of"]
 
 
 class FusionModel(nn.Module, ABC):
@@ -25,6 +25,9 @@ class FusionModel(nn.Module, ABC):
     stay loadable by open_clip. The word head shares the text tower's embedding, so it has only a bias per word. Heads
     are made on request only, because DDP waits for the gradients of all weights.
     """
+
+    reads: ClassVar[str] = "pixels"
+    """What it takes for an image: ``pixels``, or the table of its ``regions`` (:mod:`infra.formats.regions`)."""
 
     match_head: nn.Linear | None
     answer_head: nn.Sequential | None
@@ -71,11 +74,11 @@ class FusionModel(nn.Module, ABC):
     def match(self, fused: Tensor, ends: Tensor) -> Tensor:
         """Return logits (t,) that text and image match, read at the texts' last tokens; at least fp32."""
         assert self.match_head is not None, "made without matching"
-        return _logits(fused[ends], self.match_head.weight, self.match_head.bias).squeeze(-1)
+        return linear_in_fp32(fused[ends], self.match_head.weight, self.match_head.bias).squeeze(-1)
 
     def words(self, fused: Tensor, embedding: Tensor) -> Tensor:
         """Return logits (k, vocabulary) of the words at tokens ``fused`` (k, width); at least fp32."""
-        return _logits(self.word_head(fused), embedding, self.word_bias)
+        return linear_in_fp32(self.word_head(fused), embedding, self.word_bias)
 
     def answers(self, fused: Tensor, ends: Tensor) -> Tensor:
         """Return logits (t, answers) of the answers to the texts, read at their last tokens; at least fp32.
@@ -87,7 +90,7 @@ class FusionModel(nn.Module, ABC):
         x = fused[ends.view(self.images, -1).T].flatten(1)
         for layer in hidden:
             x = layer(x)
-        return _logits(x, last.weight, last.bias)  # type: ignore[arg-type]
+        return linear_in_fp32(x, last.weight, last.bias)  # type: ignore[arg-type]
 
 
 def parameters_of(parts: Iterable[nn.Module | nn.Parameter | None]) -> list[nn.Parameter]:
@@ -98,7 +101,7 @@ def parameters_of(parts: Iterable[nn.Module | nn.Parameter | None]) -> list[nn.P
     return found
 
 
-def _logits(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def linear_in_fp32(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Return a linear layer's output in at least fp32, also under autocast."""
     with torch.autocast(x.device.type, enabled=False):
         x, weight, bias = (part.to(torch.promote_types(part.dtype, torch.float32)) for part in (x, weight, bias))

@@ -16,7 +16,7 @@ from infra.device import to_device
 from infra.fusion.heads import FusionModel
 from infra.fusion.towers import Widths, encode_images, encode_texts
 
-__all__ = ["Fusion", "Layout", "token_places"]
+__all__ = ["Fusion", "FusionBlock", "Layout", "token_places"]
 
 
 class Layout:
@@ -66,7 +66,7 @@ class Fusion(FusionModel):
         images: int = 1,
     ) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(_Block(widths, (3 * layers) ** -0.5) for _ in range(layers))
+        self.blocks = nn.ModuleList(FusionBlock(widths, (3 * layers) ** -0.5) for _ in range(layers))
         self.norm = nn.LayerNorm(widths.text)
         heads: dict[str, Any] = {"vocabulary": vocabulary, "matching": matching, "answers": answers, "images": images}
         self.add_heads(widths.text, widths.text, **heads)
@@ -97,8 +97,8 @@ class Fusion(FusionModel):
         return fused
 
 
-class _Block(nn.Module):
-    """A pre-norm block of self-attention, cross-attention to the image and an MLP."""
+class FusionBlock(nn.Module):
+    """A pre-norm block of self-attention, cross-attention to the image (or whatever is read beside) and an MLP."""
 
     def __init__(self, widths: Widths, damp: float) -> None:
         super().__init__()
@@ -115,14 +115,29 @@ class _Block(nn.Module):
         nn.init.normal_(self.cross_image.weight, std=widths.image**-0.5)
         nn.init.normal_(self.mlp_in.weight, std=(2 * width) ** -0.5)
 
-    def forward(self, x: Tensor, layout: Layout, images: Tensor, image_of: Tensor) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        layout: Layout,
+        images: Tensor,
+        image_of: Tensor | None = None,
+        real: Tensor | None = None,
+    ) -> Tensor:
+        """Tokens ``x`` of several texts and ``images`` (i, n, width): same shape as ``x``.
+
+        ``image_of`` (t,) is the number of each text's image, without it each has its own. ``real`` (i, 1, 1, n) says
+        which tokens of an image there are; without it all.
+        """
         query, key, value = self._split(layout.rows(self.self_in(self.self_norm(x))), 3)
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=layout.real)
         x = x + self.self_out(layout.tokens(_join(attended)))
         # An image has more tokens than a text and is paired with several texts: its keys and values are computed once.
-        key, value = (part[image_of] for part in self._split(self.cross_image(images), 2))
+        key, value = self._split(self.cross_image(images), 2)
+        if image_of is not None:
+            key, value = key[image_of], value[image_of]
         (query,) = self._split(layout.rows(self.cross_query(self.cross_norm(x))), 1)
-        x = x + self.cross_out(layout.tokens(_join(F.scaled_dot_product_attention(query, key, value))))
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=real)
+        x = x + self.cross_out(layout.tokens(_join(attended)))
         out: Tensor = x + self.mlp_out(F.gelu(self.mlp_in(self.mlp_norm(x))))
         return out
 

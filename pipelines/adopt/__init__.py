@@ -18,6 +18,7 @@ from pipelines.adopt.contents import (
 )
 from pipelines.adopt.embeddings import Embeddings, Weights
 from pipelines.adopt.prompts import Prompts
+from pipelines.adopt.regions import RegionShards
 from pipelines.adopt.stage import run
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "Model",
     "Pairs",
     "Prompts",
+    "RegionShards",
     "Selection",
     "Shards",
     "TestSets",

@@ -18,6 +18,7 @@ from infra.formats.architecture import CONFIG, check_fits, read_model_config
 from infra.formats.shards import IMAGE_EXTENSIONS, dotted_name_hint, read_samples, tars_among
 from infra.formats.testset import Form, SetFiles, find_sets, known_forms
 from infra.formats.weights import ENDINGS, in_order, read_shapes
+from infra.run.manifest import Funnel
 from infra.store import Store
 from infra.store.listing import absolute
 from infra.store.listing import listed as listed_at
@@ -55,6 +56,10 @@ class Contents(Choice):
     @abstractmethod
     def check(self, store: Store, paths: Sequence[str]) -> dict[str, int]:
         """Rows of each file, where that is known. Raises DataError for files that are not what they should be."""
+
+    def judge(self, store: Store, paths: Sequence[str]) -> tuple[dict[str, int], Funnel | None]:
+        """Return what :meth:`check` does, and how many rows are of use, where each is looked at."""
+        return self.check(store, paths), None
 
 
 class Images(Contents):

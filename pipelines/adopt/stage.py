@@ -15,13 +15,14 @@ __all__ = ["run"]
 def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Manifest:
     """No inputs. Raises DataError for files that are not what they should be or that changed since planning."""
     store, real = config.store, config.real_path
-    rows = config.contents.check(store, [real(path) for path in config.files])
-    facts = store.facts([real(path) for path in config.files])
+    rows, funnel = config.contents.judge(store, [real(path) for path in config.files])
+    found = store.facts([real(path) for path in config.files])
     for path, content in config.files.items():
-        if facts[real(path)] != (content.bytes, content.etag):
+        if found[real(path)] != (content.bytes, content.etag):
             raise DataError(f"{store.locate(real(path))} changed while it was adopted", fix="run again")
     files = [
         File(path=f"data/{path}", bytes=one.bytes, sha256=one.sha256, etag=one.etag, rows=rows.get(real(path)))
         for path, one in config.files.items()
     ]
-    return context.finish(adopted=files, facts={"files": len(files), "bytes": sum(file.bytes for file in files)})
+    facts = {"files": len(files), "bytes": sum(file.bytes for file in files)}
+    return context.finish(adopted=files, funnel=funnel, facts=facts)

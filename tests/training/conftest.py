@@ -48,5 +48,23 @@ def shards(tmp_path_factory: pytest.TempPathFactory, make_shards: Callable[..., 
 
 
 @pytest.fixture(scope="session")
+def region_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Regions of 40 of the demo's images with captions, in 2 tars; tests only read them."""
+    from infra.formats.shards import TarWriter
+    from workflows.demo.compositions import pair
+    from workflows.demo.regions import members
+
+    folder = tmp_path_factory.mktemp("regions")
+    images = [one for number in range(20) for one in pair("attribute", number)]
+    for shard in range(2):
+        with (folder / f"{shard:05d}.tar").open("wb") as sink, TarWriter(sink) as tar:
+            for number, image in enumerate(images[20 * shard :][:20]):
+                for extension, data in members(image).items():
+                    tar.add(f"{number:05d}.{extension}", data)
+                tar.add(f"{number:05d}.txt", image.caption.encode())
+    return folder
+
+
+@pytest.fixture(scope="session")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> Ranks:
     return Ranks(tmp_path_factory.mktemp("ranks"))

@@ -3,8 +3,9 @@
 When a set of shards is first trained on, each rank reads the headers of its part of the tars and tokenises their
 captions. The index is written to the node's cache folder under a digest of shards, caption key and tokenizer, and
 mapped into memory, so a restarted run begins at once and the workers of a node share one copy. It takes 16 bytes a
-sample, 8 more where samples have several captions and 8 for online balancing, 2 or 4 bytes a token, and where batches
-are composed by concepts 8 for each. A node keeps the few indexes used last.
+sample, 8 more for each further member that is read, 8 more where samples have several captions and 8 for online
+balancing, 2 or 4 bytes a token, and where batches are composed by concepts 8 for each. A node keeps the few indexes
+used last.
 """
 
 from __future__ import annotations
@@ -38,10 +39,16 @@ if TYPE_CHECKING:
 
     from training.distributed.world import World
 
-__all__ = ["Index", "captions_of"]
+__all__ = ["PIXELS", "Index", "Members", "captions_of"]
 
 PLACE = np.dtype([("block", "<u4"), ("size", "<u4")])
 """The location of an image in its tar: its block of 512 bytes, and its size in bytes."""
+
+Members = tuple[tuple[str, ...], ...]
+"""What is read of a sample: of each group of extensions the first that it has."""
+
+PIXELS: Members = (IMAGE_EXTENSIONS,)
+"""An image, in any format."""
 
 LOADS = "times_limit"
 """Column of the stage balance: of each entry of a row, the rows that hold it, over the limit."""
@@ -55,7 +62,7 @@ ROUND = 16  # shards that each rank reads between two exchanges
 class _Part:
     """The index of one shard."""
 
-    places: NDArray[np.void]
+    places: NDArray[np.void]  # of each sample's members, one sample after the other
     captions: NDArray[np.uint32]  # number of captions of each sample
     lengths: NDArray[np.uint32]  # in tokens, of each caption
     tokens: NDArray[np.uint32]
@@ -125,21 +132,22 @@ def _read_shard(
     place: str = "",
     balance: float | None = None,
     concepts: str | None = None,
+    members: Members = PIXELS,
 ) -> _Part:
     """Index one shard. Raises DataError, which names the ``place`` of the shard, for a damaged one."""
     place = place or str(path)
     caption_extension = caption_key.partition(":")[0]
     read = {caption_extension} | ({"json"} if balance is not None or concepts is not None else set())
     samples, texts = _members(path, read, place)
-    # A sample needs an image and a readable caption.
+    # A sample needs an image, or whatever else is read of it, and a readable caption.
     places: list[tuple[int, int]] = []
     counts: list[int] = []
     captions: list[str] = []
     chances: list[float] = []
     shown: list[list[int]] = []
-    for key, members in samples.items():
-        image = next((members[extension] for extension in IMAGE_EXTENSIONS if extension in members), None)
-        if image is None or caption_extension not in texts.get(key, {}):
+    for key, found in samples.items():
+        needed = [next((found[name] for name in names if name in found), None) for names in members]
+        if None in needed or caption_extension not in texts.get(key, {}):
             continue
         try:
             texts_of_sample = captions_of(texts[key], caption_key)
@@ -149,10 +157,10 @@ def _read_shard(
             chances.append(_chance(texts[key].get("json", b"{}"), balance, f"{place}: sample {key!r}"))
         if concepts is not None:
             shown.append(_concepts(texts[key].get("json", b"{}"), concepts))
-        places.append((image[0] // 512, image[1]))
+        places += [(offset // 512, size) for offset, size in filter(None, needed)]
         counts.append(len(texts_of_sample))
         captions += texts_of_sample
-    if not places and (hint := dotted_name_hint(extension for members in samples.values() for extension in members)):
+    if not places and (hint := dotted_name_hint(extension for found in samples.values() for extension in found)):
         raise DataError(f"{place}: no sample has an image and a caption", fix=hint)
     rows = tokenizer.ragged(captions)
     return _Part(
@@ -162,7 +170,7 @@ def _read_shard(
         tokens=np.fromiter((token for row in rows for token in row), np.uint32),
         chances=np.array(chances, np.float64),
         concepts=shown,
-        incomplete=len(samples) - len(places),
+        incomplete=len(samples) - len(counts),
     )
 
 
@@ -203,7 +211,7 @@ class Index:
     ``incomplete`` counts samples that were left out because they have no image or no readable caption.
     """
 
-    def __init__(self, folder: Path, tokenizer: Tokenizer) -> None:
+    def __init__(self, folder: Path, tokenizer: Tokenizer, members: int = 1) -> None:
         facts = json.loads((folder / "index.json").read_bytes())
         self.incomplete: int = facts["incomplete"]
         self.counts: list[int] = facts["counts"]  # samples of each shard
@@ -214,7 +222,7 @@ class Index:
             path = folder / name
             return np.asarray(np.memmap(path, kind, "r")) if path.stat().st_size else np.empty(0, kind)
 
-        self._places = column("places", PLACE)
+        self._places = column("places", PLACE).reshape(-1, members)
         self._bounds = column("bounds", "<u8")
         self._tokens = column("tokens", facts["tokens"])
         self._first = column("captions", "<u8") if facts["several"] else None
@@ -237,14 +245,16 @@ class Index:
         places: Sequence[str] = (),
         balance: float | None = None,
         concepts: str | None = None,
+        members: Members = PIXELS,
     ) -> Index:
         """Open the index of the shards whose contents ``names`` identify, building it if this node has none.
 
         ``fetch`` returns a shard as a local file; ``places`` are their names in errors; ``balance``: see
-        :class:`training.config.Data`; ``concepts``: the field of JSON that has them. All ranks must call it. Raises
-        on all ranks what failed on any: DataError for a damaged tar, StorageError if ``folder`` cannot be written.
+        :class:`training.config.Data`; ``concepts``: the field of JSON that has them; ``members``: what is read of a
+        sample. All ranks must call it. Raises on all ranks what failed on any: DataError for a damaged tar,
+        StorageError if ``folder`` cannot be written.
         """
-        known = [FORMAT, *names, tokenizer.identity, caption_key, balance, concepts]
+        known = [FORMAT, *names, tokenizer.identity, caption_key, balance, concepts, members]
         target = folder / "index" / digest(known)[:32]
         with contextlib.suppress(OSError):  # there is none yet, or it belongs to another user
             os.utime(target)  # marks it as used now
@@ -252,10 +262,15 @@ class Index:
             nodes = world.gather(f"{socket.gethostname()} {folder.resolve()}")
             writes = nodes.index(nodes[world.rank]) == world.rank
             read = partial(
-                _read_shard, tokenizer=tokenizer, caption_key=caption_key, balance=balance, concepts=concepts
+                _read_shard,
+                tokenizer=tokenizer,
+                caption_key=caption_key,
+                balance=balance,
+                concepts=concepts,
+                members=members,
             )
             _build(len(names), fetch, places, world, read, tokenizer.dtype, target if writes else None)
-        index = cls(target, tokenizer)
+        index = cls(target, tokenizer, len(members))
         if concepts is not None and len(index) and not len(index._concepts):
             raise DataError(
                 f"no sample has a concept in the field {concepts!r} of its JSON",
@@ -273,10 +288,9 @@ class Index:
         """Return the number of the shard that holds sample ``number``."""
         return int(np.searchsorted(self._starts, number, side="right")) - 1
 
-    def place(self, number: int) -> tuple[int, int]:
-        """Return offset and size in bytes of sample ``number``'s image in its shard."""
-        block, size = self._places[number].item()
-        return block * 512, size
+    def places(self, number: int) -> list[tuple[int, int]]:
+        """Return offset and size in bytes of sample ``number``'s image in its shard, or of each member that is read."""
+        return [(block * 512, size) for block, size in self._places[number].tolist()]
 
     def concepts(self, numbers: NDArray[np.int64]) -> list[list[int]]:
         """Return the concepts of each sample, numbered from 0 on among these samples."""
@@ -409,7 +423,7 @@ class _Writer:
         self._length += len(part.tokens)
         self._shown += len(columns["concepts"])
         self._incomplete += part.incomplete
-        self._counts.append(len(part.places))
+        self._counts.append(len(part.captions))
         self._balanced |= bool(len(part.chances))
         self._several |= bool((part.captions != 1).any())
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -53,7 +53,8 @@ PARALLEL_DOWNLOADS = 4
 class Batch:
     """Samples for one step, in the sampler's order."""
 
-    images: Tensor  # uint8 (b, h, w, 3); of samples without_image, anything, and of all of them (0, h, w, 3)
+    images: Tensor  # uint8 (b, h, w, 3); of samples without_image, anything, and of all of them (0, h, w, 3);
+    # of regions float32 (b, most, columns), as :func:`infra.formats.regions.pack` has them
     texts: Tensor  # int64 (b, context)
     numbers: Tensor  # int64 (b,): of the samples
 
@@ -94,6 +95,7 @@ class Loader:
         self.sampler = sampler or Sampler(samples.counts, config.seed)
         self.augment = Augmentation(config.augment)
         self.side_by_side = config.objective.side_by_side()
+        self.regions = config.objective.regions()
         self.local_batch = config.batch_size // world.size
         self.offset = world.rank * self.local_batch
         self.corrupt: set[int] = set()
@@ -142,8 +144,11 @@ class Loader:
 
     def _empty(self, count: int) -> Batch:
         height, width = self.image_size
+        shape: tuple[int, ...] = (height, self.side_by_side * width, 3)
+        if self.regions is not None:
+            shape = (self.regions.most, self.regions.columns)
         return Batch(
-            images=self._buffers.tensor((count, height, self.side_by_side * width, 3), torch.uint8),
+            images=self._buffers.tensor((count, *shape), torch.uint8 if self.regions is None else torch.float32),
             texts=self._buffers.tensor((count, self.samples.index.context), torch.int64),
             numbers=torch.empty(count, dtype=torch.int64),
         )
@@ -155,7 +160,9 @@ class Loader:
         images = batch.images.numpy()
         for row, (number, draw) in enumerate(zip(numbers.tolist(), random.tolist(), strict=True)):
             numbers[row], image = self._decode_or_replace(number)
-            if image is not None:
+            if image is not None and self.regions is not None:
+                images[row] = image
+            elif image is not None:
                 self._augment(image, draw, images[row])
         batch.numbers.numpy()[:] = numbers
         batch.texts.numpy()[:] = self.samples.index.texts(numbers, random[:, -1])
@@ -180,7 +187,7 @@ class Loader:
             return replace(batch, images=batch.images[:0])  # nothing to copy to a GPU
         return batch
 
-    def _decode_or_replace(self, number: int) -> tuple[int, NDArray[np.uint8] | None]:
+    def _decode_or_replace(self, number: int) -> tuple[int, NDArray[Any] | None]:
         """Return sample ``number`` and its image, if it is needed, or those of the first good sample after it."""
         while True:
             if self.without_image(number):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RayLoader"]
 
-Piece = tuple["NDArray[np.uint8]", "NDArray[np.int64]", "NDArray[np.int64]", set[int]]
+Piece = tuple["NDArray[Any]", "NDArray[np.int64]", "NDArray[np.int64]", set[int]]
 """Images, texts and sample numbers of a range of positions, and the corrupt samples that the actor has met so far."""
 
 

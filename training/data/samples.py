@@ -17,15 +17,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infra.errors import CliplineError, DataError
+from infra.formats.regions import pack, read_regions
 from infra.store.content import contents
 from training.data.decode import decode
-from training.data.index import Index
+from training.data.index import PIXELS, Index
 from training.data.shard_cache import Shard, ShardCache
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from infra.formats.region_shape import RegionShape
     from infra.store import Store
     from training.data.tokens import Tokenizer
     from training.distributed.world import World
@@ -35,7 +37,7 @@ __all__ = ["Samples", "Shards", "cache_folder"]
 
 @dataclass(frozen=True)
 class Shards:
-    """WebDataset tars of images (jpg, png, webp) with captions, in a store; their order matters.
+    """WebDataset tars of images (jpg, png, webp) or regions with captions, in a store; their order matters.
 
     ``digests`` are their sha256, where that is known: what is fetched is checked, and what is kept of the shards
     (copies, index) is found again wherever they lie. ``contents``: their sha256 or ETags, which identify the data.
@@ -82,6 +84,7 @@ class Samples:
         caption_key: str = "txt",
         balance: float | None = None,
         concepts: str | None = None,
+        regions: RegionShape | None = None,
         folder: Path | None = None,
         disk_bytes: int | None = None,
     ) -> None:
@@ -92,6 +95,7 @@ class Samples:
             caption_key: where captions are, see :func:`training.data.index.captions_of`.
             balance: online balancing, see :class:`training.config.Data`.
             concepts: the field of the samples' JSON that has their concepts, if these are needed.
+            regions: what is read of an image, if that are regions and not pixels.
             folder: the node's folder for copies of remote shards and the index; None: :func:`cache_folder`.
             disk_bytes: the most that copies of remote shards may take; None: as many as the disk holds.
         """
@@ -108,10 +112,11 @@ class Samples:
         world.raise_if_any_failed(error)
         places = [shard.store.locate(shard.path) for shard in every]
         names, fetch = self.shard_cache.names, self.shard_cache.path
-        self.index = Index.open(names, fetch, world, tokenize, caption_key, folder, places, balance, concepts)
+        members = tuple((name,) for name in regions.members) if regions else PIXELS
+        self.index = Index.open(names, fetch, world, tokenize, caption_key, folder, places, balance, concepts, members)
         self._shards_of = [len(source.paths) for source in sources]
-        self._min_side = min_side
-        self._cache: dict[int, NDArray[np.uint8]] = {}
+        self._min_side, self._regions = min_side, regions
+        self._cache: dict[int, NDArray[Any]] = {}
         self._room, self._lock = cache_bytes, threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -139,14 +144,15 @@ class Samples:
         """The probability of each sample to be in an epoch; None if all are."""
         return self.index.chances
 
-    def image(self, number: int) -> NDArray[np.uint8]:
+    def image(self, number: int) -> NDArray[Any]:
         """Return sample ``number``'s image, RGB (h, w, 3), downscaled by its decoder to no less than ``min_side``.
 
-        Raises ValueError if it cannot be decoded.
+        Or the table of its regions, as :func:`infra.formats.regions.pack` makes it. Raises ValueError if it cannot be
+        decoded.
         """
         if (cached := self._cache.get(number)) is not None:
             return cached
-        image = decode(self._read(number), self._min_side)
+        image = self._decode(self._read(number))
         if self._room >= image.nbytes:
             with self._lock:
                 if self._room >= image.nbytes and number not in self._cache:
@@ -154,13 +160,19 @@ class Samples:
                     self._cache[number] = image
         return image
 
+    def _decode(self, contents: Sequence[bytes]) -> NDArray[Any]:
+        """Decode what the index has of a sample."""
+        if self._regions is None:
+            return decode(contents[0], self._min_side)
+        return pack(read_regions(dict(zip(self._regions.members, contents, strict=True))), self._regions)
+
     def where(self, number: int) -> str:
         """Describe the location of sample ``number``, for an error message."""
-        offset, _ = self.index.place(number)
+        offset, _ = self.index.places(number)[0]
         return f"byte {offset} of {self.shard_cache.shards[self.index.shard(number)].path}"
 
-    def _read(self, number: int) -> bytes:
-        shard, (offset, size) = self.index.shard(number), self.index.place(number)
+    def _read(self, number: int) -> list[bytes]:
+        shard = self.index.shard(number)
         while True:
             try:
                 handle = os.open(self.shard_cache.path(shard), os.O_RDONLY)
@@ -169,6 +181,6 @@ class Samples:
                     continue  # another process removed the copy between the two calls
                 raise DataError("a shard does not exist any more", found=self.where(number)) from None
             try:
-                return os.pread(handle, size, offset)
+                return [os.pread(handle, size, offset) for offset, size in self.index.places(number)]
             finally:
                 os.close(handle)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from infra.formats.region_shape import RegionShape
     from training.config import Config
     from training.objectives.base import Objective
 
@@ -42,6 +43,10 @@ class ObjectiveConfig(Choice):
     def side_by_side(self) -> int:
         """Return how many pictures of equal width lie side by side in an image; each is augmented and read alone."""
         return 1
+
+    def regions(self) -> RegionShape | None:
+        """Return what is read of an image where that are a detector's regions; None: pixels."""
+        return None
 
     def check(self, micro_batch: int) -> None:
         """Raise ConfigError if the objective cannot work on so many samples at a time."""

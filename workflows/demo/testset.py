@@ -9,6 +9,8 @@
 - ``vqa`` and ``entailment``, on request: questions and statements about images, see ``questions.py``. Their split
   ``unseen`` shows pairs of colour and shape that training never does; ``train`` is to learn from, as shards, too
 - ``reasons``, on request: questions with four answers and four reasons each (VCR's form), see ``reasons.py``
+- ``regions``, on request: pairs as of ``compositions`` to learn from, as a detector's regions with captions and without
+  pixels, see ``regions.py``
 - ``pairs``, on request: statements about two images, which lie side by side in one, see ``pairs.py``; the same splits
 - ``boxes``, on request: images of two shapes, a phrase and a box for each: where is the red circle?
 - ``word_pairs`` and ``word_analogies``, on request: words of captions alone, no images, see ``words.py``
@@ -68,6 +70,9 @@ class Config(StageConfig):
     questions_to_learn: int = Field(0, ge=0, description="groups of images of each kind of question to learn from")
     boxes: int = Field(0, ge=0, description="images of two shapes with the box of each; 0: no such set")
     words: bool = Field(False, description="sets of words without images, rated pairs and analogies, too")
+    regions: int = Field(
+        0, ge=0, description="pairs of images in each category of compositions as regions to learn from; 0: none"
+    )
     image_size: int = Field(128, ge=32, description="side of an image, pixels")
 
 
@@ -109,6 +114,8 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
         _write(context.output, "boxes", _boxed(config), config.boxes, config.image_size)
     if config.words:
         _write_words(context.output)
+    if config.regions:
+        counts["regions/train"] = _write_regions(config, context)
     return context.finish(facts={"images": counts})
 
 
@@ -146,6 +153,24 @@ def _write_words(output: Output) -> None:
     asked = (("\t".join(question) for question in questions) for questions in analogies().values())
     sections = ((f": {section}", *lines) for section, lines in zip(analogies(), asked, strict=True))
     output.write("data/word_analogies/word_analogies.txt", _lines(chain(*sections)))
+
+
+def _write_regions(config: Config, context: Context) -> int:
+    """Write shards of regions with captions, and return how many images they are of."""
+    from workflows.demo import regions
+
+    images = [
+        one
+        for number in range(config.regions)
+        for category in CATEGORIES
+        for one in pair(category, 8 * TEST_SEEDS + number)
+    ]
+    with context.output.open("data/regions/train/0.tar", rows=len(images)) as sink, TarWriter(sink) as tar:
+        for number, image in enumerate(images):
+            for extension, data in regions.members(image).items():
+                tar.add(f"{number:06d}.{extension}", data)
+            tar.add(f"{number:06d}.txt", image.caption.encode())
+    return len(images)
 
 
 def examples(classes: tuple[tuple[str, str], ...], per_class: int, first_seed: int) -> list[Scene]:

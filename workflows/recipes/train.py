@@ -15,10 +15,10 @@ from workflows.stage import Stage, Workflow
 
 
 def workflow(
-    shards: list[str],  # folders or fsspec URLs of tars with images and captions
+    shards: list[str],  # folders or fsspec URLs of tars with images (for vilbert: regions) and captions
     weights: dict[str, float] | None = None,  # shares of samples by folder of shards; by default all are one set
     model: str | dict[str, Any] = "ViT-B-32",  # an open_clip name or configuration
-    objective: str | dict[str, Any] = "infonce",  # or siglip, vsepp, albef, coca, distill, data2vec, vilt, vqa
+    objective: str | dict[str, Any] = "infonce",  # or siglip, vsepp, albef, coca, distill, vilt, vilbert, vqa
     pretrained: str | None = None,  # folder or checkpoint of a model to start from
     teacher: str | None = None,  # folder of the model that the objective distill learns from
     samples: int = 12_800_000,  # seen in training
@@ -36,7 +36,8 @@ def workflow(
 
     # What you have, taken in where it is. The first folder of shards is the input "shards", others "shards_2", ...
     folders = list(dict.fromkeys(shards))
-    sources = adopted("shards", folders, adopt.Shards())
+    chosen = train.Config(objective=objective).objective
+    sources = adopted("shards", folders, adopt.RegionShards() if chosen.regions() else adopt.Shards())
     names = dict(zip(folders, sources, strict=True))
     models = {"pretrained": pretrained, "teacher": teacher}
     for name, folder in models.items():
@@ -47,7 +48,7 @@ def workflow(
 
     train_config = train.Config(
         model=model,
-        objective=objective,
+        objective=chosen,
         data={"weights": {names[folder]: weight for folder, weight in weights.items()}} if weights else {},
         samples=samples,
         batch_size=batch_size,

@@ -226,7 +226,7 @@ def test_an_index_is_made_once(shards, tmp_path, monkeypatch):
     second = open_samples(local(shards), tmp_path)
     numbers = np.arange(40)
     assert (first.index.texts(numbers, np.zeros(40)) == second.index.texts(numbers, np.zeros(40))).all()
-    assert [first.index.place(number) for number in range(40)] == [second.index.place(number) for number in range(40)]
+    assert [first.index.places(number) for number in range(40)] == [second.index.places(number) for number in range(40)]
     assert (first.counts, first.incomplete) == (second.counts, second.incomplete) == ([[14, 13, 13]], 0)
     size = {path.name: path.stat().st_size for path in next((tmp_path / "index").glob("*/places")).parent.iterdir()}
     assert size["places"] == 40 * 8
@@ -321,7 +321,7 @@ def build(folder, cache):
     for own in (cache, cache / str(world.rank)):
         samples = open_samples(local(folder), own, world)
         texts = samples.index.texts(np.arange(len(samples)), np.zeros(len(samples)))
-        found.append(([samples.index.place(number) for number in range(len(samples))], texts.tolist(), samples.counts))
+        found.append(([samples.index.places(number) for number in range(len(samples))], texts.tolist(), samples.counts))
     return found
 
 

@@ -35,13 +35,25 @@ RUNS = {
     "coca": {"objective__kind": "coca", "model__architecture": COCA},
     "distill": {"objective__kind": "distill"},
     "vilt": {"objective__kind": "vilt", "objective__negatives_among": 2, "objective__word_patch_alignment": 0.1},
+    "vilbert": {
+        "objective__kind": "vilbert",
+        "objective__negatives_among": 2,
+        "objective__layers": 1,
+        "objective__most_regions": 3,
+        "objective__features": 32,
+        "objective__classes": 36,
+    },
     "data2vec": {"objective__kind": "data2vec", "objective__layers": 1},
 }
 
 
-def run(folder, shards, teacher, stop_at=None, **changes):
+def run(folder, shards, regions, teacher, stop_at=None, **changes):
     """Each objective's run below ``folder``, to its end or until so many samples are seen."""
-    tars = Shards(LocalStore(shards), [f"data/train/{path.name}" for path in sorted(shards.glob("data/train/*.tar"))])
+    places = {False: shards / "data/train", True: regions}
+    tars = {
+        reads: Shards(LocalStore(place), [path.name for path in sorted(place.glob("*.tar"))])
+        for reads, place in places.items()
+    }
     values = {
         "model__architecture": MODEL,
         "batch_size": 8,
@@ -62,14 +74,13 @@ def run(folder, shards, teacher, stop_at=None, **changes):
         )
         config = Config(**nested({**values, **own, **changes}))
         try:
-            train(
-                config, Inputs({"shards": tars}, models={"teacher": teacher}), context, World.join(torch.device("cpu"))
-            )
+            inputs = Inputs({"shards": tars[config.objective.regions() is not None]}, models={"teacher": teacher})
+            train(config, inputs, context, World.join(torch.device("cpu")))
         except Preempted:
             assert stop_at is not None
 
 
-def test_every_objective_trains_the_same_on_any_number_of_ranks(ranks, shards, tmp_path):
+def test_every_objective_trains_the_same_on_any_number_of_ranks(ranks, shards, region_shards, tmp_path):
     teacher = tmp_path / "teacher"
     teacher.mkdir()
     tower = open_clip.CLIP(**{**MODEL, "embed_dim": 12})
@@ -77,9 +88,9 @@ def test_every_objective_trains_the_same_on_any_number_of_ranks(ranks, shards, t
     description = {"model_cfg": {**MODEL, "embed_dim": 12}, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}
     (teacher / "open_clip_config.json").write_text(json.dumps(description))
 
-    ranks(1, run, tmp_path / "calm", shards, str(teacher))
-    ranks(2, run_in_parts, tmp_path / "other", shards, str(teacher))
-    ranks(1, run, tmp_path / "other", shards, str(teacher))
+    ranks(1, run, tmp_path / "calm", shards, region_shards, str(teacher))
+    ranks(2, run_in_parts, tmp_path / "other", shards, region_shards, str(teacher))
+    ranks(1, run, tmp_path / "other", shards, region_shards, str(teacher))
     for name in RUNS:
         calm, other = (history(tmp_path / kind / name) for kind in ("calm", "other"))
         assert [line["samples"] for line in calm] == list(range(8, 72, 8))
@@ -90,8 +101,8 @@ def test_every_objective_trains_the_same_on_any_number_of_ranks(ranks, shards, t
         open_clip.create_model(f"local-dir:{tmp_path}/calm/{name}/data", require_pretrained=True)
 
 
-def run_in_parts(folder, shards, teacher):
-    run(folder, shards, teacher, stop_at=32, cluster__accumulate=2)
+def run_in_parts(folder, shards, regions, teacher):
+    run(folder, shards, regions, teacher, stop_at=32, cluster__accumulate=2)
 
 
 def history(folder):

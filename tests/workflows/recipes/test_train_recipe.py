@@ -102,6 +102,14 @@ def test_test_sets_without_a_folder_are_told_before_anything_runs():
     assert caught.value.fix == "--set tests=FOLDER"
 
 
+def test_the_objective_says_what_shards_hold(given):
+    made = {
+        kind: load("train").function(shards=[str(given / "shards")], objective=kind) for kind in ("vilt", "vilbert")
+    }
+    kinds = {kind: next(iter(workflow)).config.contents.kind for kind, workflow in made.items()}
+    assert kinds == {"vilt": "shards", "vilbert": "region_shards"}
+
+
 def test_a_misspelt_model_is_told_before_anything_runs():
     with pytest.raises(ConfigError, match="no model 'ViT-B-33'") as caught:
         load("website").build(["seeds=https://example.org/", "model=ViT-B-33"])

@@ -100,7 +100,7 @@ GIVEN = {"vqa": {"kind": "vqa", "answers": ("yes", "no")}}
 
 
 def variants() -> dict[str, tuple]:
-    """Function and configuration of each stage, by objective and by task, and of the quickstart's test sets."""
+    """Function and configuration of each stage, by objective and by task, and of what else has variants."""
     found = {name: (import_module(module).run, import_module(module).Config) for name, module in STAGES.items()}
     configs = {f"train, {kind}": train.Config(objective=GIVEN.get(kind, kind)) for kind in ObjectiveConfig.all_members()
                if ObjectiveConfig.named(kind).__module__.startswith("training.")}  # fmt: skip
@@ -110,6 +110,7 @@ def variants() -> dict[str, tuple]:
         **{name: (evaluate.run, config, type(config)) for name, config in tasks.items()},
         **{name: (train.run, config, type(config)) for name, config in configs.items()},
         "testset": (testset.run, None, testset.Config),
+        "adopt, regions": (adopt.run, adopt.Config(path="regions", contents="region_shards"), adopt.Config),
     }
 
 

@@ -40,7 +40,7 @@ class Matcher(nn.Module):
         if not found:
             raise ConfigError(
                 "there is no fusion encoder",
-                expected=f"a folder {FOLDER} beside open_clip's files, as the objectives albef and vilt write it",
+                expected=f"a folder {FOLDER} beside open_clip's files, as albef, vilt and vilbert write it",
                 found=str(folder),
             )
         model = use_fast_blocks(open_clip.create_model(f"local-dir:{found[0]}", require_pretrained=True))
@@ -49,7 +49,7 @@ class Matcher(nn.Module):
 
     @torch.no_grad()
     def match(self, images: Tensor, texts: Tensor, image_of: Tensor | None = None) -> Tensor:
-        """Logits (t,) that ``texts`` (t, context) belong to their images (i, 3, h, w).
+        """Logits (t,) that ``texts`` (t, context) belong to their images (i, 3, h, w), or regions (i, n, columns).
 
         ``image_of`` (t,) is the image of each text; without it each text has its own. Put the module into evaluation
         mode first.

@@ -1,6 +1,6 @@
 """ALBEF's random choices: the words that are masked and the hard negatives that are matched.
 
-Both draw by the sample's position in the run (:mod:`training.draws`), so the same is drawn however a batch is split
+All draw by the sample's position in the run (:mod:`training.draws`), so the same is drawn however a batch is split
 over ranks and parts, and again when a part is recomputed.
 """
 
@@ -15,9 +15,18 @@ from infra.device import to_device
 from infra.errors import ConfigError
 from training import draws
 
-__all__ = ["HARD_NEGATIVES", "MASKING", "check_among", "gumbel", "hard_negatives", "mask_words", "uniform"]
+__all__ = [
+    "HARD_NEGATIVES",
+    "MASKED_REGIONS",
+    "MASKING",
+    "check_among",
+    "gumbel",
+    "hard_negatives",
+    "mask_words",
+    "uniform",
+]
 
-MASKING, HARD_NEGATIVES = 1, 2
+MASKING, HARD_NEGATIVES, MASKED_REGIONS = 1, 2, 3
 """Purposes of draws, the second word of their key."""
 
 

@@ -57,6 +57,10 @@ class VQA(Objective):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(run.seed)
             self.fusion = build_fusion(model, self.described)
+        if self.fusion.reads != "pixels":
+            raise ConfigError(
+                "the model to start from does not read pixels", expected="albef's or vilt's", found=self.fusion.reads
+            )
         own = self.fusion.state_dict()
         same = (before.get("answers"), before.get("images", 1)) == (answers, config.images)
         weights = {name: weight for name, weight in load_file(folder / "model.safetensors").items() if name in own}
