@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +68,10 @@ def coca(work: Path, shards: Path, seed: int, samples: int) -> Path:
     return trained(_settings(COCA, seed, samples, {"kind": "coca"}), shards, work / f"coca{seed}")
 
 
-def clip(work: Path, shards: Path, seed: int, samples: int) -> Path:
+def clip(work: Path, shards: Path, seed: int, samples: int, vision: Mapping[str, Any] = VISION) -> Path:
     """A dual encoder trained on the shards."""
-    return trained(_settings(CLIP, seed, samples, {"kind": "infonce"}), shards, work / f"clip{seed}")
+    model = {**CLIP, "vision_cfg": {**vision}}
+    return trained(_settings(model, seed, samples, {"kind": "infonce"}), shards, work / f"clip{seed}")
 
 
 def clipcap(work: Path, shards: Path, seed: int, samples: int) -> Path:
