@@ -15,11 +15,11 @@ import inspect
 import json
 import re
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
-from types import ModuleType
-from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+from types import ModuleType, UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -92,7 +92,8 @@ class Recipe:
         values, fields = _split(settings)
         parameters = self.parameters
         known = [parameter.name for parameter in parameters]
-        for name in [name for name in fields if name in known]:  # web.retries=3: a key of a parameter that is a mapping
+        hints = get_type_hints(self.function)
+        for name in [name for name in fields if name in known and _takes_mapping(hints.get(name))]:  # web.retries=3
             values[name] = (values.get(name) or {}) | fields.pop(name)
         for name in values:
             if name not in known:
@@ -121,6 +122,16 @@ class Recipe:
         raise UsageError(
             f"Invalid value for parameter {name} of recipe {self.name}", expected=_type(annotation), found=repr(value)
         )
+
+
+def _takes_mapping(annotation: Any) -> bool:  # noqa: ANN401 - any type
+    """True if a value of that type can be a mapping; of another type ``name.key`` can only mean a stage."""
+    origin = get_origin(annotation) or annotation
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return True
+    return origin in (Any, None) or any(
+        map(_takes_mapping, get_args(annotation) if origin in (Union, UnionType) else ())
+    )
 
 
 def comments_in(source: Callable[..., Any]) -> dict[str, str]:

@@ -351,6 +351,17 @@ def test_a_gate_passes_only_on_numbers_that_are_there():
     ]
 
 
+def test_a_field_of_a_stage_that_has_a_parameters_name_is_set(tmp_path):
+    """``shards.contents`` of the recipe train, whose ``shards`` is a folder; of a mapping it would be a key."""
+    (tmp_path / "toy.py").write_text(
+        RECIPE.replace("size: int = 3", "first: int = 3").replace("size=size", "size=first")
+    )
+    made = load(tmp_path / "toy.py").build(["first=5", "first.name=mine"])
+    assert (made["first"].config.size, made["first"].config.name) == (5, "mine")
+    with pytest.raises(UsageError, match="no stage 'fast'"):
+        load(tmp_path / "toy.py").build(["fast.name=1"])
+
+
 def test_a_path_is_not_mistaken_for_a_built_in_recipe(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("quickstart").mkdir()
