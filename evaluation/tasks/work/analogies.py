@@ -23,7 +23,7 @@ __all__ = ["measure"]
 
 def measure(task: Analogies, data: Embedded) -> Scores:
     """Recall of every question, by attribute and in all. Raises DataError for a set that has none."""
-    names, values = _attributes(data, task.kind)
+    names, values = _attributes(data, task.needs[0])
     questions = questions_of(values)
     if not questions:
         raise DataError(

@@ -45,7 +45,7 @@ class _PartMean(Mean):
 
 def measure(task: Associations, data: Embedded) -> Scores:
     """The scores of all cues, and by their number of candidates. Raises DataError for another kind of set."""
-    data.check_kind(task.kind, "cues")
+    data.check_kind(task.needs[0], "cues")
     cues = cues_of(data)
     scores = [scores_of(data, cue) for cue in cues]
     found = np.array([expected_jaccard(one, cue.right) for one, cue in zip(scores, cues, strict=True)])

@@ -44,7 +44,7 @@ def measure(task: MultipleChoice, data: Embedded) -> Scores:
 
 def _steps(task: MultipleChoice, data: Embedded) -> dict[str, NDArray[np.int64]]:
     """The number of choices of each image (n,) by step, in the order of the steps."""
-    data.check_kind(task.kind, "choices")
+    data.check_kind(task.needs[0], "choices")
     given = data.column("steps")
     counts = np.bincount(data.image_of, minlength=len(data.keys)).tolist()
     for key, count, steps in zip(data.keys, counts, given, strict=True):

@@ -22,7 +22,7 @@ __all__ = ["measure"]
 
 def measure(task: ImageCaptionSelection, data: Embedded) -> Scores:
     """Outcomes of all groups, and by category. Raises DataError for a set without wrong captions."""
-    data.check_kind(task.kind, "wrong captions")
+    data.check_kind(task.needs[0], "wrong captions")
     groups = groups_of(data)
     found = outcomes(data, groups)
     categories = [group.category for group in groups]

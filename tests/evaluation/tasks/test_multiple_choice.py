@@ -74,6 +74,13 @@ def test_scores_against_a_loop_over_all_ways_to_break_levels(tmp_path):
     assert found.groups["categories"]["a"]["acc"].value == pytest.approx(np.mean(taken["acc"][::2]))
     assert found.facts["acc_by_chance"] == pytest.approx((1 / 12 + 1 / 8) / 2)
 
+    class Own(MultipleChoice):
+        """A user's, which is asked for the same kind of set."""
+
+        kind = ""  # none that other tests would see
+
+    assert values(Own(dataset="reasons").evaluate(data)) == values(found)
+
 
 @pytest.mark.parametrize(
     ("second", "kind"),
