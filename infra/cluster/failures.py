@@ -11,7 +11,7 @@ from infra.store import unreachable
 
 __all__ = ["is_transient", "original", "trace"]
 
-_LOST = (rex.WorkerCrashedError, rex.NodeDiedError, rex.OutOfMemoryError, rex.ObjectLostError, rex.RayActorError)
+_LOST = (rex.WorkerCrashedError, rex.NodeDiedError, rex.ObjectLostError, rex.RayActorError)
 
 
 _USED = re.compile(r"[\d.]+GB used / [\d.]+GB limit")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from infra.config import Choice
+from infra.errors import ConfigError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,3 +51,12 @@ class ObjectiveConfig(Choice):
 
     def check(self, micro_batch: int) -> None:
         """Raise ConfigError if the objective cannot work on so many samples at a time."""
+
+    def check_divides(self, field: str, micro_batch: int) -> None:
+        """Raise ConfigError unless the value of ``field`` divides the size of a micro-batch."""
+        if micro_batch % (value := getattr(self, field)):
+            raise ConfigError(
+                f"{type(self).__module__}.{type(self).__name__}.{field} does not divide a micro-batch",
+                expected=f"a divisor of {micro_batch}",
+                found=str(value),
+            )

@@ -7,15 +7,14 @@ import open_clip
 import pytest
 import torch
 from nesting import nested
+from small_steps import steps_of
 from test_albef_parts import batch, build
 from torch import nn
 
 from infra.errors import ConfigError
 from infra.fusion import towers as fusion_towers
 from infra.fusion.network import Layout
-from training import step, train
-from training.distributed.parallel import gathered, wrap
-from training.distributed.world import World
+from training import train
 from training.model.blocks import compile_blocks, use_fast_blocks
 from training.objectives import towers
 from training.objectives.albef import objective as albef_objective
@@ -52,29 +51,9 @@ def objective(kind=open_clip.CLIP, **changes):
 
 def steps(parts=1, count=2, dtype=torch.float64, kind="ddp", module=None, start=0, **changes):
     """What ``count`` steps of this rank, each in ``parts`` parts, come to: losses; on rank 0 gradients and state."""
-    module, world = module or objective(**changes).to(dtype), World.join(torch.device("cpu"))
-    wrapped = wrap(module, config(cluster__parallel=kind), world)
-    optimizer = torch.optim.SGD([weight for weight in module.parameters() if weight.requires_grad], lr=0.3)
-    share = BATCH // world.size
-    size = share // parts
-    losses = []
-    for seen in range(start, start + count * BATCH, BATCH):
-        images, texts = (x[world.rank * share :][:share] for x in batch(BATCH, seed=seen))
-
-        def encode(part, seen=seen, images=images, texts=texts):
-            module.position = seen + world.rank * share + part * size
-            rows = slice(part * size, (part + 1) * size)
-            return wrapped(images[rows].to(dtype), texts[rows])
-
-        optimizer.zero_grad()
-        losses.append(step.backward(module, encode, parts, wrapped.no_sync))
-        wrapped.clip(None)
-        optimizer.step()
-        module.after_step(seen + BATCH)
-    gradients = {name: weight.grad for name, weight in module.named_parameters() if weight.grad is not None}
-    whole = gathered([gradients, module.state_dict()], world)
-    arrays = [{name: value.numpy() for name, value in tree.items() if value is not None} for tree in whole]
-    return [{name: loss.item() for name, loss in line.items()} for line in losses], *arrays
+    settings = config(cluster__parallel=kind)
+    given = module or objective(**changes), settings, lambda seen: batch(BATCH, seed=seen), BATCH
+    return steps_of(*given, parts=parts, dtype=dtype, count=count, start=start)
 
 
 # --- the losses -------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import pytest
 import torch
 from nesting import nested
 from small_data import MODEL
+from small_steps import steps_of
 from test_albef_parts import batch, build, candidates
 from torch import nn
 
@@ -19,9 +20,8 @@ from infra.fusion.encoder import FusionEncoder
 from infra.fusion.network import Layout
 from infra.run.context import Context
 from infra.store import LocalStore
-from training import loop, step, train
+from training import loop, train
 from training.data.samples import Shards
-from training.distributed.parallel import gathered, wrap
 from training.distributed.world import World
 from training.inputs import Inputs
 from training.model.blocks import use_fast_blocks
@@ -70,29 +70,9 @@ def samples(seed):
 
 def steps(parts=1, kind="ddp", dtype=torch.float64, count=2, **changes):
     """What ``count`` steps of this rank come to: losses; on rank 0 gradients."""
-    settings = config(cluster__parallel=kind, **changes)
-    module, world = objective(**changes).to(dtype), World.join(torch.device("cpu"))
-    wrapped = wrap(module, settings, world)
-    optimizer = torch.optim.SGD([weight for weight in module.parameters() if weight.requires_grad], lr=0.3)
-    share = BATCH // world.size
-    size, losses = share // parts, []
-    for seen in range(0, count * BATCH, BATCH):
-        images, texts = (x[world.rank * share :][:share] for x in samples(seen))
-
-        def encode(part, seen=seen, images=images, texts=texts):
-            module.position = seen + world.rank * share + part * size
-            rows = slice(part * size, (part + 1) * size)
-            return wrapped(images[rows].to(dtype), texts[rows])
-
-        optimizer.zero_grad()
-        losses.append(step.backward(module, encode, parts, wrapped.no_sync))
-        wrapped.clip(None)
-        optimizer.step()
-        module.after_step(seen + BATCH)
-    gradients = {name: weight.grad for name, weight in module.named_parameters() if weight.grad is not None}
-    whole = gathered(gradients, world)
-    arrays = {name: value.numpy() for name, value in whole.items() if value is not None}
-    return [{name: loss.item() for name, loss in line.items()} for line in losses], arrays
+    given = objective(**changes), config(cluster__parallel=kind, **changes), samples, BATCH
+    losses, gradients, _ = steps_of(*given, parts=parts, dtype=dtype, count=count)
+    return losses, gradients
 
 
 def alone(module, table, ids):

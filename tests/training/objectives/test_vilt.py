@@ -9,16 +9,16 @@ import torch
 from nesting import nested
 from scipy.optimize import linprog
 from small_data import MODEL
+from small_steps import steps_of
 from test_albef_parts import batch, build, candidates
 from torch import nn
 
 from infra.errors import ConfigError
 from infra.run.context import Context
 from infra.store import LocalStore
-from training import loop, step, train
+from training import loop, train
 from training.data.samples import Shards
 from training.data.tokens import Tokenizer
-from training.distributed.parallel import gathered, wrap
 from training.distributed.world import World
 from training.inputs import Inputs
 from training.model.blocks import use_fast_blocks
@@ -52,28 +52,9 @@ def objective(fast=True, **changes):
 
 def steps(parts=1, kind="ddp", dtype=torch.float64, count=2):
     """What ``count`` steps of this rank come to: losses; on rank 0 gradients."""
-    module, world = objective().to(dtype), World.join(torch.device("cpu"))
-    wrapped = wrap(module, config(cluster__parallel=kind), world)
-    optimizer = torch.optim.SGD([weight for weight in module.parameters() if weight.requires_grad], lr=0.3)
-    share = BATCH // world.size
-    size, losses = share // parts, []
-    for seen in range(0, count * BATCH, BATCH):
-        images, texts = (x[world.rank * share :][:share] for x in batch(BATCH, seed=seen))
-
-        def encode(part, seen=seen, images=images, texts=texts):
-            module.position = seen + world.rank * share + part * size
-            rows = slice(part * size, (part + 1) * size)
-            return wrapped(images[rows].to(dtype), texts[rows])
-
-        optimizer.zero_grad()
-        losses.append(step.backward(module, encode, parts, wrapped.no_sync))
-        wrapped.clip(None)
-        optimizer.step()
-        module.after_step(seen + BATCH)
-    gradients = {name: weight.grad for name, weight in module.named_parameters() if weight.grad is not None}
-    whole = gathered(gradients, world)
-    arrays = {name: value.numpy() for name, value in whole.items() if value is not None}
-    return [{name: loss.item() for name, loss in line.items()} for line in losses], arrays
+    given = objective(), config(cluster__parallel=kind), lambda seen: batch(BATCH, seed=seen), BATCH
+    losses, gradients, _ = steps_of(*given, parts=parts, dtype=dtype, count=count)
+    return losses, gradients
 
 
 def alone(module, image, ids):

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from infra.errors import ConfigError
 from training.objectives.config import ObjectiveConfig
 
 if TYPE_CHECKING:
@@ -37,12 +36,8 @@ class Config(ObjectiveConfig):
     fusion_layers: int = Field(6, ge=1, description="layers of the fusion encoder")
 
     def check(self, micro_batch: int) -> None:
-        if self.itm_weight and micro_batch % self.negatives_among:
-            raise ConfigError(
-                "training.objectives.albef.config.Config.negatives_among does not divide a micro-batch",
-                expected=f"a divisor of {micro_batch}",
-                found=str(self.negatives_among),
-            )
+        if self.itm_weight:
+            self.check_divides("negatives_among", micro_batch)
 
 
 def load(folder: str | Path) -> Matcher:

@@ -42,9 +42,5 @@ class Config(ObjectiveConfig):
             raise ConfigError(
                 "the objective vilbert has no loss that reads words", expected="itm_weight or mlm_weight above 0"
             )
-        if self.itm_weight and micro_batch % self.negatives_among:
-            raise ConfigError(
-                "training.objectives.vilbert.config.Config.negatives_among does not divide a micro-batch",
-                expected=f"a divisor of {micro_batch}",
-                found=str(self.negatives_among),
-            )
+        if self.itm_weight:
+            self.check_divides("negatives_among", micro_batch)

@@ -35,9 +35,5 @@ class Config(ObjectiveConfig):
             raise ConfigError(
                 "word_patch_alignment is of the pairs that are matched, and none are", expected="itm_weight above 0"
             )
-        if self.itm_weight and micro_batch % self.negatives_among:
-            raise ConfigError(
-                "training.objectives.vilt.config.Config.negatives_among does not divide a micro-batch",
-                expected=f"a divisor of {micro_batch}",
-                found=str(self.negatives_among),
-            )
+        if self.itm_weight:
+            self.check_divides("negatives_among", micro_batch)
