@@ -90,10 +90,11 @@ class Task:
         if stream in self.sent:
             raise DataError(f"a task of {self.output.shard} sent to {stream} twice", fix="send one table")
         self.sent.add(stream)
-        order = np.argsort(to, kind="stable")
         ends = np.cumsum(np.bincount(to.astype(np.int64), minlength=sending.parts))
         if len(ends) > sending.parts:
             raise DataError(f"{stream} has {sending.parts} receivers", found=f"rows for number {len(ends) - 1}")
+        # Of numbers of 16 bits numpy sorts the places by radix, in a fifth of the time.
+        order = np.argsort(to.astype(np.min_scalar_type(sending.parts)), kind="stable")
         rows = rows.take(pa.array(order)).combine_chunks()
         options = pa.ipc.IpcWriteOptions(compression="lz4")
         with (

@@ -3,28 +3,29 @@
 The 64 bits are cut into ``distance + agreeing`` blocks. Two hashes that differ in at most ``distance`` bits agree in at
 least ``agreeing`` whole blocks, by the pigeonhole principle; so it is enough to compare those that agree in some choice
 of that many blocks. A hash is sent to the exchange once for each of its first ``distance + 1`` blocks, since of the
-blocks that agree the first is one of these. The choices of the others are made in memory, among the hashes that share
-this one: 10M hashes within 6 bits are 70M rows of the exchange, and for each of 84 choices one comparison in four.
+blocks that agree the lowest is one of these. The choices of the others are made in memory, among the hashes that share
+this one: 10M hashes within 6 bits are 70M rows of the exchange, and for each of 84 choices two comparisons.
+
+For each choice the bits of its blocks are moved to the top and the hashes sorted as numbers, which numpy does several
+times as fast as it sorts their positions; where each stood is looked up only for the few that are near another.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
-from math import ceil, comb
+from math import comb
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from infra.arrays import begins_run
-
 __all__ = ["Blocks", "Found", "candidates"]
 
 Array = NDArray[Any]
 
-_DIGIT = 16  # bits
-_SORT, _REST, _COMPARE = 16.0, 30.0, 5.0  # ns per hash and choice: for each 16 bits, and else; and per comparison
+_PIECE = 2**15  # numbers
+_SORT, _COMPARE = 40.0, 3.0  # ns of a hash for each choice, and for each hash it is compared with
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,7 @@ class Blocks:
 
         def cost(agreeing: int) -> float:
             compared = hashes * 2.0 ** (-64 * agreeing / (distance + agreeing)) / 2
-            digits = ceil(64 * (agreeing - 1) / (distance + agreeing) / _DIGIT)
-            return float(comb(distance + agreeing, agreeing) * (_SORT * digits + _REST + _COMPARE * compared))
+            return float(comb(distance + agreeing, agreeing) * (_SORT + _COMPARE * compared))
 
         fewest = max(1, 3 - distance)  # so that no block has more bits than a bucket's name
         return cls(distance, min(range(fewest, 9), key=cost))
@@ -55,13 +55,16 @@ class Blocks:
         """The blocks by which a hash is sent to the exchange."""
         return range(self.distance + 1)
 
+    def low(self, block: int) -> int:
+        """The lowest bit of a block."""
+        return 64 * block // self.count
+
     def values(self, hashes: Array, block: int) -> Array:
         """The bits of a block: (n,) uint64."""
-        low = 64 * block // self.count
-        return (hashes >> np.uint64(low)) & np.uint64(2 ** self.width(block) - 1)
+        return (hashes >> np.uint64(self.low(block))) & np.uint64(2 ** self.width(block) - 1)
 
     def width(self, block: int) -> int:
-        return 64 * (block + 1) // self.count - 64 * block // self.count
+        return self.low(block + 1) - self.low(block)
 
 
 @dataclass
@@ -74,60 +77,172 @@ class Found:
     largest: int = 0  # bucket
 
 
-def candidates(hashes: Array, blocks: Blocks, block: int, most: int) -> Found:
-    """All pairs within the distance among ``hashes``, (n,) uint64, that agree in ``block`` and in no lower one of their
-    agreeing blocks, so that each pair is found in one place only.
+def candidates(hashes: Array, blocks: Blocks, lowest: int, most: int, order: Sequence[Array]) -> Found:
+    """All pairs within the distance among ``hashes``, (n,) uint64, of whose agreeing blocks ``lowest`` is the lowest.
 
-    A hash is compared with the first ``most`` of those with which it shares a bucket; ``hashes`` come in order of
-    preference.
+    In a bucket, all hashes that agree in one choice of blocks, each is compared with the first ``most``: by the columns
+    of ``order``, each (n,), the last of which counts most, as in ``np.lexsort``, and then by themselves.
     """
     found = Found(np.empty(0, np.int64), np.empty(0, np.int64))
     first, second = [found.first], [found.second]
-    values = [blocks.values(hashes, number) for number in range(blocks.count)]
-    for others in combinations(range(block + 1, blocks.count), blocks.agreeing - 1):
-        chosen = (block, *others)
-        order, starts, places = _buckets(hashes, values, blocks, others)
-        found.largest = max(found.largest, int(places.max(initial=-1)) + 1)
-        found.oversized += int(np.count_nonzero(places == most))
-        ordered = hashes[order]
-        one, other = _within(ordered, starts, places, blocks.distance, most)
-        differing = ordered[one] ^ ordered[other]
-        agrees = np.zeros(len(one), bool)
-        for number in set(range(chosen[-1])) - set(chosen):
-            agrees |= blocks.values(differing, number) == 0
-        first.append(order[one[~agrees]])
-        second.append(order[other[~agrees]])
-    found.first, found.second = np.concatenate(first), np.concatenate(second)
+    lookup, everywhere = _Lookup.of(hashes), np.arange(len(hashes))
+    for choice in _choices(_Choice((), (), hashes).and_block(lowest, blocks), blocks) if len(hashes) else []:
+        choice.hashes = np.sort(choice.hashes)
+        sizes = choice.sizes()
+        found.largest = max(found.largest, int(sizes.max()))
+        many = sizes > most
+        few = np.flatnonzero(np.repeat(~many, sizes)) if many.any() else everywhere
+        one, other = _near(choice, few, sizes[~many], blocks.distance)
+        new = choice.found_first(choice.moved_back(choice.hashes[one] ^ choice.hashes[other]), blocks)
+        first.append(lookup.positions(choice, one[new]))
+        second.append(lookup.positions(choice, other[new]))
+        if many.any():
+            found.oversized += int(np.count_nonzero(many))
+            positions = lookup.positions(choice, np.flatnonzero(np.repeat(many, sizes)))
+            buckets = np.repeat(np.arange(np.count_nonzero(many)), sizes[many])
+            keys = (hashes[positions], *(column[positions] for column in order), buckets)
+            positions = positions[np.lexsort(keys)]
+            one, other = _near_the_first(hashes[positions], sizes[many], blocks.distance, most)
+            one, other = positions[one], positions[other]
+            new = choice.found_first(hashes[one] ^ hashes[other], blocks)
+            first.append(one[new])
+            second.append(other[new])
+    one, other = np.concatenate(first), np.concatenate(second)
+    found.first, found.second = np.minimum(one, other), np.maximum(one, other)
     return found
 
 
-def _buckets(hashes: Array, values: list[Array], blocks: Blocks, others: tuple[int, ...]) -> tuple[Array, Array, Array]:
-    """Positions of the hashes bucket by bucket; for each where its bucket starts among these, and its place there."""
-    bits = 0
-    keys = np.zeros(len(hashes), np.uint64)
-    for number in others:
-        keys = (keys << np.uint64(blocks.width(number))) | values[number]
-        bits += blocks.width(number)
-    # numpy sorts 16 bits by radix: all of them digit by digit take a third of the time of a sort of 64 bits.
-    digits = [(keys >> np.uint64(low)).astype(np.uint16) for low in range(0, max(bits, 1), _DIGIT)]
-    order = np.lexsort(digits)
-    keys = keys[order]
-    begins = np.flatnonzero(begins_run(keys))
-    starts = np.repeat(begins, np.diff(np.r_[begins, len(keys)]))
-    return order, starts, np.arange(len(keys)) - starts
+@dataclass
+class _Choice:
+    """Blocks, and hashes whose bits in these are at the top."""
+
+    blocks: tuple[int, ...]
+    moves: tuple[tuple[int, int], ...]  # lowest bit and number of bits of each block, where it was when it was moved
+    hashes: Array
+
+    def and_block(self, number: int, blocks: Blocks) -> _Choice:
+        """The choice of a higher block with these."""
+        # The blocks moved before were below this one, and are above it now: it is so much lower.
+        low, width = blocks.low(number) - sum(width for _, width in self.moves), blocks.width(number)
+        return _Choice((*self.blocks, number), (*self.moves, (low, width)), _moved_up(self.hashes, low, width))
+
+    @property
+    def apart(self) -> np.uint64:
+        """The most by which hashes of one bucket differ, as numbers."""
+        return np.uint64(2 ** (64 - sum(width for _, width in self.moves)) - 1)
+
+    def sizes(self) -> Array:
+        """The sizes of the buckets, of sorted hashes: (buckets,)."""
+        ends = np.flatnonzero((self.hashes[1:] ^ self.hashes[:-1]) > self.apart) + 1
+        return np.diff(np.r_[0, ends, len(self.hashes)])
+
+    def moved_back(self, values: Array) -> Array:
+        """Hashes, or the bits in which some differ, as they were before they were moved."""
+        for low, width in reversed(self.moves):
+            below, above = values & np.uint64(2**low - 1), (values >> np.uint64(low)) << np.uint64(low + width)
+            values = below | ((values >> np.uint64(64 - width)) << np.uint64(low)) | above
+        return values
+
+    def found_first(self, differing: Array, blocks: Blocks) -> Array:
+        """Whether these are the lowest blocks in which pairs agree, by the bits in which they differ: (n,) bool."""
+        agrees = np.zeros(len(differing), bool)
+        for number in set(range(self.blocks[-1])) - set(self.blocks):
+            agrees |= blocks.values(differing, number) == 0
+        return ~agrees
 
 
-def _within(hashes: Array, starts: Array, places: Array, distance: int, most: int) -> tuple[Array, Array]:
-    """Pairs of hashes of one bucket, the first of which is among its first ``most``."""
+@dataclass
+class _Lookup:
+    """All hashes in order, and the position of each."""
+
+    hashes: Array
+    order: Array
+
+    @classmethod
+    def of(cls, hashes: Array) -> _Lookup:
+        order = np.argsort(hashes)
+        return cls(hashes[order], order)
+
+    def positions(self, choice: _Choice, slots: Array) -> Array:
+        """The positions of those in ``slots`` of the sorted hashes of ``choice``: (n,)."""
+        values = choice.hashes[slots]
+        among_equal = slots - np.searchsorted(choice.hashes, values)
+        positions: Array = self.order[np.searchsorted(self.hashes, choice.moved_back(values)) + among_equal]
+        return positions
+
+
+def _choices(begun: _Choice, blocks: Blocks) -> Iterator[_Choice]:
+    """Each choice of blocks that begins with those of ``begun``."""
+    more = blocks.agreeing - len(begun.blocks)
+    if not more:
+        yield begun
+        return
+    for number in range(begun.blocks[-1] + 1, blocks.count - more + 1):
+        yield from _choices(begun.and_block(number, blocks), blocks)
+
+
+def _moved_up(hashes: Array, low: int, width: int) -> Array:
+    """Move ``width`` bits from ``low`` on to the top, those above them down."""
+    moved = np.empty_like(hashes)
+    scratch = np.empty(_PIECE, np.uint64)
+    for piece in _pieces(len(hashes)):
+        source, target = hashes[piece], moved[piece]
+        bits = scratch[: len(source)]
+        np.right_shift(source, np.uint64(low), out=bits)
+        np.left_shift(bits, np.uint64(64 - width), out=target)
+        np.right_shift(bits, np.uint64(width), out=bits)
+        np.left_shift(bits, np.uint64(low), out=bits)
+        np.bitwise_or(target, bits, out=target)
+        np.bitwise_and(source, np.uint64(2**low - 1), out=bits)
+        np.bitwise_or(target, bits, out=target)
+    return moved
+
+
+def _near(choice: _Choice, slots: Array, sizes: Array, distance: int) -> tuple[Array, Array]:
+    """Pairs of ``slots`` of one bucket within the distance; ``slots`` has whole buckets, of these ``sizes``.
+
+    Each is compared with the one so many places behind it, all at once, as long as any bucket has as many; those of
+    smaller buckets are left out once they are half of all.
+    """
     none = np.empty(0, np.int64)
     first, second = [none], [none]
+    hashes, apart = choice.hashes if len(slots) == len(choice.hashes) else choice.hashes[slots], choice.apart
+    by_size = np.bincount(sizes, minlength=1)
+    larger = np.cumsum((by_size * np.arange(len(by_size)))[::-1])[::-1]  # slots in buckets of this size or more
+    differing, bits = np.empty(_PIECE, np.uint64), np.empty(_PIECE, np.uint8)
+    for step in range(1, len(larger) - 1):
+        if 2 * larger[step + 1] <= len(slots):
+            stays = sizes > step
+            left = np.flatnonzero(np.repeat(stays, sizes))
+            hashes, slots, sizes = hashes[left], slots[left], sizes[stays]
+        for piece in _pieces(len(slots) - step):
+            here, count = hashes[piece], piece.stop - piece.start
+            np.bitwise_xor(here, hashes[piece.start + step : piece.stop + step], out=differing[:count])
+            np.bitwise_count(differing[:count], out=bits[:count])
+            near = np.flatnonzero(bits[:count] <= distance)
+            near = near[differing[near] <= apart] + piece.start
+            if len(near):
+                first.append(slots[near])
+                second.append(slots[near + step])
+    return np.concatenate(first), np.concatenate(second)
+
+
+def _near_the_first(hashes: Array, sizes: Array, distance: int, most: int) -> tuple[Array, Array]:
+    """Pairs of places within the distance, in one of the buckets of these ``sizes``, whose first is among the first
+    ``most`` there."""
+    none = np.empty(0, np.int64)
+    first, second = [none], [none]
+    starts = np.repeat(np.cumsum(sizes) - sizes, sizes)
     left = np.arange(len(hashes))
     for rank in range(most):
-        left = left[places[left] > rank]
-        if not len(left):
-            break
+        left = left[left - starts[left] > rank]
         others = starts[left] + rank
         near = np.bitwise_count(hashes[left] ^ hashes[others]) <= distance
         first.append(others[near])
         second.append(left[near])
     return np.concatenate(first), np.concatenate(second)
+
+
+def _pieces(count: int) -> Iterator[slice]:
+    """So many numbers in pieces that stay in a core's cache."""
+    return (slice(begin, min(begin + _PIECE, count)) for begin in range(0, count, _PIECE))

@@ -23,7 +23,7 @@ from pipelines.curate.dedup.files import originals_at
 from pipelines.curate.dedup.homes import Homes, part_of
 from pipelines.curate.dedup.verdicts import PENDING
 
-__all__ = ["bucket_of", "send_entries"]
+__all__ = ["send_entries"]
 
 Array = NDArray[Any]
 
@@ -59,10 +59,10 @@ def send_entries(config: Config, homes: Homes, blocks: Blocks, parts: int, task:
             *(left[name].take(owners) for name in ("preference", "row")),
         ]
         entries.append(pa.table(columns, schema=ENTRIES))
-        buckets.append(bucket_of(keys, blocks, block))
+        buckets.append(_bucket_of(keys, blocks, block))
     task.send("entries", pa.concat_tables(entries), part_of(np.concatenate(buckets), parts))
 
 
-def bucket_of(keys: Array, blocks: Blocks, block: int) -> Array:
-    """The bucket of each key by one of its blocks: (n,) uint32, the block and its bits."""
+def _bucket_of(keys: Array, blocks: Blocks, block: int) -> Array:
+    """What keys that agree in one of their blocks have in common: (n,) uint32, the block and its bits."""
     return ((block << 24) + blocks.values(keys, block)).astype(np.uint32)

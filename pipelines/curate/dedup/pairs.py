@@ -22,7 +22,6 @@ from pipelines.curate.dedup.clusters import EDGES, send_edges
 from pipelines.curate.dedup.config import Config
 from pipelines.curate.dedup.homes import Homes, column_at_home, part_of
 from pipelines.curate.dedup.leaders import PAIRS
-from pipelines.curate.dedup.looks import bucket_of
 from pipelines.curate.dedup.rows import signatures_path
 from pipelines.tables import read_table
 
@@ -32,18 +31,18 @@ Array = NDArray[Any]
 
 
 def find_pairs(config: Config, homes: Homes, blocks: Blocks, task: Task) -> None:
-    """Find pairs of keys within the distance, bucket by bucket. Stream ``candidates``: to the first's home."""
+    """Find pairs of keys within the distance. Stream ``candidates``: to the first's home."""
     entries = task.receive("entries")
     block, keys, preference, rows = (column.to_numpy() for column in entries.columns)
-    buckets = np.zeros(len(keys), np.uint32)
-    for number in blocks.sent:
-        buckets[block == number] = bucket_of(keys[block == number], blocks, number)
     likely = [EDGES.empty_table()]
     oversized = largest = 0
-    order = np.lexsort((rows, ~preference, buckets))
-    for places in np.split(order, np.flatnonzero(np.diff(buckets[order])) + 1) if len(order) else []:
-        found = candidates(keys[places], blocks, int(block[places[0]]), config.max_bucket)
-        first, second = places[found.first], places[found.second]
+    for number in blocks.sent:
+        places = np.flatnonzero(block == number)
+        found = candidates(keys[places], blocks, number, config.max_bucket, (rows[places], ~preference[places]))
+        one, other = places[found.first], places[found.second]
+        in_order = preference[one] > preference[other]
+        in_order |= (preference[one] == preference[other]) & (rows[one] < rows[other])
+        first, second = np.where(in_order, one, other), np.where(in_order, other, one)
         likely.append(pa.table([rows[first], rows[second], preference[first], preference[second]], schema=EDGES))
         oversized, largest = oversized + found.oversized, max(largest, found.largest)
     task.facts |= {"oversized": oversized, "largest": largest}

@@ -96,18 +96,50 @@ def test_each_pair_of_hashes_is_found_once(distance, agreeing):
     hashes, _, _ = similar(distance, 120, 5, distance)
     blocks = Blocks(distance, agreeing)
     found = []
-    for block in blocks.sent:
-        values = blocks.values(hashes, block)
-        for value in np.unique(values):
-            places = np.flatnonzero(values == value)
-            pairs = candidates(hashes[places], blocks, block, 1_000)
-            found += zip(places[pairs.first].tolist(), places[pairs.second].tolist(), strict=True)
+    for lowest in blocks.sent:
+        pairs = candidates(hashes, blocks, lowest, 1_000, [np.arange(120)])
+        found += zip(pairs.first.tolist(), pairs.second.tolist(), strict=True)
     truth = [
         (one, other)
         for one, other in itertools.combinations(range(120), 2)
         if int(hashes[one] ^ hashes[other]).bit_count() <= distance
     ]
     assert sorted(found) == truth
+
+
+@pytest.mark.parametrize("most", [1, 3, 10])
+@pytest.mark.parametrize(("agreeing", "lowest"), [(1, 0), (2, 3), (3, 1), (4, 6)])
+def test_each_is_compared_with_the_first_of_its_bucket(monkeypatch, agreeing, lowest, most):
+    """Small buckets beside ones above the limit, equal hashes in both, and arrays of more than one piece."""
+    monkeypatch.setattr("pipelines.curate.dedup.candidates._PIECE", 7)
+    crowd, _, _ = similar(most, 40, 5, 4)
+    pairs, _, _ = similar(most, 120, 60, 3)
+    hashes = np.random.default_rng(0).permutation(np.r_[crowd, crowd[:9], crowd[:9], pairs, pairs[:5]])
+    blocks = Blocks(6, agreeing)
+    truth, sizes = [], []
+    for others in itertools.combinations(range(lowest + 1, blocks.count), agreeing - 1):
+        for bucket in buckets_of(hashes, blocks, (lowest, *others)):
+            sizes.append(len(bucket))
+            for one, other in itertools.combinations(bucket, 2):
+                agree = [n for n in range(blocks.count) if same_block(hashes[one], hashes[other], blocks, n)]
+                first = agree[:agreeing] == [lowest, *others] and one in bucket[:most]
+                truth += [(one, other)] * (first and int(hashes[one] ^ hashes[other]).bit_count() <= 6)
+    found = candidates(hashes, blocks, lowest, most, [np.arange(len(hashes))])
+    assert sorted(zip(found.first.tolist(), found.second.tolist(), strict=True)) == sorted(truth)
+    assert (found.oversized, found.largest) == (sum(size > most for size in sizes), max(sizes))
+
+
+def buckets_of(hashes, blocks, chosen):
+    """Positions of the hashes that agree in the chosen blocks."""
+    buckets = {}
+    for position in range(len(hashes)):
+        key = tuple(blocks.values(hashes[[position]], number)[0] for number in chosen)
+        buckets.setdefault(key, []).append(position)
+    return buckets.values()
+
+
+def same_block(one, other, blocks, number):
+    return blocks.values(np.array([one ^ other]), number)[0] == 0
 
 
 def test_blocks_are_finer_the_more_hashes_there_are():
