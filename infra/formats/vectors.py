@@ -30,8 +30,10 @@ from infra.store import Store
 __all__ = [
     *(
         "Floats",
+        "Stored",
         "Vectors",
         "read_arrays",
+        "read_stored",
         "read_vectors",
         "texts_of",
         "unit",
@@ -75,6 +77,16 @@ class Vectors:
         return Vectors([self.uids[row] for row in rows], self.images[rows], texts, row_of)
 
 
+@dataclass(frozen=True)
+class Stored:
+    """The embeddings of n rows as a file has them: vectors of any length and type of number."""
+
+    uids: list[str]
+    images: NDArray[np.floating]  # (n, d)
+    texts: NDArray[np.floating]  # (m, d)
+    counts: NDArray[np.int64]  # (n,), captions of each row
+
+
 def vector_shards(artifact: Artifact) -> list[str]:
     """The names of an artifact's shards of embeddings."""
     return [file.path.removeprefix("data/").removesuffix(".npz") for file in artifact.files("data/", ".npz")]
@@ -109,6 +121,13 @@ def read_vectors(store: Store, shard: str, name: str | None = None) -> Vectors:
 
     Raises DataError if rows and vectors do not go together.
     """
+    stored = read_stored(store, shard, name)
+    row_of = np.repeat(np.arange(len(stored.uids)), stored.counts)
+    return Vectors(stored.uids, unit(stored.images), unit(stored.texts), row_of)
+
+
+def read_stored(store: Store, shard: str, name: str | None = None) -> Stored:
+    """The same as :func:`read_vectors`, as it lies in the file."""
     with store.open(f"data/{shard}.parquet") as source, pq.ParquetFile(source) as table:
         columns = [column for column in ("uid", "captions") if column in table.schema_arrow.names]
         rows = table.read(columns)
@@ -117,7 +136,7 @@ def read_vectors(store: Store, shard: str, name: str | None = None) -> Vectors:
         name = name or _only(place, list(file))
         if missing := [name + ending for ending in (_IMAGES, _TEXTS) if name + ending not in file]:
             raise DataError(f"{place} has no {missing[0]}", found=", ".join(sorted(file)))
-        images, texts = unit(file[name + _IMAGES]), unit(file[name + _TEXTS])
+        images, texts = file[name + _IMAGES], file[name + _TEXTS]
     counts = rows["captions"].to_numpy() if "captions" in columns else np.ones(rows.num_rows, np.int64)
     if len(images) != rows.num_rows or len(texts) != counts.sum() or images.shape[1:] != texts.shape[1:]:
         raise DataError(
@@ -125,7 +144,7 @@ def read_vectors(store: Store, shard: str, name: str | None = None) -> Vectors:
             expected=f"vectors of {rows.num_rows} images and {counts.sum()} captions, equally long",
             found=f"{images.shape} and {texts.shape}",
         )
-    return Vectors(rows["uid"].to_pylist(), images, texts, np.repeat(np.arange(len(images)), counts))
+    return Stored(rows["uid"].to_pylist(), images, texts, counts)
 
 
 def unit(vectors: NDArray[np.floating]) -> Floats:

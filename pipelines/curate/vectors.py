@@ -9,22 +9,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from infra.formats.vectors import Floats, Vectors, read_vectors, unit, vector_shards
+from infra.formats.vectors import Floats, Vectors, read_vectors, unit
 from infra.run.manifest import Artifact
 
 __all__ = ["chunks", "gathered", "packed", "unpacked"]
 
 
 def gathered(artifact: Artifact, name: str | None, shards: Sequence[str], uids: Collection[str]) -> Vectors:
-    """Return the vectors of the rows ``uids``, as far as there are any, in the order of the artifact.
-
-    Those of our own embed stage lie in the shards of the rows' own names, ``shards``. In others all are looked through,
-    of which only the column ``uid`` where nothing is found.
-    """
-    there = vector_shards(artifact)
+    """The vectors of the rows ``uids``, as far as there are any, which lie in ``shards`` (joining.py sees to that)."""
     parts = []
     wanted = pa.array(sorted(uids), pa.string())
-    for shard in shards if set(shards) <= set(there) else there:
+    for shard in shards:
         with artifact.store.open(f"data/{shard}.parquet") as source:
             found = pc.is_in(pq.read_table(source, columns=["uid"])["uid"], value_set=wanted)
         if (rows := np.flatnonzero(found.to_numpy())).size:

@@ -1,11 +1,12 @@
-"""Stages that must stay flat: entries, subset, reshard and a filter by a list of ids, at two sizes.
+"""What must stay flat: entries, subset, reshard, a filter by a list of ids, vectors that join their rows, at two sizes.
 
-    python -m tests.benchmarks.flat entries|subset|reshard|filter [--rows 100000 1000000] [--folder FOLDER]
+    python -m tests.benchmarks.flat entries|subset|reshard|filter|join [--rows 100000 1000000] [--folder FOLDER]
 
 Time is the CPU time of all processes; memory is private memory, of the largest process and of all together, as
 tests/benchmarks/dedup.py tells them. Captions are those of tests/benchmarks/textdedup.py. Tars have tiny images; of a
 subset half of the ids are samples', a tenth of these twice, as many others are no sample's. The filter's list has ten
-ids for each row, in no order; half of the rows are on it.
+ids for each row, in no order; half of the rows are on it. Vectors are 512 numbers of an image and as many of a caption,
+in files of 10,000 rows and in no order.
 """
 
 from __future__ import annotations
@@ -23,17 +24,23 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from infra.cluster import Limits
 from infra.formats.shards import TarWriter, shard_name
+from infra.formats.vectors import write_arrays
 from infra.run.context import Context
-from infra.run.manifest import Artifact
+from infra.run.manifest import Artifact, Manifest
 from pipelines.curate import entries, reshard, subset
 from pipelines.curate import filter as filtering
 from pipelines.curate.filter.rules import Subset
+from pipelines.curate.joining import joined
 from pipelines.curate.subset.ids import DTYPE
+from pipelines.tables import read_table
 from tests.benchmarks.dedup import PER_SHARD, at_two_sizes, mixed, timed
 from tests.benchmarks.textdedup import captions
 
 Inputs = Mapping[str, Artifact]
+
+WIDTH = 512  # of a vector
 
 
 def halves(rows: np.ndarray) -> tuple[list[int], list[int]]:
@@ -56,6 +63,26 @@ def pairs(folder: Path, rows: int) -> Inputs:
     chosen = Context(folder / "list")
     write_ids(chosen, ids_of(np.arange(0, 20 * rows, 2)))
     return {"pairs": selection(folder, rows)["selection"], "list_ids": finished(chosen)}
+
+
+def vectors(folder: Path, rows: int) -> Inputs:
+    """A selection, and vectors as others publish them."""
+    theirs = Context(folder / "vectors")
+    some = np.random.default_rng(0).normal(size=(PER_SHARD, WIDTH)).astype(np.float16)
+    for shard in range(rows // PER_SHARD):
+        # An odd step, prime to the number of rows, leads past each of them once.
+        high, low = halves(np.arange(shard * PER_SHARD, (shard + 1) * PER_SHARD) * 7_368_787 % rows)
+        uid = [f"{one:016x}{other:016x}" for one, other in zip(high, low, strict=True)]
+        theirs.output.write_table(f"data/{shard:08d}.parquet", pa.table({"uid": uid}))
+        write_arrays(theirs.output, f"data/{shard:08d}.npz", {"clip_img": some, "clip_txt": some}, rows=PER_SHARD)
+    return {**selection(folder, rows), "embeddings": finished(theirs)}
+
+
+def join(config: Limits, inputs: Inputs, context: Context) -> Manifest:
+    """Bring the vectors to their rows."""
+    found = joined(context, config, inputs, "embeddings", None)
+    uids = [read_table(found.store, file.path, ["uid"]) for file in found.files("data/", ".parquet")]
+    return context.finish(facts={"found": sum(map(len, uids))})
 
 
 def ids_of(rows: np.ndarray) -> np.ndarray:
@@ -98,6 +125,7 @@ STAGES: dict[str, tuple[Callable[[Path, int], Inputs], Any, Any]] = {
     "subset": (selection, subset.run, subset.Config()),
     "filter": (pairs, filtering.run, filtering.Config(rules=(Subset(source="list_ids"),))),
     "reshard": (shards, reshard.run, reshard.Config()),
+    "join": (vectors, join, Limits()),
 }
 
 
@@ -109,6 +137,8 @@ def measure(name: str, folder: Path, rows: int) -> float:
 
     def stage() -> tuple[int, Mapping[str, Any]]:
         manifest = run(config, inputs, Context(folder / name))
+        if name == "join":
+            assert manifest.facts["found"] == rows
         if name == "reshard":
             assert manifest.facts["train"] == rows // 2 + rows // 20 and manifest.facts["repeated"] == rows // 20
         return manifest.funnel.kept if manifest.funnel else 0, manifest.facts

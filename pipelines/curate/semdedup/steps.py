@@ -9,6 +9,7 @@ from infra.exchange import Exchange, parts_of
 from infra.run.context import Context
 from infra.run.manifest import Artifact, Manifest
 from pipelines.curate.dedup.homes import Homes
+from pipelines.curate.joining import forget_joined, joined
 from pipelines.curate.semdedup import clusters, figures, work
 from pipelines.curate.semdedup.config import Config
 from pipelines.layout import counted_shards, funnel
@@ -27,6 +28,8 @@ def write_selection(config: Config, inputs: Mapping[str, Artifact], context: Con
     total = sum(count for *_, count in shards)
     if not shards:
         return context.finish([], funnel=funnel("images", []))
+    vectors = joined(context, config.limits, inputs, "embeddings", config.embedding)
+    inputs = {**inputs, "embeddings": vectors}
     homes, lots = Homes.lots(shards, _ROWS)
     parts = parts_of(total, _ROWS)
     count = config.clusters or min(parts_of(total, _CLUSTER), _MOST)
@@ -49,6 +52,7 @@ def write_selection(config: Config, inputs: Mapping[str, Artifact], context: Con
     records = exchange.step("selection", lots, partial(work.write_shards, inputs), receives=["verdicts"])
     exchange.close()
     context.store.delete(clusters.CENTROIDS)
+    forget_joined(context)
 
     figures.draw(context, inputs, shards, records, limit.facts)
     facts = {

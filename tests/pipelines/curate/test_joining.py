@@ -1,0 +1,114 @@
+"""Vectors that others made, in shards of their own, against a plain dictionary by uid; killed anywhere."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from small_clip import adopted
+
+from infra.cluster import Limits
+from infra.formats.vectors import read_vectors, unit, vector_shards
+from infra.run.context import Context
+from infra.run.manifest import Artifact
+from pipelines import adopt
+from pipelines.curate import joining
+from pipelines.curate.joining import forget_joined, joined
+
+ROWS, WIDTH = 120, 5
+SHARDS = ("00000000", "00001", "b")  # as others name theirs; our own are 00000 and on
+
+
+@pytest.fixture(autouse=True)
+def small_tasks(monkeypatch):
+    monkeypatch.setattr(joining, "_ROWS", 20)
+
+
+@pytest.fixture
+def selection(tmp_path):
+    """Kept rows in three shards, the second of which has rows that no vector is for."""
+    context = Context(tmp_path / "selection")
+    for shard, numbers in enumerate((range(50), range(200, 220), range(50, ROWS))):
+        context.output.write_table(f"data/kept-{shard:05d}.parquet", pa.table({"uid": [uid(row) for row in numbers]}))
+    return Artifact(context.store, context.finish())
+
+
+def uid(row):
+    return f"{row:032x}"
+
+
+def write_theirs(folder, seed=0, captions=True):
+    """Embeddings in no order, one shard of them in float32; the vectors and those of the captions of each row.
+
+    Some rows stand in two shards with other vectors; some are of no image that is asked for, some images have none.
+    """
+    rng = np.random.default_rng(seed)
+    folder.mkdir()
+    rows = np.r_[rng.permutation(np.r_[10:ROWS, 300:340]), rng.integers(10, ROWS, 15)]
+    truth = {}
+    for shard, numbers in zip(SHARDS, np.array_split(rows, len(SHARDS)), strict=True):
+        kind = np.float32 if shard == "b" else np.float16
+        counts = rng.integers(0, 4, len(numbers)) if captions else np.ones(len(numbers), int)
+        images, texts = (3 * rng.normal(size=(n, WIDTH)).astype(kind) for n in (len(numbers), counts.sum()))
+        table = pa.table({"uid": [uid(row) for row in numbers]})
+        if captions:
+            table = table.append_column("captions", pa.array(counts.astype(np.int32)))
+        pq.write_table(table, folder / f"{shard}.parquet")
+        np.savez(folder / f"{shard}.npz", l14_img=images, l14_txt=texts, other_img=-images, other_txt=-texts)
+        for row, image, own in zip(numbers, images, np.split(texts, np.cumsum(counts)[:-1]), strict=True):
+            truth.setdefault(uid(row), (image, own))
+    return truth
+
+
+@pytest.mark.parametrize("captions", [True, False])
+def test_rows_find_their_vectors(tmp_path, selection, captions):
+    truth = write_theirs(tmp_path / "theirs", captions=captions)
+    inputs = {"selection": selection, "vectors": adopted(tmp_path / "theirs", adopt.Embeddings(), tmp_path / "adopted")}
+    context = Context(tmp_path / "stage")
+    found = joined(context, Limits(), inputs, "vectors", "l14")
+    assert vector_shards(found) == ["00000", "00001", "00002"]
+    seen = []
+    for shard, numbers in enumerate((range(50), range(200, 220), range(50, ROWS))):
+        vectors = read_vectors(found.store, f"{shard:05d}", "l14")
+        assert vectors.uids == [uid(row) for row in numbers if uid(row) in truth]
+        own = [truth[one] for one in vectors.uids]
+        if own:
+            np.testing.assert_array_equal(vectors.images, unit(np.array([image for image, _ in own])))
+            np.testing.assert_array_equal(vectors.texts, unit(np.concatenate([texts for _, texts in own])))
+            np.testing.assert_array_equal(
+                vectors.row_of, np.repeat(np.arange(len(own)), [len(texts) for _, texts in own])
+            )
+        seen += vectors.uids
+    assert len(seen) == ROWS - 10
+    forget_joined(context)
+    assert [path for path in context.store.paths() if not path.startswith("ledger/")] == []
+
+
+def test_killed_anywhere_it_goes_on_to_the_same_bytes(tmp_path, selection, killed_until_done):
+    write_theirs(tmp_path / "theirs")
+    theirs = adopted(tmp_path / "theirs", adopt.Embeddings(), tmp_path / "adopted")
+
+    def written(folder):
+        context = Context(folder)
+        joined(context, Limits(), {"selection": selection, "vectors": theirs}, "vectors", "l14")
+        return {path: context.store.read(path) for path in context.store.paths("joined")}
+
+    undisturbed = written(tmp_path / "undisturbed")
+    assert len(undisturbed) == 6
+    assert killed_until_done(lambda: written(tmp_path / "killed")) == undisturbed
+
+
+def test_tasks_on_a_cluster_write_the_same(tmp_path, selection, monkeypatch, ray_cluster):
+    write_theirs(tmp_path / "theirs")
+    inputs = {"selection": selection, "vectors": adopted(tmp_path / "theirs", adopt.Embeddings(), tmp_path / "adopted")}
+
+    def written(folder, limits):
+        context = Context(folder)
+        joined(context, limits, inputs, "vectors", "l14")
+        return {path: context.store.read(path) for path in context.store.paths("joined")}
+
+    here = written(tmp_path / "here", Limits())
+    monkeypatch.setattr(joining, "_SMALL", 0)
+    for workers in (1, 3):
+        assert written(tmp_path / f"{workers}", Limits(cpus=0.5, in_flight=workers)) == here
