@@ -144,7 +144,7 @@ def read_stored(store: Store, shard: str, name: str | None = None) -> Stored:
             expected=f"vectors of {rows.num_rows} images and {counts.sum()} captions, equally long",
             found=f"{images.shape} and {texts.shape}",
         )
-    return Stored(rows["uid"].to_pylist(), images, texts, counts)
+    return Stored(rows["uid"].cast(pa.string()).to_pylist(), images, texts, counts)
 
 
 def unit(vectors: NDArray[np.floating]) -> Floats:

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from infra.cluster import Limits
+from infra.errors import DataError
 from infra.exchange import UP, Exchange, Task, parts_of
 from infra.formats.shards import shard_name
 from infra.formats.vectors import read_stored, vector_shards, write_arrays
@@ -51,7 +52,8 @@ def joined(context: Context, limits: Limits, inputs: Mapping[str, Artifact], nam
     artifact = inputs[name]
     shards = counted_shards(inputs)
     theirs = vector_shards(artifact)
-    if artifact.manifest.location is None and {shard_name(shard) for shard, *_ in shards} <= set(theirs):
+    ours = artifact.manifest.location is None and {shard_name(shard) for shard, *_ in shards} <= set(theirs)
+    if ours or not shards:
         return artifact
     rows = {file.path: file.rows or 0 for file in artifact.each_file("data/", ".parquet")}
     total = sum(rows.values())
@@ -133,7 +135,8 @@ def _write(folder: str, model: str, stream: str, task: Task) -> None:
 
 
 def _part(uids: pa.ChunkedArray, parts: int) -> NDArray[np.int64]:
-    return part_of(np.fromiter(map(hash64, uids.to_pylist()), np.uint64, len(uids)), parts)
+    hashes = (hash64(uid or "") for uid in uids.to_pylist())
+    return part_of(np.fromiter(hashes, np.uint64, len(uids)), parts)
 
 
 def _bytes(vectors: NDArray[np.floating], ends: NDArray[np.int64]) -> pa.Array:
@@ -145,8 +148,11 @@ def _bytes(vectors: NDArray[np.floating], ends: NDArray[np.int64]) -> pa.Array:
 
 
 def _vectors(rows: pa.Table, column: str) -> NDArray[np.floating]:
-    """What :func:`_bytes` made of vectors: (m, d), float16 if all of them are."""
+    """What :func:`_bytes` made of vectors: (m, d), float16 if all of them are. Raises DataError if they differ in d."""
     types = [np.float16 if half else np.float32 for half in rows["half"].to_pylist()]
     found = [np.frombuffer(data, type) for data, type in zip(rows[column].to_pylist(), types, strict=True)]
-    width = len(rows["image"][0].as_py()) // np.dtype(types[0]).itemsize if types else 1
-    return np.concatenate([np.empty(0, np.float16), *found]).reshape(-1, width)
+    sizes = zip(pc.binary_length(rows["image"]).to_pylist(), types, strict=True)
+    widths = {size // np.dtype(type).itemsize for size, type in sizes} or {1}
+    if len(widths) > 1:
+        raise DataError("the vectors of one model are not equally long", found=f"{sorted(widths)} numbers")
+    return np.concatenate([np.empty(0, np.float16), *found]).reshape(-1, *widths)

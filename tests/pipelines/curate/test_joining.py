@@ -9,6 +9,7 @@ import pytest
 from small_clip import adopted
 
 from infra.cluster import Limits
+from infra.errors import DataError
 from infra.formats.vectors import read_vectors, unit, vector_shards
 from infra.run.context import Context
 from infra.run.manifest import Artifact
@@ -83,6 +84,27 @@ def test_rows_find_their_vectors(tmp_path, selection, captions):
     assert len(seen) == ROWS - 10
     forget_joined(context)
     assert [path for path in context.store.paths() if not path.startswith("ledger/")] == []
+
+
+def test_vectors_of_two_lengths_are_refused(tmp_path, selection):
+    write_theirs(tmp_path / "theirs")
+    arrays = dict(np.load(tmp_path / "theirs/b.npz"))
+    np.savez(tmp_path / "theirs/b.npz", **{name: np.tile(array, 2) for name, array in arrays.items()})
+    theirs = adopted(tmp_path / "theirs", adopt.Embeddings(), tmp_path / "adopted")
+    with pytest.raises(DataError, match=r"\[5, 10\] numbers"):
+        joined(Context(tmp_path / "stage"), Limits(), {"selection": selection, "vectors": theirs}, "vectors", "l14")
+
+
+def test_rows_of_theirs_without_an_id_are_nobodys(tmp_path, selection):
+    truth = write_theirs(tmp_path / "theirs")
+    table = pq.read_table(tmp_path / "theirs/b.parquet")
+    ids = [None, *table["uid"].to_pylist()[1:]]
+    pq.write_table(table.set_column(0, "uid", pa.array(ids)), tmp_path / "theirs/b.parquet")
+    theirs = adopted(tmp_path / "theirs", adopt.Embeddings(), tmp_path / "adopted")
+    inputs = {"selection": selection, "vectors": theirs}
+    found = joined(Context(tmp_path / "stage"), Limits(), inputs, "vectors", "l14")
+    uids = [uid for shard in vector_shards(found) for uid in read_vectors(found.store, shard, "l14").uids]
+    assert len(uids) == len(truth) - 40 - 1 and None not in uids
 
 
 def test_killed_anywhere_it_goes_on_to_the_same_bytes(tmp_path, selection, killed_until_done):
