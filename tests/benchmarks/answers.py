@@ -3,9 +3,10 @@
     python -m tests.benchmarks.answers [vqa | entailment | pairs] [--objective vilt] [--seeds 0 1 2]
 
 The demo's questions, statements, or statements about two images, written as shards. A fusion model is pretrained on
-them (on the questions, where images are pairs) and then learns answers. A dual encoder sees as many samples of the same
-shards by contrast, and a linear probe answers from its frozen vectors of image and question and their product. Both
-answer the split ``unseen``: two shapes in two colours that training never shows together.
+the questions, learns their answers, and then, if it is asked statements, to judge these: from statements alone it has
+learnt nothing in as many samples. A dual encoder sees as many samples by contrast, of questions, and a linear probe
+answers from its frozen vectors of image and question and their product. Both answer the split ``unseen``: two shapes in
+two colours that training never shows together.
 
 Beside them, exactly, stands the most that any model gets that reads the words alone (``blind``), sees the images alone
 (``unread``), or has the words and knows which shapes and colours the image shows, but not which belongs to which
@@ -192,6 +193,11 @@ def settings(seed: int, objective: dict[str, Any], samples: int) -> dict[str, An
     }  # fmt: skip
 
 
+def answering(learnt: Sequence[Asked], images: int = 1) -> dict[str, Any]:
+    """The objective of learning to answer."""
+    return {"kind": "vqa", "answers": sorted({one.answer for one in learnt}), "images": images}
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("set", nargs="?", choices=tuple(SETS), default="vqa")
@@ -201,29 +207,34 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--groups", type=int, default=3000, help="of each kind, to learn from")
     parser.add_argument("--tested", type=int, default=150, help="groups of each kind")
     parser.add_argument("--pretrain", type=int, default=3_200, help="samples of the fusion model, before the answers")
+    parser.add_argument("--questions", type=int, default=448_000, help="samples of questions, before statements")
     parser.add_argument("--samples", type=int, default=448_000, help="samples of learning the answers")
     parser.add_argument("--without-probe", action="store_true")
     args = parser.parse_args(arguments)
     kinds = args.kinds or SETS[args.set]
     learnt, told = asked(kinds, "train", args.groups), asked(kinds, "unseen", args.tested)
-    vqa = {"kind": "vqa", "answers": sorted({one.answer for one in learnt}), "images": 1 + (args.set == "pairs")}
     found: dict[str, list[NDArray[np.bool_]]] = {"fusion": []}
     found |= {name: [right] for name, right in baselines(told).items()}
     with tempfile.TemporaryDirectory(prefix="clipline-bench-") as scratch:
         work = Path(scratch)
         write(work / "shards", learnt)
-        first = work / "shards"
-        if args.set == "pairs":
-            first = work / "questions"
-            write(first, asked(SETS["vqa"], "train", args.groups // 2))
+        first, questions = work / "shards", learnt
+        if args.set != "vqa":
+            first, questions = work / "questions", asked(SETS["vqa"], "train", args.groups)
+            write(first, questions)
         print(f"{len(learnt)} questions to learn from, {len(told)} of unseen combinations", flush=True)
         for seed in args.seeds:
             start = settings(seed, OBJECTIVES[args.objective], args.pretrain)
             model = train(work / f"{args.objective}{seed}", first, start)
-            model = train(work / f"vqa{seed}", work / "shards", settings(seed, vqa, args.samples), model)
+            if args.set != "vqa":
+                start = settings(seed, answering(questions), args.questions)
+                model = train(work / f"questions{seed}", first, start, model)
+            last = settings(seed, answering(learnt, 1 + (args.set == "pairs")), args.samples)
+            model = train(work / f"vqa{seed}", work / "shards", last, model)
             found["fusion"].append(fused(model, told))
             if not args.without_probe:
-                contrast = settings(seed, {"kind": "infonce"}, args.pretrain + args.samples)
+                before = 0 if args.set == "vqa" else args.questions
+                contrast = settings(seed, {"kind": "infonce"}, args.pretrain + before + args.samples)
                 dual = train(work / f"dual{seed}", first, contrast)
                 right = probed(dual, learnt[: 20 * args.tested], told)
                 found.setdefault("probe", []).append(right)
