@@ -25,9 +25,9 @@ from infra.encoder import Precision, Way
 from infra.encoder.patches import patch_features
 from infra.errors import DataError
 from infra.formats.architecture import CONFIG, check_fits, read_model_config
-from infra.formats.text_tower import with_own_tower
+from infra.formats.text_tower import on_hub, with_own_tower
 from infra.formats.weights import ENDINGS, in_order, read_shapes
-from infra.hub import unreachable
+from infra.hub import part_out_of_reach, unreachable
 from infra.run.manifest import Artifact
 from infra.store import open_store
 
@@ -290,6 +290,7 @@ def _from_path(path: Path, model: str | None, name: str, options: dict[str, Any]
             fix="this looks like transformers' layout: take open_clip's files" if "config.json" in there else "",
         )
     _check(path / weights[0], read_model_config((path / CONFIG).read_bytes(), str(path / CONFIG))["model_cfg"])
+    _check_parts(name, read_model_config((path / CONFIG).read_bytes(), str(path / CONFIG))["model_cfg"], path)
     with with_own_tower(path) as folder:
         return OpenClipEncoder(f"local-dir:{folder}", name=name, **options)
 
@@ -299,6 +300,13 @@ def _check_reachable(name: str, model: str, tag: str) -> None:
     repository = "/".join(open_clip.get_pretrained_cfg(model, tag).get("hf_hub", "").split("/")[:2])
     if repository and (error := unreachable(repository)) is not None:
         raise _needs_hub(name, "weights", error) from error
+    _check_parts(name, open_clip.get_model_config(model) or {})
+
+
+def _check_parts(name: str, cfg: Mapping[str, Any], folder: Path | None = None) -> None:
+    """The same for parts that Hugging Face's library fetches."""
+    if away := part_out_of_reach(on_hub(cfg, folder)):
+        raise _needs_hub(name, *away) from away[1]
 
 
 def _check_activation(model: str, tag: str) -> None:

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from infra.formats.architecture import CONFIG, read_model_config
+from infra.formats.weights import TOKENIZER
 
-__all__ = ["TOWER", "own_tower", "with_own_tower"]
+__all__ = ["TOWER", "on_hub", "own_tower", "with_own_tower"]
 
 TOWER = "config.json"
 """Hugging Face's configuration of a text tower."""
@@ -27,6 +28,21 @@ def own_tower(cfg: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     if not text.get("hf_model_name") or not (folder / TOWER).is_file():
         return dict(cfg)
     return {**cfg, "text_cfg": {**text, "hf_model_name": str(folder.absolute())}}
+
+
+def on_hub(cfg: Mapping[str, Any], folder: Path | None = None) -> dict[str, str]:
+    """The repositories on a hub that open_clip asks for to build a model of that configuration: by part of the model.
+
+    ``folder``: where its weights are, which may have the part as files.
+    """
+    text = cfg.get("text_cfg", {})
+    words = text.get("hf_tokenizer_name")
+    here = [path.name for path in folder.iterdir()] if folder else []
+    there = {
+        "text tower": None if TOWER in here else text.get("hf_model_name"),
+        "tokenizer": None if any(name != TOWER and TOKENIZER.fullmatch(name) for name in here) else words,
+    }
+    return {part: name for part, name in there.items() if name and not Path(name).is_dir()}
 
 
 @contextmanager

@@ -207,6 +207,37 @@ def test_parts_of_hugging_face_that_are_not_here_are_one_error(folder, tmp_path,
     assert "transformers" in str(caught.value) and "beside open_clip_config.json" in caught.value.fix
 
 
+@pytest.mark.huggingface
+def test_a_hub_out_of_reach_is_asked_once(folder, tmp_path):
+    """Hugging Face's own client would try again for half a minute."""
+    parts = {
+        "text tower": {"hf_model_name": "nobody/no-tower", "hf_tokenizer_name": "nobody/no-tower"},
+        "tokenizer": {**CONFIG["text_cfg"], "hf_tokenizer_name": "nobody/no-words"},
+    }
+    for part, text in parts.items():
+        (tmp_path / part).mkdir()
+        config = {"model_cfg": {**CONFIG, "text_cfg": text}, "preprocess_cfg": {}}
+        (tmp_path / part / "open_clip_config.json").write_text(json.dumps(config))
+        (tmp_path / part / "open_clip_model.safetensors").symlink_to(folder / "open_clip_model.safetensors")
+    code = """
+import sys, time
+from infra.encoder.open_clip import load_encoder
+from infra.errors import DataError
+for place in sys.argv[1:]:
+    started = time.monotonic()
+    try:
+        load_encoder(place)
+    except DataError as error:
+        print(error)
+    assert time.monotonic() - started < 15
+"""
+    env = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
+    command = [sys.executable, "-c", code, *(str(tmp_path / part) for part in parts)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "Retry" not in done.stderr, done.stderr
+    assert [f"the {part} of {part} cannot be loaded" in done.stdout for part in parts] == [True, True]
+
+
 def test_published_weights_out_of_reach_are_told_within_seconds(tmp_path):
     code = "from infra.encoder.open_clip import load_encoder\nload_encoder('ViT-B-32', 'laion2b_s34b_b79k')"
     env = {**os.environ, "HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9"}

@@ -28,7 +28,8 @@ from torch import Tensor, nn
 
 from infra.errors import ConfigError
 from infra.formats.architecture import CONFIG
-from infra.formats.text_tower import TOWER, own_tower
+from infra.formats.text_tower import TOWER, on_hub, own_tower
+from infra.hub import part_out_of_reach
 from training.config import Model
 from training.data.tokens import Tokenizer
 from training.distributed.sync_batch_norm import synchronise_batch_norms
@@ -139,6 +140,8 @@ def _create(
         Path(folder, CONFIG).write_text(json.dumps(config))
         torch.manual_seed(seed)
         try:
+            if away := part_out_of_reach(on_hub(cfg, start.weights.parent if start is not None else None)):
+                raise OSError(f"the {away[0]} cannot be fetched: {away[1]}") from away[1]
             model = open_clip.create_model(f"local-dir:{folder}", load_weights=False, pretrained_text=False)
             if cfg["text_cfg"].get("hf_model_name"):
                 model.text.config.to_json_file(Path(folder, TOWER))
