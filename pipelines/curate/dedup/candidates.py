@@ -202,7 +202,7 @@ def _near(choice: _Choice, slots: Array, sizes: Array, distance: int) -> tuple[A
     """Pairs of ``slots`` of one bucket within the distance; ``slots`` has whole buckets, of these ``sizes``.
 
     Each is compared with the one so many places behind it, all at once, as long as any bucket has as many; those of
-    smaller buckets are left out once they are half of all.
+    smaller buckets are left out once they are three quarters of all.
     """
     none = np.empty(0, np.int64)
     first, second = [none], [none]
@@ -211,7 +211,7 @@ def _near(choice: _Choice, slots: Array, sizes: Array, distance: int) -> tuple[A
     larger = np.cumsum((by_size * np.arange(len(by_size)))[::-1])[::-1]  # slots in buckets of this size or more
     differing, bits = np.empty(_PIECE, np.uint64), np.empty(_PIECE, np.uint8)
     for step in range(1, len(larger) - 1):
-        if 2 * larger[step + 1] <= len(slots):
+        if 4 * larger[step + 1] <= len(slots):
             stays = sizes > step
             left = np.flatnonzero(np.repeat(stays, sizes))
             hashes, slots, sizes = hashes[left], slots[left], sizes[stays]
