@@ -148,7 +148,7 @@ def _bytes(vectors: NDArray[np.floating], ends: NDArray[np.int64]) -> pa.Array:
 
 
 def _vectors(rows: pa.Table, column: str) -> NDArray[np.floating]:
-    """What :func:`_bytes` made of vectors: (m, d), float16 if all of them are. Raises DataError if they differ in d."""
+    """Decode a column of :func:`_bytes`: (m, d), float16 if all rows are. Raises DataError if they differ in d."""
     types = [np.float16 if half else np.float32 for half in rows["half"].to_pylist()]
     found = [np.frombuffer(data, type) for data, type in zip(rows[column].to_pylist(), types, strict=True)]
     sizes = zip(pc.binary_length(rows["image"]).to_pylist(), types, strict=True)

@@ -144,7 +144,7 @@ class _Choice:
         return values
 
     def found_first(self, differing: Array, blocks: Blocks) -> Array:
-        """Whether these are the lowest blocks in which pairs agree, by the bits in which they differ: (n,) bool."""
+        """Mask of the pairs whose lowest agreeing blocks are these: (n,). ``differing``: the bits that differ."""
         agrees = np.zeros(len(differing), bool)
         for number in set(range(self.blocks[-1])) - set(self.blocks):
             agrees |= blocks.values(differing, number) == 0

@@ -64,5 +64,5 @@ def send_entries(config: Config, homes: Homes, blocks: Blocks, parts: int, task:
 
 
 def _bucket_of(keys: Array, blocks: Blocks, block: int) -> Array:
-    """What keys that agree in one of their blocks have in common: (n,) uint32, the block and its bits."""
+    """Number of each key's value in a block, different for each block: (n,) uint32."""
     return ((block << 24) + blocks.values(keys, block)).astype(np.uint32)
