@@ -41,14 +41,14 @@ from workflows.demo.website import TEST_SEEDS
 
 SIDE = 48
 CONTEXT = 32
-VISION = {"image_size": SIDE, "patch_size": 8, "width": 96, "layers": 3, "head_width": 24}
+VISION = {"image_size": SIDE, "patch_size": 16, "width": 96, "layers": 3, "head_width": 24}
 TEXT = {"context_length": CONTEXT, "vocab_size": 49408, "width": 96, "heads": 4, "layers": 2}
 CLIP = {"embed_dim": 96, "vision_cfg": VISION, "text_cfg": TEXT}
 COCA = {
     "custom_text": True,
     "embed_dim": 96,
     "vision_cfg": {
-        **VISION, "attentional_pool": True, "attn_pooler_queries": 36, "attn_pooler_heads": 4, "output_tokens": True,
+        **VISION, "attentional_pool": True, "attn_pooler_queries": 9, "attn_pooler_heads": 4, "output_tokens": True,
     },
     "text_cfg": {**TEXT, "embed_cls": True, "output_tokens": True},
     "multimodal_cfg": {"context_length": CONTEXT, "vocab_size": 49408, "width": 96, "heads": 4, "layers": 2},
@@ -162,7 +162,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--objective", choices=("coca", "clipcap"), default="coca")
     parser.add_argument("--scenes", type=int, default=12_000, help="to learn from")
-    parser.add_argument("--samples", type=int, default=60_000, help="seen in training, of each model")
+    parser.add_argument("--samples", type=int, default=100_000, help="seen in training, of each model")
     parser.add_argument("--tested", type=int, default=400)
     parser.add_argument("--speed", action="store_true", help="against open_clip's generate; trains nothing")
     args = parser.parse_args(arguments)
