@@ -138,7 +138,11 @@ def read_stored(store: Store, shard: str, name: str | None = None) -> Stored:
             raise DataError(f"{place} has no {missing[0]}", found=", ".join(sorted(file)))
         images, texts = file[name + _IMAGES], file[name + _TEXTS]
     counts = rows["captions"].to_numpy() if "captions" in columns else np.ones(rows.num_rows, np.int64)
-    if len(images) != rows.num_rows or len(texts) != counts.sum() or images.shape[1:] != texts.shape[1:]:
+    if (
+        images.ndim != 2
+        or images.shape[1:] != texts.shape[1:]
+        or (len(images), len(texts)) != (rows.num_rows, counts.sum())
+    ):
         raise DataError(
             f"{place} does not fit the table beside it",
             expected=f"vectors of {rows.num_rows} images and {counts.sum()} captions, equally long",

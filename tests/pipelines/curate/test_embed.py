@@ -152,10 +152,11 @@ def test_the_form_is_datacomps(tmp_path):
         np.testing.assert_allclose(file["b32_img"], read.images, atol=2.0**-11)
 
 
-def test_what_does_not_fit_is_an_error(tmp_path):
+@pytest.mark.parametrize("shape", [(2, 4), (3,), (), (3, 4, 1)])
+def test_what_does_not_fit_is_an_error(tmp_path, shape):
     (tmp_path / "data").mkdir()
     pa.parquet.write_table(pa.table({"uid": list("abc")}), tmp_path / "data/0.parquet")
-    np.savez(tmp_path / "data/0.npz", b32_img=np.ones((2, 4)), b32_txt=np.ones((2, 4)))
+    np.savez(tmp_path / "data/0.npz", b32_img=np.ones(shape), b32_txt=np.ones(shape))
     with pytest.raises(DataError, match="does not fit the table beside it"):
         read_vectors(open_store(tmp_path), "0")
 
