@@ -46,6 +46,7 @@ MODEL: dict[str, Any] = {
 }
 LEARN, TEST = 7_000_000, 6_000_000  # first seeds: no group is in two splits
 SETS = {"vqa": tuple(QUESTIONS), "entailment": tuple(STATEMENTS), "pairs": tuple(KINDS)}
+GROUPS = {"vqa": 3_000, "entailment": 16_000, "pairs": 10_000}
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "vilt": {"kind": "vilt"},
     "albef": {"kind": "albef", "fusion_layers": 2, "queue_size": 1024, "alpha_warmup": 20_000},
@@ -204,7 +205,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--objective", choices=tuple(OBJECTIVES), default="vilt")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--kinds", nargs="+", choices=tuple(kind for kinds in SETS.values() for kind in kinds))
-    parser.add_argument("--groups", type=int, default=3000, help="of each kind, to learn from")
+    parser.add_argument("--groups", type=int, help="of each kind, to learn from; by default GROUPS")
     parser.add_argument("--tested", type=int, default=150, help="groups of each kind")
     parser.add_argument("--pretrain", type=int, default=3_200, help="samples of the fusion model, before the answers")
     parser.add_argument("--questions", type=int, default=448_000, help="samples of questions, before statements")
@@ -212,7 +213,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--without-probe", action="store_true")
     args = parser.parse_args(arguments)
     kinds = args.kinds or SETS[args.set]
-    learnt, told = asked(kinds, "train", args.groups), asked(kinds, "unseen", args.tested)
+    groups = args.groups or GROUPS[args.set]
+    learnt, told = asked(kinds, "train", groups), asked(kinds, "unseen", args.tested)
     found: dict[str, list[NDArray[np.bool_]]] = {"fusion": []}
     found |= {name: [right] for name, right in baselines(told).items()}
     with tempfile.TemporaryDirectory(prefix="clipline-bench-") as scratch:
@@ -220,7 +222,7 @@ def main(arguments: list[str] | None = None) -> None:
         write(work / "shards", learnt)
         first, questions = work / "shards", learnt
         if args.set != "vqa":
-            first, questions = work / "questions", asked(SETS["vqa"], "train", args.groups)
+            first, questions = work / "questions", asked(SETS["vqa"], "train", args.groups or GROUPS["vqa"])
             write(first, questions)
         print(f"{len(learnt)} questions to learn from, {len(told)} of unseen combinations", flush=True)
         for seed in args.seeds:
