@@ -289,8 +289,9 @@ def _from_path(path: Path, model: str | None, name: str, options: dict[str, Any]
             found=f"{path}: {', '.join(there[:5]) or 'nothing'}",
             fix="this looks like transformers' layout: take open_clip's files" if "config.json" in there else "",
         )
-    _check(path / weights[0], read_model_config((path / CONFIG).read_bytes(), str(path / CONFIG))["model_cfg"])
-    _check_parts(name, read_model_config((path / CONFIG).read_bytes(), str(path / CONFIG))["model_cfg"], path)
+    cfg = read_model_config((path / CONFIG).read_bytes(), str(path / CONFIG))["model_cfg"]
+    _check(path / weights[0], cfg)
+    _check_parts(name, cfg, path)
     with with_own_tower(path) as folder:
         return OpenClipEncoder(f"local-dir:{folder}", name=name, **options)
 

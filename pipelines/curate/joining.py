@@ -26,6 +26,7 @@ from infra.run.context import Context
 from infra.run.manifest import Artifact, File
 from pipelines.curate.dedup.homes import Homes, part_of, places_of, row_numbers
 from pipelines.curate.embedded import input_rows
+from pipelines.curate.vectors import as_bytes
 from pipelines.layout import counted_shards
 
 __all__ = ["forget_joined", "joined"]
@@ -94,8 +95,8 @@ def _send_vectors(artifact: Artifact, model: str | None, parts: int, stream: str
             "uid": pa.array(stored.uids, pa.string()),
             "count": pa.array(stored.counts.astype(np.int32)),
             "half": pa.array(np.full(len(stored.uids), half)),
-            "image": _bytes(stored.images.astype(dtype, copy=False), np.arange(len(stored.uids) + 1)),
-            "texts": _bytes(stored.texts.astype(dtype, copy=False), ends),
+            "image": as_bytes(stored.images.astype(dtype, copy=False), np.arange(len(stored.uids) + 1)),
+            "texts": as_bytes(stored.texts.astype(dtype, copy=False), ends),
         }
         tables.append(pa.table(columns, schema=VECTORS))
     every = pa.concat_tables(tables)
@@ -139,16 +140,8 @@ def _part(uids: pa.ChunkedArray, parts: int) -> NDArray[np.int64]:
     return part_of(np.fromiter(hashes, np.uint64, len(uids)), parts)
 
 
-def _bytes(vectors: NDArray[np.floating], ends: NDArray[np.int64]) -> pa.Array:
-    """``vectors`` (m, d), as many to a value as ``ends`` (n + 1,) say, as a column of bytes: (n,)."""
-    data = np.ascontiguousarray(vectors)
-    offsets = ends.astype(np.int64) * data.itemsize * data.shape[1]
-    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
-    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(ends) - 1, buffers)
-
-
 def _vectors(rows: pa.Table, column: str) -> NDArray[np.floating]:
-    """Decode a column of :func:`_bytes`: (m, d), float16 if all rows are. Raises DataError if they differ in d."""
+    """Decode a column of :func:`as_bytes`: (m, d), float16 if all rows are. Raises DataError if they differ in d."""
     types = [np.float16 if half else np.float32 for half in rows["half"].to_pylist()]
     found = [np.frombuffer(data, type) for data, type in zip(rows[column].to_pylist(), types, strict=True)]
     sizes = zip(pc.binary_length(rows["image"]).to_pylist(), types, strict=True)

@@ -8,11 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from infra.formats.vectors import Floats, Vectors, read_vectors, unit
 from infra.run.manifest import Artifact
 
-__all__ = ["chunks", "gathered", "packed", "unpacked"]
+__all__ = ["as_bytes", "chunks", "gathered", "packed", "unpacked"]
 
 
 def gathered(artifact: Artifact, name: str | None, shards: Sequence[str], uids: Collection[str]) -> Vectors:
@@ -38,11 +39,15 @@ def gathered(artifact: Artifact, name: str | None, shards: Sequence[str], uids: 
 
 def packed(vectors: Floats) -> pa.Array:
     """Return ``vectors`` (n, d) as a column of float16 bytes, to travel with other columns of their rows."""
-    data = np.ascontiguousarray(vectors, np.float16)
-    ends = np.arange(len(data) + 1, dtype=np.int64) * 2 * data.shape[1]
-    return pa.LargeBinaryArray.from_buffers(
-        pa.large_binary(), len(data), [None, pa.py_buffer(ends), pa.py_buffer(data)]
-    )
+    return as_bytes(vectors.astype(np.float16), np.arange(len(vectors) + 1))
+
+
+def as_bytes(vectors: NDArray[np.floating], ends: NDArray[np.int64]) -> pa.Array:
+    """``vectors`` (m, d), as many to a value as ``ends`` (n + 1,) say, as a column of bytes: (n,)."""
+    data = np.ascontiguousarray(vectors)
+    offsets = ends.astype(np.int64) * data.itemsize * data.shape[1]
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
+    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(ends) - 1, buffers)
 
 
 def unpacked(column: pa.ChunkedArray | pa.Array) -> Floats:
