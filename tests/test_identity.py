@@ -54,6 +54,7 @@ TEXTS = {
     "filter.rules[text_share].of": "a kind of characters",
     "filter.rules[url_list].entries": "hosts and URLs",
     "filter.rules[url_list].source": "an input",
+    "train.model.merges": "pairs of symbols; a file counts by its content",
     "embed.model": "a name of open_clip's",
     "embed.pretrained": "a tag of open_clip's",
     "embed.captions": "a column",

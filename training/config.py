@@ -18,6 +18,7 @@ from infra.config import Config as Part
 from infra.config import Input, Runtime, StageConfig
 from infra.encoder import check_architecture
 from infra.errors import ConfigError, UsageError
+from infra.formats.merges import FILE, check_merges, read_merges
 from training.checkpoint.manifests import progress
 from training.data.batching import BatchRule
 from training.objectives import infonce
@@ -62,6 +63,40 @@ class Model(Part):
     patch_dropout: float | None = Field(
         None, ge=0, lt=1, description="fraction of image patches dropped in training; null: as the model says"
     )
+
+    merges: tuple[str, ...] | None = Field(
+        None,
+        description="merges for CLIP's tokenizer, learnt from captions of yours; or their file, one a line, which is "
+        "replaced by what it says. The vocabulary is then of their size. null: the architecture's own tokenizer",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _merges_beside(cls, value: object) -> object:
+        """A folder that is the architecture brings its merges along."""
+        match value:
+            case {"architecture": str(name), **others} if name.startswith("local-dir:") and "merges" not in others:
+                beside = Path(name.removeprefix("local-dir:")).expanduser() / FILE
+                if beside.is_file():
+                    return {"architecture": name, "merges": str(beside), **others}
+        return value
+
+    @field_validator("merges", mode="before")
+    @classmethod
+    def _merges_by_content(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        try:
+            return read_merges(Path(value).expanduser().read_bytes(), value)
+        except OSError as error:
+            raise ConfigError(f"{value} holds no merges", expected="a file", found=str(error)) from None
+
+    @field_validator("merges")
+    @classmethod
+    def _merges_make_tokens(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is not None:
+            check_merges(value)
+        return value
 
     @field_validator("architecture")
     @classmethod

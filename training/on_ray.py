@@ -31,7 +31,7 @@ __all__ = ["train"]
 def train(config: Config, inputs: Mapping[str, Artifact], context: Context) -> None:
     """Train until it is done, fails for good, or fails too often without getting any further."""
     _check_room(config)
-    for name, model in {"pretrained": config.model.architecture, "teacher": None}.items():
+    for name, model in {"pretrained": config.model, "teacher": None}.items():
         if name in inputs:
             check_artifact(inputs[name], model)
     while True:

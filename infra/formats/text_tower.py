@@ -1,7 +1,8 @@
-"""Text towers of Hugging Face's in a folder of open_clip's: their ``config.json`` beside the weights builds them.
+"""Files of a text tower in a folder of open_clip's: Hugging Face's ``config.json``, and merges of its own.
 
-open_clip looks a tower's configuration up by name on a hub, or in its cache, even where all weights are at hand. Where
-the model's folder has that file, it is taken instead, as open_clip takes the folder's tokenizer.
+open_clip looks a Hugging Face tower's configuration up by name on a hub, or in its cache, even where all weights are at
+hand, and merges where the program was started. Where the model's folder has these files, they are taken instead, as
+open_clip takes the folder's Hugging Face tokenizer.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.formats.architecture import CONFIG, read_model_config
+from infra.formats.merges import found_in
 from infra.formats.weights import TOKENIZER
 
 __all__ = ["TOWER", "on_hub", "own_tower", "with_own_tower"]
@@ -23,11 +25,11 @@ TOWER = "config.json"
 
 
 def own_tower(cfg: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The model's configuration; ``folder`` is the place of its Hugging Face text tower where it is described there."""
-    text = cfg.get("text_cfg", {})
-    if not text.get("hf_model_name") or not (folder / TOWER).is_file():
-        return dict(cfg)
-    return {**cfg, "text_cfg": {**text, "hf_model_name": str(folder.absolute())}}
+    """The model's configuration; ``folder`` is the place of what it has of the text tower: its description, merges."""
+    text = found_in(folder, cfg.get("text_cfg", {}))
+    if text.get("hf_model_name") and (folder / TOWER).is_file():
+        text["hf_model_name"] = str(folder.absolute())
+    return {**cfg, "text_cfg": text}
 
 
 def on_hub(cfg: Mapping[str, Any], folder: Path | None = None) -> dict[str, str]:

@@ -29,10 +29,10 @@ Shapes = dict[str, tuple[int, ...]]
 """The shape of each tensor of a model, by its name."""
 
 TOKENIZER = re.compile(
-    r"tokenizer.*\.(?:json|model)|special_tokens_map\.json|added_tokens\.json|vocab\.(?:json|txt)|merges\.txt"
+    r"tokenizer.*\.(?:json|model)|special_tokens_map\.json|added_tokens\.json|vocab\.(?:json|txt)|merges\.txt(?:\.gz)?"
     r"|(?:spiece|sentencepiece.*)\.model|config\.json"
 )
-"""Files from which Hugging Face's tokenizers load; the last one names the kind."""
+"""Files from which Hugging Face's tokenizers load, of which the last one names the kind, and merges for CLIP's."""
 
 _PREFERRED = (
     "open_clip_model.safetensors",

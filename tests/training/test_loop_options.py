@@ -37,7 +37,7 @@ OPTIONS = {
     "vsepp": {"objective__kind": "vsepp", "objective__warmup": 16},
     "albef": ALBEF,
     "momentum contrast": {**ALBEF, "objective__itm_weight": 0, "objective__mlm_weight": 0, "objective__alpha": 0},
-    "coca": {"objective__kind": "coca", "model__architecture": COCA},
+    "coca": {"objective__kind": "coca", "model__architecture": COCA, "model__merges": ("t h", "th e</w>")},
     "image regularisation": {
         "model__patch_dropout": 0.5,
         "augment__color_jitter": (0.3, 0.3, 0.3, 0.1),

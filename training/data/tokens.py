@@ -66,6 +66,7 @@ class Tokenizer:
         self.dtype = "<u2" if small else "<u4"
         kind = type(function)
         known = [kind.__module__, kind.__qualname__, version("open_clip_torch"), str(probes.shape)]
+        known += getattr(function, "encoder", ())  # merges may differ in words that no probe has
         self.identity = hashlib.sha256("\n".join(known).encode() + probes.tobytes()).hexdigest()
 
     @staticmethod

@@ -11,7 +11,7 @@ import json
 import logging
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from infra.errors import ConfigError
 from infra.formats.architecture import CONFIG
+from infra.formats.merges import FILE, pack_merges, read_merges
 from infra.formats.text_tower import TOWER, on_hub, own_tower
 from infra.hub import part_out_of_reach
 from training.config import Model
@@ -55,7 +56,7 @@ class Towers:
     position: Position
     """Set ``position.samples`` before each forward pass: dropout draws by it."""
     files: Mapping[str, bytes] = field(default_factory=dict)
-    """Of a Hugging Face tokenizer, by name: they belong beside the weights wherever these are written."""
+    """Of a Hugging Face tokenizer, or merges for CLIP's, by name: they lie beside the weights wherever these are."""
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -99,7 +100,7 @@ def build(
     """
     if not isinstance(part, Model):
         part = Model(architecture=part)
-    cfg, preprocess = configuration(part.architecture)
+    cfg, preprocess = configuration(part.architecture, part.merges)
     cfg = {**deepcopy(dict(settings or {})), **cfg}
     start = Pretrained.at(str(pretrained)) if pretrained is not None else None
     if start is not None:
@@ -107,7 +108,7 @@ def build(
         preprocess = start.preprocessing(cfg, preprocess)
     if part.patch_dropout is not None:
         cfg["vision_cfg"]["patch_dropout"] = part.patch_dropout
-    built, tokenizer, files = _create(cfg, preprocess, seed, start)
+    built, tokenizer, files = _create(cfg, preprocess, seed, start, part.merges)
     # Weights first, then what is locked of them.
     _check_size(built)
     if decoder := getattr(built, "text_decoder", None):  # open_clip leaves it uninitialised
@@ -130,12 +131,17 @@ def build(
 
 
 def _create(
-    cfg: dict[str, Any], preprocess: dict[str, Any], seed: int, start: Pretrained | None
+    cfg: dict[str, Any],
+    preprocess: dict[str, Any],
+    seed: int,
+    start: Pretrained | None,
+    merges: Sequence[str] | None,
 ) -> tuple[Any, Any, dict[str, bytes]]:
     """Let open_clip build the model with weights drawn from ``seed``, its tokenizer, and the tokenizer's files."""
     # open_clip builds from a folder all that it can build from a name, and this is how users will load the result.
     with tempfile.TemporaryDirectory() as folder:
-        beside = own_tower(cfg, start.weights.parent) if start is not None else cfg
+        _write_merges(Path(folder), merges, start)
+        beside = own_tower(own_tower(cfg, start.weights.parent) if start is not None else cfg, Path(folder))
         config = {"model_cfg": beside, "preprocess_cfg": preprocess}
         Path(folder, CONFIG).write_text(json.dumps(config))
         torch.manual_seed(seed)
@@ -167,6 +173,20 @@ def _write_tokenizer(folder: str, name: str, start: Pretrained | None) -> None:
             Path(folder, file).write_bytes(content)
     else:
         open_clip.tokenizer.HFTokenizer(name).tokenizer.save_pretrained(folder)
+
+
+def _write_merges(folder: Path, merges: Sequence[str] | None, start: Pretrained | None) -> None:
+    """Put merges for CLIP's tokenizer into ``folder``: those given, or the checkpoint's own, which may not differ."""
+    wanted = None if merges is None else pack_merges(merges)
+    own = start.tokenizer().get(FILE) if start is not None else None
+    if wanted and own and read_merges(own, FILE) != tuple(merges or ()):
+        raise ConfigError(
+            "the weights were trained with other merges than this model has",
+            expected=f"those in {FILE} beside the weights",
+            fix="leave train.model.merges out, and take the configuration beside the weights as the architecture",
+        )
+    if content := wanted or own:
+        (folder / FILE).write_bytes(content)
 
 
 def _check_size(model: Any) -> None:  # noqa: ANN401 - open_clip's models share methods, no type

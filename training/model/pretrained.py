@@ -9,7 +9,7 @@ counts. So do its tokenizer's files.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,9 +21,11 @@ from torch import nn
 
 from infra.errors import ConfigError, DataError
 from infra.formats.architecture import CONFIG, check_fits, read_model_config
+from infra.formats.merges import with_merges
 from infra.formats.weights import ENDINGS, TOKENIZER, in_order, read_shapes
 from infra.run.manifest import Artifact
 from infra.store import open_store
+from training.config import Model
 
 __all__ = ["Pretrained", "check_artifact", "configuration", "tokenizer_files"]
 
@@ -35,8 +37,13 @@ _FREE = {
 """Settings that may differ: they decide how it is trained, where weights come from, or are interpolated to."""
 
 
-def configuration(model: str | dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return copies of the model's configuration and of its preprocessing's. Raises ConfigError."""
+def configuration(
+    model: str | dict[str, Any], merges: Sequence[str] | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return copies of the model's configuration, with these ``merges``, and of its preprocessing's.
+
+    Raises ConfigError.
+    """
     if isinstance(model, dict):
         given = deepcopy(model)
         preprocess = given.pop("preprocess_cfg", {})
@@ -53,13 +60,15 @@ def configuration(model: str | dict[str, Any]) -> tuple[dict[str, Any], dict[str
         raise ConfigError(
             "open_clip cannot build this model", expected="embed_dim, vision_cfg, text_cfg", found=f"no {min(missing)}"
         )
-    return cfg, preprocess
+    if merges is not None and cfg["text_cfg"].get("hf_tokenizer_name"):
+        raise ConfigError("merges are for CLIP's tokenizer", found=f"that of {cfg['text_cfg']['hf_tokenizer_name']}")
+    return cfg if merges is None else with_merges(cfg, merges), preprocess
 
 
-def check_artifact(artifact: Artifact, model: str | dict[str, Any] | None) -> None:
+def check_artifact(artifact: Artifact, model: Model | None) -> None:
     """Raise what :func:`training.model.build.build` will of the weights in an artifact, before a worker has a GPU.
 
-    ``model``: the architecture they are to start; None: their own, as a teacher's.
+    ``model``: what they are to start; None: their own, as a teacher's.
     """
     store = artifact.store.child("data")
     names = [file.path.removeprefix("data/") for file in artifact.files("data/") if file.path.count("/") == 1]
@@ -71,13 +80,13 @@ def check_artifact(artifact: Artifact, model: str | dict[str, Any] | None) -> No
     if model is None:
         check_fits(own.get("model_cfg", ""), shapes, place)
         return
-    cfg, preprocess = configuration(model)
+    cfg, preprocess = configuration(model.architecture, model.merges)
     check_fits(cfg, shapes, place)
     Pretrained(artifact.manifest.name, Path(place), own).preprocessing(cfg, preprocess)
 
 
 def tokenizer_files(folder: Path) -> dict[str, bytes]:
-    """The files of a Hugging Face tokenizer in a folder, by name."""
+    """The files of a Hugging Face tokenizer in a folder, or of merges for CLIP's, by name."""
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if TOKENIZER.fullmatch(path.name)}
 
 
@@ -135,7 +144,7 @@ class Pretrained:
         return {**own, **{name: value for name, value in given.items() if value is not None}}
 
     def tokenizer(self) -> dict[str, bytes]:
-        """The files of its tokenizer, where it is one of Hugging Face's."""
+        """The files of its tokenizer, where it is one of Hugging Face's or has merges of its own."""
         return tokenizer_files(self.weights.parent) if self.description else {}
 
     def check(self, cfg: Mapping[str, Any] | None = None) -> None:

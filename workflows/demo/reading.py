@@ -28,18 +28,22 @@ _SAID: Mapping[str, Mapping[str, str]] = {
 def read(caption: str) -> dict[str, str] | None:
     """Return the values that a caption says by the names of a scene's attributes; None if it is no wording of ours.
 
-    Case, blanks and blanks before marks do not matter, as a tokenizer does not keep them.
+    Case, blanks and blanks around marks do not matter, as a tokenizer does not keep them.
     """
-    text = re.sub(r"\s*([.,])\s*", r"\1", " ".join(caption.lower().split()))
+    text = _without_blanks(" ".join(caption.lower().split()))
     for pattern in _PATTERNS:
         if found := pattern.fullmatch(text):
             return {_NAMES[place]: _SAID[place][word] for place, word in found.groupdict().items()}
     return None
 
 
+def _without_blanks(text: str) -> str:
+    return re.sub(r"\s*([.,-])\s*", r"\1", text)
+
+
 def _pattern(wording: str) -> re.Pattern[str]:
     """The wording, with a group for each of its places."""
-    parts = re.split(r"\{(\w)\}", re.sub(r"\s*([.,])\s*", r"\1", wording.lower()))
+    parts = re.split(r"\{(\w)\}", _without_blanks(wording.lower()))
     written = chain.from_iterable(
         (re.escape(text), f"(?P<{place}>{'|'.join(map(re.escape, _SAID[place]))})")
         for text, place in zip(parts[::2], [*parts[1::2], ""], strict=True)

@@ -229,9 +229,9 @@ def test_it_is_said_before_a_worker_starts(checkpoint, tmp_path):
     artifact = Artifact(tmp_path, Manifest(stage="model", digest="a" * 64, identity={}, location=f"{checkpoint}/"))
     artifact.manifest.files.extend(File(path=f"data/{path.name}", bytes=1) for path in checkpoint.iterdir())
     artifact = Artifact(tmp_path, artifact.manifest)
-    check_artifact(artifact, QUICK)
+    check_artifact(artifact, Model(architecture=QUICK))
     check_artifact(artifact, None)
     with pytest.raises(ConfigError, match="other settings"):
-        check_artifact(artifact, MODEL)
+        check_artifact(artifact, Model(architecture=MODEL))
     with pytest.raises(DataError, match="not those of this model"):
-        check_artifact(artifact, "ViT-B-32-quickgelu")
+        check_artifact(artifact, Model(architecture="ViT-B-32-quickgelu"))

@@ -8,7 +8,7 @@ differ in everything but the tokens they read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from infra.errors import CliplineError, ConfigError
+from infra.formats.merges import FILE, read_merges
 from infra.formats.text_tower import with_own_tower
 from training.model.blocks import compile_blocks, encode_image, use_fast_blocks
 from training.model.pretrained import Pretrained
@@ -43,7 +44,7 @@ class Distillation(Objective):
     def __init__(self, model: nn.Module, config: Config, run: Run, inputs: Mapping[str, Path]) -> None:
         super().__init__(model)
         self.weight = config.weight
-        trained = Teacher(inputs["teacher"], model)
+        trained = Teacher(inputs["teacher"], model, run.model.merges)
         if run.cluster.compile:
             compile_blocks(trained.model)
         # In a tuple it is no submodule: it is not trained, so checkpoints, DDP and FSDP must not see it.
@@ -81,7 +82,7 @@ class Teacher(nn.Module):
     shift: Tensor
     factor: Tensor
 
-    def __init__(self, folder: str | Path, student: nn.Module) -> None:
+    def __init__(self, folder: str | Path, student: nn.Module, merges: Sequence[str] | None = None) -> None:
         super().__init__()
         try:
             source = Pretrained.at(str(folder))
@@ -102,6 +103,11 @@ class Teacher(nn.Module):
                 raise ConfigError(
                     "the teacher cannot read the student's tokens", expected=f"{name} {reads}", found=str(can_read)
                 )
+        own = source.tokenizer().get(FILE)
+        if (read_merges(own, FILE) if own else None) != (tuple(merges) if merges else None):
+            raise ConfigError(
+                "the teacher cannot read the student's tokens", expected="the same merges", found="others"
+            )
         # The teacher's normalisation is applied to the student's normalised images by one affine map.
         ours, its = (open_clip.get_model_preprocess_cfg(model) for model in (student, self.model))
         self.size = (its["size"],) * 2 if isinstance(its["size"], int) else tuple(its["size"])
