@@ -82,6 +82,7 @@ OUTSIDE = {
     "pipelines.adopt.registry": "finds a model's files by its name, which then count by content",
     "training.cli": "the command line of training without a run",
     "training.command": "the command line of training without a run",
+    "training.merges": "learns merges beforehand, which then count by content",
     "workflows.cli": "the command line",
     "workflows.demo": "the web site of the quickstart, which is the web to its stages",
     "workflows.profile": "reads settings, which count as those of --set",
