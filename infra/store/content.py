@@ -17,6 +17,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from infra.cache import cache_folder
 from infra.store.base import Store
 
 __all__ = ["Content", "contents"]
@@ -51,7 +52,7 @@ def contents(store: Store, paths: Sequence[str], cache: Path | None = None) -> d
             unnamed = [path for path, (_, etag) in facts.items() if not etag]
             digests = dict(zip(unnamed, pool.map(store.digest, unnamed), strict=True))
             return {path: Content(size, digests.get(path, ""), etag) for path, (size, etag) in facts.items()}
-        with closing(_Digests(cache or _cache_file())) as known:
+        with closing(_Digests(cache or cache_folder() / "digests.sqlite")) as known:
             return _local(store, paths, known, pool)
 
 
@@ -120,7 +121,3 @@ class _Digests:
         except sqlite3.Error as error:
             log.warning("digests of files are not remembered: %s", error)
         self._database.close()
-
-
-def _cache_file() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clipline/digests.sqlite"

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 from infra.errors import redact
 from infra.store import LocalStore, Store
 
-__all__ = ["Address"]
+__all__ = ["Address", "sqlite_uri"]
 
 _SQLITE = "sqlite:///"
 
@@ -21,11 +21,13 @@ _SQLITE = "sqlite:///"
 class Address:
     """The URI of an MLflow server or database, and the artifact folder of a new database.
 
-    Without ``MLFLOW_TRACKING_URI`` it is an sqlite file below the root, never ``./mlruns``.
+    Without ``MLFLOW_TRACKING_URI`` it is an sqlite file below the root, never ``./mlruns``. ``ours``: that file, which
+    clipline may make.
     """
 
     uri: str
     artifacts: str | None = None
+    ours: bool = False
 
     @classmethod
     def find(cls, root: Store) -> Address:
@@ -35,9 +37,7 @@ class Address:
             database = cls(uri).database
             return cls(uri, _location(database.absolute().parent) if database else None)
         folder = root.root if isinstance(root, LocalStore) else Path(".clipline").absolute()
-        # What would end the path of a URI, or stand for another character.
-        quoted = str(folder).replace("%", "%25").replace("?", "%3F")
-        return cls(f"{_SQLITE}{quoted}/mlflow.db", _location(folder))
+        return cls(sqlite_uri(folder / "mlflow.db"), _location(folder), ours=True)
 
     @property
     def database(self) -> Path | None:
@@ -56,6 +56,12 @@ class Address:
         base = re.sub("(?<=://)[^/]*@", "", self.uri) if self.uri.startswith("http") else "http://127.0.0.1:5000"
         # Without this query MLflow 3 shows the views for agents (judges, prompts, sessions) beside the run.
         return f"{base.rstrip('/')}/#/experiments/{experiment}/runs/{run}?workflowType=machine_learning"
+
+
+def sqlite_uri(file: Path) -> str:
+    """The URI of a database in ``file``, an absolute path."""
+    # What would end the path of a URI, or stand for another character.
+    return _SQLITE + str(file).replace("%", "%25").replace("?", "%3F")
 
 
 def _location(folder: Path) -> str:

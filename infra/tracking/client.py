@@ -13,6 +13,7 @@ from mlflow.exceptions import MlflowException
 from infra.config import canonical_json
 from infra.errors import CredentialsError, TransientError
 from infra.tracking.address import Address
+from infra.tracking.database import provide
 
 __all__ = ["allowed_name", "environment", "is_missing", "is_refusal", "open_client", "parameter"]
 
@@ -22,6 +23,8 @@ def open_client(address: Address) -> MlflowClient:
     if address.database is None:
         return MlflowClient(address.uri, registry_uri=address.uri)
     address.database.parent.mkdir(parents=True, exist_ok=True)
+    if address.ours:
+        provide(address.database)
     # A new database gets an experiment "Default" whose artifacts go to this folder; without it, to ./mlruns.
     with environment("_MLFLOW_SERVER_ARTIFACT_ROOT", address.artifacts or ""):
         return MlflowClient(address.uri, registry_uri=address.uri)

@@ -7,9 +7,10 @@ an entry of :data:`PUBLISHED`: its beginning, and the module with ``fetch(name, 
 from __future__ import annotations
 
 import importlib
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from infra.cache import cache_folder
 
 __all__ = ["PUBLISHED", "Pick", "fetched", "is_published", "models_folder"]
 
@@ -33,4 +34,4 @@ def fetched(name: str, pick: Pick) -> str:
 
 def models_folder() -> Path:
     """The folder for models that are fetched, in the user's cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clipline/models"
+    return cache_folder() / "models"
