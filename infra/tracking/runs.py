@@ -48,6 +48,7 @@ class Runs:
     def __init__(self, client: MlflowClient, root: Store, folder: Store, state: State) -> None:
         self._client, self._state = client, state
         self._key = {_ROOT: _root_id(root), _RUN: folder.url.rstrip("/").rpartition("/")[2]}
+        self._opened: dict[str, tuple[str, dict[str, object]]] = {}  # digest and parameters of stages, as last logged
 
     def open_parent(
         self, name: str, tags: Mapping[str, str], parameters: Mapping[str, object], sweep: str = ""
@@ -64,13 +65,18 @@ class Runs:
         self._client.update_run(run, status="RUNNING")
 
     def open_child(self, stage: str, digest: str, config: Mapping[str, object]) -> None:
-        """Find or create the MLflow run of a stage, and log its configuration."""
+        """Find or create the MLflow run of a stage, and log its configuration. Once if told the same again."""
+        opened = digest, flatten(redact_values(dict(config)))
+        if self._opened.get(stage) == opened:
+            return
         tags = {"mlflow.parentRunId": self._state.parent, "clipline.digest": digest}
         run = self._state.children[stage] = self._find_or_create(stage, stage, tags)
-        self._log_parameters(run, flatten(redact_values(dict(config))))
+        self._log_parameters(run, opened[1])
+        self._opened[stage] = opened
 
     def supersede(self, stage: str) -> None:
         """Let the next run of a stage be a new one: metrics append and never overwrite."""
+        self._opened.pop(stage, None)
         if old := self._state.children.pop(stage, None):
             self._client.set_tag(old, _STAGE, f"{stage} (superseded)")
             self._state.models.pop(stage, None)
