@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         merges = learn_merges(_captions(args.shards, args.caption_key), args.vocabulary)
     except CliplineError as error:
-        print(error, file=sys.stderr)  # noqa: T201
+        sys.stderr.write(f"{error}\n")
         return error.exit_code
     sys.stdout.write("".join(f"{merge}\n" for merge in merges))
     return 0

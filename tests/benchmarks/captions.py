@@ -2,10 +2,11 @@
 
     python -m tests.benchmarks.captions [--seeds 0 1 2] [--objective coca|clipcap] [--speed]
 
-The demo's scenes with captions that name six attributes each become shards. A small CoCa is trained on them, or a dual
-encoder and then, on its frozen features, a language model behind a prefix (ClipCap's way). Captions of new scenes are
-read by the grammar that made the others: a caption that is none of its forms says nothing. The bar is colour, shape
-and position all right in 90%. Beside it stands how often captions of other scenes are right by chance.
+The demo's scenes with captions that name six attributes each become shards, and their words a vocabulary. A small CoCa
+is trained on them, or a dual encoder and then, on its frozen features, a language model behind a prefix (ClipCap's
+way). Captions of new scenes are read by the grammar that made the others: a caption that is none of its forms says
+nothing. The bar is colour, shape and position all right in 90%. Beside it stands how often captions of other scenes are
+right by chance.
 
 ``--speed`` compares the writing with open_clip's own ``generate`` of the same weights (needs transformers below 4.57):
 are the tokens equal, and how many times as fast is ours?
@@ -17,6 +18,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ from infra.captioning.prefix import FOLDER
 from infra.encoder.open_clip import load_encoder
 from infra.store import LocalStore
 from tests.benchmarks.trainers import trained, write_shards
+from training.merges import learn_merges
 from workflows.demo import drawing
 from workflows.demo.reading import read
 from workflows.demo.scenes import Scene, compose, full_captions
@@ -42,14 +45,13 @@ from workflows.demo.website import TEST_SEEDS
 SIDE = 48
 CONTEXT = 32
 VISION = {"image_size": SIDE, "patch_size": 16, "width": 96, "layers": 3, "head_width": 24}
+PLACED = {**VISION, "patch_size": 8, "pos_embed_type": "sin_cos_2d"}
 TEXT = {"context_length": CONTEXT, "vocab_size": 49408, "width": 96, "heads": 4, "layers": 2}
 CLIP = {"embed_dim": 96, "vision_cfg": VISION, "text_cfg": TEXT}
 COCA = {
     "custom_text": True,
     "embed_dim": 96,
-    "vision_cfg": {
-        **VISION, "attentional_pool": True, "attn_pooler_queries": 9, "attn_pooler_heads": 4, "output_tokens": True,
-    },
+    "vision_cfg": {**PLACED, "output_tokens": True},
     "text_cfg": {**TEXT, "embed_cls": True, "output_tokens": True},
     "multimodal_cfg": {"context_length": CONTEXT, "vocab_size": 49408, "width": 96, "heads": 4, "layers": 2},
 }  # fmt: skip
@@ -63,27 +65,38 @@ def write(folder: Path, scenes: Sequence[Scene]) -> None:
     )
 
 
-def coca(work: Path, shards: Path, seed: int, samples: int) -> Path:
+def coca(work: Path, shards: Path, seed: int, samples: int, merges: Sequence[str]) -> Path:
     """A CoCa trained on the shards."""
-    return trained(_settings(COCA, seed, samples, {"kind": "coca"}), shards, work / f"coca{seed}")
+    model = {"architecture": COCA, "merges": merges}
+    return trained(_settings(model, seed, samples, {"kind": "coca"}, batch=16), shards, work / f"coca{seed}")
 
 
-def clip(work: Path, shards: Path, seed: int, samples: int, vision: Mapping[str, Any] = VISION) -> Path:
+def clip(
+    work: Path,
+    shards: Path,
+    seed: int,
+    samples: int,
+    vision: Mapping[str, Any] = VISION,
+    merges: Sequence[str] | None = None,
+) -> Path:
     """A dual encoder trained on the shards."""
-    model = {**CLIP, "vision_cfg": {**vision}}
+    model = {"architecture": {**CLIP, "vision_cfg": {**vision}}, "merges": merges}
     return trained(_settings(model, seed, samples, {"kind": "infonce"}), shards, work / f"clip{seed}")
 
 
-def clipcap(work: Path, shards: Path, seed: int, samples: int) -> Path:
+def clipcap(work: Path, shards: Path, seed: int, samples: int, merges: Sequence[str]) -> Path:
     """A dual encoder trained on the shards, and behind its features a language model."""
-    start = clip(work, shards, seed, samples)
+    start = clip(work, shards, seed, samples, PLACED, merges)
     writer = {"kind": "clipcap", "prefix": 4, "width": 96, "layers": 2, "heads": 4}
-    return trained(_settings(CLIP, seed, samples, writer), shards, work / f"clipcap{seed}", start)
+    model = {"architecture": f"local-dir:{start}"}
+    return trained(_settings(model, seed, samples, writer, batch=16), shards, work / f"clipcap{seed}", start)
 
 
-def _settings(model: dict[str, Any], seed: int, samples: int, objective: dict[str, Any]) -> dict[str, Any]:
+def _settings(
+    model: dict[str, Any], seed: int, samples: int, objective: dict[str, Any], batch: int = 32
+) -> dict[str, Any]:
     return {
-        "model": model, "data": {"caption_key": "txt:lines"}, "seed": seed, "batch_size": 32,
+        "model": model, "data": {"caption_key": "txt:lines"}, "seed": seed, "batch_size": batch,
         "samples": samples, "log_every": 3200, "augment": {"crop_scale": [1.0, 1.0]},
         "optimizer": {"lr": 1e-3}, "schedule": {"warmup": samples // 20}, "objective": objective,
     }  # fmt: skip
@@ -161,8 +174,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--objective", choices=("coca", "clipcap"), default="coca")
-    parser.add_argument("--scenes", type=int, default=12_000, help="to learn from")
-    parser.add_argument("--samples", type=int, default=100_000, help="seen in training, of each model")
+    parser.add_argument("--scenes", type=int, default=40_000, help="to learn from")
+    parser.add_argument("--samples", type=int, default=200_000, help="seen in training, of each model")
     parser.add_argument("--tested", type=int, default=400)
     parser.add_argument("--speed", action="store_true", help="against open_clip's generate; trains nothing")
     args = parser.parse_args(arguments)
@@ -171,9 +184,12 @@ def main(arguments: list[str] | None = None) -> None:
     scenes = [compose(8 * TEST_SEEDS + number) for number in range(args.tested)]
     with tempfile.TemporaryDirectory(prefix="clipline-bench-") as scratch:
         work = Path(scratch)
-        write(work / "shards", [compose(number) for number in range(args.scenes)])
+        shown = [compose(number) for number in range(args.scenes)]
+        write(work / "shards", shown)
+        merges = learn_merges(chain.from_iterable(map(full_captions, shown)), 1000)
         for seed in args.seeds:
-            model = {"coca": coca, "clipcap": clipcap}[args.objective](work, work / "shards", seed, args.samples)
+            train = {"coca": coca, "clipcap": clipcap}[args.objective]
+            model = train(work, work / "shards", seed, args.samples, merges)
             pictures = [Image.fromarray(drawing.render(scene, SIDE)) for scene in scenes]
             captions = opened(model).write(pictures, Greedy())
             found, turned = right(captions, scenes), right(captions, scenes[1:] + scenes[:1])
