@@ -6,7 +6,8 @@
     python -m tests.benchmarks.orchestration sweep [--seconds 30]
 
 ``stages``: a chain of six stages that each write one file, cold and once more with nothing to do; Ray's own start and
-stop stand beside, since a run of ours starts it. The programs take turns; each figure is the best of its turns.
+stop stand beside, since a run of ours starts it. The programs take turns; each figure is the best of its turns, so of
+ours with MLflow's empty tables in the user's cache.
 ``plan``: the wall time of ``clipline plan`` on a chain of so many stages. ``sweep``: twelve runs, four settings by
 three seeds, that share two stages and have one of their own, of so many seconds each, two at once: its wall time over
 that of the distinct stages alone.

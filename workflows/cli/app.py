@@ -115,14 +115,14 @@ def clipline(
 
 def main() -> None:
     """Run the command line."""
-    with few_collections():  # of what is imported nothing is garbage; searching MLflow's modules took 0.4 CPU s
-        reporting(app)
+    reporting(app)
 
 
 def reporting(work: Callable[[], object]) -> None:
     """Do the work of a process; print an expected error as one message and exit with its code."""
     try:
-        work()
+        with few_collections():  # of what is imported nothing is garbage; searching MLflow's modules took 0.4 CPU s
+            work()
     except CliplineError as error:
         _fail(error)
     except OSError as error:
