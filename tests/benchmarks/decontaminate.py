@@ -34,7 +34,7 @@ BATCH = 2  # shards of a task, as the stage has of this size
 def write_tests(context: Context, count: int) -> None:
     """Write the index of ``count`` test images."""
     rng = np.random.default_rng(1)
-    several = [generated_keys(rng) for _ in range(64)]
+    several = [np.concatenate(generated_keys(rng)) for _ in range(64)]
     turned = rng.integers(0, 2**64, count, dtype=np.uint64)
     keys = [several[number % 64] ^ bits for number, bits in enumerate(turned)]
     blue = np.full((16, 16, 3), (255, 0, 0), np.uint8)  # the rows are grey

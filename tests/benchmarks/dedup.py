@@ -43,7 +43,7 @@ def generate(selection: Output, signatures: Output, rows: int, crops: bool) -> l
     shards = []
     greys = [np.full((16, 16, 3), level, np.uint8) for level in range(0, 256, 32)]
     rng = np.random.default_rng(0)
-    several = [generated_keys(rng) for _ in range(64)] if crops else [np.zeros(1, np.uint64)]
+    several = [generated_keys(rng) if crops else (np.zeros(1, np.uint64), np.zeros(0, np.uint64)) for _ in range(64)]
     palette = pa.array([thumbnail(grey, (0, 0, 16, 16)) for grey in greys])
     for shard in range(rows // PER_SHARD):
         rng = np.random.default_rng(shard)
@@ -56,8 +56,10 @@ def generate(selection: Output, signatures: Output, rows: int, crops: bool) -> l
         for _ in range(5):
             noise |= np.uint64(1) << rng.integers(0, 64, PER_SHARD).astype(np.uint64)
         turned = mixed(image) ^ np.where(image != file, noise, 0)
-        kinds = (mixed(image + rows) % np.uint64(len(several))).astype(np.int64) if crops else np.zeros(PER_SHARD, int)
-        keys_of = [np.sort(several[kind] ^ bits) for kind, bits in zip(kinds, turned, strict=True)]
+        kinds = (mixed(image + rows) % np.uint64(len(several))).tolist()
+        keys, parts = (
+            [np.sort(several[kind][n] ^ bits) for kind, bits in zip(kinds, turned, strict=True)] for n in (0, 1)
+        )
         path = f"data/kept-{shard_name(shard)}.parquet"
         number = pa.array(own).cast(pa.string())
         columns = {
@@ -72,15 +74,14 @@ def generate(selection: Output, signatures: Output, rows: int, crops: bool) -> l
         }
         selection.write_table(path, pa.table(columns))
         known = palette.take(pa.array((mixed(image + 2 * rows) % np.uint64(len(palette))).astype(np.int64)))
-        hashes = np.array([own_keys[0] for own_keys in keys_of])
+        hashes = np.array([own_keys[0] for own_keys in keys])
         look = pa.array(turned ^ mixed(image + 3 * rows))
         reason = pa.nulls(PER_SHARD, pa.string())
-        ends = np.r_[0, np.cumsum([len(own_keys) for own_keys in keys_of])].astype(np.int32)
-        keys = pa.ListArray.from_arrays(pa.array(ends), pa.array(np.concatenate(keys_of)))
         columns = {
             "uid": columns["uid"],
             "phash": pa.array(hashes),
-            "keys": keys,
+            "keys": lists(keys),
+            "parts": lists(parts),
             "thumbnail": known,
             "look": look,
             "reason": reason,
@@ -91,12 +92,18 @@ def generate(selection: Output, signatures: Output, rows: int, crops: bool) -> l
     return shards
 
 
-def generated_keys(rng: np.random.Generator) -> np.ndarray:
-    """The keys of a picture of soft spots, every other one with a border that is taken off."""
+def lists(arrays: Sequence[np.ndarray]) -> pa.ListArray:
+    ends = np.r_[0, np.cumsum([len(one) for one in arrays])].astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(ends), pa.array(np.concatenate(arrays)))
+
+
+def generated_keys(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """The keys of a picture of soft spots, every other one with a border that is taken off, and of its parts."""
     square = cv2.resize(rng.integers(0, 256, (12, 12), dtype=np.uint8), (64, 64), interpolation=cv2.INTER_CUBIC)
     border = int(rng.integers(1, 10)) if rng.random() < 0.5 else 0
     inner = cv2.resize(square[border : 64 - border, border : 64 - border], (64, 64))
-    return np.array(keys_of_picture(square, inner), np.uint64)
+    whole, parts = keys_of_picture(square, inner)
+    return np.array(whole, np.uint64), np.array(parts, np.uint64)
 
 
 def mixed(values: np.ndarray) -> np.ndarray:

@@ -63,8 +63,33 @@ def opened(path: Path, side: int = 640) -> Image.Image:
 
 
 def is_near(one: Signature, other: Signature) -> bool:
-    keys, others = (np.array(which.keys, np.uint64) for which in (one, other))
-    return bool((np.bitwise_count(keys[:, None] ^ others) <= Config().max_distance).any())
+    return bool(Keys([one]).near(other).any())
+
+
+class Keys:
+    """The keys of some images, and which of them are near another."""
+
+    def __init__(self, images: list[Signature]) -> None:
+        self._count = len(images)
+        self._searches = [
+            (_keys([one.keys for one in images]), Config().max_distance),
+            (_keys([one.all_keys for one in images]), Config().max_distance_parts),
+        ]
+
+    def near(self, other: Signature) -> np.ndarray:
+        """Mask of the images with which dedup compares ``other``: (n,)."""
+        found = np.zeros(self._count, bool)
+        for ((owners, keys), distance), own in zip(self._searches, (other.keys, other.all_keys), strict=True):
+            bits = np.bitwise_count(np.array(own, np.uint64)[:, None] ^ keys)
+            found[owners[(bits <= distance).any(axis=0)]] = True
+        return found
+
+
+def _keys(lists: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Place of the list of each key, and the keys: (n,), (n,) uint64."""
+    return np.repeat(np.arange(len(lists)), list(map(len, lists))), np.array(
+        [key for one in lists for key in one], np.uint64
+    )
 
 
 class Table:
@@ -72,15 +97,12 @@ class Table:
 
     def __init__(self, originals: list[Signature]) -> None:
         self.originals = originals
-        self.keys = np.concatenate([np.array(one.keys, np.uint64) for one in originals])
-        self.owners = np.repeat(np.arange(len(originals)), [len(one.keys) for one in originals])
+        self.keys = Keys(originals)
         self.rows: defaultdict[str, list[tuple[bool, bool]]] = defaultdict(list)
         self.false: Counter[tuple[int, int]] = Counter()
 
     def look_for(self, name: str, place: int, copy: Signature, mirrored: bool) -> None:
-        keys = np.array(copy.keys, np.uint64)
-        near = (np.bitwise_count(keys[:, None] ^ self.keys) <= Config().max_distance).any(axis=0)
-        candidates = np.unique(self.owners[near]).tolist()
+        candidates = np.flatnonzero(self.keys.near(copy)).tolist()
         agree = same(copy.thumbnail, [self.originals[one].thumbnail for one in candidates], mirrored=mirrored)
         found = {one for one, agrees in zip(candidates, agree, strict=True) if agrees}
         self.rows[name].append((place in candidates, place in found))
@@ -158,7 +180,7 @@ def measure_speed(paths: list[Path]) -> None:
     print(f"\nimagehash {each['imagehash']:.0f} us, hash {each['hash']:.0f} us, signature {each['signature']:.0f} us")
     print(f"hash: {each['imagehash'] / each['hash']:.2f} x imagehash, mean distance {np.mean(distances):.2f} bits")
     size = np.mean([len(signature(data).thumbnail) for data in files])
-    print(f"{np.mean([len(signature(data).keys) for data in files]):.1f} keys, thumbnail {size:.0f} bytes")
+    print(f"{np.mean([len(signature(data).all_keys) for data in files]):.1f} keys, thumbnail {size:.0f} bytes")
 
 
 def main() -> None:

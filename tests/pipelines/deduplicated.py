@@ -45,9 +45,10 @@ def selection_of(folder, rows, per_shard=7) -> list[tuple[int, str, int]]:
 
 
 def signed(hashed, shown) -> Signature:
-    """The signature of a hash, a list of keys or a whole signature, and a thumbnail or the level of a grey one."""
-    keys = sorted(int(key) for key in hashed) if isinstance(hashed, list) else [int(hashed)]
-    return Signature(keys[0], keys, shown if isinstance(shown, bytes) else flat(int(shown)))
+    """The signature of a hash, or of the keys of an image and of its parts; and of a thumbnail, or the level of a grey
+    one."""
+    keys, parts = hashed if isinstance(hashed, tuple) else ([int(hashed)], [])
+    return Signature(keys[0], keys, parts, shown if isinstance(shown, bytes) else flat(int(shown)))
 
 
 @lru_cache(256)

@@ -64,7 +64,7 @@ def write_index(config: Config, model: Artifact | None, spec: TestShard, output:
             raise DataError(f"the image of sample {spec.name(key)!r} cannot be decoded", found=str(error)) from error
     names, keys, thumbnails = (
         [key for key, _ in images],
-        [s.keys for s in signatures],
+        [s.all_keys for s in signatures],
         [s.thumbnail for s in signatures],
     )
     table = pa.table([names, keys, thumbnails], schema=_COLUMNS)

@@ -64,7 +64,7 @@ def _shard(
     made = [
         (known[uid], None) if uid in known else _hashed(config, image_of[row], errors) for row, uid in enumerate(uids)
     ]
-    near = index.near([one.keys if one else () for one, _ in made])
+    near = index.near([one.all_keys if one else () for one, _ in made])
     answers = [_nearest(index, one, reason, *those, errors) for (one, reason), those in zip(made, near, strict=True)]
     found = [one for one, _, _ in answers]
     reasons: list[str | None] = [reason for _, reason, _ in answers]

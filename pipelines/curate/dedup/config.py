@@ -39,7 +39,7 @@ class Config(Staying):
         "selection": Input("selection", description="the rows to deduplicate"),
     }
     produces: ClassVar[tuple[str, ...]] = ("selection", "signatures")
-    code_version: ClassVar[int] = 8
+    code_version: ClassVar[int] = 9
 
     placeholder_names: int = Field(
         8,
@@ -55,11 +55,19 @@ class Config(Staying):
     near: bool = Field(True, description="also drop re-encoded and resized copies, not only equal files")
     crops: bool = Field(
         True,
-        description="find copies that are cropped, or have a border, a bar or a logo, too: some fourteen keys an "
+        description="find copies that are cropped, or have a border, a bar or a logo, too: some seventeen keys an "
         "image instead of two",
     )
     mirrored: bool = Field(False, description="count mirror images as copies")
-    max_distance: int = Field(6, ge=0, le=15, description="bits the keys of two images that are compared may differ in")
+    max_distance: int = Field(
+        6, ge=0, le=15, description="bits in which the keys of two whole images may differ that are compared"
+    )
+    max_distance_parts: int = Field(
+        5,
+        ge=0,
+        le=15,
+        description="the same, if one of the keys is of a part, such as a crop or a half; at most `max_distance`",
+    )
     max_bucket: int = Field(
         256, ge=1, description="images with which one is compared among those that share part of a hash, the best first"
     )

@@ -13,7 +13,6 @@ from infra.run.pieces import Records
 from infra.schema import Drop
 from infra.store import Store
 from pipelines.curate.dedup import leaders, pairs, verdicts
-from pipelines.curate.dedup.candidates import Blocks
 from pipelines.curate.dedup.clusters import find_clusters
 from pipelines.curate.dedup.config import Config
 from pipelines.curate.dedup.files import send_equal, send_same_urls
@@ -21,6 +20,7 @@ from pipelines.curate.dedup.homes import Homes
 from pipelines.curate.dedup.keys import FEW, MOST
 from pipelines.curate.dedup.looks import send_entries
 from pipelines.curate.dedup.rows import send_rows, with_phash
+from pipelines.curate.dedup.searches import entries, searches
 from pipelines.curate.dedup.writing import write_kept
 
 __all__ = ["drop_duplicates"]
@@ -84,12 +84,13 @@ def _near(
     keys: int,
 ) -> dict[str, Any]:
     """Find near duplicates, and who stays of them: stream ``known``, to the rows' homes. Facts about the search."""
-    blocks = Blocks.of(config.max_distance, keys)
-    buckets = parts_of(keys * len(blocks.sent), _ENTRIES)
-    work = partial(send_entries, config, homes, blocks, buckets)
+    images = keys // _keys(config)
+    wanted = searches(config, images)
+    buckets = parts_of(entries(wanted, images), _ENTRIES)
+    work = partial(send_entries, config, homes, wanted, buckets)
     sends = {"looks": homes.count, "edges-of-looks": homes.count, "entries": buckets}
     exchange.step("looks", range(parts_of(keys, _KEYS)), work, receives=["images"], sends=sends)
-    work = partial(pairs.find_pairs, config, homes, blocks)
+    work = partial(pairs.find_pairs, config, homes, wanted)
     found = exchange.step("pairs", range(buckets), work, receives=["entries"], sends={"candidates": homes.count})
     facts: dict[str, Any] = {"candidates": sum(record.facts["candidates"] for record in found)}
     if oversized := sum(record.facts["oversized"] for record in found):
@@ -103,7 +104,7 @@ def _near(
     exchange.step(
         "first", lots, partial(pairs.attach_first, homes), receives=["candidates"], sends={"half": homes.count}
     )
-    parts = parts_of(keys // _keys(config), leaders.FEW)
+    parts = parts_of(images, leaders.FEW)
     same = {f"same-{kind}": parts for kind in leaders.KINDS}
     work = partial(pairs.confirm, config, homes, parts)
     sends = same | {"edges-of-pairs": homes.count}

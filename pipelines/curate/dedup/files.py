@@ -81,7 +81,7 @@ def send_equal(config: Config, homes: Homes, looks: int, task: Task) -> None:
     if not config.near:
         return
     left = rows.filter(pa.array(~gone & rows["readable"].to_numpy()))
-    left = left.select(["look", "keys", "text", "preference", "row"])
+    left = left.select(["look", "keys", "parts", "text", "preference", "row"])
     task.send("images", left, part_of(left["look"], looks))
 
 

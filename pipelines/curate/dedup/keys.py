@@ -1,7 +1,7 @@
 """Keys of an image: 64-bit hashes by which copies of it find each other, cropped, framed and marked ones, too.
 
-A key is made as pHash is, of the 8 x 8 lowest frequencies of a part of the picture; an image has several, and two are
-compared if any of their keys differ in a few bits only. Each kind of copy shares one:
+A key is made as pHash is, of the 8 x 8 lowest frequencies of the picture or of a part; an image has several, and two
+are compared if any of their keys differ in a few bits only. Each kind of copy shares one:
 
 - the whole picture, with and without its border: re-encoded, scaled and framed copies
 - the picture without a strip at one side or at all, as if it had been cropped: cropped copies, and those with a bar
@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CROPS", "FEW", "MOST", "SIDE", "WHOLE", "Region", "keys"]
+__all__ = ["CROPS", "FEW", "MOST", "PARTS", "SIDE", "WHOLE", "Region", "keys"]
 
 SIDE = 64  # of the squares that keys are made of, pixels
-FEW, MOST = 2, 16  # keys of an image, about: of the whole picture only, and with those of its parts
+FEW, MOST = 2, 17  # keys of an image, about: of the whole picture only, and with those of its parts
 
 Array = NDArray[Any]
 Region = tuple[float, float, float, float]  # left, top, right, bottom in shares of the sides
@@ -35,11 +35,13 @@ _STRIP = 0.055  # the crops found best; those of half and twice that are within 
 CROPS: tuple[Region, ...] = (
     (_STRIP, _STRIP, 1 - _STRIP, 1 - _STRIP),
     (0.025, 0.025, 0.975, 0.975),
+    (0.1, 0.1, 0.9, 0.9),
     (_STRIP, 0, 1, 1),
     (0, _STRIP, 1, 1),
     (0, 0, 1 - _STRIP, 1),
     (0, 0, 1, 1 - _STRIP),
 )
+_BARS: tuple[Region, ...] = ((0, 0.08, 1, 1), (0, 0, 1, 0.92))  # above and below, from 3% to 9%
 _HALVES: tuple[Region, ...] = ((0, 0, 0.55, 1), (0.45, 0, 1, 1), (0, 0, 1, 0.55), (0, 0.45, 1, 1))
 _NOISE = 0.04  # of the root mean square of the frequencies
 _FLAT = 0.3  # root mean square of the frequencies, levels, below which a part shows nothing
@@ -48,19 +50,19 @@ _FLAT = 0.3  # root mean square of the frequencies, levels, below which a part s
 _PATTERNS = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0x27D4EB2F165667C5)
 
 
-def keys(whole: Array, inner: Array, *, crops: bool = True, mirrored: bool = False) -> list[int]:
-    """The distinct keys of a picture, at least one, in ascending order.
+def keys(whole: Array, inner: Array, *, crops: bool = True, mirrored: bool = False) -> tuple[list[int], list[int]]:
+    """The distinct keys of a picture, at least one, and the others of its parts, both in ascending order.
 
     ``whole``, ``inner``: the picture and what its border surrounds, each in grey shrunk to (SIDE, SIDE).
     """
-    found = [*_hashes(whole, _PARTS_OF_WHOLE if crops else _WHOLE), *_hashes(inner, _CROPS if crops else _WHOLE)]
-    if mirrored:
-        found += _hashes(whole[:, ::-1], _WHOLE) + _hashes(inner[:, ::-1], _WHOLE)
-    return sorted(set(found))
+    squares = [whole, inner, *([whole[:, ::-1], inner[:, ::-1]] if mirrored else [])]
+    own = {key for square in squares for key in _hashes(square, _WHOLE)} or {0}
+    parts = {*_hashes(whole, _PARTS_OF_WHOLE), *_hashes(inner, _PARTS_OF_INNER)} - own if crops else set()
+    return sorted(own), sorted(parts)
 
 
 def _hashes(square: Array, regions: Regions) -> list[int]:
-    """The hash of each region that shows anything; of a whole picture in any case."""
+    """The hash of each region that shows anything."""
     vertical, horizontal, patterns = regions
     rows = (vertical.reshape(-1, SIDE) @ square.astype(np.float32)).reshape(vertical.shape)
     low = (rows @ horizontal).reshape(-1, 64)
@@ -68,7 +70,7 @@ def _hashes(square: Array, regions: Regions) -> list[int]:
     rms = np.sqrt(np.square(low).mean(axis=1))
     bits = np.packbits(low > _NOISE * rms[:, None], axis=1)
     hashes = bits.view(">u8")[:, 0].astype(np.uint64) ^ patterns
-    return [int(key) for key, shows in zip(hashes, rms > _FLAT, strict=True) if shows] or [0]
+    return [int(key) for key, shows in zip(hashes, rms > _FLAT, strict=True) if shows]
 
 
 def _transforms(regions: Sequence[Region], patterns: Sequence[int]) -> Regions:
@@ -87,7 +89,7 @@ def _shrinking(low: float, high: float) -> Array:
     return np.asarray(np.clip(ends - begins, 0, None) / (edges[1] - edges[0]))
 
 
-_NONE = [0] * (1 + len(CROPS))
+PARTS: tuple[Region, ...] = (*CROPS, *_BARS)
 _WHOLE = _transforms([WHOLE], [0])
-_CROPS = _transforms([WHOLE, *CROPS], _NONE)
-_PARTS_OF_WHOLE = _transforms([WHOLE, *CROPS, *_HALVES], [*_NONE, *_PATTERNS])
+_PARTS_OF_INNER = _transforms(CROPS, [0] * len(CROPS))
+_PARTS_OF_WHOLE = _transforms([*PARTS, *_HALVES], [*[0] * len(PARTS), *_PATTERNS])

@@ -7,6 +7,7 @@ not half a million.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,11 @@ from numpy.typing import NDArray
 
 from infra.exchange import DOWN, UP, Task
 from infra.schema import Drop
-from pipelines.curate.dedup.candidates import Blocks
 from pipelines.curate.dedup.clusters import edges_of, send_edges
 from pipelines.curate.dedup.config import Config
 from pipelines.curate.dedup.files import originals_at
 from pipelines.curate.dedup.homes import Homes, part_of
+from pipelines.curate.dedup.searches import Search, sent
 from pipelines.curate.dedup.verdicts import PENDING
 
 __all__ = ["send_entries"]
@@ -28,10 +29,10 @@ __all__ = ["send_entries"]
 Array = NDArray[Any]
 
 ENTRIES = pa.schema([("block", pa.uint8()), ("key", pa.uint64()), ("preference", pa.int64()), ("row", pa.int64())])
-"""An image in the search, once for each block of each of its keys."""
+"""An image in a search, once for each block of each of its keys; ``block``: the place in :func:`.searches.sent`."""
 
 
-def send_entries(config: Config, homes: Homes, blocks: Blocks, parts: int, task: Task) -> None:
+def send_entries(config: Config, homes: Homes, searches: Sequence[Search], parts: int, task: Task) -> None:
     """Of images of one look all but the best are near duplicates. Streams ``looks``: (row, original, reason), to the
     original's home; ``edges-of-looks``; ``entries``: the others, by blocks of their keys (:data:`ENTRIES`)."""
     rows = task.receive("images", [("preference", DOWN), ("row", UP)])
@@ -48,21 +49,20 @@ def send_entries(config: Config, homes: Homes, blocks: Blocks, parts: int, task:
     task.send("looks", pa.table([edges["second"], edges["first"], reasons], schema=PENDING), homes.of(edges["first"]))
 
     left = rows.filter(pa.array(~gone))
-    lists = left["keys"].combine_chunks()
-    owners = pc.list_parent_indices(lists)
-    keys = pc.list_flatten(lists).to_numpy() ^ turned[~gone][owners.to_numpy()]
+    keys = {search: _keys(left, search, turned[~gone]) for search in searches}
     entries, buckets = [], []
-    for block in blocks.sent:
-        columns = [
-            np.full(len(keys), block, np.uint8),
-            keys,
-            *(left[name].take(owners) for name in ("preference", "row")),
-        ]
-        entries.append(pa.table(columns, schema=ENTRIES))
-        buckets.append(_bucket_of(keys, blocks, block))
+    for number, (search, block) in enumerate(sent(searches)):
+        entries.append(keys[search].add_column(0, "block", pa.array(np.full(len(keys[search]), number, np.uint8))))
+        # Number of each key's value in the block, different for each block.
+        values = search.blocks.values(keys[search]["key"].to_numpy(), block)
+        buckets.append(((number << 24) + values).astype(np.uint32))
     task.send("entries", pa.concat_tables(entries), part_of(np.concatenate(buckets), parts))
 
 
-def _bucket_of(keys: Array, blocks: Blocks, block: int) -> Array:
-    """Number of each key's value in a block, different for each block: (n,) uint32."""
-    return ((block << 24) + blocks.values(keys, block)).astype(np.uint32)
+def _keys(images: pa.Table, search: Search, turned: Array) -> pa.Table:
+    """The keys of ``images`` in a search, their bits ``turned`` over, and whose they are: :data:`ENTRIES` but for the
+    block."""
+    lists = [images[column].combine_chunks() for column in search.columns]
+    owners = np.concatenate([pc.list_parent_indices(one).to_numpy() for one in lists])
+    keys = np.concatenate([pc.list_flatten(one).to_numpy() for one in lists]) ^ turned[owners]
+    return pa.table([keys, *(images[name].take(owners) for name in ("preference", "row"))], names=ENTRIES.names[1:])

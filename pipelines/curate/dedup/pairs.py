@@ -5,7 +5,7 @@ Keys are small and go to the exchange; thumbnails stay at home, and only those o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from infra.arrays import begins_run
 from infra.exchange import UP, Task
 from pipelines.curate.dedup.alike import same
-from pipelines.curate.dedup.candidates import Blocks, candidates
+from pipelines.curate.dedup.candidates import candidates
 from pipelines.curate.dedup.clusters import EDGES, send_edges
 from pipelines.curate.dedup.config import Config
 from pipelines.curate.dedup.homes import Homes, column_at_home, part_of
 from pipelines.curate.dedup.leaders import PAIRS
 from pipelines.curate.dedup.rows import signatures_path
+from pipelines.curate.dedup.searches import Search, sent
 from pipelines.tables import read_table
 
 __all__ = ["attach_first", "confirm", "distinct", "find_pairs", "in_any_order", "send_confirmed"]
@@ -30,15 +31,16 @@ __all__ = ["attach_first", "confirm", "distinct", "find_pairs", "in_any_order", 
 Array = NDArray[Any]
 
 
-def find_pairs(config: Config, homes: Homes, blocks: Blocks, task: Task) -> None:
-    """Find pairs of keys within the distance. Stream ``candidates``: to the first's home."""
+def find_pairs(config: Config, homes: Homes, searches: Sequence[Search], task: Task) -> None:
+    """Find pairs of keys within the distance of their search. Stream ``candidates``: to the first's home."""
     entries = task.receive("entries")
-    block, keys, preference, rows = (column.to_numpy() for column in entries.columns)
+    blocks, keys, preference, rows = (column.to_numpy() for column in entries.columns)
     likely = [EDGES.empty_table()]
     oversized = largest = 0
-    for number in blocks.sent:
-        places = np.flatnonzero(block == number)
-        found = candidates(keys[places], blocks, number, config.max_bucket, (rows[places], ~preference[places]))
+    for number, (search, block) in enumerate(sent(searches)):
+        places = np.flatnonzero(blocks == number)
+        order = (rows[places], ~preference[places])
+        found = candidates(keys[places], search.blocks, block, config.max_bucket, order)
         one, other = places[found.first], places[found.second]
         in_order = preference[one] > preference[other]
         in_order |= (preference[one] == preference[other]) & (rows[one] < rows[other])

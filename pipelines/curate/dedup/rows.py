@@ -53,12 +53,13 @@ def hash_shard(
 def signature_table(uids: pa.ChunkedArray | pa.Array, found: Sequence[tuple[Signature, Drop | None]]) -> pa.Table:
     """The table of a shard's rows with their signatures and reasons."""
     signatures = [one for one, _ in found]
-    looks = [hash64(f"{one.keys} {one.thumbnail.hex()}") for one in signatures]
+    looks = [hash64(f"{one.keys} {one.parts} {one.thumbnail.hex()}") for one in signatures]
     return pa.table(
         {
             "uid": uids,
             "phash": pa.array([one.phash for one in signatures], pa.uint64()),
             "keys": pa.array([one.keys for one in signatures], pa.list_(pa.uint64())),
+            "parts": pa.array([one.parts for one in signatures], pa.list_(pa.uint64())),
             "thumbnail": pa.array([one.thumbnail for one in signatures], pa.binary()),
             "look": pa.array(looks, pa.uint64()),
             "reason": pa.array([reason for _, reason in found], pa.string()),
@@ -68,7 +69,7 @@ def signature_table(uids: pa.ChunkedArray | pa.Array, found: Sequence[tuple[Sign
 
 def _signature(config: Config, image: bytes | None, errors: list[str]) -> tuple[Signature, Drop | None]:
     """The signature of an image, or an empty one and the reason why it has none."""
-    none = Signature(0, [], b"")
+    none = Signature(0, [], [], b"")
     if image is None:
         return none, Drop.MISSING
     try:
@@ -106,7 +107,7 @@ def send_rows(config: Config, selection: Store, parts: int, task: Task) -> None:
     tables = []
     for shard, path in task.spec:
         rows = read_table(selection, path, [*_READ, *columns(config, selection, path)])
-        signatures = read_table(task.output.store, signatures_path(shard), ["keys", "look", "reason"])
+        signatures = read_table(task.output.store, signatures_path(shard), ["keys", "parts", "look", "reason"])
         numbers = row_numbers(shard, rows.num_rows)
         urls = rows["url"].to_pylist()
         digests = [
@@ -122,6 +123,7 @@ def send_rows(config: Config, selection: Store, parts: int, task: Task) -> None:
             "row": pa.array(numbers),
             "readable": signatures["reason"].is_null(),
             "keys": signatures["keys"],
+            "parts": signatures["parts"],
             "look": signatures["look"],
             "host": _hashes(map(_host, urls)),
             "name": _hashes(url.rpartition("/")[2] for url in urls),

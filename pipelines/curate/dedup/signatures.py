@@ -16,11 +16,17 @@ _ENOUGH = (256, 256)  # pixels: more of an image would not be seen in a thumbnai
 
 
 class Signature(NamedTuple):
-    """Of an image. ``phash``: imagehash's; ``keys``: by which its copies find it; ``thumbnail``: to compare with."""
+    """Of an image. ``phash``: imagehash's; ``keys``, ``parts``: by which its copies find it, of the whole and of its
+    parts; ``thumbnail``: to compare with."""
 
     phash: int
     keys: list[int]
+    parts: list[int]
     thumbnail: bytes
+
+    @property
+    def all_keys(self) -> list[int]:
+        return [*self.keys, *self.parts]
 
 
 def signature(data: bytes, *, crops: bool = True, mirrored: bool = False) -> Signature:
@@ -33,4 +39,4 @@ def signature(data: bytes, *, crops: bool = True, mirrored: bool = False) -> Sig
     whole, inner = (
         cv2.resize(part, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for part in (grey, grey[top:bottom, left:right])
     )
-    return Signature(phash(grey), keys(whole, inner, crops=crops, mirrored=mirrored), thumbnail(image, box))
+    return Signature(phash(grey), *keys(whole, inner, crops=crops, mirrored=mirrored), thumbnail(image, box))

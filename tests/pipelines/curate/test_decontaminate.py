@@ -255,10 +255,12 @@ def test_a_model_without_embeddings_is_refused():
 def test_other_pictures_are_no_copies(pictures):
     columns = {"key": [str(n) for n in range(12)], "shard": [0] * 12}
     signatures = [signature(encoded(one)) for one in pictures[:12]]
-    table = pa.table(columns).append_column("keys", pa.array([one.keys for one in signatures], pa.list_(pa.uint64())))
+    table = pa.table(columns).append_column(
+        "keys", pa.array([one.all_keys for one in signatures], pa.list_(pa.uint64()))
+    )
     thumbnails = pa.array([one.thumbnail for one in signatures], pa.large_binary())
     index = Index(decontaminate.Config(max_distance=15), table.append_column("thumbnail", thumbnails))
     for number, one in enumerate(pictures):
         shown = signature(encoded(one))
-        nearest, _ = index.nearest(shown, *index.near([shown.keys])[0])
+        nearest, _ = index.nearest(shown, *index.near([shown.all_keys])[0])
         assert (nearest and nearest.place) == (number if number < 12 else None)

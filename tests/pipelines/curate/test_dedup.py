@@ -53,7 +53,7 @@ def test_the_hash_is_imagehashs():
 def test_a_grey_image_has_a_signature():
     grey, coloured = signature(file(rendered(1).convert("L"))), signature(file(rendered(1), "PNG"))
     assert (grey.phash ^ coloured.phash).bit_count() <= 2
-    assert len(set(grey.keys) & set(coloured.keys)) > 4
+    assert len(set(grey.all_keys) & set(coloured.all_keys)) > 4
 
 
 def test_a_stored_image_must_be_one():
@@ -66,8 +66,9 @@ def grouped(tmp_path):
     """``grouped(*images)``: for each image the place of the one that stays instead, its own if it stays itself."""
 
     def group(*images: bytes) -> list[int]:
-        _, keys, thumbnails = zip(*map(signature, images), strict=True)
-        return decided(tmp_path, {"sha256": [str(n) for n in range(len(images))]}, keys, thumbnails)[1]
+        _, keys, parts, thumbnails = zip(*map(signature, images), strict=True)
+        hashes = list(zip(keys, parts, strict=True))
+        return decided(tmp_path, {"sha256": [str(n) for n in range(len(images))]}, hashes, thumbnails)[1]
 
     return group
 

@@ -74,6 +74,36 @@ def test_equal_to_brute_force_at_20_000_rows(tmp_path):
     assert "oversized_buckets" not in facts
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_parts_are_compared_with_wholes_and_parts(small_dedup, tmp_path, seed):
+    """Images of two keys and three parts each: within 6 bits if both are of wholes, else within 5."""
+    hashes, thumbnails, areas = similar(seed, 60 * 5, 40, 7)
+    every = hashes.reshape(60, 5)
+    keys, parts = np.split(every, [2], axis=1)
+    config, thumbnails, areas = Config(), thumbnails[:60], areas[:60]
+    order = np.lexsort((np.arange(60), -areas)).tolist()
+
+    def bits(one, other):
+        return int(np.bitwise_count(one[:, None] ^ other).min())
+
+    stay, expected, by_parts = [], list(range(60)), 0
+    for image in order:
+        for other in stay:
+            whole = bits(keys[image], keys[other]) <= config.max_distance
+            part = (
+                bits(hashes[image * 5 : image * 5 + 5], hashes[other * 5 : other * 5 + 5]) <= config.max_distance_parts
+            )
+            if thumbnails[image] == thumbnails[other] and (whole or part):
+                expected[image], by_parts = other, by_parts + (part and not whole)
+                break
+        else:
+            stay.append(image)
+    rows = {"sha256": [None] * 60, "original_width": areas.tolist()}
+    signed = [(sorted(one), sorted(other)) for one, other in zip(keys.tolist(), parts.tolist(), strict=True)]
+    assert decided(tmp_path, rows, signed, thumbnails, config)[1] == expected
+    assert by_parts > 3
+
+
 def test_a_thousand_equal_images_are_a_thousand_pairs(tmp_path):
     hashes, thumbnails = np.full(1_000, 5, np.uint64), np.zeros(1_000, int)
     facts = check(tmp_path, hashes, thumbnails, np.ones(1_000, int), Config(max_bucket=2), per_shard=500)
