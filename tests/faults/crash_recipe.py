@@ -5,6 +5,7 @@ if it was committed already.
 """
 
 import os
+import time
 
 from infra.cluster import Limits, run_shards
 from infra.config import Input, Runtime, StageConfig
@@ -27,6 +28,7 @@ class Learn(StageConfig):
     produces = ("model",)
 
     pieces: int = 4
+    pause_s: Runtime[float] = 0.0  # of each piece
     diary: Runtime[str] = ""
 
 
@@ -34,6 +36,7 @@ def part(config, index, output):
     again = " again" if output.store.exists(f"ledger/{output.shard}.json") else ""
     with open(config.diary, "a") as diary:
         diary.write(f"learn/{output.shard}{again}\n")
+    time.sleep(config.pause_s)
     output.write(f"data/{output.shard}.txt", b"%d\n" % index, rows=1)
     return output.commit(Funnel(unit="parts", entered=1, kept=1))
 
@@ -51,11 +54,11 @@ def learn(config, inputs, context):
     return context.finish(records, metrics={"score": 0.5}, facts={"main": "score", "samples": samples})
 
 
-def workflow() -> Workflow:
+def workflow(pieces: int = 4, pause_s: float = 0.0) -> Workflow:
     found = Stage("images", adopt.run, adopt.Config(path=os.environ["CRASH_IMAGES"], contents=adopt.Images()))
     filtering = filter.Config(rules=(rules.ImageSide(min=20), rules.TextJunk()))
     kept = Stage("filter", filter.run, filtering, {"images": found})
     shards = Stage("shard", shard.run, shard.Config(samples_per_shard=8), {"images": found, "selection": kept})
-    learning = Learn(diary=os.environ["CRASH_DIARY"])
+    learning = Learn(pieces=pieces, pause_s=pause_s, diary=os.environ["CRASH_DIARY"])
     model = Stage("learn", learn, learning, {"shards": shards})
     return Workflow("crash", (found, kept, shards, model), gate=Gate("learn", "crash", {"learn.score": 0.5}))

@@ -61,27 +61,31 @@ class Trial:
         return {str(path.relative_to(self.root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
     def tracked(self) -> dict[str, Any]:
-        """What MLflow has: of each run its state and curves, and the models. Not how long anything took."""
-        from mlflow import MlflowClient
+        return tracked(f"sqlite:///{self.folder}/mlflow.db")
 
-        client = MlflowClient(f"sqlite:///{self.folder}/mlflow.db")
-        experiment = client.get_experiment_by_name("crash").experiment_id
-        found: dict[str, Any] = {}
-        for run in client.search_runs([experiment]):
-            stage = run.data.tags["clipline.stage"]
-            assert stage not in found, f"two MLflow runs of {stage or 'the run'}"
-            curves = {
-                name: [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, name)]
-                for name in run.data.metrics
-                if name != "seconds"
-            }
-            inputs = sorted(one.dataset.name for one in run.inputs.dataset_inputs)
-            outputs = len(run.outputs.model_outputs) if run.outputs else 0
-            images = {file.path.split("+")[0] for file in client.list_artifacts(run.info.run_id, "images")}
-            found[stage] = (run.info.status, curves, dict(run.data.params), inputs, outputs, images)
-        found["logged models"] = len(client.search_logged_models([experiment]))
-        found["versions"] = [sorted(one.aliases) for one in client.search_model_versions()]
-        return found
+
+def tracked(uri: str) -> dict[str, Any]:
+    """What MLflow has: of each run its state and curves, and the models. Not how long anything took."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(uri, registry_uri=uri)
+    experiment = client.get_experiment_by_name("crash").experiment_id
+    found: dict[str, Any] = {}
+    for run in client.search_runs([experiment]):
+        stage = run.data.tags["clipline.stage"]
+        assert stage not in found, f"two MLflow runs of {stage or 'the run'}"
+        curves = {
+            name: [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, name)]
+            for name in run.data.metrics
+            if name != "seconds"
+        }
+        inputs = sorted(one.dataset.name for one in run.inputs.dataset_inputs)
+        outputs = len(run.outputs.model_outputs) if run.outputs else 0
+        images = {file.path.split("+")[0] for file in client.list_artifacts(run.info.run_id, "images")}
+        found[stage] = (run.info.status, curves, dict(run.data.params), inputs, outputs, images)
+    found["logged models"] = len(client.search_logged_models([experiment]))
+    found["versions"] = [sorted(one.aliases) for one in client.search_model_versions()]
+    return found
 
 
 class Trials:
