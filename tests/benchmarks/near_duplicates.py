@@ -62,6 +62,10 @@ def opened(path: Path, side: int = 640) -> Image.Image:
     return page
 
 
+def pixels(picture: Image.Image) -> int:
+    return picture.width * picture.height
+
+
 def is_near(one: Signature, other: Signature) -> bool:
     return bool(Keys([one]).near(other).any())
 
@@ -101,10 +105,15 @@ class Table:
         self.rows: defaultdict[str, list[tuple[bool, bool]]] = defaultdict(list)
         self.false: Counter[tuple[int, int]] = Counter()
 
-    def look_for(self, name: str, place: int, copy: Signature, mirrored: bool) -> None:
+    def look_for(self, name: str, place: int, copy: Signature, *, mirrored: bool, larger: bool) -> None:
+        """Compare a copy of the original at ``place`` with all; if it is ``larger``, it is the first, as in dedup."""
         candidates = np.flatnonzero(self.keys.near(copy)).tolist()
-        agree = same(copy.thumbnail, [self.originals[one].thumbnail for one in candidates], mirrored=mirrored)
-        found = {one for one, agrees in zip(candidates, agree, strict=True) if agrees}
+        found = set()
+        for candidate in candidates:
+            pair = [self.originals[candidate].thumbnail, copy.thumbnail]
+            one, other = reversed(pair) if larger else pair
+            if same(one, [other], mirrored=mirrored)[0]:
+                found.add(candidate)
         self.rows[name].append((place in candidates, place in found))
         self.false.update((place, other) for other in found - {place})
 
@@ -125,11 +134,13 @@ def measure(paths: list[Path]) -> None:
         rng, picture = np.random.default_rng(place), opened(path)
         for name, (kind, change) in VARIANTS.items():
             changed = change(picture, rng)
-            copy = stored(changed if isinstance(changed, bytes) else jpeg(changed, 85))
+            served = changed if isinstance(changed, bytes) else jpeg(changed, 85)
+            copy = stored(served)
             if min(Image.open(io.BytesIO(copy)).size) < LEAST:
                 continue
-            mirrored = kind == "mirror"
-            (mirrors if mirrored else table).look_for(name, place, signature(copy, mirrored=mirrored), mirrored)
+            mirrored, larger = kind == "mirror", pixels(Image.open(io.BytesIO(served))) > pixels(picture)
+            one = signature(copy, mirrored=mirrored)
+            (mirrors if mirrored else table).look_for(name, place, one, mirrored=mirrored, larger=larger)
 
     kinds: defaultdict[str, list[bool]] = defaultdict(list)
     print(f"\n{'copy':24} {'number':>6} {'by keys':>8} {'recall':>7}")

@@ -30,7 +30,7 @@ class Config(EncoderConfig):
         "embeddings": Input("embeddings", required=False, description="vectors of the rows, to compare these, too"),
         "model": Input("model", required=False, description="the model of the embeddings, for the test images"),
     }
-    code_version: ClassVar[int] = 5
+    code_version: ClassVar[int] = 6
     produces: ClassVar[tuple[str, ...]] = ("selection",)
 
     max_distance: int = Field(6, ge=0, le=15, description="bits the keys of two images that are compared may differ in")

@@ -1,7 +1,8 @@
 """Thumbnails of images: small enough to travel, large enough to read the words on a slide.
 
 A thumbnail shows what is within the border of an image, and knows where that lies: so a framed copy and its original
-have the same, and a page with a line of words shows the words.
+have the same, and a page with a line of words shows the words. Of an image with a border it shows the whole, too: where
+a border ends is chance if what it surrounds is faint.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels
 SIDE = 96  # cells: words on a slide are some three cells high
 COARSE = 32  # cells, where places are tried
 _QUALITY = 80
-_HEAD = struct.Struct("<6H")  # the frame in shares of 65,535, then its size in pixels
+_HEAD = struct.Struct("<6HI")  # the frame in shares of 65,535, its size in pixels, bytes of the JPEG
 
 _UNIFORM = 24  # levels that the pixels of a border differ in at most
 _MOST = 0.45  # of a side that may be border
@@ -81,13 +82,21 @@ def _border(grey: Array, axis: int) -> tuple[int, int]:
 
 
 def thumbnail(image: Array, box: Box) -> bytes:
-    """A thumbnail of what ``box`` shows of ``image``, (height, width, 3) BGR: 12 bytes and a JPEG, some 2.5 kB."""
+    """A thumbnail of what ``box`` shows of ``image``, (height, width, 3) BGR, and behind it one of the whole if that is
+    more. Each is 16 bytes and a JPEG, some 2.5 kB."""
+    height, width = image.shape[:2]
+    whole = (0, 0, width, height)
+    return b"".join(_packed(image, one) for one in dict.fromkeys([box, whole]))
+
+
+def _packed(image: Array, box: Box) -> bytes:
+    """The thumbnail of one box."""
     left, top, right, bottom = box
     height, width = image.shape[:2]
     cells = cv2.resize(image[top:bottom, left:right], (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    jpeg = cv2.imencode(".jpg", cells, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1].tobytes()
     frame = (left / width, top / height, right / width, bottom / height)
-    head = _HEAD.pack(*(round(65535 * share) for share in frame), right - left, bottom - top)
-    return head + cv2.imencode(".jpg", cells, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1].tobytes()
+    return _HEAD.pack(*(round(65535 * share) for share in frame), right - left, bottom - top, len(jpeg)) + jpeg
 
 
 @dataclass(frozen=True)
@@ -97,19 +106,30 @@ class View:
     frame: Region  # of the image, within the border
     size: tuple[int, int]  # of the frame, pixels of the stored image
     cells: Array  # (SIDE, SIDE, 3) BGR
+    rest: bytes = b""  # of the whole image, if the frame is less, encoded
+    is_mirrored: bool = False
 
     @classmethod
     def of(cls, data: bytes) -> View:
-        *frame, width, height = _HEAD.unpack_from(data)
+        *frame, width, height, size = _HEAD.unpack_from(data)
         left, top, right, bottom = (share / 65535 for share in frame)
-        cells = cv2.imdecode(np.frombuffer(data, np.uint8, offset=_HEAD.size), cv2.IMREAD_COLOR)
+        cells = cv2.imdecode(np.frombuffer(data, np.uint8, size, _HEAD.size), cv2.IMREAD_COLOR)
         assert cells is not None
-        return cls((left, top, right, bottom), (width, height), cells)
+        return cls((left, top, right, bottom), (width, height), cells, data[_HEAD.size + size :])
+
+    @cached_property
+    def whole(self) -> View:
+        """All of the image."""
+        if not self.rest:
+            return self
+        whole = View.of(self.rest)
+        return whole.mirrored if self.is_mirrored else whole
 
     @property
     def mirrored(self) -> View:
         left, top, right, bottom = self.frame
-        return View((1 - right, top, 1 - left, bottom), self.size, np.ascontiguousarray(self.cells[:, ::-1]))
+        cells = np.ascontiguousarray(self.cells[:, ::-1])
+        return View((1 - right, top, 1 - left, bottom), self.size, cells, self.rest, not self.is_mirrored)
 
     @cached_property
     def grey(self) -> Array:

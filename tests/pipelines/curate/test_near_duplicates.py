@@ -203,3 +203,29 @@ def test_a_thumbnail_is_read_back():
     view = View.of(signed(picture).thumbnail)
     assert view.size == (320, 200) and view.cells.shape == (96, 96, 3)
     assert view.mirrored.mirrored.cells.tolist() == view.cells.tolist()
+    assert view.whole is view
+
+
+def test_a_framed_thumbnail_shows_the_whole_too():
+    page = Image.new("RGB", (300, 200), "white")
+    page.paste(photo(12, (90, 60)), (40, 100))
+    view = View.of(signed(page).thumbnail)
+    assert view.frame != (0, 0, 1, 1) == view.whole.frame and view.whole.size == (300, 200)
+    assert view.mirrored.whole.cells.tolist() == view.whole.cells[:, ::-1].tolist()
+
+
+def faint(level: int, dark: int = 60) -> Image.Image:
+    """A dark shape among faint stripes, of ``level``, on white."""
+    page = Image.new("RGB", (256, 256), "white")
+    pen = ImageDraw.Draw(page)
+    for left in range(30, 220, 20):
+        pen.rectangle((left, 40, left + 9, 210), fill=(level,) * 3)
+    pen.polygon([(100, 160), (156, 150), (130, 100)], fill=(dark,) * 3)
+    return page
+
+
+def test_a_faint_picture_is_itself_wherever_its_border_ends():
+    one, other, else_ = (signed(faint(level, dark)) for level, dark in ((228, 60), (235, 60), (228, 160)))
+    frames = [View.of(which.thumbnail).frame for which in (one, other)]
+    assert np.abs(np.subtract(*frames)).max() > 0.2  # what is faint is border in one, and not in the other
+    assert copies(one, other) and not same(other.thumbnail, [else_.thumbnail])[0]
