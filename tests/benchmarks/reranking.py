@@ -4,8 +4,8 @@
 
 Scenes of the demo, each with a caption that names all six attributes; no two of the tested ones share all six. ALBEF
 learns from other scenes of the same kinds. The fusion encoder ranks the first ``--rerank`` answers of every query anew,
-as ``Retrieval(rerank=...)`` does. Recall@1 of both directions; the difference is paired by image, its interval has the
-seeds' noise and the images'.
+as ``Retrieval(rerank=...)`` does. Recall@1 of both directions; the gain is paired by image and by model, since one
+model ranks both times. Its interval has the noise of the models' gains and that of the images.
 """
 
 from __future__ import annotations
@@ -88,7 +88,9 @@ def main(arguments: list[str] | None = None) -> None:
             )
     for name in MEASURES:
         before, after = (estimate([one[side][name] for one in found]) for side in (0, 1))
-        print(f"{name}: {before.mean:.3f} -> {after.mean:.3f}, {difference(before, after, confidence=0.95, seed=0)}")
+        gain = Estimate(after.values - before.values, after.resampled - before.resampled)
+        none = Estimate(np.zeros_like(gain.values), np.zeros_like(gain.resampled))
+        print(f"{name}: {before.mean:.3f} -> {after.mean:.3f}, {difference(none, gain, confidence=0.95, seed=0)}")
 
 
 if __name__ == "__main__":
