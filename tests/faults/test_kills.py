@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import os
 import signal
@@ -18,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hostile import BEHAVIOURS
+from processes import workers
 from wire import Hostile, Wire
 
 from infra.run.context import Context
@@ -102,21 +102,6 @@ def committed(target: Path) -> set[str]:
     return {path.stem for path in target.glob("ledger/*.json")}
 
 
-def workers() -> list[int]:
-    """Ray's processes below this one that work on a shard just now."""
-    titles, parents = {}, {}
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # gone meanwhile
-            pid = int(process.name)
-            titles[pid] = (process / "cmdline").read_text()
-            parents[pid] = int((process / "stat").read_text().rpartition(")")[2].split()[1])
-
-    def ours(pid: int) -> bool:
-        return pid == os.getpid() or (pid in parents and ours(parents[pid]))
-
-    return [pid for pid, title in titles.items() if title.startswith("ray::_batch_task") and ours(pid)]
-
-
 def ended(folder: Path, context: Context) -> Path:
     """Leave the manifest where ``victim.py`` looks for it."""
     Path(f"{folder}.manifest").write_bytes(context.finish().to_bytes())
@@ -180,7 +165,7 @@ def test_a_download_whose_workers_are_killed(downloading, undisturbed, tmp_path)
     stage, urls = downloading
     target = tmp_path / "images"
     process = stage.start_until_one_shard_is_done(target)
-    while not (victims := workers()):  # between one lot and the next there is nobody
+    while not (victims := workers("ray::_batch_task")):  # between one lot and the next there is nobody
         assert process.poll() is None, process.communicate()
     for victim in victims:
         os.kill(victim, signal.SIGKILL)
@@ -215,7 +200,7 @@ def test_an_extraction(extracting, undisturbed, tmp_path, victim):
         process.communicate()
         process = extracting.start(target)
     else:
-        for worker in workers():
+        for worker in workers("ray::_batch_task"):
             os.kill(worker, signal.SIGKILL)
     files, _ = extracting.end(process, target)
     assert files == undisturbed(extracting)

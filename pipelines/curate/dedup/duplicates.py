@@ -18,9 +18,8 @@ from pipelines.curate.dedup.config import Config
 from pipelines.curate.dedup.files import send_equal, send_same_urls
 from pipelines.curate.dedup.homes import Homes
 from pipelines.curate.dedup.keys import FEW, MOST
-from pipelines.curate.dedup.looks import send_entries
+from pipelines.curate.dedup.looks import entries, searches, send_entries
 from pipelines.curate.dedup.rows import send_rows, with_phash
-from pipelines.curate.dedup.searches import entries, searches
 from pipelines.curate.dedup.writing import write_kept
 
 __all__ = ["drop_duplicates"]

@@ -22,8 +22,8 @@ from pipelines.curate.dedup.clusters import EDGES, send_edges
 from pipelines.curate.dedup.config import Config
 from pipelines.curate.dedup.homes import Homes, column_at_home, part_of
 from pipelines.curate.dedup.leaders import PAIRS
+from pipelines.curate.dedup.looks import Search, sent
 from pipelines.curate.dedup.rows import signatures_path
-from pipelines.curate.dedup.searches import Search, sent
 from pipelines.tables import read_table
 
 __all__ = ["attach_first", "confirm", "distinct", "find_pairs", "in_any_order", "send_confirmed"]

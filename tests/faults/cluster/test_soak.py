@@ -23,6 +23,7 @@ import pytest
 
 from infra.store import Store, open_store
 from tests.faults.cluster.services import Service
+from tests.faults.processes import workers
 from tests.faults.trials import images, tracked
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -30,6 +31,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 RECIPE = Path(__file__).parents[1] / "crash_recipe.py"
 PIECES, PAUSE_S = 60, 0.4
 VICTIMS = {"driver": 3, "worker": 3, "raylet": 1, "mlflow": 1, "s3": 2}
+WORKING = ("ray::_batch_task", "ray::clipline:", "ray::run_attempt", "ray::_Mailbox")
 KILLS, SEED = int(os.environ.get("SOAK_KILLS", "100")), int(os.environ.get("SOAK_SEED", "0"))
 # A run that cannot go on says so: a stage that failed too often, a store that did not answer.
 GAVE_UP = {1, 74, 75}
@@ -67,7 +69,7 @@ class World:
     def kill(self, driver: subprocess.Popen[bytes]) -> None:
         """Kill somebody, who comes again as soon as he can."""
         victim = self.draw.choices(list(VICTIMS), list(VICTIMS.values()))[0]
-        if victim == "worker" and not (found := workers()):
+        if victim == "worker" and not (found := workers(*WORKING)):
             victim = "driver"
         say(f"{sum(self.kills.values()):4} {victim}")
         self.kills[victim] += 1
@@ -85,22 +87,6 @@ class World:
             service.kill()
             time.sleep(self.draw.uniform(0, 3))
             service.start()
-
-
-def workers() -> list[int]:
-    """Ray's processes below this one that work for a run just now."""
-    titles, parents = {}, {}
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # gone meanwhile
-            pid = int(process.name)
-            titles[pid] = (process / "cmdline").read_text()
-            parents[pid] = int((process / "stat").read_text().rpartition(")")[2].split()[1])
-
-    def ours(pid: int) -> bool:
-        return pid == os.getpid() or (pid in parents and ours(parents[pid]))
-
-    working = ("ray::_batch_task", "ray::clipline:", "ray::run_attempt", "ray::_Mailbox")
-    return sorted(pid for pid, title in titles.items() if title.startswith(working) and ours(pid))
 
 
 class Round:
