@@ -53,7 +53,7 @@ def _empty_tables() -> bytes:
 
 
 def _kept(cache: Store, name: str) -> bytes:
-    """What the cache holds, b"" for nothing or something damaged, which gzip's checksum tells."""
+    """Read the tables that the cache holds; b"" for nothing or something damaged, which gzip's checksum tells."""
     try:
         return gzip.decompress(cache.read(name))
     except FileNotFoundError:

@@ -65,7 +65,7 @@ class Runs:
         self._client.update_run(run, status="RUNNING")
 
     def open_child(self, stage: str, digest: str, config: Mapping[str, object]) -> None:
-        """Find or create the MLflow run of a stage, and log its configuration. Once if told the same again."""
+        """Find or create the MLflow run of a stage, and log its configuration, unless told the same before."""
         opened = digest, flatten(redact_values(dict(config)))
         if self._opened.get(stage) == opened:
             return

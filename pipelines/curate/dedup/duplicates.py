@@ -41,8 +41,7 @@ def drop_duplicates(
     total = sum(rows for *_, rows in shards)
     homes, lots = Homes.lots(shards, _ROWS)
     exchange = Exchange(context, config.limits, here=total <= _SMALL)
-    keys = total * _keys(config)
-    parts = parts_of(keys, _KEYS)
+    parts = parts_of(total * (MOST if config.crops else FEW), _KEYS)
     first = "urls" if config.urls else "files"
     exchange.step("rows", lots, partial(send_rows, config, selection, parts), sends={first: parts})
     if config.urls:
@@ -55,7 +54,7 @@ def drop_duplicates(
     facts: dict[str, Any] = {}
     known, edges = [], [*(["edges-of-urls"] if config.urls else []), "edges-of-files"]
     if config.near:
-        facts = _near(config, selection, exchange, homes, lots, keys)
+        facts = _near(config, selection, exchange, homes, lots, total, parts)
         known, edges = ["known"], [*edges, "edges-of-looks", "edges-of-pairs"]
     facts["largest_cluster"] = find_clusters(exchange, homes, selection, lots, edges)
     last = "of-files" if config.urls else "verdicts"
@@ -69,26 +68,24 @@ def drop_duplicates(
     return records, facts | more
 
 
-def _keys(config: Config) -> int:
-    """Keys of an image, about."""
-    return MOST if config.crops else FEW
-
-
 def _near(
     config: Config,
     selection: Store,
     exchange: Exchange,
     homes: Homes,
     lots: Sequence[Sequence[tuple[int, str]]],
-    keys: int,
+    images: int,
+    looks: int,
 ) -> dict[str, Any]:
-    """Find near duplicates, and who stays of them: stream ``known``, to the rows' homes. Facts about the search."""
-    images = keys // _keys(config)
+    """Find near duplicates, and who stays of them: stream ``known``, to the rows' homes. Facts about the search.
+
+    ``looks``: number of receivers of the stream ``images``.
+    """
     wanted = searches(config, images)
     buckets = parts_of(entries(wanted, images), _ENTRIES)
     work = partial(send_entries, config, homes, wanted, buckets)
     sends = {"looks": homes.count, "edges-of-looks": homes.count, "entries": buckets}
-    exchange.step("looks", range(parts_of(keys, _KEYS)), work, receives=["images"], sends=sends)
+    exchange.step("looks", range(looks), work, receives=["images"], sends=sends)
     work = partial(pairs.find_pairs, config, homes, wanted)
     found = exchange.step("pairs", range(buckets), work, receives=["entries"], sends={"candidates": homes.count})
     facts: dict[str, Any] = {"candidates": sum(record.facts["candidates"] for record in found)}

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CROPS", "FEW", "MOST", "PARTS", "SIDE", "WHOLE", "Region", "keys"]
+__all__ = ["CROPS", "FEW", "MOST", "SIDE", "WHOLE", "Region", "keys"]
 
 SIDE = 64  # of the squares that keys are made of, pixels
 FEW, MOST = 2, 17  # keys of an image, about: of the whole picture only, and with those of its parts
@@ -89,7 +89,6 @@ def _shrinking(low: float, high: float) -> Array:
     return np.asarray(np.clip(ends - begins, 0, None) / (edges[1] - edges[0]))
 
 
-PARTS: tuple[Region, ...] = (*CROPS, *_BARS)
 _WHOLE = _transforms([WHOLE], [0])
 _PARTS_OF_INNER = _transforms(CROPS, [0] * len(CROPS))
-_PARTS_OF_WHOLE = _transforms([*PARTS, *_HALVES], [*[0] * len(PARTS), *_PATTERNS])
+_PARTS_OF_WHOLE = _transforms([*CROPS, *_BARS, *_HALVES], [*[0] * len(CROPS + _BARS), *_PATTERNS])

@@ -90,9 +90,7 @@ def test_parts_are_compared_with_wholes_and_parts(small_dedup, tmp_path, seed):
     for image in order:
         for other in stay:
             whole = bits(keys[image], keys[other]) <= config.max_distance
-            part = (
-                bits(hashes[image * 5 : image * 5 + 5], hashes[other * 5 : other * 5 + 5]) <= config.max_distance_parts
-            )
+            part = bits(every[image], every[other]) <= config.max_distance_parts
             if thumbnails[image] == thumbnails[other] and (whole or part):
                 expected[image], by_parts = other, by_parts + (part and not whole)
                 break

@@ -33,12 +33,8 @@ def photo(seed: int, size=(480, 360)) -> Image.Image:
     return Image.fromarray(np.clip(np.asarray(picture) + grain, 0, 255).astype(np.uint8))
 
 
-def near(one, other) -> bool:
-    return is_near(one, other)
-
-
 def copies(one, other, **fields) -> bool:
-    return near(one, other) and bool(same(one.thumbnail, [other.thumbnail], **fields)[0])
+    return is_near(one, other) and bool(same(one.thumbnail, [other.thumbnail], **fields)[0])
 
 
 def signed(picture, **fields):
@@ -109,7 +105,7 @@ def test_one_drawing_on_white_and_on_tinted_paper_is_two_pictures(paper):
         return picture
 
     white, tinted = signed(card("white")), signed(card(paper))
-    assert near(white, tinted) and not copies(white, tinted)
+    assert is_near(white, tinted) and not copies(white, tinted)
     for picture in (card("white"), card(paper)):
         for name in ("JPEG, quality 30", "64 colours", "less colour", "grey", "scaled to 1/2"):
             copy = VARIANTS[name][1](picture, np.random.default_rng(0))
