@@ -1,6 +1,6 @@
 """Learning: questions about combinations never seen, by a fusion model and by what cannot compose.
 
-    python -m tests.benchmarks.answers [vqa | entailment | pairs] [--objective vilt] [--seeds 0 1 2]
+    python -m tests.benchmarks.answers [vqa] [entailment] [pairs] [--objective vilt] [--seeds 0 1 2]
 
 The demo's questions, statements, or statements about two images, written as shards. A fusion model is pretrained on
 the questions, learns their answers, and then, if it is asked statements, to judge these: from statements alone it has
@@ -12,6 +12,9 @@ Beside them, exactly, stands the most that any model gets that reads the words a
 (``unread``), or has the words and knows which shapes and colours the image shows, but not which belongs to which
 (``bag``). Differences are paired, with 95% intervals that have the noise of groups of images that are asked the same,
 and of the seeds. The bar of ``vqa``: 15 points above ``blind``, and above the probe.
+
+Sets that are named together share what their trainings share: the model of the questions is trained once for a seed.
+With ``--work`` models stay in a folder, and what an earlier run with the same options has trained is taken from there.
 """
 
 from __future__ import annotations
@@ -199,51 +202,83 @@ def answering(learnt: Sequence[Asked], images: int = 1) -> dict[str, Any]:
     return {"kind": "vqa", "answers": sorted({one.answer for one in learnt}), "images": images}
 
 
+class Answers:
+    """Trainings of the models that answer, in a folder; sets are written when they are first asked for."""
+
+    def __init__(self, work: Path, args: argparse.Namespace) -> None:
+        self.work, self.args = work, args
+
+    def learnt(self, name: str) -> list[Asked]:
+        """What a set has to learn from."""
+        args = self.args
+        return asked(args.kinds or SETS[name], "train", args.groups or GROUPS[name])
+
+    def told(self, name: str) -> list[Asked]:
+        """What is asked of unseen combinations."""
+        return asked(self.args.kinds or SETS[name], "unseen", self.args.tested)
+
+    def shards(self, name: str, learnt: Sequence[Asked]) -> Path:
+        """The folder of a set's shards."""
+        folder = self.work / f"shards-{name}"
+        if not folder.exists():
+            write(partial := Path(tempfile.mkdtemp(dir=self.work)) / "partial", learnt)
+            partial.rename(folder)
+        return folder
+
+    def fusion(self, name: str, seed: int) -> Path:
+        """A fusion model that has learnt the answers of a set; those of statements it learns after the questions."""
+        args, learnt = self.args, self.learnt(name)
+        shards = self.shards(name, learnt)
+        if name == "vqa":
+            first = settings(seed, OBJECTIVES[args.objective], args.pretrain)
+            model = train(self.work / f"{args.objective}{seed}", shards, first)
+            last = settings(seed, answering(learnt), args.questions)
+        else:
+            model = self.fusion("vqa", seed)
+            last = settings(seed, answering(learnt, 1 + (name == "pairs")), args.samples)
+        return train(self.work / f"{name}{seed}", shards, last, model)
+
+    def dual(self, seed: int) -> Path:
+        """A dual encoder of as many samples as the fusion model of the questions has seen."""
+        samples = self.args.pretrain + self.args.questions
+        shards = self.shards("vqa", self.learnt("vqa"))
+        return train(self.work / f"dual{seed}", shards, settings(seed, {"kind": "infonce"}, samples))
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("set", nargs="?", choices=tuple(SETS), default="vqa")
+    parser.add_argument("sets", nargs="+", choices=tuple(SETS), metavar="set", help=", ".join(SETS))
     parser.add_argument("--objective", choices=tuple(OBJECTIVES), default="vilt")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--kinds", nargs="+", choices=tuple(kind for kinds in SETS.values() for kind in kinds))
     parser.add_argument("--groups", type=int, help="of each kind, to learn from; by default GROUPS")
     parser.add_argument("--tested", type=int, default=150, help="groups of each kind")
     parser.add_argument("--pretrain", type=int, default=3_200, help="samples of the fusion model, before the answers")
-    parser.add_argument("--questions", type=int, default=448_000, help="samples of questions, before statements")
-    parser.add_argument("--samples", type=int, default=448_000, help="samples of learning the answers")
+    parser.add_argument("--questions", type=int, default=448_000, help="samples of learning to answer questions")
+    parser.add_argument("--samples", type=int, default=448_000, help="samples of learning to judge statements")
     parser.add_argument("--without-probe", action="store_true")
+    parser.add_argument("--work", type=Path, help="folder for models and shards, by default a temporary one")
     args = parser.parse_args(arguments)
-    kinds = args.kinds or SETS[args.set]
-    groups = args.groups or GROUPS[args.set]
-    learnt, told = asked(kinds, "train", groups), asked(kinds, "unseen", args.tested)
-    found: dict[str, list[NDArray[np.bool_]]] = {"fusion": []}
-    found |= {name: [right] for name, right in baselines(told).items()}
+    found: dict[str, dict[str, list[NDArray[np.bool_]]]] = {}
     with tempfile.TemporaryDirectory(prefix="clipline-bench-") as scratch:
-        work = Path(scratch)
-        write(work / "shards", learnt)
-        first, questions = work / "shards", learnt
-        if args.set != "vqa":
-            first, questions = work / "questions", asked(SETS["vqa"], "train", args.groups or GROUPS["vqa"])
-            write(first, questions)
-        print(f"{len(learnt)} questions to learn from, {len(told)} of unseen combinations", flush=True)
+        work = args.work or Path(scratch)
+        work.mkdir(exist_ok=True)
+        models = Answers(work, args)
+        told = {name: models.told(name) for name in args.sets}
+        for name in args.sets:
+            found[name] = {"fusion": []} | {one: [right] for one, right in baselines(told[name]).items()}
         for seed in args.seeds:
-            start = settings(seed, OBJECTIVES[args.objective], args.pretrain)
-            model = train(work / f"{args.objective}{seed}", first, start)
-            if args.set != "vqa":
-                start = settings(seed, answering(questions), args.questions)
-                model = train(work / f"questions{seed}", first, start, model)
-            last = settings(seed, answering(learnt, 1 + (args.set == "pairs")), args.samples)
-            model = train(work / f"vqa{seed}", work / "shards", last, model)
-            found["fusion"].append(fused(model, told))
-            if not args.without_probe:
-                before = 0 if args.set == "vqa" else args.questions
-                contrast = settings(seed, {"kind": "infonce"}, args.pretrain + before + args.samples)
-                dual = train(work / f"dual{seed}", first, contrast)
-                right = probed(dual, learnt[: 20 * args.tested], told)
-                found.setdefault("probe", []).append(right)
-            now = {name: right[-1:] for name, right in found.items()}
-            report(f"seed {seed}", now, told)
+            for name in args.sets:
+                rights = found[name]
+                rights["fusion"].append(fused(models.fusion(name, seed), told[name]))
+                if name == "vqa" and not args.without_probe:
+                    fitted = models.learnt(name)[: 20 * args.tested]
+                    rights.setdefault("probe", []).append(probed(models.dual(seed), fitted, told[name]))
+                now = {model: right[-1:] for model, right in rights.items()}
+                report(f"{name}, seed {seed}", now, told[name])
     if len(args.seeds) > 1:
-        report("all seeds", found, told)
+        for name in args.sets:
+            report(f"{name}, all seeds", found[name], told[name])
 
 
 if __name__ == "__main__":

@@ -239,13 +239,14 @@ class RateLimiter:
         """Pause a host as it asked; if that is longer than a request may wait, refuse requests to it meanwhile.
 
         So is one that asks again after every pause, once that has cost as much time as several of the longest pauses.
+        Of the last pause nothing has been waited yet: requests that were under way together ask for it one by one.
         """
         longest = self._web.max_delay_s
         until, rest = now + min(seconds, longest), 0.0
         host.paused_s += max(0.0, until - max(now, host.paused_until))
         if seconds > longest:
             rest = min(seconds, MAX_REST_S)
-        elif host.paused_s > self._web.breaker_failures * longest:
+        elif host.paused_s - (max(until, host.paused_until) - now) > (self._web.breaker_failures - 0.5) * longest:
             rest = host.rest_for = min(max(2 * host.rest_for or self._web.breaker_s, seconds), _MAX_DOWN_S)
         if until > host.paused_until or now + rest > host.rests_until:
             self._notify(name, (other for other in {**host.held, **host.needs} if other != worker))

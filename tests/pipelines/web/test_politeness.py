@@ -309,6 +309,20 @@ def test_the_delay_follows_autothrottle():
     assert sum(1 / grant.interval_s for grant in both) == pytest.approx(1 / many.interval_s)
 
 
+@pytest.mark.parametrize("under_way", [0.0, 0.03, 0.2])
+def test_a_host_rests_after_pauses_that_were_waited(under_way):
+    """Requests that were under way together ask for the same pause one after another; that is not two pauses."""
+    limiter, now = RateLimiter(Web(max_delay_s=1.0, breaker_failures=2)), 0.0
+
+    def asks(at: float) -> float:
+        return limiter.exchange("w", {"h": HostReport(need=1, pause_s=0.99)}, at).grants["h"].rest_s
+
+    for _ in range(2):
+        assert [asks(now), asks(now + under_way / 2), asks(now + under_way)] == [0.0, 0.0, 0.0]
+        now += under_way + 1.0
+    assert asks(now) > 0.0
+
+
 def test_a_worker_out_of_touch_starts_nothing_and_one_without_limiter_ends():
     async def scenario(clock):
         client = SlowClient(LocalLimiter(Web(), clock))
