@@ -20,7 +20,7 @@ PRIMARY = ("acc1", "mean_recall@1")
 
 
 class Config(StageConfig):
-    code_version: ClassVar[int] = 2
+    code_version: ClassVar[int] = 3
     inputs: ClassVar[Mapping[str, Input]] = {
         "scores": Input("scores", repeated=True, description="evaluations, with any ending: scores_basic_seed0"),
     }

@@ -9,6 +9,9 @@ uncertainty of the mean of s seeds is Student's t with s - 1 degrees of freedom,
 difference adds a draw of it for each variant (the Behrens-Fisher distribution). With one seed nothing is known of this
 noise, and the interval is that of these very models.
 
+Where both variants are the same models, evaluated in two ways (re-ranked or not, two sets of prompts), a strong model
+is strong in both. So the difference is taken model by model, and its noise is that of the s differences: the paired t.
+
 Where both answer every image alike, or one is right wherever the other is wrong, all resamples give the same and the
 bootstrap is a point. There Tango's score interval of paired shares (1998) has a closed form: n images without a
 disagreement bound the difference by z^2 / (n + z^2) on either side, n disagreements of one kind to above
@@ -61,6 +64,10 @@ class Estimate:
         count = len(self.values)
         return tested if count == 1 else tested + self.seed_error * random.standard_t(count - 1, tested.shape)
 
+    def __sub__(self, other: Estimate) -> Estimate:
+        """The difference model by model: both must be of the same models, in the same order."""
+        return Estimate(self.values - other.values, self.resampled - other.resampled)
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -68,7 +75,7 @@ class Difference:
 
     ``p``: two-sided probability of a difference as far from 0 if there were none, without correction; at least
     ``2 / (b + 1)`` for b resamples. ``test_error``, ``seed_error``: standard errors of the two sources of noise;
-    ``seeds``: of each variant with several, the standard error and its degrees of freedom.
+    ``seeds``: standard error and degrees of freedom of each variant with several, or of the differences by model.
     """
 
     value: float
@@ -109,10 +116,21 @@ class Difference:
         return images * 10 ** float(brentq(clearance, -_MOST, _MOST, xtol=1e-3)) if clearance(-_MOST) < 0 else 1.0
 
 
-def difference(baseline: Estimate, other: Estimate, *, confidence: float, seed: int) -> Difference:
-    """``other`` less ``baseline``. Their resamples must be of the same images."""
+def difference(
+    baseline: Estimate, other: Estimate, *, confidence: float, seed: int, same_models: bool = False
+) -> Difference:
+    """``other`` less ``baseline``. Their resamples must be of the same images.
+
+    ``same_models``: the values of both are of the same trained models, in the same order, and are paired by model.
+    """
     random = np.random.default_rng(seed)
-    draws = other.draws(random) - baseline.draws(random)
+    trained: tuple[Estimate, ...]
+    if same_models:
+        trained = (other - baseline,)
+        draws = trained[0].draws(random)
+    else:
+        trained = (baseline, other)
+        draws = other.draws(random) - baseline.draws(random)
     tested = other.resampled.mean(axis=0) - baseline.resampled.mean(axis=0)
     low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
     if baseline.images is not None and float(np.ptp(draws)) == 0 and abs(low) in (0.0, 1.0):
@@ -124,8 +142,8 @@ def difference(baseline: Estimate, other: Estimate, *, confidence: float, seed: 
         high=float(high),
         p=min(1.0, 2 * (beyond + 1) / (len(draws) + 1)),
         test_error=float(tested.std()),
-        seed_error=float(np.hypot(baseline.seed_error, other.seed_error)),
-        seeds=tuple((one.seed_error, len(one.values) - 1) for one in (baseline, other) if one.seed_error),
+        seed_error=float(np.hypot.reduce([one.seed_error for one in trained])),
+        seeds=tuple((one.seed_error, len(one.values) - 1) for one in trained if one.seed_error),
     )
 
 

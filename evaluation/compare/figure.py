@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from evaluation.compare.comparison import Comparison, Row
+from evaluation.compare.result import Comparison, Row
 from infra.figures import APART, INK, QUIET, png
 
 __all__ = ["draw"]
@@ -33,8 +33,10 @@ def draw(comparison: Comparison) -> bytes:
     axes = figure.subplots(lines, columns, squeeze=False).ravel()
     for axis, rows in zip(axes, panels.values(), strict=False):
         _panel(axis, rows)
+        # Of several values where variants share other models with the baseline.
+        less = " or ".join(dict.fromkeys(f"{row.baseline:.3f}" for row in rows))
         axis.set_title(
-            f"{rows[0].title}, less {comparison.baseline}'s {rows[0].baseline:.3f}",
+            f"{rows[0].title}, less {comparison.baseline}'s {less}",
             fontsize=8.5,
             loc="left",
             color=INK,

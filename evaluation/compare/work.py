@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from evaluation.compare.comparison import Comparison, compare
+from evaluation.compare.comparison import compare
 from evaluation.compare.config import PRIMARY
 from evaluation.compare.evaluations import read_evaluation
 from evaluation.compare.figure import draw
+from evaluation.compare.result import Comparison
 from infra.run.manifest import Artifact
 
 __all__ = ["compare_artifacts", "draw"]

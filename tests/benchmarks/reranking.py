@@ -88,9 +88,8 @@ def main(arguments: list[str] | None = None) -> None:
             )
     for name in MEASURES:
         before, after = (estimate([one[side][name] for one in found]) for side in (0, 1))
-        gain = Estimate(after.values - before.values, after.resampled - before.resampled)
-        none = Estimate(np.zeros_like(gain.values), np.zeros_like(gain.resampled))
-        print(f"{name}: {before.mean:.3f} -> {after.mean:.3f}, {difference(none, gain, confidence=0.95, seed=0)}")
+        gain = difference(before, after, confidence=0.95, seed=0, same_models=True)
+        print(f"{name}: {before.mean:.3f} -> {after.mean:.3f}, {gain}")
 
 
 if __name__ == "__main__":

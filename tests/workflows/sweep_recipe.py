@@ -76,7 +76,8 @@ def evaluate(config, inputs, context):
     hits = np.arange(500) < right
     draws = np.random.default_rng(config.seed).integers(0, 500, (config.bootstrap, 500))
     accuracy = right / 500
-    result = {"metrics": {"acc1": accuracy}, "intervals": {"method": {"acc1": "Wilson"}}}
+    names = {"model": "toy", "pretrained": f"train-{inputs['model'].manifest.digest[:12]}"}
+    result = {**names, "metrics": {"acc1": accuracy}, "intervals": {"method": {"acc1": "Wilson"}}}
     context.output.write("data/result.json", json.dumps(result).encode())
     context.output.write_table("data/resampled.parquet", pa.table({"acc1": hits[draws].mean(axis=1)}))
     note(config, context, "end")

@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from evaluation import compare, evaluate
-from evaluation.compare.comparison import Comparison
 from evaluation.compare.comparison import compare as compare_evaluations
 from evaluation.compare.config import RESAMPLED
 from evaluation.compare.evaluations import check_paired, read_evaluation
+from evaluation.compare.result import Comparison
 from evaluation.tasks import Retrieval, ZeroShot
 from infra.config import digest
 from infra.errors import ConfigError, DataError, UsageError
@@ -47,7 +47,9 @@ def evaluated(root):
         identity = {"config": config.identity(), "inputs": {"model": str(number), "dataset": task.dataset}}
         name = digest(identity)
         if name not in known:
-            model = samples.write_artifact(root / f"models/{number}", samples.model_files(number), stage="train")
+            model = samples.write_artifact(
+                root / f"models/{number}", samples.model_files(number), stage="train", name=digest(number)
+            )
             vectors = root / f"embedded/{task.dataset}-{number}"
             embedded = Artifact.find(str(vectors)) or samples.embed_here(
                 vectors, model, sets[task.dataset], task.dataset
@@ -185,6 +187,45 @@ def test_what_cannot_be_paired_is_an_error(evaluated, other, what):
     with pytest.raises(DataError, match="image by image") as caught:
         compare_evaluations(pair)
     assert caught.value.expected == what
+
+
+def test_what_one_model_gets_in_two_ways_is_paired_by_model(evaluated):
+    """Of the models 0 to 2 with the set's prompts and 1 to 3 with others, those of both are compared, one by one."""
+    prompted = ZeroShot(dataset="seen", templates=("{c}",))
+    plain = [read_evaluation(evaluated(number, SEEN)) for number in (0, 1, 2)]
+    other = [read_evaluation(evaluated(number, prompted)) for number in (3, 2, 1)]
+    found = compare_evaluations({"plain": plain, "prompted": other})
+    row = found.rows[0]
+    gains = [other[2].values["acc1"] - plain[1].values["acc1"], other[1].values["acc1"] - plain[2].values["acc1"]]
+    assert (row.metric, row.paired_models, found.seeds) == ("acc1", 2, {"plain": 2, "prompted": 2})
+    assert row.difference.value == row.value - row.baseline == pytest.approx(np.mean(gains))
+    assert row.difference.seed_error == pytest.approx(np.ptp(gains) / 2)
+    assert found.verdict.endswith("; paired by model: 2 seeds")
+    used = " and ".join(one.model for one in plain[1:]).replace(" and ", ", ")
+    assert (
+        "seen classification: plain has 3 seeds and prompted 3; only the models of both are compared: "
+        f"{used}" in found.notes
+    )
+    assert "seen classification: plain and prompted differ in the task's templates" in found.notes
+    assert found.as_dict()["differences"][0]["paired_models"] == 2
+    mixed = compare_evaluations({"plain": plain, "prompted": other, "else": [read_evaluation(evaluated(3, SEEN))]})
+    assert mixed.verdict.endswith("; 1 of them paired by model: 2 seeds")
+
+
+def test_an_evaluation_that_two_variants_share_pairs_nothing(evaluated):
+    one, shared, other = (read_evaluation(evaluated(number, SEEN)) for number in (0, 1, 2))
+    found = compare_evaluations({"a": [one, shared], "b": [shared, other]})
+    assert found.rows[0].difference.value == pytest.approx((other.values["acc1"] - one.values["acc1"]) / 2)
+    assert not found.rows[0].paired_models and "paired" not in found.verdict
+
+
+def test_one_model_is_no_two_seeds(evaluated):
+    one, other = (read_evaluation(evaluated(number, SEEN)) for number in (0, 1))
+    twice = compare_evaluations({"a": [one, one], "b": [other]})
+    assert twice.seeds == {"a": 1, "b": 1}
+    again = replace(one, name="evaluate/of-other-prompts")
+    with pytest.raises(DataError, match="of one model, and cannot be two seeds"):
+        compare_evaluations({"a": [one, again], "b": [other]})
 
 
 def test_what_is_missing_or_too_coarse_is_told(evaluated):

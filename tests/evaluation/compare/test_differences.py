@@ -137,6 +137,47 @@ def test_intervals_hold_what_other_seeds_would_give(seeds):
     assert 0.93 <= covered / runs <= 0.999  # Behrens and Fisher's is on the safe side
 
 
+def same_models(random, models, images, better):
+    """Hits of the same models before and after: a model is as much stronger or weaker in both, an image as hard."""
+    hard, strength = random.random(images), 0.06 * random.standard_normal(models)
+    gains = better + 0.01 * random.standard_normal(models)
+
+    def hits(levels):
+        return [((hard < level) ^ (random.random(images) < 0.02)).astype(float) for level in levels]
+
+    return estimate(*hits(0.5 + strength)), estimate(*hits(0.5 + strength + gains))
+
+
+@pytest.mark.parametrize("models", [2, 3, 5])
+def test_of_the_same_models_the_interval_is_that_of_the_paired_t_test(models):
+    """With so many images that models are all the noise there is."""
+    random = np.random.default_rng(7)
+    strength = 0.1 * random.standard_normal(models)
+    before, after = (strength + mean + 0.01 * random.standard_normal(models) for mean in (0.5, 0.53))
+    one, other = (Estimate(values, np.repeat(values[:, None], 200_000, axis=1)) for values in (before, after))
+    found = difference(one, other, confidence=0.9, seed=0, same_models=True)
+    expected = stats.ttest_rel(after, before)
+    assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval(0.9)), abs=3e-4)
+    assert found.p == pytest.approx(expected.pvalue, abs=3e-3)
+    assert found.seeds == ((found.seed_error, models - 1),)
+    assert found.seed_error == pytest.approx(stats.sem(after - before))
+
+
+@pytest.mark.parametrize(("models", "power"), [(2, 0.15), (3, 0.5), (5, 0.9)])
+def test_of_the_same_models_intervals_hold_the_gain_of_all_models(models, power):
+    """The truth is the mean over all models and images; how strong a model is does not widen the interval."""
+    random, runs = np.random.default_rng(8), 250
+    covered, paired, alone = 0, 0, 0
+    for run in range(runs):
+        before, after = same_models(random, models, 400, 0.05)
+        found = difference(before, after, confidence=0.95, seed=run, same_models=True)
+        covered += found.low <= 0.96 * 0.05 <= found.high  # a slip undoes a hit as it undoes a miss
+        paired += found.low > 0
+        alone += apart(before, after, seed=run).low > 0
+    assert 0.92 <= covered / runs <= 0.995
+    assert paired / runs >= power and alone / runs <= 0.1
+
+
 def test_one_seed_against_several_knows_of_the_noise_of_the_several():
     random = np.random.default_rng(4)
     hits = [(random.random(200) < level).astype(float) for level in (0.4, 0.5, 0.6)]

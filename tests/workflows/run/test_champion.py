@@ -60,7 +60,8 @@ def evaluated(root: LocalStore, model: str, right: np.ndarray, dataset: str = "a
     table = pa.table({"acc1": right[PICKS].mean(axis=1)})
     sink = io.BytesIO()
     pq.write_table(table, sink)
-    files = {"data/result.json": json.dumps({"metrics": {"acc1": accuracy}}).encode(), RESAMPLED: sink.getvalue()}
+    result = {"model": "toy", "pretrained": model, "metrics": {"acc1": accuracy}}
+    files = {"data/result.json": json.dumps(result).encode(), RESAMPLED: sink.getvalue()}
     manifest = Manifest(
         stage="zeroshot",
         digest=f"z{model}{dataset[0]}" * 8,

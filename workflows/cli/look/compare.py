@@ -19,7 +19,7 @@ from workflows.cli.terminal import stdout
 from workflows.run.records import find_run, finished
 
 if TYPE_CHECKING:
-    from evaluation.compare.comparison import Comparison
+    from evaluation.compare.result import Comparison
 
 __all__ = ["Primary", "compare", "compared", "show"]
 
