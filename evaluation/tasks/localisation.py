@@ -11,7 +11,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from evaluation.tasks.task import Task
-from infra.encoder import Way
+from infra.encoder.patch_features import PatchFeatures, Value
 
 __all__ = ["Localisation"]
 
@@ -20,7 +20,7 @@ class Localisation(Task):
     """Localisation: ``pointing_acc``, the share of phrases whose likest patch has its centre inside their box.
 
     ``centre_acc`` points at the middle of every image, ``blind_acc`` at the patch that is most like all phrases of the
-    set together. Models whose image tower is a ViT of open_clip can be measured.
+    set together. Our two ways to take patches are for models whose image tower is a ViT of open_clip.
     """
 
     kind: ClassVar[str] = "localisation"
@@ -28,9 +28,11 @@ class Localisation(Task):
     needs: ClassVar[tuple[str, ...]] = ("localisation",)
     main: ClassVar[str] = "pointing_acc"
     units: ClassVar[str] = "phrases"
+    code_version: ClassVar[int] = 2
 
-    patches: Way = Field(
-        "value", description="how patches pass the last block: by their own value (MaskCLIP), or by attention"
+    patches: PatchFeatures = Field(
+        Value(),
+        description="how patches pass the last block: by value (MaskCLIP), by attention, or a way of your own",
     )
 
     def inputs(self) -> tuple[str, ...]:

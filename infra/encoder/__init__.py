@@ -19,13 +19,11 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from infra.captioning.config import Decoding
+    from infra.encoder.patch_features import PatchFeatures
 
-__all__ = ["Captioner", "Encoder", "Matcher", "PatchEncoder", "Precision", "Way", "check_architecture"]
+__all__ = ["Captioner", "Encoder", "Matcher", "PatchEncoder", "Precision", "check_architecture"]
 
 Precision = Literal["fp32", "bf16", "fp16"]
-
-Way = Literal["value", "attention"]
-"""How patches pass the last block: each by its own value, or by attention, as in the model's own forward pass."""
 
 
 class Encoder(Protocol):
@@ -51,7 +49,7 @@ class Encoder(Protocol):
 class PatchEncoder(Encoder, Protocol):
     """An encoder whose image tower has patches in the space of texts."""
 
-    def encode_patches(self, images: Iterable[Image], way: Way) -> Iterator[NDArray[np.float32]]:
+    def encode_patches(self, images: Iterable[Image], way: PatchFeatures) -> Iterator[NDArray[np.float32]]:
         """Encode the patches of whole images, one image after the other: (rows, columns, d), of unit length."""
         ...
 

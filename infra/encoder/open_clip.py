@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from PIL.Image import Resampling
 from safetensors import SafetensorError
 
-from infra.encoder import Precision, Way
-from infra.encoder.patches import patch_features
+from infra.encoder import Precision
+from infra.encoder.patch_features import PatchFeatures
 from infra.errors import DataError
 from infra.formats.architecture import CONFIG, check_fits, read_model_config
 from infra.formats.text_tower import on_hub, with_own_tower
@@ -134,7 +134,7 @@ class OpenClipEncoder:
                 parts.append(torch.nn.functional.normalize(encode(batch).float(), dim=-1).cpu().numpy())
         return np.concatenate(parts) if parts else self.encode_texts([""])[:0]  # (0, d)
 
-    def encode_patches(self, images: Iterable[Image], way: Way) -> Iterator[NDArray[np.float32]]:
+    def encode_patches(self, images: Iterable[Image], way: PatchFeatures) -> Iterator[NDArray[np.float32]]:
         """Encode the patches of images, one image after the other: (rows, columns, d), of unit length.
 
         The whole image is scaled to the model's size, whatever its own shape, so that patch (row, column) of (rows,
@@ -145,8 +145,8 @@ class OpenClipEncoder:
             size = (side, side) if isinstance(side, int) else (side[1], side[0])
             pixels = [np.asarray(image.convert("RGB").resize(size, Resampling.BICUBIC)) for image in part]
             with self.inference():
-                patches = patch_features(self.model, self.pixels(pixels), way, self.name)
-            yield from patches.cpu().numpy()
+                patches = way.features(self.model, self.pixels(pixels)).float()
+            yield from torch.nn.functional.normalize(patches, dim=-1).cpu().numpy()
 
     @contextmanager
     def inference(self) -> Iterator[None]:

@@ -7,24 +7,32 @@ they are and say what is there.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
-from infra.encoder import Way
 from infra.errors import DataError
 
-__all__ = ["patch_features"]
+__all__ = ["by_attention", "by_value"]
 
 
-def patch_features(model: Any, images: Tensor, way: Way, name: str) -> Tensor:  # noqa: ANN401 - open_clip is untyped
-    """Return a unit vector for each patch of ``images`` (b, 3, h, w): (b, rows, columns, d).
+def by_value(model: nn.Module, images: Tensor) -> Tensor:
+    """The patches (b, rows, columns, d) of ``images`` (b, 3, h, w), each through the last block by itself.
 
-    Raises DataError, with the model's ``name``, unless its image tower is a ViT of open_clip without pooling by
-    attention.
+    Raises DataError unless the image tower is a ViT of open_clip without pooling by attention.
     """
+    return _patches(model, images, _own_values)
+
+
+def by_attention(model: nn.Module, images: Tensor) -> Tensor:
+    """As :func:`by_value`, but with the last block's attention."""
+    return _patches(model, images, lambda block, x: block(x))
+
+
+def _patches(model: nn.Module, images: Tensor, pass_last: Callable[[Any, Tensor], Tensor]) -> Tensor:
     visual = getattr(model, "visual", None)
     if (
         not isinstance(visual, VisionTransformer)
@@ -33,7 +41,7 @@ def patch_features(model: Any, images: Tensor, way: Way, name: str) -> Tensor:  
         or not isinstance(visual.transformer.resblocks[-1], ResidualAttentionBlock)
     ):
         raise DataError(
-            f"the patches of {name} have no place among its texts",
+            "the model's patches have no place among its texts",
             expected="a ViT of open_clip without attentional pooling",
             found=type(visual).__name__,
         )
@@ -41,12 +49,11 @@ def patch_features(model: Any, images: Tensor, way: Way, name: str) -> Tensor:  
     x = visual._embeds(images)
     for block in blocks:
         x = block(x)
-    x = _own_values(last, x) if way == "value" else last(x)
-    patches = visual.ln_post(x[:, 1:])
+    patches = visual.ln_post(pass_last(last, x)[:, 1:])
     if visual.proj is not None:
         patches = patches @ visual.proj
     rows, columns = visual.grid_size
-    found: Tensor = F.normalize(patches.float(), dim=-1).view(len(images), rows, columns, -1)
+    found: Tensor = patches.view(len(images), rows, columns, -1)
     return found
 
 

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from evaluation.embedded import Embedded
 from evaluation.tasks import Localisation
-from infra.encoder import Way
 from infra.encoder.open_clip import OpenClipEncoder, load_encoder
 from infra.formats.testset import EvalSet
 from infra.measures import Mean
@@ -31,7 +30,7 @@ from tests.benchmarks import captions
 from workflows.demo import testset as demo
 from workflows.demo.scenes import compose
 
-WAYS: tuple[Way, ...] = ("value", "attention")
+WAYS = ("value", "attention")
 VISION = {**captions.VISION, "pool_type": "avg"}
 
 
@@ -82,7 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
                 report(seed, way, data)
 
 
-def report(seed: int, way: Way, data: Embedded) -> None:
+def report(seed: int, way: str, data: Embedded) -> None:
     """Print one way's accuracy beside the baselines."""
     found = Localisation(dataset="boxes", patches=way).evaluate(data).metrics
     shares = {metric: np.asarray(one.totals) / 2 for metric, one in found.items() if isinstance(one, Mean)}

@@ -11,9 +11,12 @@ import open_clip
 import pytest
 import torch
 from embedded_by import embedded, unit
+from PIL import Image
 
+from evaluation import evaluate
 from evaluation.tasks import Localisation
-from infra.encoder.patches import patch_features
+from infra.encoder.open_clip import load_encoder
+from infra.encoder.patch_features import Attention, PatchFeatures, Value
 from infra.errors import DataError
 from infra.formats.testset import EvalSet
 from infra.run.context import Context
@@ -30,7 +33,7 @@ class Patches:
     """Random patches of every image, two of the last one's alike."""
 
     def encode_patches(self, images, way):
-        assert way == "attention"
+        assert way == Attention()
         for number, image in enumerate(images):
             assert image.size == (48, 40)
             found = unit(np.random.default_rng(number).normal(size=(12, 3)))
@@ -110,19 +113,38 @@ def test_patches_by_value_attend_to_themselves_alone():
     torch.manual_seed(0)
     model = open_clip.CLIP(**{**samples.MODEL, "vision_cfg": {**samples.MODEL["vision_cfg"], "layers": 2}}).double()
     images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
-    found = patch_features(model, images, "value", "it")
+    found = Value().features(model, images)
     assert found.shape == (2, 2, 2, 16)
     first, last = model.visual.transformer.resblocks
     tokens = first(model.visual._embeds(images))
     for place in range(4):
         (alone,) = model.visual.ln_post(last(tokens[:, place + 1 : place + 2])).unbind(1)
-        vector = torch.nn.functional.normalize(alone @ model.visual.proj, dim=-1)
+        vector = alone @ model.visual.proj
         assert found[:, place // 2, place % 2].numpy() == pytest.approx(vector.numpy(), abs=1e-6)
-    mixed = patch_features(model, images, "attention", "it")
+    mixed = Attention().features(model, images)
     both = model.visual.ln_post(last(tokens))[:, 1:] @ model.visual.proj
-    assert mixed.flatten(1, 2).numpy() == pytest.approx(torch.nn.functional.normalize(both, dim=-1).numpy(), abs=1e-6)
+    assert mixed.flatten(1, 2).numpy() == pytest.approx(both.numpy(), abs=1e-6)
     with pytest.raises(DataError, match="no place among its texts"):
-        patch_features(torch.nn.Linear(2, 2), images, "value", "it")
+        Value().features(torch.nn.Linear(2, 2), images)
+
+
+def test_a_way_of_your_own_takes_the_patches(tmp_path):
+    """A member of the family, by its kind and with a field of its own; vectors get unit length."""
+
+    class Pixels(PatchFeatures):
+        scale: float = 1.0
+
+        def features(self, model, images):
+            return self.scale * images[:, :, ::16, ::16].permute(0, 2, 3, 1) + 5
+
+    task = Localisation(dataset="p", patches={"kind": "pixels", "scale": 2})
+    assert task.patches == Pixels(scale=2)
+    assert evaluate.Config(task=task.model_dump()).task == task
+    model = samples.write_artifact(tmp_path / "model", samples.model_files(), stage="train")
+    (found,) = load_encoder(model).encode_patches([Image.new("RGB", (40, 60), (255, 0, 255))], task.patches)
+    seen = 2 * np.array([2, -2, 2]) + 5  # the mean is 0.5, the deviation 0.25
+    assert found.shape == (2, 2, 3)
+    np.testing.assert_allclose(found, np.broadcast_to(seen / np.linalg.norm(seen), found.shape), rtol=1e-6)
 
 
 def test_the_demos_boxes_are_of_what_their_phrases_name(tmp_path):
