@@ -1,4 +1,4 @@
-"""Fewer runs of Python's garbage collector where many objects are made and few cycles."""
+"""When Python's garbage collector runs: rarely where many objects are made and few cycles, or not at all."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["few_collections"]
+__all__ = ["few_collections", "no_collections"]
 
 
 @contextmanager
@@ -22,3 +22,15 @@ def few_collections() -> Iterator[None]:
         yield
     finally:
         gc.set_threshold(*before)
+
+
+@contextmanager
+def no_collections() -> Iterator[None]:
+    """Keep the garbage collector from running inside the block, in any thread."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.errors import CliplineError
+from infra.garbage import no_collections
 
 __all__ = ["ALONE", "connect"]
 
@@ -60,7 +61,10 @@ def connect(cpus: int | None = None) -> Iterator[None]:
     try:
         yield
     finally:
-        ray.shutdown()
+        # Ray ends the process, with 1, if a reference of its own is freed while it shuts down. Tracebacks hold some, in
+        # cycles that the collector frees in whatever thread it happens to run.
+        with no_collections():
+            ray.shutdown()
 
 
 def _folder() -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -43,6 +44,10 @@ class Run:
             "MLFLOW_TRACKING_URI": self.uri,
             "OVERLAP_DIARY": str(self.diary),
         }
+        # The workers of a cluster that stands already learn of a bucket as those of a submitted job do.
+        bucket = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+        if root.startswith("s3:"):
+            self._env["RAY_JOB_CONFIG_JSON_ENV_VAR"] = json.dumps({"runtime_env": {"env_vars": bucket}})
         self.diary.touch()
 
     def start(self, held: str) -> subprocess.Popen[str]:
@@ -129,9 +134,17 @@ def tracked(run: Run) -> dict[str, tuple[str, list[tuple[int, float]]]]:
 TRACKED = {"": ("FINISHED", []), "sorted": ("FINISHED", []), "drawn": ("FINISHED", [(n, 1 / n) for n in range(1, 6)])}
 
 
-@pytest.mark.parametrize(("stage", "wakes"), [("drawn", "meanwhile"), ("sorted", "afterwards")])
-def test_a_driver_that_was_frozen_wakes_up_beside_its_successor(runs, tmp_path, stage, wakes):
-    run = runs(str(tmp_path / "root"), "overlapping")
+@pytest.mark.parametrize(
+    ("stage", "wakes", "place"),
+    [
+        ("drawn", "meanwhile", "local"),
+        ("sorted", "afterwards", "s3"),
+        pytest.param("drawn", "meanwhile", "s3", marks=pytest.mark.slow),
+        pytest.param("sorted", "afterwards", "local", marks=pytest.mark.slow),
+    ],
+)
+def test_a_driver_that_was_frozen_wakes_up_beside_its_successor(runs, tmp_path, request, stage, wakes, place):
+    run = runs(str(tmp_path / "root") if place == "local" else request.getfixturevalue("s3_url"), "overlapping")
     first = run.start(held=stage)
     run.wait_for(lambda: len(run.paths(stage, "ledger")) == FREE and run.diary.read_text().count(f"{stage}/") > FREE)
     first.send_signal(signal.SIGSTOP)  # its workers, which nobody froze, are in the middle of the next shards

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -29,3 +30,35 @@ def test_connect_uses_the_cluster_that_is_there():
 def test_importing_the_package_does_not_import_ray():
     code = "import sys, infra.cluster; sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+LITTERING = """
+import gc, sys, threading, time
+import ray
+from infra import cluster
+
+def litter():
+    while ray.is_initialized():
+        time.sleep(0.001)
+    while references:
+        cycle = [references.pop()]
+        cycle.append(cycle)
+        until = time.monotonic() + 0.001
+        while time.monotonic() < until:  # as an import does: holding the interpreter, for which Ray's shutdown waits
+            pass
+
+gc.set_threshold(1)
+with cluster.connect():
+    references = [ray.put(number) for number in range(1000)]
+    threading.Thread(target=litter, daemon=True).start()
+references.clear()
+assert gc.isenabled()
+sys.exit(7)
+"""
+
+
+def test_a_process_outlives_the_collection_of_references_while_ray_shuts_down():
+    import ray
+
+    env = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    assert subprocess.run([sys.executable, "-c", LITTERING], env=env).returncode == 7
