@@ -1,14 +1,13 @@
 """The charts of a report: the funnel and the curves, drawn by matplotlib.
 
 Drawn without pyplot (no global state) and without mathtext (names may hold dollar signs); the same input gives the same
-bytes. Importing matplotlib takes a second, so only what draws a report may import this module.
+bytes. Importing matplotlib takes a second, so this module is imported where something is drawn and not before.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import matplotlib
@@ -19,13 +18,12 @@ from matplotlib.patches import Polygon, Rectangle
 from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 
 from infra.figures import disable_mathtext
-from infra.run.manifest import Funnel
+from workflows.report.bars import Bar
 
-__all__ = ["Bar", "bars", "curve", "funnel", "image"]
+__all__ = ["curve", "funnel", "image"]
 
 _KEPT, _BAND, _INK, _SOFT = "#1f6f8b", "#e4eff3", "#1c2329", "#5d6975"
 _DROPS = ("#b4470f", "#cf6a24", "#e08f4a", "#ebb27a", "#f2cfa9")
-_HOLDERS = ("urls", "pages")  # units that contain the things counted after them
 # Lengths of the funnel in points: the whole width, margins left and right, a bar, a line of its legend, the gap below.
 _WIDTH, _LEFT, _RIGHT, _BAR, _LINE, _GAP = 760, 128, 118, 26, 17, 22
 _BINS = 240  # of a curve: more than its width in pixels shows nothing more
@@ -43,44 +41,6 @@ def image(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
 
 
 # --- the funnel -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Bar:
-    """One stage of the funnel.
-
-    ``full``: the count that fills the width. ``linked``: the stage takes what the bar above kept, on the same scale.
-    """
-
-    stage: str
-    funnel: Funnel
-    full: int
-    linked: bool
-
-    @property
-    def drops(self) -> list[tuple[str, int]]:
-        """Reasons that dropped something, with their counts, the largest first."""
-        return sorted(((r, n) for r, n in self.funnel.dropped.items() if n), key=lambda item: (-item[1], item[0]))
-
-    @property
-    def share(self) -> float:
-        return self.funnel.kept / self.funnel.entered if self.funnel.entered else 1.0
-
-
-def bars(funnels: Iterable[tuple[str, Funnel]]) -> list[Bar]:
-    """The funnel's stages on their scales.
-
-    400 pages may hold 9,000 pairs, so what holds others has a scale of its own. From pairs to images to samples it is
-    one thing under several names: a stage that takes what the one above kept, or a part of it, stays on its scale.
-    """
-    found: list[Bar] = []
-    for stage, counts in funnels:
-        above = found[-1] if found else None
-        if above and above.funnel.unit not in _HOLDERS and counts.entered <= above.funnel.kept:
-            found.append(Bar(stage, counts, above.full, linked=True))
-        else:
-            found.append(Bar(stage, counts, max(1, counts.entered), linked=False))
-    return found
 
 
 def funnel(rows: Sequence[Bar]) -> Figure:

@@ -1,4 +1,7 @@
-"""The images and curves of a run's artifacts, as data URIs."""
+"""What a report shows as images: the funnel, the figures of a run's artifacts, the curves of its training.
+
+matplotlib, whose import takes a second, is loaded by what draws something.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,18 @@ import base64
 import io
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from matplotlib.figure import Figure
 from PIL import Image
 
-from workflows.report import charts
+from workflows.report.bars import Bar
 from workflows.report.text import label
 from workflows.report.view import HISTORY, StageView
 
-__all__ = ["Curve", "EmbeddedImage", "curves", "images", "pages", "svg_uri"]
+__all__ = ["Curve", "EmbeddedImage", "curves", "draw_funnel", "images", "pages", "svg_uri"]
 
 _SHRINK_ABOVE = 150_000  # bytes of a PNG; photographs in PNG would make the page heavy
 
@@ -69,9 +73,16 @@ def _png_uri(png: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def svg_uri(figure: Figure) -> str:
-    """The figure as a data URI."""
-    return f"data:image/svg+xml;base64,{base64.b64encode(charts.image(figure, 'svg')).decode()}"
+def svg_uri(svg: bytes) -> str:
+    """The drawing as a data URI."""
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
+
+
+def draw_funnel(rows: Sequence[Bar], kind: Literal["png", "svg"]) -> bytes:
+    """The funnel as a file of that kind."""
+    from workflows.report import charts  # loads matplotlib
+
+    return charts.image(charts.funnel(rows), kind)
 
 
 @dataclass(frozen=True)
@@ -91,13 +102,15 @@ def curves(view: StageView) -> list[Curve]:
     step = next((key for key in ("samples", "step") if lines and key in lines[0]), None)
     if step is None:
         return []
+    from workflows.report import charts  # loads matplotlib
+
     names = dict.fromkeys(name for line in lines for name in line if name != step)
     found = []
     for name in names:
         points = [(line[step], line[name]) for line in lines if _is_finite(line.get(name))]
         if points:
             figure = charts.curve(points, "samples seen" if step == "samples" else step)
-            found.append(Curve(name, svg_uri(figure), points[-1][1]))
+            found.append(Curve(name, svg_uri(charts.image(figure, "svg")), points[-1][1]))
     return found
 
 

@@ -18,8 +18,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from infra.errors import redact
 from infra.run.manifest import Manifest
 from workflows.cli.console import seconds
-from workflows.report import charts, text
-from workflows.report.embedded import curves, images, pages, svg_uri
+from workflows.report import text
+from workflows.report.bars import Bar, bars
+from workflows.report.embedded import curves, draw_funnel, images, pages, svg_uri
 from workflows.report.results import Metric, Result, results
 from workflows.report.view import Report, StageView
 
@@ -47,7 +48,7 @@ def render(report: Report) -> str:
         name=Path(report.recipe).stem,
         headlines=list(_headlines(scores, rows, report.stages)),
         bars=rows,
-        funnel=svg_uri(charts.funnel(rows)) if rows else "",
+        funnel=svg_uri(draw_funnel(rows, "svg")) if rows else "",
         galleries=[(view, found, pages(view)) for view in report.stages if (found := images(view))],
         trainings=[(view.name, drawn) for view in report.stages if (drawn := curves(view))],
         results=scores,
@@ -60,11 +61,11 @@ def render(report: Report) -> str:
 
 def funnel_png(stages: Sequence[StageView]) -> bytes:
     """The funnel as PNG, for MLflow and READMEs."""
-    return charts.image(charts.funnel(_bars(stages)), "png")
+    return draw_funnel(_bars(stages), "png")
 
 
-def _bars(stages: Sequence[StageView]) -> list[charts.Bar]:
-    return charts.bars((v.name, v.manifest.funnel) for v in stages if v.manifest is not None and v.manifest.funnel)
+def _bars(stages: Sequence[StageView]) -> list[Bar]:
+    return bars((v.name, v.manifest.funnel) for v in stages if v.manifest is not None and v.manifest.funnel)
 
 
 def _manifests(stages: Sequence[StageView]) -> list[Manifest]:
@@ -78,9 +79,7 @@ class _Headline:
     note: str
 
 
-def _headlines(
-    scores: Sequence[Result], rows: Sequence[charts.Bar], stages: Sequence[StageView]
-) -> Iterator[_Headline]:
+def _headlines(scores: Sequence[Result], rows: Sequence[Bar], stages: Sequence[StageView]) -> Iterator[_Headline]:
     """The most important numbers: quality, amount of data, time."""
     alike: dict[str, list[tuple[str, Metric]]] = {}
     for result in scores:

@@ -48,7 +48,7 @@ def note(record: RunRecord, root: Store) -> str:
 
 def report_files(root: Store, record: RunRecord) -> Iterator[tuple[str, bytes]]:
     """The report of a run and the image of its funnel, by file name."""
-    from workflows.report import page  # loads matplotlib, which takes a second
+    from workflows.report import page  # loads jinja2 and pyarrow, which status has no time for
 
     views = []
     for state in run_states(root, record):

@@ -11,6 +11,7 @@ from PIL import Image
 
 from infra.run.manifest import Funnel
 from workflows.report import charts
+from workflows.report.bars import bars
 
 FUNNELS = [
     ("crawl", Funnel(unit="urls", entered=100, kept=80, dropped={"robots": 15, "timeout": 5})),
@@ -21,7 +22,7 @@ FUNNELS = [
 
 
 def drawn(funnels):
-    (axes,) = charts.funnel(charts.bars(funnels)).axes
+    (axes,) = charts.funnel(bars(funnels)).axes
     return axes
 
 
@@ -35,7 +36,7 @@ def segments(axes):
 
 
 def test_a_scale_lasts_until_something_that_holds_others():
-    rows = charts.bars(FUNNELS)
+    rows = bars(FUNNELS)
     assert [(bar.full, bar.linked) for bar in rows] == [(100, False), (1000, False), (1000, True), (1000, True)]
     assert rows[0].drops == [("robots", 15), ("timeout", 5)]
     assert rows[1].drops == [("no_text", 400)]
@@ -64,7 +65,7 @@ def test_nothing_leaves_the_drawing():
 
 def test_names_cannot_break_out():
     nasty = '$"><script>alert(1)</script>$'
-    funnel = charts.funnel(charts.bars([(nasty, Funnel(unit=nasty, entered=2, kept=1, dropped={nasty: 1}))]))
+    funnel = charts.funnel(bars([(nasty, Funnel(unit=nasty, entered=2, kept=1, dropped={nasty: 1}))]))
     for figure in (funnel, charts.curve([(0, 1), (1, 2)], nasty)):
         tree = ElementTree.fromstring(charts.image(figure, "svg"))
         assert any(nasty in "".join(element.itertext()) for element in tree.iter())
@@ -73,21 +74,21 @@ def test_names_cannot_break_out():
 
 def test_an_empty_or_zero_funnel_is_still_a_drawing():
     for funnels in ([], [("a", Funnel(unit="urls", entered=0, kept=0))]):
-        figure = charts.funnel(charts.bars(funnels))
+        figure = charts.funnel(bars(funnels))
         ElementTree.fromstring(charts.image(figure, "svg"))
         assert charts.image(figure, "png")
 
 
 @pytest.mark.parametrize("kind", ["png", "svg"])
 def test_files_are_reproducible(kind):
-    first, second = (charts.image(charts.funnel(charts.bars(FUNNELS)), kind) for _ in range(2))
+    first, second = (charts.image(charts.funnel(bars(FUNNELS)), kind) for _ in range(2))
     assert first == second
     curve = [(float(x), 1 / (x + 1)) for x in range(1000)]
     assert charts.image(charts.curve(curve, "step"), kind) == charts.image(charts.curve(curve, "step"), kind)
 
 
 def test_the_png_is_sharp_enough_for_a_page():
-    with Image.open(io.BytesIO(charts.image(charts.funnel(charts.bars(FUNNELS)), "png"))) as image:
+    with Image.open(io.BytesIO(charts.image(charts.funnel(bars(FUNNELS)), "png"))) as image:
         assert image.width == 1520
 
 

@@ -235,3 +235,16 @@ def test_the_summary_is_light_to_import():
     code = f"import sys, workflows.report.summary; print(*{heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_a_run_without_charts_does_not_load_matplotlib():
+    code = """
+import sys
+from workflows.report.page import render
+from workflows.report.view import Report, StageView
+from workflows.run import runner
+assert "nothing" in render(Report("r", "x", [StageView("nothing", None, None, None, 0, "waiting")]))
+print(*{"matplotlib"} & set(sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
