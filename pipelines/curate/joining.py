@@ -7,7 +7,8 @@ clipline's own stage ``embed`` would have left them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 
 import msgspec
@@ -29,7 +30,7 @@ from pipelines.curate.embedded import input_rows
 from pipelines.curate.vectors import as_bytes
 from pipelines.layout import counted_shards
 
-__all__ = ["forget_joined", "joined"]
+__all__ = ["joined", "joined_inputs"]
 
 _SMALL = 5_000  # vectors that need no cluster
 _ROWS = 50_000  # of a task, whose vectors it holds at once
@@ -44,11 +45,23 @@ VECTORS = pa.schema(
 """A row's vector and those of its ``count`` texts, one after the other: float16 (``half``) or float32."""
 
 
+@contextmanager
+def joined_inputs(
+    context: Context, limits: Limits, inputs: Mapping[str, Artifact], names: Iterable[str], model: str | None
+) -> Iterator[dict[str, Artifact]]:
+    """``inputs`` with those of these ``names``, embeddings, as :func:`joined` brings them to the shards of the rows.
+
+    What was written for it is deleted at the end of the block, but not if that fails: the next attempt goes on with it.
+    """
+    yield {**inputs, **{name: joined(context, limits, inputs, name, model) for name in names}}
+    context.store.delete(_FOLDER)
+
+
 def joined(context: Context, limits: Limits, inputs: Mapping[str, Artifact], name: str, model: str | None) -> Artifact:
     """The embeddings ``inputs[name]`` by ``model``, in the shards of the rows of ``images`` or ``selection``.
 
     Those of our own ``embed`` stage are so already, and returned as they are. Others are written beside the stage's
-    output, until :func:`forget_joined`. Of several rows of one ``uid`` the first counts.
+    output, in a folder that is deleted by :func:`joined_inputs`. Of several rows of one ``uid`` the first counts.
     """
     artifact = inputs[name]
     shards = counted_shards(inputs)
@@ -76,11 +89,6 @@ def joined(context: Context, limits: Limits, inputs: Mapping[str, Artifact], nam
     files = [File(f"data/{shard_name(shard)}.{ending}", 0) for shard, *_ in shards for ending in ("npz", "parquet")]
     manifest = msgspec.structs.replace(artifact.manifest, location=None, pieces=[], files=files)
     return Artifact(context.store.child(folder), manifest)
-
-
-def forget_joined(context: Context) -> None:
-    """Delete what :func:`joined` has written."""
-    context.store.delete(_FOLDER)
 
 
 def _send_vectors(artifact: Artifact, model: str | None, parts: int, stream: str, task: Task) -> None:

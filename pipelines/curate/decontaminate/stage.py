@@ -29,7 +29,7 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     With ``embeddings`` every row has ``test_cosine``, the largest with a test image.
     """
     from pipelines.curate.decontaminate import figures, index, work
-    from pipelines.curate.joining import forget_joined, joined
+    from pipelines.curate.joining import joined_inputs
 
     _check_signatures(config, inputs)
     tests = index.test_shards(inputs)
@@ -37,16 +37,14 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     step = partial(index.write_index, config, inputs.get("model") if "embeddings" in inputs else None)
     indexed = run_shards(context, list(zip(names, tests, strict=True)), step, config.limits)
 
-    if "embeddings" in inputs:
-        vectors = joined(context, config.limits, inputs, "embeddings", config.embedding)
-        inputs = {**inputs, "embeddings": vectors}
     shards = counted_shards(inputs)
     specs = [(shard_name(shard), (shard, path)) for shard, path, _ in shards]
     size = max(1, _ROWS * len(specs) // max(sum(rows for *_, rows in shards), 1))
-    look = partial(work.look_through, config, inputs, context.store, tests)
-    records = run_batches(context, specs, look, config.limits, size=size)
+    embeddings = inputs.keys() & {"embeddings"}
+    with joined_inputs(context, config.limits, inputs, embeddings, config.embedding) as found:
+        look = partial(work.look_through, config, found, context.store, tests)
+        records = run_batches(context, specs, look, config.limits, size=size)
     context.store.delete(index.FOLDER)
-    forget_joined(context)
 
     figures.draw(context, Images.of(inputs), tests, records)
     facts = {

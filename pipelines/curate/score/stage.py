@@ -26,7 +26,7 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
 
     A column is null where there is no caption, and a list where captions are. The mean of each is a metric.
     """
-    from pipelines.curate.joining import forget_joined, joined
+    from pipelines.curate.joining import joined_inputs
     from pipelines.curate.score import figures, passes
 
     # First pass: what must be known of other rows.
@@ -42,13 +42,10 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
     selection = inputs.get("selection")
     specs = [(shard_name(shard), (shard, path)) for shard, path in input_shards(inputs)]
     size = max(1, _ROWS // max(passes.most_rows(selection, inputs), 1))
-    vectors = {
-        name: joined(context, config.limits, inputs, name, config.embedding)
-        for name in dict.fromkeys(score.embeddings for score in config.scores)
-    }
-    work = partial(passes.score_shards, config, {**inputs, **vectors}, context.store)
-    records = run_batches(context, specs, work, config.limits, size=size)
-    forget_joined(context)
+    names = dict.fromkeys(score.embeddings for score in config.scores)
+    with joined_inputs(context, config.limits, inputs, names, config.embedding) as found:
+        work = partial(passes.score_shards, config, found, context.store)
+        records = run_batches(context, specs, work, config.limits, size=size)
     passes.clean(context, [name for name, _ in (*collecting, *merging)])
 
     figures.of_scores(context, Images.of(inputs), config.scores, records)

@@ -9,7 +9,7 @@ from infra.exchange import Exchange, parts_of
 from infra.run.context import Context
 from infra.run.manifest import Artifact, Manifest
 from pipelines.curate.dedup.homes import Homes
-from pipelines.curate.joining import forget_joined, joined
+from pipelines.curate.joining import joined_inputs
 from pipelines.curate.semdedup import clusters, figures, work
 from pipelines.curate.semdedup.config import Config
 from pipelines.layout import counted_shards, funnel
@@ -28,31 +28,31 @@ def write_selection(config: Config, inputs: Mapping[str, Artifact], context: Con
     total = sum(count for *_, count in shards)
     if not shards:
         return context.finish([], funnel=funnel("images", []))
-    vectors = joined(context, config.limits, inputs, "embeddings", config.embedding)
-    inputs = {**inputs, "embeddings": vectors}
     homes, lots = Homes.lots(shards, _ROWS)
     parts = parts_of(total, _ROWS)
     count = config.clusters or min(parts_of(total, _CLUSTER), _MOST)
     exchange = Exchange(context, config.limits, here=total <= _SMALL)
 
-    # Clusters, of a sample; then each row to its cluster's part.
-    share = min(1.0, max(_LEARNED * count, _LEAST) / max(total, 1))
-    step = partial(clusters.send_sample, config, inputs, share)
-    exchange.step("sample", lots, step, sends={"sample": 1})
-    (learnt,) = exchange.step("centroids", [count], partial(clusters.learn, config, share), receives=["sample"])
-    step = partial(clusters.assign, config, inputs, parts)
-    exchange.step("assign", lots, step, sends={"members": parts})
+    with joined_inputs(context, config.limits, inputs, ["embeddings"], config.embedding) as found:
+        # Clusters, of a sample; then each row to its cluster's part.
+        share = min(1.0, max(_LEARNED * count, _LEAST) / max(total, 1))
+        step = partial(clusters.send_sample, config, found, share)
+        exchange.step("sample", lots, step, sends={"sample": 1})
+        (learnt,) = exchange.step("centroids", [count], partial(clusters.learn, config, share), receives=["sample"])
+        step = partial(clusters.assign, config, found, parts)
+        exchange.step("assign", lots, step, sends={"members": parts})
 
-    # The most similar row before each; the limit; who goes; and back home.
-    sends = {"similar": parts, "counts": 1}
-    compared = exchange.step("compare", range(parts), partial(work.compare, config), receives=["members"], sends=sends)
-    (limit,) = exchange.step("limit", [None], partial(work.find_limit, config), receives=["counts"])
-    step = partial(work.decide, homes, limit.facts["limit"])
-    exchange.step("decide", range(parts), step, receives=["similar"], sends={"verdicts": homes.count})
-    records = exchange.step("selection", lots, partial(work.write_shards, inputs), receives=["verdicts"])
+        # The most similar row before each; the limit; who goes; and back home.
+        sends = {"similar": parts, "counts": 1}
+        compared = exchange.step(
+            "compare", range(parts), partial(work.compare, config), receives=["members"], sends=sends
+        )
+        (limit,) = exchange.step("limit", [None], partial(work.find_limit, config), receives=["counts"])
+        step = partial(work.decide, homes, limit.facts["limit"])
+        exchange.step("decide", range(parts), step, receives=["similar"], sends={"verdicts": homes.count})
+        records = exchange.step("selection", lots, partial(work.write_shards, found), receives=["verdicts"])
     exchange.close()
     context.store.delete(clusters.CENTROIDS)
-    forget_joined(context)
 
     figures.draw(context, inputs, shards, records, limit.facts)
     facts = {

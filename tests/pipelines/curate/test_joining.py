@@ -15,7 +15,7 @@ from infra.run.context import Context
 from infra.run.manifest import Artifact
 from pipelines import adopt
 from pipelines.curate import joining
-from pipelines.curate.joining import forget_joined, joined
+from pipelines.curate.joining import joined, joined_inputs
 
 ROWS, WIDTH = 120, 5
 SHARDS = ("00000000", "00001", "b")  # as others name theirs; our own are 00000 and on
@@ -82,8 +82,20 @@ def test_rows_find_their_vectors(tmp_path, selection, captions):
             )
         seen += vectors.uids
     assert len(seen) == ROWS - 10
-    forget_joined(context)
+
+
+def test_what_was_joined_goes_when_it_was_used_and_stays_for_another_attempt(tmp_path, selection):
+    write_theirs(tmp_path / "theirs")
+    inputs = {"selection": selection, "vectors": adopted(tmp_path / "theirs", adopt.Embeddings(), tmp_path / "adopted")}
+    context = Context(tmp_path / "stage")
+    with pytest.raises(ZeroDivisionError), joined_inputs(context, Limits(), inputs, ["vectors"], "l14"):
+        raise ZeroDivisionError
+    assert len(list(context.store.paths("joined"))) == 6
+    with joined_inputs(context, Limits(), inputs, ["vectors"], "l14") as found:
+        assert found["selection"] is selection and vector_shards(found["vectors"]) == ["00000", "00001", "00002"]
     assert [path for path in context.store.paths() if not path.startswith("ledger/")] == []
+    with joined_inputs(context, Limits(), inputs, [], None) as found:
+        assert found == inputs
 
 
 def test_vectors_of_two_lengths_are_refused(tmp_path, selection):
