@@ -24,7 +24,7 @@ class Config(StageConfig):
         ),
     }
     produces: ClassVar[tuple[str, ...]] = ("pairs",)
-    code_version: ClassVar[int] = 5
+    code_version: ClassVar[int] = 6
 
     prefix: str = Field(
         "", description="URL that the relative names in archive lists are below, e.g. https://data.commoncrawl.org/"
@@ -33,7 +33,8 @@ class Config(StageConfig):
     sources: tuple[Literal["alt", "figcaption", "title", "og", "twitter", "json-ld"], ...] = Field(
         ("alt", "figcaption", "title", "og", "twitter", "json-ld"),
         min_length=1,
-        description="sources of captions, best first; WAT files have alt, title, og and twitter",
+        description="sources of captions, best first; figcaption: also of figures by WordPress, Blogger, MediaWiki,"
+        " DocBook and Docutils; WAT files have alt, title, og and twitter",
     )
     max_caption: int = Field(2000, gt=0, description="maximum length of a caption, characters")
     context: int = Field(

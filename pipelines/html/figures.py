@@ -1,9 +1,10 @@
-"""Captions of figures, as marked up in HTML 5, by WordPress and by DocBook."""
+"""Captions of figures, as marked up in HTML 5 and by the programs that much of the web was written with."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 from selectolax.lexbor import LexborNode
 
@@ -16,6 +17,24 @@ _MAX_CLIMB = 30  # elements between an image and its figure; a hostile page may 
 _MAX_CAPTIONS = 1 << 20  # characters of all captions of a page: nested captions repeat the inner ones
 _CAPTION_COST = 500  # characters that a caption counts in addition to its text
 _NODE_COST = 10  # and each node in it
+_MAX_NODES = 20_000  # captions of a page
+
+
+class _Markup(NamedTuple):
+    """How a program marks up figures."""
+
+    sign: str  # class of an element that a page has if it uses this markup
+    figures: frozenset[str]  # classes, of which the element around image and caption has one
+    captions: str = ""  # CSS selector; by default what has the sign
+
+
+_OLDER = (
+    _Markup("wp-caption-text", frozenset({"wp-caption"})),  # WordPress
+    _Markup("tr-caption", frozenset({"tr-caption-container"})),  # Blogger
+    _Markup("thumbcaption", frozenset({"thumbinner", "tsingle"})),  # MediaWiki: an image, one of several in a frame
+    _Markup("gallerytext", frozenset({"gallerybox"})),  # MediaWiki: an image of a gallery
+    _Markup("figure", frozenset({"figure"}), "div.figure .title, div.figure .caption"),  # DocBook and Docutils
+)
 
 
 class Captions:
@@ -27,9 +46,10 @@ class Captions:
         self._room = _MAX_CAPTIONS
         for caption in html.parts["figcaption"]:
             self._assign(caption, lambda node: node.tag == "figure")
-        for caption in html.parts["caption"]:
-            figure = "wp-caption" if "wp-caption-text" in _classes(caption) else "figure"
-            self._assign(caption, partial(_has_class, figure))
+        signs = {name for node in html.parts["caption"] for name in _classes(node)}
+        for markup in (markup for markup in _OLDER if markup.sign in signs):
+            for caption in html.tree.css(markup.captions or f".{markup.sign}")[:_MAX_NODES]:
+                self._assign(caption, partial(_has_class, markup.figures))
 
     def _assign(self, caption: LexborNode, is_figure: Callable[[LexborNode], bool]) -> None:
         """Assign a caption to the nearest figure around it; of several captions of a figure the first counts."""
@@ -62,8 +82,8 @@ class Captions:
         return text
 
 
-def _has_class(name: str, node: LexborNode) -> bool:
-    return name in _classes(node)
+def _has_class(names: frozenset[str], node: LexborNode) -> bool:
+    return not names.isdisjoint(_classes(node))
 
 
 def _classes(node: LexborNode) -> list[str]:

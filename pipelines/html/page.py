@@ -104,13 +104,13 @@ def _codec(found: re.Match[str] | re.Match[bytes] | None) -> str | None:
     return _SUPERSETS.get(info.name, info.name)
 
 
-# All elements that are needed, found in one traversal: each costs a tenth of the parsing, and a selector beyond a tag
-# name as much again. So captions within figures of older markup are searched for only if there is one.
+# All elements that are needed, found in one traversal: each costs a tenth of the parsing, a further selector in it a
+# fiftieth. So figures of older markup (figures.py) are searched one by one only if there is a sign of any.
 _PARTS = (
-    "img, amp-img, meta, base, noscript, figcaption, .wp-caption-text, div.figure, "
+    "img, amp-img, meta, base, noscript, figcaption, "
+    ".wp-caption-text, .tr-caption, .thumbcaption, .gallerytext, div.figure, "
     "a[rel~='license' i][href], link[rel~='license' i][href], script[type^='application/' i]"
 )
-_CAPTIONS = ".wp-caption-text, div.figure .title, div.figure .caption"
 _RSL = "application/rsl+xml"
 _DATA = {"application/ld+json": "json-ld", _RSL: "rsl"}  # scripts that are none, by type
 _MAX_PARTS = 20_000
@@ -149,17 +149,14 @@ class Html:
 
     @cached_property
     def parts(self) -> dict[str, list[LexborNode]]:
-        """Elements needed for extraction, by tag, in document order; AMP's images as "img", captions of older markup as
-        "caption", scripts that hold data as "json-ld" and "rsl"."""
+        """Elements needed for extraction, by tag, in document order; AMP's images as "img", signs of figures of
+        older markup as "caption", scripts that hold data as "json-ld" and "rsl"."""
         found: dict[str, list[LexborNode]] = defaultdict(list)
         last = 0
         for node in self._nodes[:_MAX_PARTS]:
             if (identity := node.mem_id) != last:  # a node that matches two selectors is listed twice
                 last = identity
                 found[_part(node)].append(node)
-        if "caption" in found:
-            captions = {node.mem_id: node for node in self.tree.css(_CAPTIONS) if node.tag not in _TAGS}
-            found["caption"] = list(captions.values())[:_MAX_PARTS]
         return found
 
     @cached_property

@@ -72,6 +72,26 @@ def test_captions_of_nested_figures_and_older_markup():
     ]
 
 
+def test_captions_as_programs_of_the_web_mark_them_up():
+    """The shapes are those that Blogger, MediaWiki (an image, two in one frame, a gallery) and Docutils write."""
+    html = """<table class="tr-caption-container"><tr><td><a href="b"><img src="1"></a></td></tr>
+    <tr><td class="tr-caption" style="x">blog</td></tr></table>
+    <div class="thumb tright"><div class="thumbinner"><a class="image"><img src="2"></a>
+    <div class="thumbcaption"><div class="magnify"><a class="internal" title="Enlarge"></a></div>a bridge</div>
+    </div></div>
+    <div class="thumb tmulti tright"><div class="thumbinner multiimageinner"><div class="trow">
+    <div class="tsingle"><div class="thumbimage"><img src="3"></div><div class="thumbcaption">left</div></div>
+    <div class="tsingle"><div class="thumbimage"><img src="4"></div><div class="thumbcaption">right</div></div></div>
+    </div></div><ul class="gallery"><li class="gallerybox"><div><div class="thumb"><div><img src="5"></div></div>
+    <div class="gallerytext"><p>a door</p></div></div></li><li class="gallerybox"><img src="6"></li></ul>
+    <div class="align-left figure"><img src="7"><p class="caption"><span>a plot</span></p></div>
+    <div class="thumb"><img src="8"></div><p class="gallerytext">stray</p>"""
+    rows = [(url[-1], text, source) for url, text, source, _ in found(html)]
+    captions = ["blog", "a bridge", "left", "right", "a door", None, "a plot", None]
+    expected = [(str(n), text or "", "figcaption" if text else None) for n, text in enumerate(captions, 1)]
+    assert rows == expected
+
+
 def test_captions_are_the_text_that_a_browser_shows():
     html = """<figure><img src=1><figcaption><style>.x{}</style><p>A <em>fox</em>, running in (<a href=#>snow</a>).</p>
     <h4>Photo: <a>Ann</a></h4><script>var a</script><noscript>b</noscript></figcaption></figure>"""
