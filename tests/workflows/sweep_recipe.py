@@ -32,6 +32,7 @@ class Train(Noted):
     lr: float = Field(0.1, description="Learning rate.")
     seed: int = Field(0, description="Seed.")
     pause_s: Runtime[float] = Field(0.0, description="Seconds it takes.")
+    held: Runtime[bool] = Field(False, description="It ends when the run is asked to stop.")
 
 
 class Evaluate(Noted):
@@ -60,6 +61,8 @@ def train(config, inputs, context):
     if config.lr > 9:
         raise DataError("the loss is no number", found=f"lr {config.lr}")
     time.sleep(config.pause_s)
+    while config.held and not context.stopping:
+        time.sleep(0.02)
     context.output.write("data/model.json", json.dumps({"lr": config.lr, "seed": config.seed}).encode())
     note(config, context, "end")
     return context.finish()

@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -105,6 +105,13 @@ def committed(root: Path) -> set[str]:
     return {f"{path.parents[2].name}/{path.stem}" for path in root.glob("artifacts/*/*/ledger/*.json")}
 
 
+def until(holds: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 @pytest.mark.ray
 def test_a_run_is_submitted_once_and_stopped_and_continued_from_elsewhere(cluster, tmp_path):
     root, recipe = tmp_path / "root", tmp_path / "toy_recipe.py"
@@ -118,9 +125,7 @@ def test_a_run_is_submitted_once_and_stopped_and_continued_from_elsewhere(cluste
     recipe.unlink()
     status = json.loads(cluster("status", "--root", root, "--json"))
     assert [stage["name"] for stage in status["stages"]] == ["left", "right", "both"]
-    deadline = time.monotonic() + 60
-    while not committed(root) and time.monotonic() < deadline:
-        time.sleep(0.1)
+    until(lambda: committed(root))
     # It is asked to stop by way of the root alone.
     assert "preempted" in cluster("stop", "--root", root)
     assert "is not running" in cluster("stop", "--root", root)
@@ -147,8 +152,7 @@ def test_a_run_is_submitted_once_and_stopped_and_continued_from_elsewhere(cluste
 def test_a_sweep_is_one_job_that_is_stopped_and_continued_by_its_name(cluster, tmp_path):
     root, recipe, before = tmp_path / "root", tmp_path / "sweep_recipe.py", len(cluster.written())
     shutil.copy(HERE / "sweep_recipe.py", recipe)
-    # The pause is as long as data and training take, during which a stop has to arrive.
-    sweep = ["sweep", recipe, "--grid", "lr=0.1,1.0", "--set", "pause_s=6"]
+    sweep = ["sweep", recipe, "--grid", "lr=0.1,1.0", "--set", "train.held=true"]
     sweep += ["--root", root, "--address", cluster.address]
     both = [cluster.end(process) for process in [cluster.start(*sweep), cluster.start(*sweep, "--primary", "acc1")]]
     assert sorted("joined job" in text for text in both) == [False, True]
@@ -156,7 +160,9 @@ def test_a_sweep_is_one_job_that_is_stopped_and_continued_by_its_name(cluster, t
     status = json.loads(cluster("status", name, "--root", root, "--json"))
     assert [[stage["name"] for stage in run["stages"]] for run in status["runs"]] == [["data", "train", "zeroshot"]] * 2
     # One name stops all runs, and continues them, of the recipe's copy.
+    until(lambda: cluster.written()[before:].count("begin train") == 2)
     assert f"{name} ended: preempted" in cluster("stop", name, "--root", root)
+    assert Counter(path.parts[-3] for path in root.glob("artifacts/*/*/manifest.json")) == {"data": 1, "train": 2}
     recipe.unlink()
     assert "submitted job" in cluster("resume", name, "--root", root, "--address", cluster.address)
     followed = [line.split()[1:] for line in cluster("logs", "-f", name, "--root", root).splitlines()]
