@@ -27,6 +27,7 @@ class Make(StageConfig):
     name: str = Field("a", description="Written into every shard.")
     shards: int = Field(3, description="Number of shards.")
     pause_s: Runtime[float] = Field(0.0, description="Seconds each shard takes.")
+    held: Runtime[bool] = Field(False, description="Shards but the first wait for a file, the diary's name and `.go`.")
     trouble: Runtime[str] = Field("", description="What goes wrong, the first time or always.")
     diary: Runtime[str] = Field("", description="File that gets a line per shard worked on.")
 
@@ -49,6 +50,8 @@ def shard(spec, output):
     with open(config.diary, "a") as diary:
         diary.write(f"{config.name}/{output.shard}\n")
     time.sleep(config.pause_s)
+    while config.held and index and not Path(f"{config.diary}.go").exists():
+        time.sleep(0.02)
     if config.trouble == "worker dies" and index == 1 and once(config.diary, "died"):
         os.kill(os.getpid(), signal.SIGKILL)
     if config.trouble == "bad data":

@@ -13,6 +13,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,17 +21,23 @@ from loopback import answer, serving
 
 from infra.cluster.jobs import JobServer, is_exposed
 from infra.errors import CliplineError
+from infra.store import Store, open_store
+from tests.faults.cluster.services import Service
 
 HERE = Path(__file__).parents[1]
-TOKEN, SECRET = "c1uster" * 6, "hunter2hunter2"
+TOKEN, SECRET, BUCKET = "c1uster" * 6, "hunter2hunter2", "bucket0fthecluster"
 
 
 class Cluster:
-    """A Ray head in a process of its own, and the command line on a machine that may submit to it."""
+    """A Ray head in a process of its own, and the command line on a machine that may submit to it.
+
+    The head alone reaches the bucket, with credentials of its own.
+    """
 
     def __init__(self, folder: Path, ray: str) -> None:
         self.folder, self.ray, self.diary = folder, Path(ray), folder / "diary"
         env = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")}
+        bucket = {"AWS_ACCESS_KEY_ID": "cluster", "AWS_SECRET_ACCESS_KEY": BUCKET}
         env |= {
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": TOKEN,
@@ -40,11 +47,12 @@ class Cluster:
         diaries = {"TOY_DIARY": str(self.diary), "SWEEP_DIARY": str(self.diary)}
         self._head = subprocess.Popen(
             [sys.executable, HERE / "job_head.py", ray],
-            env={**env, **diaries}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env={**env, **diaries, **bucket}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         self.address = self._head.stdout.readline().strip()
         # What only the machine that submits has.
         self._env = {**env, "AWS_SECRET_ACCESS_KEY": SECRET, "MLFLOW_TRACKING_PASSWORD": SECRET}
+        self._env["AWS_ENDPOINT_URL"] = "http://127.0.0.1:1"
         self.printed = ""
 
     def close(self) -> None:
@@ -93,7 +101,7 @@ class Cluster:
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
+def cluster(tmp_path_factory, s3_server):
     ray = f"/tmp/clh-{os.getpid()}"  # sockets have short paths
     found = Cluster(tmp_path_factory.mktemp("laptop"), ray)
     yield found
@@ -101,8 +109,16 @@ def cluster(tmp_path_factory):
     shutil.rmtree(ray)
 
 
-def committed(root: Path) -> set[str]:
-    return {f"{path.parents[2].name}/{path.stem}" for path in root.glob("artifacts/*/*/ledger/*.json")}
+@pytest.fixture
+def mlflow(tmp_path):
+    service = Service("mlflow", str(tmp_path / "mlflow.db"), log=tmp_path / "mlflow.log")
+    yield service
+    service.kill()
+
+
+def committed(root: Store) -> set[str]:
+    paths = [Path(path).parts for path in root.paths("artifacts") if "/ledger/" in path]
+    return {f"{parts[1]}/{Path(parts[-1]).stem}" for parts in paths}
 
 
 def until(holds: Callable[[], object]) -> None:
@@ -113,39 +129,42 @@ def until(holds: Callable[[], object]) -> None:
 
 
 @pytest.mark.ray
-def test_a_run_is_submitted_once_and_stopped_and_continued_from_elsewhere(cluster, tmp_path):
-    root, recipe = tmp_path / "root", tmp_path / "toy_recipe.py"
+def test_a_run_is_submitted_once_and_stopped_and_continued_from_elsewhere(cluster, s3_server, s3_url, mlflow, tmp_path):
+    root, recipe, go = s3_url, tmp_path / "toy_recipe.py", Path(f"{cluster.diary}.go")
     shutil.copy(HERE / "toy_recipe.py", recipe)
-    submit = ["submit", recipe, "--set", "pause_s=1", "--set", "shards=10"]
-    submit += ["--root", root, "--address", cluster.address]
-    # Two submit at the same moment, and both go away.
-    both = [cluster.end(process) for process in [cluster.start(*submit), cluster.start(*submit)]]
+    submit = ["submit", recipe, "--set", "left.held=true", "--root", root, "--address", cluster.address]
+    submit = partial(cluster.start, *submit, MLFLOW_TRACKING_URI=mlflow.url)
+    elsewhere = partial(cluster, AWS_ENDPOINT_URL=s3_server, MLFLOW_TRACKING_URI=mlflow.url)
+    mlflow.wait()
+    # Two submit at the same moment, without a way to the bucket, and both go away.
+    both = [cluster.end(process) for process in [submit(), submit()]]
     assert sorted("joined job" in text for text in both) == [False, True]
-    assert all("preflight: Python" in text and "MB packed" in text for text in both)
+    assert all("preflight: Python" in text and f"{mlflow.url} answers" in text and "packed" in text for text in both)
     recipe.unlink()
-    status = json.loads(cluster("status", "--root", root, "--json"))
+    status = json.loads(elsewhere("status", "--root", root, "--json"))
     assert [stage["name"] for stage in status["stages"]] == ["left", "right", "both"]
-    until(lambda: committed(root))
+    until(lambda: "left/00000" in committed(open_store(root)))
     # It is asked to stop by way of the root alone.
-    assert "preempted" in cluster("stop", "--root", root)
-    assert "is not running" in cluster("stop", "--root", root)
-    kept = committed(root)
-    assert kept and len(kept) < 12
-    assert "interrupted" in cluster("status", "--root", root)
+    assert "preempted" in elsewhere("stop", "--root", root)
+    assert "is not running" in elsewhere("stop", "--root", root)
+    kept = committed(open_store(root))
+    assert "left/00000" in kept and "left/00001" not in kept
+    assert "interrupted" in elsewhere("status", "--root", root)
     # It goes on as a second job, of the recipe's copy.
-    assert "submitted job" in cluster("resume", "--root", root, "--address", cluster.address)
-    followed = cluster("logs", "-f", "--root", root)
+    go.touch()
+    assert "submitted job" in elsewhere("resume", "--root", root, "--address", cluster.address)
+    followed = elsewhere("logs", "-f", "--root", root)
     assert followed.count("stop_requested") == 1 and followed.splitlines()[-1].split()[1:] == ["run_finished", "done"]
-    ours = [job for job in cluster.jobs() if str(root) in job["metadata"]["root"]]
+    ours = [job for job in cluster.jobs() if root in job["metadata"]["root"]]
     assert {job["submission_id"].rpartition("-")[2] for job in ours} == {"1", "2"}
     assert next(job for job in ours if job["submission_id"].endswith("-1"))["driver_exit_code"] == 75
     worked = Counter(cluster.diary.read_text().split())
     assert {worked[shard] for shard in kept} == {1}
     # Here, too, it is a run like any other.
-    assert "nothing to do" in cluster("resume", "--root", root)
-    assert cluster("ls", "--root", root).split()[3] == "done"
+    assert "nothing to do" in elsewhere("resume", "--root", root)
+    assert elsewhere("ls", "--root", root).split()[3] == "done"
     shutil.copy(HERE / "toy_recipe.py", recipe)
-    assert "nothing to do" in cluster(*submit)
+    assert "nothing to do" in cluster.end(submit())
 
 
 @pytest.mark.ray
@@ -241,7 +260,7 @@ def test_no_secret_of_the_submitter_is_written_anywhere(cluster, tmp_path):
         path for path in everything if path.is_file() and not path.name.endswith("-journal")
     ]  # SQLite's, for a moment
     assert any(path.name.startswith("job-driver-clipline-toy_recipe-") for path in files)
-    for secret in (SECRET, TOKEN):
+    for secret in (SECRET, TOKEN, BUCKET):
         assert secret not in cluster.printed + json.dumps(cluster.jobs())
         assert [path for path in files if secret.encode() in path.read_bytes()] == []
 
