@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from infra.cluster.head import joined, listens
 from infra.errors import CliplineError
 from infra.garbage import no_collections
 
@@ -58,13 +59,16 @@ def connect(cpus: int | None = None) -> Iterator[None]:
         # The autoscaler has nothing to do on one machine, and ray.shutdown() would wait a second for its end.
         node: Any = ray._private.worker._global_node
         node.kill_monitor(check_alive=False)
+    head = joined()
     try:
         yield
     finally:
-        # Ray ends the process, with 1, if a reference of its own is freed while it shuts down. Tracebacks hold some, in
-        # cycles that the collector frees in whatever thread it happens to run.
-        with no_collections():
-            ray.shutdown()
+        # Of a head that is gone Ray would take leave until it ends the process: what the run has to say comes first.
+        if listens(head):
+            # Ray ends the process, with 1, if a reference of its own is freed while it shuts down. Tracebacks hold
+            # some, in cycles that the collector frees in whatever thread it happens to run.
+            with no_collections():
+                ray.shutdown()
 
 
 def _folder() -> dict[str, Any]:

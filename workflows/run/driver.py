@@ -19,10 +19,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import GetTimeoutError, RayError
 
 from infra.cluster import backoff
 from infra.cluster.failures import is_transient, original, trace
+from infra.cluster.head import joined, listens, patience_s
 from infra.cluster.mailbox import mailbox
 from infra.errors import CliplineError, DeadlineError, LeaseHeld, LeaseLost, Preempted, StageFailed
 from infra.events import Event, Listener, Log, StageCached, StageFinished, StageStarted
@@ -122,6 +123,8 @@ class Driver:
         self._most = stages or min(16, max(2, int(there.get("CPU", 0))))
         self._stages = _union(members)  # by digest
         self._mailbox = mailbox()
+        self._run_attempt = ray.remote(run_attempt)  # once: Ray sends each of these to its head, and waits for it
+        self._head = joined()
         self._asked_at: float | None = None  # when the stages were asked to stop, monotonic s
 
     def drive(self) -> None:
@@ -188,7 +191,7 @@ class Driver:
         """Submit the attempt's Ray task."""
         inputs = {name: Artifact.load(self._root.child(source.folder)) for name, source in stage.inputs.items()}
         origin = provenance(stage.run, stage.config, {name: artifact.manifest for name, artifact in inputs.items()})
-        task = ray.remote(run_attempt).options(num_cpus=0, max_retries=0, name=f"clipline:{stage.name}")
+        task = self._run_attempt.options(num_cpus=0, max_retries=0, name=f"clipline:{stage.name}")
         return task.remote(
             stage.run, stage.config, inputs, folder, stage.name, stage.digest, stage.identity, origin, self._mailbox
         )
@@ -233,12 +236,25 @@ class Driver:
     def _receive(self) -> None:
         """Pass on what the stages have emitted since the last call."""
         try:
-            for digest, events in ray.get(self._mailbox.take.remote()):
-                self._emit(self._stages[digest], *events)
+            posts = self._taken()
         except RayError as error:
             raise StageFailed(
-                "the connection to the Ray cluster was lost", found=str(error), fix="run again"
+                "the connection to the Ray cluster was lost",
+                found=f"no answer from its head at {self._head}" if isinstance(error, GetTimeoutError) else str(error),
+                fix="clipline resume, once there is a cluster again, continues from what is committed",
             ) from error
+        for digest, events in posts:
+            self._emit(self._stages[digest], *events)
+
+    def _taken(self) -> list[tuple[str, list[Event]]]:
+        """What the mailbox has. Raises RayError if it is gone, or does not answer and neither does the head."""
+        answer = self._mailbox.take.remote()
+        while True:
+            try:
+                return ray.get(answer, timeout=patience_s())  # type: ignore[no-any-return]
+            except GetTimeoutError:
+                if not listens(self._head):
+                    raise
 
     def _reap(self) -> None:
         """Wait a moment for attempts to end; commit or fail those that did, and cancel the overdue."""

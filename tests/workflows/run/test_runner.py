@@ -164,6 +164,7 @@ def test_a_driver_killed_in_mid_stage_repeats_no_committed_shard(driver, undistu
     kept, worked = driver.committed_shards(), driver.worked()
     status = json.loads(driver("status", "--json").stdout)
     assert {stage["state"] for stage in status["stages"]} <= {"interrupted", "waiting", "done"}
+    assert status["state"] == "interrupted" and f"clipline resume {status['run']}" in driver("status").stderr
     driver("resume")
     assert driver.manifests() == undisturbed
     assert all(driver.worked()[shard] == worked[shard] for shard in kept)

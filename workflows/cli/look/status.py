@@ -16,9 +16,10 @@ from infra.events import Event, Metrics, Progress
 from infra.store import open_store
 from workflows.cli.console import column, detail, print_json, seconds, strict
 from workflows.cli.options import DEFAULT_ROOT, Json, Root, RunName, RunOrSweep
-from workflows.cli.terminal import stdout
+from workflows.cli.terminal import stderr, stdout
 from workflows.report import summary
 from workflows.run.journal import Journal, under_way
+from workflows.run.look.listing import run_state
 from workflows.run.records import RunRecord, StageState, find_run, run_states
 from workflows.run.sweep import find_runs, find_sweep
 
@@ -29,12 +30,18 @@ def status(name: RunOrSweep = None, root: Root = DEFAULT_ROOT, as_json: Json = F
     """Show the state of each stage of a run, or of each run of a sweep."""
     store = open_store(root)
     found = [(record, run_states(store, record)) for record in find_runs(store, name)]
+    whole = {record.run: run_state(store, record) for record, _ in found}
     if as_json:
-        runs = [{"run": record.run, "stages": [state.as_dict() for state in states]} for record, states in found]
+        runs = [
+            {"run": record.run, "state": whole[record.run], "stages": [state.as_dict() for state in states]}
+            for record, states in found
+        ]
         print_json({"sweep": name, "runs": runs} if find_sweep(store, name) else runs[0])
         return
     for record, states in found:
         _show(record, states)
+        if whole[record.run] == "interrupted":
+            stderr().print(f"Its process ended without a word. clipline resume {record.run} continues.", markup=False)
 
 
 def _show(record: RunRecord, states: list[StageState]) -> None:

@@ -14,7 +14,7 @@ from infra.store import Store
 from workflows.run.journal import Journal
 from workflows.run.records import RunRecord, load_runs, run_states
 
-__all__ = ["Row", "artifacts", "runs"]
+__all__ = ["Row", "artifacts", "run_state", "runs"]
 
 _AT_ONCE = 16
 _SAID = {"preempted": "stopped"}
@@ -54,11 +54,10 @@ def runs(root: Store, wanted: Callable[[str], bool] = lambda name: True) -> list
 
 def _row(root: Store, record: RunRecord) -> Row:
     ended = record.ended
-    state = _SAID.get(ended.status, ended.status) if ended else _state(root, record)
     return Row(
         record.run,
         record.started,
-        state,
+        run_state(root, record),
         ended.seconds if ended else None,
         len(record.stages),
         ended.stages_done if ended else None,
@@ -67,8 +66,10 @@ def _row(root: Store, record: RunRecord) -> Row:
     )
 
 
-def _state(root: Store, record: RunRecord) -> str:
-    """The state of a run whose record has no end."""
+def run_state(root: Store, record: RunRecord) -> str:
+    """The ``state`` of a :class:`Row`."""
+    if record.ended:
+        return _SAID.get(record.ended.status, record.ended.status)
     states = {stage.state for stage in run_states(root, record)}
     if "running" in states:
         return "running"
