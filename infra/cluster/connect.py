@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,10 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from infra.cluster.head import joined, listens
+from infra.cluster.objects import SHARED, advice, lie_in_files, memory_bytes
 from infra.errors import CliplineError
 from infra.garbage import no_collections
 
 __all__ = ["ALONE", "connect"]
+
+log = logging.getLogger(__name__)
 
 ALONE = {
     # On one machine Ray stays on loopback, where no other machine reaches it and a change of the network does not cut
@@ -59,6 +63,8 @@ def connect(cpus: int | None = None) -> Iterator[None]:
         # The autoscaler has nothing to do on one machine, and ray.shutdown() would wait a second for its end.
         node: Any = ray._private.worker._global_node
         node.kill_monitor(check_alive=False)
+        if lie_in_files(node):
+            log.warning("%s", advice(shutil.disk_usage(SHARED).free, memory_bytes()))
     head = joined()
     try:
         yield

@@ -14,6 +14,7 @@ import ray
 import yaml
 from files import DEPLOY, OVERLAYS, PORTS, REPO, YAML, documents, mappings, pinned, version
 
+from infra.cluster.objects import wanted_bytes
 from workflows.recipe import load
 
 FILES = sorted(path for path in DEPLOY.rglob("*") if path.is_file() and "secrets" not in path.parts)
@@ -169,11 +170,13 @@ def test_compose_is_open_to_this_machine_alone(compose):
         assert service.get("network_mode") is None
 
 
-def test_compose_starts_ray_with_a_token(compose):
+def test_compose_starts_ray_with_a_token_and_its_shared_memory(compose):
     for title in ("head", "worker"):
         environment = compose["services"][title]["environment"]
         assert environment["RAY_AUTH_MODE"] == "token"
         assert "ray_token" in compose["services"][title]["secrets"]
+        shared = int(compose["services"][title]["shm_size"].removesuffix("gb"))
+        assert shared * 2**30 >= wanted_bytes(2**50)  # of any machine
     files = {one["file"] for one in compose["secrets"].values()}
     assert files == {f"./secrets/{secret}" for secret in compose["secrets"]}
 

@@ -8,6 +8,8 @@ import kubernetes_validate
 import pytest
 from files import DEPLOY, OVERLAYS, PORTS, built, containers, mappings
 
+from infra.cluster.objects import wanted_bytes
+
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_kinds_of_kubernetes_fit_their_schemas(overlay):
@@ -69,6 +71,23 @@ def test_pods_run_as_nobody_in_particular(overlay):
             assert not container["securityContext"]["allowPrivilegeEscalation"]
             assert re.fullmatch(r"clipline-\w+:[\d.]+", container["image"])
             assert {"requests", "limits"} <= container["resources"].keys()
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_shared_memory_is_what_ray_wants(overlay):
+    found = 0
+    for pod in (one for resource in built(overlay) for one in mappings(resource) if "containers" in one):
+        sizes = {one["name"]: one["emptyDir"]["sizeLimit"] for one in pod.get("volumes", ()) if "emptyDir" in one}
+        for container in pod["containers"]:
+            for mount in container.get("volumeMounts", ()):
+                if mount["mountPath"] == "/dev/shm":
+                    found += 1
+                    assert gib(sizes[mount["name"]]) >= wanted_bytes(gib(container["resources"]["limits"]["memory"]))
+    assert found >= 2
+
+
+def gib(size: str) -> int:
+    return int(size.removesuffix("Gi")) * 2**30
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

@@ -15,6 +15,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from infra.cluster.head import why_unreachable
+from infra.cluster.objects import SHARED, advice, memory_bytes, wanted_bytes
 from infra.errors import CliplineError, redact
 from infra.extras import EXTRAS, install, missing
 from infra.store import LocalStore, Store
@@ -99,10 +100,14 @@ def _disk(root: Store) -> Check:
 
 
 def _memory() -> Check:
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    shared = shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else 0
-    detail = f"{total / 1e9:,.0f} GB, {os.cpu_count()} CPUs, {shared / 1e9:,.1f} GB of shared memory for Ray's objects"
-    return Check("memory", "ok" if total > 4e9 and shared > 5e8 else "warn", detail)
+    total = memory_bytes()
+    detail = f"{total / 1e9:,.0f} GB, {os.cpu_count()} CPUs"
+    if not SHARED.is_dir():  # not Linux: Ray does without
+        return Check("memory", "ok" if total > 4e9 else "warn", detail)
+    shared = shutil.disk_usage(SHARED).free
+    if shared < wanted_bytes(total):
+        return Check("memory", "warn", f"{detail}; {advice(shared, total)}")
+    return Check("memory", "ok" if total > 4e9 else "warn", f"{detail}, {shared / 1e9:,.1f} GB of shared memory")
 
 
 def _gpus() -> Check:

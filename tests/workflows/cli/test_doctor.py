@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -69,6 +71,37 @@ def test_a_server_that_does_not_answer_is_bad_and_one_that_does_is_not(tmp_path,
     down = look(LocalStore(tmp_path))
     assert (up["mlflow server"].verdict, down["mlflow server"].verdict) == ("ok", "bad")
     assert not any("hunter2" in check.detail for check in (*up.values(), *down.values()))
+
+
+SMALL = 'mount -t tmpfs -o size=64m tmpfs /dev/shm && exec "$@"'  # as Docker gives it, in a mount namespace of its own
+SMALL_RUN = """
+import logging, ray
+from infra import cluster
+from infra.store import LocalStore
+from workflows.cli.doctor import checks
+for check in checks(LocalStore(".")):
+    if check.name == "memory":
+        print(check.verdict, check.detail)
+logging.basicConfig(format="%(message)s")
+with cluster.connect(cpus=1):
+    print(len(ray.get(ray.put(bytes(100_000_000)))))
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.long
+def test_little_shared_memory_is_told_and_does(tmp_path):
+    alone = ["unshare", "--mount", "sh", "-c", SMALL, "sh"]
+    try:
+        subprocess.run([*alone, "true"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("needs the right to mount")
+    command = [*alone, sys.executable, "-c", SMALL_RUN]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    check, held = done.stdout.splitlines()
+    assert check.startswith("warn") and held == "100000000"
+    for told in (check, done.stderr):
+        assert "/dev/shm has 0.07 GB free" in told and "--shm-size=" in told and "medium: Memory" in told
 
 
 def test_a_ray_head_that_answers_is_fine(tmp_path, monkeypatch, ray_cluster):
