@@ -53,6 +53,8 @@ class SetReport:
             "refused": self.refused,
             "pictured": examples.pictured if examples else None,
             "images": self.holds.images,
+            "with_pixels": self.holds.with_pixels if examples and examples.pictured else 0,
+            "with_regions": self.holds.with_regions,
             "captions": self.holds.captions,
             "languages": dict(self.holds.languages.most_common()),
             "classes": len(examples.classes) if examples else 0,
@@ -124,4 +126,7 @@ def _against(member: type[Task], examples: EvalSet, splits: Collection[str], hol
         task = member(dataset=examples.name, split=examples.split)
     except ConfigError as error:  # it has fields without defaults, which a recipe sets
         return error.message
-    return task.lacking(examples.kind, splits)
+    reason = task.lacking(examples.kind, splits)
+    if not reason and holds.with_pixels < holds.images and not task.reads_regions():
+        return "it needs pixels, and there are images with regions alone"
+    return reason

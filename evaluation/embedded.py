@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from infra.captioning.config import Decoding
     from infra.encoder import Captioner, Encoder, Matcher
+    from infra.formats.regions import Regions
 
 __all__ = ["Embedded", "open_embedded"]
 
@@ -52,7 +53,7 @@ class Embedded:
     examples: EvalSet
     keys: list[str]
     labels: Ints  # (n,), -1 in a set with captions, or with any number of classes an image
-    images: Floats  # (n, d), unit rows; zeros in a set of texts alone
+    image_vectors: Floats  # (n, d), unit rows; zeros of an image without pixels, and in a set of texts alone
     captions: list[str]  # distinct
     texts: Floats  # (len(captions), d), unit rows
     text_of: Ints  # (m,)
@@ -77,6 +78,24 @@ class Embedded:
         """The names of the classes, with the label where two have the same, as ImageNet's cranes."""
         times = Counter(self.classes)
         return [f"{name} ({label})" if times[name] > 1 else name for label, name in enumerate(self.classes)]
+
+    @cached_property
+    def pictured(self) -> bool:
+        """False if there are images without pixels, of which there is no vector."""
+        return bool(self.image_vectors.any(axis=1).all())
+
+    @property
+    def images(self) -> Floats:
+        """The vector of each image: (n, d), unit rows. Raises DataError if one has none."""
+        if not self.pictured:
+            key = self.keys[int((~self.image_vectors.any(axis=1)).argmax())]
+            raise DataError(
+                f"there is no vector of sample {key!r} of {self.examples.name}",
+                expected="an image with pixels",
+                found="regions alone, or a text",
+                fix="evaluate it with a task that reads image and text together",
+            )
+        return self.image_vectors
 
     @cached_property
     def classifier(self) -> Floats:
@@ -149,6 +168,10 @@ class Embedded:
         """Decode the images, in order."""
         return (sample.image for sample in self.examples)
 
+    def seen_by(self, model: Matcher) -> Iterator[Image] | Iterator[Regions]:
+        """Return what ``model`` reads of each image, in order. Raises DataError for an image that has nothing of it."""
+        return self.pictures() if model.regions is None else self.examples.regions()
+
     def write_captions(self, decoding: Decoding) -> list[str]:
         """Let the model write a caption of each image."""
         return self.captioner().write(self.pictures(), decoding)
@@ -167,7 +190,8 @@ class Embedded:
         for image, text in zip(images[order].tolist(), texts[order].tolist(), strict=True):
             asked[image].append(self.captions[text])
         logits = np.empty(len(images), np.float32)
-        logits[order] = self.matcher().match(self.pictures(), asked)
+        model = self.matcher()
+        logits[order] = model.match(self.seen_by(model), asked)
         return logits
 
     def split(self, name: str) -> Embedded:
@@ -206,7 +230,7 @@ def open_embedded(
         examples=examples,
         keys=[uid for part in parts for uid in part.uids],
         labels=np.concatenate([table["label"].to_numpy() for table in tables]),
-        images=np.concatenate([part.images for part in parts]),
+        image_vectors=np.concatenate([part.images for part in parts]),
         captions=list(place_of),
         texts=np.concatenate([part.texts for part in parts])[first],
         text_of=text_of,

@@ -20,11 +20,12 @@ Ints = NDArray[np.int64]
 def reranked(data: Embedded, retrieved: Retrieved, k: int) -> Retrieved:
     """``retrieved``, the first ``k`` different captions of each image and images of each caption re-ranked."""
     texts = len(data.texts)
-    _, captions = nearest(data.images, data.texts, k)  # (n, k) numbers of captions
-    _, images = nearest(data.texts, data.images, k)  # (texts, k)
+    vectors = data.image_vectors  # of images without pixels zeros: then all are candidates, in any order
+    _, captions = nearest(vectors, data.texts, k)  # (n, k) numbers of captions
+    _, images = nearest(data.texts, vectors, k)  # (texts, k)
 
     # Each pair once, whichever side proposes it.
-    by_image = np.arange(len(data.images))[:, None] * texts + captions
+    by_image = np.arange(len(vectors))[:, None] * texts + captions
     by_text = images * texts + np.arange(texts)[:, None]
     pairs, place = np.unique(np.concatenate([by_image.ravel(), by_text.ravel()]), return_inverse=True)
     logits = data.match(pairs // texts, pairs % texts)[place]

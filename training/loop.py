@@ -451,7 +451,7 @@ def _prepare(config: Config, inputs: Inputs, world: World) -> Parts:
         pretrained=inputs.models.get("pretrained"),
         grad_checkpointing=config.cluster.grad_checkpointing,
     )
-    loading, regions = config.loading, config.objective.regions()
+    loading, regions = config.loading, config.objective.regions(inputs.models)
     samples = Samples(
         list(inputs.sources.values()),
         world,
@@ -467,8 +467,8 @@ def _prepare(config: Config, inputs: Inputs, world: World) -> Parts:
         disk_bytes=int(loading.disk_cache_gb * 1e9) if loading.disk_cache_gb else None,
     )
     if len(samples) < config.batch_size:
-        of = f" with a caption and {', '.join(regions.members)}" if regions else ""
-        expected, found = f">= {config.batch_size}", f"{len(samples)} samples{of}"
+        of = ", ".join(regions.members) if regions else "an image"
+        expected, found = f">= {config.batch_size}", f"{len(samples)} samples with a caption and {of}"
         raise DataError("the shards hold less than one batch", expected=expected, found=found)
     weights = config.data.weights
     plain = Sampler(

@@ -17,7 +17,7 @@ from evaluation.embed.config import NAME, Config, Part, folder
 from evaluation.embed.long_captions import LongCaptions
 from infra import metrics
 from infra.encoder.bulk import encode_distinct, encode_loaded
-from infra.formats.testset import Packed, decode_image, prompts
+from infra.formats.testset import Packed, prompts
 from infra.formats.vectors import write_arrays, write_vectors
 from infra.run.context import ShardOutput
 from infra.run.manifest import Artifact, ShardRecord
@@ -67,11 +67,13 @@ def _embed_shard(
     threads: int,
 ) -> dict[str, Any]:
     load = partial(_load, encoder, part.change) if part.examples.pictured else _without_image
-    images, samples = encode_loaded(encoder, part.examples.packed(shard), load, threads=threads)
+    vectors, loaded = encode_loaded(encoder, part.examples.packed(shard), load, threads=threads)
+    samples = [sample for sample, _ in loaded]
     captions = [list(sample.captions) for sample in samples]
     texts, beyond = encode(tuple(text for given in captions for text in given))
-    if not part.examples.pictured:
-        images = np.zeros((len(samples), texts.shape[1]), np.float32)
+    images = np.zeros((len(samples), texts.shape[1]), np.float32)
+    if len(vectors):
+        images[[pictured for _, pictured in loaded]] = vectors
     each = iter(beyond.tolist())
     of_images = [list(islice(each, len(given))) for given in captions]
     rows = pa.table(
@@ -118,13 +120,19 @@ def _mean(weighted: Sequence[tuple[Floats, float]]) -> Floats:
     return np.asarray(total / np.linalg.norm(total), np.float32)
 
 
-def _without_image(sample: Packed) -> tuple[None, Packed]:
-    return None, sample
+_Loaded = tuple[NDArray[np.uint8] | None, tuple[Packed, bool]]
+"""The pixels of a sample; the sample without its bytes, and whether it has pixels."""
 
 
-def _load(encoder: OpenClipEncoder, change: Change | None, sample: Packed) -> tuple[NDArray[np.uint8], Packed]:
-    """The pixels of a sample, and the sample without its bytes. Raises DataError: none may be left out."""
-    image = decode_image(sample.image, sample.key)
+def _without_image(sample: Packed) -> _Loaded:
+    return None, (sample, False)
+
+
+def _load(encoder: OpenClipEncoder, change: Change | None, sample: Packed) -> _Loaded:
+    """Decode a sample. Raises DataError: none may be left out."""
+    if not sample.pictured:
+        return _without_image(sample.without_image())
+    image = sample.decoded()
     if change is not None:
         image = corrupted(image, sample.key, change)
-    return encoder.prepare(image), sample.without_image()
+    return encoder.prepare(image), (sample.without_image(), True)

@@ -14,9 +14,9 @@ __all__ = ["Matching"]
 class Matching(Task):
     """Fusion: ``itm_acc`` over an image's captions and the likeliest wrong one, half each; ``mlm_acc1`` of words.
 
-    The wrong caption is the nearest by the two encoders. ``mlm_acc1_other_image`` is the baseline: the words are
-    guessed beside another image of the set. Only models trained with the objectives ``albef`` or ``vilt``
-    can be measured.
+    The wrong caption is the nearest by the two encoders; of a model that reads regions, which has no image encoder, one
+    of the image half the set away. ``mlm_acc1_other_image`` is the baseline: the words are guessed beside another image
+    of the set. Only models trained with the objectives ``albef``, ``vilt`` or ``vilbert`` can be measured.
     """
 
     kind: ClassVar[str] = "matching"
@@ -30,3 +30,6 @@ class Matching(Task):
 
     def inputs(self) -> tuple[str, ...]:
         return ("model",)
+
+    def reads_regions(self) -> bool:
+        return True

@@ -33,3 +33,6 @@ class MultipleChoice(Task):
 
     def inputs(self) -> tuple[str, ...]:
         return ("model",) if self.score == "matching" else ()
+
+    def reads_regions(self) -> bool:
+        return self.score == "matching"

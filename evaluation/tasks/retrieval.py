@@ -36,3 +36,6 @@ class Retrieval(Task):
 
     def inputs(self) -> tuple[str, ...]:
         return () if self.rerank is None else ("model",)
+
+    def reads_regions(self) -> bool:
+        return self.rerank is not None

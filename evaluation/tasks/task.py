@@ -94,6 +94,10 @@ class Task(Choice):
         """The inputs of the stage that it needs besides the vectors and the test set: ``model``, or none."""
         return ()
 
+    def reads_regions(self) -> bool:
+        """True if it can measure a fusion model on images that have a detector's regions and no pixels."""
+        return False
+
     def lacking(self, kind: str, splits: Collection[str]) -> str:
         """Reason why a set of that kind with these splits does not serve the task; "" if it does. Data are not read."""
         if self.needs and kind not in self.needs:

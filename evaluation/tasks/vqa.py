@@ -33,3 +33,6 @@ class VisualQuestionAnswering(Task):
 
     def inputs(self) -> tuple[str, ...]:
         return ("model",)
+
+    def reads_regions(self) -> bool:
+        return True

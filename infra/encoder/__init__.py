@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from infra.captioning.config import Decoding
     from infra.encoder.patch_features import PatchFeatures
+    from infra.formats.region_shape import RegionShape
+    from infra.formats.regions import Regions
 
 __all__ = ["Captioner", "Encoder", "Matcher", "PatchEncoder", "Precision", "check_architecture"]
 
@@ -57,7 +59,8 @@ class PatchEncoder(Encoder, Protocol):
 class Matcher(Protocol):
     """A fusion model: it reads an image and a text together. Image i is read with each of ``texts[i]``.
 
-    Results are of all these pairs, one image after the other.
+    Images are RGB, or a detector's regions, whichever it reads. Results are of all these pairs, one image after the
+    other.
     """
 
     @property
@@ -65,22 +68,27 @@ class Matcher(Protocol):
         """The answers it can give; none if it was not trained to."""
         ...
 
-    def match(self, images: Iterable[Image], texts: Iterable[Sequence[str]]) -> NDArray[np.float32]:
+    @property
+    def regions(self) -> RegionShape | None:
+        """The regions that it reads of an image; None: it reads pixels."""
+        ...
+
+    def match(self, images: Iterable[Image | Regions], texts: Iterable[Sequence[str]]) -> NDArray[np.float32]:
         """Logits (pairs,) that image and text belong together; above 0: rather than not."""
         ...
 
-    def answer(self, images: Iterable[Image], texts: Iterable[Sequence[str]]) -> NDArray[np.float32]:
+    def answer(self, images: Iterable[Image | Regions], texts: Iterable[Sequence[str]]) -> NDArray[np.float32]:
         """Logits (pairs, answers) of the answers to questions."""
         ...
 
     def rank_answers(
-        self, images: Iterable[Image], texts: Iterable[Sequence[str]], answers: Sequence[str]
+        self, images: Iterable[Image | Regions], texts: Iterable[Sequence[str]], answers: Sequence[str]
     ) -> NDArray[np.float32]:
         """Log-likelihoods (pairs, answers) of given ``answers`` as the words behind a question."""
         ...
 
     def guess_words(
-        self, images: Iterable[Image], texts: Iterable[Sequence[str]], rate: float
+        self, images: Iterable[Image | Regions], texts: Iterable[Sequence[str]], rate: float
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Count the masked words that are guessed right, and all masked (a share ``rate`` of a text): (pairs,) each."""
         ...

@@ -14,11 +14,18 @@ class RegionShape(NamedTuple):
     """The regions that a model reads of an image."""
 
     most: int
-    """Regions; of more the first are taken."""
+    """Regions of a picture; of more the first are taken."""
     features: int
     """Width of a feature."""
     classes: int
     """Number of the detector's classes; 0: they are not read."""
+    pictures: int = 1
+    """Pictures of equal width side by side in the image; each has the regions whose centre is in its part."""
+
+    @property
+    def rows(self) -> int:
+        """Rows of the table that :func:`pack` makes."""
+        return self.pictures * self.most
 
     @property
     def columns(self) -> int:

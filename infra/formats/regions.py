@@ -69,9 +69,10 @@ def read_regions(members: Mapping[str, bytes]) -> Regions:
 
 
 def pack(regions: Regions, shape: RegionShape) -> NDArray[np.float32]:
-    """Return one table (most, columns): feature, box, class probabilities. A row of zeros is no region.
+    """Return one table (rows, columns): feature, box, class probabilities. A row of zeros is no region.
 
-    Raises ValueError if the arrays have other widths.
+    Of several pictures each has ``shape.most`` rows, with boxes in parts of its own width. Raises ValueError if the
+    arrays have other widths.
     """
     parts = [(REGIONS, regions.features, shape.features), (BOXES, regions.boxes, 4)]
     if shape.classes:
@@ -81,10 +82,15 @@ def pack(regions: Regions, shape: RegionShape) -> NDArray[np.float32]:
     for name, array, width in parts:
         if array.shape[1] != width:
             raise ValueError(f"{name} has {array.shape[1]} columns, not {width}")
-    rows = np.concatenate([array[: shape.most] for _, array, _ in parts], axis=1)
-    table = np.zeros((shape.most, shape.columns), np.float32)
-    table[: len(rows)] = rows
-    return table
+    table = np.zeros((shape.pictures, shape.most, shape.columns), np.float32)
+    centres = regions.boxes[:, [0, 2]].mean(axis=1)
+    picture = np.minimum((centres * shape.pictures).astype(int), shape.pictures - 1)
+    for number, rows in enumerate(table):
+        own = np.flatnonzero(picture == number)[: shape.most]
+        np.concatenate([array[own] for _, array, _ in parts], axis=1, out=rows[: len(own)])
+        sides = rows[: len(own), shape.features : shape.features + 4 : 2]  # left and right
+        sides[:] = (sides * shape.pictures - number).clip(0, 1)
+    return table.reshape(shape.rows, shape.columns)
 
 
 def _array(data: bytes, name: str) -> NDArray[np.float32]:

@@ -14,21 +14,14 @@ from torch import Tensor
 from infra.fusion.heads import FusionModel
 from infra.fusion.network import Layout
 
-__all__ = ["answer", "apart"]
-
-
-def apart(images: Tensor, count: int) -> Tensor:
-    """Cut ``images`` (b, 3, h, count * w), each ``count`` pictures side by side, into these: (b * count, 3, h, w)."""
-    samples, channels, height, width = images.shape
-    parts = images.reshape(samples, channels, height, count, width // count)
-    return parts.permute(0, 3, 1, 2, 4).flatten(0, 1)
+__all__ = ["answer"]
 
 
 def answer(fusion: FusionModel, model: Any, words: Tensor, lengths: Tensor, seen: Tensor, image_of: Tensor) -> Tensor:  # noqa: ANN401
     """Return logits (t, answers) of the answers to texts about their images.
 
     ``words`` are the tokens of the texts, of ``lengths`` (t,) on the CPU; ``seen`` (i * fusion.images, n, d) those of
-    the pictures, as :func:`apart` orders them; ``image_of`` (t,) is the number of each text's image.
+    the pictures, as :meth:`FusionModel.apart` orders them; ``image_of`` (t,) is the number of each text's image.
     """
     count = fusion.images
     layout = Layout(lengths.repeat(count), words.device)

@@ -9,7 +9,7 @@ used.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +28,6 @@ class CoAttention(FusionModel):
 
     With classes in it, masked regions' classes are guessed. Raises ConfigError for a text tower without tokens.
     """
-
-    reads: ClassVar[str] = "regions"
 
     def __init__(
         self,
@@ -58,13 +56,21 @@ class CoAttention(FusionModel):
         self.add_heads(width, width, **kinds)
         self.grad_checkpointing = False
 
+    @property
+    def regions(self) -> RegionShape:
+        return self.shape._replace(classes=0, pictures=self.images)
+
     def unused(self, model: Any) -> list[nn.Parameter]:  # noqa: ANN401
         return super().unused(model) + parameters_of([model.visual])
 
     def split(self, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Split regions (b, n, columns): features (b, n, d), boxes (b, n, 4), class probabilities (b, n, c or 0)."""
-        features, boxes, classes = torch.split(table, [self.shape.features, 4, self.shape.classes], dim=-1)
-        return features, boxes, classes
+        width = self.shape.features
+        return table[..., :width], table[..., width : width + 4], table[..., width + 4 :]
+
+    def apart(self, images: Tensor) -> Tensor:
+        samples, rows, columns = images.shape
+        return images.reshape(samples * self.images, rows // self.images, columns)
 
     def read_images(self, model: Any, images: Tensor) -> Tensor:  # noqa: ANN401
         """The tokens (b, n, width) of tables of regions ``images`` (b, n, columns); zeros where there is no region."""

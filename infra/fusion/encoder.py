@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -14,8 +13,10 @@ from safetensors.torch import load
 from torch import Tensor
 
 from infra.errors import DataError
+from infra.formats.regions import Regions, pack
 from infra.fusion.answering import answer
 from infra.fusion.build import build_fusion
+from infra.fusion.config import FOLDER, read_fusion_config
 from infra.fusion.heads import FusionModel
 from infra.fusion.network import Layout, token_places
 from infra.fusion.towers import lengths_of, word_embedding
@@ -24,13 +25,11 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from infra.encoder.open_clip import OpenClipEncoder
+    from infra.formats.region_shape import RegionShape
     from infra.run.manifest import Artifact
     from infra.store import Store
 
-__all__ = ["FOLDER", "FusionEncoder", "load_fusion", "read_fusion"]
-
-FOLDER = "fusion"
-"""Folder of the fusion encoder beside open_clip's files: ``config.json`` and ``model.safetensors``."""
+__all__ = ["FusionEncoder", "load_fusion", "read_fusion"]
 
 _PAIRS = 8  # for each image of a batch: pairs that are fused at once
 
@@ -39,36 +38,34 @@ class FusionEncoder:
     """A :class:`infra.encoder.Matcher` of open_clip's ``encoder`` and the fusion encoder trained with it."""
 
     def __init__(self, encoder: OpenClipEncoder, fusion: FusionModel, answers: Sequence[str] = ()) -> None:
-        if fusion.reads != "pixels":
-            raise DataError(
-                f"the fusion encoder of {encoder.name} reads {fusion.reads}, and test sets have pixels",
-                expected="a model trained with the objective albef, vilt or vqa",
-                fix="score pairs with training.objectives.vilbert.load",
-            )
         self.encoder, self.fusion, self.answers = encoder, fusion.to(encoder.device).eval(), tuple(answers)
 
-    def match(self, images: Iterable[Image], texts: Iterable[Sequence[str]]) -> NDArray[np.float32]:
+    @property
+    def regions(self) -> RegionShape | None:
+        return self.fusion.regions
+
+    def match(self, images: Iterable[Image | Regions], texts: Iterable[Sequence[str]]) -> NDArray[np.float32]:
         if self.fusion.match_head is None:
             raise DataError(f"{self.encoder.name} was trained without matching", expected="objective.itm_weight > 0")
         found = [logits for batch in self._batches(images, texts) for logits in self._fused(self._matched, *batch)]
         return np.concatenate([np.empty(0, np.float32), *found])
 
     def guess_words(
-        self, images: Iterable[Image], texts: Iterable[Sequence[str]], rate: float
+        self, images: Iterable[Image | Regions], texts: Iterable[Sequence[str]], rate: float
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         self._check_words()
         counts = [count for batch in self._batches(images, texts) for count in self._guessed(*batch, rate)]
         right, masked = np.array(counts, np.int64).reshape(-1, 2).T
         return right, masked
 
-    def answer(self, images: Iterable[Image], texts: Iterable[Sequence[str]]) -> NDArray[np.float32]:
+    def answer(self, images: Iterable[Image | Regions], texts: Iterable[Sequence[str]]) -> NDArray[np.float32]:
         if self.fusion.answer_head is None:
             raise DataError(f"{self.encoder.name} was trained without answers", expected="the objective vqa")
         found = [logits for batch in self._batches(images, texts) for logits in self._fused(self._answered, *batch)]
         return np.concatenate([np.empty((0, len(self.answers)), np.float32), *found])
 
     def rank_answers(
-        self, images: Iterable[Image], texts: Iterable[Sequence[str]], answers: Sequence[str]
+        self, images: Iterable[Image | Regions], texts: Iterable[Sequence[str]], answers: Sequence[str]
     ) -> NDArray[np.float32]:
         self._check_words()
         tokens = self.encoder.tokenize(list(answers))
@@ -83,22 +80,38 @@ class FusionEncoder:
             )
 
     def _batches(
-        self, images: Iterable[Image], texts: Iterable[Sequence[str]]
+        self, images: Iterable[Image | Regions], texts: Iterable[Sequence[str]]
     ) -> Iterator[tuple[Tensor, list[str], NDArray[np.int64]]]:
         """Tokens of some images, texts that are read with them, and which of these images each is read with."""
-        size, pixels, asked = self.encoder.batch_size, [], []
+        size, prepared, asked = self.encoder.batch_size, [], []
         for image, own in zip(images, texts, strict=True):
-            pixels += [self.encoder.prepare(part) for part in _parts(image, self.fusion.images)]
+            prepared.append(self._prepared(image))
             asked.append(own)
             if len(asked) == size:
-                yield self._read(pixels, asked)
-                pixels, asked = [], []
-        if pixels:
-            yield self._read(pixels, asked)
+                yield self._read(prepared, asked)
+                prepared, asked = [], []
+        if prepared:
+            yield self._read(prepared, asked)
 
-    def _read(self, pixels: list[Any], asked: list[Sequence[str]]) -> tuple[Tensor, list[str], NDArray[np.int64]]:
-        with self.encoder.inference():
-            tokens = self.fusion.read_images(self.encoder.model, self.encoder.pixels(pixels))
+    def _prepared(self, image: Image | Regions) -> NDArray[Any]:
+        """The pixels of an image, each of its pictures scaled by itself, or the table of its regions."""
+        if (shape := self.regions) is None:
+            assert not isinstance(image, Regions)
+            return np.concatenate([self.encoder.prepare(part) for part in _parts(image, self.fusion.images)], axis=1)
+        assert isinstance(image, Regions)
+        try:
+            return pack(image, shape)
+        except ValueError as error:
+            raise DataError(f"{self.encoder.name} was trained on other regions", found=str(error)) from None
+
+    def _read(self, prepared: list[Any], asked: list[Sequence[str]]) -> tuple[Tensor, list[str], NDArray[np.int64]]:
+        encoder = self.encoder
+        with encoder.inference():
+            if self.regions is None:
+                seen = encoder.pixels(prepared)
+            else:
+                seen = torch.from_numpy(np.stack(prepared)).to(encoder.device)
+            tokens = self.fusion.read_images(encoder.model, self.fusion.apart(seen))
         image_of = np.repeat(np.arange(len(asked)), [len(own) for own in asked])
         return tokens, [text for own in asked for text in own], image_of
 
@@ -216,7 +229,7 @@ def load_fusion(encoder: OpenClipEncoder, model: Artifact) -> FusionEncoder:
     if missing := [path for path in paths if not model.files(path)]:
         raise DataError(
             f"{model.manifest.name} has no fusion encoder",
-            expected=f"{missing[0]}, as the objectives albef, vilt and vqa leave it",
+            expected=f"{missing[0]}, as the objectives albef, vilt, vilbert and vqa leave it",
             fix="train with an objective that fuses images and texts",
         )
     return FusionEncoder(encoder, *read_fusion(encoder.model, model.store, f"data/{FOLDER}"))
@@ -224,7 +237,7 @@ def load_fusion(encoder: OpenClipEncoder, model: Artifact) -> FusionEncoder:
 
 def read_fusion(model: Any, store: Store, folder: str) -> tuple[FusionModel, Sequence[str]]:  # noqa: ANN401
     """Read the fusion encoder in ``folder`` of ``store``, on open_clip's ``model``, and the answers it chooses from."""
-    config = json.loads(store.read(f"{folder}/config.json"))
+    config = read_fusion_config(store, folder)
     fusion = build_fusion(model, config)
     fusion.load_state_dict(load(store.read(f"{folder}/model.safetensors")))
     return fusion, config.get("answers", ())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from infra.fusion.towers import text_tower
 
 if TYPE_CHECKING:
+    from infra.formats.region_shape import RegionShape
     from infra.fusion.network import Layout
 
 __all__ = ["FusionModel", "linear_in_fp32", "parameters_of"]
@@ -25,9 +26,6 @@ class FusionModel(nn.Module, ABC):
     stay loadable by open_clip. The word head shares the text tower's embedding, so it has only a bias per word. Heads
     are made on request only, because DDP waits for the gradients of all weights.
     """
-
-    reads: ClassVar[str] = "pixels"
-    """What it takes for an image: ``pixels``, or the table of its ``regions`` (:mod:`infra.formats.regions`)."""
 
     match_head: nn.Linear | None
     answer_head: nn.Sequential | None
@@ -51,9 +49,23 @@ class FusionModel(nn.Module, ABC):
             hidden = nn.Linear(images * width, 2 * width), nn.LayerNorm(2 * width), nn.GELU()
             self.answer_head = nn.Sequential(*hidden, nn.Linear(2 * width, answers))
 
+    def apart(self, images: Tensor) -> Tensor:
+        """Cut each of ``images`` (b, ...) into the ``self.images`` pictures side by side in it: (b * self.images, ...).
+
+        Each has an equal part of the width of pixels (b, 3, h, w), or of the rows of regions (b, n, columns).
+        """
+        samples, channels, height, width = images.shape
+        parts = images.reshape(samples, channels, height, self.images, width // self.images)
+        return parts.permute(0, 3, 1, 2, 4).flatten(0, 1)
+
+    @property
+    def regions(self) -> RegionShape | None:
+        """The regions that are read of an image, in a table (:mod:`infra.formats.regions`); None: pixels are."""
+        return None
+
     @abstractmethod
     def read_images(self, model: Any, images: Tensor) -> Tensor:  # noqa: ANN401 - open_clip is untyped
-        """The tokens (b, n, d) of ``images`` (b, 3, h, w)."""
+        """The tokens (b, n, d) of ``images``: pixels (b, 3, h, w), or tables of regions (b, n, columns)."""
 
     @abstractmethod
     def read_texts(self, model: Any, texts: Tensor, lengths: Tensor, *, masked: bool = False) -> Tensor:  # noqa: ANN401

@@ -15,6 +15,7 @@ from pydantic import Field
 from infra.config import Choice, Runtime
 from infra.errors import ConfigError, DataError
 from infra.formats.architecture import CONFIG, check_fits, read_model_config
+from infra.formats.region_shape import REGIONS
 from infra.formats.shards import IMAGE_EXTENSIONS, dotted_name_hint, read_samples, tars_among
 from infra.formats.testset import Form, SetFiles, find_sets, known_forms
 from infra.formats.weights import ENDINGS, in_order, read_shapes
@@ -312,14 +313,14 @@ def parquet_rows(store: Store, paths: Sequence[str], columns: Collection[str]) -
 
 
 def _check_tars(store: Store, paths: Sequence[str]) -> None:
-    """Raise DataError unless each tar begins with an image; whole tars are read by the stages that use them."""
+    """Raise DataError unless each tar begins with an image, or regions; whole tars are read by those that use them."""
     for path in paths:
         with store.open(path) as source:
             first = next(read_samples(source, place=store.locate(path)), None)  # None: all of the shard's images failed
-        if first is not None and not set(first) & set(IMAGE_EXTENSIONS):
+        if first is not None and not set(first) & {*IMAGE_EXTENSIONS, REGIONS}:
             raise DataError(
                 f"{store.locate(path)} holds no images",
-                expected=f"samples with a member *.{', *.'.join(IMAGE_EXTENSIONS)}",
+                expected=f"samples with a member *.{', *.'.join((*IMAGE_EXTENSIONS, REGIONS))}",
                 found=f"sample {first['__key__']!r} with {', '.join(sorted(set(first) - {'__key__'})[:5])}",
                 fix=dotted_name_hint(first),
             )

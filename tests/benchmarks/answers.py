@@ -34,7 +34,8 @@ from PIL import Image
 from evaluation.compare.differences import Estimate, difference
 from evaluation.tasks.work.vqa import best_constant
 from infra.encoder.open_clip import load_encoder
-from infra.fusion.encoder import FOLDER, FusionEncoder, read_fusion
+from infra.fusion.config import FOLDER
+from infra.fusion.encoder import FusionEncoder, read_fusion
 from infra.store import LocalStore
 from tests.benchmarks.trainers import trained, write_shards
 from workflows.demo import drawing

@@ -22,7 +22,7 @@ def embedded(examples: EvalSet, images, texts, **rest) -> Embedded:
         examples=examples,
         keys=[sample.key for sample in given],
         labels=np.full(len(given), -1),
-        images=unit([images(number, sample) for number, sample in enumerate(given)]),
+        image_vectors=unit([images(number, sample) for number, sample in enumerate(given)]),
         captions=distinct,
         texts=unit([texts(caption) for caption in distinct]),
         text_of=np.array([distinct.index(caption) for caption in captions]),

@@ -54,7 +54,7 @@ class Batch:
     """Samples for one step, in the sampler's order."""
 
     images: Tensor  # uint8 (b, h, w, 3); of samples without_image, anything, and of all of them (0, h, w, 3);
-    # of regions float32 (b, most, columns), as :func:`infra.formats.regions.pack` has them
+    # of regions float32 (b, rows, columns), as :func:`infra.formats.regions.pack` has them
     texts: Tensor  # int64 (b, context)
     numbers: Tensor  # int64 (b,): of the samples
 
@@ -95,7 +95,7 @@ class Loader:
         self.sampler = sampler or Sampler(samples.counts, config.seed)
         self.augment = Augmentation(config.augment)
         self.side_by_side = config.objective.side_by_side()
-        self.regions = config.objective.regions()
+        self.regions = samples.regions
         self.local_batch = config.batch_size // world.size
         self.offset = world.rank * self.local_batch
         self.corrupt: set[int] = set()
@@ -146,7 +146,7 @@ class Loader:
         height, width = self.image_size
         shape: tuple[int, ...] = (height, self.side_by_side * width, 3)
         if self.regions is not None:
-            shape = (self.regions.most, self.regions.columns)
+            shape = (self.regions.rows, self.regions.columns)
         return Batch(
             images=self._buffers.tensor((count, *shape), torch.uint8 if self.regions is None else torch.float32),
             texts=self._buffers.tensor((count, self.samples.index.context), torch.int64),

@@ -115,7 +115,7 @@ class Samples:
         members = tuple((name,) for name in regions.members) if regions else PIXELS
         self.index = Index.open(names, fetch, world, tokenize, caption_key, folder, places, balance, concepts, members)
         self._shards_of = [len(source.paths) for source in sources]
-        self._min_side, self._regions = min_side, regions
+        self._min_side, self.regions = min_side, regions
         self._cache: dict[int, NDArray[Any]] = {}
         self._room, self._lock = cache_bytes, threading.Lock()
 
@@ -162,9 +162,9 @@ class Samples:
 
     def _decode(self, contents: Sequence[bytes]) -> NDArray[Any]:
         """Decode what the index has of a sample."""
-        if self._regions is None:
+        if self.regions is None:
             return decode(contents[0], self._min_side)
-        return pack(read_regions(dict(zip(self._regions.members, contents, strict=True))), self._regions)
+        return pack(read_regions(dict(zip(self.regions.members, contents, strict=True))), self.regions)
 
     def where(self, number: int) -> str:
         """Describe the location of sample ``number``, for an error message."""

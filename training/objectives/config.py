@@ -45,8 +45,11 @@ class ObjectiveConfig(Choice):
         """Return how many pictures of equal width lie side by side in an image; each is augmented and read alone."""
         return 1
 
-    def regions(self) -> RegionShape | None:
-        """Return what is read of an image where that are a detector's regions; None: pixels."""
+    def regions(self, models: Mapping[str, Path]) -> RegionShape | None:
+        """Return what is read of an image where that are a detector's regions; None: pixels.
+
+        ``models``: as ``inputs`` of :meth:`build`, those that are known.
+        """
         return None
 
     def check(self, micro_batch: int) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from infra.device import to_device
 from infra.errors import ConfigError
 from infra.fusion.build import build_fusion
-from infra.fusion.encoder import FOLDER
+from infra.fusion.config import FOLDER
 from training.distributed.collectives import global_mean
 from training.objectives.albef.matcher import Matcher
 from training.objectives.albef.sampling import HARD_NEGATIVES, check_among, gumbel, hard_negatives, uniform

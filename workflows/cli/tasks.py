@@ -87,6 +87,9 @@ def _held(report: SetReport) -> str:
     examples, holds = report.examples, report.holds
     assert examples is not None
     parts = [f"{holds.images:,} {'images' if examples.pictured else 'samples without an image'}"]
+    if holds.with_regions:
+        bare = holds.images - holds.with_pixels
+        parts.append(f"{holds.with_regions:,} with regions" + (f", {bare:,} without pixels" if bare else ""))
     if examples.captioned:
         parts.append(f"{holds.captions:,} {'captions' if examples.pictured else 'texts'}")
     else:

@@ -8,6 +8,7 @@ each image is a false find. So who reads the regions has all that captions tell 
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +17,10 @@ from infra.formats.region_shape import BOXES, CLASSES, REGIONS
 from infra.formats.regions import Regions
 from workflows.demo.compositions import Composition
 from workflows.demo.drawing import boxes
+from workflows.demo.pairs import Compared
 from workflows.demo.scenes import COLOURS, COMBINATIONS, SHAPES
 
-__all__ = ["FEATURES", "detect", "members"]
+__all__ = ["FEATURES", "detect", "detect_side_by_side", "members"]
 
 FEATURES = 32
 """Width of a feature. The classes are :data:`.scenes.COMBINATIONS`."""
@@ -48,9 +50,19 @@ def detect(composition: Composition) -> Regions:
     )
 
 
-def members(composition: Composition) -> dict[str, bytes]:
+def detect_side_by_side(compositions: Sequence[Composition]) -> Regions:
+    """The regions of several images side by side in one, from left to right; boxes are in parts of the whole."""
+    found, (right, down) = [detect(one) for one in compositions], np.eye(2)[:, [0, 1, 0, 1]]
+    boxes = [(one.boxes + number * right) / (len(found) * right + down) for number, one in enumerate(found)]
+    classes = np.concatenate([one.classes for one in found if one.classes is not None])
+    order = np.argsort(-classes.max(1))
+    features = np.concatenate([one.features for one in found])
+    return Regions(features[order], np.concatenate(boxes).astype(np.float32)[order], classes[order])
+
+
+def members(image: Composition | Compared) -> dict[str, bytes]:
     """The members of a sample with the image's regions, by extension, in 16 bits."""
-    found = detect(composition)
+    found = detect_side_by_side((image.left, image.right)) if isinstance(image, Compared) else detect(image)
     assert found.classes is not None
     arrays = ((REGIONS, found.features), (BOXES, found.boxes), (CLASSES, found.classes))
     return {name: _npy(array.astype(np.float16)) for name, array in arrays}

@@ -9,8 +9,9 @@
 - ``vqa`` and ``entailment``, on request: questions and statements about images, see ``questions.py``. Their split
   ``unseen`` shows pairs of colour and shape that training never does; ``train`` is to learn from, as shards, too
 - ``reasons``, on request: questions with four answers and four reasons each (VCR's form), see ``reasons.py``
-- ``regions``, on request: pairs as of ``compositions`` to learn from, as a detector's regions with captions and without
-  pixels, see ``regions.py``
+- ``regions``, on request: pairs as of ``compositions``, as a detector's regions with captions and without pixels, see
+  ``regions.py``; a split ``train`` to learn from, and ``test`` for retrieval. All images of several shapes in the other
+  sets then have their regions beside the pixels
 - ``pairs``, on request: statements about two images, which lie side by side in one, see ``pairs.py``; the same splits
 - ``boxes``, on request: images of two shapes, a phrase and a box for each: where is the red circle?
 - ``word_pairs`` and ``word_analogies``, on request: words of captions alone, no images, see ``words.py``
@@ -56,7 +57,7 @@ TEMPLATES = (
 
 
 class Config(StageConfig):
-    code_version: ClassVar[int] = 3
+    code_version: ClassVar[int] = 4
     produces: ClassVar[tuple[str, ...]] = ("testsets",)
 
     seen_per_class: int = Field(20, gt=0, description="test images of each class that training shows")
@@ -71,7 +72,7 @@ class Config(StageConfig):
     boxes: int = Field(0, ge=0, description="images of two shapes with the box of each; 0: no such set")
     words: bool = Field(False, description="sets of words without images, rated pairs and analogies, too")
     regions: int = Field(
-        0, ge=0, description="pairs of images in each category of compositions as regions to learn from; 0: none"
+        0, ge=0, description="pairs of images in each category of compositions as regions to learn from; 0: no regions"
     )
     image_size: int = Field(128, ge=32, description="side of an image, pixels")
 
@@ -88,34 +89,34 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
         context.output.write(f"data/{set_name}/classnames.txt", _lines(classnames))
         context.output.write(f"data/{set_name}/zeroshot_classification_templates.txt", _lines(TEMPLATES))
         samples = ((scene, {"cls": str(classnames.index(label(scene)))}) for scene in scenes[set_name])
-        _write(context.output, set_name, samples, len(scenes[set_name]), config.image_size)
+        _write(context.output, set_name, samples, len(scenes[set_name]), config)
         context.check()
     context.output.write("data/captions/dataset_type.txt", b"retrieval\n")
     captioned = distinct(config.captioned, 3 * TEST_SEEDS)
     samples = ((scene, {"txt": "\n".join(full_captions(scene))}) for scene in captioned)
-    _write(context.output, "captions", samples, len(captioned), config.image_size)
+    _write(context.output, "captions", samples, len(captioned), config)
     counts = {set_name: len(found) for set_name, found in {**scenes, "captions": captioned}.items()}
     shown = examples(SEEN, config.analogies, 5 * TEST_SEEDS)
     counts["analogies"] = len(shown)
     context.output.write("data/analogies/dataset_type.txt", b"analogies\n")
     attributes = json.dumps({"attributes": ["colour", "shape"]})
     samples = ((scene, {"txt": f"{scene.colour}\n{scene.shape}", "json": attributes}) for scene in shown)
-    _write(context.output, "analogies", samples, len(shown), config.image_size)
+    _write(context.output, "analogies", samples, len(shown), config)
     for set_name, composed in (("compositions", _in_pairs(config)), ("choices", _one_by_one(config))):
         counts[set_name] = 2 * config.compositions * len(CATEGORIES)
         context.output.write(f"data/{set_name}/dataset_type.txt", b"image_caption_selection\n")
-        _write(context.output, set_name, composed, counts[set_name], config.image_size)
+        _write(context.output, set_name, composed, counts[set_name], config)
         context.check()
     if config.questions:
         counts |= _write_questions(config, context)
     if config.boxes:
         counts["boxes"] = config.boxes
         context.output.write("data/boxes/dataset_type.txt", b"localisation\n")
-        _write(context.output, "boxes", _boxed(config), config.boxes, config.image_size)
+        _write(context.output, "boxes", _boxed(config), config.boxes, config)
     if config.words:
         _write_words(context.output)
     if config.regions:
-        counts["regions/train"] = _write_regions(config, context)
+        counts |= _write_regions(config, context)
     return context.finish(facts={"images": counts})
 
 
@@ -128,20 +129,20 @@ def _write_questions(config: Config, context: Context) -> dict[str, int]:
             asked = _in_groups(ask, tuple(kinds), split, config)
             counts[f"{set_name}/{split}"] = len(asked)
             told = ((one.image, _told(kind, (one.image.caption,), (one.answer,), one.fresh)) for kind, one in asked)
-            _write(context.output, set_name, told, len(asked), config.image_size, split)
+            _write(context.output, set_name, told, len(asked), config, split)
             context.check()
     context.output.write("data/reasons/dataset_type.txt", b"multiple_choice\n")
     for split in ("test", "unseen"):
         reasoned = [one for _, one in _in_groups(_reasons, ("reason",), split, config)]
         counts[f"reasons/{split}"] = len(reasoned)
-        _write(context.output, "reasons", map(_choices, reasoned), len(reasoned), config.image_size, split)
+        _write(context.output, "reasons", map(_choices, reasoned), len(reasoned), config, split)
         context.check()
     context.output.write("data/pairs/dataset_type.txt", b"visual_question_answering\n")
     for split in ("test", "unseen", "train"):
         compared = _in_groups(compare, tuple(KINDS), split, config)
         counts[f"pairs/{split}"] = len(compared)
         stated = ((one, _told(kind, one.statements, one.answers, one.fresh)) for kind, one in compared)
-        _write(context.output, "pairs", stated, len(compared), config.image_size, split)
+        _write(context.output, "pairs", stated, len(compared), config, split)
         context.check()
     return counts
 
@@ -155,22 +156,27 @@ def _write_words(output: Output) -> None:
     output.write("data/word_analogies/word_analogies.txt", _lines(chain(*sections)))
 
 
-def _write_regions(config: Config, context: Context) -> int:
-    """Write shards of regions with captions, and return how many images they are of."""
+def _write_regions(config: Config, context: Context) -> dict[str, int]:
+    """Write the set of regions with captions, without pixels, and return how many images each split has."""
     from workflows.demo import regions
 
-    images = [
-        one
-        for number in range(config.regions)
-        for category in CATEGORIES
-        for one in pair(category, 8 * TEST_SEEDS + number)
-    ]
-    with context.output.open("data/regions/train/0.tar", rows=len(images)) as sink, TarWriter(sink) as tar:
-        for number, image in enumerate(images):
-            for extension, data in regions.members(image).items():
-                tar.add(f"{number:06d}.{extension}", data)
-            tar.add(f"{number:06d}.txt", image.caption.encode())
-    return len(images)
+    counts = {}
+    context.output.write("data/regions/dataset_type.txt", b"retrieval\n")
+    for split, pairs, first in (("train", config.regions, 8), ("test", config.compositions, 4)):
+        images = [
+            one
+            for number in range(pairs)
+            for category in CATEGORIES
+            for one in pair(category, first * TEST_SEEDS + number)
+        ]
+        counts[f"regions/{split}"] = len(images)
+        context.output.write(f"data/regions/{split}/nshards.txt", b"1\n")
+        with context.output.open(f"data/regions/{split}/0.tar", rows=len(images)) as sink, TarWriter(sink) as tar:
+            for number, image in enumerate(images):
+                for extension, data in regions.members(image).items():
+                    tar.add(f"{number:06d}.{extension}", data)
+                tar.add(f"{number:06d}.txt", image.caption.encode())
+    return counts
 
 
 def examples(classes: tuple[tuple[str, str], ...], per_class: int, first_seed: int) -> list[Scene]:
@@ -260,17 +266,22 @@ def _write(
     set_name: str,
     samples: Iterable[tuple[Scene | Composition | Compared, Mapping[str, str]]],
     total: int,
-    side: int,
+    config: Config,
     split: str = "test",
 ) -> None:
-    """One shard of a set: each image with what is said of it, by extension."""
-    from workflows.demo import drawing, images
+    """One shard of a set: each image with what is said of it, by extension, and its regions if they are asked for."""
+    from workflows.demo import drawing, images, regions
+
+    side = config.image_size
 
     output.write(f"data/{set_name}/{split}/nshards.txt", b"1\n")
     with output.open(f"data/{set_name}/{split}/0.tar", rows=total) as sink, TarWriter(sink) as tar:
         for number, (scene, texts) in enumerate(samples):
             for extension, text in texts.items():
                 tar.add(f"{number:06d}.{extension}", text.encode())
+            if config.regions and not isinstance(scene, Scene):
+                for extension, data in regions.members(scene).items():
+                    tar.add(f"{number:06d}.{extension}", data)
             if isinstance(scene, Scene):
                 pixels = drawing.render(scene, side)
             elif isinstance(scene, Compared):

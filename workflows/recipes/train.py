@@ -5,6 +5,7 @@ clipline run train --set shards=s3://bucket/cc12m --set tests=/data/eval --set c
 clipline run train --set ... --set objective=siglip --set train.precision=amp_bf16 --set 'workers=[8, 64]'
 """
 
+from pathlib import Path
 from typing import Any
 
 from infra.errors import UsageError
@@ -15,7 +16,7 @@ from workflows.stage import Stage, Workflow
 
 
 def workflow(
-    shards: list[str],  # folders or fsspec URLs of tars with images (for vilbert: regions) and captions
+    shards: list[str],  # folders or fsspec URLs of tars with images (for vilbert's: regions) and captions
     weights: dict[str, float] | None = None,  # shares of samples by folder of shards; by default all are one set
     model: str | dict[str, Any] = "ViT-B-32",  # an open_clip name or configuration
     objective: str | dict[str, Any] = "infonce",  # or siglip, vsepp, albef, coca, distill, vilt, vilbert, vqa
@@ -37,12 +38,12 @@ def workflow(
     # What you have, taken in where it is. The first folder of shards is the input "shards", others "shards_2", ...
     folders = list(dict.fromkeys(shards))
     chosen = train.Config(objective=objective).objective
-    sources = adopted("shards", folders, adopt.RegionShards() if chosen.regions() else adopt.Shards())
+    models = {name: folder for name, folder in (("pretrained", pretrained), ("teacher", teacher)) if folder is not None}
+    here = {name: Path(folder).expanduser() for name, folder in models.items()}
+    sources = adopted("shards", folders, adopt.RegionShards() if chosen.regions(here) else adopt.Shards())
     names = dict(zip(folders, sources, strict=True))
-    models = {"pretrained": pretrained, "teacher": teacher}
     for name, folder in models.items():
-        if folder is not None:
-            sources[name] = Stage(name, adopt.run, adopt.Config(path=folder, contents="model"))
+        sources[name] = Stage(name, adopt.run, adopt.Config(path=folder, contents="model"))
     if sets:
         sources["tests"] = Stage("tests", adopt.run, adopt.Config(path=tests, contents=adopt.TestSets(sets=sets)))
 

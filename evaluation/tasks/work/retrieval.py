@@ -33,24 +33,36 @@ def measure(task: Retrieval, data: Embedded) -> Scores:
             expected="retrieval in dataset_type.txt",
             fix="evaluate it with evaluation.tasks.ZeroShot",
         )
-    retrieved = ranking.retrieve(data.images, data.texts, data.text_of, data.image_of)
+    every = max(len(data.keys), len(data.captions))
+    if task.rerank is not None and task.rerank < every and not data.pictured:
+        raise DataError(
+            f"images of test set {data.examples.name!r} have no pixels, so matching alone ranks them",
+            expected=f"rerank={every} or more, which is every pair",
+            found=f"rerank={task.rerank}",
+        )
+    vectors = data.images if task.rerank is None else data.image_vectors
+    retrieved = ranking.retrieve(vectors, data.texts, data.text_of, data.image_of)
     metrics = retrieved.metrics(task.recall_at) | retrieved.median_ranks()
     if task.rerank is not None:
         # The ranks of the encoders alone stay beside those of both.
         retrieved, first = reranked(data, retrieved, task.rerank), metrics
         metrics = retrieved.metrics(task.recall_at) | retrieved.median_ranks()
-        metrics |= {f"encoders_{name}": metric for name, metric in first.items()}
-    languages = _languages(data)
+        metrics |= {f"encoders_{name}": metric for name, metric in first.items() if data.pictured}
+    parts = {"languages": _languages(data), "context": _context(data)}
+    groups: dict[str, dict[str, dict[str, Metric]]] = {}
+    if data.pictured:
+        for table, of_captions in parts.items():
+            groups |= _by(table, of_captions, data, task)
     return Scores(
         metrics=metrics,
-        groups={**_by("languages", languages, data, task), **_by("context", _context(data), data, task)},
+        groups=groups,
         tables={"image_queries": _image_queries(data, retrieved), "text_queries": _text_queries(data, retrieved)},
-        figures=galleries.retrieval(data),
+        figures=galleries.retrieval(data) if data.pictured else {},
         facts={
             "images": len(data.keys),
             "captions": len(data.text_of),
             "distinct_captions": len(data.captions),
-            "beyond_context": {data.long_captions: _context(data).count(_BEYOND)},
+            "beyond_context": {data.long_captions: parts["context"].count(_BEYOND)},
         },
     )
 

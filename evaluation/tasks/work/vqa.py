@@ -30,10 +30,10 @@ def measure(task: VisualQuestionAnswering, data: Embedded) -> Scores:
     known = task.candidates or tuple(model.answers)
 
     def answered(questions: list[list[str]]) -> list[str]:
-        pictures = data.pictures()
+        seen = data.seen_by(model)
         if task.candidates:
-            return [known[number] for number in model.rank_answers(pictures, questions, known).argmax(axis=1)]
-        return [known[number] for number in model.answer(pictures, questions).argmax(axis=1)]
+            return [known[number] for number in model.rank_answers(seen, questions, known).argmax(axis=1)]
+        return [known[number] for number in model.answer(seen, questions).argmax(axis=1)]
 
     given = answered(asked)
     # Beside the image half the set away: neighbours may be of one group.

@@ -22,7 +22,7 @@ from infra.formats.testset.captions import CaptionsJson
 from infra.formats.testset.evalset import Broken, EvalSet, Form, Packed, Sample, SetFiles, find_sets, known_forms
 from infra.formats.testset.folders import ImageFolder
 from infra.formats.testset.hugging_face import HubParquet, SavedDataset
-from infra.formats.testset.images import decode_image
+from infra.formats.testset.images import decode_image, decode_regions
 from infra.formats.testset.metadata_folder import MetadataFolder
 from infra.formats.testset.selections import SugarCrepe, WinoGAViL, Winoground
 from infra.formats.testset.texts import (
@@ -59,6 +59,7 @@ __all__ = [
     "WordAnalogies",
     "WordPairs",
     "decode_image",
+    "decode_regions",
     "find_sets",
     "known_forms",
     "prompts",

@@ -11,12 +11,14 @@ from pydantic import TypeAdapter
 
 from infra.config import Choice
 from infra.errors import ConfigError, DataError
-from infra.formats.testset.images import decode_image
+from infra.formats.testset.images import decode_image, decode_regions
 from infra.run.manifest import Artifact
 from infra.store import Store
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from infra.formats.regions import Regions
 
 __all__ = ["SPLITS", "Broken", "EvalSet", "Form", "Packed", "Sample", "SetFiles", "find_sets", "known_forms"]
 
@@ -46,7 +48,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Packed:
-    """A sample whose image is still encoded; no bytes in a set without images."""
+    """A sample whose image is still encoded; no bytes in a set without images.
+
+    ``regions``: members that a detector left of the image, by extension; an image that has them may have no pixels.
+    """
 
     key: str
     image: bytes
@@ -54,10 +59,24 @@ class Packed:
     captions: tuple[str, ...]
     metadata: str = ""
     labels: tuple[int, ...] = ()
+    regions: Mapping[str, bytes] = field(default_factory=dict)
+
+    @property
+    def pictured(self) -> bool:
+        """False for an image with regions and no pixels."""
+        return bool(self.image) or not self.regions
+
+    def decoded(self) -> Image:
+        """The image. Raises DataError, naming the sample, if it has no pixels or cannot be decoded."""
+        if not self.pictured:
+            raise DataError(
+                f"sample {self.key!r} has regions and no pixels", expected="an image, or a model that reads regions"
+            )
+        return decode_image(self.image, self.key)
 
     def without_image(self) -> Packed:
-        """The sample with no bytes, to be kept."""
-        return replace(self, image=b"")
+        """The sample with no bytes of its image, to be kept."""
+        return replace(self, image=b"", regions={})
 
 
 @dataclass(frozen=True)
@@ -174,8 +193,7 @@ class EvalSet:
     def __iter__(self) -> Iterator[Sample]:
         """Yield every sample in shard order. Raises DataError naming a sample that cannot be read."""
         for packed in self._every():
-            image = decode_image(packed.image, packed.key)
-            yield Sample(packed.key, image, packed.label, packed.captions, packed.metadata, packed.labels)
+            yield Sample(packed.key, packed.decoded(), packed.label, packed.captions, packed.metadata, packed.labels)
 
     def images(self, places: Collection[int]) -> dict[int, Image]:
         """Return the images at ``places``, counted in the order of iteration; the others are skipped undecoded."""
@@ -185,13 +203,19 @@ class EvalSet:
             if len(found) == len(wanted):
                 break
             if place in wanted:
-                found[place] = decode_image(packed.image, packed.key)
+                found[place] = packed.decoded()
         return found
 
+    def regions(self) -> Iterator[Regions]:
+        """Yield the regions of every image, in order. Raises DataError naming a sample that has none."""
+        for packed in self._every():
+            yield decode_regions(packed.regions, packed.key)
+
     def encoded(self, shard: int) -> Iterator[tuple[str, bytes]]:
-        """Yield key and encoded image of every sample of a shard."""
+        """Yield key and encoded image of every sample of a shard that has pixels."""
         for packed in self.packed(shard):
-            yield packed.key, packed.image
+            if packed.pictured:
+                yield packed.key, packed.image
 
     def packed(self, shard: int) -> Iterator[Packed]:
         """Yield every sample of a shard. Raises DataError naming one that is not as it must be, of a strict set."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from infra.errors import DataError
 from infra.formats.testset.evalset import Broken, EvalSet, Packed
-from infra.formats.testset.images import decode_image
+from infra.formats.testset.images import decode_image, decode_regions
 from infra.formats.testset.texts import read_cues, read_languages
 from infra.threads import mapped
 
@@ -17,7 +17,7 @@ __all__ = ["Holdings", "read_holdings"]
 _AHEAD = 64  # images that are held at once
 
 _Seen = tuple[Packed | None, tuple[str, ...], Broken | None]
-"""A sample without its image's bytes, the languages of its captions, and what is wrong."""
+"""A sample, the languages of its captions, and what is wrong."""
 
 
 @dataclass
@@ -25,6 +25,8 @@ class Holdings:
     """Counts of good samples and of broken ones. ``examples`` has the first error of each kind of those."""
 
     images: int = 0
+    with_pixels: int = 0
+    with_regions: int = 0
     captions: int = 0
     labels: Counter[int] = field(default_factory=Counter)
     languages: Counter[str] = field(default_factory=Counter)
@@ -39,6 +41,8 @@ class Holdings:
             self.examples.setdefault(wrong.problem, str(wrong.error))
         elif sample is not None:
             self.images += 1
+            self.with_pixels += sample.pictured
+            self.with_regions += bool(sample.regions)
             self.captions += len(sample.captions)
             self.languages.update(filter(None, languages))
             if sample.label >= 0:
@@ -79,7 +83,10 @@ def _see(one: Packed | Broken, examples: EvalSet, *, decode: bool) -> _Seen:
         return None, (), Broken(problem, error)
     if decode and examples.pictured:
         try:
-            decode_image(one.image, one.key)
+            if one.regions:
+                decode_regions(one.regions, one.key)
+            if one.pictured:
+                decode_image(one.image, one.key)
         except DataError as error:
             return None, (), Broken(error.found.partition(":")[0], error)
-    return one.without_image(), tuple(languages), None
+    return one, tuple(languages), None

@@ -9,7 +9,8 @@
 
 A sample of a ``multilabel`` set has ``npy`` for ``cls``, with a 0 or 1 for each class. What an optional ``json`` says
 of a sample (its group, the languages of its captions) is for tasks to read, and so are the whole numbers of its
-``npy``, in which DataComp keeps WILDS's metadata: they are the field ``npy``.
+``npy``, in which DataComp keeps WILDS's metadata: they are the field ``npy``. Beside the image, or in its place, a
+detector's regions may stand (:mod:`infra.formats.regions`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 from infra.errors import DataError
+from infra.formats.region_shape import BOXES, CLASSES, REGIONS
 from infra.formats.shards import IMAGE_EXTENSIONS, dotted_name_hint, read_samples
 from infra.formats.testset.evalset import Broken, EvalSet, Form, Packed, SetFiles
 from infra.formats.testset.texts import decoded, read_classes, read_kind, read_templates
@@ -81,14 +83,15 @@ def _sample(raw: dict[str, Any], name: str, kind: str, classes: int) -> Packed |
     key, array, labelled = raw["__key__"], raw.get("npy"), kind in ("classification", "multilabel")
     problem = "no image"
     try:
-        image = _image_bytes(raw)
+        regions = {part: bytes(raw[part]) for part in (REGIONS, BOXES, CLASSES) if part in raw and REGIONS in raw}
+        image = _image_bytes(raw) if not regions or any(one in raw for one in IMAGE_EXTENSIONS) else b""
         problem = "no valid label" if labelled else "no caption"
         label = _label(raw, name, classes) if kind == "classification" else -1
         labels = classes_shown(array or b"", key, classes) if kind == "multilabel" else ()
         captions = () if labelled else _captions(raw)
         problem = "bad metadata"
         numbers = whole_numbers(array, key) if array and kind == "classification" else None
-        return Packed(key, image, label, captions, _metadata(raw, numbers), labels)
+        return Packed(key, image, label, captions, _metadata(raw, numbers), labels, regions)
     except DataError as error:
         return Broken(problem, error)
 

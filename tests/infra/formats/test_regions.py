@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.formats.region_shape import RegionShape
-from infra.formats.regions import pack, read_regions
+from infra.formats.regions import Regions, pack, read_regions
 
 DRAW = np.random.default_rng(0)
 BOXES = np.array([[0, 0, 1, 1], [0.25, 0.5, 0.75, 1], [0.5, 0, 0.625, 0.25]], np.float16)
@@ -50,6 +50,27 @@ def test_a_table_has_all_of_a_region_in_a_row():
         pack(whole, RegionShape(5, 6, 0))
     with pytest.raises(ValueError, match=r"no classes\.npy"):
         pack(whole._replace(classes=None), found)
+
+
+def test_each_of_several_pictures_has_the_regions_whose_centre_is_in_it():
+    random = np.random.default_rng(1)
+    corners = np.sort(random.random((40, 2, 2)), axis=1)
+    boxes = corners.reshape(40, 4).astype(np.float32)
+    features = random.normal(size=(40, 2)).astype(np.float32)
+    shape = RegionShape(most=8, features=2, classes=0, pictures=3)
+    table = pack(Regions(features, boxes, None), shape)
+    assert table.shape == (shape.rows, 6) == (24, 6)
+    for number in range(3):
+        expected = []
+        for feature, (left, top, right, bottom) in zip(features, boxes, strict=True):
+            if number / 3 <= (left + right) / 2 < (number + 1) / 3:
+                expected.append([*feature, max(0, 3 * left - number), top, min(1, 3 * right - number), bottom])
+        assert len(expected) > 3
+        own = table[8 * number : 8 * number + 8]
+        assert own[: len(expected)] == pytest.approx(np.array(expected[:8]), abs=1e-5)
+        assert not own[len(expected) :].any()
+    edge = Regions(features[:1], np.array([[1 - 2**-24, 0, 1, 1]], np.float32), None)
+    assert pack(edge, shape)[16, :2] == pytest.approx(features[0])
 
 
 def test_rounding_beyond_the_edges_is_cut():

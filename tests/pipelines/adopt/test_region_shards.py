@@ -83,7 +83,7 @@ def test_broken_samples_are_counted_and_passed_over(made, tmp_path):
         tokenize=Tokenizer(tokenize),
         min_side=16,
         folder=tmp_path / "cache",
-        regions=config.objective.regions(),
+        regions=config.objective.regions({}),
     )
     assert (len(source), source.incomplete) == (len(made) - 1, 1)
     loader = Loader(source, config, World(), (16, 16))
@@ -121,3 +121,15 @@ def test_a_detector_sees_what_is_drawn(made):
             (row,) = (abs(found.boxes - place).max(1) < 1e-6).nonzero()[0]
             right.append(COMBINATIONS[found.classes[row].argmax()] == (item.shape, item.colour))
     assert 0.8 < np.mean(right) < 1
+
+
+def test_two_images_side_by_side_have_the_regions_of_both():
+    from infra.formats.region_shape import RegionShape
+    from infra.formats.regions import pack, read_regions
+    from workflows.demo.pairs import compare
+
+    one, _ = compare("same", 5)
+    alone = RegionShape(6, regions.FEATURES, len(COMBINATIONS))
+    table = pack(read_regions(regions.members(one)), alone._replace(pictures=2))
+    for image, half in zip((one.left, one.right), (table[:6], table[6:]), strict=True):
+        assert half == pytest.approx(pack(regions.detect(image), alone), abs=5e-3)

@@ -1,6 +1,7 @@
 """Whole runs with each objective: stopped and continued on other numbers of ranks, and loaded by open_clip."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import open_clip
@@ -10,7 +11,10 @@ from nesting import nested
 from safetensors.torch import save_file
 from small_data import MODEL
 
+from infra.encoder.open_clip import load_encoder
 from infra.errors import Preempted
+from infra.fusion.config import FOLDER
+from infra.fusion.encoder import FusionEncoder, read_fusion
 from infra.run.context import Context
 from infra.store import LocalStore
 from training.config import Config
@@ -18,6 +22,9 @@ from training.data.samples import Shards
 from training.distributed.world import World
 from training.inputs import Inputs
 from training.loop import train
+from workflows.demo.compositions import pair
+from workflows.demo.regions import detect
+from workflows.demo.scenes import SHAPES
 
 pytestmark = pytest.mark.long  # several processes
 
@@ -43,6 +50,7 @@ RUNS = {
         "objective__features": 32,
         "objective__classes": 36,
     },
+    "vqa": {"objective__kind": "vqa", "objective__answers": SHAPES, "objective__images": 1},
     "data2vec": {"objective__kind": "data2vec", "objective__layers": 1},
 }
 
@@ -74,7 +82,11 @@ def run(folder, shards, regions, teacher, stop_at=None, **changes):
         )
         config = Config(**nested({**values, **own, **changes}))
         try:
-            inputs = Inputs({"shards": tars[config.objective.regions() is not None]}, models={"teacher": teacher})
+            # Answers are learnt by the model that vilbert, before it, has left.
+            models = (
+                {"pretrained": folder.parent / "calm/vilbert/data"} if name == "vqa" else {"teacher": Path(teacher)}
+            )
+            inputs = Inputs({"shards": tars[config.objective.regions(models) is not None]}, models=models)
             train(config, inputs, context, World.join(torch.device("cpu")))
         except Preempted:
             assert stop_at is not None
@@ -99,6 +111,13 @@ def test_every_objective_trains_the_same_on_any_number_of_ranks(ranks, shards, r
         if name != "vsepp":  # whose loss grows harder
             assert np.mean([line["loss"] for line in calm[-2:]]) < calm[0]["loss"], name
         open_clip.create_model(f"local-dir:{tmp_path}/calm/{name}/data", require_pretrained=True)
+
+    folder = tmp_path / "calm/vqa/data"
+    encoder = load_encoder(folder)
+    answering = FusionEncoder(encoder, *read_fusion(encoder.model, LocalStore(folder), FOLDER))
+    images = [detect(pair("attribute", number)[0]) for number in range(3)]
+    assert answering.answers == SHAPES and answering.regions == (3, 32, 0, 1)
+    assert answering.answer(images, [["a red"], [], ["a blue", "a red"]]).shape == (3, len(SHAPES))
 
 
 def run_in_parts(folder, shards, regions, teacher):

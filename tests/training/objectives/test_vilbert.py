@@ -12,11 +12,8 @@ from small_steps import steps_of
 from test_albef_parts import batch, build, candidates
 from torch import nn
 
-from infra.encoder.open_clip import OpenClipEncoder
-from infra.errors import DataError
 from infra.formats.region_shape import RegionShape
 from infra.formats.regions import pack
-from infra.fusion.encoder import FusionEncoder
 from infra.fusion.network import Layout
 from infra.run.context import Context
 from infra.store import LocalStore
@@ -214,8 +211,6 @@ def test_the_loaded_model_scores_as_the_trained_one(ranks, region_shards, tmp_pa
     assert len({round(score, 5) for score in expected}) > 3
     described = json.loads((tmp_path / "data/fusion/config.json").read_text())
     assert (described["kind"], described["regions"]) == ("co_attention", [6, 32, 0])
-    with pytest.raises(DataError, match="regions"):
-        FusionEncoder(OpenClipEncoder(f"local-dir:{tmp_path / 'data'}"), matcher.fusion)
 
 
 def test_masked_words_are_read_off_the_regions():

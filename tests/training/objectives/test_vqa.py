@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from small_data import MODEL, draw
 from test_albef_parts import batch, build
+from test_vilbert import CLASSES, FEATURES, MOST, tables
 from torch import nn
 
 from infra.encoder.open_clip import load_encoder
@@ -32,7 +33,11 @@ from training.objectives.vqa.objective import VQA
 pytestmark = pytest.mark.long  # trains
 
 BATCH = 8
-KINDS = {"two_stream": {"kind": "two_stream", "layers": 1}, "single_stream": {"kind": "single_stream"}}
+KINDS = {
+    "two_stream": {"kind": "two_stream", "layers": 1},
+    "single_stream": {"kind": "single_stream"},
+    "co_attention": {"kind": "co_attention", "layers": 2, "regions": [MOST, FEATURES, CLASSES]},
+}
 ANSWERS = {"one": [7], "two words": [8, 9], "words": [9]}
 
 
@@ -44,7 +49,7 @@ class Tokens:
 
 
 def pretrained(folder, kind, model):
-    """A fusion encoder in ``folder`` as albef and vilt leave one."""
+    """A fusion encoder in ``folder`` as albef, vilt and vilbert leave one."""
     config = {**KINDS[kind], "vocabulary": int(model.vocab_size), "matching": True}
     torch.manual_seed(4)
     (folder / "fusion").mkdir(parents=True)
@@ -53,9 +58,11 @@ def pretrained(folder, kind, model):
     return folder
 
 
-def asked(seed):
-    """Images, and questions with an answer behind them; the last one has none."""
+def asked(seed, kind="single_stream"):
+    """Images or tables of regions, and questions with an answer behind them; the last one has none."""
     images, texts = batch(BATCH, seed)
+    if kind == "co_attention":
+        images = tables(BATCH, seed)[..., : FEATURES + 4]
     rows = list(ANSWERS.values())
     for number, text in enumerate(texts[:-1]):
         end, answer = int(text.argmax()), rows[(number + seed) % 3]
@@ -64,7 +71,7 @@ def asked(seed):
     return images, texts
 
 
-def steps(folder, parts=1):
+def steps(folder, kind, parts=1):
     settings = train.Config(batch_size=BATCH, objective=vqa.Config(answers=tuple(ANSWERS)))
     module, world = VQA(use_fast_blocks(build()), settings.objective, settings, {"pretrained": folder}).double(), None
     module.use_tokenizer(Tokens())
@@ -73,7 +80,7 @@ def steps(folder, parts=1):
     optimizer = torch.optim.SGD([weight for weight in module.parameters() if weight.requires_grad], lr=0.3)
     share, losses = BATCH // world.size, []
     for seed in range(2):
-        images, texts = (x[world.rank * share :][:share] for x in asked(seed))
+        images, texts = (x[world.rank * share :][:share] for x in asked(seed, kind))
         size = share // parts
 
         def encode_part(part, images=images, texts=texts, size=size):
@@ -91,16 +98,26 @@ def steps(folder, parts=1):
 
 
 @pytest.mark.parametrize(
-    ("kind", "pictures"), [("two_stream", 1), ("single_stream", 1), ("two_stream", 2), ("single_stream", 3)]
+    ("kind", "pictures"),
+    [
+        ("two_stream", 1),
+        ("single_stream", 1),
+        ("co_attention", 1),
+        ("two_stream", 2),
+        ("single_stream", 3),
+        ("co_attention", 2),
+    ],
 )
 def test_the_loss_is_that_of_each_question_alone(tmp_path, kind, pictures):
     model = use_fast_blocks(build())
     settings = train.Config(batch_size=BATCH, objective=vqa.Config(answers=tuple(ANSWERS), images=pictures))
     module = VQA(model, settings.objective, settings, {"pretrained": pretrained(tmp_path, kind, model)}).double()
     module.use_tokenizer(Tokens())
-    images, texts = asked(1)
-    images = torch.cat([images, *(asked(seed)[0] for seed in range(2, pictures + 1))], dim=3)
-    losses = module.loss(module(images.double(), texts))
+    images, texts = asked(1, kind)
+    shown = [images.double(), *(asked(seed, kind)[0].double() for seed in range(2, pictures + 1))]
+    if kind == "co_attention":
+        shown[-1][3] = 0.0  # a picture in which the detector found nothing
+    losses = module.loss(module(torch.cat(shown, dim=1 if kind == "co_attention" else 3), texts))
     losses["loss"].backward()
     found = {name: weight.grad.clone() for name, weight in module.named_parameters() if weight.requires_grad}
     assert all(gradient.abs().max() > 0 for gradient in found.values())
@@ -114,7 +131,7 @@ def test_the_loss_is_that_of_each_question_alone(tmp_path, kind, pictures):
         lengths = torch.tensor([length])
         words = module.fusion.read_texts(model, question, lengths)
         states = []
-        for picture in images[number : number + 1].double().split(16, dim=3):
+        for picture in (images[number : number + 1] for images in shown):
             seen = module.fusion.read_images(model, picture)
             states.append(module.fusion.fuse(model, words, Layout(lengths, words.device), seen, torch.tensor([0]))[-1])
         logits = module.fusion.answer_head(torch.cat(states))
@@ -132,8 +149,8 @@ def test_the_loss_is_that_of_each_question_alone(tmp_path, kind, pictures):
 @pytest.mark.parametrize("kind", KINDS)
 def test_ranks_and_parts_change_nothing(ranks, tmp_path, kind):
     folder = pretrained(tmp_path, kind, build())
-    losses, gradients = steps(folder)
-    for results in ([steps(folder, 4)], ranks(2, steps, folder, 2)):
+    losses, gradients = steps(folder, kind)
+    for results in ([steps(folder, kind, 4)], ranks(2, steps, folder, kind, 2)):
         for number, line in enumerate(losses):
             for name, loss in line.items():
                 found = sum(result[0][number][name] for result in results) / len(results)

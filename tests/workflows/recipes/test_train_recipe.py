@@ -102,12 +102,32 @@ def test_test_sets_without_a_folder_are_told_before_anything_runs():
     assert caught.value.fix == "--set tests=FOLDER"
 
 
-def test_the_objective_says_what_shards_hold(given):
-    made = {
-        kind: load("train").function(shards=[str(given / "shards")], objective=kind) for kind in ("vilt", "vilbert")
+def test_the_objective_says_what_shards_hold(given, tmp_path):
+    """And where it learns what to read from the model that it starts from, that model does."""
+    folders = {"dual": tmp_path / "dual", "vilbert": tmp_path / "artifact/data"}
+    for folder in folders.values():
+        (folder / "fusion").mkdir(parents=True)
+    described = {"kind": "co_attention", "layers": 1, "regions": [4, 8, 2], "vocabulary": None, "matching": True}
+    (folders["vilbert"] / "fusion/config.json").write_text(json.dumps(described))
+    vqa = {"kind": "vqa", "answers": ["yes", "no"]}
+    asked = {
+        "vilt": ("vilt", None),
+        "vilbert": ("vilbert", None),
+        "vqa of a dual encoder": (vqa, folders["dual"]),
+        "vqa of a vilbert's data": (vqa, folders["vilbert"]),
+        "vqa of a vilbert's artifact": (vqa, tmp_path / "artifact"),
+        "vqa of one elsewhere": (vqa, "s3://bucket/model"),
     }
-    kinds = {kind: next(iter(workflow)).config.contents.kind for kind, workflow in made.items()}
-    assert kinds == {"vilt": "shards", "vilbert": "region_shards"}
+    kinds = {}
+    for name, (objective, start) in asked.items():
+        start = None if start is None else str(start)
+        made = load("train").function(shards=[str(given / "shards")], objective=objective, pretrained=start)
+        kinds[name] = next(iter(made)).config.contents.kind
+    assert [name for name, kind in kinds.items() if kind == "region_shards"] == [
+        "vilbert",
+        "vqa of a vilbert's data",
+        "vqa of a vilbert's artifact",
+    ]
 
 
 def test_a_misspelt_model_is_told_before_anything_runs():

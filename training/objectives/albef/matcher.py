@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from infra.errors import ConfigError
-from infra.fusion.encoder import FOLDER, read_fusion
+from infra.fusion.config import FOLDER, fusion_folder
+from infra.fusion.encoder import read_fusion
 from infra.fusion.heads import FusionModel
 from infra.fusion.network import Layout
 from infra.fusion.towers import lengths_of
@@ -36,15 +37,16 @@ class Matcher(nn.Module):
 
         Raises ConfigError if there is no fusion encoder, or if it was trained without matching.
         """
-        found = [place for place in (folder / "data", folder) if (place / FOLDER / "config.json").is_file()]
-        if not found:
+        fusion_at = fusion_folder(store := LocalStore(folder))
+        if fusion_at is None:
             raise ConfigError(
                 "there is no fusion encoder",
                 expected=f"a folder {FOLDER} beside open_clip's files, as albef, vilt and vilbert write it",
                 found=str(folder),
             )
-        model = use_fast_blocks(open_clip.create_model(f"local-dir:{found[0]}", require_pretrained=True))
-        fusion, _ = read_fusion(model, LocalStore(found[0]), FOLDER)
+        beside = (folder / fusion_at).parent
+        model = use_fast_blocks(open_clip.create_model(f"local-dir:{beside}", require_pretrained=True))
+        fusion, _ = read_fusion(model, store, fusion_at)
         return cls(model, fusion).eval()
 
     @torch.no_grad()

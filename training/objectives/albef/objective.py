@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from infra.device import to_device
-from infra.fusion.encoder import FOLDER
+from infra.fusion.config import FOLDER
 from infra.fusion.network import Fusion, Layout, token_places
 from infra.fusion.towers import encode_images, shared_width, token_widths, word_embedding
 from training.distributed.collectives import all_gather, global_mean, rank

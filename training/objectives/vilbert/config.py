@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
 from pydantic import Field
 
 from infra.errors import ConfigError
@@ -34,7 +37,7 @@ class Config(ObjectiveConfig):
         32, ge=2, description="neighbouring samples that wrong images are drawn from; a divisor of the micro-batch"
     )
 
-    def regions(self) -> RegionShape:
+    def regions(self, models: Mapping[str, Path]) -> RegionShape:
         return RegionShape(self.most_regions, self.features, self.classes if self.mrm_weight else 0)
 
     def check(self, micro_batch: int) -> None:

@@ -35,7 +35,7 @@ class ViLBERT(Fused):
     fusion: Any  # a CoAttention
 
     def __init__(self, model: nn.Module, config: Config, run: Run, *_: object) -> None:
-        described = {"kind": "co_attention", "layers": config.layers, "regions": list(config.regions())}
+        described = {"kind": "co_attention", "layers": config.layers, "regions": list(config.regions({})[:3])}
         weights = {"itm": config.itm_weight, "mlm": config.mlm_weight, "mrm": config.mrm_weight}
         super().__init__(model, config, run, described, weights)
         self.region_rate = config.mask_rate

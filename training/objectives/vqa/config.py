@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import ClassVar
 
 from pydantic import Field, field_validator
 
 from infra.errors import ConfigError
+from infra.formats.region_shape import RegionShape
+from infra.fusion.config import fusion_folder, read_fusion_config, regions_read
+from infra.store import LocalStore
 from training.objectives.config import ObjectiveConfig
 
 __all__ = ["Config"]
 
 
 class Config(ObjectiveConfig):
-    """Answers as classes, learnt by a fusion model that albef or vilt has trained: the input ``pretrained``.
+    """Answers as classes, learnt by a fusion model that albef, vilt or vilbert has trained: the input ``pretrained``.
 
-    A caption is a question with its answer behind it: ``what colour is the star? red``. Statements are questions, too:
-    of entailment, or of two images, as NLVR2's.
+    It reads what that model does, pixels or a detector's regions. A caption is a question with its answer behind it:
+    ``what colour is the star? red``. Statements are questions, too: of entailment, or of two images, as NLVR2's.
     """
 
     kind = "vqa"
@@ -36,3 +41,10 @@ class Config(ObjectiveConfig):
 
     def side_by_side(self) -> int:
         return self.images
+
+    def regions(self, models: Mapping[str, Path]) -> RegionShape | None:
+        """Those that the model to start from reads, of so many pictures."""
+        store = LocalStore(models["pretrained"]) if "pretrained" in models else None
+        if store is None or (folder := fusion_folder(store)) is None:
+            return None
+        return regions_read({**read_fusion_config(store, folder), "images": self.images})

@@ -6,22 +6,22 @@ has one answer here, so the loss is the cross-entropy of a softmax. Entailment i
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor, nn
 
 from infra.device import to_device
 from infra.errors import ConfigError
-from infra.fusion.answering import answer, apart
+from infra.fusion.answering import answer
 from infra.fusion.build import build_fusion
-from infra.fusion.encoder import FOLDER
+from infra.fusion.config import FOLDER, fusion_folder, read_fusion_config
 from infra.fusion.towers import lengths_of
+from infra.store import LocalStore
 from training.distributed.collectives import global_mean
 from training.objectives.base import Companion, Objective
 
@@ -42,28 +42,26 @@ class VQA(Objective):
         super().__init__(model)
         pretrained = inputs["pretrained"]
         self.config = config
-        folder = next(
-            (place / FOLDER for place in (pretrained / "data", pretrained) if (place / FOLDER).is_dir()), None
-        )
+        folder = fusion_folder(store := LocalStore(pretrained))
         if folder is None:
             raise ConfigError(
                 "the model to start from has no fusion encoder",
-                expected=f"a folder {FOLDER}, as the objectives albef and vilt leave it",
+                expected=f"a folder {FOLDER}, as the objectives albef, vilt and vilbert leave it",
                 found=str(pretrained),
             )
-        before = json.loads((folder / "config.json").read_bytes())
+        before = read_fusion_config(store, folder)
         answers = list(config.answers)
         self.described = {**before, "vocabulary": None, "matching": False, "answers": answers, "images": config.images}
+        if "regions" in before:  # nobody guesses their classes any more
+            self.described["regions"] = [*before["regions"][:2], 0]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(run.seed)
             self.fusion = build_fusion(model, self.described)
-        if self.fusion.reads != "pixels":
-            raise ConfigError(
-                "the model to start from does not read pixels", expected="albef's or vilt's", found=self.fusion.reads
-            )
         own = self.fusion.state_dict()
         same = (before.get("answers"), before.get("images", 1)) == (answers, config.images)
-        weights = {name: weight for name, weight in load_file(folder / "model.safetensors").items() if name in own}
+        weights = {
+            name: weight for name, weight in load(store.read(f"{folder}/model.safetensors")).items() if name in own
+        }
         self.fusion.load_state_dict(
             own | {name: weight for name, weight in weights.items() if same or not name.startswith("answer_head")}
         )
@@ -79,14 +77,16 @@ class VQA(Objective):
             raise ConfigError("two of objective.answers are the same words, or one has none")
 
     def forward(self, images: Tensor, texts: Tensor) -> dict[str, Tensor]:
-        """Answer the questions of ``texts`` (b, context) about ``images`` (b, 3, h, config.images * w).
+        """Answer the questions of ``texts`` (b, context) about ``images``.
+
+        These are pixels (b, 3, h, config.images * w), or regions (b, config.images * most, columns).
 
         ``answer`` is each sample's loss, ``right`` whether the likeliest answer is its own, ``answered`` whether it has
         one: if not, the others are 0.
         """
         questions, lengths, numbers = self.split(texts.cpu())
         device = images.device
-        seen = self.fusion.read_images(self.model, apart(images, self.config.images))
+        seen = self.fusion.read_images(self.model, self.fusion.apart(images))
         words = self.fusion.read_texts(self.model, questions, lengths)
         logits = answer(self.fusion, self.model, words, lengths, seen, torch.arange(len(texts), device=device))
         targets = to_device(numbers.clamp(min=0), device)
