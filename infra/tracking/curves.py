@@ -20,6 +20,11 @@ class Curves:
     def __init__(self, client: MlflowClient) -> None:
         self._client = client
         self._last_step: dict[tuple[str, str], int] = {}  # by run and name
+        self._new: set[str] = set()
+
+    def begin(self, run: str) -> None:
+        """Take note that ``run`` was made just now: MLflow need not be asked for its points."""
+        self._new.add(run)
 
     def new_points(self, run: str, values: Mapping[str, float], step: int, time: float) -> list[Metric]:
         """The points of ``values`` at ``step`` that the run does not have yet; ``time`` in seconds since the epoch.
@@ -46,6 +51,6 @@ class Curves:
     def _last(self, run: str, key: str) -> int:
         """The last step of a curve, read from MLflow once; -1 if there is none."""
         if (run, key) not in self._last_step:
-            history = self._client.get_metric_history(run, allowed_name(key))
+            history = [] if run in self._new else self._client.get_metric_history(run, allowed_name(key))
             self._last_step[run, key] = max((point.step for point in history), default=-1)
         return self._last_step[run, key]

@@ -141,15 +141,18 @@ class Projection:
     # --- the run
 
     def _run_started(self, event: RunStarted) -> None:
-        tags = {"mlflow.source.name": event.recipe}
+        # Tags, not parameters: resuming with other workers or time limits is the same run.
+        tags = {
+            "mlflow.source.name": event.recipe,
+            "clipline.recipe": event.recipe,
+            "clipline.settings": event.settings[:5000],
+        }
         if event.commit:
             tags["mlflow.source.git.commit"] = event.commit
-        self._runs.open_parent(event.run, tags, event.parameters, event.sweep)
+        if self._runs.open_parent(event.run, tags, event.parameters, event.sweep):
+            self._curves.begin(self._state.parent)
         self._state.headline = event.headline
         self._state.parameters = event.parameters
-        # Tags, not parameters: resuming with other workers or time limits is the same run.
-        self._client.set_tag(self._state.parent, "clipline.recipe", event.recipe)
-        self._client.set_tag(self._state.parent, "clipline.settings", event.settings)
 
     def _gate(self, event: Gate) -> None:
         """Note how the gate's checks went, and register the model if all passed."""
@@ -177,8 +180,15 @@ class Projection:
     def _stage_started(self, event: StageStarted) -> None:
         if event.forced:
             self._runs.supersede(event.stage)
-        self._runs.open_child(event.stage, event.digest, event.config)
-        self._client.update_run(self._runs.child(event.stage), status="RUNNING")
+        if not self._open_child(event.stage, event.digest, event.config):
+            self._client.update_run(self._runs.child(event.stage), status="RUNNING")
+
+    def _open_child(self, stage: str, digest: str, config: Mapping[str, object], *, cached: bool = False) -> bool:
+        """Find or create the MLflow run of a stage; True if it is new."""
+        new = self._runs.open_child(stage, digest, config, cached=cached)
+        if new:
+            self._curves.begin(self._runs.child(stage))
+        return new
 
     def _stage_failed(self, event: StageFailed) -> None:
         if run := self._state.children.get(event.stage):
@@ -189,7 +199,7 @@ class Projection:
         artifact = Artifact.load(self._root.child(event.folder))
         inputs = {name: Artifact.load(self._root.child(folder)) for name, folder in event.inputs.items()}
         manifest = artifact.manifest
-        self._runs.open_child(event.stage, manifest.digest, manifest.config)
+        self._open_child(event.stage, manifest.digest, manifest.config, cached=isinstance(event, StageCached))
         run = self._runs.child(event.stage)
         # The manifest's numbers, on the stage's own page; the main one, where it speaks for the run, on the run's.
         values = _funnel_metrics(artifact)
@@ -202,7 +212,6 @@ class Projection:
         if event.stage in self._state.headline and main in manifest.metrics:
             parent, headline = self._state.parent, {f"{event.stage}.{main}": manifest.metrics[main]}
             self._curves.log(parent, self._curves.new_points(parent, headline, 0, event.time))
-        self._client.set_tag(run, "clipline.cached", str(isinstance(event, StageCached)).lower())
         # What it was made from and what it made.
         self._log_inputs(run, inputs)
         with tempfile.TemporaryDirectory() as scratch:

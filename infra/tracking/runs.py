@@ -48,31 +48,43 @@ class Runs:
     def __init__(self, client: MlflowClient, root: Store, folder: Store, state: State) -> None:
         self._client, self._state = client, state
         self._key = {_ROOT: _root_id(root), _RUN: folder.url.rstrip("/").rpartition("/")[2]}
-        self._opened: dict[str, tuple[str, dict[str, object]]] = {}  # digest and parameters of stages, as last logged
+        self._opened: dict[str, tuple[str, dict[str, object], bool]] = {}  # what was last told of each stage
 
     def open_parent(
         self, name: str, tags: Mapping[str, str], parameters: Mapping[str, object], sweep: str = ""
-    ) -> None:
-        """Find or create the run's own MLflow run, below that of the ``sweep`` it belongs to.
+    ) -> bool:
+        """Find or create the run's own MLflow run, below that of the ``sweep`` it belongs to; True if it is new.
 
-        A parameter that it has keeps its value: it decides no result.
+        Of a found one, a parameter that it has keeps its value: it decides no result.
         """
         if sweep:
-            tags = {**tags, "mlflow.parentRunId": self._find_or_create("", sweep, {}, run=sweep)}
-        run = self._state.parent = self._find_or_create("", name, tags)
-        known = self._client.get_run(run).data.params
+            tags = {**tags, "mlflow.parentRunId": self._find_or_create("", sweep, {}, run=sweep)[0]}
+        run, new = self._find_or_create("", name, tags)
+        self._state.parent = run
+        known = {} if new else self._client.get_run(run).data.params
         self._log_parameters(run, {key: value for key, value in parameters.items() if allowed_name(key) not in known})
-        self._client.update_run(run, status="RUNNING")
+        if not new:
+            self._client.update_run(run, status="RUNNING")
+        return new
 
-    def open_child(self, stage: str, digest: str, config: Mapping[str, object]) -> None:
-        """Find or create the MLflow run of a stage, and log its configuration, unless told the same before."""
-        opened = digest, flatten(redact_values(dict(config)))
+    def open_child(self, stage: str, digest: str, config: Mapping[str, object], *, cached: bool) -> bool:
+        """Find or create the MLflow run of a stage, and log its configuration, unless told the same before.
+
+        True if it is new: then it is running, and has no points.
+        """
+        opened = digest, flatten(redact_values(dict(config))), cached
         if self._opened.get(stage) == opened:
-            return
-        tags = {"mlflow.parentRunId": self._state.parent, "clipline.digest": digest}
-        run = self._state.children[stage] = self._find_or_create(stage, stage, tags)
+            return False
+        tags = {
+            "mlflow.parentRunId": self._state.parent,
+            "clipline.digest": digest,
+            "clipline.cached": str(cached).lower(),
+        }
+        run, new = self._find_or_create(stage, stage, tags)
+        self._state.children[stage] = run
         self._log_parameters(run, opened[1])
         self._opened[stage] = opened
+        return new
 
     def supersede(self, stage: str) -> None:
         """Let the next run of a stage be a new one: metrics append and never overwrite."""
@@ -116,8 +128,8 @@ class Runs:
         for start in range(0, len(params), _MOST):
             self._client.log_batch(run, params=params[start : start + _MOST])
 
-    def _find_or_create(self, stage: str, name: str, tags: Mapping[str, str], run: str = "") -> str:
-        """Id of the MLflow run of ``stage``, "" for the run's own, made if there is none; it gets ``tags``.
+    def _find_or_create(self, stage: str, name: str, tags: Mapping[str, str], run: str = "") -> tuple[str, bool]:
+        """Id of the MLflow run of ``stage``, "" for the run's own, and whether it was made now; it gets ``tags``.
 
         ``run``: another run below the same root.
         """
@@ -129,9 +141,9 @@ class Runs:
             for tag, value in tags.items():  # its parent may be a new one
                 if old.get(tag) != value:
                     self._client.set_tag(id_, tag, value)
-            return id_
+            return id_, False
         made = self._client.create_run(self._state.experiment, tags={**tags, **key}, run_name=name)
-        return str(made.info.run_id)
+        return str(made.info.run_id), True
 
 
 def _root_id(root: Store) -> str:

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import threading
+from collections import Counter
 
 import pytest
 from s3fs import S3FileSystem
@@ -70,6 +71,28 @@ def test_a_run_is_a_parent_with_a_child_per_stage(run, address, pages):
     assert tracker.page.endswith(
         f"/#/experiments/{parent.info.experiment_id}/runs/{parent.info.run_id}?workflowType=machine_learning"
     )
+
+
+def test_of_what_it_has_just_made_a_tracker_asks_mlflow_nothing(run, address, client, monkeypatch):
+    asked = Counter()
+
+    def counted(name, method):
+        def call(*args, **options):
+            asked[name] += 1
+            return method(*args, **options)
+
+        return call
+
+    for name in ("get_run", "update_run", "get_metric_history", "set_tag"):
+        monkeypatch.setattr(type(client), name, counted(name, getattr(type(client), name)))
+    run.begin()
+    run.start("crawl")
+    run.finish("crawl", metrics={"a": 1.0, "b": 2.0})
+    run.send(address)
+    assert not asked
+    run.forget()
+    run.send(address)
+    assert asked["get_metric_history"] >= 2 and asked["update_run"] == 2
 
 
 def test_curves_keep_every_point_once_however_often_they_are_sent(run, address, client, pages):
