@@ -1,4 +1,4 @@
-"""What a report shows as images: the funnel, the figures of a run's artifacts, the curves of its training.
+"""Images of a report: the funnel, the figures of the artifacts, the curves of a training.
 
 matplotlib, whose import takes a second, is loaded by what draws something.
 """

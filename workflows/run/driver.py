@@ -247,7 +247,7 @@ class Driver:
             self._emit(self._stages[digest], *events)
 
     def _taken(self) -> list[tuple[str, list[Event]]]:
-        """What the mailbox has. Raises RayError if it is gone, or does not answer and neither does the head."""
+        """Take the mailbox's posts. Raises RayError if it is gone, or neither it nor the head answers."""
         answer = self._mailbox.take.remote()
         while True:
             try:
