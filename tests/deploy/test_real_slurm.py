@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from slurm import SCRIPT
+from slurm import REPO, SCRIPT
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
 pytestmark = [
@@ -41,6 +41,14 @@ ReturnToService=2
 NodeName=node1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=2 State=UNKNOWN
 NodeName=node2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=2 State=UNKNOWN
 PartitionName=all Nodes=node[1-2] Default=YES MaxTime=INFINITE State=UP
+"""
+
+
+# A node with a /tmp of its own, in the folder $0, but for the paths that all nodes share.
+NODE = """set -e
+for path in "$@"; do mkdir -p "$0$path"; mount --bind "$path" "$0$path"; done
+mount --rbind "$0/tmp" /tmp
+exec slurmd -D -N node2
 """
 
 
@@ -89,8 +97,9 @@ def slurm(tmp_path, monkeypatch):
         running.enter_context(daemon("munged", "--foreground", "--force", f"--log-file={log}", *own, log=log))
         until((folder / "munge.socket").exists, 10)
         running.enter_context(daemon("slurmctld", "-D", log=log))
-        for node in ("node1", "node2"):
-            running.enter_context(daemon("slurmd", "-D", "-N", node, log=log))
+        running.enter_context(daemon("slurmd", "-D", "-N", "node1", log=log))
+        other = map(str, (tmp_path / "other", tmp_path, REPO))
+        running.enter_context(daemon("unshare", "--mount", "sh", "-c", NODE, *other, log=log))
 
         def ask(*command: object) -> str:
             return subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True).stdout.strip()
@@ -109,12 +118,13 @@ def test_a_run_on_two_nodes_is_stopped_queued_again_and_finished(slurm, tmp_path
     clipline.chmod(0o755)
     for name, value in {
         "PATH": f"{tmp_path}/bin:{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "PYTHONPATH": str(SCRIPT.parents[3]),
+        "PYTHONPATH": str(REPO),
         "CLIPLINE_ROOT": str(tmp_path / "root"),
         "TOY_DIARY": str(tmp_path / "diary"),
     }.items():
         monkeypatch.setenv(name, value)
-    shutil.copy(SCRIPT.parents[3] / "tests/workflows/toy_recipe.py", tmp_path / "toy.py")
+    monkeypatch.delenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", raising=False)  # the tests' own: Ray on one node
+    shutil.copy(REPO / "tests/workflows/toy_recipe.py", tmp_path / "toy.py")
     output, diary = tmp_path / "job.log", tmp_path / "diary"
     options = ("--parsable", "--nodes=2", "--cpus-per-task=2", f"--chdir={tmp_path}", f"--output={output}")
     job = slurm("sbatch", *options, SCRIPT, "toy.py", "--set", "shards=6", "--set", "pause_s=2")
@@ -127,6 +137,7 @@ def test_a_run_on_two_nodes_is_stopped_queued_again_and_finished(slurm, tmp_path
 
     # As before its time limit, the batch shell alone is told. Four CPUs work: of five shards begun one is committed.
     until(lambda: len(begun()) >= 5, 180)
+    assert list(tmp_path.glob(f"other/tmp/ray-{job}/ray/session_*"))
     slurm("scancel", "--batch", "--signal=TERM", job)
     until(lambda: state() == "PENDING", 120)
     assert "state is saved; queued again" in output.read_text()
@@ -137,4 +148,4 @@ def test_a_run_on_two_nodes_is_stopped_queued_again_and_finished(slurm, tmp_path
     assert "Restarts=1" in shown and "ExitCode=0:0" in shown
     assert list((tmp_path / "root").glob("artifacts/both/*/manifest.json"))
     assert len(set(begun())) == 8 and len(begun()) <= 8 + 4  # what was at work is repeated, at most
-    assert not Path(f"/tmp/ray-{job}").exists()
+    assert not list(tmp_path.glob("other/tmp/ray-*")) and not Path(f"/tmp/ray-{job}").exists()

@@ -41,6 +41,7 @@ def test_ray_starts_on_all_nodes_and_the_run_on_top(tmp_path):
     workers = next(line for line in lines if f"--address={address}" in line and line.startswith("srun"))
     assert "--nodes=2 --ntasks=2 --ntasks-per-node=1 --overlap --exclude=node1" in workers
     assert f"clipline run --wait train --set a=b c at {address}" in lines
+    assert lines[-1] == "srun --nodes=3 --ntasks=3 --ntasks-per-node=1 --overlap rm -rf /tmp/ray-4711"
     assert all("auth=token token=64" in line for line in lines if line.startswith("ray"))
     assert not any(line.startswith("scontrol") for line in lines)
 
@@ -54,6 +55,7 @@ def test_the_signal_before_the_time_limit_saves_and_queues_again(tmp_path):
     job.send_signal(signal.SIGTERM)  # a second one would end clipline at once
     assert job.wait(20) == 75
     assert calls(tmp_path).count("TERM") == 1
+    assert calls(tmp_path)[-2].endswith("rm -rf /tmp/ray-4712")
     assert calls(tmp_path)[-1] == "scontrol requeue 4712"
 
 
