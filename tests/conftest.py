@@ -23,6 +23,8 @@ hypothesis.settings.load_profile(os.environ.get("CLIPLINE_EXAMPLES", "fixed"))  
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two torch threads on two busy cores run slower than one
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+# Ray ends idle workers beyond one per CPU after a second: on two CPUs most tests would import torch in new processes.
+os.environ.setdefault("RAY_num_workers_soft_limit", "6")
 for name, value in cluster.ALONE.items():  # a test may import Ray before anybody connects
     os.environ.setdefault(name, value)
 

@@ -8,6 +8,8 @@ import time
 import pytest
 from slurm import SCRIPT, calls, said, start
 
+pytestmark = pytest.mark.alone  # sends signals at the right moment
+
 RAY = """#!/usr/bin/env bash
 echo "ray $* auth=$RAY_AUTH_MODE token=${#RAY_AUTH_TOKEN}" >>"$FAKE_LOG"
 [ "$1" = start ] && exec sleep 60

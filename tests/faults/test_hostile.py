@@ -29,7 +29,7 @@ from pipelines.extract import shard as extract_shard
 from pipelines.web import FetchError, Web
 from pipelines.web.fetcher import Fetcher
 
-pytestmark = pytest.mark.long  # every attack takes its deadline
+pytestmark = [pytest.mark.long, pytest.mark.alone]  # every attack takes its deadline
 
 APPETITE_MB = 100  # more memory than this no behaviour may cost the process that meets it
 SHARDS = ("00000", "00001")  # by deadline

@@ -208,6 +208,7 @@ def test_parts_of_hugging_face_that_are_not_here_are_one_error(folder, tmp_path,
 
 
 @pytest.mark.huggingface
+@pytest.mark.alone
 def test_a_hub_out_of_reach_is_asked_once(folder, tmp_path):
     """Hugging Face's own client would try again for half a minute."""
     parts = {
@@ -238,6 +239,7 @@ for place in sys.argv[1:]:
     assert [f"the {part} of {part} cannot be loaded" in done.stdout for part in parts] == [True, True]
 
 
+@pytest.mark.alone
 def test_published_weights_out_of_reach_are_told_within_seconds(tmp_path):
     code = "from infra.encoder.open_clip import load_encoder\nload_encoder('ViT-B-32', 'laion2b_s34b_b79k')"
     env = {**os.environ, "HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9"}

@@ -19,7 +19,7 @@ from infra.errors import LeaseHeld, LeaseLost, TransientError
 from infra.run.lease import Claim, Lease, Owner, current_claim
 from infra.store import LocalStore, open_store
 
-pytestmark = pytest.mark.long  # waits for leases
+pytestmark = [pytest.mark.long, pytest.mark.alone]  # waits for leases
 
 # Takes the lease and says so, then answers each line on stdin with whether it still has it.
 HOLDER = """

@@ -30,6 +30,7 @@ from tests.infra.tracking.followed import MODEL, curve, until
 # MLflow's own use of SQLAlchemy, deprecated since 2.1
 pytestmark = [
     pytest.mark.long,  # a tracking server
+    pytest.mark.alone,  # which fails for some time
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
 ]
 

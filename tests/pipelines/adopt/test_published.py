@@ -143,6 +143,7 @@ def test_without_a_registry_none_is_made(tmp_path):
     assert not (tmp_path / "empty").exists()
 
 
+@pytest.mark.alone
 def test_a_server_that_does_not_answer_is_told_within_seconds(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:hunter2@127.0.0.1:9")
     started = time.monotonic()
@@ -231,6 +232,7 @@ except ConfigError as error:
     return json.loads(done.stdout.splitlines()[-1]), time.monotonic() - started
 
 
+@pytest.mark.alone
 def test_a_model_of_a_hub_is_the_folder_it_is_and_stays_when_the_hub_is_gone(hub, tmp_path):
     plain = config(folder(tmp_path / "plain"))
     found, _ = ask("hf-hub:org/name", tmp_path / "hf", hub)
@@ -245,6 +247,7 @@ def test_a_model_of_a_hub_is_the_folder_it_is_and_stays_when_the_hub_is_gone(hub
     assert "names no repository" in wrong["error"]
 
 
+@pytest.mark.alone
 def test_a_hub_out_of_reach_is_told_within_seconds(tmp_path):
     found, seconds = ask("hf-hub:org/name", tmp_path / "hf", "http://127.0.0.1:9")
     assert "hf-hub:org/name cannot be had" in found["error"]

@@ -30,7 +30,7 @@ from pipelines.html.page import Html
 from pipelines.web import Response, Web
 from pipelines.web.fetcher import Fetcher
 
-pytestmark = pytest.mark.long  # crawls
+pytestmark = [pytest.mark.long, pytest.mark.alone]  # crawls
 
 DATE = "2026-01-01T00:00:00Z"
 

@@ -32,7 +32,7 @@ from pipelines.tables import read_slices
 from pipelines.web import Web
 from pipelines.web.politeness.client import LocalLimiter
 
-pytestmark = pytest.mark.long  # downloads
+pytestmark = [pytest.mark.long, pytest.mark.alone]  # downloads
 
 
 def jpeg(width=90, height=60, colour="red") -> bytes:

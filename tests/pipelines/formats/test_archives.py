@@ -15,7 +15,7 @@ from pipelines.extract.shard import Pages, find_candidates
 from pipelines.formats import archives
 from pipelines.formats.archives import listed, open_archive, read_ranges
 
-pytestmark = pytest.mark.long  # waits for a silent server
+pytestmark = [pytest.mark.long, pytest.mark.alone]  # waits for a silent server
 
 DATA = bytes(range(256)) * 200
 

@@ -29,7 +29,7 @@ from pipelines.web.policy.opt_outs import Policy
 from pipelines.web.policy.robots import RobotsRules, sitemaps
 from pipelines.web.policy.tdmrep import Reservations
 
-pytestmark = pytest.mark.long  # waits for deadlines
+pytestmark = [pytest.mark.long, pytest.mark.alone]  # waits for deadlines
 
 
 def web(site, **changes):

@@ -111,6 +111,7 @@ async def test_redirects_are_followed_and_listed():
     assert (await fetch(routes, follow=False)).header("location") == "/y"
 
 
+@pytest.mark.alone
 async def test_connections_to_a_host_are_bounded_and_paced():
     routes = {f"/{n}": answer() for n in range(12)}
 
@@ -291,6 +292,7 @@ async def test_truncated_bodies():
     assert (await refused({"/x": answer(Content_Encoding="zstd-odd")}))[0] is Drop.HTTP_ERROR
 
 
+@pytest.mark.alone
 async def test_slow_servers_meet_the_deadline(monkeypatch):
     never = asyncio.Event()
 

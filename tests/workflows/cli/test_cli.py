@@ -414,6 +414,7 @@ print(json.dumps(loaded))
 
 
 @pytest.mark.long
+@pytest.mark.alone
 def test_planning_seventeen_stages_takes_half_a_second(toy):
     """Of CPU, user and system, the best of three: 0.43 s on a core of its own, half as much again on a shared one.
 

@@ -140,6 +140,7 @@ def test_an_address_that_is_none_is_told_at_once(address, reason):
 
 
 @pytest.mark.long
+@pytest.mark.alone
 def test_what_takes_connections_and_is_no_ray_head_is_told_within_seconds():
     with socket.create_server(("127.0.0.1", 0)) as silent:
         assert "did not answer as a Ray head" in why_unreachable(f"127.0.0.1:{silent.getsockname()[1]}", timeout_s=4.0)

@@ -16,6 +16,8 @@ import pytest
 from workflows.run import notify as module
 from workflows.run.notify import VARIABLE, notify
 
+pytestmark = pytest.mark.alone  # waits half a second and a second for answers
+
 SECRET = "T0p5ecretPath"
 
 

@@ -265,6 +265,7 @@ def test_no_secret_of_the_submitter_is_written_anywhere(cluster, tmp_path):
         assert [path for path in files if secret.encode() in path.read_bytes()] == []
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "address", ["http://127.0.0.1:1", "http://127.0.0.1:99999", "ray://127.0.0.1:10001", "auto", "127.0.0.1:8265"]
 )
