@@ -5,7 +5,8 @@
 The demo's questions, statements, or statements about two images, written as shards. A fusion model is pretrained on
 the questions, learns their answers, and then, if it is asked statements, to judge these: from statements alone it has
 learnt nothing in as many samples. A dual encoder sees as many samples by contrast, of questions, and a linear probe
-answers from its frozen vectors of image and question and their product. Both answer the split ``unseen``: two shapes in
+answers from its frozen vectors of image and question and their product. ``vilbert`` reads no pixels but the regions of
+a made-up detector, whose boxes are exact and whose features are not. All answer the split ``unseen``: two shapes in
 two colours that training never shows together.
 
 Beside them, exactly, stands the most that any model gets that reads the words alone (``blind``), sees the images alone
@@ -34,13 +35,16 @@ from PIL import Image
 from evaluation.compare.differences import Estimate, difference
 from evaluation.tasks.work.vqa import best_constant
 from infra.encoder.open_clip import load_encoder
+from infra.formats.regions import read_regions
 from infra.fusion.config import FOLDER
 from infra.fusion.encoder import FusionEncoder, read_fusion
 from infra.store import LocalStore
 from tests.benchmarks.trainers import trained, write_shards
-from workflows.demo import drawing
-from workflows.demo.pairs import KINDS, compare
+from workflows.demo import drawing, regions
+from workflows.demo.compositions import Composition
+from workflows.demo.pairs import KINDS, Compared, compare
 from workflows.demo.questions import QUESTIONS, STATEMENTS, ask
+from workflows.demo.scenes import COMBINATIONS
 
 SIDE = 48
 MODEL: dict[str, Any] = {
@@ -54,6 +58,13 @@ GROUPS = {"vqa": 3_000, "entailment": 16_000, "pairs": 10_000}
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "vilt": {"kind": "vilt"},
     "albef": {"kind": "albef", "fusion_layers": 2, "queue_size": 1024, "alpha_warmup": 20_000},
+    "vilbert": {
+        "kind": "vilbert",
+        "layers": 2,
+        "most_regions": 8,
+        "features": regions.FEATURES,
+        "classes": len(COMBINATIONS),
+    },
 }
 
 
@@ -61,6 +72,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
 class Asked:
     """An image, (side, side, 3) or two of them side by side, what is asked of it and the right answer."""
 
+    scene: Composition | Compared
     pixels: NDArray[np.uint8]
     question: str
     answer: str
@@ -83,6 +95,7 @@ def asked(kinds: Sequence[str], split: str, groups: int) -> list[Asked]:
 def _of_images(kind: str, seed: int, unseen: bool) -> list[Asked]:
     return [
         Asked(
+            one.image,
             drawing.render_composition(one.image, SIDE),
             one.image.caption,
             one.answer,
@@ -100,7 +113,7 @@ def _of_pairs(kind: str, seed: int, unseen: bool) -> list[Asked]:
         pixels = drawing.render_side_by_side((one.left, one.right), SIDE)
         shows = _shown(one.left.items + one.right.items)
         for statement, answer in zip(one.statements, one.answers, strict=True):
-            found.append(Asked(pixels, statement, answer, kind, f"{kind} {seed}", shows))
+            found.append(Asked(one, pixels, statement, answer, kind, f"{kind} {seed}", shows))
     return found
 
 
@@ -109,8 +122,13 @@ def _shown(items: Sequence[Any]) -> str:
 
 
 def write(folder: Path, learnt: Sequence[Asked]) -> None:
-    """Shards of images, each with its question and the answer behind it."""
-    write_shards(folder, len(learnt), lambda n: (learnt[n].pixels, f"{learnt[n].question} {learnt[n].answer}"))
+    """Shards of images and their regions, each with its question and the answer behind it."""
+    write_shards(
+        folder,
+        len(learnt),
+        lambda n: (learnt[n].pixels, f"{learnt[n].question} {learnt[n].answer}"),
+        members=lambda n: regions.members(learnt[n].scene),
+    )
 
 
 def train(
@@ -130,8 +148,11 @@ def load_fused(model: Path) -> FusionEncoder:
 def fused(model: Path, told: Sequence[Asked]) -> NDArray[np.bool_]:
     """Which questions the fusion model of a folder answers right."""
     reader = load_fused(model)
-    pictures = [Image.fromarray(one.pixels) for one in told]
-    given = reader.answer(pictures, [[one.question] for one in told]).argmax(axis=1)
+    seen = [
+        Image.fromarray(one.pixels) if reader.regions is None else read_regions(regions.members(one.scene))
+        for one in told
+    ]
+    given = reader.answer(seen, [[one.question] for one in told]).argmax(axis=1)
     return np.array([reader.answers[number] == one.answer for number, one in zip(given, told, strict=True)])
 
 
@@ -237,7 +258,8 @@ class Answers:
         else:
             model = self.fusion("vqa", seed)
             last = settings(seed, answering(learnt, 1 + (name == "pairs")), args.samples)
-        return train(self.work / f"{name}{seed}", shards, last, model)
+        of = "" if args.objective == "vilt" else f"{args.objective}-"
+        return train(self.work / f"{of}{name}{seed}", shards, last, model)
 
     def dual(self, seed: int) -> Path:
         """A dual encoder of as many samples as the fusion model of the questions has seen."""

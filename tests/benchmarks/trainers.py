@@ -30,9 +30,16 @@ main(sys.argv[2:])
 
 
 def write_shards(
-    folder: Path, count: int, pair: Callable[[int], tuple[NDArray[np.uint8], str]], kind: str = "png"
+    folder: Path,
+    count: int,
+    pair: Callable[[int], tuple[NDArray[np.uint8], str]],
+    kind: str = "png",
+    members: Callable[[int], Mapping[str, bytes]] = lambda _: {},
 ) -> None:
-    """Write ``count`` pairs of pixels (h, w, 3) and caption, by their numbers, to four shards in a new ``folder``."""
+    """Write ``count`` pairs of pixels (h, w, 3) and caption, by their numbers, to four shards in a new ``folder``.
+
+    ``members``: what each has beside these, by extension.
+    """
     folder.mkdir()
     for shard, numbers in enumerate(np.array_split(np.arange(count), 4)):
         with (folder / f"{shard:05d}.tar").open("wb") as sink, TarWriter(sink) as tar:
@@ -40,6 +47,8 @@ def write_shards(
                 pixels, caption = pair(number)
                 tar.add(f"{number:06d}.{kind}", images.encode(pixels, kind))
                 tar.add(f"{number:06d}.txt", caption.encode())
+                for extension, data in members(number).items():
+                    tar.add(f"{number:06d}.{extension}", data)
 
 
 def trained(config: Mapping[str, Any], shards: Path, folder: Path, pretrained: Path | None = None) -> Path:
