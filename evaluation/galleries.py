@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from evaluation import figures
+from evaluation.cues import Cue
 from evaluation.embedded import Embedded
 from evaluation.figures import Answer, Prediction, Query
 from evaluation.groups import Group
@@ -18,7 +19,7 @@ from infra.formats.testset import EvalSet
 from infra.metrics import Classified
 from infra.ranking import top_k
 
-__all__ = ["Logits", "analogies", "predictions", "retrieval", "selections"]
+__all__ = ["Logits", "analogies", "associations", "predictions", "retrieval", "selections"]
 
 _PREDICTIONS = 12
 _QUERIES, _ANSWERS = 6, 5  # in each retrieval gallery
@@ -136,6 +137,25 @@ def selections(data: Embedded, groups: Sequence[Group], right: NDArray[np.float6
         f"{len(shown_wrong)} of {len(wrong)} wrong and {len(shown) - len(shown_wrong)} of {len(good)} right groups, "
         "drawn at random: images, and their captions by score",
     )
+
+
+def associations(data: Embedded, cues: Sequence[Cue], scores: Sequence[NDArray[np.float64]]) -> bytes:
+    """Draw cues with the candidates most like them as PNG, a cue in each row, drawn at random.
+
+    ``scores``: of each cue's candidates.
+    """
+    random = np.random.default_rng(_SEED)
+    shown = np.sort(random.permutation(len(cues))[:_QUERIES]).tolist()
+    best = {place: np.argsort(-scores[place], kind="stable")[:_ANSWERS] for place in shown}
+    images = data.examples.images([image for place in shown for image in cues[place].images[best[place]].tolist()])
+    queries = []
+    for place, found in best.items():
+        cue = cues[place]
+        lines = zip(cue.images[found].tolist(), scores[place][found].tolist(), cue.right[found].tolist(), strict=True)
+        answers = tuple(Answer(images[image], cosine, right) for image, cosine, right in lines)
+        text = f"{data.captions[cue.text]} ({cue.right.sum()} of {len(cue.right)} images are right)"
+        queries.append(Query(text, answers))
+    return figures.text_to_image(queries, f"{len(queries)} cues drawn at random, and the candidates most like them")
 
 
 def analogies(data: Embedded, questions: Sequence[Question], weight: np.float32) -> bytes:

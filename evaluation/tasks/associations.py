@@ -30,3 +30,4 @@ class Associations(Task):
     needs: ClassVar[tuple[str, ...]] = ("associations",)
     main: ClassVar[str] = "avg_jaccard_score"
     units: ClassVar[str] = "cues"
+    code_version: ClassVar[int] = 2

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation import galleries
 from evaluation.cues import Cue, cues_of, expected_jaccard, scores_of
 from evaluation.embedded import Embedded
 from evaluation.tasks.task import Columns, Scores
@@ -58,6 +59,7 @@ def measure(task: Associations, data: Embedded) -> Scores:
     return Scores(
         metrics=metrics,
         tables={"associations": {**_table(data, cues, scores), "jaccard_score": found, "chance": guessed}},
+        figures={"associations": galleries.associations(data, cues, scores)},
         facts={"cues": len(cues), "images": len(data.keys), "chance": chance},
     )
 

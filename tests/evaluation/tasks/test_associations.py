@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from embedded_by import embedded, unit
 
-from evaluation import evaluate, suite
+from evaluation import evaluate, figures, suite
 from evaluation.checks import check_folder
 from evaluation.evaluate import work
 from evaluation.tasks import Associations
@@ -104,6 +104,28 @@ def test_resamples_are_of_cues(tmp_path):
         [np.average(values[own], weights=counts[0][own]), values[own].mean()]
     )
     assert metric.units == own.sum()
+
+
+def test_the_gallery_shows_the_candidates_most_like_a_cue(tmp_path, monkeypatch):
+    given, asked = drawn()
+    examples = EvalSet.open(samples.write_artifact(tmp_path, files(given)), "words", "test")
+    random, seen, draw = np.random.default_rng(3), [], figures.text_to_image
+    data = embedded(examples, lambda *_: random.normal(size=8), lambda _: random.normal(size=8))
+    monkeypatch.setattr(figures, "text_to_image", lambda queries, title: seen.extend(queries) or draw(queries, title))
+    assert TASK.evaluate(data).figures["associations"].startswith(b"\x89PNG")
+    assert len(seen) == 6
+    pictures = {sample.image.tobytes(): number for number, sample in enumerate(examples)}
+    for query in seen:
+        shown = [pictures[answer.item.tobytes()] for answer in query.answers]
+        text = query.query.split(" (")[0]
+        cosines = data.images @ data.texts[data.captions.index(text)]
+        (candidates, right), *_ = [
+            (candidates, right)
+            for word, candidates, right in asked
+            if word == text and set(shown) <= set(candidates) and f"({len(right)} of {len(candidates)} " in query.query
+        ]
+        assert shown == sorted(candidates, key=lambda image: -cosines[image])[:5]
+        assert [answer.right for answer in query.answers] == [image in right for image in shown]
 
 
 @pytest.mark.long
