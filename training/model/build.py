@@ -111,10 +111,7 @@ def build(
     built, tokenizer, files = _create(cfg, preprocess, seed, start, part.merges)
     # Weights first, then what is locked of them.
     _check_size(built)
-    if decoder := getattr(built, "text_decoder", None):  # open_clip leaves it uninitialised
-        nn.init.normal_(decoder.text_projection, std=decoder.width**-0.5)
-    if start is not None:
-        start.load(built)
+    _give_weights(built, start)
     _lock(built, part)
     if grad_checkpointing:
         built.set_grad_checkpointing()
@@ -128,6 +125,14 @@ def build(
         position=position,
         files=files,
     )
+
+
+def _give_weights(built: Any, start: Pretrained | None) -> None:  # noqa: ANN401 - open_clip is untyped
+    """Draw what open_clip leaves uninitialised, and load the weights to start from."""
+    if decoder := getattr(built, "text_decoder", None):
+        nn.init.normal_(decoder.text_projection, std=decoder.width**-0.5)
+    if start is not None:
+        start.load(built)
 
 
 def _create(
