@@ -25,6 +25,7 @@ from PIL import Image
 
 from pipelines.curate.dedup import Config
 from pipelines.curate.dedup.alike import same
+from pipelines.curate.dedup.pairs import agree
 from pipelines.curate.dedup.signatures import Signature, signature
 from pipelines.images.phash import phash_of
 from tests.benchmarks.picture_variants import VARIANTS, jpeg, same_but_words, stored
@@ -105,14 +106,14 @@ class Table:
         self.rows: defaultdict[str, list[tuple[bool, bool]]] = defaultdict(list)
         self.false: Counter[tuple[int, int]] = Counter()
 
-    def look_for(self, name: str, place: int, copy: Signature, *, mirrored: bool, larger: bool) -> None:
-        """Compare a copy of the original at ``place`` with all; if it is ``larger``, it is the first, as in dedup."""
+    def look_for(self, name: str, place: int, copy: Signature, *, mirrored: bool, more: int) -> None:
+        """Compare a copy of the original at ``place`` with all; with ``more`` pixels it is the first, as in dedup."""
         candidates = np.flatnonzero(self.keys.near(copy)).tolist()
         found = set()
         for candidate in candidates:
             pair = [self.originals[candidate].thumbnail, copy.thumbnail]
-            one, other = reversed(pair) if larger else pair
-            if same(one, [other], mirrored=mirrored)[0]:
+            one, other = reversed(pair) if more > 0 else pair
+            if agree(one, [other], np.array([more == 0]), mirrored=mirrored)[0]:
                 found.add(candidate)
         self.rows[name].append((place in candidates, place in found))
         self.false.update((place, other) for other in found - {place})
@@ -138,9 +139,9 @@ def measure(paths: list[Path]) -> None:
             copy = stored(served)
             if min(Image.open(io.BytesIO(copy)).size) < LEAST:
                 continue
-            mirrored, larger = kind == "mirror", pixels(Image.open(io.BytesIO(served))) > pixels(picture)
+            mirrored, more = kind == "mirror", pixels(Image.open(io.BytesIO(served))) - pixels(picture)
             one = signature(copy, mirrored=mirrored)
-            (mirrors if mirrored else table).look_for(name, place, one, mirrored=mirrored, larger=larger)
+            (mirrors if mirrored else table).look_for(name, place, one, mirrored=mirrored, more=more)
 
     kinds: defaultdict[str, list[bool]] = defaultdict(list)
     print(f"\n{'copy':24} {'number':>6} {'by keys':>8} {'recall':>7}")

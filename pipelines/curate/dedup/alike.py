@@ -47,7 +47,8 @@ _NEUTRAL, _TINTED, _GROUND = 2.0, 5.5, 0.15  # levels of colour, and the share o
 def same(one: bytes, others: Sequence[bytes], *, mirrored: bool = False) -> Array:
     """Compare thumbnail ``one`` with each of ``others``; True where they show the same picture: (n,) bool.
 
-    ``mirrored``: or its mirror image.
+    ``mirrored``: or its mirror image. Places are looked for, and tones fitted, from ``one`` to the other, which near a
+    threshold may end otherwise than the other way round: so the caller must not leave to chance which is ``one``.
     """
     view = View.of(one)
     faces = [view, view.mirrored] if mirrored else [view]

@@ -39,7 +39,7 @@ class Config(Staying):
         "selection": Input("selection", description="the rows to deduplicate"),
     }
     produces: ClassVar[tuple[str, ...]] = ("selection", "signatures")
-    code_version: ClassVar[int] = 10
+    code_version: ClassVar[int] = 11
 
     placeholder_names: int = Field(
         8,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from pipelines.curate.dedup.looks import Search, sent
 from pipelines.curate.dedup.rows import signatures_path
 from pipelines.tables import read_table
 
-__all__ = ["attach_first", "confirm", "distinct", "find_pairs", "in_any_order", "send_confirmed"]
+__all__ = ["agree", "attach_first", "confirm", "distinct", "find_pairs", "in_any_order", "send_confirmed"]
 
 Array = NDArray[Any]
 
@@ -74,11 +75,26 @@ def confirm(config: Config, homes: Homes, parts: int, task: Task) -> None:
     ours, theirs = pairs["thumbnail"], in_any_order(pairs["second"].to_numpy(), partial(_thumbnails, task))
     agreed = np.zeros(pairs.num_rows, bool)
     firsts = pairs["first"].to_numpy()
+    equal = pc.equal(pairs["first_preference"], pairs["second_preference"]).to_numpy()
     ends = np.flatnonzero(np.diff(firsts)) + 1
     for places in np.split(np.arange(len(firsts)), ends) if len(firsts) else []:
         others = theirs.take(pa.array(places)).to_pylist()
-        agreed[places] = same(ours[int(places[0])].as_py(), others, mirrored=config.mirrored)
+        agreed[places] = agree(ours[int(places[0])].as_py(), others, equal[places], mirrored=config.mirrored)
     send_confirmed(task, homes, parts, pairs.filter(pa.array(agreed)))
+
+
+def agree(one: bytes, others: Sequence[bytes], equal: Array, *, mirrored: bool = False) -> Array:
+    """True where thumbnails of ``others``, preferred less than ``one`` or ``equal`` to it, show the same: (n,) bool.
+
+    A pair is looked at from the preferred image, and of equal ones from that whose bytes come first, as
+    :func:`.alike.same` is not symmetric: so the order of rows does not decide who is a copy of whom.
+    """
+    turned = equal & np.array([other < one for other in others], bool)
+    agreed = np.zeros(len(others), bool)
+    agreed[~turned] = same(one, [*compress(others, ~turned)], mirrored=mirrored)
+    for place in np.flatnonzero(turned).tolist():
+        agreed[place] = same(others[place], [one], mirrored=mirrored)[0]
+    return agreed
 
 
 def send_confirmed(task: Task, homes: Homes, parts: int, pairs: pa.Table) -> None:

@@ -1,14 +1,19 @@
 """Copies of a picture as the web makes them are found; pictures that differ in words, and drawings alike, are kept."""
 
 import io
+from functools import cache
 
 import numpy as np
 import pytest
+from deduplicated import decided
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from pipelines.curate.dedup import places
 from pipelines.curate.dedup.alike import same
 from pipelines.curate.dedup.keys import keys
+from pipelines.curate.dedup.pairs import agree
 from pipelines.curate.dedup.signatures import signature
 from pipelines.curate.dedup.thumbnails import View, inner_box
 from tests.benchmarks.near_duplicates import is_near
@@ -57,6 +62,52 @@ def test_a_mirror_image_is_a_copy_on_demand_only():
     assert not copies(signed(picture), signed(mirrored))
     one, other = (signed(image, mirrored=True) for image in (picture, mirrored))
     assert copies(one, other, mirrored=True) and not copies(one, other)
+
+
+NARROWLY = [(6, "64 colours"), (14, "more contrast"), (21, "brighter"), (33, "64 colours")]
+"""Copies at which places and tones end otherwise if they are looked for the other way round."""
+
+
+def test_of_equals_it_makes_no_difference_which_is_first():
+    thumbnails = [one.thumbnail for one in _pool()]
+    equal = np.ones(len(thumbnails), bool)
+    found = np.array([agree(one, thumbnails, equal) for one in thumbnails])
+    assert found.tolist() == found.T.tolist()
+    plain = np.array([same(one, thumbnails) for one in thumbnails])
+    assert plain.tolist() != plain.T.tolist()
+
+
+@given(order=st.permutations(range(2 * len(NARROWLY) + 3)), per_shard=st.integers(1, 12), equal=st.booleans())
+@settings(max_examples=8)
+def test_the_order_of_rows_decides_among_equals_only(tmp_path_factory, order, per_shard, equal):
+    """Rows in any order and any shards against brute force by preference; where all are equal, by row."""
+    signatures = [_pool()[row] for row in order]
+    areas = [1 if equal else 1 + 7 * row % len(order) for row in order]
+    _, originals, _ = decided(
+        tmp_path_factory.mktemp("dedup"),
+        {"sha256": [str(row) for row in order], "original_width": areas},
+        [(one.keys, one.parts) for one in signatures],
+        [one.thumbnail for one in signatures],
+        per_shard=per_shard,
+    )
+    stay: list[int] = []
+    for place in sorted(range(len(order)), key=lambda place: (-areas[place], place)):
+        like = [first for first in stay if _is_copy(order[first], order[place], equal)]
+        assert originals[place] == (like or [place])[0]
+        stay += [] if like else [place]
+
+
+@cache
+def _pool():
+    """Signatures of photos, of a copy of each, and of other photos."""
+    copied = [VARIANTS[name][1](photo(seed), np.random.default_rng(seed)) for seed, name in NARROWLY]
+    return [*(signed(photo(seed)) for seed, _ in NARROWLY), *map(signed, copied), *(signed(photo(n)) for n in range(3))]
+
+
+@cache
+def _is_copy(preferred, other, equal):
+    pair = [_pool()[preferred], _pool()[other]]
+    return copies(*(sorted(pair, key=lambda one: one.thumbnail) if equal else pair))
 
 
 def test_without_crops_fewer_keys_are_made():
