@@ -23,6 +23,7 @@ from training.checkpoint.manifests import progress
 from training.data.batching import BatchRule
 from training.objectives import infonce
 from training.objectives.config import ObjectiveConfig
+from training.optim.curve import Curve
 
 if TYPE_CHECKING:
     from infra.store import Store
@@ -204,7 +205,7 @@ class Optimizer(Part):
 
 
 class Schedule(Part):
-    """Learning rate over a run: linear warm-up, then half a cosine or a constant, then perhaps a cooldown.
+    """Learning rate over a run: linear warm-up, then half a cosine, a constant or another curve, perhaps a cooldown.
 
     The cooldown (WSD; Hägele et al. 2024, https://arxiv.org/abs/2405.18392) takes the rate to ``floor`` over the last
     samples. A run with it can be prolonged from a checkpoint before its cooldown, which one with a cosine cannot.
@@ -212,10 +213,11 @@ class Schedule(Part):
 
     warmup: int = Field(0, ge=0, description="samples over which the learning rate rises linearly to its peak")
     shape: Literal["cosine", "constant"] = Field("cosine", description="the learning rate after the warm-up")
+    curve: Curve | None = Field(None, description="in place of `shape`: a curve, of your own or inverse_sqrt")
     floor: float = Field(
         0.0, ge=0, le=1, description="least learning rate after the warm-up, as a fraction of the peak"
     )
-    cooldown: int = Field(0, ge=0, description="last samples, over which a constant rate falls to the floor")
+    cooldown: int = Field(0, ge=0, description="last samples, over which a rate that is no cosine falls to the floor")
     cooldown_shape: Literal["linear", "1-sqrt"] = Field("1-sqrt", description="how it falls")
 
     def rate(self, peak: float, samples: float, total: int) -> float:
@@ -225,12 +227,14 @@ class Schedule(Part):
         """
         if samples < self.warmup:
             return peak * samples / self.warmup
-        if self.shape == "cosine":
-            way = (samples - self.warmup) / max(1, total - self.warmup)
-            part = 0.5 * (1 + math.cos(math.pi * min(1.0, way)))
+        seen, ahead = samples - self.warmup, max(1, total - self.warmup)
+        if self.curve is None and self.shape == "cosine":
+            part = 0.5 * (1 + math.cos(math.pi * min(1.0, seen / ahead)))
         else:
             way = max(0.0, 1 - (total - samples) / self.cooldown) if self.cooldown else 0.0
             part = 1 - (math.sqrt(way) if self.cooldown_shape == "1-sqrt" else way)
+            if self.curve is not None:
+                part *= self.curve.factor(seen, ahead)
         return peak * (self.floor + (1 - self.floor) * part)
 
 

@@ -392,7 +392,7 @@ def may_prolong(before: Mapping[str, Any], now: Mapping[str, Any], seen: int, to
     changed = {name for name in {*before, *now} - {"total"} if before.get(name) != now.get(name)}
     if not changed or not changed <= {"samples", "epochs", "schedule.cooldown", "schedule.cooldown_shape"}:
         return False
-    if {before.get("schedule.shape"), now.get("schedule.shape")} != {"constant"}:
+    if {before.get("schedule.shape"), now.get("schedule.shape")} != {"constant"} or "schedule.curve.kind" in now:
         return False
     more = now.get("total") or now.get("samples") or 0
     return bool(0 <= seen <= min(total - before["schedule.cooldown"], more - now["schedule.cooldown"]))

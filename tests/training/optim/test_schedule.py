@@ -6,6 +6,7 @@ import pytest
 
 from training import train
 from training.config import Model, Optimizer, Schedule
+from training.optim.curve import Curve, InverseSqrt
 from training.optim.schedule import adamw, learning_rate
 
 
@@ -54,6 +55,27 @@ def test_equals_open_clips_schedules_at_the_start_of_steps():
         expected = theirs(adjuster, 100)
         assert [schedule.rate(1.0, step * 64, 6400) for step in range(10, 100)] == pytest.approx(expected[10:])
         assert [schedule.rate(1.0, (step + 1) * 64, 6400) for step in range(10)] == pytest.approx(expected[:10])
+
+
+def test_a_curve_of_your_own_is_warmed_up_and_cooled_down():
+    class Steps(Curve):
+        """Half the rate after each tenth."""
+
+        def factor(self, seen, total):
+            return 0.5 ** int(10 * seen / total)
+
+    schedule = Schedule(warmup=100, curve={"kind": "steps"}, cooldown=100, cooldown_shape="linear")
+    rates = [schedule.rate(8.0, samples, 1100) for samples in (50, 100, 199, 200, 350, 1050, 1100)]
+    assert rates == pytest.approx([4.0, 8.0, 8.0, 4.0, 2.0, 8 / 2**9 / 2, 0.0])
+    assert Schedule.model_validate(schedule.model_dump()) == schedule
+    assert schedule.identity()["curve"] == {"kind": "steps"} and "curve" not in Schedule(warmup=1).identity()
+
+
+def test_the_inverse_square_root():
+    schedule = Schedule(warmup=100, curve=InverseSqrt(timescale=300), floor=0.1)
+    for samples in (100, 400, 1000):
+        expected = 0.1 + 0.9 / math.sqrt(1 + (samples - 100) / 300)
+        assert schedule.rate(1.0, samples, 2000) == schedule.rate(1.0, samples, 9000) == pytest.approx(expected)
 
 
 def test_cools_down_to_the_floor_by_one_minus_the_root():
