@@ -1,4 +1,4 @@
-"""When Python's garbage collector runs: rarely where many objects are made and few cycles, or not at all."""
+"""Control Python's garbage collector: rare runs where many objects are made and few cycles, or not at all."""
 
 from __future__ import annotations
 

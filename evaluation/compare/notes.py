@@ -49,7 +49,7 @@ def notes(
 def _of_same_models(
     task: str, baseline: str, name: str, both: Matched, every: tuple[Sequence[Evaluation], Sequence[Evaluation]]
 ) -> Iterator[str]:
-    """Which models are compared where not all are, and in what the task itself differs."""
+    """Yield the models that are compared, if not all are, and the fields in which the task differs."""
     used = [one.model for one in both.other]
     if len(used) < max(map(len, every)):
         yield (

@@ -1,4 +1,4 @@
-"""Evaluate captions that a model writes, beside those that people wrote."""
+"""Score captions that a model writes against those that people wrote."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ __all__ = ["VisualQuestionAnswering"]
 
 
 class VisualQuestionAnswering(Task):
-    """Visual question answering: ``acc`` is the share of right answers, beside two baselines that do not see the image.
+    """Visual question answering: ``acc`` is the share of right answers; two baselines do not see the image.
 
     ``blind_acc``: to equal questions always the answer that is right most often in this very set, the most that any
     model can have without the images. ``acc_other_image``: the model itself, beside another image of the set. Where

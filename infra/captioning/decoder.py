@@ -36,7 +36,7 @@ class Memory:
         return keys, values
 
     def choose(self, rows: Tensor) -> None:
-        """Keep these ``rows`` of the tokens, in this order. Rows of one image stay beside each other."""
+        """Keep these ``rows`` of the tokens, in this order. Rows of one image must stay adjacent."""
         self.tokens = {layer: (keys[rows], values[rows]) for layer, (keys, values) in self.tokens.items()}
 
 

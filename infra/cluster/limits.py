@@ -98,7 +98,7 @@ def warn_if_none_fits(limits: Limits) -> None:
 
 
 def _needed(limits: Limits) -> dict[str, float]:
-    """Return the resources that a task takes beside CPUs, by Ray's names."""
+    """Return the resources of a task other than CPUs, by Ray's names."""
     needed = {"GPU": limits.gpus, "memory": limits.memory_gb * 1e9, **limits.resources}
     return {kind: each for kind, each in needed.items() if each}
 

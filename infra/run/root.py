@@ -1,4 +1,4 @@
-"""The root of this process: registered models are looked for below it by stages that are told a name only."""
+"""The root of this process, below which stages find registered models by their names."""
 
 from __future__ import annotations
 

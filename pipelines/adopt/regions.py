@@ -1,4 +1,4 @@
-"""Contents that models of region features read: shards with a detector's regions beside images, or instead of them."""
+"""Adopt shards with a detector's regions, with or without the images, for models of region features."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Matching and masked words with an image's tokens beside them: what ViLT and ViLBERT share."""
+"""The base of ViLT's and ViLBERT's objectives: image-text matching, and masked words."""
 
 from __future__ import annotations
 

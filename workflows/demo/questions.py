@@ -119,7 +119,7 @@ def _place(draw: random.Random, unseen: bool) -> _Group:
 
 
 def _another(draw: random.Random, own: Item, other: Item) -> str:
-    """A shape that neither item has, which training shows in the colour of ``own``, beside ``other``."""
+    """Choose a third shape for ``own``: one that training shows in its colour and together with ``other``."""
     shapes = [shape for shape in SHAPES if shape not in (own.shape, other.shape) and (shape, own.colour) in SEEN]
     return draw.choice([shape for shape in shapes if not kept_apart(replace(own, shape=shape), other)])
 

@@ -53,7 +53,7 @@ def acceptances(folder: Store) -> list[Acceptance]:
 def not_accepted(
     folder: Store, source: Mapping[str, Change], inputs: Mapping[str, Change]
 ) -> tuple[dict[str, Change], dict[str, Change]]:
-    """Return the changes that nobody has accepted. Nothing is read if there are none."""
+    """Return the changes without an acceptance on record. Reads no file if there are no changes."""
     if not source and not inputs:
         return {}, {}
     taken = acceptances(folder)

@@ -59,7 +59,7 @@ def _steps(task: MultipleChoice, data: Embedded) -> dict[str, NDArray[np.int64]]
 
 
 def _scores(task: MultipleChoice, data: Embedded, image_of: NDArray[np.int64]) -> Floats:
-    """The score of every choice (m,) beside the image of that number."""
+    """Score choice i with image ``image_of[i]``, for all choices: (m,)."""
     if task.score == "matching":
         return data.match(image_of, data.text_of).astype(np.float64)
     # Row by row, so that equal texts score equal to the last bit.
