@@ -20,10 +20,10 @@ from infra.encoder import check_architecture
 from infra.errors import ConfigError, UsageError
 from infra.formats.merges import FILE, check_merges, read_merges
 from training.checkpoint.manifests import progress
+from training.curve import Curve
 from training.data.batching import BatchRule
 from training.objectives import infonce
 from training.objectives.config import ObjectiveConfig
-from training.optim.curve import Curve
 
 if TYPE_CHECKING:
     from infra.store import Store

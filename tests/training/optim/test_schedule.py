@@ -6,7 +6,7 @@ import pytest
 
 from training import train
 from training.config import Model, Optimizer, Schedule
-from training.optim.curve import Curve, InverseSqrt
+from training.curve import Curve, InverseSqrt
 from training.optim.schedule import adamw, learning_rate
 
 
