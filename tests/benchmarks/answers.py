@@ -21,6 +21,7 @@ With ``--work`` models stay in a folder, and what an earlier run with the same o
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -229,28 +230,31 @@ class Answers:
 
     def __init__(self, work: Path, args: argparse.Namespace) -> None:
         self.work, self.args = work, args
+        self._learnt: dict[str, list[Asked]] = {}
 
     def learnt(self, name: str) -> list[Asked]:
         """What a set has to learn from."""
         args = self.args
-        return asked(args.kinds or SETS[name], "train", args.groups or GROUPS[name])
+        if name not in self._learnt:
+            self._learnt[name] = asked(args.kinds or SETS[name], "train", args.groups or GROUPS[name])
+        return self._learnt[name]
 
     def told(self, name: str) -> list[Asked]:
         """What is asked of unseen combinations."""
         return asked(self.args.kinds or SETS[name], "unseen", self.args.tested)
 
-    def shards(self, name: str, learnt: Sequence[Asked]) -> Path:
+    def shards(self, name: str) -> Path:
         """The folder of a set's shards."""
         folder = self.work / f"shards-{name}"
         if not folder.exists():
-            write(partial := Path(tempfile.mkdtemp(dir=self.work)) / "partial", learnt)
+            shutil.rmtree(partial := self.work / f"{folder.name}.partial", ignore_errors=True)
+            write(partial, self.learnt(name))
             partial.rename(folder)
         return folder
 
     def fusion(self, name: str, seed: int) -> Path:
         """A fusion model that has learnt the answers of a set; those of statements it learns after the questions."""
-        args, learnt = self.args, self.learnt(name)
-        shards = self.shards(name, learnt)
+        args, learnt, shards = self.args, self.learnt(name), self.shards(name)
         if name == "vqa":
             first = settings(seed, OBJECTIVES[args.objective], args.pretrain)
             model = train(self.work / f"{args.objective}{seed}", shards, first)
@@ -264,8 +268,7 @@ class Answers:
     def dual(self, seed: int) -> Path:
         """A dual encoder of as many samples as the fusion model of the questions has seen."""
         samples = self.args.pretrain + self.args.questions
-        shards = self.shards("vqa", self.learnt("vqa"))
-        return train(self.work / f"dual{seed}", shards, settings(seed, {"kind": "infonce"}, samples))
+        return train(self.work / f"dual{seed}", self.shards("vqa"), settings(seed, {"kind": "infonce"}, samples))
 
 
 def main(arguments: list[str] | None = None) -> None:
