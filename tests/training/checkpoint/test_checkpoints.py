@@ -113,6 +113,7 @@ def in_a_bucket(url, kind, stop, environment):
     return parts_of_a_run(url, kind, stop)
 
 
+@pytest.mark.alone  # the server of the bucket answers from this process, which other tests slow down
 def test_it_lies_in_an_object_store_as_well(ranks, calm, s3_url):
     environment = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
     for size, kind, stop, kept in ((1, "ddp", 40, [32, 40]), (2, "fsdp", 56, [48, 56]), (1, "ddp", 80, [64, 80])):
