@@ -1,4 +1,4 @@
-"""Where Ray keeps its objects: in shared memory, or in files where that is too small, which is slower."""
+"""Size of shared memory for Ray's objects: with too little Ray keeps them in files, which is slower."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def memory_bytes() -> int:
 
 
 def wanted_bytes(memory: int) -> int:
-    """What Ray wants free in :data:`SHARED` on a node with so much memory, at most; it takes files if there is less."""
+    """Free bytes that Ray asks of :data:`SHARED` on a node with so much memory; with fewer it uses files."""
     return min(int(0.3 * memory), 10**10)
 
 

@@ -24,9 +24,9 @@ __all__ = ["CoAttention"]
 
 
 class CoAttention(FusionModel):
-    """ViLBERT's modules beside open_clip's text tower; what a region is made of is ``shape``.
+    """ViLBERT's modules beside open_clip's text tower, for regions of ``shape``.
 
-    With classes in it, masked regions' classes are guessed. Raises ConfigError for a text tower without tokens.
+    With classes in the shape, masked regions' classes are guessed. Raises ConfigError for a text tower without tokens.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What is said of a fusion encoder beside its weights, in ``config.json``; light, for configurations."""
+"""Configuration of a saved fusion encoder, ``config.json`` beside its weights; loads no torch."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ class Shards(Contents):
         return tars_among(paths, "the path given")
 
     def check(self, store: Store, paths: Sequence[str]) -> dict[str, int]:
-        _check_tars(store, paths)
+        _check_tars(store, paths, (*IMAGE_EXTENSIONS, REGIONS))
         return {}
 
 
@@ -312,15 +312,15 @@ def parquet_rows(store: Store, paths: Sequence[str], columns: Collection[str]) -
     return rows
 
 
-def _check_tars(store: Store, paths: Sequence[str]) -> None:
-    """Raise DataError unless each tar begins with an image, or regions; whole tars are read by those that use them."""
+def _check_tars(store: Store, paths: Sequence[str], members: Sequence[str] = IMAGE_EXTENSIONS) -> None:
+    """Raise DataError unless each tar begins with a sample that has one of ``members``; stages read whole tars."""
     for path in paths:
         with store.open(path) as source:
             first = next(read_samples(source, place=store.locate(path)), None)  # None: all of the shard's images failed
-        if first is not None and not set(first) & {*IMAGE_EXTENSIONS, REGIONS}:
+        if first is not None and not set(first) & set(members):
             raise DataError(
                 f"{store.locate(path)} holds no images",
-                expected=f"samples with a member *.{', *.'.join((*IMAGE_EXTENSIONS, REGIONS))}",
+                expected=f"samples with a member *.{', *.'.join(members)}",
                 found=f"sample {first['__key__']!r} with {', '.join(sorted(set(first) - {'__key__'})[:5])}",
                 fix=dotted_name_hint(first),
             )

@@ -21,7 +21,7 @@ _MAX_NODES = 20_000  # captions of a page
 
 
 class _Markup(NamedTuple):
-    """How a program marks up figures."""
+    """Markup of figures by one program."""
 
     sign: str  # class of an element that a page has if it uses this markup
     figures: frozenset[str]  # classes, of which the element around image and caption has one

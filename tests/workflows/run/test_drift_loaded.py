@@ -68,7 +68,6 @@ DEEP = {
 # Modules that no stage loads, by the beginning of their names, and why an edit of them changes no artifact.
 OUTSIDE = {
     "evaluation.checks": "looks through test sets for the command line",
-    "infra.cluster.head": "asks whether a Ray head answers",
     "infra.cluster.jobs": "sends runs to a cluster",
     "infra.cluster.mailbox": "carries events from stages to the driver",
     "infra.formats.testset.holdings": "counts what a test set holds for the command line",
