@@ -8,7 +8,7 @@ from typing import Any
 from infra.errors import DataError
 from infra.formats.region_shape import RegionShape
 from infra.fusion.co_attention import CoAttention
-from infra.fusion.heads import FusionModel
+from infra.fusion.heads import FusionModel, Heads
 from infra.fusion.network import Fusion
 from infra.fusion.single_stream import SingleStream
 from infra.fusion.towers import token_widths
@@ -24,19 +24,15 @@ def build_fusion(model: Any, config: Mapping[str, Any]) -> FusionModel:  # noqa:
     ``vocabulary``, ``matching`` and ``answers``, the list of them, say which heads it has, ``images``
     how many pictures an answer is about. Raises DataError.
     """
-    heads: dict[str, Any] = {
-        "vocabulary": config["vocabulary"],
-        "matching": config["matching"],
-        "answers": len(config.get("answers", ())),
-        "images": config.get("images", 1),
-    }
+    answers, images = len(config.get("answers", ())), config.get("images", 1)
+    heads = Heads(config["vocabulary"], config["matching"], answers, images)
     match config.get("kind", "two_stream"):
         case "two_stream":
-            return Fusion(token_widths(model), config["layers"], **heads)
+            return Fusion(token_widths(model), config["layers"], heads)
         case "single_stream":
-            return SingleStream(model, **heads)
+            return SingleStream(model, heads)
         case "co_attention":
-            return CoAttention(model, config["layers"], RegionShape(*config["regions"]), **heads)
+            return CoAttention(model, config["layers"], RegionShape(*config["regions"]), heads)
         case kind:
             raise DataError(
                 "a fusion encoder of an unknown kind",

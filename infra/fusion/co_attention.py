@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from infra.formats.region_shape import RegionShape
-from infra.fusion.heads import FusionModel, linear_in_fp32, parameters_of
+from infra.fusion.heads import FusionModel, Heads, linear_in_fp32, parameters_of
 from infra.fusion.network import FusionBlock, Layout
 from infra.fusion.towers import Widths, encode_texts, text_width
 
@@ -34,15 +34,11 @@ class CoAttention(FusionModel):
         model: Any,  # noqa: ANN401 - open_clip is untyped
         layers: int,
         shape: RegionShape,
-        *,
-        vocabulary: int | None,
-        matching: bool,
-        answers: int = 0,
-        images: int = 1,
+        heads: Heads,
     ) -> None:
         super().__init__()
-        width, heads = text_width(model)
-        widths, damp, self.shape = Widths(width, width, heads), (3 * layers) ** -0.5, shape
+        width, attention_heads = text_width(model)
+        widths, damp, self.shape = Widths(width, width, attention_heads), (3 * layers) ** -0.5, shape
         self.feature_in, self.place_in = nn.Linear(shape.features, width), nn.Linear(5, width)
         self.region_norm = nn.LayerNorm(width)
         self.word_blocks = nn.ModuleList(FusionBlock(widths, damp) for _ in range(layers))
@@ -52,8 +48,7 @@ class CoAttention(FusionModel):
         if shape.classes:
             hidden = nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width)
             self.class_head = nn.Sequential(*hidden, nn.Linear(width, shape.classes))
-        kinds: dict[str, Any] = {"vocabulary": vocabulary, "matching": matching, "answers": answers, "images": images}
-        self.add_heads(width, width, **kinds)
+        self.add_heads(width, width, heads)
         self.grad_checkpointing = False
 
     @property
@@ -87,7 +82,7 @@ class CoAttention(FusionModel):
         return self.forward(tokens, layout, images, image_of)[0]
 
     def forward(self, tokens: Tensor, layout: Layout, images: Tensor, image_of: Tensor) -> tuple[Tensor, Tensor]:
-        """Fuse the tokens of t texts with those of regions: (tokens, width), and the regions beside each (t, n, width).
+        """Fuse the tokens of t texts with regions: (tokens, width), and each text's regions (t, n, width).
 
         Of the latter those that :meth:`read_images` left at zero mean nothing. They are before the last norm.
         """

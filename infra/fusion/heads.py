@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +17,22 @@ if TYPE_CHECKING:
     from infra.formats.region_shape import RegionShape
     from infra.fusion.network import Layout
 
-__all__ = ["FusionModel", "linear_in_fp32", "parameters_of"]
+__all__ = ["FusionModel", "Heads", "linear_in_fp32", "parameters_of"]
+
+
+@dataclass(frozen=True)
+class Heads:
+    """The heads that a fusion encoder is made with.
+
+    ``vocabulary``: how many words the head for masked words tells apart; None: there is none. ``matching``: whether
+    there is one for matching. ``answers``: how many answers to questions there are, about ``images`` pictures at once;
+    0: no head for them.
+    """
+
+    vocabulary: int | None = None
+    matching: bool = False
+    answers: int = 0
+    images: int = 1
 
 
 class FusionModel(nn.Module, ABC):
@@ -31,23 +47,18 @@ class FusionModel(nn.Module, ABC):
     answer_head: nn.Sequential | None
     images: int
 
-    def add_heads(
-        self, width: int, embedding: int, *, vocabulary: int | None, matching: bool, answers: int = 0, images: int = 1
-    ) -> None:
-        """Make the heads on fused tokens of ``width``; ``embedding`` is the width of a word's, ``answers`` a number.
-
-        Answers are about ``images`` pictures at once.
-        """
-        self.images = images
-        self.match_head = nn.Linear(width, 1) if matching else None
-        if vocabulary is not None:
+    def add_heads(self, width: int, embedding: int, heads: Heads) -> None:
+        """Make the ``heads`` on fused tokens of ``width``; ``embedding`` is the width of a word's."""
+        self.images = heads.images
+        self.match_head = nn.Linear(width, 1) if heads.matching else None
+        if heads.vocabulary is not None:
             self.mask_embedding = nn.Parameter(0.02 * torch.randn(embedding))
             self.word_head = nn.Sequential(nn.Linear(width, embedding), nn.GELU(), nn.LayerNorm(embedding))
-            self.word_bias = nn.Parameter(torch.zeros(vocabulary))
+            self.word_bias = nn.Parameter(torch.zeros(heads.vocabulary))
         self.answer_head = None
-        if answers:
-            hidden = nn.Linear(images * width, 2 * width), nn.LayerNorm(2 * width), nn.GELU()
-            self.answer_head = nn.Sequential(*hidden, nn.Linear(2 * width, answers))
+        if heads.answers:
+            hidden = nn.Linear(heads.images * width, 2 * width), nn.LayerNorm(2 * width), nn.GELU()
+            self.answer_head = nn.Sequential(*hidden, nn.Linear(2 * width, heads.answers))
 
     def apart(self, images: Tensor) -> Tensor:
         """Cut each of ``images`` (b, ...) into the ``self.images`` pictures side by side in it: (b * self.images, ...).

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from infra.device import to_device
-from infra.fusion.heads import FusionModel
+from infra.fusion.heads import FusionModel, Heads
 from infra.fusion.towers import Widths, encode_images, encode_texts
 
 __all__ = ["Fusion", "FusionBlock", "Layout", "token_places"]
@@ -55,21 +55,11 @@ def token_places(lengths: Tensor, chosen: Tensor) -> Tensor:
 class Fusion(FusionModel):
     """A transformer over text tokens with cross-attention to image tokens, on the tokens of open_clip's two towers."""
 
-    def __init__(
-        self,
-        widths: Widths,
-        layers: int,
-        *,
-        vocabulary: int | None,
-        matching: bool,
-        answers: int = 0,
-        images: int = 1,
-    ) -> None:
+    def __init__(self, widths: Widths, layers: int, heads: Heads) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(FusionBlock(widths, (3 * layers) ** -0.5) for _ in range(layers))
         self.norm = nn.LayerNorm(widths.text)
-        heads: dict[str, Any] = {"vocabulary": vocabulary, "matching": matching, "answers": answers, "images": images}
-        self.add_heads(widths.text, widths.text, **heads)
+        self.add_heads(widths.text, widths.text, heads)
         self.grad_checkpointing = False
 
     def forward(self, tokens: Tensor, layout: Layout, images: Tensor, image_of: Tensor) -> Tensor:
@@ -98,7 +88,7 @@ class Fusion(FusionModel):
 
 
 class FusionBlock(nn.Module):
-    """A pre-norm block of self-attention, cross-attention to the image (or whatever is read beside) and an MLP."""
+    """A pre-norm block of self-attention, cross-attention to the other stream's tokens and an MLP."""
 
     def __init__(self, widths: Widths, damp: float) -> None:
         super().__init__()

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from infra.device import to_device
 from infra.errors import ConfigError
-from infra.fusion.heads import FusionModel, parameters_of
+from infra.fusion.heads import FusionModel, Heads, parameters_of
 from infra.fusion.network import Layout
 from infra.fusion.towers import image_width, text_tower, text_width
 
@@ -30,15 +30,7 @@ class SingleStream(FusionModel):
     Raises ConfigError unless ``model``'s image tower is a ViT of open_clip.
     """
 
-    def __init__(
-        self,
-        model: Any,  # noqa: ANN401
-        *,
-        vocabulary: int | None,
-        matching: bool,
-        answers: int = 0,
-        images: int = 1,
-    ) -> None:
+    def __init__(self, model: Any, heads: Heads) -> None:  # noqa: ANN401
         super().__init__()
         width, (embedding, _) = image_width(model), text_width(model)
         visual = model.visual
@@ -52,8 +44,7 @@ class SingleStream(FusionModel):
         self.word_in = nn.Linear(embedding, width)
         self.word_norm = nn.LayerNorm(width)
         self.kinds = nn.Parameter(0.02 * torch.randn(2, width))  # of words and of patches
-        heads: dict[str, Any] = {"vocabulary": vocabulary, "matching": matching, "answers": answers, "images": images}
-        self.add_heads(width, embedding, **heads)
+        self.add_heads(width, embedding, heads)
 
     def unused(self, model: Any) -> list[nn.Parameter]:  # noqa: ANN401
         tower = text_tower(model)

@@ -18,6 +18,7 @@ from typing import Any
 import open_clip
 import torch
 
+from infra.fusion.heads import Heads
 from infra.fusion.network import Fusion, Layout
 from infra.fusion.single_stream import SingleStream
 from infra.fusion.towers import encode_images, encode_texts, lengths_of, token_widths
@@ -39,8 +40,8 @@ def passes(width: int, layers: int, batch: int) -> dict[str, Callable[[], Any]]:
     texts[:, 0], texts[:, WORDS - 1] = 49406, 49407
     lengths = lengths_of(texts)
     layout, own = Layout(lengths, images.device), torch.arange(batch)
-    vilt = SingleStream(model, vocabulary=None, matching=True).eval()
-    albef = Fusion(token_widths(half), layers - layers // 2, vocabulary=None, matching=True).eval()
+    vilt = SingleStream(model, Heads(matching=True)).eval()
+    albef = Fusion(token_widths(half), layers - layers // 2, Heads(matching=True)).eval()
     regions, entry = torch.randn(batch, REGIONS, REGION), torch.nn.Linear(REGION, width)
 
     def dual() -> Any:

@@ -20,6 +20,7 @@ from infra.encoder.config import EncoderConfig
 from infra.errors import DataError
 from infra.formats.testset import EvalSet
 from infra.fusion.encoder import FusionEncoder
+from infra.fusion.heads import Heads
 from infra.fusion.network import Layout
 from infra.fusion.single_stream import SingleStream
 from infra.fusion.towers import lengths_of, word_embedding
@@ -35,7 +36,7 @@ RIGHT = [["red"], ["blue", "yes"], ["no"], ["red"], ["blue"]]
 def data(model_files, tmp_path):
     """A random ViLT that answers, and five images with questions."""
     torch.manual_seed(1)
-    fusion = SingleStream(open_clip.CLIP(**samples.MODEL), vocabulary=None, matching=False, answers=3)
+    fusion = SingleStream(open_clip.CLIP(**samples.MODEL), Heads(answers=3))
     torch.nn.init.normal_(fusion.answer_head[-1].weight, std=3.0)
     config = {"kind": "single_stream", "vocabulary": None, "matching": False, "answers": NAMES}
     weights = {name: tensor.contiguous() for name, tensor in fusion.state_dict().items()}
@@ -114,7 +115,7 @@ def test_pictures_side_by_side_are_read_one_by_one(data):
     """Each is prepared alone, and the states are concatenated in their order."""
     encoder = data.matcher().encoder
     torch.manual_seed(2)
-    fusion = SingleStream(encoder.model, vocabulary=None, matching=False, answers=3, images=2).eval()
+    fusion = SingleStream(encoder.model, Heads(answers=3, images=2)).eval()
     left, right = (sample.image.resize((20, 24)) for sample in list(data.examples)[:2])
     both = Image.new("RGB", (40, 24))
     both.paste(left, (0, 0))
@@ -142,7 +143,7 @@ def test_candidates_are_ranked_by_the_words_that_masks_stand_for(data):
     encoder = data.matcher().encoder
     model = encoder.model
     torch.manual_seed(3)
-    fusion = SingleStream(model, vocabulary=model.vocab_size, matching=False).eval()
+    fusion = SingleStream(model, Heads(vocabulary=model.vocab_size)).eval()
     torch.nn.init.normal_(fusion.word_bias)
     candidates, pictures = ["red", "light blue", "blue"], list(data.pictures())[:2]
     questions = [["what colour?"], ["what colour is it, and why do you think so, and since when?", "is it?"]]
@@ -170,7 +171,7 @@ def test_candidates_are_ranked_by_the_words_that_masks_stand_for(data):
 
 def test_the_task_ranks_candidates(data):
     model = data.matcher().encoder.model
-    reader = FusionEncoder(data.matcher().encoder, SingleStream(model, vocabulary=model.vocab_size, matching=False))
+    reader = FusionEncoder(data.matcher().encoder, SingleStream(model, Heads(vocabulary=model.vocab_size)))
     told = replace(data, matcher=lambda: reader)
     found = VisualQuestionAnswering(dataset="asked", candidates=("red", "blue")).evaluate(told)
     scores = reader.rank_answers(data.pictures(), data.captions_of_images(), ("red", "blue"))

@@ -20,6 +20,7 @@ from infra.errors import DataError
 from infra.formats.shards import read_samples
 from infra.formats.testset import EvalSet
 from infra.fusion.co_attention import CoAttention, RegionShape
+from infra.fusion.heads import Heads
 from infra.fusion.network import Layout
 from infra.fusion.single_stream import SingleStream
 from infra.fusion.towers import lengths_of, word_embedding
@@ -58,8 +59,8 @@ def saved(folder, model_files, fusion, config):
 def model(model_files, tmp_path_factory):
     """A random ViLBERT with every head, that was trained with the detector's classes."""
     torch.manual_seed(1)
-    heads = {"vocabulary": 49408, "matching": True, "answers": len(NAMES)}
-    fusion = CoAttention(open_clip.CLIP(**samples.MODEL), 2, REGIONS, **heads)
+    heads = Heads(vocabulary=49408, matching=True, answers=len(NAMES))
+    fusion = CoAttention(open_clip.CLIP(**samples.MODEL), 2, REGIONS, heads)
     torch.nn.init.normal_(fusion.match_head.weight, std=3.0)
     torch.nn.init.normal_(fusion.answer_head[-1].weight, std=3.0)
     return saved(tmp_path_factory.mktemp("model"), model_files, fusion, {**LISTED, "vocabulary": 49408})
@@ -111,8 +112,8 @@ def test_questions_are_answered_by_regions(model, sets, tmp_path):
 
 def test_two_pictures_have_the_regions_in_their_halves(model, model_files, sets, tmp_path):
     torch.manual_seed(2)
-    heads = {"vocabulary": None, "matching": False, "answers": 2, "images": 2}
-    fusion = CoAttention(open_clip.CLIP(**samples.MODEL), 1, REGIONS._replace(classes=0), **heads)
+    heads = Heads(answers=2, images=2)
+    fusion = CoAttention(open_clip.CLIP(**samples.MODEL), 1, REGIONS._replace(classes=0), heads)
     described = {
         **LISTED,
         "layers": 1,
@@ -187,7 +188,7 @@ def test_choices_are_ranked_by_matching(model, sets, tmp_path):
 
 def test_a_model_of_pixels_reads_pixels(model_files, sets, tmp_path):
     torch.manual_seed(3)
-    fusion = SingleStream(open_clip.CLIP(**samples.MODEL), vocabulary=None, matching=False, answers=len(NAMES))
+    fusion = SingleStream(open_clip.CLIP(**samples.MODEL), Heads(answers=len(NAMES)))
     described = {"kind": "single_stream", "vocabulary": None, "matching": False, "answers": NAMES}
     data = opened(tmp_path, saved(tmp_path / "vilt", model_files, fusion, described), sets, "vqa")
     loaded = data.matcher()

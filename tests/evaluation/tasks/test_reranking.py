@@ -20,6 +20,7 @@ from infra import ranking
 from infra.encoder.config import EncoderConfig
 from infra.errors import ConfigError, DataError
 from infra.formats.testset import EvalSet
+from infra.fusion.heads import Heads
 from infra.fusion.network import Fusion, Layout
 from infra.fusion.towers import encode_images, encode_texts, lengths_of, token_widths
 from infra.run.context import Context, ShardOutput
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.long  # models
 def fused_files(model_files):
     """The tiny model with a random fusion encoder whose heads are large enough to differ."""
     torch.manual_seed(1)
-    fusion = Fusion(token_widths(open_clip.CLIP(**samples.MODEL)), 2, vocabulary=49408, matching=True)
+    fusion = Fusion(token_widths(open_clip.CLIP(**samples.MODEL)), 2, Heads(vocabulary=49408, matching=True))
     torch.nn.init.normal_(fusion.match_head.weight, std=3.0)
     weights = {name: tensor.contiguous() for name, tensor in fusion.state_dict().items()}
     config = {"layers": 2, "vocabulary": 49408, "matching": True}
@@ -189,7 +190,7 @@ def test_a_model_without_a_fusion_encoder_is_refused(model, fused_files, tmp_pat
         matcher(model)
     config = json.dumps({"layers": 2, "vocabulary": None, "matching": True}).encode()
     torch.manual_seed(1)
-    fusion = Fusion(token_widths(open_clip.CLIP(**samples.MODEL)), 2, vocabulary=None, matching=True)
+    fusion = Fusion(token_widths(open_clip.CLIP(**samples.MODEL)), 2, Heads(matching=True))
     weights = safetensors.torch.save({name: tensor.contiguous() for name, tensor in fusion.state_dict().items()})
     files = {**fused_files, "data/fusion/config.json": config, "data/fusion/model.safetensors": weights}
     loaded = matcher(samples.write_artifact(tmp_path / "wordless", files, stage="train"))

@@ -9,6 +9,7 @@ from torch import nn
 
 from infra.errors import ConfigError
 from infra.fusion import towers as fusion_towers
+from infra.fusion.heads import Heads
 from infra.fusion.network import Fusion, Layout, token_places
 from training.model.blocks import use_fast_blocks
 from training.objectives import towers
@@ -271,7 +272,9 @@ def test_the_queue_holds_the_last(size, count):
 
 def fusion(layers=2):
     torch.manual_seed(0)
-    return Fusion(fusion_towers.Widths(image=10, text=12, heads=3), layers, vocabulary=30, matching=True).double()
+    return Fusion(
+        fusion_towers.Widths(image=10, text=12, heads=3), layers, Heads(vocabulary=30, matching=True)
+    ).double()
 
 
 def tokens():

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from infra.device import to_device
 from infra.fusion.config import FOLDER
+from infra.fusion.heads import Heads
 from infra.fusion.network import Fusion, Layout, token_places
 from infra.fusion.towers import encode_images, shared_width, token_widths, word_embedding
 from training.distributed.collectives import all_gather, global_mean, rank
@@ -64,12 +65,10 @@ class ALBEF(Objective):
         if config.itm_weight or config.mlm_weight:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(run.seed)
-                self.fusion = Fusion(
-                    token_widths(model),
-                    config.fusion_layers,
-                    vocabulary=int(self.model.vocab_size) if config.mlm_weight else None,
-                    matching=config.itm_weight > 0,
-                )
+                widths = token_widths(model)
+                vocabulary = int(self.model.vocab_size) if config.mlm_weight else None
+                heads = Heads(vocabulary, matching=config.itm_weight > 0)
+                self.fusion = Fusion(widths, config.fusion_layers, heads)
             self.fusion.grad_checkpointing = run.cluster.grad_checkpointing
             if run.cluster.compile:
                 compile_blocks(self.fusion)
