@@ -244,9 +244,10 @@ class RateLimiter:
         longest = self._web.max_delay_s
         until, rest = now + min(seconds, longest), 0.0
         host.paused_s += max(0.0, until - max(now, host.paused_until))
+        ahead = max(until, host.paused_until) - now
         if seconds > longest:
             rest = min(seconds, MAX_REST_S)
-        elif host.paused_s - (max(until, host.paused_until) - now) > (self._web.breaker_failures - 0.5) * longest:
+        elif host.paused_s - ahead > (self._web.breaker_failures - 0.5) * longest:  # reports shorten a pause a little
             rest = host.rest_for = min(max(2 * host.rest_for or self._web.breaker_s, seconds), _MAX_DOWN_S)
         if until > host.paused_until or now + rest > host.rests_until:
             self._notify(name, (other for other in {**host.held, **host.needs} if other != worker))
