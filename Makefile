@@ -54,7 +54,7 @@ promises: $(READY) ## measure every figure that README and docs promise; ARGS=NA
 	$(BIN)/python -m tests.benchmarks.promises $(ARGS)
 
 ui: $(READY) ## open MLflow on the runs made here
-	$(BIN)/mlflow server --backend-store-uri sqlite:///$(CURDIR)/.clipline/mlflow.db --workers 1 --port 5000
+	MLFLOW_DISABLE_TELEMETRY=true $(BIN)/mlflow server --backend-store-uri sqlite:///$(CURDIR)/.clipline/mlflow.db --workers 1 --port 5000
 
 format: $(READY) ## format the code
 	$(BIN)/ruff check --fix

@@ -4,32 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
+from infra.cluster import alone
 from infra.cluster.head import joined, listens
-from infra.cluster.objects import SHARED, advice, lie_in_files, memory_bytes
 from infra.errors import CliplineError
 from infra.garbage import no_collections
 
-__all__ = ["ALONE", "connect"]
-
-log = logging.getLogger(__name__)
-
-ALONE = {
-    # On one machine Ray stays on loopback, where no other machine reaches it and a change of the network does not cut
-    # it in two; without this it does so on macOS and Windows only.
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    # A laptop that slept or a virtual machine that was paused must not end a run: by the clock, Ray's head was away.
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "300",
-}
-"""Environment for a Ray cluster on this machine alone. Ray reads it when it is imported."""
-_LONGEST = 40  # bytes of TMPDIR: Ray adds 63, and the address of a socket has 107
+__all__ = ["connect"]
 
 
 @contextmanager
@@ -40,8 +24,7 @@ def connect(cpus: int | None = None) -> Iterator[None]:
     """
     address = os.environ.get("RAY_ADDRESS")
     if not address:
-        os.environ.update({name: value for name, value in ALONE.items() if name not in os.environ})
-        _ensure_token()
+        alone.prepare()
     import ray
 
     if ray.is_initialized():
@@ -58,13 +41,7 @@ def connect(cpus: int | None = None) -> Iterator[None]:
                 f"no Ray cluster answers at {address}", found=str(error), fix="unset RAY_ADDRESS to start one here"
             ) from error
     else:
-        # "local": without it Ray would join whatever cluster another user started on this machine
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **_folder(), **quiet)
-        # The autoscaler has nothing to do on one machine, and ray.shutdown() would wait a second for its end.
-        node: Any = ray._private.worker._global_node
-        node.kill_monitor(check_alive=False)
-        if lie_in_files(node):
-            log.warning("%s", advice(shutil.disk_usage(SHARED).free, memory_bytes()))
+        alone.start(cpus, **quiet)
     head = joined()
     try:
         yield
@@ -75,25 +52,3 @@ def connect(cpus: int | None = None) -> Iterator[None]:
             # some, in cycles that the collector frees in whatever thread it happens to run.
             with no_collections():
                 ray.shutdown()
-
-
-def _folder() -> dict[str, Any]:
-    """Return the option that gives Ray a short folder for sockets, whose paths may have 108 bytes."""
-    if len(tempfile.gettempdir()) <= _LONGEST:
-        return {}
-    return {"_temp_dir": tempfile.mkdtemp(prefix="ray-", dir="/tmp")}
-
-
-def _ensure_token() -> None:
-    """Give Ray a token for this process's cluster if it could not write its own to the home folder."""
-    if {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
-        return
-    folder = Path.home() / ".ray"
-    if (folder / "auth_token").exists():
-        return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError:
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)

@@ -36,6 +36,11 @@ STAGES = 6
 RATES, SEEDS = ("0.1", "0.2", "0.3", "0.4"), 3
 
 RAY = """
+import ray
+ray.init(num_cpus=2)
+ray.shutdown()
+"""
+CONNECT = """
 from infra import cluster
 with cluster.connect(cpus=2):
     pass
@@ -110,7 +115,8 @@ def clipline(command: str, *options: object) -> list[object]:
 def programs(peer: Path | None) -> dict[str, Callable[[Path], list[list[object]]]]:
     """Each program's commands in an empty folder: those that prepare it, the run, and the run once more."""
     found: dict[str, Callable[[Path], list[list[object]]]] = {
-        "Ray alone": lambda folder: [[sys.executable, "-c", RAY]],
+        "Ray": lambda folder: [[sys.executable, "-c", RAY]],
+        "connect": lambda folder: [[sys.executable, "-c", CONNECT]],
         "clipline": lambda folder: [clipline("run", "--cpus", 2)] * 2,
     }
     if peer is None:
@@ -142,9 +148,9 @@ def stages(peer: Path | None, repeats: int) -> None:
                 taken.setdefault((name, kind), []).append(seconds(command, Path(scratch)))
     for (name, kind), all_turns in taken.items():
         print(f"{name:10} {kind:7} {min(all_turns):.2f} s (at most {max(all_turns):.2f})")
-    ray, cold = min(taken["Ray alone", "cold"]), min(taken["clipline", "cold"])
+    ray, ours, cold = (min(taken[name, "cold"]) for name in ("Ray", "connect", "clipline"))
     cached = min(taken["clipline", "cached"])
-    print(f"{STAGES} stages cold: Ray's start and stop and {cold - ray:.2f} s")
+    print(f"{STAGES} stages cold: Ray's start and stop and {cold - ray:.2f} s, those of clipline's Ray and {cold - ours:.2f} s")
     print(f"{STAGES} stages cached: {cached:.2f} s", end="")
     least = min(
         (min(turns) for (name, kind), turns in taken.items() if kind == "cached" and name != "clipline"), default=0

@@ -12,8 +12,10 @@ pytestmark = pytest.mark.alone  # sends signals at the right moment
 
 RAY = """#!/usr/bin/env bash
 echo "ray $* auth=$RAY_AUTH_MODE token=${#RAY_AUTH_TOKEN}" >>"$FAKE_LOG"
-[ "$1" = start ] && exec sleep 60
-exit 0
+case "$1" in
+  start) exec sleep 60 ;;
+  status) printf 'Active:\n 1 node_a\n%sPending:\n 1 node_z\n' "${FAKE_OTHERS:-}" ;;
+esac
 """
 CLIPLINE = """#!/usr/bin/env bash
 echo "clipline $* at $RAY_ADDRESS" >>"$FAKE_LOG"
@@ -33,6 +35,7 @@ def until(holds, seconds: float = 20.0):
 
 def test_ray_starts_on_all_nodes_and_the_run_on_top(tmp_path):
     given = {"SLURM_JOB_NODELIST": "node[1-3]", "SLURM_JOB_ID": "4711", "FAKE_SECONDS": "1", "FAKE_CODE": "0"}
+    given["FAKE_OTHERS"] = " 1 node_b\nIdle:\n 1 node_c\n"
     job = start(tmp_path, PROGRAMS, "train", "--set", "a=b c", **given)
     assert job.wait(20) == 0, said(tmp_path).read_text()
     lines = calls(tmp_path)
@@ -73,6 +76,19 @@ def test_a_head_that_does_not_start_ends_the_job(tmp_path):
     job = start(tmp_path, {**PROGRAMS, "ray": broken}, "train")
     assert job.wait(20) == 1
     assert "Ray's head did not start on node1" in said(tmp_path).read_text()
+    assert not any(line.startswith("clipline") for line in calls(tmp_path))
+
+
+ONLY_HERE = RAY.replace("start) ", 'start) [[ $* == *--head* ]] || { echo "no room in /tmp"; exit 1; }; ')
+
+
+@pytest.mark.parametrize(("ray", "patience"), [(RAY, "1"), (ONLY_HERE, "60")])
+def test_a_node_that_does_not_join_ends_the_job(tmp_path, ray, patience):
+    given = {"SLURM_JOB_NODELIST": "node[1-3]", "FAKE_OTHERS": " 1 node_b\n", "CLIPLINE_JOIN_S": patience}
+    job = start(tmp_path, {**PROGRAMS, "ray": ray}, "train", **given)
+    assert job.wait(20) == 1
+    assert "Ray runs on 2 of 3 nodes" in (text := said(tmp_path).read_text())
+    assert (ray is RAY) or text.index("no room in /tmp") < text.index("Ray runs on")
     assert not any(line.startswith("clipline") for line in calls(tmp_path))
 
 

@@ -19,6 +19,13 @@ def test_a_cluster_of_ones_own_is_on_loopback():
     assert [node["NodeManagerAddress"] for node in ray.nodes()] == ["127.0.0.1"]
 
 
+def test_a_cluster_of_ones_own_has_no_process_that_a_run_does_not_need():
+    import ray
+
+    started = ray._private.worker._global_node.all_processes
+    assert {kind for kind, processes in started.items() if processes} == {"gcs_server", "raylet"}
+
+
 def test_connect_uses_the_cluster_that_is_there():
     import ray
 

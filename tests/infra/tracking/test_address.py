@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from infra.store import LocalStore
@@ -49,3 +53,17 @@ def test_a_server_with_credentials_in_its_address_does_not_show_them(monkeypatch
     assert address.page("1", "abc") == page
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://user:hunter2@db/mlflow")
     assert "hunter2" not in Address.find(LocalStore("/root")).ui_command
+
+
+TELLS = """
+import infra.tracking.client
+from mlflow.telemetry.client import get_telemetry_client
+print(get_telemetry_client() is not None)
+"""
+
+
+def test_mlflow_tells_its_makers_nothing():
+    quiet = ("PYTEST_", "CI", "GITHUB_ACTIONS", "MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK")  # MLflow heeds these, too
+    env = {name: value for name, value in os.environ.items() if not name.startswith(quiet)}
+    done = subprocess.run([sys.executable, "-c", TELLS], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"]
