@@ -5,9 +5,9 @@
     python -m tests.benchmarks.orchestration plan [--stages 1000]
     python -m tests.benchmarks.orchestration sweep [--seconds 30]
 
-``stages``: a chain of six stages that each write one file, cold and once more with nothing to do; Ray's own start and
-stop stand beside, since a run of ours starts it. The programs take turns; each figure is the best of its turns, so of
-ours with MLflow's empty tables in the user's cache.
+``stages``: a chain of six stages that each write one file, cold and once more with nothing to do. A run of ours starts
+Ray, so Ray's own start and stop stand beside, and those of the fewer processes that ``connect`` starts. The programs
+take turns; each figure is the best of its turns, so of ours with MLflow's empty tables in the user's cache.
 ``plan``: the wall time of ``clipline plan`` on a chain of so many stages. ``sweep``: twelve runs, four settings by
 three seeds, that share two stages and have one of their own, of so many seconds each, two at once: its wall time over
 that of the distinct stages alone.
@@ -150,7 +150,7 @@ def stages(peer: Path | None, repeats: int) -> None:
         print(f"{name:10} {kind:7} {min(all_turns):.2f} s (at most {max(all_turns):.2f})")
     ray, ours, cold = (min(taken[name, "cold"]) for name in ("Ray", "connect", "clipline"))
     cached = min(taken["clipline", "cached"])
-    print(f"{STAGES} stages cold: Ray's start and stop and {cold - ray:.2f} s, those of clipline's Ray and {cold - ours:.2f} s")
+    print(f"{STAGES} stages cold: Ray's start and stop and {cold - ray:.2f} s, of clipline's Ray {cold - ours:.2f} s")
     print(f"{STAGES} stages cached: {cached:.2f} s", end="")
     least = min(
         (min(turns) for (name, kind), turns in taken.items() if kind == "cached" and name != "clipline"), default=0
