@@ -49,7 +49,6 @@ class CoAttention(FusionModel):
             hidden = nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width)
             self.class_head = nn.Sequential(*hidden, nn.Linear(width, shape.classes))
         self.add_heads(width, width, heads)
-        self.grad_checkpointing = False
 
     @property
     def regions(self) -> RegionShape:

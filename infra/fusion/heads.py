@@ -43,6 +43,7 @@ class FusionModel(nn.Module, ABC):
     are made on request only, because DDP waits for the gradients of all weights.
     """
 
+    grad_checkpointing = False  # set it to recompute activations in the backward pass
     match_head: nn.Linear | None
     answer_head: nn.Sequential | None
     images: int

@@ -60,7 +60,6 @@ class Fusion(FusionModel):
         self.blocks = nn.ModuleList(FusionBlock(widths, (3 * layers) ** -0.5) for _ in range(layers))
         self.norm = nn.LayerNorm(widths.text)
         self.add_heads(widths.text, widths.text, heads)
-        self.grad_checkpointing = False
 
     def forward(self, tokens: Tensor, layout: Layout, images: Tensor, image_of: Tensor) -> Tensor:
         """Fuse ``tokens`` (tokens of t texts, width) with ``images`` (i, n, image width): same shape as ``tokens``.

@@ -89,7 +89,7 @@ class SingleStream(FusionModel):
             heads = block.attn.num_heads if plain else 1
             mask = hidden.expand(texts, heads, length, length)
             mask = mask.flatten(0, 1) if plain else mask
-            if transformer.grad_checkpointing and torch.is_grad_enabled():
+            if self.grad_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, None, None, mask, use_reentrant=False)
             else:
                 x = block(x, attn_mask=mask)

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from infra.device import to_device
 from infra.errors import ConfigError
-from infra.fusion.build import build_fusion
 from infra.fusion.config import FOLDER
 from training.distributed.collectives import global_mean
 from training.objectives.albef.matcher import Matcher
 from training.objectives.albef.sampling import HARD_NEGATIVES, check_among, gumbel, hard_negatives, uniform
 from training.objectives.base import Companion, Objective
+from training.objectives.fusion import fusion_encoder
 from training.objectives.masked import Captions, mask_captions
 
 if TYPE_CHECKING:
@@ -50,9 +50,7 @@ class Fused(Objective):
         self.among, self.wrong_images = config.negatives_among, config.wrong_images
         vocabulary = int(self.model.vocab_size) if config.mlm_weight else None
         self.described = {**described, "vocabulary": vocabulary, "matching": config.itm_weight > 0}
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(run.seed)
-            self.fusion = build_fusion(model, self.described)
+        self.fusion = fusion_encoder(model, self.described, run)
         for unused in self.fusion.unused(model):
             unused.requires_grad_(False)
         self.ends_of_words: Tensor | None = None

@@ -16,6 +16,7 @@ from infra.fusion import towers as fusion_towers
 from infra.fusion.network import Layout
 from training import train
 from training.model.blocks import compile_blocks, use_fast_blocks
+from training.objectives import fusion as training_fusion
 from training.objectives import towers
 from training.objectives.albef import objective as albef_objective
 from training.objectives.albef import sampling
@@ -241,7 +242,8 @@ def test_activations_may_be_computed_again(whole):
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # dynamo looks at it to make its guards
 def test_its_blocks_may_be_compiled(monkeypatch):
     torch._dynamo.reset()
-    monkeypatch.setattr(albef_objective, "compile_blocks", partial(compile_blocks, backend="eager"))
+    for module in (albef_objective, training_fusion):
+        monkeypatch.setattr(module, "compile_blocks", partial(compile_blocks, backend="eager"))
     eager, compiled = objective(), objective(cluster__compile=True)
     for longest in (5, 9, 14):
         images, texts = batch(BATCH, seed=longest, longest=longest)

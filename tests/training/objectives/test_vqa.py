@@ -71,8 +71,9 @@ def asked(seed, kind="single_stream"):
     return images, texts
 
 
-def steps(folder, kind, parts=1):
-    settings = train.Config(batch_size=BATCH, objective=vqa.Config(answers=tuple(ANSWERS)))
+def steps(folder, kind, parts=1, **cluster):
+    """Losses and gradients of two steps of this rank, each in ``parts`` parts."""
+    settings = train.Config(batch_size=BATCH, objective=vqa.Config(answers=tuple(ANSWERS)), cluster=cluster)
     module, world = VQA(use_fast_blocks(build()), settings.objective, settings, {"pretrained": folder}).double(), None
     module.use_tokenizer(Tokens())
     world = World.join(torch.device("cpu"))
@@ -158,6 +159,24 @@ def test_ranks_and_parts_change_nothing(ranks, tmp_path, kind):
         assert set(results[0][1]) == set(gradients)
         for name, gradient in gradients.items():
             assert results[0][1][name] == pytest.approx(gradient, rel=1e-8, abs=1e-12), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_activations_may_be_computed_again(tmp_path, kind):
+    with torch.random.fork_rng():
+        folder = pretrained(tmp_path / "model", kind, build())
+    passes = []
+    counted = nn.modules.module.register_module_forward_pre_hook(lambda *_: passes.append(1))
+    try:
+        losses, gradients = steps(folder, kind)
+        once = len(passes)
+        again = steps(folder, kind, grad_checkpointing=True)
+    finally:
+        counted.remove()
+    assert again[0] == losses
+    assert len(passes) > 2 * once
+    for name, gradient in gradients.items():
+        np.testing.assert_allclose(again[1][name], gradient, rtol=1e-12, atol=1e-15, err_msg=name)
 
 
 def go(folder, shards, start, stop_at=None, workers=1):

@@ -20,15 +20,15 @@ from torch import Tensor, nn
 
 from infra.device import to_device
 from infra.fusion.config import FOLDER
-from infra.fusion.heads import Heads
-from infra.fusion.network import Fusion, Layout, token_places
-from infra.fusion.towers import encode_images, shared_width, token_widths, word_embedding
+from infra.fusion.network import Layout, token_places
+from infra.fusion.towers import encode_images, shared_width, word_embedding
 from training.distributed.collectives import all_gather, global_mean, rank
 from training.model.blocks import compile_blocks
 from training.objectives.albef.matcher import Matcher
 from training.objectives.albef.momentum import Momentum, Queue, contrast
 from training.objectives.albef.sampling import HARD_NEGATIVES, check_among, gumbel, hard_negatives, uniform
 from training.objectives.base import Companion, Objective, features, l2_normalise
+from training.objectives.fusion import fusion_encoder
 from training.objectives.masked import Captions, mask_captions
 from training.objectives.towers import encode_texts
 
@@ -61,17 +61,13 @@ class ALBEF(Objective):
         self.image_queue, self.text_queue = (Queue(config.queue_size, shared_width(model)) for _ in range(2))
         self.fusion: Any = None
         self.fusion_momentum: Any = None
-        # The fusion encoder draws its weights from the seed without disturbing the model's generator.
         if config.itm_weight or config.mlm_weight:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(run.seed)
-                widths = token_widths(model)
-                vocabulary = int(self.model.vocab_size) if config.mlm_weight else None
-                heads = Heads(vocabulary, matching=config.itm_weight > 0)
-                self.fusion = Fusion(widths, config.fusion_layers, heads)
-            self.fusion.grad_checkpointing = run.cluster.grad_checkpointing
-            if run.cluster.compile:
-                compile_blocks(self.fusion)
+            self.described = {
+                "layers": config.fusion_layers,
+                "vocabulary": int(self.model.vocab_size) if config.mlm_weight else None,
+                "matching": config.itm_weight > 0,
+            }
+            self.fusion = fusion_encoder(model, self.described, run)
         if config.mlm_weight and config.alpha:
             self.fusion_momentum = Momentum(self.fusion)
             if run.cluster.compile:
@@ -154,12 +150,7 @@ class ALBEF(Objective):
     def companions(self) -> dict[str, Companion]:
         if self.fusion is None:
             return {}
-        config = {
-            "layers": self.config.fusion_layers,
-            "vocabulary": int(self.model.vocab_size) if self.config.mlm_weight else None,
-            "matching": self.config.itm_weight > 0,
-        }
-        return {FOLDER: Companion(self.fusion, config)}
+        return {FOLDER: Companion(self.fusion, self.described)}
 
     def _keys(self, image: Tensor, text: Tensor) -> dict[str, Tensor]:
         """Return the keys, and the weight of soft targets, which rises as the momentum encoders learn."""

@@ -39,7 +39,6 @@ class ViLBERT(Fused):
         weights = {"itm": config.itm_weight, "mlm": config.mlm_weight, "mrm": config.mrm_weight}
         super().__init__(model, config, run, described, weights)
         self.region_rate = config.mask_rate
-        self.fusion.grad_checkpointing = run.cluster.grad_checkpointing
 
     def forward(self, images: Tensor, texts: Tensor) -> dict[str, Tensor]:
         """Read tables of regions ``images`` (b, most, columns) and texts (b, context) together.

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from infra.device import to_device
 from infra.errors import ConfigError
 from infra.fusion.answering import answer
-from infra.fusion.build import build_fusion
 from infra.fusion.config import FOLDER, fusion_folder, read_fusion_config
 from infra.fusion.towers import lengths_of
 from infra.store import LocalStore
 from training.distributed.collectives import global_mean
 from training.objectives.base import Companion, Objective
+from training.objectives.fusion import fusion_encoder
 
 if TYPE_CHECKING:
     from training.config import Config as Run
@@ -54,9 +54,7 @@ class VQA(Objective):
         self.described = {**before, "vocabulary": None, "matching": False, "answers": answers, "images": config.images}
         if "regions" in before:  # nobody guesses their classes any more
             self.described["regions"] = [*before["regions"][:2], 0]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(run.seed)
-            self.fusion = build_fusion(model, self.described)
+        self.fusion = fusion_encoder(model, self.described, run)
         own = self.fusion.state_dict()
         same = (before.get("answers"), before.get("images", 1)) == (answers, config.images)
         weights = {
