@@ -128,5 +128,6 @@ def _against(member: type[Task], examples: EvalSet, splits: Collection[str], hol
         return error.message
     reason = task.lacking(examples.kind, splits)
     if not reason and holds.with_pixels < holds.images and not task.reads_regions():
-        return "it needs pixels, and there are images with regions alone"
+        unless = f", unless it has {task.regions_by}" if task.regions_by else ""
+        return f"it needs pixels{unless}, and there are images with regions alone"
     return reason

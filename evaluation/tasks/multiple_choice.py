@@ -26,6 +26,7 @@ class MultipleChoice(Task):
     needs: ClassVar[tuple[str, ...]] = ("multiple_choice",)
     main: ClassVar[str] = "acc"
     units: ClassVar[str] = "images"
+    regions_by: ClassVar[str] = "score=matching"
 
     score: Literal["cosine", "matching"] = Field(
         "cosine", description="what ranks the choices: the two encoders, or the matching head of a fusion model"

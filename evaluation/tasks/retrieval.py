@@ -27,6 +27,7 @@ class Retrieval(Task):
     needs: ClassVar[tuple[str, ...]] = ("retrieval",)
     main: ClassVar[str] = "mean_recall@1"
     units: ClassVar[str] = "images and captions, half each"
+    regions_by: ClassVar[str] = "rerank"
 
     recall_at: tuple[int, ...] = Field((1, 5, 10), min_length=1, description="the k of recall@k")
 

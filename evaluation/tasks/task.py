@@ -64,13 +64,15 @@ class Task(Choice):
     ``kind`` names it in results; ours use CLIP_benchmark's names. The others say what ``clipline tasks`` and suites
     should know of it, and may be left out. ``needs``: kinds of test sets it can measure, of
     :data:`infra.formats.testset.KINDS`; none: any. ``main``: the metric that counts. ``units``: what it is a mean over.
-    ``takes``: inputs of the stage that it uses where they are given.
+    ``takes``: inputs of the stage that it uses where they are given. ``regions_by``: the option by which it reads a
+    detector's regions, for a task that does so only then.
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
     takes: ClassVar[tuple[str, ...]] = ()
     main: ClassVar[str] = ""
     units: ClassVar[str] = "images"
+    regions_by: ClassVar[str] = ""
 
     dataset: str = Field(description="test set: a folder in CLIP_benchmark's layout below the artifact's data/")
     split: str = Field("test", description="split of the test set")
