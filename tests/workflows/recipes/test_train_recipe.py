@@ -46,21 +46,6 @@ def given(tmp_path):
     return tmp_path
 
 
-@QUIET
-def test_from_shards_to_a_score(ray_cluster, given):
-    sets = {
-        "shards": json.dumps([str(given / "shards")]), "model": json.dumps(MODEL), "samples": 96, "batch_size": 16,
-        "tests": given / "tests", "classification": '["colours"]', "train.optimizer.lr": 0.01, "train.log_every": 16,
-    }  # fmt: skip
-    clipline(given / "root", "run", "train", *settings(**sets))
-    (result,) = (given / "root/artifacts/zeroshot_colours").glob("*/data/colours_*.json")
-    assert 0 <= json.loads(result.read_text())["metrics"]["acc1"] <= 1
-    (journal,) = given.glob("root/runs/*/journal.jsonl")
-    events = [json.loads(line) for line in journal.read_text().splitlines() if line.strip()]
-    scored = [event["step"] for event in events if "validation/colours/acc1" in event.get("values", {})]
-    assert scored[-1] == 96
-
-
 def events(folder):
     return [
         json.loads(line)
@@ -71,10 +56,11 @@ def events(folder):
 
 
 @QUIET
-def test_sigterm_gives_a_checkpoint_and_75_and_resume_goes_on_from_it(ray_cluster, given):
+def test_from_shards_to_a_score_over_sigterm_a_checkpoint_75_and_resume(ray_cluster, given):
     total = 8_000  # takes several times what a signal takes to get there
     sets = {
         "shards": json.dumps([str(given / "shards")]), "model": json.dumps(MODEL), "samples": total, "batch_size": 16,
+        "tests": given / "tests", "classification": '["colours"]',
         "train.log_every": 160, "train.checkpoint.every": 10**9,
     }  # fmt: skip
     run = [sys.executable, "-m", "workflows.cli", "run", "train", "--cpus", "2", *settings(**sets)]
@@ -94,6 +80,10 @@ def test_sigterm_gives_a_checkpoint_and_75_and_resume_goes_on_from_it(ray_cluste
     assert starts == [0, int(checkpoint.name)]
     (manifest,) = given.glob("root/artifacts/train/*/manifest.json")
     assert json.loads(manifest.read_text())["facts"]["samples"] == total
+    validated = [event["step"] for event in events(given) if "validation/colours/acc1" in event.get("values", {})]
+    assert validated[-1] == total
+    (result,) = (given / "root/artifacts/zeroshot_colours").glob("*/data/colours_*.json")
+    assert 0 <= json.loads(result.read_text())["metrics"]["acc1"] <= 1
 
 
 def test_test_sets_without_a_folder_are_told_before_anything_runs():
