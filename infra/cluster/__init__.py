@@ -7,8 +7,7 @@ What is imported here does not load Ray, which ``clipline plan`` has no time for
 :mod:`infra.cluster.mailbox` and :mod:`infra.cluster.failures` do, and are for code that runs within :func:`connect`.
 """
 
-from infra.cluster.alone import ALONE
-from infra.cluster.connect import connect
+from infra.cluster.connect import ALONE, connect
 from infra.cluster.limits import TENSORS, Limits, backoff, slots
 from infra.cluster.shards import run_batches, run_shards
 

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from infra.cluster import alone
 from infra.cluster.head import joined, listens
 from infra.errors import CliplineError
 from infra.garbage import no_collections
 
-__all__ = ["connect"]
+__all__ = ["ALONE", "connect"]
+
+ALONE = {
+    # On one machine Ray stays on loopback, where no other machine reaches it and a change of the network does not cut
+    # it in two; without this it does so on macOS and Windows only.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # A laptop that slept or a virtual machine that was paused must not end a run: by the clock, Ray's head was away.
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "300",
+}
+"""Environment for a Ray cluster on this machine alone. Ray reads it when it is imported."""
 
 
 @contextmanager
@@ -24,8 +35,11 @@ def connect(cpus: int | None = None) -> Iterator[None]:
     """
     address = os.environ.get("RAY_ADDRESS")
     if not address:
-        alone.prepare()
+        os.environ.update({name: value for name, value in ALONE.items() if name not in os.environ})
+        _ensure_token()
     import ray
+
+    from infra.cluster.alone import start
 
     if ray.is_initialized():
         yield
@@ -41,7 +55,7 @@ def connect(cpus: int | None = None) -> Iterator[None]:
                 f"no Ray cluster answers at {address}", found=str(error), fix="unset RAY_ADDRESS to start one here"
             ) from error
     else:
-        alone.start(cpus, **quiet)
+        start(cpus, **quiet)
     head = joined()
     try:
         yield
@@ -52,3 +66,18 @@ def connect(cpus: int | None = None) -> Iterator[None]:
             # some, in cycles that the collector frees in whatever thread it happens to run.
             with no_collections():
                 ray.shutdown()
+
+
+def _ensure_token() -> None:
+    """Give Ray a token for this process's cluster if it could not write its own to the home folder."""
+    if {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+        return
+    folder = Path.home() / ".ray"
+    if (folder / "auth_token").exists():
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError:
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
