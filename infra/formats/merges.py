@@ -1,4 +1,4 @@
-"""Merges of a model's own for CLIP's tokenizer, in a file beside its weights.
+"""Merges of a model's own for CLIP's tokenizer, in a file in the folder of its weights.
 
 CLIP's byte pair encoding (Sennrich et al. 2016, https://arxiv.org/abs/1508.07909) begins with 512 tokens, each byte
 inside a word and at its end, and joins pairs of tokens in the order of its merges. So with other merges every text can
@@ -59,7 +59,7 @@ def check_merges(merges: Sequence[str]) -> None:
 
 
 def with_merges(cfg: Mapping[str, Any], merges: Sequence[str]) -> dict[str, Any]:
-    """The model's configuration with these merges, in :data:`FILE` beside it, and a vocabulary of their size."""
+    """Return the model's configuration with a vocabulary of these merges, read from :data:`FILE` in its folder."""
     size = {"vocab_size": vocabulary(merges)}
     options = {**cfg["text_cfg"].get("tokenizer_kwargs", {}), "bpe_path": FILE}
     text = {**cfg["text_cfg"], **size, "tokenizer_kwargs": options}

@@ -1,4 +1,4 @@
-"""Build a fusion encoder from the configuration that is kept beside its weights."""
+"""Build a fusion encoder from the configuration in the folder of its weights."""
 
 from __future__ import annotations
 

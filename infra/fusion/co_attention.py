@@ -24,7 +24,7 @@ __all__ = ["CoAttention"]
 
 
 class CoAttention(FusionModel):
-    """ViLBERT's modules beside open_clip's text tower, for regions of ``shape``.
+    """The modules that ViLBERT adds to open_clip's text tower, for regions of ``shape``.
 
     With classes in the shape, masked regions' classes are guessed. Raises ConfigError for a text tower without tokens.
     """

@@ -1,4 +1,4 @@
-"""Configuration of a saved fusion encoder, ``config.json`` beside its weights; loads no torch."""
+"""Configuration of a saved fusion encoder, ``config.json`` in the folder of its weights; loads no torch."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ __all__ = ["SingleStream"]
 
 
 class SingleStream(FusionModel):
-    """ViLT's modules beside the image tower's transformer: the way in for words, the two kinds of tokens, the heads.
+    """The modules that ViLT adds to the image tower: the projection of words, the embeddings of token kinds, the heads.
 
     Raises ConfigError unless ``model``'s image tower is a ViT of open_clip.
     """

@@ -68,9 +68,9 @@ class Runs:
         return new
 
     def open_child(self, stage: str, digest: str, config: Mapping[str, object], *, cached: bool) -> bool:
-        """Find or create the MLflow run of a stage, and log its configuration, unless told the same before.
+        """Find or create the MLflow run of a stage and log its configuration; a second call with the same does nothing.
 
-        True if it is new: then it is running, and has no points.
+        Returns True if the run is new: then it is running, and has no points.
         """
         opened = digest, flatten(redact_values(dict(config))), cached
         if self._opened.get(stage) == opened:
