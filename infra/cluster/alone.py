@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray._private import ray_constants
 from ray._private.node import Node
 
 from infra.cluster.objects import SHARED, advice, lie_in_files, memory_bytes
@@ -19,11 +20,12 @@ __all__ = ["start"]
 log = logging.getLogger(__name__)
 
 _LONGEST = 40  # bytes of TMPDIR: Ray adds 63, and the address of a socket has 107
-_SPARED = ("start_api_server", "start_log_monitor", "start_monitor")
-"""Methods of Ray's node that start a process which a run alone has no use for, and waits for.
+_SPARED = ("start_log_monitor", "start_monitor")
+"""Methods of Ray's node that start a process which a run alone has no use for.
 
-The API server would serve no dashboard here, only tell Ray's makers of the cluster; the log monitor would hand on what
-workers print, which nobody asks for; the monitor is the autoscaler, which has nothing to scale.
+The log monitor would hand on what workers print, which nobody asks for; the monitor is the autoscaler, which has
+nothing to scale. Nor would the API server serve a dashboard here, only tell Ray's makers of the cluster; and Ray waits
+for it.
 """
 
 
@@ -39,18 +41,25 @@ def start(cpus: int | None, **options: Any) -> None:  # noqa: ANN401
 
 @contextmanager
 def _spared() -> Iterator[None]:
-    """Have Ray start none of what is :data:`_SPARED` inside the block: its options do not say so.
+    """Have Ray start neither what is :data:`_SPARED` nor the API server inside the block: its options do not say so.
 
     A Ray that has no such method any more starts what it will.
     """
-    methods = {name: getattr(Node, name) for name in _SPARED if hasattr(Node, name)}
+    instead = dict.fromkeys(_SPARED, lambda _: None) | {"start_api_server": _name_no_server}
+    methods = {name: getattr(Node, name) for name in instead if hasattr(Node, name)}
     for name in methods:
-        setattr(Node, name, lambda *_, **__: None)
+        setattr(Node, name, instead[name])
     try:
         yield
     finally:
         for name, method in methods.items():
             setattr(Node, name, method)
+
+
+def _name_no_server(node: Any, **_: object) -> None:  # noqa: ANN401 - Ray's node is untyped
+    """Enter an address where nothing listens: without any Ray's agent asks for it each second, and logs a traceback."""
+    entry = ray_constants.DASHBOARD_ADDRESS.encode(), b"127.0.0.1:0", True, ray_constants.KV_NAMESPACE_DASHBOARD
+    node.get_gcs_client().internal_kv_put(*entry)
 
 
 def _folder() -> dict[str, Any]:
