@@ -2,12 +2,13 @@
 
     python -m tests.benchmarks.answers [vqa] [entailment] [pairs] [--objective vilt] [--seeds 0 1 2]
 
-The demo's questions, statements, or statements about two images, written as shards. A fusion model is pretrained on
-the questions, learns their answers, and then, if it is asked statements, to judge these: from statements alone it has
-learnt nothing in as many samples. A dual encoder sees as many samples by contrast, of questions, and a linear probe
-answers from its frozen vectors of image and question and their product. ``vilbert`` reads no pixels but the regions of
-a made-up detector, whose boxes are exact and whose features are not. All answer the split ``unseen``: two shapes in
-two colours that training never shows together.
+The demo's questions, statements, or statements about two images, written as shards. A fusion model starts from the
+towers of a dual encoder that saw questions by contrast, as ViLT's paper starts from a trained image tower; it is
+pretrained on the questions, learns their answers, and then, if it is asked statements, to judge these: from statements
+alone it has learnt nothing in as many samples. Another dual encoder sees as many questions by contrast as the model of
+the questions in all, and a linear probe answers from its frozen vectors of image and question and their product.
+``vilbert`` reads no pixels but the regions of a made-up detector, whose boxes are exact and whose features are not, and
+starts from nothing. All answer the split ``unseen``: two shapes in two colours that training never shows together.
 
 Beside them, exactly, stands the most that any model gets that reads the words alone (``blind``), sees the images alone
 (``unread``), or has the words and knows which shapes and colours the image shows, but not which belongs to which
@@ -257,7 +258,8 @@ class Answers:
         args, learnt, shards = self.args, self.learnt(name), self.shards(name)
         if name == "vqa":
             first = settings(seed, OBJECTIVES[args.objective], args.pretrain)
-            model = train(self.work / f"{args.objective}{seed}", shards, first)
+            towers = self.dual(seed, contrast) if (contrast := self.contrast()) else None
+            model = train(self.work / f"{args.objective}{seed}", shards, first, towers)
             last = settings(seed, answering(learnt), args.questions)
         else:
             model = self.fusion("vqa", seed)
@@ -265,10 +267,14 @@ class Answers:
         of = "" if args.objective == "vilt" else f"{args.objective}-"
         return train(self.work / f"{of}{name}{seed}", shards, last, model)
 
-    def dual(self, seed: int) -> Path:
-        """A dual encoder of as many samples as the fusion model of the questions has seen."""
-        samples = self.args.pretrain + self.args.questions
-        return train(self.work / f"dual{seed}", self.shards("vqa"), settings(seed, {"kind": "infonce"}, samples))
+    def contrast(self) -> int:
+        """Samples of the dual encoder that the fusion model starts from; one that reads no pixels starts from none."""
+        return 0 if self.args.objective == "vilbert" else int(self.args.contrast)
+
+    def dual(self, seed: int, samples: int) -> Path:
+        """A dual encoder that has seen so many samples of the questions."""
+        contrastive = settings(seed, {"kind": "infonce"}, samples)
+        return train(self.work / f"dual{seed}-{samples}", self.shards("vqa"), contrastive)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -279,9 +285,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--kinds", nargs="+", choices=tuple(kind for kinds in SETS.values() for kind in kinds))
     parser.add_argument("--groups", type=int, help="of each kind, to learn from; by default GROUPS")
     parser.add_argument("--tested", type=int, default=150, help="groups of each kind")
+    parser.add_argument("--contrast", type=int, default=112_000, help="samples of the towers, before they are fused")
     parser.add_argument("--pretrain", type=int, default=3_200, help="samples of the fusion model, before the answers")
-    parser.add_argument("--questions", type=int, default=448_000, help="samples of learning to answer questions")
-    parser.add_argument("--samples", type=int, default=448_000, help="samples of learning to judge statements")
+    parser.add_argument("--questions", type=int, default=336_000, help="samples of learning to answer questions")
+    parser.add_argument("--samples", type=int, default=336_000, help="samples of learning to judge statements")
     parser.add_argument("--without-probe", action="store_true")
     parser.add_argument("--work", type=Path, help="folder for models and shards, by default a temporary one")
     args = parser.parse_args(arguments)
@@ -299,7 +306,8 @@ def main(arguments: list[str] | None = None) -> None:
                 rights["fusion"].append(fused(models.fusion(name, seed), told[name]))
                 if name == "vqa" and not args.without_probe:
                     fitted = models.learnt(name)[: 20 * args.tested]
-                    rights.setdefault("probe", []).append(probed(models.dual(seed), fitted, told[name]))
+                    dual = models.dual(seed, models.contrast() + args.pretrain + args.questions)
+                    rights.setdefault("probe", []).append(probed(dual, fitted, told[name]))
                 now = {model: right[-1:] for model, right in rights.items()}
                 report(f"{name}, seed {seed}", now, told[name])
     if len(args.seeds) > 1:

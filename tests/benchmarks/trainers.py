@@ -54,10 +54,13 @@ def write_shards(
 def trained(config: Mapping[str, Any], shards: Path, folder: Path, pretrained: Path | None = None) -> Path:
     """Train in ``folder`` without checkpoints, say what it took, and return the folder of the model.
 
-    A model that an earlier call with this configuration left there is returned as it is.
+    A model that an earlier call with this configuration left there, from a start that was trained likewise, is returned
+    as it is.
     """
     config = {"checkpoint": {"every": 10**9}, **config}
-    asked, done = json.dumps(config), folder / "done.json"
+    done = folder / "done.json"
+    start = "" if pretrained is None else (pretrained.parent.parent / done.name).read_text()
+    asked = json.dumps(config) + start
     if done.exists() and done.read_text() == asked:
         return folder / "out/data"
     shutil.rmtree(folder, ignore_errors=True)
