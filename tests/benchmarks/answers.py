@@ -1,12 +1,12 @@
 """Learning: questions about combinations never seen, by a fusion model and by what cannot compose.
 
-    python -m tests.benchmarks.answers [vqa] [entailment] [pairs] [--objective vilt] [--seeds 0 1 2]
+    python -m tests.benchmarks.answers [vqa] [entailment] [pairs] [--objective albef] [--seeds 0 1 2]
 
 The demo's questions, statements, or statements about two images, written as shards. A fusion model starts from the
-towers of a dual encoder that saw questions by contrast, as ViLT's paper starts from a trained image tower; it is
-pretrained on the questions, learns their answers, and then, if it is asked statements, to judge these: from statements
-alone it has learnt nothing in as many samples. Another dual encoder sees as many questions by contrast as the model of
-the questions in all, and a linear probe answers from its frozen vectors of image and question and their product.
+towers of a dual encoder that saw questions by contrast, as the papers' start from trained towers; it is pretrained on
+the questions, learns their answers, and then, if it is asked statements, to judge these: from statements alone it has
+learnt nothing in as many samples. Another dual encoder sees as many questions by contrast as the model of the questions
+has seen in all, and a linear probe answers from its frozen vectors of image and question and their product.
 ``vilbert`` reads no pixels but the regions of a made-up detector, whose boxes are exact and whose features are not, and
 starts from nothing. All answer the split ``unseen``: two shapes in two colours that training never shows together.
 
@@ -264,8 +264,7 @@ class Answers:
         else:
             model = self.fusion("vqa", seed)
             last = settings(seed, answering(learnt, 1 + (name == "pairs")), args.samples)
-        of = "" if args.objective == "vilt" else f"{args.objective}-"
-        return train(self.work / f"{of}{name}{seed}", shards, last, model)
+        return train(self.work / f"{args.objective}-{name}{seed}", shards, last, model)
 
     def contrast(self) -> int:
         """Samples of the dual encoder that the fusion model starts from; one that reads no pixels starts from none."""
@@ -280,15 +279,15 @@ class Answers:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("sets", nargs="+", choices=tuple(SETS), metavar="set", help=", ".join(SETS))
-    parser.add_argument("--objective", choices=tuple(OBJECTIVES), default="vilt")
+    parser.add_argument("--objective", choices=tuple(OBJECTIVES), default="albef")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--kinds", nargs="+", choices=tuple(kind for kinds in SETS.values() for kind in kinds))
     parser.add_argument("--groups", type=int, help="of each kind, to learn from; by default GROUPS")
     parser.add_argument("--tested", type=int, default=150, help="groups of each kind")
-    parser.add_argument("--contrast", type=int, default=112_000, help="samples of the towers, before they are fused")
+    parser.add_argument("--contrast", type=int, default=224_000, help="samples of the towers, before they are fused")
     parser.add_argument("--pretrain", type=int, default=3_200, help="samples of the fusion model, before the answers")
-    parser.add_argument("--questions", type=int, default=336_000, help="samples of learning to answer questions")
-    parser.add_argument("--samples", type=int, default=336_000, help="samples of learning to judge statements")
+    parser.add_argument("--questions", type=int, default=224_000, help="samples of learning to answer questions")
+    parser.add_argument("--samples", type=int, default=448_000, help="samples of learning to judge statements")
     parser.add_argument("--without-probe", action="store_true")
     parser.add_argument("--work", type=Path, help="folder for models and shards, by default a temporary one")
     args = parser.parse_args(arguments)
