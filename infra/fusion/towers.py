@@ -31,6 +31,7 @@ __all__ = [
     "text_tower",
     "text_width",
     "token_widths",
+    "vocabulary_size",
     "word_embedding",
 ]
 
@@ -93,6 +94,12 @@ def text_width(model: Any) -> tuple[int, int]:  # noqa: ANN401
         found=found,
         fix="take another text_cfg, or another objective",
     )
+
+
+def vocabulary_size(model: Any) -> int:  # noqa: ANN401
+    """Return how many words the text tower knows. Raises ConfigError if :func:`text_width` does."""
+    text_width(model)
+    return int(model.vocab_size)
 
 
 def encode_images(model: Any, images: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ANN401

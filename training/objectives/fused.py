@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from infra.device import to_device
 from infra.errors import ConfigError
 from infra.fusion.config import FOLDER
+from infra.fusion.towers import vocabulary_size
 from training.distributed.collectives import global_mean
 from training.objectives.albef.matcher import Matcher
 from training.objectives.albef.sampling import HARD_NEGATIVES, check_among, gumbel, hard_negatives, uniform
@@ -48,7 +49,7 @@ class Fused(Objective):
         self.mask_rate = config.mask_rate if config.mlm_weight else 0.0
         self.whole_words = config.whole_words and config.mlm_weight > 0
         self.among, self.wrong_images = config.negatives_among, config.wrong_images
-        vocabulary = int(self.model.vocab_size) if config.mlm_weight else None
+        vocabulary = vocabulary_size(model) if config.mlm_weight else None
         self.described = {**described, "vocabulary": vocabulary, "matching": config.itm_weight > 0}
         self.fusion = fusion_encoder(model, self.described, run)
         for unused in self.fusion.unused(model):

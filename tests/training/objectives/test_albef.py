@@ -372,7 +372,8 @@ def test_a_resnet_may_contrast_but_not_fuse():
     assert math.isfinite(losses["loss"].item())
 
 
-def test_a_model_of_another_kind_is_refused():
+@pytest.mark.parametrize("kind", ["albef", "vilt", "vilbert"])
+def test_a_model_of_another_kind_is_refused(kind):
     multimodal = {"context_length": 16, "vocab_size": 64, "width": 24, "heads": 2, "layers": 1}
     coca = open_clip.CoCa(
         12,
@@ -380,6 +381,7 @@ def test_a_model_of_another_kind_is_refused():
         text_cfg={**multimodal, "embed_cls": True, "output_tokens": True},
         vision_cfg={"image_size": 16, "patch_size": 8, "width": 16, "layers": 1, "head_width": 8},
     )
+    settings = train.Config(objective={"kind": kind})
     with pytest.raises(ConfigError, match="text tower") as error:
-        ALBEF(coca, config().objective, config())
+        settings.objective.build(coca, settings, {})
     assert "CoCa" in error.value.found

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from infra.device import to_device
 from infra.fusion.config import FOLDER
 from infra.fusion.network import Layout, token_places
-from infra.fusion.towers import encode_images, shared_width, word_embedding
+from infra.fusion.towers import encode_images, shared_width, vocabulary_size, word_embedding
 from training.distributed.collectives import all_gather, global_mean, rank
 from training.model.blocks import compile_blocks
 from training.objectives.albef.matcher import Matcher
@@ -64,7 +64,7 @@ class ALBEF(Objective):
         if config.itm_weight or config.mlm_weight:
             self.described = {
                 "layers": config.fusion_layers,
-                "vocabulary": int(self.model.vocab_size) if config.mlm_weight else None,
+                "vocabulary": vocabulary_size(model) if config.mlm_weight else None,
                 "matching": config.itm_weight > 0,
             }
             self.fusion = fusion_encoder(model, self.described, run)
