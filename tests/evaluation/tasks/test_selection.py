@@ -111,7 +111,7 @@ def test_chance_is_what_random_scores_get(tmp_path):
     examples, random = EvalSet.open(chosen, "chosen", "test"), np.random.default_rng(2)
     runs = [
         TASK.evaluate(embedded(examples, lambda *_: random.normal(size=8), lambda _: random.normal(size=8)))
-        for _ in range(60)
+        for _ in range(15)
     ]
     chance = runs[0].facts["chance"]
     assert chance == {"acc": 1 / 6, "text_acc": 1 / 4, "image_acc": 1 / 4, "group_match": 1 / 2}
