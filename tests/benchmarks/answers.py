@@ -213,11 +213,11 @@ def report(name: str, found: dict[str, list[NDArray[np.bool_]]], told: Sequence[
     sys.stdout.flush()
 
 
-def settings(seed: int, objective: dict[str, Any], samples: int) -> dict[str, Any]:
+def settings(seed: int, objective: dict[str, Any], samples: int, lr: float = 1e-3) -> dict[str, Any]:
     """A run's configuration, without augmentation: where things are and which colour they have is asked."""
     return {
         "seed": seed, "batch_size": 64, "log_every": 3200, "augment": {"crop_scale": [1.0, 1.0]},
-        "optimizer": {"lr": 1e-3}, "schedule": {"warmup": samples // 20}, "objective": objective, "samples": samples,
+        "optimizer": {"lr": lr}, "schedule": {"warmup": samples // 20}, "objective": objective, "samples": samples,
     }  # fmt: skip
 
 
@@ -260,10 +260,10 @@ class Answers:
             first = settings(seed, OBJECTIVES[args.objective], args.pretrain)
             towers = self.dual(seed, contrast) if (contrast := self.contrast()) else None
             model = train(self.work / f"{args.objective}{seed}", shards, first, towers)
-            last = settings(seed, answering(learnt), args.questions)
+            last = settings(seed, answering(learnt), args.questions, args.lr)
         else:
             model = self.fusion("vqa", seed)
-            last = settings(seed, answering(learnt, 1 + (name == "pairs")), args.samples)
+            last = settings(seed, answering(learnt, 1 + (name == "pairs")), args.samples, args.lr)
         return train(self.work / f"{args.objective}-{name}{seed}", shards, last, model)
 
     def contrast(self) -> int:
@@ -288,6 +288,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--pretrain", type=int, default=3_200, help="samples of the fusion model, before the answers")
     parser.add_argument("--questions", type=int, default=224_000, help="samples of learning to answer questions")
     parser.add_argument("--samples", type=int, default=448_000, help="samples of learning to judge statements")
+    parser.add_argument("--lr", type=float, default=5e-4, help="learning rate of the answers; before them it is .001")
     parser.add_argument("--without-probe", action="store_true")
     parser.add_argument("--work", type=Path, help="folder for models and shards, by default a temporary one")
     args = parser.parse_args(arguments)
