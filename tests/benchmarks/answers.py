@@ -287,7 +287,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--contrast", type=int, default=224_000, help="samples of the towers, before they are fused")
     parser.add_argument("--pretrain", type=int, default=3_200, help="samples of the fusion model, before the answers")
     parser.add_argument("--questions", type=int, default=224_000, help="samples of learning to answer questions")
-    parser.add_argument("--samples", type=int, default=448_000, help="samples of learning to judge statements")
+    parser.add_argument("--samples", type=int, default=128_000, help="samples of learning to judge statements")
     parser.add_argument("--lr", type=float, default=5e-4, help="learning rate of the answers; before them it is .001")
     parser.add_argument("--without-probe", action="store_true")
     parser.add_argument("--work", type=Path, help="folder for models and shards, by default a temporary one")
