@@ -39,8 +39,6 @@ def connect(cpus: int | None = None) -> Iterator[None]:
         _ensure_token()
     import ray
 
-    from infra.cluster.alone import start
-
     if ray.is_initialized():
         yield
         return
@@ -55,6 +53,8 @@ def connect(cpus: int | None = None) -> Iterator[None]:
                 f"no Ray cluster answers at {address}", found=str(error), fix="unset RAY_ADDRESS to start one here"
             ) from error
     else:
+        from infra.cluster.alone import start
+
         start(cpus, **quiet)
     head = joined()
     try:
