@@ -63,6 +63,10 @@ def shard(spec, output):
 def make(config, inputs, context):
     if config.trouble == "first attempt fails" and once(config.diary, "failed"):
         raise TransientError("not today")
+    if config.trouble == "first attempt fails late" and once(config.diary, "failed"):
+        while not Path(f"{config.diary}.go").exists():
+            time.sleep(0.02)
+        raise TransientError("not now")
     if config.trouble == "hangs" and once(config.diary, "hung"):
         time.sleep(3600)
     shards = [(f"{index:05d}", (index, config)) for index in range(config.shards)]

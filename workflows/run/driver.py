@@ -45,7 +45,7 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # Ray colours its traces
 
 @dataclass
 class Member:
-    """One of the plans. ``emit`` gets its events; ``failure``: the first, after which no stage begins for it."""
+    """One of the plans. ``emit`` gets its events; ``failure``: the first, after which no other stage begins for it."""
 
     plan: Plan
     emit: Listener
@@ -72,8 +72,8 @@ class _StageRun:
 
     @property
     def wanted(self) -> bool:
-        """False once every plan it is part of has failed."""
-        return any(member.failure is None for member in self.members)
+        """False once every plan it is part of has failed, unless it has begun."""
+        return self.tries > 0 or any(member.failure is None for member in self.members)
 
 
 @dataclass(frozen=True)
@@ -130,16 +130,16 @@ class Driver:
     def drive(self) -> None:
         """Run until everything due is done, or fails: a member then has its ``failure``.
 
-        Stages already running end first. Raises StageFailed if the cluster is lost.
+        Stages that have begun end first, if need be after another attempt. Raises StageFailed if the cluster is lost.
         """
         for one in self._stages.values():
             if one.step.action == "cached":
                 self._emit_cached(one)
         try:
-            while self._in("running") or any(one.wanted for one in self._in("waiting")):
+            while self._in("running") or any(self._due(one) for one in self._in("waiting")):
                 self._handle_signals()
                 for one in [one for one in self._in("waiting") if self._ready(one)]:
-                    if one.wanted and len(self._in("running")) < self._most:
+                    if self._due(one) and len(self._in("running")) < self._most:
                         self._start(one)
                 self._receive()
                 self._reap()
@@ -150,6 +150,10 @@ class Driver:
         return [one for one in self._stages.values() if one.state == state]
 
     # --- starting
+
+    def _due(self, one: _StageRun) -> bool:
+        """True if a waiting stage is still to be run, once it is ready."""
+        return self._asked_at is None and one.wanted
 
     def _ready(self, one: _StageRun) -> bool:
         """True if the stage's inputs are done and its backoff is over."""
@@ -316,7 +320,7 @@ class Driver:
             self._emit(one, Log(stage=stage.name, level="WARNING", message=str(cause)))
             self._fail(one.members, cause)
             return
-        again = is_transient(error) and one.tries <= stage.retries and one.wanted
+        again = is_transient(error) and one.tries <= stage.retries and self._due(one)
         self._emit(
             one,
             StageFailedEvent(

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -332,8 +333,19 @@ def test_a_stage_that_hangs_is_cancelled_at_its_timeout_and_tried_again(driver, 
     assert driver.manifests() == undisturbed
 
 
-def test_bad_data_is_not_retried_and_independent_stages_still_finish(driver):
-    failed = driver("run", str(TOY), "--set", "trouble=bad data", expect=1)
+def test_bad_data_is_not_retried_and_stages_that_have_begun_still_finish(driver):
+    def let_the_other_fail() -> None:
+        deadline = time.monotonic() + 60
+        while not any('"stage_failed"' in journal.read_text() for journal in driver.root.glob("runs/*/journal.jsonl")):
+            assert time.monotonic() < deadline, "it never happened"
+            time.sleep(0.02)
+        Path(f"{driver.diary}.go").touch()
+
+    troubles = ("--set", "left.trouble=bad data", "--set", "right.trouble=first attempt fails late")
+    with ThreadPoolExecutor(1) as pool:
+        told = pool.submit(let_the_other_fail)
+        failed = driver("run", str(TOY), *troubles, expect=1)
+        told.result()
     assert "this shard is bad" in failed.stderr
     assert "found: nonsense" in failed.stderr
     assert set(driver.manifests()) == {"right"}
