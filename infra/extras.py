@@ -15,7 +15,7 @@ from infra.errors import ConfigError
 __all__ = ["EXTRAS", "extras_of", "install", "missing", "require"]
 
 EXTRAS = {
-    "train": ("torch", "torchvision", "open_clip"),
+    "train": ("torch", "torchvision", "open_clip", "huggingface_hub"),
     "img2dataset": ("img2dataset",),
     "ocr": ("onnxruntime", "rapidocr"),
     "s3": ("boto3", "s3fs"),

@@ -5,6 +5,7 @@ The packages are hidden from Python in every process, Ray's workers too, by a ``
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import io
 import os
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,7 @@ from infra.errors import ConfigError
 from infra.extras import EXTRAS, extras_of, missing, require
 from infra.formats.shards import TarWriter, read_samples
 from pipelines import download
+from pipelines.adopt.published import fetched
 from pipelines.curate import embed, score
 from training import train
 
@@ -181,6 +184,52 @@ def test_each_extra_installs_its_modules():
         listed = {_plain(Requirement(line).name) for line in extras[extra]}
         assert {owners[module] for module in modules} <= listed
         assert not {owners[module] for module in modules} & needed
+
+
+def test_a_model_of_a_hub_says_what_it_needs(monkeypatch):
+    for name in ["huggingface_hub", *(name for name in sys.modules if name.startswith("huggingface_hub."))]:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, "pipelines.adopt.hub", raising=False)
+    with pytest.raises(ConfigError) as caught:
+        fetched("hf-hub:laion/CLIP", lambda names: [*names])
+    assert "needs the package huggingface_hub" in caught.value.message
+    assert caught.value.fix == "pip install 'clipline[train]'"
+
+
+TAKEN_BY_OTHERS = {
+    "boto3": "MLflow's way to buckets",
+    "onnxruntime": "rapidocr's engine",
+    "psycopg": "MLflow's way to PostgreSQL",
+    "s3fs": "fsspec's way to buckets",
+    "torchvision": "the image transforms of open_clip and timm",
+    "webdataset": "img2dataset's shards",
+}
+FONTS = {"justmytype-intl-cjk", "justmytype-intl-sea", "justmytype-intl-south-asia"}  # files without code
+BROUGHT = {"pydantic-core"}  # pydantic asks for exactly one version of it
+
+
+def test_what_the_code_imports_is_declared_and_what_is_declared_it_imports():
+    project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
+    lines = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
+    declared = {_plain(Requirement(line).name) for line in lines} - {"clipline"}
+    owners = {module: {*map(_plain, names)} for module, names in packages_distributions().items()}
+    imported = _imported() - {*sys.stdlib_module_names, "infra", "pipelines", "training", "evaluation", "workflows"}
+    unknown = {module for module in imported if not owners[module] & (declared | BROUGHT)}
+    assert not unknown, "imported, and only there because another package needs it"
+    assert declared - set().union(*(owners[module] for module in imported)) == {*TAKEN_BY_OTHERS, *FONTS}
+
+
+def _imported() -> set[str]:
+    """The top-level names of all modules that the packages import, wherever in them."""
+    found = set()
+    for package in ("infra", "pipelines", "training", "evaluation", "workflows"):
+        for path in (REPO / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Import):
+                    found |= {alias.name.split(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                    found.add(node.module.split(".")[0])
+    return found
 
 
 def _plain(name: str) -> str:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from infra.cache import cache_folder
+from infra.errors import ConfigError
+from infra.extras import EXTRAS, install
 
 __all__ = ["PUBLISHED", "Pick", "fetched", "is_published", "models_folder"]
 
@@ -27,8 +29,14 @@ def is_published(path: str) -> bool:
 
 def fetched(name: str, pick: Pick) -> str:
     """The folder with the files of what is called ``name``; nothing is fetched twice. Raises ConfigError."""
-    module = next(module for start, module in PUBLISHED.items() if name.startswith(start))
-    folder: str = importlib.import_module(module).fetch(name, pick)
+    place = next(module for start, module in PUBLISHED.items() if name.startswith(start))
+    try:
+        module = importlib.import_module(place)
+    except ModuleNotFoundError as error:
+        bringing = [extra for extra, modules in EXTRAS.items() if error.name in modules]
+        fix = install(bringing[:1]) if bringing else ""
+        raise ConfigError(f"{name} needs the package {error.name}, which is not installed here", fix=fix) from error
+    folder: str = module.fetch(name, pick)
     return folder
 
 
