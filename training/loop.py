@@ -28,6 +28,7 @@ from infra.events import Collapsed, Log, StageImage, TrainStart
 from infra.run.context import Context, ShardOutput
 from infra.run.manifest import Funnel
 from infra.schema import Drop
+from infra.store import LocalStore
 from training.checkpoint.checkpoints import Checkpoints
 from training.checkpoint.export import write_folder, write_model, write_module
 from training.config import RECORD, Config
@@ -451,7 +452,8 @@ def _prepare(config: Config, inputs: Inputs, world: World) -> Parts:
         pretrained=inputs.models.get("pretrained"),
         grad_checkpointing=config.cluster.grad_checkpointing,
     )
-    loading, regions = config.loading, config.objective.regions(inputs.models)
+    loading = config.loading
+    regions = config.objective.regions({name: LocalStore(place) for name, place in inputs.models.items()})
     samples = Samples(
         list(inputs.sources.values()),
         world,

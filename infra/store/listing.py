@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import os
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from braceexpand import braceexpand
@@ -16,7 +17,7 @@ from braceexpand import braceexpand
 from infra.errors import ConfigError
 from infra.store import open_store
 
-__all__ = ["absolute", "listed"]
+__all__ = ["absolute", "listed", "within"]
 
 
 def absolute(place: str) -> str:
@@ -56,6 +57,11 @@ def listed(place: str) -> tuple[str, list[str], bool]:
     folder = os.path.commonpath([url.rpartition("/")[0] for url in _plain(urls)])
     folder = folder.replace(":/", "://", 1) if "://" in urls[0] else folder
     return folder, [url[len(folder) + 1 :] for url in urls], False
+
+
+def within(paths: Iterable[str], folder: str) -> list[str]:
+    """Those of the ``paths`` that are in ``folder``, relative to it."""
+    return [path.removeprefix(f"{folder}/") for path in paths if path.startswith(f"{folder}/")]
 
 
 def _expanded(place: str) -> list[str]:

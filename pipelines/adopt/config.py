@@ -13,7 +13,7 @@ from infra.config import Runtime, StageConfig, digest
 from infra.errors import ConfigError
 from infra.store import Store, open_store
 from infra.store.content import Content, contents
-from infra.store.listing import absolute, listed
+from infra.store.listing import absolute, listed, within
 from pipelines.adopt.contents import Contents
 from pipelines.adopt.published import fetched, is_published
 
@@ -46,6 +46,10 @@ class Config(StageConfig):
 
     def location(self) -> str:
         return self._found.location
+
+    def is_folder(self) -> bool:
+        """Return False if the path names one file."""
+        return self.location().endswith("/")
 
     def identity(self) -> dict[str, Any]:
         """The kind of data, and a digest over the name and content of each file."""
@@ -82,6 +86,8 @@ class Config(StageConfig):
         try:
             named = is_published(self.path)
             folder, found, alone = listed(fetched(self.path, self.contents.pick) if named else self.path)
+            if begin := "" if alone else self.contents.beginning(found):
+                folder, found = f"{folder}/{begin}", within(found, begin)
             picked = sorted(self.contents.pick(found))
         except FileNotFoundError as error:
             raise self._nothing(str(error)) from None

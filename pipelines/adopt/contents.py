@@ -19,9 +19,9 @@ from infra.formats.region_shape import REGIONS
 from infra.formats.shards import IMAGE_EXTENSIONS, dotted_name_hint, read_samples, tars_among
 from infra.formats.testset import Form, SetFiles, find_sets, known_forms
 from infra.formats.weights import ENDINGS, in_order, read_shapes
-from infra.run.manifest import Funnel
+from infra.run.manifest import MANIFEST, Funnel
 from infra.store import Store
-from infra.store.listing import absolute
+from infra.store.listing import absolute, within
 from infra.store.listing import listed as listed_at
 from pipelines.formats.archives import LISTS, listed
 from pipelines.urls.files import Format, format_of
@@ -49,6 +49,10 @@ class Contents(Choice):
 
     holds: ClassVar[tuple[str, ...]] = ()
     layout: ClassVar[str] = ""
+
+    def beginning(self, paths: Sequence[str]) -> str:
+        """The folder below the one that was given where the data begin: that of an artifact's own; "": there."""
+        return "data" if MANIFEST in paths and within(paths, "data") else ""
 
     @abstractmethod
     def pick(self, paths: Sequence[str]) -> list[str]:
@@ -134,6 +138,10 @@ class Model(Contents):
     holds = ("model",)
     layout = "open_clip_config.json with open_clip_model.safetensors (or *.bin, *.pth), or a checkpoint *.pt"
 
+    def beginning(self, paths: Sequence[str]) -> str:
+        """What ``clipline-train`` leaves has no manifest."""
+        return "data" if CONFIG not in paths and f"data/{CONFIG}" in paths else ""
+
     def pick(self, paths: Sequence[str]) -> list[str]:
         top = [path for path in paths if "/" not in path]
         if CONFIG in top:
@@ -190,6 +198,8 @@ class TestSets(Contents):
 def test_sets(place: str, splits: Collection[str], forms: Sequence[Form] = ()) -> list[tuple[str, str]]:
     """Name and split of each test set in the folder ``place``, by the names of its files."""
     _, paths, _ = listed_at(absolute(place))
+    if begin := TestSets().beginning(paths):
+        paths = within(paths, begin)
     return list(find_sets(paths, splits, forms))
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from infra.formats.region_shape import RegionShape
+    from infra.store import Store
     from training.config import Config
     from training.objectives.base import Objective
 
@@ -45,10 +46,10 @@ class ObjectiveConfig(Choice):
         """Return how many pictures of equal width lie side by side in an image; each is augmented and read alone."""
         return 1
 
-    def regions(self, models: Mapping[str, Path]) -> RegionShape | None:
+    def regions(self, models: Mapping[str, Store]) -> RegionShape | None:
         """Return what is read of an image where that are a detector's regions; None: pixels.
 
-        ``models``: as ``inputs`` of :meth:`build`, those that are known.
+        ``models``: the folders of those in the stage's inputs that are known, by name, wherever they are.
         """
         return None
 

@@ -5,7 +5,6 @@ clipline run train --set shards=s3://bucket/cc12m --set tests=/data/eval --set c
 clipline run train --set ... --set objective=siglip --set train.precision=amp_bf16 --set 'workers=[8, 64]'
 """
 
-from pathlib import Path
 from typing import Any
 
 from infra.errors import UsageError
@@ -39,11 +38,11 @@ def workflow(
     folders = list(dict.fromkeys(shards))
     chosen = train.Config(objective=objective).objective
     models = {name: folder for name, folder in (("pretrained", pretrained), ("teacher", teacher)) if folder is not None}
-    here = {name: Path(folder).expanduser() for name, folder in models.items()}
-    sources = adopted("shards", folders, adopt.RegionShards() if chosen.regions(here) else adopt.Shards())
+    given = {name: adopt.Config(path=folder, contents="model") for name, folder in models.items()}
+    stores = {name: config.store for name, config in given.items() if name in chosen.needs and config.is_folder()}
+    sources = adopted("shards", folders, adopt.RegionShards() if chosen.regions(stores) else adopt.Shards())
     names = dict(zip(folders, sources, strict=True))
-    for name, folder in models.items():
-        sources[name] = Stage(name, adopt.run, adopt.Config(path=folder, contents="model"))
+    sources |= {name: Stage(name, adopt.run, config) for name, config in given.items()}
     if sets:
         sources["tests"] = Stage("tests", adopt.run, adopt.Config(path=tests, contents=adopt.TestSets(sets=sets)))
 

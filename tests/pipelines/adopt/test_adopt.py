@@ -123,6 +123,21 @@ def test_files_beside_the_data_do_not_count(tmp_path):
     assert stage(tmp_path / "d").digest == before
 
 
+def test_an_artifact_is_its_data(tmp_path):
+    """Given the folder that ``clipline ls`` names, or clipline-train's output, which has no manifest."""
+    made, trained = tmp_path / "artifacts/shard/0123", tmp_path / "run"
+    for name in ("train/00000.tar", "pets/test/0.tar", "pets/test/nshards.txt", "pets/classnames.txt"):
+        write(made / "data" / name, shard())
+    for name in (MANIFEST, "ledger/00000.json", "figures/old.tar"):
+        write(made / name, b"{}")
+    for name in ("open_clip_config.json", "open_clip_model.safetensors"):
+        write(trained / "data" / name, b"{}")
+        write(trained / "checkpoints/000000000064" / name, b"{}")
+    for place, kind in ((made, "shards"), (made, "testsets"), (trained, "model")):
+        assert stage(place, kind).digest == stage(place / "data", kind).digest
+    assert adopt.test_sets(str(made), ["test"]) == adopt.test_sets(str(made / "data"), ["test"]) != []
+
+
 # --- the artifact
 
 

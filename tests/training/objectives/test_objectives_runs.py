@@ -86,7 +86,10 @@ def run(folder, shards, regions, teacher, stop_at=None, **changes):
             models = (
                 {"pretrained": folder.parent / "calm/vilbert/data"} if name == "vqa" else {"teacher": Path(teacher)}
             )
-            inputs = Inputs({"shards": tars[config.objective.regions(models) is not None]}, models=models)
+            of_regions = (
+                config.objective.regions({name: LocalStore(place) for name, place in models.items()}) is not None
+            )
+            inputs = Inputs({"shards": tars[of_regions]}, models=models)
             train(config, inputs, context, World.join(torch.device("cpu")))
         except Preempted:
             assert stop_at is not None

@@ -8,6 +8,7 @@ import sys
 import time
 
 import cv2
+import fsspec
 import numpy as np
 import pytest
 from running import QUIET, clipline, environment, settings
@@ -97,8 +98,11 @@ def test_the_objective_says_what_shards_hold(given, tmp_path):
     folders = {"dual": tmp_path / "dual", "vilbert": tmp_path / "artifact/data"}
     for folder in folders.values():
         (folder / "fusion").mkdir(parents=True)
+        for name in ("open_clip_config.json", "open_clip_model.safetensors"):
+            (folder / name).write_text("{}")
     described = {"kind": "co_attention", "layers": 1, "regions": [4, 8, 2], "vocabulary": None, "matching": True}
     (folders["vilbert"] / "fusion/config.json").write_text(json.dumps(described))
+    fsspec.filesystem("memory").put(str(folders["vilbert"]), "/elsewhere/model", recursive=True)
     vqa = {"kind": "vqa", "answers": ["yes", "no"]}
     asked = {
         "vilt": ("vilt", None),
@@ -106,7 +110,8 @@ def test_the_objective_says_what_shards_hold(given, tmp_path):
         "vqa of a dual encoder": (vqa, folders["dual"]),
         "vqa of a vilbert's data": (vqa, folders["vilbert"]),
         "vqa of a vilbert's artifact": (vqa, tmp_path / "artifact"),
-        "vqa of one elsewhere": (vqa, "s3://bucket/model"),
+        "vqa of a vilbert elsewhere": (vqa, "memory://elsewhere/model"),
+        "vqa of a file": (vqa, folders["vilbert"] / "open_clip_model.safetensors"),
     }
     kinds = {}
     for name, (objective, start) in asked.items():
@@ -117,6 +122,7 @@ def test_the_objective_says_what_shards_hold(given, tmp_path):
         "vilbert",
         "vqa of a vilbert's data",
         "vqa of a vilbert's artifact",
+        "vqa of a vilbert elsewhere",
     ]
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from pydantic import Field
 
 from infra.errors import ConfigError
 from infra.formats.region_shape import RegionShape
+from infra.store import Store
 from training.objectives.config import ObjectiveConfig
 
 __all__ = ["Config"]
@@ -37,7 +37,7 @@ class Config(ObjectiveConfig):
         32, ge=2, description="neighbouring samples that wrong images are drawn from; a divisor of the micro-batch"
     )
 
-    def regions(self, models: Mapping[str, Path]) -> RegionShape:
+    def regions(self, models: Mapping[str, Store]) -> RegionShape:
         return RegionShape(self.most_regions, self.features, self.classes if self.mrm_weight else 0)
 
     def check(self, micro_batch: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import ClassVar
 
 from pydantic import Field, field_validator
@@ -11,7 +10,7 @@ from pydantic import Field, field_validator
 from infra.errors import ConfigError
 from infra.formats.region_shape import RegionShape
 from infra.fusion.config import fusion_folder, read_fusion_config, regions_read
-from infra.store import LocalStore
+from infra.store import Store
 from training.objectives.config import ObjectiveConfig
 
 __all__ = ["Config"]
@@ -42,9 +41,9 @@ class Config(ObjectiveConfig):
     def side_by_side(self) -> int:
         return self.images
 
-    def regions(self, models: Mapping[str, Path]) -> RegionShape | None:
+    def regions(self, models: Mapping[str, Store]) -> RegionShape | None:
         """Those that the model to start from reads, of so many pictures."""
-        store = LocalStore(models["pretrained"]) if "pretrained" in models else None
+        store = models.get("pretrained")
         if store is None or (folder := fusion_folder(store)) is None:
             return None
         return regions_read({**read_fusion_config(store, folder), "images": self.images})
