@@ -7,7 +7,7 @@ Each says what was expected, what was found and what to do, and carries the exit
     │   └── ConfigError          2   a configuration value is wrong
     ├── DataError                1   input or stored data is invalid; retrying cannot help
     ├── StorageError             1   a store cannot be opened or refuses an operation
-    │   └── CredentialsError     1   a store wants credentials, and none are at hand
+    │   └── CredentialsError     1   a store wants credentials, or refuses those at hand
     ├── TransientError           1   may succeed if tried again: the runner retries it
     │   └── DeadlineError        1   a stage or shard ran past its time limit
     ├── StageFailed              1   a stage used up its attempts

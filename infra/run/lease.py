@@ -19,7 +19,7 @@ import uuid
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from infra.errors import LeaseHeld, LeaseLost, TransientError
+from infra.errors import CredentialsError, LeaseHeld, LeaseLost, TransientError
 from infra.store import LocalStore, Store
 
 __all__ = ["Claim", "Fence", "Lease", "Owner", "current_claim", "holder"]
@@ -164,7 +164,7 @@ class Lease:
         if not self._lost:
             try:
                 self._write(replace(self._claim, released=True))
-            except (OSError, TransientError) as error:
+            except (OSError, TransientError, CredentialsError) as error:
                 log.warning("The lease on %s could not be given back and will expire: %s", self._store.url, error)
 
     def end(self) -> None:
@@ -188,7 +188,7 @@ class Lease:
                 failing = False
             except LeaseLost:
                 return
-            except (OSError, TransientError) as error:
+            except (OSError, TransientError, CredentialsError) as error:
                 # A store that does not answer proves nothing: work goes on, and check() decides before a commit.
                 if not failing:
                     log.warning("The lease on %s cannot be renewed; still trying: %s", self._store.url, error)

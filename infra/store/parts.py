@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
-from infra.errors import StorageError, TransientError
+from infra.errors import CredentialsError, StorageError, TransientError
 from infra.store.base import Store
 
 __all__ = ["Parts"]
@@ -75,7 +75,7 @@ class Parts:
             spans, leftovers = self._list()
             if made and part in spans:
                 break
-        with suppress(TransientError, PermissionError):  # the next append does it; not all who write may delete
+        with suppress(TransientError, CredentialsError):  # the next append does it; not all who write may delete
             self._merge(spans, leftovers)
 
     def read(self, start: int) -> tuple[bytes, int]:

@@ -116,7 +116,7 @@ class ObjectStore(Store):
                 self._fs.pipe_file(self._at(path), data, mode="create")
         except FileExistsError:
             return False
-        except (OSError, TransientError):
+        except (OSError, TransientError, CredentialsError):
             # Not every server refuses with an error that s3fs knows, and a reply may be lost after the file was made.
             if self.exists(path):
                 return self.read(path) == data
@@ -248,9 +248,15 @@ def unreachable(error: BaseException) -> bool:
     return isinstance(error, OSError) and (isinstance(error, (ConnectionError, TimeoutError)) or error.errno in _BUSY)
 
 
+def _code(error: BaseException | None) -> str:
+    """What S3 calls its error, "" where it is another's."""
+    return str(getattr(error, "response", {}).get("Error", {}).get("Code", "")) if error else ""
+
+
 @contextmanager
 def _translated_errors(url: str) -> Iterator[None]:
-    """Translate backend exceptions: an outage to TransientError, missing credentials to StorageError."""
+    """Translate backend exceptions: an outage to TransientError, refused access to CredentialsError, no bucket to
+    StorageError."""
     try:
         yield
     except Exception as error:
@@ -263,6 +269,13 @@ def _translated_errors(url: str) -> Iterator[None]:
             if not 400 <= status < 500 or status in (408, 425, 429):
                 raise TransientError(f"{url} does not answer", found=str(cause)) from error
             raise FileNotFoundError(f"{error}: {cause}") from error
+        if _code(cause) == "NoSuchBucket":  # else it would look like an empty folder where something is to be found
+            bucket = url.partition("://")[2].partition("/")[0]
+            fix = "check the name, or make the bucket"
+            raise StorageError(f"there is no bucket {bucket!r}", found=f"{url}: {error}", fix=fix) from error
+        if isinstance(error, PermissionError):  # without an errno
+            fix = "check the credentials, and what they allow: to list, read, put and delete"
+            raise CredentialsError(f"{url} refuses access", found=str(error), fix=fix) from error
         if "Credentials" in type(error).__name__:
             raise CredentialsError(
                 f"no credentials for {url}",

@@ -20,7 +20,10 @@ from workflows.run.plan import Step, make_plan
 __all__ = ["accept_drift"]
 
 Stages = Annotated[list[str] | None, typer.Option("--stage", metavar="STAGE", help="Only this stage. Repeatable.")]
-Why = Annotated[str | None, typer.Option("--why", metavar="TEXT", help="The reason, kept with the artifact. Required.")]
+Why = Annotated[
+    str | None,
+    typer.Option("--why", metavar="TEXT", help="Accept, for this reason, kept with the artifact."),
+]
 Inputs = Annotated[
     bool, typer.Option("--inputs", help="Accept also inputs that were rebuilt with other content: nothing runs again.")
 ]

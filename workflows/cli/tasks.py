@@ -35,10 +35,16 @@ def tasks(where: Where = None, settings: Set = None, undecoded: Undecoded = Fals
 
     Exits with 1 if a set has broken samples, or an evaluation of the recipe cannot measure its set.
     """
-    if where is not None and ("://" in where or Path(where).is_dir()):
+    if where is not None and _is_place(where):
         _show_sets(where, decode=not undecoded, as_json=as_json)
     else:
         _show_tasks(load(where) if where is not None else None, settings or [], as_json=as_json)
+
+
+def _is_place(where: str) -> bool:
+    """True for a folder or an address, and for the path of what is neither there nor a recipe's file."""
+    path = Path(where)
+    return "://" in where or path.is_dir() or ("/" in where and path.suffix != ".py" and not path.exists())
 
 
 # --- test sets --------------------------------------------------------------------------------------------------------

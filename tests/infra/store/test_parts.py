@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from infra.errors import CredentialsError
 from infra.store import parts
 from infra.store.remote import ObjectStore
 
@@ -160,7 +161,7 @@ def test_writers_at_one_moment_lose_nothing(by_three, monkeypatch):
 
 def test_a_writer_that_may_not_delete_goes_on(by_three, monkeypatch):
     def refused(self, paths):
-        raise PermissionError("AccessDenied")
+        raise CredentialsError("AccessDenied")
 
     monkeypatch.setattr(ObjectStore, "delete_all", refused)
     url = fresh()

@@ -24,7 +24,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra.errors import StorageError, TransientError
+from infra.errors import CredentialsError, StorageError, TransientError, UsageError
 from infra.store import LocalStore, ObjectStore, open_store, unreachable
 
 
@@ -450,6 +450,32 @@ class TestObjectStore(Contract):
         finally:
             s3fs.S3FileSystem.clear_instance_cache()
 
+    def test_a_bucket_that_is_not_there_is_no_empty_folder(self, s3_server):
+        store = ObjectStore("s3://no-such-bucket/root")
+        for attempt in (
+            lambda: store.paths(),
+            lambda: store.sizes(),
+            lambda: store.folders("runs"),
+            lambda: store.write("file", b""),
+            lambda: store.create("file", b""),
+        ):
+            with pytest.raises(StorageError, match="there is no bucket 'no-such-bucket'"):
+                attempt()
+
+    def test_who_may_not_is_told_so(self, store, monkeypatch):
+        from botocore.exceptions import ClientError
+        from s3fs.errors import translate_boto_error
+
+        async def forbid(*args, **kwargs):
+            answer = {"Error": {"Code": "InvalidAccessKeyId", "Message": "The key does not exist in our records."}}
+            raise translate_boto_error(ClientError(answer, "ListObjectsV2"))
+
+        monkeypatch.setattr(store._fs, "_call_s3", forbid)
+        for attempt in (lambda: store.exists("file"), lambda: store.read("file"), lambda: store.write("file", b"")):
+            with pytest.raises(CredentialsError, match="refuses access") as caught:
+                attempt()
+            assert "does not exist in our records" in caught.value.found
+
     @pytest.mark.long
     @pytest.mark.parametrize(("share", "tries"), [(2, "3"), (1, "1")], ids=["every second request", "every request"])
     def test_a_bucket_that_asks_for_fewer_requests_is_asked_again_or_taken_for_away(
@@ -549,6 +575,11 @@ def test_open_store_knows_folders_from_urls(tmp_path):
     assert open_store(f"file://{tmp_path}").url == str(tmp_path)
     assert isinstance(open_store("memory://x"), ObjectStore)
     assert open_store("memory://x/").url == "memory://x"
+
+
+def test_an_address_with_one_slash_is_no_folder():
+    with pytest.raises(UsageError, match="s3:/bucket/clip"):
+        open_store("s3:/bucket/clip")
 
 
 def test_an_unknown_protocol_is_a_storage_error():

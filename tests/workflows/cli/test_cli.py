@@ -170,6 +170,7 @@ def test_show_tells_what_an_artifact_is(clipline, toy, root):
 
 def test_show_of_what_is_not_there_says_what_is(clipline, toy):
     assert "first, second, third" in clipline("show", "secnd", code=2).stderr
+    assert f"one of second/{toy['second'].digest[:12]}" in clipline("show", "second/none", code=2).stderr
     carry_out(load("toy.py").build(["size=9"]), LocalStore(Path("root")), "first")
     several = clipline("show", "first", code=2).stderr
     assert "names 2 artifacts" in several
@@ -195,6 +196,7 @@ def test_logs_print_the_journal(clipline, toy):
     assert not any("loss" in line for line in lines)
     events = [strictly(line) for line in clipline("logs", "--json", "--stage", "first").stdout.splitlines()]
     assert [event["event"] for event in events] == ["stage_started", "metrics", "log", "stage_finished"]
+    assert "one of first, second" in clipline("logs", "--stage", "furst", code=2).stderr
 
 
 def test_recipes_lists_them_with_their_parameters(clipline):
@@ -285,6 +287,9 @@ def test_resume_works_from_another_folder_and_keeps_the_selection(clipline, root
         (["run", "toy.py", "--cpus", "0"], 2, "--cpus"),
         (["plam"], 2, "No such command"),
         (["ls", "--root", "gopher://x"], 1, "no store can be opened"),
+        (["ls", "--root", "s3:/bucket/clip"], 2, "s3://bucket/clip"),
+        (["tasks", "nowhere/eval"], 2, "there is no test set at nowhere/eval"),
+        (["tasks", "nowhere/toy.py"], 2, "there is no recipe"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

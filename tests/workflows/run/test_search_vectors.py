@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from evaluation import evaluate
+from evaluation.corruptions import Corruptions
 from evaluation.tasks import Retrieval, ZeroShot
 from infra.errors import UsageError
 from infra.formats.testset import EvalSet, decode_image
@@ -24,6 +25,8 @@ from infra.store import LocalStore
 from workflows.report.search import render
 from workflows.run.look.errors import errors_of
 from workflows.run.look.search import embeddings_of, search
+
+CORRUPTIONS = Corruptions(kinds=("jpeg_compression",), severities=(5,), side=32)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +44,8 @@ def root(tmp_path_factory):
         made[stage] = samples.write_artifact(root / f"artifacts/{stage}/{name[:16]}", of_stage, stage, name)
         made[stage].store.write("manifest.json", made[stage].manifest.to_bytes())
     for stage in ("holdout", "seen"):
-        samples.embed_here(root / f"artifacts/embed/{stage}", made["train"], made[stage], stage)
+        fields = {"corruptions": CORRUPTIONS} if stage == "seen" else {}
+        samples.embed_here(root / f"artifacts/embed/{stage}", made["train"], made[stage], stage, **fields)
     return root
 
 
@@ -192,6 +196,7 @@ def test_the_vectors_that_are_searched_are_the_last_or_named(root, holdout):
     assert embeddings_of([holdout, seen, model], None) is seen
     found = search(LocalStore(root), seen, "a red circle", 4)
     assert len(found.images) == 4 and found.texts == ()
+    assert found.rows == 24  # the test set's, and not the corrupted copies of them
     with pytest.raises(UsageError, match="no embeddings to search"):
         embeddings_of([model], None)
     with pytest.raises(UsageError, match="no vectors of stage train") as caught:

@@ -86,10 +86,12 @@ def artifact_named(root: Store, name: str) -> Artifact:
         if digest.startswith(start[:16]) and root.exists(f"artifacts/{stage}/{digest}/{MANIFEST}")
     ]
     if not found:
-        others = ", ".join(root.folders("artifacts"))
+        stages = root.folders("artifacts")
+        others = ", ".join(f"{stage}/{digest[:12]}" for digest in root.folders(f"artifacts/{stage}"))
+        others = f"one of {others}" if others else f"one of these stages: {', '.join(stages)}" if stages else ""
         raise UsageError(
             f"there is no artifact {name!r} below {root.url}",
-            expected=f"one of these stages: {others}" if others else "",
+            expected=others,
             fix="clipline ls --artifacts lists them" if others else "clipline run quickstart makes some",
         )
     if len(found) > 1:

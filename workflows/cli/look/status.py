@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from infra.errors import UsageError
 from infra.events import Event, Metrics, Progress
 from infra.store import open_store
 from workflows.cli.console import column, detail, print_json, seconds, strict
@@ -66,7 +67,10 @@ def logs(
     """Print the events of a run, or of all runs of a sweep, with their times, log messages and traces of failures."""
     store = open_store(root)
     records = find_runs(store, name)
-    width = column(planned.name for record in records for planned in record.stages)
+    stages = list(dict.fromkeys(planned.name for record in records for planned in record.stages))
+    if stage and stage not in stages:
+        raise UsageError(f"the run has no stage {stage!r}", expected=f"one of {', '.join(stages)}")
+    width = column(stages)
     journals = {record.run: Journal(store.child(f"runs/{record.run}")) for record in records}
     several = find_sweep(store, name) is not None
     told: list[Event] = []  # what is printed with the latest time

@@ -113,9 +113,7 @@ def _nearest(embeddings: Artifact, vector: NDArray[np.float32], most: int) -> tu
     images: list[Hit] = []
     texts: list[Hit] = []
     rows = captions = 0
-    for shard in vector_shards(embeddings):
-        if shard.endswith("/classes"):
-            continue  # prompts, which no image of the set has as its caption
+    for shard in _searched(embeddings):
         name = embeddings.manifest.config.get("name", NAME)
         vectors = read_vectors(embeddings.store, shard, name)
         rows, captions = rows + len(vectors.images), captions + len(vectors.texts)
@@ -126,6 +124,16 @@ def _nearest(embeddings: Artifact, vector: NDArray[np.float32], most: int) -> tu
         hits = [(cosine, of, int(first[place])) for cosine, of, place in _hits(shard, vector, wordings, most)]
         texts = _best(texts, hits, 4 * most)  # those of other shards may be the same words
     return images, texts, rows, captions
+
+
+def _searched(embeddings: Artifact) -> list[str]:
+    """The shards of images with their captions; of test sets neither the classes' prompts nor corrupted copies."""
+    splits = embeddings.manifest.config.get("splits")  # of images that are no test set there are none
+    return [
+        shard
+        for shard in vector_shards(embeddings)
+        if splits is None or (not shard.endswith("/classes") and shard.split("/")[-2] in splits)
+    ]
 
 
 def _hits(shard: str, vector: NDArray[np.float32], candidates: NDArray[np.float32], most: int) -> list[Hit]:
