@@ -236,7 +236,7 @@ def _with_fields(workflow: Workflow, fields: dict[str, dict[str, Any]]) -> Workf
     changed = dict(workflow.changed)
     for stage in workflow:
         config, own = stage.config, {}
-        for field, value in fields.get(stage.name, {}).items():
+        for field, value in _together(stage.config, fields.get(stage.name, {})).items():
             if field in _OF_ANY_STAGE and field not in type(config).model_fields:
                 own[field] = _attempts_setting(stage, field, value)
                 differs = own[field] != getattr(stage, field)
@@ -248,6 +248,27 @@ def _with_fields(workflow: Workflow, fields: dict[str, dict[str, Any]]) -> Workf
         inputs = {name: rebuilt[source.name] for name, source in stage.inputs.items()}
         rebuilt[stage.name] = replace(stage, config=config, inputs=inputs, **own)
     return replace(workflow, stages=tuple(rebuilt.values()), changed=changed)
+
+
+def _together(config: Config, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """``fields`` with those of a configuration that is not set yet as one value: it is made of all of them at once."""
+    found: dict[str, Any] = {}
+    for field, value in fields.items():
+        name, *rest = field.split(".")
+        if rest and getattr(config, name, config) is None and _takes_config(type(config), name):
+            inner = found.setdefault(name, {})
+            for key in rest[:-1]:
+                inner = inner.setdefault(key, {})
+            inner[rest[-1]] = value
+        else:
+            found[field] = value
+    return found
+
+
+def _takes_config(kind: type[Config], name: str) -> bool:
+    """True if the field ``name`` is annotated with a configuration or None."""
+    parts = get_args(kind.model_fields[name].annotation)
+    return any(isinstance(part, type) and issubclass(part, Config) for part in parts)
 
 
 def _attempts_setting(stage: Stage, field: str, value: object) -> Any:  # noqa: ANN401 - of any of the types

@@ -10,6 +10,7 @@ import pytest
 from infra.config import Input, Runtime, StageConfig
 from infra.errors import ConfigError, UsageError
 from infra.run.manifest import Manifest
+from pipelines.download.config import Verify
 from workflows.recipe import built_in, load
 from workflows.stage import Gate, Stage, Workflow
 
@@ -136,6 +137,16 @@ def test_parameters_are_set(recipe):
 )
 def test_values_are_json_or_else_text(recipe, text, value):
     assert recipe.build([f"anything={text}"])["third"].config.name == repr(value)
+
+
+def test_a_configuration_that_is_not_set_is_made_of_its_fields():
+    recipe = load("quickstart")
+    settings = ["download.verify.column=md5", "download.verify.hash=md5"]
+    assert recipe.build(settings)["download"].config.verify == Verify(column="md5", hash="md5")
+    with pytest.raises(UsageError, match="colmn"):
+        recipe.build(["download.verify.colmn=md5"])
+    with pytest.raises(UsageError, match="input_format has no fields"):
+        load("url_list").build(["url_list=list.csv", "urls.input_format.name=csv"])
 
 
 @pytest.mark.parametrize(
