@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         "--shards",
         nargs="+",
         required=True,
-        help="folders or fsspec URLs, all *.tar below; NAME=FOLDER for data.weights",
+        help="folders or fsspec URLs, all *.tar below, or below train/; for data.weights shards_NAME=FOLDER",
     )
     parser.add_argument("--tests", help="folder or fsspec URL of the test sets that validation.sets names")
     parser.add_argument("--pretrained", help="folder or checkpoint of the model to start from")
@@ -97,6 +97,9 @@ def _hold(context: Context, world: World, stack: ExitStack) -> None:
             stack.callback(Lease.acquire(context.store).release)
         except CliplineError as held:
             error = held
+        except OSError as failure:
+            found = f"{failure.strerror}: {failure.filename}"
+            error = ConfigError(f"nothing can be written at {context.store.url}", expected="a folder", found=found)
     world.raise_if_any_failed(error)
 
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from infra.config import digest
 from infra.errors import ConfigError, DataError
-from infra.formats.shards import tars_among, training_tars
-from infra.run.manifest import Artifact
+from infra.formats.shards import tars_among, training_among, training_tars
+from infra.run.manifest import Artifact, data_folder
 from infra.store import Store, open_store
-from infra.store.listing import absolute, listed
+from infra.store.listing import absolute, listed, within
 from training.data.samples import Shards
 
 __all__ = ["Inputs"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,21 +44,21 @@ class Inputs:
 
     @classmethod
     def at(cls, shards: Iterable[str], tests: str | None, models: Mapping[str, str | None]) -> Inputs:
-        """Those at paths or fsspec URLs. Of several places of shards each may be given as ``name=place``: a folder, a
-        glob, or a pattern such as ``{00000..00099}.tar``."""
-        sources = {}
-        for number, given in enumerate(shards):
-            name, equals, place = given.partition("=")
-            if not equals:
-                name, place = "shards" if number == 0 else f"shards_{number}", given
-            folder, paths, _ = listed(absolute(place))
-            sources[name] = Shards.at(open_store(folder), tars_among(paths, place))
+        """Those at paths or fsspec URLs, an artifact's folder too. A place of shards is a folder, a glob, or a pattern
+        such as ``{00000..00099}.tar``; of several each may be given as ``name=place``. Raises ConfigError where
+        nothing is, DataError for what is no shard."""
+        sources: dict[str, Shards] = {}
+        for number, given in enumerate(shards, 1):
+            name, place = _named(given) or (f"shards_{number}" if number > 1 else "shards", given)
+            if name in sources:
+                raise ConfigError(f"two places of shards are named {name}")
+            sources[name] = _shards_at(place)
         chosen = {name: Path(place) for name, place in models.items() if place is not None}
         if missing := [path for path in chosen.values() if not path.exists()]:
             raise ConfigError(
                 f"there is no model at {missing[0]}", expected="a folder or checkpoint file on this machine"
             )
-        return cls(sources, open_store(tests) if tests else None, chosen)
+        return cls(sources, _tests_at(tests) if tests else None, chosen)
 
     def digest(self) -> str:
         """Of the content of the shards, in their order: a checkpoint is continued with no others."""
@@ -62,6 +66,43 @@ class Inputs:
 
 
 _MODELS = ("pretrained", "teacher")
+
+
+def _named(given: str) -> tuple[str, str] | None:
+    """Name and place of ``name=place``. None for a place alone, which may have a = below its first folder."""
+    name, equals, place = given.partition("=")
+    if not equals or not re.fullmatch(r"\w+", name):
+        return None
+    if name != "shards" and not name.startswith("shards_"):
+        raise ConfigError(
+            f"{name} is no name of shards", expected="shards, or shards_ and any ending", fix=f"shards_{name}={place}"
+        )
+    return name, place
+
+
+def _shards_at(place: str) -> Shards:
+    folder, paths, _ = listed(absolute(place))
+    if begin := data_folder(paths):
+        folder, paths = f"{folder}/{begin}", within(paths, begin)
+    tars = tars_among(paths, place)
+    if not tars:
+        found = ", ".join(paths[:5]) or "nothing there"
+        raise ConfigError(f"there are no shards at {place}", expected="*.tar", found=found)
+    chosen = training_among(tars)
+    if len(chosen) < len(tars):
+        log.info("trained on at %s: train/, %d of %d shards", place, len(chosen), len(tars))
+    return Shards.at(open_store(folder), chosen)
+
+
+def _tests_at(place: str) -> Store:
+    folder, paths, alone = listed(absolute(place))
+    if alone or not paths:
+        raise ConfigError(
+            f"there are no test sets at {place}",
+            expected="a folder with a folder for each set",
+            found="a file" if alone else "nothing there",
+        )
+    return open_store(f"{folder}/{begin}" if (begin := data_folder(paths)) else folder)
 
 
 def _shards(artifact: Artifact) -> Shards:

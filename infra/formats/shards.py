@@ -42,6 +42,7 @@ __all__ = [
     "shard_name",
     "split_name",
     "tars_among",
+    "training_among",
     "training_tars",
     "write_triple",
 ]
@@ -335,10 +336,18 @@ def tars_among(paths: Iterable[str], place: str) -> list[str]:
     return [path for path in tars if path not in hidden]
 
 
+_TRAINING = "train/"
+
+
 def training_tars(artifact: Artifact) -> list[File]:
     """The training shards of an artifact: below data/train/, as the shard stage writes them, or anywhere in adopted
     data."""
-    return artifact.files("data/train/", ".tar") or artifact.files("data/", ".tar")
+    return artifact.files(f"data/{_TRAINING}", ".tar") or artifact.files("data/", ".tar")
+
+
+def training_among(tars: list[str]) -> list[str]:
+    """The same of the ``tars`` in a folder: those below train/ if there are any."""
+    return [path for path in tars if path.startswith(_TRAINING)] or tars
 
 
 # --- img2dataset's layout ---------------------------------------------------------------------------------------------

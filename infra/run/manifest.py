@@ -8,7 +8,7 @@ undisturbed one. It stays small: the files of each thousand shards are in a piec
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -22,9 +22,14 @@ from infra.run.records import File, Funnel, ShardRecord, parse, plain
 from infra.store import Store, open_store
 from infra.store.mounted import mount
 
-__all__ = ["MANIFEST", "Artifact", "File", "Funnel", "Manifest", "Piece", "ShardRecord"]
+__all__ = ["MANIFEST", "Artifact", "File", "Funnel", "Manifest", "Piece", "ShardRecord", "data_folder"]
 
 MANIFEST = "manifest.json"
+
+
+def data_folder(paths: Collection[str]) -> str:
+    """The folder of the data below the one that holds ``paths``: that of an artifact's own; "": there."""
+    return "data" if MANIFEST in paths and any(path.startswith("data/") for path in paths) else ""
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

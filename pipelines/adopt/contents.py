@@ -19,7 +19,7 @@ from infra.formats.region_shape import REGIONS
 from infra.formats.shards import IMAGE_EXTENSIONS, dotted_name_hint, read_samples, tars_among
 from infra.formats.testset import Form, SetFiles, find_sets, known_forms
 from infra.formats.weights import ENDINGS, in_order, read_shapes
-from infra.run.manifest import MANIFEST, Funnel
+from infra.run.manifest import Funnel, data_folder
 from infra.store import Store
 from infra.store.listing import absolute, within
 from infra.store.listing import listed as listed_at
@@ -52,7 +52,7 @@ class Contents(Choice):
 
     def beginning(self, paths: Sequence[str]) -> str:
         """The folder below the one that was given where the data begin: that of an artifact's own; "": there."""
-        return "data" if MANIFEST in paths and within(paths, "data") else ""
+        return data_folder(paths)
 
     @abstractmethod
     def pick(self, paths: Sequence[str]) -> list[str]:

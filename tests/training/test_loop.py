@@ -264,6 +264,15 @@ def test_a_configuration_that_cannot_be_read_is_told(tmp_path, content, monkeypa
     assert "config.json is no configuration" in caplog.text
 
 
+def test_an_output_that_is_a_file_is_told(shards, tmp_path, monkeypatch, caplog):
+    (tmp_path / "config.json").write_text(config().model_dump_json())
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+    arguments = ["--config", f"{tmp_path}/config.json", "--shards", str(shards), "--output", f"{tmp_path}/config.json"]
+    monkeypatch.setattr(sys, "argv", ["clipline-train", *arguments])
+    assert main() == 2
+    assert "nothing can be written at" in caplog.text
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(shards, tmp_path):
     with pytest.raises(DataError, match="finite"):
         go(tmp_path, shards, optimizer__lr=1e30, schedule__warmup=0, optimizer__grad_clip=None)
