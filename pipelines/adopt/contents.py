@@ -139,7 +139,7 @@ class Model(Contents):
     layout = "open_clip_config.json with open_clip_model.safetensors (or *.bin, *.pth), or a checkpoint *.pt"
 
     def beginning(self, paths: Sequence[str]) -> str:
-        """What ``clipline-train`` leaves has no manifest."""
+        """As of the others, and that of ``clipline-train``'s output, which has no manifest."""
         return "data" if CONFIG not in paths and f"data/{CONFIG}" in paths else ""
 
     def pick(self, paths: Sequence[str]) -> list[str]:

@@ -212,6 +212,7 @@ class Driver:
             if self._wait:
                 one.not_before = time.monotonic() + 1.0
             else:
+                one.state = "ended"
                 self._fail(one.members, held)
             return None
 

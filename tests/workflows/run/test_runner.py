@@ -18,12 +18,15 @@ import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 
 import pytest
 
+from infra.errors import LeaseHeld
+from infra.run.lease import Lease
 from infra.run.signals import stop_signals
+from infra.store import LocalStore
 from workflows.cli import app as cli
 
 # MLflow's own use of SQLAlchemy, deprecated since 2.1
@@ -88,6 +91,13 @@ class Driver:
 
     def committed_shards(self) -> set[str]:
         return {f"{p.parent.parent.parent.name}/{p.stem}" for p in self.root.glob("artifacts/*/*/ledger/*.json")}
+
+    def wait_for_failure(self) -> None:
+        """Until an attempt at a stage has failed."""
+        deadline = time.monotonic() + 60
+        while not any('"stage_failed"' in journal.read_text() for journal in self.root.glob("runs/*/journal.jsonl")):
+            assert time.monotonic() < deadline, "it never happened"
+            time.sleep(0.02)
 
     def wait_for(self, process: subprocess.Popen[str], what) -> None:
         deadline = time.monotonic() + 60
@@ -333,12 +343,28 @@ def test_a_stage_that_hangs_is_cancelled_at_its_timeout_and_tried_again(driver, 
     assert driver.manifests() == undisturbed
 
 
+def test_a_stage_that_another_run_has_taken_before_it_is_tried_again_ends_the_run(driver):
+    def take() -> Lease:
+        driver.wait_for_failure()
+        (folder,) = driver.root.glob("artifacts/left/*")
+        deadline = time.monotonic() + 10
+        while True:
+            with suppress(LeaseHeld):
+                return Lease.acquire(LocalStore(folder))
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    with ThreadPoolExecutor(1) as pool:
+        taken = pool.submit(take)
+        refused = driver("run", str(TOY), "--set", "trouble=first attempt fails", expect=73)
+        taken.result().release()
+    assert str(os.getpid()) in refused.stderr
+    assert set(driver.manifests()) == {"right"}
+
+
 def test_bad_data_is_not_retried_and_stages_that_have_begun_still_finish(driver):
     def let_the_other_fail() -> None:
-        deadline = time.monotonic() + 60
-        while not any('"stage_failed"' in journal.read_text() for journal in driver.root.glob("runs/*/journal.jsonl")):
-            assert time.monotonic() < deadline, "it never happened"
-            time.sleep(0.02)
+        driver.wait_for_failure()
         Path(f"{driver.diary}.go").touch()
 
     troubles = ("--set", "left.trouble=bad data", "--set", "right.trouble=first attempt fails late")
