@@ -3,7 +3,7 @@
 A profile is YAML with what ``--set`` takes, a line each:
 
     gpu: true
-    train.workers: 8
+    workers: 8
     embed.limits.labels: {ray.io/accelerator-type: H100}
 """
 
@@ -21,7 +21,7 @@ def read_profile(path: Path) -> list[str]:
     """The settings in a profile, as ``--set`` takes them. Raises UsageError."""
     import yaml  # most runs have no profile
 
-    expected = "lines such as `train.workers: 8`"
+    expected = "lines such as `workers: 8`"
     try:
         content = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

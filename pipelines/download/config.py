@@ -71,6 +71,12 @@ class Config(StageConfig):
             raise ValueError("encode_quality of a PNG is its compression, 0 to 9")
         return self
 
+    @model_validator(mode="after")
+    def _connects_as_told(self) -> Self:
+        if self.engine == "img2dataset" and self.web.connect_to:
+            raise ValueError("img2dataset looks names up itself: connect_to is for engine=clipline")
+        return self
+
     def extras(self) -> tuple[str, ...]:
         return ("img2dataset",) if self.engine == "img2dataset" else ()
 

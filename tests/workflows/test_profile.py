@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
+from pathlib import Path
 
 import pytest
 
@@ -43,6 +46,19 @@ def test_a_profile_is_as_its_lines_given_by_set(profile):
     assert [(one.config, one.retries) for one in again.values()] == [
         (one.config, one.retries) for one in found.values()
     ]
+
+
+def test_the_documented_profile_fits_the_documented_command(tmp_path):
+    """What recipe or stage do not have is refused, so an example that was never read would be."""
+    page = (Path(__file__).parents[2] / "docs/operations.md").read_text()
+    found = re.search(r"```yaml\n(.*?)```\n+```console\n\$ clipline run (\S+) --profile \S+(.*?)```", page, re.DOTALL)
+    assert found is not None
+    (tmp_path / "large.yaml").write_text(found[1])
+    words = shlex.split(found[3])
+    assert words[::2] == ["--set"] * (len(words) // 2)
+    stages = {one.name: one for one in load(found[2]).build(all_settings(words[1::2], tmp_path / "large.yaml"))}
+    assert stages["train"].config.cluster.workers == 32
+    assert stages["embed"].config.limits.gpus == 1
 
 
 def test_the_command_line_wins(profile):

@@ -202,6 +202,13 @@ def test_its_messages_have_reasons(message, reason):
     assert reason_of("failed_to_download", message) is reason
 
 
+def test_it_connects_where_names_lead():
+    web = Web(connect_to={"*.example": "127.0.0.1:80"})
+    with pytest.raises(ConfigError, match="connect_to") as caught:
+        Config(engine="img2dataset", web=web)
+    assert "engine=clipline" in str(caught.value)
+
+
 def test_its_users_read_ours(site, pairs_artifact, tmp_path, img2dataset):
     """pandas, the statistics, and what its incremental mode and its logger read of a folder."""
     from img2dataset.logger import CappedCounter, SpeedLogger
