@@ -85,6 +85,9 @@ class Model(Part):
     @field_validator("merges", mode="before")
     @classmethod
     def _merges_by_content(cls, value: object) -> object:
+        match value:  # one name without a blank is no merge: --set writes a tuple of one so
+            case [str(name)] if " " not in name:
+                value = name
         if not isinstance(value, str):
             return value
         try:

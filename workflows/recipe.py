@@ -15,7 +15,7 @@ import inspect
 import json
 import re
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from types import ModuleType, UnionType
@@ -253,16 +253,33 @@ def _with_fields(workflow: Workflow, fields: dict[str, dict[str, Any]]) -> Workf
 def _together(config: Config, fields: Mapping[str, Any]) -> dict[str, Any]:
     """``fields`` with those of a configuration that is not set yet as one value: it is made of all of them at once."""
     found: dict[str, Any] = {}
+    made = set()
     for field, value in fields.items():
-        name, *rest = field.split(".")
-        if rest and getattr(config, name, config) is None and _takes_config(type(config), name):
-            inner = found.setdefault(name, {})
-            for key in rest[:-1]:
-                inner = inner.setdefault(key, {})
-            inner[rest[-1]] = value
-        else:
+        path = field.split(".")
+        depth = _depth_unset(config, path)
+        whole = ".".join(path[:depth])
+        if not depth or (whole in found and whole not in made):  # or it was set before, whole
             found[field] = value
+            made.discard(field)
+            continue
+        made.add(whole)
+        inner = found.setdefault(whole, {})
+        for key in path[depth:-1]:
+            inner = inner.setdefault(key, {})
+        inner[path[-1]] = value
     return found
+
+
+def _depth_unset(config: Config, path: Sequence[str]) -> int:
+    """How many names of ``path`` lead to a configuration that is not set yet; 0 if it leads through none."""
+    for depth, name in enumerate(path[:-1], 1):
+        inner = getattr(config, name, config)
+        if inner is None and _takes_config(type(config), name):
+            return depth
+        if inner is config or not isinstance(inner, Config):
+            return 0
+        config = inner
+    return 0
 
 
 def _takes_config(kind: type[Config], name: str) -> bool:

@@ -86,13 +86,15 @@ class Config(StageConfig):
         try:
             named = is_published(self.path)
             folder, found, alone = listed(fetched(self.path, self.contents.pick) if named else self.path)
+            if not found:
+                raise self._nothing("nothing there")
             if begin := "" if alone else self.contents.beginning(found):
                 folder, found = f"{folder}/{begin}", within(found, begin)
             picked = sorted(self.contents.pick(found))
         except FileNotFoundError as error:
             raise self._nothing(str(error)) from None
         if not picked:
-            raise self._nothing(_some(found) or "nothing there")
+            raise self._nothing(_some(found))
         if alone:
             return _Found(folder, {f"{self.contents.kind}{_ending(picked[0])}": picked[0]}, self.path)
         return _Found(folder, {path: path for path in picked}, f"{folder}/")

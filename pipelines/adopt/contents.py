@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from abc import abstractmethod
 from collections.abc import Collection, Sequence
+from difflib import get_close_matches
 from typing import ClassVar, get_args
 
 from pydantic import Field
@@ -184,9 +185,18 @@ class TestSets(Contents):
                 f"there is no test set {missing[0]!r} with split {splits}",
                 expected=f"below {missing[0]}/: {', or '.join(form.layout for form in known_forms(self.forms))}",
                 found=f"sets {known}" if found else "no test sets",
+                fix=self._likely(missing[0], paths, there),
             )
         wanted = [(name, split) for name, split in found if name in (self.sets or there) and split in self.splits]
         return sorted({path for key in wanted for path in found[key][1]})
+
+    def _likely(self, name: str, paths: Sequence[str], there: Collection[str]) -> str:
+        """What to do if the set ``name`` is not among those that are ``there``; "" if nobody can tell."""
+        alone = find_sets([f"{name}/{path}" for path in paths], self.splits, self.forms)
+        if any(own == name for own, _ in alone):
+            return "give the folder above: this seems to be the set's own"
+        close = get_close_matches(name, there, n=1)
+        return f"did you mean {close[0]!r}?" if close else ""
 
     def check(self, store: Store, paths: Sequence[str]) -> dict[str, int]:
         for (name, split), (form, files) in find_sets(paths, self.splits, self.forms).items():

@@ -11,6 +11,7 @@ from infra.config import Input, Runtime, StageConfig
 from infra.errors import ConfigError, UsageError
 from infra.run.manifest import Manifest
 from pipelines.download.config import Verify
+from training.data.batching import Diverse
 from workflows.recipe import built_in, load
 from workflows.stage import Gate, Stage, Workflow
 
@@ -145,6 +146,9 @@ def test_a_configuration_that_is_not_set_is_made_of_its_fields():
     assert recipe.build(settings)["download"].config.verify == Verify(column="md5", hash="md5")
     with pytest.raises(UsageError, match="colmn"):
         recipe.build(["download.verify.colmn=md5"])
+    topics = Diverse(column="topic")
+    for whole in ("train.data.batches.kind=diverse", "train.data.batches=diverse"):
+        assert recipe.build([whole, "train.data.batches.column=topic"])["train"].config.data.batches == topics
     with pytest.raises(UsageError, match="input_format has no fields"):
         load("url_list").build(["url_list=list.csv", "urls.input_format.name=csv"])
 

@@ -10,6 +10,7 @@ from typing import Any
 from evaluation import embed, evaluate
 from evaluation.tasks import Retrieval, Task, ZeroShot
 from infra.cluster import Limits
+from infra.errors import UsageError
 from pipelines import adopt
 from pipelines.curate import balance, dedup, filter, shard
 from pipelines.curate.filter import rules
@@ -18,7 +19,7 @@ from pipelines.web import Web
 from training import train
 from workflows.stage import Gate, Stage, Workflow
 
-__all__ = ["adopted", "archives", "evaluations", "http_client", "scored", "to_model", "with_inputs"]
+__all__ = ["adopted", "archives", "evaluations", "http_client", "named_sets", "scored", "to_model", "with_inputs"]
 
 _HOLDOUT = 0.1  # share of the images kept from training, to validate and evaluate on
 _RECALL = {"retrieval.image_retrieval_recall_at_5": 0.5}  # from which the model is registered in MLflow
@@ -71,6 +72,19 @@ def evaluations(
     tasks: dict[str, Task] = {f"zeroshot_{name}": ZeroShot(dataset=name, split=split) for name in classification}
     tasks |= {f"retrieval_{name}": Retrieval(dataset=name, split=split) for name in captions}
     return scored(tasks, inputs, **options)
+
+
+def named_sets(tests: str | None, classification: Sequence[str] | None, captions: Sequence[str] | None) -> list[str]:
+    """The names of the test sets of both kinds. Raises UsageError where their folder is missing, or their names."""
+    sets = [*(classification or ()), *(captions or ())]
+    if sets and not tests:
+        raise UsageError(f"the folder of the test sets {', '.join(sets)} is missing", fix="--set tests=FOLDER")
+    if tests and not sets:
+        raise UsageError(
+            f"none of the test sets at {tests} is named",
+            fix=f"--set classification=NAME or --set captions=NAME; clipline tasks {tests} lists them",
+        )
+    return sets
 
 
 def scored(

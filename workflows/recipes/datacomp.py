@@ -18,7 +18,7 @@ from pipelines.curate import filter as filtering
 from pipelines.curate import score, shard
 from pipelines.curate.filter import rules
 from training import train
-from workflows.recipes._common import evaluations, http_client, with_inputs
+from workflows.recipes._common import evaluations, http_client, named_sets, with_inputs
 from workflows.stage import Stage, Workflow
 
 _SEEN = 12_800_000  # samples of the small track, and
@@ -75,9 +75,8 @@ def workflow(
     )
     trained = Stage("train", train.run, learning, {"shards": shards})
     scores: list[Stage] = []
-    if sets := (*(classification or ()), *(captions or ())):
-        if not tests:
-            raise UsageError(f"the folder of the test sets {', '.join(sets)} is missing", fix="--set tests=FOLDER")
+    sets = named_sets(tests, classification, captions)
+    if tests:
         given = Stage("tests", adopt.run, adopt.Config(path=tests, contents=adopt.TestSets(sets=sets)))
         both = {"model": trained, "dataset": given}
         scores = evaluations(classification or (), captions or (), both)

@@ -14,7 +14,7 @@ from pipelines import adopt
 from pipelines.curate import balance, dedup, embed, filter, score, semdedup, shard
 from pipelines.curate.filter import rules
 from training import train
-from workflows.recipes._common import evaluations, with_inputs
+from workflows.recipes._common import evaluations, named_sets, with_inputs
 from workflows.stage import Stage, Workflow
 
 RESAMPLES = 20_000  # of each test set: a hundred and more differences are tested at once, each on a share of 5%
@@ -40,6 +40,7 @@ def workflow(
     training: dict[str, Any] | None = None,  # further fields of every training: training.optimizer.lr=0.001
 ) -> Workflow:
     pool = Stage("images", adopt.run, adopt.Config(path=images, contents=adopt.Images()))
+    named_sets(tests, classification, captions)
     sets = Stage("tests", adopt.run, adopt.Config(path=tests, contents=adopt.TestSets()))
 
     start = {}

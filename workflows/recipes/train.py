@@ -10,7 +10,7 @@ from typing import Any
 from infra.errors import UsageError
 from pipelines import adopt
 from training import train
-from workflows.recipes._common import adopted, evaluations, with_inputs
+from workflows.recipes._common import adopted, evaluations, named_sets, with_inputs
 from workflows.stage import Stage, Workflow
 
 
@@ -30,9 +30,7 @@ def workflow(
     classification: list[str] | None = None,  # names of the test sets with classes
     captions: list[str] | None = None,  # names of the test sets with captions
 ) -> Workflow:
-    sets = (*(classification or ()), *(captions or ()))
-    if sets and not tests:
-        raise UsageError(f"the folder of the test sets {', '.join(sets)} is missing", fix="--set tests=FOLDER")
+    sets = named_sets(tests, classification, captions)
 
     # What you have, taken in where it is. The first folder of shards is the input "shards", others "shards_2", ...
     folders = list(dict.fromkeys(shards))
@@ -42,8 +40,10 @@ def workflow(
     stores = {name: config.store for name, config in given.items() if name in chosen.needs and config.is_folder()}
     sources = adopted("shards", folders, adopt.RegionShards() if chosen.regions(stores) else adopt.Shards())
     names = dict(zip(folders, sources, strict=True))
+    if weights and set(weights) != set(names):
+        raise UsageError("weights are of other folders", expected=", ".join(names), found=", ".join(weights))
     sources |= {name: Stage(name, adopt.run, config) for name, config in given.items()}
-    if sets:
+    if tests:
         sources["tests"] = Stage("tests", adopt.run, adopt.Config(path=tests, contents=adopt.TestSets(sets=sets)))
 
     train_config = train.Config(

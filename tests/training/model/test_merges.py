@@ -158,6 +158,8 @@ def test_a_file_counts_by_what_it_says(tmp_path):
     found = [Config(model={"architecture": MODEL, "merges": str(path)}) for path in sorted(tmp_path.iterdir())]
     assert {one.model.merges for one in found} == {MERGES}
     with pytest.raises(ConfigError, match="holds no merges"):
+        Model(architecture="ViT-B-32", merges=("missing.txt",))  # as --set writes a tuple of one
+    with pytest.raises(ConfigError, match="holds no merges"):
         Model(merges=str(tmp_path / "none.txt"))
     with pytest.raises(ConfigError, match="holds no merges"):
         read_merges(pack_merges(MERGES)[:-9], "half a file")
@@ -167,7 +169,7 @@ def test_a_file_counts_by_what_it_says(tmp_path):
     ("merges", "message"),
     [
         ([], "so many"),
-        (["re"], "no pair"),
+        (["re", "a b"], "no pair"),
         (["r e", "r  e"], "no pair"),
         (["a b", "ab c", "b c", "a bc"], "one token"),
         ([f"a {number}" for number in range(48_895)], "so many"),

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -149,3 +150,20 @@ def test_a_model_in_a_folder_counts_by_its_configuration(tmp_path):
         digest("nowhere")
     with pytest.raises(ConfigError, match="no model 'hf-hub:some/model'"):  # it may be another tomorrow
         load("website").build(["seeds=https://example.org/", "model=hf-hub:some/model"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["tests=tests"], "none of the test sets at tests is named"),
+        (["classification=colours"], "fix: --set tests=FOLDER"),
+        (["tests=tests", "classification=colour"], "did you mean 'colours'?"),
+        (["tests=tests/colours", "classification=colours"], "give the folder above"),
+        (["tests=nowhere", "classification=colours"], "nothing there"),
+        (['weights={"shard": 1}'], "expected: shards"),
+    ],
+)
+def test_a_slip_in_what_is_given_is_told_before_anything_runs(given, monkeypatch, settings, words):
+    monkeypatch.chdir(given)
+    with pytest.raises((ConfigError, UsageError), match=re.escape(words)):
+        [stage.config.identity() for stage in load("train").build(["shards=shards", *settings])]
