@@ -57,6 +57,7 @@ MODEL: dict[str, Any] = {
 LEARN, TEST = 7_000_000, 6_000_000  # first seeds: no group is in two splits
 SETS = {"vqa": tuple(QUESTIONS), "entailment": tuple(STATEMENTS), "pairs": tuple(KINDS)}
 GROUPS = {"vqa": 3_000, "entailment": 16_000, "pairs": 10_000}
+SAMPLES = {"entailment": 128_000, "pairs": 224_000}
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "vilt": {"kind": "vilt"},
     "albef": {"kind": "albef", "fusion_layers": 2, "queue_size": 1024, "alpha_warmup": 20_000},
@@ -263,7 +264,8 @@ class Answers:
             last = settings(seed, answering(learnt), args.questions, args.lr)
         else:
             model = self.fusion("vqa", seed)
-            last = settings(seed, answering(learnt, 1 + (name == "pairs")), args.samples, args.lr)
+            samples = args.samples or SAMPLES[name]
+            last = settings(seed, answering(learnt, 1 + (name == "pairs")), samples, args.lr)
         return train(self.work / f"{args.objective}-{name}{seed}", shards, last, model)
 
     def contrast(self) -> int:
@@ -287,7 +289,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--contrast", type=int, default=224_000, help="samples of the towers, before they are fused")
     parser.add_argument("--pretrain", type=int, default=3_200, help="samples of the fusion model, before the answers")
     parser.add_argument("--questions", type=int, default=224_000, help="samples of learning to answer questions")
-    parser.add_argument("--samples", type=int, default=128_000, help="samples of learning to judge statements")
+    parser.add_argument("--samples", type=int, help="samples of learning to judge statements; by default SAMPLES")
     parser.add_argument("--lr", type=float, default=5e-4, help="learning rate of the answers; before them it is .001")
     parser.add_argument("--without-probe", action="store_true")
     parser.add_argument("--work", type=Path, help="folder for models and shards, by default a temporary one")
