@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from ray._private import ray_constants
 from ray._private.node import Node
 
 from infra.cluster.objects import SHARED, advice, lie_in_files, memory_bytes
+from infra.errors import CliplineError
 
 __all__ = ["start"]
 
@@ -30,10 +32,23 @@ for it.
 
 
 def start(cpus: int | None, **options: Any) -> None:  # noqa: ANN401
-    """Start the cluster with ``options`` of ``ray.init``, and join it. ``cpus``: None: all."""
-    with _spared():
-        # "local": without it Ray would join whatever cluster another user started on this machine
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **_folder(), **options)
+    """Start the cluster with ``options`` of ``ray.init``, and join it. ``cpus``: None: all.
+
+    Raises CliplineError if the machine is too busy for it.
+    """
+    try:
+        with _spared():
+            # "local": without it Ray would join whatever cluster another user started on this machine
+            ray.init(address="local", num_cpus=cpus, include_dashboard=False, **_folder(), **options)
+    except Exception as error:
+        if "timed out during startup" not in str(error):  # Ray has no class of its own for it
+            raise
+        raise CliplineError(
+            "Ray did not start on this machine within its 30 seconds",
+            expected="a machine with some CPU and memory to spare",
+            found=f"{os.cpu_count()} cores, {os.getloadavg()[0]:.0f} processes that wait for one",
+            fix="run it again when less else runs; what is committed stays",
+        ) from error
     node: Any = ray._private.worker._global_node
     if lie_in_files(node):
         log.warning("%s", advice(shutil.disk_usage(SHARED).free, memory_bytes()))

@@ -9,6 +9,8 @@ import sys
 import pytest
 
 from infra import cluster
+from infra.cluster.alone import start
+from infra.errors import CliplineError
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -34,6 +36,21 @@ def test_connect_uses_the_cluster_that_is_there():
     assert ray.is_initialized()  # who found it running leaves it running
 
 
+def test_a_machine_too_busy_for_ray_is_told(monkeypatch):
+    import ray
+
+    def init(**_: object) -> None:
+        raise Exception("The current node timed out during startup. This could happen because ...")
+
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(CliplineError, match="Ray did not start on this machine") as caught:
+        start(2)
+    assert f"{os.cpu_count()} cores" in caught.value.found
+    monkeypatch.setattr(ray, "init", lambda **options: int(options["address"]))
+    with pytest.raises(ValueError, match="local"):
+        start(2)
+
+
 def test_importing_the_package_does_not_import_ray():
     code = "import sys, infra.cluster; sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
@@ -43,6 +60,8 @@ LITTERING = """
 import gc, sys, threading, time
 import ray
 from infra import cluster
+from infra.cluster.alone import start
+from infra.errors import CliplineError
 
 def litter():
     while ray.is_initialized():
