@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from evaluation.compare.config import PRIMARY
@@ -16,6 +17,7 @@ from evaluation.compare.differences import Estimate, difference, holm
 from evaluation.compare.evaluations import Evaluation, Matched, by_task, estimate, match
 from evaluation.compare.notes import notes
 from evaluation.compare.result import Comparison, Row
+from infra.errors import UsageError
 
 __all__ = ["compare"]
 
@@ -47,7 +49,8 @@ def compare(
     Where both evaluated the same trained models in different ways, the differences are paired by model.
     ``primary``: names or patterns of metrics; of a task that has none of them, its first metric.
 
-    Raises DataError if evaluations of one task cannot be paired: other images, options or resamples.
+    Raises DataError if evaluations of one task cannot be paired: other images, options or resamples; UsageError for a
+    primary metric, not of the default ones, that no task has.
     """
     found = {name: by_task(evaluations) for name, evaluations in variants.items()}
     baseline, *others = variants
@@ -105,7 +108,16 @@ def _rows(pairs: Sequence[_Pair], chosen: set[tuple[str, str]], confidence: floa
 
 
 def _chosen(metrics: Mapping[str, Sequence[str]], primary: Sequence[str]) -> set[tuple[str, str]]:
-    """The primary ones (task, metric) of each task's ``metrics``."""
+    """The primary ones (task, metric) of each task's ``metrics``. Raises UsageError for one that no task has."""
+    known = dict.fromkeys(name for names in metrics.values() for name in names)
+    for pattern in primary:
+        if known and pattern not in PRIMARY and not any(fnmatchcase(name, pattern) for name in known):
+            close = get_close_matches(pattern, known, n=1)
+            raise UsageError(
+                f"nothing that is compared has a metric {pattern!r}",
+                expected=", ".join(known),
+                fix=f"did you mean {close[0]!r}?" if close else "",
+            )
     found = set()
     for task, names in metrics.items():
         matching = [name for name in names if any(fnmatchcase(name, pattern) for pattern in primary)]

@@ -197,6 +197,8 @@ def test_the_vectors_that_are_searched_are_the_last_or_named(root, holdout):
     found = search(LocalStore(root), seen, "a red circle", 4)
     assert len(found.images) == 4 and found.texts == ()
     assert found.rows == 24  # the test set's, and not the corrupted copies of them
+    with pytest.raises(UsageError, match=r"no image file cta\.JPG"):
+        search(LocalStore(root), seen, "cta.JPG", 4)
     with pytest.raises(UsageError, match="no embeddings to search"):
         embeddings_of([model], None)
     with pytest.raises(UsageError, match="no vectors of stage train") as caught:

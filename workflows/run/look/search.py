@@ -15,6 +15,7 @@ from evaluation.embed.config import NAME
 from infra import ranking
 from infra.encoder.config import EncoderConfig
 from infra.errors import UsageError
+from infra.formats.shards import IMAGE_EXTENSIONS
 from infra.formats.testset import EvalSet, decode_image
 from infra.formats.vectors import read_vectors, texts_of, vector_shards
 from infra.run.lineage import artifact_with
@@ -86,14 +87,17 @@ def search(root: Store, embeddings: Artifact, query: str, most: int) -> Searched
 
 
 def _encoded(root: Store, embeddings: Artifact, query: str) -> NDArray[np.float32]:
-    """The vector of the query by the model of the embeddings: (1, d)."""
+    """The vector of the query by the model of the embeddings: (1, d). Raises UsageError for a missing image file."""
+    is_file = Path(query).is_file()
+    if not is_file and " " not in query and query.lower().endswith(tuple(f".{one}" for one in IMAGE_EXTENSIONS)):
+        raise UsageError(f"there is no image file {query}", expected="an image file, or a text")
     config = embeddings.manifest.config
     fields = {name: config[name] for name in ("model", "pretrained", "precision")}
     digest = embeddings.manifest.identity["inputs"].get("model")
     encoder = EncoderConfig(**fields).encoder(
         artifact_of(root, digest) if digest else None, batch_size=1, cpus=1, gpus=0
     )
-    if Path(query).is_file():
+    if is_file:
         return encoder.encode_images([decode_image(Path(query).read_bytes(), query)])
     return encoder.encode_texts([query])
 
