@@ -111,7 +111,7 @@ def _chosen(metrics: Mapping[str, Sequence[str]], primary: Sequence[str]) -> set
     """The primary ones (task, metric) of each task's ``metrics``. Raises UsageError for one that no task has."""
     known = dict.fromkeys(name for names in metrics.values() for name in names)
     for pattern in primary:
-        if known and pattern not in PRIMARY and not any(fnmatchcase(name, pattern) for name in known):
+        if known and pattern not in PRIMARY and not any(_is(name, pattern) for name in known):
             close = get_close_matches(pattern, known, n=1)
             raise UsageError(
                 f"nothing that is compared has a metric {pattern!r}",
@@ -120,9 +120,14 @@ def _chosen(metrics: Mapping[str, Sequence[str]], primary: Sequence[str]) -> set
             )
     found = set()
     for task, names in metrics.items():
-        matching = [name for name in names if any(fnmatchcase(name, pattern) for pattern in primary)]
+        matching = [name for name in names if any(_is(name, pattern) for pattern in primary)]
         found |= {(task, name) for name in matching or names[:1]}
     return found
+
+
+def _is(name: str, pattern: str) -> bool:
+    """True if the pattern has the metric's name, or how manifests and MLflow write it."""
+    return fnmatchcase(name, pattern) or fnmatchcase(name.replace("@", "_at_"), pattern)
 
 
 def _seeds(names: Sequence[str], matched: Mapping[tuple[str, str], Matched]) -> dict[str, int]:

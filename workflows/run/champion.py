@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from infra.errors import CliplineError, DataError
+from infra.errors import CliplineError, DataError, UsageError
 from infra.run.lineage import model_of
 from infra.run.manifest import Artifact, Manifest
 from infra.store import Store
@@ -74,7 +74,7 @@ def _compared(key: str, metric: str, manifest: Manifest, champion: str, root: St
     for other in _evaluations(root, manifest.stage, champion):
         try:
             comparison = compare_artifacts({"champion": [other], "this": [own]}, primary=[metric])
-        except DataError as error:  # of other test images, or another task
+        except (DataError, UsageError) as error:  # of other test images, another task, or without this metric
             reason = f"{error.message}: {error.found}"
             continue
         for row in comparison.rows:

@@ -155,6 +155,7 @@ def test_the_primary_metrics_are_named(evaluated):
     assert chosen("text_*@1", "acc5") == [(seen, "acc5"), (holdout, "text_retrieval_recall@1")]
     # of a task that has none of them, the first it gives
     assert chosen("mean_recall@10") == [(seen, "acc1"), (holdout, "mean_recall@10")]
+    assert chosen("*_recall_at_10") == chosen("*_recall@10")
     with pytest.raises(UsageError, match="did you mean 'acc1'"):
         chosen("acc11", "mean_recall@10")
 

@@ -52,15 +52,17 @@ def crown(name: str, digest: str, database: str, tags: bool = True) -> None:
     client.set_registered_model_alias(name, "champion", version.version)
 
 
-def evaluated(root: LocalStore, model: str, right: np.ndarray, dataset: str = "a" * 64) -> Manifest:
+def evaluated(
+    root: LocalStore, model: str, right: np.ndarray, dataset: str = "a" * 64, metric: str = "acc1"
+) -> Manifest:
     """An evaluation of ``model``, which names ``right`` of the images rightly, through vectors of it."""
     embedded = Manifest(stage="embed", digest=f"e{model}" * 8, identity={"inputs": {"model": model}})
     root.write(f"artifacts/embed/{embedded.digest[:16]}/{MANIFEST}", embedded.to_bytes())
     accuracy = float(right.mean())
-    table = pa.table({"acc1": right[PICKS].mean(axis=1)})
+    table = pa.table({metric: right[PICKS].mean(axis=1)})
     sink = io.BytesIO()
     pq.write_table(table, sink)
-    result = {"model": "toy", "pretrained": model, "metrics": {"acc1": accuracy}}
+    result = {"model": "toy", "pretrained": model, "metrics": {metric: accuracy}}
     files = {"data/result.json": json.dumps(result).encode(), RESAMPLED: sink.getvalue()}
     manifest = Manifest(
         stage="zeroshot",
@@ -68,7 +70,7 @@ def evaluated(root: LocalStore, model: str, right: np.ndarray, dataset: str = "a
         identity={"inputs": {"embeddings": embedded.digest, "dataset": dataset}},
         config={"task": {"dataset": "seen", "kind": "zeroshot_classification"}, "bootstrap": 1000, "seed": 0},
         files=[File(path=path, bytes=len(data)) for path, data in files.items()],
-        metrics={"acc1": accuracy},
+        metrics={metric.replace("@", "_at_"): accuracy, "of_this_run": 1.0},
         facts={"examples": IMAGES},
     )
     for path, data in {**files, MANIFEST: manifest.to_bytes()}.items():
@@ -99,6 +101,16 @@ def test_only_an_interval_above_0_passes(root, database):
         # Against the bootstrap written out.
         gain = guesses(share)[PICKS].mean(axis=1) - guesses(0.5)[PICKS].mean(axis=1)
         assert [check.low, check.high] == pytest.approx(np.quantile(gain, [0.025, 0.975]))
+
+
+def test_a_metric_is_named_as_the_manifest_names_it(root, database):
+    evaluated(root, "before", guesses(0.5), metric="mean_recall@1")
+    crown("recalling", "before", database)
+    new = evaluated(root, "after", guesses(0.6), metric="mean_recall@1")
+    better = ("zeroshot.mean_recall_at_1", "zeroshot.of_this_run")
+    recall, other = better_than_champion(Gate("train", "recalling", {}, better=better), done(new, "after"), root)
+    assert (recall.passed, other.passed) == (True, False)
+    assert "has a metric 'of_this_run'" in other.note
 
 
 def test_the_first_model_and_the_champion_itself_pass(root, database):
