@@ -100,9 +100,9 @@ class Config(StageConfig):
         return _Found(folder, {path: path for path in picked}, f"{folder}/")
 
     def _nothing(self, found: str) -> ConfigError:
-        return ConfigError(
-            f"there is no {self.contents.kind} at {self.path}", expected=self.contents.layout, found=found
-        )
+        kind = self.contents.kind
+        are = "are" if kind.endswith("s") else "is"
+        return ConfigError(f"there {are} no {kind} at {self.path}", expected=self.contents.layout, found=found)
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,10 @@ def _plain_fields(config: Config) -> Iterator[tuple[tuple[str, ...], Any]]:
 
 
 def headline(workflow: Workflow) -> list[str]:
-    """The stages whose main metric speaks for the run: models and scores, but none that a suite adds up."""
+    """The stages whose main metric speaks for the run: models and scores, but none that a suite adds up.
+
+    Those of which the gate asks something are the last.
+    """
     summed = {
         source.name
         for stage in workflow
@@ -53,7 +56,10 @@ def headline(workflow: Workflow) -> list[str]:
         if name.startswith("scores")
     }
     shown = {"model", "scores", "suite"}
-    return [one.name for one in workflow if shown & {*one.config.outputs()} and one.name not in summed]
+    gate = workflow.gate
+    gated = {key.partition(".")[0] for key in (*gate.at_least, *gate.better)} if gate else set()
+    names = [one.name for one in workflow if shown & {*one.config.outputs()} and one.name not in summed]
+    return sorted(names, key=lambda name: name in gated)
 
 
 def main_metric(manifest: Manifest) -> dict[str, float]:

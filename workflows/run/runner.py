@@ -123,8 +123,9 @@ class _Run:
     def _record_end(self, status: str, seconds: float) -> None:
         if isinstance(self.error, LeaseHeld):  # another process is at it, maybe with this very run
             return
-        done, speak = manifests(self.record, self.root), headline(self.plan.workflow)
-        scores = {name: value for one in done if one.stage in speak for name, value in main_metric(one).items()}
+        done = {one.stage: one for one in manifests(self.record, self.root)}
+        speak = [done[stage] for stage in headline(self.plan.workflow) if stage in done]
+        scores = {name: value for one in speak for name, value in main_metric(one).items()}
         ended = Ended(status=status, at=time.time(), seconds=seconds, stages_done=len(done), headline=scores)
         self.record.end(self.root, ended)
 

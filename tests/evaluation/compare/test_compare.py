@@ -271,6 +271,7 @@ def test_the_command_prints_a_line_per_difference_and_the_verdict(evaluated, cli
     assert "4 of 4 differences from few in acc1, acc5, mean_per_class_recall, ece" in every
     found = json.loads(clipline("compare", names[0], names[1], "--json"))
     assert [row["variant"] for row in found["differences"]] == [names[1]] * 4
+    assert "no task is shared" in clipline("compare", names[0], evaluated(0, HOLDOUT).manifest.name, code=2)
 
 
 @pytest.mark.parametrize(

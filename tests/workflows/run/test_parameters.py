@@ -54,5 +54,5 @@ def test_fields_that_are_called_alike_have_their_whole_path(tmp_path):
 
 def test_the_stages_that_matter_are_models_and_scores_that_nothing_adds_up(tmp_path):
     workflow = load("quickstart").build()
-    scores = ["zeroshot", "unseen", "retrieval", "compositions", "analogies", "corrupted"]
-    assert headline(workflow) == ["train", *scores]
+    scores = ["unseen", "retrieval", "compositions", "analogies", "corrupted"]
+    assert headline(workflow) == ["train", *scores, "zeroshot"]  # which the gate asks for

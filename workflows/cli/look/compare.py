@@ -59,6 +59,8 @@ def compare(
         for name, members in _named(variants).items()
     }
     comparison, draw = compared(given, primary, confidence)
+    if not comparison.rows:
+        raise UsageError(comparison.verdict, found="; ".join(comparison.notes))
     if figure:
         figure.write_bytes(draw())
     if as_json:

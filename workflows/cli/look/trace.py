@@ -35,13 +35,13 @@ def trace(
     pages = [] if tracing.is_uid(what) else tracing.pages(artifacts, what)
     rows = list(tracing.trace(artifacts, what, most))
     rows = [row for row in rows if row.hits]
+    if not rows and not pages:
+        looked = ", ".join(artifact.manifest.stage for artifact in artifacts)
+        raise UsageError(f"no row of {what}", expected=f"one that a stage has seen: {looked or 'none is finished'}")
     if as_json:
         found = [{**vars(row), "hits": [hit.as_dict() for hit in row.hits]} for row in rows]
         print_json({"pages": [hit.as_dict() for hit in pages], "rows": found})
         return
-    if not rows and not pages:
-        looked = ", ".join(artifact.manifest.stage for artifact in artifacts)
-        raise UsageError(f"no row of {what}", expected=f"one that a stage has seen: {looked or 'none is finished'}")
     for hit in pages:
         _print_hits([hit])
     for row in rows:
