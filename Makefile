@@ -24,19 +24,20 @@ test: test-together test-alone test-huggingface ## run the tests: what it can in
 ALONE := ray or alone
 
 # Files go out in their own order: by default those of few tests, which take minutes, would come last, one process alone.
+# If a process falls, that ends the run: xdist hands its files on only in part, and would wait for the rest for ever.
 test-together: $(READY)
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not ($(ALONE)) and not gpu and not slow"
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0 -m "not ($(ALONE)) and not gpu and not slow"
 
-# A process of xdist's may fall with Ray; another goes on.
+# A process of xdist's may fall with Ray; another goes on, in the same order, and tries again what fell if it may.
 test-alone: $(READY)
-	$(BIN)/pytest -n 1 --dist loadfile --no-loadscope-reorder -m "($(ALONE)) and not gpu and not slow"
+	$(BIN)/pytest -n 1 --dist load -m "($(ALONE)) and not gpu and not slow"
 
 test-huggingface: $(READY)
 	PYTHONPATH=$(CURDIR)/$(VENV)/huggingface HF_HUB_OFFLINE=1 $(BIN)/pytest -m huggingface tests/infra tests/training/model
 
 quick: $(READY) ## run the tests that take no Ray, no bucket and no seconds
 	RAY_ADDRESS=127.0.0.1:1 CLIPLINE_EXAMPLES=few \
-		$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not ray and not s3 and not long and not gpu and not slow"
+		$(BIN)/pytest -n $(WORKERS) --dist loadfile --max-worker-restart 0 -m "not ray and not s3 and not long and not gpu and not slow"
 
 fuzz: $(READY) ## run the property tests with random examples, and CLIPLINE_FUZZ (15) times as many for the parsers
 	CLIPLINE_EXAMPLES=random CLIPLINE_FUZZ=$${CLIPLINE_FUZZ:-15} $(BIN)/pytest -m "hypothesis and not gpu and not slow" $(TESTS)

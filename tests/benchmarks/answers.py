@@ -159,6 +159,14 @@ def fused(model: Path, told: Sequence[Asked]) -> NDArray[np.bool_]:
     return np.array([reader.answers[number] == one.answer for number, one in zip(given, told, strict=True)])
 
 
+def ranked(model: Path, told: Sequence[Asked], answers: Sequence[str]) -> NDArray[np.bool_]:
+    """Which questions the language head of a pretrained fusion model answers right, as it ranks the ``answers``."""
+    scores = load_fused(model).rank_answers(
+        [Image.fromarray(one.pixels) for one in told], [[one.question] for one in told], answers
+    )
+    return np.array([answers[best] == one.answer for best, one in zip(scores.argmax(axis=1), told, strict=True)])
+
+
 def probed(model: Path, learnt: Sequence[Asked], told: Sequence[Asked]) -> NDArray[np.bool_]:
     """Which questions a linear probe answers right that is fitted on the dual encoder's vectors of ``learnt``."""
     from sklearn.linear_model import LogisticRegression
@@ -258,15 +266,19 @@ class Answers:
         """A fusion model that has learnt the answers of a set; those of statements it learns after the questions."""
         args, learnt, shards = self.args, self.learnt(name), self.shards(name)
         if name == "vqa":
-            first = settings(seed, OBJECTIVES[args.objective], args.pretrain)
-            towers = self.dual(seed, contrast) if (contrast := self.contrast()) else None
-            model = train(self.work / f"{args.objective}{seed}", shards, first, towers)
+            model = self.pretrained(seed)
             last = settings(seed, answering(learnt), args.questions, args.lr)
         else:
             model = self.fusion("vqa", seed)
             samples = args.samples or SAMPLES[name]
             last = settings(seed, answering(learnt, 1 + (name == "pairs")), samples, args.lr)
         return train(self.work / f"{args.objective}-{name}{seed}", shards, last, model)
+
+    def pretrained(self, seed: int) -> Path:
+        """The fusion model before it learns answers."""
+        first = settings(seed, OBJECTIVES[self.args.objective], self.args.pretrain)
+        towers = self.dual(seed, contrast) if (contrast := self.contrast()) else None
+        return train(self.work / f"{self.args.objective}{seed}", self.shards("vqa"), first, towers)
 
     def contrast(self) -> int:
         """Samples of the dual encoder that the fusion model starts from; one that reads no pixels starts from none."""
@@ -292,6 +304,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--samples", type=int, help="samples of learning to judge statements; by default SAMPLES")
     parser.add_argument("--lr", type=float, default=5e-4, help="learning rate of the answers; before them it is .001")
     parser.add_argument("--without-probe", action="store_true")
+    parser.add_argument("--ranked", action="store_true", help="answers by ranking beside it, of what --pretrain left")
     parser.add_argument("--work", type=Path, help="folder for models and shards, by default a temporary one")
     args = parser.parse_args(arguments)
     found: dict[str, dict[str, list[NDArray[np.bool_]]]] = {}
@@ -306,6 +319,9 @@ def main(arguments: list[str] | None = None) -> None:
             for name in args.sets:
                 rights = found[name]
                 rights["fusion"].append(fused(models.fusion(name, seed), told[name]))
+                if name == "vqa" and args.ranked:
+                    answers = sorted({one.answer for one in told[name]})
+                    rights.setdefault("ranked", []).append(ranked(models.pretrained(seed), told[name], answers))
                 if name == "vqa" and not args.without_probe:
                     fitted = models.learnt(name)[: 20 * args.tested]
                     dual = models.dual(seed, models.contrast() + args.pretrain + args.questions)

@@ -45,6 +45,7 @@ from workflows.demo.website import TEST_SEEDS
 SIDE = 48
 CONTEXT = 32
 VISION = {"image_size": SIDE, "patch_size": 16, "width": 96, "layers": 3, "head_width": 24}
+RESNET = {"image_size": SIDE, "layers": [1, 1, 1, 1], "width": 16}
 PLACED = {**VISION, "patch_size": 8, "pos_embed_type": "sin_cos_2d"}
 TEXT = {"context_length": CONTEXT, "vocab_size": 49408, "width": 96, "heads": 4, "layers": 2}
 CLIP = {"embed_dim": 96, "vision_cfg": VISION, "text_cfg": TEXT}
@@ -81,12 +82,15 @@ def clip(
 ) -> Path:
     """A dual encoder trained on the shards."""
     model = {"architecture": {**CLIP, "vision_cfg": {**vision}}, "merges": merges}
-    return trained(_settings(model, seed, samples, {"kind": "infonce"}), shards, work / f"clip{seed}")
+    settings = _settings(model, seed, samples, {"kind": "infonce"})
+    if vision is RESNET:
+        settings |= {"batch_size": 64, "optimizer": {"lr": 3e-3, "text_lr": 3e-4, "grad_clip": 1.0}}
+    return trained(settings, shards, work / f"clip{seed}")
 
 
 def clipcap(work: Path, shards: Path, seed: int, samples: int, merges: Sequence[str]) -> Path:
     """A dual encoder trained on the shards, and behind its features a language model."""
-    start = clip(work, shards, seed, samples, PLACED, merges)
+    start = clip(work, shards, seed, samples, RESNET, merges)
     writer = {"kind": "clipcap", "prefix": 4, "width": 96, "layers": 2, "heads": 4}
     model = {"architecture": f"local-dir:{start}"}
     return trained(_settings(model, seed, samples, writer, batch=16), shards, work / f"clipcap{seed}", start)

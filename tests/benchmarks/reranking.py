@@ -6,13 +6,16 @@ Scenes of the demo, each with a caption that names all six attributes; no two of
 learns from other scenes of the same kinds. The fusion encoder ranks the first ``--rerank`` answers of every query anew,
 as ``Retrieval(rerank=...)`` does. Recall@1 of both directions; the gain is paired by image and by model, since one
 model ranks both times. Its interval has the noise of the models' gains and that of the images.
+
+Of each model stands beside it what ``Matching`` measures: pairs told from the likeliest wrong ones, and masked words,
+also of captions beside another image.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +26,7 @@ from PIL import Image
 from evaluation.compare.differences import Estimate, difference
 from evaluation.embedded import Embedded
 from evaluation.reranking import reranked
+from evaluation.tasks import Matching
 from infra import ranking
 from infra.measures import Metric
 from tests.benchmarks.answers import SIDE, load_fused, settings, train
@@ -41,14 +45,22 @@ def write(folder: Path, scenes: Sequence[Scene]) -> None:
     write_shards(folder, len(scenes), lambda n: (drawing.render(scenes[n], SIDE), full_captions(scenes[n])[n % 5]))
 
 
-def measured(model: Path, scenes: Sequence[Scene], most: int) -> tuple[dict[str, Metric], dict[str, Metric]]:
-    """Recall@1 by the encoders, and re-ranked."""
+class Pictures(list[Any]):
+    """Samples of a set with captions."""
+
+    retrieval = True
+
+
+def measured(
+    model: Path, scenes: Sequence[Scene], most: int
+) -> tuple[dict[str, Metric], dict[str, Metric], Mapping[str, Metric]]:
+    """Recall@1 by the encoders, and re-ranked; and the metrics of ``Matching``."""
     reader = load_fused(model)
     pictures = [Image.fromarray(drawing.render(scene, SIDE)) for scene in scenes]
     captions = [full_captions(scene)[scene.seed % 5] for scene in scenes]
     own = np.arange(len(scenes))
     fields: dict[str, Any] = {
-        "examples": [SimpleNamespace(image=picture) for picture in pictures],
+        "examples": Pictures(SimpleNamespace(image=picture) for picture in pictures),
         "keys": [str(number) for number in own],
         "images": reader.encoder.encode_images(pictures), "texts": reader.encoder.encode_texts(captions),
         "captions": captions, "text_of": own, "image_of": own, "labels": own, "metadata": [], "logit_scale": 1.0,
@@ -56,7 +68,8 @@ def measured(model: Path, scenes: Sequence[Scene], most: int) -> tuple[dict[str,
     }  # fmt: skip
     data = Embedded(**fields)
     retrieved = ranking.retrieve(data.images, data.texts, data.text_of, data.image_of)
-    return retrieved.metrics((1,)), reranked(data, retrieved, most).metrics((1,))
+    matching = Matching(dataset="scenes").evaluate(data).metrics
+    return retrieved.metrics((1,)), reranked(data, retrieved, most).metrics((1,)), matching
 
 
 def estimate(metrics: Sequence[Metric]) -> Estimate:
@@ -75,7 +88,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rerank", type=int, default=16)
     args = parser.parse_args(arguments)
     tested = distinct(args.tested, TEST)
-    found: list[tuple[dict[str, Metric], dict[str, Metric]]] = []
+    found: list[tuple[dict[str, Metric], dict[str, Metric], Mapping[str, Metric]]] = []
     with tempfile.TemporaryDirectory(prefix="clipline-bench-") as scratch:
         work = Path(scratch)
         write(work / "shards", [compose(LEARN + number) for number in range(args.scenes)])
@@ -85,6 +98,8 @@ def main(arguments: list[str] | None = None) -> None:
             print(
                 f"seed {seed}:",
                 *(f"{name} {found[-1][0][name].value:.3f} -> {found[-1][1][name].value:.3f}" for name in MEASURES),
+                *(f"{name} {metric.value:.3f}" for name, metric in found[-1][2].items()),
+                flush=True,
             )
     for name in MEASURES:
         before, after = (estimate([one[side][name] for one in found]) for side in (0, 1))

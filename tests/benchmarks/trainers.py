@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -51,34 +52,42 @@ def write_shards(
                     tar.add(f"{number:06d}.{extension}", data)
 
 
-def trained(config: Mapping[str, Any], shards: Path, folder: Path, pretrained: Path | None = None) -> Path:
+def trained(
+    config: Mapping[str, Any], shards: Path, folder: Path, pretrained: Path | None = None, teacher: Path | None = None
+) -> Path:
     """Train in ``folder`` without checkpoints, say what it took, and return the folder of the model.
 
-    A model that an earlier call with this configuration left there, from a start that was trained likewise, is returned
-    as it is.
+    A model that an earlier call with this configuration left there, from a start and by a teacher that were trained
+    likewise, is returned as it is.
     """
     config = {"checkpoint": {"every": 10**9}, **config}
     done = folder / "done.json"
-    start = "" if pretrained is None else (pretrained.parent.parent / done.name).read_text()
-    asked = json.dumps(config) + start
+    given = [(model.parent.parent / done.name).read_text() for model in (pretrained, teacher) if model is not None]
+    asked = json.dumps(config) + "".join(given)
     if done.exists() and done.read_text() == asked:
         return folder / "out/data"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    seconds, cpu = run_ours(config, shards, folder, pretrained=pretrained)
+    seconds, cpu = run_ours(config, shards, folder, pretrained=pretrained, teacher=teacher)
     print(f"{folder.name:8} {config['samples']} samples in {seconds:.0f} s, {cpu:.0f} s of CPU", flush=True)
     done.write_text(asked)
     return folder / "out/data"
 
 
 def run_ours(
-    config: Mapping[str, Any], shards: Path, folder: Path, gpus: int = 0, pretrained: Path | None = None
+    config: Mapping[str, Any],
+    shards: Path,
+    folder: Path,
+    gpus: int = 0,
+    pretrained: Path | None = None,
+    teacher: Path | None = None,
 ) -> tuple[float, float]:
-    """Train to ``folder/out``, from ``pretrained``; seconds, and CPU seconds of all processes."""
+    """Train to ``folder/out``, from ``pretrained`` and by ``teacher``; seconds, and CPU seconds of all processes."""
     (folder / "config.json").write_text(json.dumps(config))
     command = [*_launcher(gpus), "-m", "training.cli", "--config", folder / "config.json"]
-    start = [] if pretrained is None else ["--pretrained", pretrained]
-    return measure([*command, "--shards", shards, "--output", folder / "out", *start], folder / "log")
+    models = {"--pretrained": pretrained, "--teacher": teacher}
+    given = chain.from_iterable(item for item in models.items() if item[1] is not None)
+    return measure([*command, "--shards", shards, "--output", folder / "out", *given], folder / "log")
 
 
 def run_theirs(

@@ -12,7 +12,7 @@ from infra.run.context import Context
 from infra.run.manifest import MANIFEST, Artifact
 from workflows.demo import scenes, testset, website
 
-CONFIG = testset.Config(seen_per_class=2, unseen_per_class=3, captioned=20, image_size=64)
+CONFIG = testset.Config(seen_per_class=2, unseen_per_class=3, captioned=20, seen_to_learn=1, image_size=64)
 
 
 @pytest.fixture(scope="module")
@@ -23,12 +23,13 @@ def artifact(tmp_path_factory):
     return Artifact.load(context.store)
 
 
-@pytest.mark.parametrize(("name", "classes", "per_class", "combinations"), [
-    ("seen", 30, 2, scenes.SEEN),
-    ("unseen", 36, 3, scenes.UNSEEN),
+@pytest.mark.parametrize(("name", "split", "classes", "per_class", "combinations"), [
+    ("seen", "test", 30, 2, scenes.SEEN),
+    ("seen", "train", 30, 1, scenes.SEEN),
+    ("unseen", "test", 36, 3, scenes.UNSEEN),
 ])  # fmt: skip
-def test_the_labelled_sets_hold_each_class_equally_often(artifact, name, classes, per_class, combinations):
-    examples = EvalSet.open(artifact, name, "test")
+def test_the_labelled_sets_hold_each_class_equally_often(artifact, name, split, classes, per_class, combinations):
+    examples = EvalSet.open(artifact, name, split)
     assert len(examples.classes) == classes
     assert all("{c}" in template for template in examples.templates)
     labels = [examples.classes[sample.label] for sample in examples]

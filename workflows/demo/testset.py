@@ -1,6 +1,7 @@
 """Labelled test sets of scenes the embedded site never shows, in CLIP_benchmark's WebDataset layout.
 
-- ``seen``: new images of the thirty pairs of colour and shape that training images show
+- ``seen``: new images of the thirty pairs of colour and shape that training images show; on request a split ``train``
+  of them, for probes and neighbours
 - ``unseen``: images of the other six, classified among all thirty-six: does the model compose what it learned?
 - ``captions``: retrieval, five captions an image that name every attribute, no two images alike in all of them
 - ``compositions``: pairs of images whose captions hold the same words (Winoground's form), see ``compositions.py``
@@ -61,6 +62,9 @@ class Config(StageConfig):
     produces: ClassVar[tuple[str, ...]] = ("testsets",)
 
     seen_per_class: int = Field(20, gt=0, description="test images of each class that training shows")
+    seen_to_learn: int = Field(
+        0, ge=0, description="images of each of these classes in a split `train`; 0: no such split"
+    )
     unseen_per_class: int = Field(40, gt=0, description="test images of each class that training never shows")
     captioned: int = Field(200, gt=0, description="images of the retrieval set")
     analogies: int = Field(4, gt=0, description="images of each class that training shows, to ask for by analogy")
@@ -88,8 +92,7 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
         classnames = [name(*pair) for pair in classes]
         context.output.write(f"data/{set_name}/classnames.txt", _lines(classnames))
         context.output.write(f"data/{set_name}/zeroshot_classification_templates.txt", _lines(TEMPLATES))
-        samples = ((scene, {"cls": str(classnames.index(label(scene)))}) for scene in scenes[set_name])
-        _write(context.output, set_name, samples, len(scenes[set_name]), config)
+        _write(context.output, set_name, _labelled(scenes[set_name], classnames), len(scenes[set_name]), config)
         context.check()
     context.output.write("data/captions/dataset_type.txt", b"retrieval\n")
     captioned = distinct(config.captioned, 3 * TEST_SEEDS)
@@ -107,6 +110,10 @@ def run(config: Config, inputs: Mapping[str, Artifact], context: Context) -> Man
         context.output.write(f"data/{set_name}/dataset_type.txt", b"image_caption_selection\n")
         _write(context.output, set_name, composed, counts[set_name], config)
         context.check()
+    if config.seen_to_learn:
+        learnt = examples(SEEN, config.seen_to_learn, 10 * TEST_SEEDS)
+        counts["seen/train"] = len(learnt)
+        _write(context.output, "seen", _labelled(learnt, [name(*pair) for pair in SEEN]), len(learnt), config, "train")
     if config.questions:
         counts |= _write_questions(config, context)
     if config.boxes:
@@ -196,6 +203,11 @@ def distinct(number: int, first_seed: int) -> list[Scene]:
                 yield scene
 
     return list(islice(fresh(), number))
+
+
+def _labelled(scenes: Sequence[Scene], classnames: Sequence[str]) -> Iterator[tuple[Scene, dict[str, str]]]:
+    """Each scene with the number of its class."""
+    return ((scene, {"cls": str(classnames.index(label(scene)))}) for scene in scenes)
 
 
 def _pairs(config: Config) -> Iterator[tuple[str, str, tuple[Composition, Composition]]]:

@@ -253,7 +253,7 @@ def test_what_is_not_there_is_told_when_the_plan_is_made(tmp_path, contents, fil
     mine = stage(tmp_path / "d", contents)
     with pytest.raises(ConfigError, match=words):
         make_plan(Workflow("w", (mine,)), LocalStore(tmp_path / "root"))
-    with pytest.raises(ConfigError, match="there (is|are) no"):
+    with pytest.raises(ConfigError, match=r"there (is|are) no"):
         make_plan(Workflow("w", (stage(tmp_path / "nowhere", contents),)), LocalStore(tmp_path / "root"))
 
 

@@ -171,7 +171,7 @@ def test_a_line_that_stays_broken_is_an_error_that_may_pass(bucket, line, tmp_pa
     [("none.warc.gz", "archives"), ("none/*", "archives"), ("none", "archives"), ("none.paths", "archive_list")],
 )
 def test_what_is_not_in_the_bucket_is_said_when_the_plan_is_made(bucket, line, path, kind):
-    with pytest.raises(ConfigError, match=f"there (is|are) no {kind} at .*none"):
+    with pytest.raises(ConfigError, match=rf"there (is|are) no {kind} at .*none"):
         adopted(f"{bucket}/{path}", kind)
 
 
