@@ -271,7 +271,7 @@ def _together(config: Config, fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _depth_unset(config: Config, path: Sequence[str]) -> int:
-    """How many names of ``path`` lead to a configuration that is not set yet; 0 if it leads through none."""
+    """Return how deep in ``path`` a configuration is that is not set yet; 0 if there is none on the way."""
     for depth, name in enumerate(path[:-1], 1):
         inner = getattr(config, name, config)
         if inner is None and _takes_config(type(config), name):

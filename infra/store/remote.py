@@ -249,7 +249,7 @@ def unreachable(error: BaseException) -> bool:
 
 
 def _code(error: BaseException | None) -> str:
-    """What S3 calls its error, "" where it is another's."""
+    """Return S3's code of an error; "" for any other."""
     return str(getattr(error, "response", {}).get("Error", {}).get("Code", "")) if error else ""
 
 

@@ -191,7 +191,7 @@ class TestSets(Contents):
         return sorted({path for key in wanted for path in found[key][1]})
 
     def _likely(self, name: str, paths: Sequence[str], there: Collection[str]) -> str:
-        """What to do if the set ``name`` is not among those that are ``there``; "" if nobody can tell."""
+        """Return a fix for a set ``name`` that is not among those ``there``; "" if none suggests itself."""
         alone = find_sets([f"{name}/{path}" for path in paths], self.splits, self.forms)
         if any(own == name for own, _ in alone):
             return "give the folder above: this seems to be the set's own"
