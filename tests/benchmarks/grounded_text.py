@@ -119,7 +119,7 @@ def read(examples: EvalSet, encoder: OpenClipEncoder) -> Embedded:
     vectors = encoder.encode_texts(list(place))
     fields: dict[str, Any] = {
         "examples": examples, "keys": [sample.key for sample in given], "labels": np.full(len(given), -1),
-        "images": np.zeros((len(given), 0), np.float32), "captions": list(place), "texts": vectors,
+        "image_vectors": np.zeros((len(given), 0), np.float32), "captions": list(place), "texts": vectors,
         "text_of": np.array([place[text] for text in texts]), "metadata": [sample.metadata for sample in given],
         "image_of": np.repeat(np.arange(len(given)), [len(sample.captions) for sample in given]),
         "logit_scale": 1.0, "source": None, "encoder": lambda: encoder,

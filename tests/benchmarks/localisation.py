@@ -44,7 +44,7 @@ def seen(folder: Path, encoder: OpenClipEncoder) -> Embedded:
         examples=examples,
         keys=[sample.key for sample in given],
         labels=np.full(len(given), -1),
-        images=np.empty((len(given), 0), np.float32),
+        image_vectors=np.empty((len(given), 0), np.float32),
         captions=distinct,
         texts=encoder.encode_texts(distinct),
         text_of=np.array([distinct.index(text) for text in texts]),

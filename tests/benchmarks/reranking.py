@@ -62,7 +62,7 @@ def measured(
     fields: dict[str, Any] = {
         "examples": Pictures(SimpleNamespace(image=picture) for picture in pictures),
         "keys": [str(number) for number in own],
-        "images": reader.encoder.encode_images(pictures), "texts": reader.encoder.encode_texts(captions),
+        "image_vectors": reader.encoder.encode_images(pictures), "texts": reader.encoder.encode_texts(captions),
         "captions": captions, "text_of": own, "image_of": own, "labels": own, "metadata": [], "logit_scale": 1.0,
         "source": None, "encoder": lambda: reader.encoder, "matcher": lambda: reader,
     }  # fmt: skip
