@@ -12,7 +12,6 @@ a recipe file or an installed package, is one more member.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib
 import importlib.metadata
@@ -28,7 +27,7 @@ from typing import Annotated, Any, ClassVar, Self, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError, model_serializer, model_validator
 from pydantic.fields import FieldInfo
 
-from infra.errors import ConfigError
+from infra.errors import ConfigError, did_you_mean
 
 __all__ = [
     "EXTENSIONS",
@@ -268,11 +267,10 @@ class Choice(Config):
             raise ConfigError(f"{kind} is not a {cls.__name__}", expected=f"a subclass of {_place(cls)}")
         if kind in (known := cls.all_members()):
             return known[kind]
-        close = difflib.get_close_matches(kind, known, n=1)
         raise ConfigError(
             f"there is no {cls.__name__} {kind!r}",
             expected=f"{', '.join(sorted(known))}, or one of your own as module:Class",
-            fix=f"did you mean {close[0]!r}?" if close else "",
+            fix=did_you_mean(kind, known),
         )
 
     def implemented(self) -> Any:  # noqa: ANN401 - a class or a function of the family's own
@@ -321,8 +319,7 @@ def _explain(cls: type[Config], error: ValidationError) -> ConfigError:
     first = error.errors()[0]
     name, field = f"{cls.__module__}.{cls.__qualname__}", ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(field, cls.model_fields, n=1)
-        fix = f"did you mean {close[0]!r}?" if close else ""
+        fix = did_you_mean(field, cls.model_fields)
         return ConfigError(f"{name} has no field {field!r}", expected=", ".join(cls.model_fields), fix=fix)
     return ConfigError(f"{name}.{field} is not valid", expected=first["msg"], found=repr(first["input"])[:200])
 

@@ -18,7 +18,9 @@ Each says what was expected, what was found and what to do, and carries the exit
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "StorageError",
     "TransientError",
     "UsageError",
+    "did_you_mean",
     "printable",
     "redact",
     "redact_values",
@@ -61,6 +64,12 @@ class CliplineError(Exception):
     def __reduce__(self) -> tuple[object, ...]:
         # Exceptions with keyword-only arguments do not pickle by themselves, and these cross Ray's process borders.
         return (_rebuild, (type(self), self.message, self.expected, self.found, self.fix))
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return the fix of a misspelt ``name``, which asks for the most similar of ``known``; "" if none is similar."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {close[0]!r}?" if close else ""
 
 
 def _rebuild(cls: type[CliplineError], message: str, expected: str, found: str, fix: str) -> CliplineError:

@@ -11,9 +11,8 @@ from pathlib import Path
 from infra.config import digest
 from infra.errors import ConfigError, DataError
 from infra.formats.shards import tars_among, training_among, training_tars
-from infra.run.manifest import Artifact, data_folder
+from infra.run.manifest import Artifact, listed_data
 from infra.store import Store, open_store
-from infra.store.listing import absolute, listed, within
 from training.data.samples import Shards
 
 __all__ = ["Inputs"]
@@ -81,9 +80,7 @@ def _named(given: str) -> tuple[str, str] | None:
 
 
 def _shards_at(place: str) -> Shards:
-    folder, paths, _ = listed(absolute(place))
-    if begin := data_folder(paths):
-        folder, paths = f"{folder}/{begin}", within(paths, begin)
+    folder, paths, _ = listed_data(place)
     tars = tars_among(paths, place)
     if not tars:
         found = ", ".join(paths[:5]) or "nothing there"
@@ -95,14 +92,14 @@ def _shards_at(place: str) -> Shards:
 
 
 def _tests_at(place: str) -> Store:
-    folder, paths, alone = listed(absolute(place))
+    folder, paths, alone = listed_data(place)
     if alone or not paths:
         raise ConfigError(
             f"there are no test sets at {place}",
             expected="a folder with a folder for each set",
             found="a file" if alone else "nothing there",
         )
-    return open_store(f"{folder}/{begin}" if (begin := data_folder(paths)) else folder)
+    return open_store(folder)
 
 
 def _shards(artifact: Artifact) -> Shards:

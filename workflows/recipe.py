@@ -8,7 +8,6 @@ of that function are its parameters.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 import inspect
@@ -24,7 +23,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_typ
 from pydantic import Field, TypeAdapter, ValidationError
 
 from infra.config import Choice, Config
-from infra.errors import ConfigError, UsageError
+from infra.errors import ConfigError, UsageError, did_you_mean
 from workflows import user
 from workflows.stage import Stage, Workflow
 
@@ -155,7 +154,7 @@ def load(name: str) -> Recipe:
         raise UsageError(
             f"there is no recipe {name!r}",
             expected=f"a file, a module of an installed package, or one of {', '.join(built_in())}",
-            **_hint(name, built_in(), only_fix=True),
+            fix=did_you_mean(name, built_in()),
         )
     module = _import(path.resolve(), name if installed else None)
     function = getattr(module, "workflow", None)
@@ -221,10 +220,8 @@ def _value(text: str) -> Any:  # noqa: ANN401 - JSON
         return text
 
 
-def _hint(name: str, known: list[str], *, only_fix: bool = False) -> dict[str, str]:
-    close = difflib.get_close_matches(name, known, n=1)
-    fix = {"fix": f"did you mean {close[0]!r}?"} if close else {}
-    return fix if only_fix else {"expected": ", ".join(known) or "none: it has no parameters", **fix}
+def _hint(name: str, known: list[str]) -> dict[str, str]:
+    return {"expected": ", ".join(known) or "none: it has no parameters", "fix": did_you_mean(name, known)}
 
 
 def _with_fields(workflow: Workflow, fields: dict[str, dict[str, Any]]) -> Workflow:

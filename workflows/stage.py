@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -11,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from infra.config import Input, StageConfig
-from infra.errors import UsageError
+from infra.errors import UsageError, did_you_mean
 from infra.run.context import Context
 from infra.run.manifest import Artifact, Manifest, fingerprint
 
@@ -47,11 +46,10 @@ class Stage:
         for name, source in self.inputs.items():
             spec = self.config.input_named(name)
             if spec is None:
-                close = difflib.get_close_matches(name, declared, n=1)
                 raise UsageError(
                     f"stage {self.name} takes no input {name!r}",
                     expected=_described(declared),
-                    fix=f"did you mean {close[0]!r}?" if close else "",
+                    fix=did_you_mean(name, declared),
                 )
             if spec.holds not in source.config.outputs():
                 raise UsageError(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from evaluation.compare.config import PRIMARY
@@ -17,7 +16,7 @@ from evaluation.compare.differences import Estimate, difference, holm
 from evaluation.compare.evaluations import Evaluation, Matched, by_task, estimate, match
 from evaluation.compare.notes import notes
 from evaluation.compare.result import Comparison, Row
-from infra.errors import UsageError
+from infra.errors import UsageError, did_you_mean
 
 __all__ = ["compare"]
 
@@ -112,11 +111,10 @@ def _chosen(metrics: Mapping[str, Sequence[str]], primary: Sequence[str]) -> set
     known = dict.fromkeys(name for names in metrics.values() for name in names)
     for pattern in primary:
         if known and pattern not in PRIMARY and not any(_is(name, pattern) for name in known):
-            close = get_close_matches(pattern, known, n=1)
             raise UsageError(
                 f"nothing that is compared has a metric {pattern!r}",
                 expected=", ".join(known),
-                fix=f"did you mean {close[0]!r}?" if close else "",
+                fix=did_you_mean(pattern, known),
             )
     found = set()
     for task, names in metrics.items():

@@ -20,9 +20,10 @@ from infra.errors import DataError
 from infra.run.pieces import Piece, digest_of, files_of
 from infra.run.records import File, Funnel, ShardRecord, parse, plain
 from infra.store import Store, open_store
+from infra.store.listing import absolute, listed, within
 from infra.store.mounted import mount
 
-__all__ = ["MANIFEST", "Artifact", "File", "Funnel", "Manifest", "Piece", "ShardRecord", "data_folder"]
+__all__ = ["MANIFEST", "Artifact", "File", "Funnel", "Manifest", "Piece", "ShardRecord", "data_folder", "listed_data"]
 
 MANIFEST = "manifest.json"
 
@@ -30,6 +31,17 @@ MANIFEST = "manifest.json"
 def data_folder(paths: Collection[str]) -> str:
     """The folder of the data below the one that holds ``paths``: that of an artifact's own; "": there."""
     return "data" if MANIFEST in paths and any(path.startswith("data/") for path in paths) else ""
+
+
+def listed_data(place: str) -> tuple[str, list[str], bool]:
+    """Folder and relative paths of the files at ``place``, of an artifact those of its data; True if it is one file.
+
+    Raises what :func:`infra.store.listing.listed` raises.
+    """
+    folder, paths, alone = listed(absolute(place))
+    if begin := data_folder(paths):
+        folder, paths = f"{folder}/{begin}", within(paths, begin)
+    return folder, paths, alone
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

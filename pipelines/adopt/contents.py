@@ -8,22 +8,19 @@ from __future__ import annotations
 import re
 from abc import abstractmethod
 from collections.abc import Collection, Sequence
-from difflib import get_close_matches
 from typing import ClassVar, get_args
 
 from pydantic import Field
 
 from infra.config import Choice, Runtime
-from infra.errors import ConfigError, DataError
+from infra.errors import ConfigError, DataError, did_you_mean
 from infra.formats.architecture import CONFIG, check_fits, read_model_config
 from infra.formats.region_shape import REGIONS
 from infra.formats.shards import IMAGE_EXTENSIONS, dotted_name_hint, read_samples, tars_among
 from infra.formats.testset import Form, SetFiles, find_sets, known_forms
 from infra.formats.weights import ENDINGS, in_order, read_shapes
-from infra.run.manifest import Funnel, data_folder
+from infra.run.manifest import Funnel, data_folder, listed_data
 from infra.store import Store
-from infra.store.listing import absolute, within
-from infra.store.listing import listed as listed_at
 from pipelines.formats.archives import LISTS, listed
 from pipelines.urls.files import Format, format_of
 
@@ -195,8 +192,7 @@ class TestSets(Contents):
         alone = find_sets([f"{name}/{path}" for path in paths], self.splits, self.forms)
         if any(own == name for own, _ in alone):
             return "give the folder above: this seems to be the set's own"
-        close = get_close_matches(name, there, n=1)
-        return f"did you mean {close[0]!r}?" if close else ""
+        return did_you_mean(name, there)
 
     def check(self, store: Store, paths: Sequence[str]) -> dict[str, int]:
         for (name, split), (form, files) in find_sets(paths, self.splits, self.forms).items():
@@ -207,9 +203,7 @@ class TestSets(Contents):
 
 def test_sets(place: str, splits: Collection[str], forms: Sequence[Form] = ()) -> list[tuple[str, str]]:
     """Name and split of each test set in the folder ``place``, by the names of its files."""
-    _, paths, _ = listed_at(absolute(place))
-    if begin := TestSets().beginning(paths):
-        paths = within(paths, begin)
+    _, paths, _ = listed_data(place)
     return list(find_sets(paths, splits, forms))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import types
 import typing
@@ -12,7 +11,7 @@ from dataclasses import fields as dataclass_fields
 from typing import Any, Literal, get_args, get_origin
 
 from infra.config import Choice, Config, is_runtime
-from infra.errors import UsageError
+from infra.errors import UsageError, did_you_mean
 from workflows.recipe import comments_in
 
 __all__ = ["STAGES", "Row", "built_in", "markdown", "tables"]
@@ -85,8 +84,7 @@ def tables(configs: Mapping[str, type[Config]], stage: str | None = None) -> dic
     Raises UsageError if there is no such stage.
     """
     if stage is not None and stage not in configs:
-        close = difflib.get_close_matches(stage, configs, n=1)
-        fix = f"did you mean {close[0]!r}?" if close else ""
+        fix = did_you_mean(stage, configs)
         raise UsageError(f"there is no stage {stage!r}", expected=", ".join(configs), fix=fix)
     met: dict[type, str] = {}
     chosen = configs if stage is None else {stage: configs[stage]}
